@@ -1,0 +1,94 @@
+"""edgepack: run a packed language model on whichever engine suits the machine.
+
+``load`` a bundle and ``generate``; ``plan`` says what ``load`` would choose and why. Importing this package imports
+no engine, no tokenizer and no command line: each name is fetched when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgepack.bundle import Bundle as Bundle
+    from edgepack.bundle import open_bundle as open_bundle
+    from edgepack.errors import BuildError as BuildError
+    from edgepack.errors import BundleDamagedError as BundleDamagedError
+    from edgepack.errors import BundleError as BundleError
+    from edgepack.errors import BundleNotFoundError as BundleNotFoundError
+    from edgepack.errors import BundleTooNewError as BundleTooNewError
+    from edgepack.errors import Cancelled as Cancelled
+    from edgepack.errors import ContextError as ContextError
+    from edgepack.errors import ContextTooLargeError as ContextTooLargeError
+    from edgepack.errors import EdgepackError as EdgepackError
+    from edgepack.errors import EngineError as EngineError
+    from edgepack.errors import EngineMissingError as EngineMissingError
+    from edgepack.errors import OutputExistsError as OutputExistsError
+    from edgepack.errors import PromptTooLongError as PromptTooLongError
+    from edgepack.errors import ProofError as ProofError
+    from edgepack.errors import SourceError as SourceError
+    from edgepack.errors import UnknownOptionError as UnknownOptionError
+    from edgepack.errors import UnsupportedModelError as UnsupportedModelError
+    from edgepack.errors import UsageError as UsageError
+    from edgepack.fake import FakeRuntime as FakeRuntime
+    from edgepack.loading import load as load
+    from edgepack.loading import plan as plan
+    from edgepack.model import Model as Model
+    from edgepack.planning import Plan as Plan
+    from edgepack.results import Chunk as Chunk
+    from edgepack.results import Result as Result
+
+    __version__: str
+
+_HOME = {
+    "Bundle": "bundle",
+    "open_bundle": "bundle",
+    "FakeRuntime": "fake",
+    "load": "loading",
+    "plan": "loading",
+    "Model": "model",
+    "Plan": "planning",
+    "Chunk": "results",
+    "Result": "results",
+    **dict.fromkeys(
+        (
+            "BuildError",
+            "BundleDamagedError",
+            "BundleError",
+            "BundleNotFoundError",
+            "BundleTooNewError",
+            "Cancelled",
+            "ContextError",
+            "ContextTooLargeError",
+            "EdgepackError",
+            "EngineError",
+            "EngineMissingError",
+            "OutputExistsError",
+            "PromptTooLongError",
+            "ProofError",
+            "SourceError",
+            "UnknownOptionError",
+            "UnsupportedModelError",
+            "UsageError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("edgepack")
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgepack' has no attribute {name!r}")
+    found: object = getattr(import_module(f"edgepack.{_HOME[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

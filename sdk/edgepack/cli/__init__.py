@@ -1,0 +1,75 @@
+"""The ``edgepack`` command. Whatever goes wrong leaves as one sentence on standard error and an exit code.
+
+0 is success, 1 a failure, 2 a command that makes no sense, 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from edgepack.errors import EdgepackError, UsageError
+
+DEBUG = "EDGEPACK_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line (None: the process's) and return the exit code. Raises nothing unless EDGEPACK_DEBUG=1."""
+    try:
+        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+    except EdgepackError as error:
+        return _say(error.message, error.hint, 2 if isinstance(error, UsageError) else 1, error)
+    except OSError as error:
+        _drop_output()
+        name = f": {error.filename}" if error.filename else ""
+        return _say(f"The system refused: {error.strerror or error}{name}.", None, 1, error)
+    except MemoryError as error:
+        return _say("The memory ran out.", "Ask for a smaller --context or --variant.", 1, error)
+    except Exception as error:
+        if (say := getattr(error, "format_message", None)) is not None:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "edgepack"
+            return _say(say().rstrip(".") + ".", f"See: {path} --help", 2, error)
+        hint = f"This is a fault of edgepack; {DEBUG}=1 shows where."
+        return _say(f"internal error: {type(error).__name__}: {error}", hint, 1, error)
+
+
+def _invoke(argv: list[str]) -> int:
+    from edgepack.cli.app import app
+
+    try:
+        outcome = app(args=argv, prog_name="edgepack", standalone_mode=False)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _say(message: str, hint: str | None, code: int, error: BaseException) -> int:
+    if os.environ.get(DEBUG) == "1":
+        raise error
+    red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _colored() else ("", "", "")
+    lines = [f"{bold}{red}error:{plain} {message}"]
+    if hint:
+        lines.append(f"{bold}hint:{plain} {hint}")
+    print(*lines, sep="\n", file=sys.stderr)
+    return code
+
+
+def _colored() -> bool:
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def _drop_output() -> None:
+    """Make sure that what standard output could not take does not fail again when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,51 @@
+"""The commands, put together: the SDK's own and those that other packages register as ``edgepack.commands``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
+
+import typer
+
+from edgepack.cli import bench, doctor, inspect, plan, run, verify
+from edgepack.errors import EdgepackError
+
+app = typer.Typer(
+    help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, run it anywhere.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def edgepack(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """What stands before a command."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(f"edgepack {version_of('edgepack')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _load(entry: EntryPoint) -> Callable[..., None]:
+    try:
+        command: Callable[..., None] = entry.load()
+    except Exception as error:
+        reason = str(error)
+
+        def command() -> None:
+            raise EdgepackError(f"The command {entry.name!r} of {entry.value} cannot be loaded: {reason}.")
+
+        command.__doc__ = f"Cannot be loaded: {reason}."
+    return command
+
+
+for _entry in sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name):
+    app.command(_entry.name)(_load(_entry))
+for _command in (run.run, inspect.inspect, verify.verify, plan.plan, bench.bench, doctor.doctor):
+    app.command()(_command)

@@ -1,0 +1,107 @@
+"""``edgepack bench``: how fast a bundle answers on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgepack.cli.screen import (
+    AsJson,
+    Backend,
+    BundlePath,
+    Context,
+    KvCache,
+    Threads,
+    Variant,
+    as_json,
+    out,
+    steps,
+    table,
+)
+
+if TYPE_CHECKING:
+    from edgepack.bench import BenchReport, Spread
+
+Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt, clipped to the context.")]
+Decode = Annotated[int, typer.Option("--decode-tokens", min=2, help="Tokens to generate, clipped to the context.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs after the warm-up.")]
+
+
+def bench(
+    bundle: BundlePath,
+    backend: Backend = None,
+    variant: Variant = None,
+    context: Context = None,
+    kv_cache: KvCache = None,
+    threads: Threads = None,
+    prompt_tokens: Prompt = 128,
+    decode_tokens: Decode = 64,
+    repeats: Repeats = 5,
+    json: AsJson = False,
+) -> None:
+    """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
+    from edgepack.bench import WARM_UP
+    from edgepack.bench import bench as measure
+    from edgepack.bundle import open_bundle
+    from edgepack.loading import plan
+
+    opened = open_bundle(bundle, verify="sizes")
+    chosen = plan(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache).choice
+    with steps() as progress:
+        task = progress.add_task(f"Running {chosen.variant}", total=WARM_UP + repeats)
+        report = measure(
+            opened,
+            chosen,
+            threads=threads,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            repeats=repeats,
+            progress=lambda: progress.advance(task),
+        )
+    if json:
+        as_json(report)
+    else:
+        show(report)
+
+
+def show(report: BenchReport) -> None:
+    """Print a report: how it was measured, then one line for each figure."""
+    from edgepack.memory import human
+
+    console = out()
+    options = report.options
+    console.print(
+        f"[bold]{report.variant}[/]  {report.runtime} on {report.device}, {options.threads} thread(s), "
+        f"context {options.context}, KV cache {options.kv_cache}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"prompt {report.prompt_tokens} tokens, answer {report.decode_tokens} tokens, "
+        f"median and standard deviation of {report.repeats} runs",
+        soft_wrap=True,
+    )
+    rows = table("", "median", "±", "", right=("median", "±"))
+    rows.add_row("load", f"{report.load_s:.3f}", "", "s")
+    for name, spread, digits, unit in (
+        ("time to first token", report.ttft_s, 3, "s"),
+        ("prefill", report.prefill_tps, 1, "tokens/s"),
+        ("decode", report.decode_tps, 1, "tokens/s"),
+        ("between tokens, p50", report.inter_token_p50_ms, 2, "ms"),
+        ("between tokens, p95", report.inter_token_p95_ms, 2, "ms"),
+    ):
+        rows.add_row(name, *_digits(spread, digits), unit)
+    for name, count, unit in (
+        ("peak memory", report.peak_rss, ""),
+        ("read per token", report.bytes_per_token, ""),
+        ("memory reads at", round(report.bandwidth), "/s"),
+    ):
+        figure, size = human(count).split()
+        rows.add_row(name, figure, "", size + unit)
+    rows.add_row("of the roofline", f"{report.roofline:.1%}".removesuffix("%"), "", "%")
+    console.print()
+    console.print(rows)
+
+
+def _digits(spread: Spread, digits: int) -> tuple[str, str]:
+    return f"{spread.median:.{digits}f}", f"{spread.deviation:.{digits}f}"

@@ -1,0 +1,61 @@
+"""``edgepack doctor``: what this machine has, and what each engine makes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgepack.cli.screen import AsJson, as_json, facts, out, table
+
+if TYPE_CHECKING:
+    from edgepack.doctor import DoctorReport
+
+
+def doctor(json: AsJson = False) -> None:
+    """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
+    from edgepack.doctor import doctor as examine
+
+    report = examine()
+    if json:
+        as_json(report)
+    else:
+        show(report)
+
+
+def show(report: DoctorReport) -> None:
+    """Print a report: the machine, the engines, and what to act on."""
+    from rich.text import Text
+
+    from edgepack.memory import human
+
+    machine = report.hardware
+    quota = "no limit" if machine.quota is None else f"limited to {machine.quota:g} cores"
+    console = out()
+    console.print(
+        facts(
+            [
+                ("edgepack", report.edgepack),
+                ("Python", report.python),
+                ("system", f"{report.platform}, {machine.machine}"),
+                ("cores", f"{machine.physical_cores} physical, {machine.affinity} usable, {quota}"),
+                ("threads", f"{report.threads} for an engine"),
+                ("memory", f"{human(machine.memory_available)} available of {human(machine.memory_total)}"),
+                ("accelerators", ", ".join(machine.accelerators) or "none"),
+                ("telemetry", report.telemetry),
+            ]
+        )
+    )
+    rows = table("engine", "version", "devices", "KV cache", "")
+    for name, support in report.runtimes.items():
+        if support.devices:
+            kv = ", ".join(support.kv_caches)
+            rows.add_row(name, support.version or "-", ", ".join(support.devices), kv, Text("ready", "green"))
+        else:
+            reason = (support.reason or "it cannot run here").rstrip(".")
+            rows.add_row(name, support.version or "-", "-", "-", Text(reason, "yellow"))
+    console.print()
+    console.print(rows)
+    for name, support in report.runtimes.items():
+        if not support.devices and support.install:
+            console.print(Text(f"install {name}: {support.install}"), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)

@@ -1,0 +1,125 @@
+"""``edgepack inspect``: what a bundle says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
+
+if TYPE_CHECKING:
+    from edgepack.bundle import Bundle
+    from edgepack.manifest import Manifest, Variant
+
+
+def inspect(bundle: BundlePath, json: AsJson = False) -> None:
+    """Show a bundle's source, licence, model, variants and proof."""
+    from edgepack.bundle import open_bundle
+
+    opened = open_bundle(bundle, verify="sizes")
+    if json:
+        as_json(as_mapping(opened))
+    else:
+        show(opened)
+
+
+def as_mapping(bundle: Bundle) -> dict[str, Any]:
+    """Return the manifest as JSON values, with the bundle's id and whether each variant is proven."""
+    import msgspec
+
+    plain: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
+    for values in plain["variants"]:
+        values["proven"] = values["proof"] is not None
+    return {"id": bundle.id} | plain
+
+
+def show(bundle: Bundle) -> None:
+    """Print a bundle: its facts, its variants, and the gates that each was held to."""
+    from rich.text import Text
+
+    from edgepack.memory import human
+
+    console = out()
+    manifest = bundle.manifest
+    console.print(Text(f"{manifest.name} {manifest.version}", "bold"), soft_wrap=True)
+    console.print(facts([("bundle", bundle.id), *_facts(manifest)]))
+    rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
+    for variant in manifest.variants:
+        rows.add_row(
+            variant.id,
+            variant.target,
+            f"{variant.quantization.bits:.2f}",
+            human(sum(file.size for file in variant.files)),
+            human(variant.weights_bytes),
+            _verdict(variant),
+        )
+    console.print()
+    console.print(rows)
+    gates = table("variant", "gate", "measured", "", "limit", "", right=("measured",))
+    for variant in manifest.variants:
+        for gate in variant.proof.gates if variant.proof else ():
+            held = Text("holds", "green") if gate.passes else Text("FAILS", "bold red")
+            gates.add_row(variant.id, Text(gate.name), f"{gate.value:.3g}", gate.holds, f"{gate.limit:.3g}", held)
+    if gates.row_count:
+        console.print()
+        console.print(gates)
+    for variant in manifest.variants:
+        for fallback in variant.quantization.fallbacks:
+            text = f"{variant.id}: {fallback.tensor} is {fallback.scheme}: {fallback.reason}"
+            console.print(Text(text, "dim"), soft_wrap=True)
+
+
+def _verdict(variant: Variant) -> Any:
+    from rich.text import Text
+
+    if variant.proof is None:
+        return Text("UNPROVEN", "bold yellow")
+    failed = [gate.name for gate in variant.proof.gates if not gate.passes]
+    if failed:
+        return Text(f"FAILS {', '.join(failed)}", "bold red")
+    return Text(f"proven on {variant.proof.tokens} tokens, {variant.proof.engine}", "green")
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    from edgepack.memory import human, kv_bytes
+
+    source, decoder, context = manifest.source, manifest.decoder, manifest.context
+    revision = f" at {source.revision}" if source.revision else ""
+    yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} (a local folder)"
+    texts = f" ({', '.join(manifest.license.files)})" if manifest.license.files else ""
+    yield "licence", f"{manifest.license.id}{texts}"
+    yield (
+        "model",
+        (
+            f"{decoder.architecture}: {decoder.n_parameters / 1e6:,.1f} M parameters, {decoder.n_layers} layers, "
+            f"hidden {decoder.hidden_size}, {decoder.n_heads} heads ({decoder.n_kv_heads} KV) of {decoder.head_dim}, "
+            f"vocabulary {decoder.n_vocab}, {'tied' if decoder.tied else 'untied'}"
+        ),
+    )
+    scaling = decoder.rope.scaling
+    kind = f", {type(scaling).__name__.removesuffix('Scaling').lower()} factor {scaling.factor:g}" if scaling else ""
+    yield "rope", f"theta {decoder.rope.theta:g}{kind}"
+    verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
+    yield (
+        "context",
+        (
+            f"{context.trained} trained, {context.profile} packed for, {verified}; "
+            f"KV cache {human(kv_bytes(decoder, 'f16', 1))} a token in f16"
+        ),
+    )
+    stops = ", ".join(repr(stop.text) for stop in manifest.stops) or "none"
+    if manifest.chat is None:
+        yield "chat", f"no template; stops at {stops}"
+    else:
+        date = f", dated {manifest.chat.date}" if manifest.chat.date else ""
+        yield "chat", f"{', '.join(manifest.chat.roles)}{date}; stops at {stops}"
+    g = manifest.generation
+    yield (
+        "defaults",
+        (
+            f"temperature {g.temperature:g}, top-p {g.top_p:g}, top-k {g.top_k}, min-p {g.min_p:g}, "
+            f"repetition penalty {g.repetition_penalty:g}, at most {g.max_tokens} tokens"
+        ),
+    )
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
+    yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"

@@ -1,0 +1,84 @@
+"""``edgepack plan``: which variant would run here, on what, with how much memory, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Variant, as_json, out, table
+
+if TYPE_CHECKING:
+    from edgepack.bundle import Bundle
+    from edgepack.planning import Plan
+
+
+def plan(
+    bundle: BundlePath,
+    backend: Backend = None,
+    variant: Variant = None,
+    context: Context = None,
+    kv_cache: KvCache = None,
+    json: AsJson = False,
+) -> None:
+    """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
+    from edgepack.bundle import open_bundle
+    from edgepack.loading import plan as make
+
+    opened = open_bundle(bundle, verify="sizes")
+    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache)
+    if json:
+        as_json(as_mapping(made))
+    else:
+        show(opened, made)
+    made.choice  # noqa: B018 - raises the reason where nothing can run
+
+
+def as_mapping(plan: Plan) -> dict[str, Any]:
+    """Return a plan as JSON values, with each candidate's total memory and whether it can run."""
+    candidates = []
+    for candidate in plan.candidates:
+        values = asdict(candidate) | {"eligible": candidate.eligible}
+        values["memory"]["total"] = candidate.memory.total
+        candidates.append(values)
+    return asdict(plan) | {"candidates": candidates}
+
+
+def show(bundle: Bundle, plan: Plan) -> None:
+    """Print a plan: a line of what holds for all, a table of the candidates, and the reason of each."""
+    from rich.text import Text
+
+    from edgepack.memory import human
+
+    console = out()
+    first = plan.candidates[0] if plan.candidates else None
+    proven = "verified" if plan.proven else "unproven"
+    console.print(f"[bold]{bundle.manifest.name}[/]  context {plan.context} of {plan.limit} ({proven})", soft_wrap=True)
+    if first is not None:
+        free = first.memory.available
+        memory = "memory unknown" if free is None else f"{human(free)} of memory available"
+        console.print(f"{memory}, {first.options.threads} thread(s) for the engine", soft_wrap=True)
+    rows = table(
+        "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "total",
+        right=("bits", "weights", "KV cache", "working", "total"),
+    )  # fmt: skip
+    for rank, candidate in enumerate(plan.candidates, 1):
+        memory_of = candidate.memory
+        rows.add_row(
+            str(rank) if candidate.eligible else "-",
+            candidate.variant,
+            candidate.device or "-",
+            f"{candidate.bits:.2f}",
+            candidate.options.kv_cache,
+            *(human(count) for count in (memory_of.weights, memory_of.kv_cache, memory_of.overhead, memory_of.total)),
+            style="bold" if rank == 1 and candidate.eligible else None if candidate.eligible else "dim",
+        )
+    console.print()
+    console.print(rows)
+    console.print()
+    width = max((len(candidate.variant) for candidate in plan.candidates), default=0)
+    for rank, candidate in enumerate(plan.candidates, 1):
+        style = "" if candidate.eligible else "dim"
+        chosen = "chosen: " if rank == 1 and candidate.eligible else ""
+        console.print(Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style), soft_wrap=True)
+        if candidate.hint:
+            console.print(Text(f"{'':<{width}}  {candidate.hint}", style), soft_wrap=True)

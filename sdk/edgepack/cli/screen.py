@@ -1,0 +1,112 @@
+"""How the commands speak: reports on standard output, everything else on standard error, colours on terminals only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+
+BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.", show_default=False)]
+Backend = Annotated[str | None, typer.Option(help="Only this engine: gguf, onnx or mlx.", show_default=False)]
+Variant = Annotated[str | None, typer.Option(help="Only this variant of the bundle.", show_default=False)]
+Context = Annotated[
+    int | None,
+    typer.Option(help="Tokens of context. Default: what the bundle allows, at most 4096.", show_default=False),
+]
+KvCache = Annotated[
+    str | None,
+    typer.Option(help="KV cache in f32 or f16. Default: f32 for f32 variants, else f16.", show_default=False),
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of the engine. Default: the cores it may use.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
+
+
+def out() -> Console:
+    """Return the console of reports: standard output."""
+    from rich.console import Console
+
+    return Console(highlight=False, emoji=False)
+
+
+def err() -> Console:
+    """Return the console of everything that is not a report: standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, emoji=False)
+
+
+def bar() -> Progress:
+    """Return a progress bar for bytes on standard error; invisible unless that is a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = err()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def steps() -> Progress:
+    """Return a progress bar for counted steps, as ``bar``."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = err()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def stages() -> Progress:
+    """Return a progress of several stages on standard error, each a line that stays, as ``bar`` otherwise."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = err()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Return an empty table without frames; the columns named in ``right`` hold numbers."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        made.add_column(column, justify="right" if column in set(right) else "left", no_wrap=True)
+    if made.columns:
+        made.columns[-1].no_wrap = False
+        made.columns[-1].overflow = "fold"
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Return names and values, aligned; values may wrap."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        made.add_row(name, Text(value))
+    return made
+
+
+def as_json(report: object) -> None:
+    """Print a dataclass or a mapping as JSON on standard output."""
+    plain: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)

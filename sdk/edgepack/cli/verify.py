@@ -1,0 +1,97 @@
+"""``edgepack verify``: every byte against the manifest, and on demand every vector through its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, table
+
+if TYPE_CHECKING:
+    from edgepack.bundle import Bundle
+    from edgepack.replay import Replay
+
+WithReplay = Annotated[
+    bool, typer.Option("--replay", help="Run the tokenizer's, the template's and each variant's own vectors as well.")
+]
+
+
+def verify(bundle: BundlePath, replay: WithReplay = False, json: AsJson = False) -> None:
+    """Compare every file of a bundle with its manifest; with --replay, run its vectors on this machine."""
+    from edgepack.errors import EngineError
+
+    opened = _checked(bundle)
+    replays = _replayed(opened) if replay else []
+    if json:
+        as_json(_as_mapping(opened, replays))
+    else:
+        show(opened, replays)
+    wrong = [each for each in replays if each.verdict == "differs"]
+    if wrong:
+        raise EngineError(
+            f"{wrong[0].name} does not give here what its bundle records: {wrong[0].reason.rstrip('.')}.",
+            hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
+        )
+
+
+def _checked(path: Path) -> Bundle:
+    from edgepack.bundle import open_bundle
+
+    opened = open_bundle(path, verify="sizes")
+    with bar() as progress:
+        task = progress.add_task("Checking sha256", total=opened.size())
+        opened.check(progress=lambda _, count: progress.advance(task, count))
+    return opened
+
+
+def _replayed(bundle: Bundle) -> list[Replay]:
+    from edgepack.hardware import detect
+    from edgepack.replay import replay_text, replay_variant
+
+    hardware = detect()
+    with steps() as progress:
+        task = progress.add_task("Replaying", total=1 + len(bundle.manifest.variants))
+        replays = replay_text(bundle)
+        progress.advance(task)
+        for variant in bundle.manifest.variants:
+            replays.append(replay_variant(bundle, variant, hardware))
+            progress.advance(task)
+    return replays
+
+
+def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from edgepack.bundle import listed
+
+    return {
+        "id": bundle.id,
+        "name": bundle.manifest.name,
+        "files": len(listed(bundle.manifest)),
+        "bytes": bundle.size(),
+        "replays": [asdict(each) for each in replays],
+    }
+
+
+def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
+    """Print what was compared and what each replay gave."""
+    from rich.text import Text
+
+    from edgepack.bundle import listed
+    from edgepack.memory import human
+
+    console = out()
+    count = len(listed(bundle.manifest))
+    console.print(f"[bold]{bundle.manifest.name}[/]  {bundle.id}", soft_wrap=True)
+    console.print(f"[green]sound[/]: {count} files, {human(bundle.size())}, every size and sha256 as the manifest says")
+    if not replays:
+        return
+    colors = {"same": "green", "differs": "bold red", "skipped": "yellow"}
+    rows = table("replayed", "verdict", "compared", "", right=("compared",))
+    for each in replays:
+        rows.add_row(each.name, Text(each.verdict, colors[each.verdict]), str(each.checked), Text(each.reason))
+    console.print()
+    console.print(rows)

@@ -1,0 +1,133 @@
+"""The decoder: one description of a model, read by the reference, by every target and by every runtime.
+
+It knows hyper-parameters and the names and shapes of the canonical tensors. It does not know Hugging Face
+names, file formats or engines: a family turns a checkpoint into this description, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Count = Annotated[int, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class LinearScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="linear"):
+    """All rope frequencies divided by one factor."""
+
+    factor: Positive
+
+
+class Llama3Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="llama3"):
+    """Low rope frequencies divided by a factor, high ones kept, those between interpolated (Llama 3.1 and later)."""
+
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    original_context: Count
+
+
+class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rotary position embedding in the half-split layout: element i of a head rotates with element i + dim/2."""
+
+    theta: Positive
+    dim: Count
+    scaling: LinearScaling | Llama3Scaling | None = None
+
+    def frequencies(self) -> NDArray[np.float32]:
+        """Return the angle in radians that one position adds, per rotated pair: float32 [dim / 2].
+
+        Unscaled: theta ** (-2 i / dim). The llama3 rule: with wavelength w = 2 pi / f, original context c,
+        w < c/high stays, w > c/low becomes f/factor, and between the two
+        s = (c/w - low) / (high - low) gives (1 - s) f/factor + s f.
+        """
+        exponent = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
+        # Powers in float64, rounded once: the float32 power of a host's library may be off in the last place.
+        powers = (np.float64(self.theta) ** exponent.astype(np.float64)).astype(np.float32)
+        frequencies = np.float32(1.0) / powers
+        match self.scaling:
+            case None:
+                return frequencies
+            case LinearScaling(factor):
+                return frequencies / np.float32(factor)
+            case Llama3Scaling(factor, low, high, context):
+                wavelength = np.float32(2 * np.pi) / frequencies
+                smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
+                between = (1 - smooth) * (frequencies / np.float32(factor)) + smooth * frequencies
+                scaled = np.where(wavelength > context / low, frequencies / np.float32(factor), between)
+                return np.where(wavelength < context / high, frequencies, scaled).astype(np.float32)
+
+
+class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A decoder-only transformer: pre-norm attention and gated MLP blocks, RMSNorm, rope.
+
+    Sizes are counts of elements; ``context`` is the number of positions the model was trained for;
+    ``n_vocab`` is the number of rows of the embedding, which may exceed the tokenizer's entries.
+    """
+
+    family: str
+    architecture: str
+    n_layers: Count
+    hidden_size: Count
+    n_heads: Count
+    n_kv_heads: Count
+    head_dim: Count
+    intermediate_size: Count
+    n_vocab: Count
+    context: Count
+    norm_eps: Positive
+    rope: Rope
+    tied: bool
+    activation: Literal["silu"] = "silu"
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+
+    @property
+    def q_size(self) -> int:
+        """Rows of the query projection: heads times head dimension, which need not equal the hidden size."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Rows of the key projection, and of the value projection."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Elements that one token adds to the KV cache over all layers."""
+        return 2 * self.n_layers * self.kv_size
+
+    @property
+    def n_parameters(self) -> int:
+        """Elements of all canonical tensors."""
+        return sum(int(np.prod(shape)) for _, shape in self.tensors())
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield (canonical name, shape) of every tensor in model order; a matrix is [output rows, input columns]."""
+        hidden, inter = self.hidden_size, self.intermediate_size
+        yield "embedding", (self.n_vocab, hidden)
+        for layer in range(self.n_layers):
+            yield f"layers.{layer}.attention.norm", (hidden,)
+            yield from _linear(f"layers.{layer}.attention.q", self.q_size, hidden, self.qkv_bias)
+            yield from _linear(f"layers.{layer}.attention.k", self.kv_size, hidden, self.qkv_bias)
+            yield from _linear(f"layers.{layer}.attention.v", self.kv_size, hidden, self.qkv_bias)
+            yield from _linear(f"layers.{layer}.attention.o", hidden, self.q_size, self.output_bias)
+            yield f"layers.{layer}.mlp.norm", (hidden,)
+            yield from _linear(f"layers.{layer}.mlp.gate", inter, hidden, self.mlp_bias)
+            yield from _linear(f"layers.{layer}.mlp.up", inter, hidden, self.mlp_bias)
+            yield from _linear(f"layers.{layer}.mlp.down", hidden, inter, self.mlp_bias)
+        yield "norm", (hidden,)
+        if not self.tied:
+            yield "head", (self.n_vocab, hidden)
+
+
+def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield name, (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)

@@ -1,0 +1,116 @@
+"""Every error that edgepack raises, in one tree::
+
+EdgepackError
+├── UsageError (ValueError)              an argument that cannot be honoured: unknown target, quantisation, value
+│   └── UnknownOptionError (TypeError)   a keyword that nothing here knows
+├── SourceError (ValueError)             the model to convert is missing, damaged or inconsistent
+│   └── UnsupportedModelError            an architecture or a feature that edgepack does not build yet
+├── BuildError                           a build that could not be finished; nothing was left behind
+│   ├── OutputExistsError (FileExistsError)
+│   └── ProofError                       a gate failed: the bundle would not have been the same model
+├── BundleError (ValueError)             a bundle that is missing, damaged or newer than this edgepack
+│   ├── BundleNotFoundError (FileNotFoundError)
+│   ├── BundleDamagedError
+│   └── BundleTooNewError
+├── EngineError (RuntimeError)           an engine that failed
+│   ├── EngineMissingError               not installed, or no installed engine can run the bundle here
+│   └── Cancelled                        the caller asked a session to stop
+└── ContextError (ValueError)            the tokens or the memory do not fit
+    ├── ContextTooLargeError             the context asked for exceeds memory or what was verified
+    └── PromptTooLongError               the prompt exceeds the context that was loaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EdgepackError(Exception):
+    """The base of all errors: one sentence that names the place, and a hint that names the next step."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class UsageError(EdgepackError, ValueError):
+    """An argument that cannot be honoured."""
+
+
+class UnknownOptionError(UsageError, TypeError):
+    """A keyword that nothing here knows."""
+
+
+class SourceError(EdgepackError, ValueError):
+    """The model to convert is missing, damaged or inconsistent."""
+
+
+class UnsupportedModelError(SourceError):
+    """The source is sound, but edgepack does not build its architecture or one of its features."""
+
+
+class BuildError(EdgepackError):
+    """A build could not be finished; nothing was left behind."""
+
+
+class OutputExistsError(BuildError, FileExistsError):
+    """The output folder exists already."""
+
+
+class ProofError(BuildError):
+    """A gate of the proof failed: what was written is not the same model."""
+
+
+class BundleError(EdgepackError, ValueError):
+    """A bundle cannot be used."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """There is no bundle at the path."""
+
+
+class BundleDamagedError(BundleError):
+    """A file of the bundle differs from its manifest."""
+
+
+class BundleTooNewError(BundleError):
+    """The bundle needs a newer edgepack."""
+
+
+class EngineError(EdgepackError, RuntimeError):
+    """An engine failed."""
+
+
+class EngineMissingError(EngineError):
+    """An engine is not installed, or no installed engine can run the bundle on this machine."""
+
+
+class Cancelled(EngineError):  # noqa: N818 - a state that the caller asked for, not a fault
+    """A session was asked to stop in the middle of its work."""
+
+
+class ContextError(EdgepackError, ValueError):
+    """The tokens or the memory do not fit."""
+
+
+class ContextTooLargeError(ContextError):
+    """The context asked for exceeds the memory of the machine or what was verified."""
+
+
+class PromptTooLongError(ContextError):
+    """The prompt is longer than the context that was loaded."""
+
+
+def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``UnknownOptionError`` for the first keyword that is not known, with the known one that is closest."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"It takes: {', '.join(known)}."
+            raise UnknownOptionError(f"{what} has no option {name!r}.", hint=hint)

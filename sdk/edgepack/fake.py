@@ -1,0 +1,306 @@
+"""A runtime without an engine, for the tests of applications: deterministic, instant, and as strict as a real one.
+
+It keeps every promise of the seam in ``edgepack.runtime``, and can be told what to say and when to fail::
+
+    from edgepack import fake
+
+    with fake.model(says="Hello!") as model:
+        assert model.generate("Hi").text == "Hello!"
+
+``fake.model`` gives a whole ``Model`` with a byte-level tokenizer and a chat template, without any file.
+``FakeRuntime`` goes where a runtime goes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, get_ident
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.chat import ChatTemplate
+from edgepack.decoder import Decoder, Rope
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.hardware import Hardware
+from edgepack.manifest import (
+    VERSION,
+    Chat,
+    Context,
+    Generation,
+    License,
+    Manifest,
+    Producer,
+    Quantization,
+    Schema,
+    Source,
+    Stop,
+    Variant,
+)
+from edgepack.manifest import Tokenizer as TokenizerFacts
+from edgepack.model import Model
+from edgepack.runtime import Options, Support
+from edgepack.tokenizer import BYTE_OF, Tokenizer
+
+_PEAK = 40.0  # above the noise by so much that even a hot sampler follows the script
+_MASK = 2**64 - 1
+
+
+class FakeRuntime:
+    """A runtime that invents logits, float32, from the tokens in its cache alone.
+
+    ``script``: token ids that it says, one after the other, after each prompt; each has the largest logit by far.
+    A forward of several tokens, a rewind, or a token that is not the script's, begins the script again. Without a
+    script, or past its end, the logits are noise with a peak at a token that depends on all tokens before.
+    ``fail_at``, ``nan_at``: the number of the forward, from 1, in each session, that raises ``EngineError`` or
+    returns NaN. ``before_step`` is called with the session before each step of at most ``Options.chunk`` tokens.
+    """
+
+    name = "fake"
+
+    def __init__(
+        self,
+        script: Sequence[int] | None = None,
+        *,
+        fail_at: int | None = None,
+        nan_at: int | None = None,
+        before_step: Callable[[FakeSession], None] | None = None,
+    ) -> None:
+        self.script = tuple(script or ())
+        self.fail_at = fail_at
+        self.nan_at = nan_at
+        self.before_step = before_step
+
+    def probe(self, hardware: Hardware) -> Support:
+        """Say that it runs anywhere."""
+        return Support(devices=("cpu",), version="1", kv_caches=("f16", "f32"))
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> FakeSession:
+        """Return a session of the decoder's vocabulary. The variant's folder is not read."""
+        return FakeSession(self, decoder.n_vocab, options)
+
+
+class FakeSession:
+    """A session of ``FakeRuntime``; see ``edgepack.runtime.Session`` for what each method promises."""
+
+    def __init__(self, runtime: FakeRuntime, n_vocab: int, options: Options) -> None:
+        self._runtime = runtime
+        self._n_vocab = n_vocab
+        self._options = options
+        self._owner = get_ident()
+        self._closed = False
+        self._cancelled = Event()
+        self._running = False
+        self._forwards = 0
+        self._states = [0]  # a hash of the first n tokens, for each n
+        self._said: int | None = None  # tokens of the script in the cache; None where it has not begun
+        # Logits are a window into fixed noise: as cheap as one copy, and different for each state.
+        self._noise = np.random.default_rng(0).standard_normal(2 * n_vocab).astype(np.float32)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return len(self._states) - 1
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens and return the logits after the last: float32 [n_vocab]."""
+        last: NDArray[np.float32] = self._evaluate(tokens, len(tokens) - 1)[0]
+        return last
+
+    def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
+        return self._evaluate(tokens, 0)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first tokens."""
+        self._check()
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        del self._states[length + 1 :]
+        self._said = None
+
+    def cancel(self) -> None:
+        """Stop a forward that is running."""
+        if self._running:
+            self._cancelled.set()
+
+    def close(self) -> None:
+        """End the session."""
+        self._check_thread()
+        self._closed = True
+
+    def _evaluate(self, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
+        """Append tokens and return the logits after those from index ``first`` on."""
+        self._check()
+        if not len(tokens):
+            raise ValueError("no tokens to evaluate")
+        for token in tokens:
+            if not 0 <= token < self._n_vocab:
+                raise ValueError(f"token {token} is outside the vocabulary of {self._n_vocab}")
+        if self.length + len(tokens) > self._options.context:
+            raise PromptTooLongError(
+                f"{self.length} + {len(tokens)} tokens do not fit the context of {self._options.context}.",
+                hint="Load with a larger context.",
+            )
+        self._forwards += 1
+        if self._forwards == self._runtime.fail_at:
+            raise EngineError(f"The fake engine failed at forward {self._forwards}, as planned.")
+        said = self._follow(tokens)
+        before = self.length
+        self._cancelled.clear()
+        self._running = True
+        try:
+            for start in range(0, len(tokens), self._options.chunk):
+                self._step(tokens[start : start + self._options.chunk], before)
+        finally:
+            self._running = False
+        states = self._states[before + 1 + first :]
+        logits = np.stack([self._logits(state) for state in states])
+        self._said = said
+        if said is not None and said < len(self._runtime.script):
+            logits[-1, self._runtime.script[said]] += _PEAK
+        if self._forwards == self._runtime.nan_at:
+            logits[:] = np.nan
+        return logits
+
+    def _step(self, tokens: Sequence[int], before: int) -> None:
+        if self._runtime.before_step is not None:
+            self._runtime.before_step(self)
+        if self._cancelled.is_set():
+            del self._states[before + 1 :]
+            raise Cancelled("The forward was cancelled.")
+        state = self._states[-1]
+        for token in tokens:
+            # The constants of Knuth's 64-bit linear congruential generator (MMIX).
+            state = ((state ^ (token + 1)) * 6364136223846793005 + 1442695040888963407) & _MASK
+            self._states.append(state)
+
+    def _follow(self, tokens: Sequence[int]) -> int | None:
+        """Return how much of the script has been said once these tokens are in the cache."""
+        script, said = self._runtime.script, self._said
+        if not script:
+            return None
+        if said is None or len(tokens) > 1:
+            return 0
+        if said == len(script):
+            return said
+        return said + 1 if tokens[0] == script[said] else 0
+
+    def _logits(self, state: int) -> NDArray[np.float32]:
+        offset = (state >> 33) % self._n_vocab
+        logits = self._noise[offset : offset + self._n_vocab].copy()
+        logits[(state >> 17) % self._n_vocab] += 10.0
+        return logits
+
+    def _check(self) -> None:
+        self._check_thread()
+        if self._closed:
+            raise EngineError("The session is closed.", hint="Load the model again.")
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._owner:
+            raise EngineError("A session was used from a thread that did not open it.", hint="Call it from its thread.")
+
+
+_END, _START = 256, 257  # token ids after the 256 bytes
+_TEMPLATE = """
+{%- for message in messages %}<|start|>{{ message.role }}
+{{ message.content }}<|end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|start|>assistant
+{% endif %}"""
+
+
+def model(
+    *,
+    says: str | Sequence[int] = (),
+    context: int = 4096,
+    fail_at: int | None = None,
+    nan_at: int | None = None,
+    before_step: Callable[[FakeSession], None] | None = None,
+) -> Model:
+    """Return a ``Model`` over a ``FakeRuntime``, made of nothing.
+
+    Token ids 0 to 255 are the bytes of UTF-8, 256 is ``<|end|>``, which ends a turn, 257 is ``<|start|>``; there is
+    no BOS. ``says`` is the answer to every prompt: a text, or ids for an answer that is no text or does not end.
+    The other arguments are ``FakeRuntime``'s.
+    """
+    script = [*says.encode(), _END] if isinstance(says, str) else list(says)
+    manifest = _manifest()
+    options = Options(context=context, threads=1, kv_cache="f32")
+    runtime = FakeRuntime(script, fail_at=fail_at, nan_at=nan_at, before_step=before_step)
+    return Model(
+        manifest=manifest,
+        bundle_id="0" * 64,
+        variant=manifest.variants[0],
+        session=runtime.open(Path(), manifest.decoder, options),
+        options=options,
+        tokenizer=Tokenizer(_tokenizer_json(), None, False),
+        template=ChatTemplate(_TEMPLATE, bos_token="", eos_token="<|end|>", date=None),
+    )
+
+
+def _tokenizer_json() -> bytes:
+    character_of = {byte: character for character, byte in BYTE_OF.items()}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [
+                {"id": _END, "content": "<|end|>", **special},
+                {"id": _START, "content": "<|start|>", **special},
+            ],
+            "pre_tokenizer": byte_level,
+            "decoder": byte_level,
+            "model": {"type": "BPE", "vocab": {character_of[byte]: byte for byte in range(256)}, "merges": []},
+        }
+    ).encode()
+
+
+def _manifest() -> Manifest:
+    decoder = Decoder(
+        family="fake",
+        architecture="FakeForCausalLM",
+        n_layers=1,
+        hidden_size=8,
+        n_heads=1,
+        n_kv_heads=1,
+        head_dim=8,
+        intermediate_size=8,
+        n_vocab=258,
+        context=131072,
+        norm_eps=1e-5,
+        rope=Rope(theta=10000.0, dim=8),
+        tied=True,
+    )
+    return Manifest(
+        schema=Schema(version=VERSION),
+        name="fake",
+        version="1",
+        producer=Producer(edgepack="fake", packages={}, recipe={}),
+        source=Source(name="fake", repository=None, revision=None, files=[]),
+        license=License(id="MIT", files=[]),
+        decoder=decoder,
+        tokenizer=TokenizerFacts(rows=258, bos=None, add_bos=False, probes=[]),
+        stops=[Stop(id=_END, text="<|end|>", sources=[])],
+        chat=Chat(roles=["system", "user", "assistant"], date=None, goldens=[]),
+        generation=Generation(),
+        context=Context(trained=131072, profile=131072, verified=0, kv_values_per_token=decoder.kv_values_per_token),
+        files=[],
+        variants=[
+            Variant(
+                id="fake-f32",
+                target="fake",
+                runtime=FakeRuntime.name,
+                floor="0",
+                quantization=Quantization(asked="f32", scheme="f32", bits=32.0, fallbacks=[]),
+                weights_bytes=0,
+                files=[],
+                proof=None,
+                self_test=None,
+            )
+        ],
+    )

@@ -1,0 +1,169 @@
+"""From a bundle to a model that answers: open, plan, check, open the engine. Each step is a module of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Never
+
+from edgepack import runtime
+from edgepack.bundle import Bundle, listed, open_bundle
+from edgepack.errors import BundleDamagedError, UsageError, check_options
+from edgepack.hardware import Hardware, detect
+from edgepack.planning import Candidate, Plan, make_plan
+from edgepack.runtime import Options, Runtime, Support
+
+if TYPE_CHECKING:
+    from edgepack.chat import ChatTemplate
+    from edgepack.model import Model
+    from edgepack.tokenizer import Tokenizer
+
+Runtimes = Mapping[str, Runtime]
+Where = str | os.PathLike[str] | Bundle
+
+
+def load(
+    bundle: Where,
+    backend: str | None = None,
+    context: int | None = None,
+    kv_cache: str | None = None,
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    runtimes: Runtimes | None = None,
+    **unknown: Never,
+) -> Model:
+    """Open a bundle on the engine that suits this machine, or on the one that is asked for.
+
+    ``backend`` is a runtime's name ("gguf", "onnx", "mlx"), ``variant`` one of the bundle's; ``context`` is in tokens
+    (without one: what the bundle allows, at most 4096) and is never reduced; ``kv_cache`` is "f32" or "f16";
+    ``threads`` overrides min(affinity, cgroup quota, physical cores). ``runtimes`` replaces the installed ones, for
+    tests of an application: ``{"fake": FakeRuntime()}``.
+
+    Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
+    chosen, before an engine sees a byte. Raises ``BundleError``, ``ContextTooLargeError``, ``EngineMissingError``,
+    ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
+    """
+    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads"))
+    opened = _open(bundle)
+    chosen = plan(
+        opened, context=context, backend=backend, variant=variant, kv_cache=kv_cache, runtimes=runtimes
+    ).choice
+    return open_candidate(opened, chosen, threads=threads, runtimes=runtimes)
+
+
+def plan(
+    bundle: Where,
+    *,
+    context: int | None = None,
+    backend: str | None = None,
+    variant: str | None = None,
+    kv_cache: str | None = None,
+    runtimes: Runtimes | None = None,
+) -> Plan:
+    """Return what ``load`` would choose with the same arguments, and every other candidate, each with its reason."""
+    opened = _open(bundle)
+    hardware = detect()
+    held = {each.runtime for each in opened.manifest.variants}
+    # An engine that nobody asked for is not worth the seconds that its probe may take.
+    supports = probe_all(hardware, {backend} & held if backend else held, runtimes)
+    return make_plan(
+        opened.manifest, hardware, supports, context=context, backend=backend, variant=variant, kv_cache=kv_cache
+    )
+
+
+def open_candidate(
+    bundle: Bundle, candidate: Candidate, *, threads: int | None = None, runtimes: Runtimes | None = None
+) -> Model:
+    """Check the candidate's files against their sha256 and load them. Raises as ``load``."""
+    from edgepack.model import Model
+
+    started = perf_counter()
+    options = with_threads(candidate.options, threads)
+    bundle.check([candidate.variant])
+    tokenizer, template = text_side(bundle)
+    session = find(candidate.runtime, runtimes).open(
+        bundle.variant_path(candidate.variant), bundle.manifest.decoder, options
+    )
+    return Model(
+        manifest=bundle.manifest,
+        bundle_id=bundle.id,
+        variant=bundle.variant(candidate.variant),
+        session=session,
+        options=options,
+        tokenizer=tokenizer,
+        template=template,
+        load_s=perf_counter() - started,
+    )
+
+
+def with_threads(options: Options, threads: int | None) -> Options:
+    """Return the options with so many threads, as they are for None. Raises ``UsageError`` for less than one."""
+    if threads is None:
+        return options
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads cannot be {threads!r}.", hint="It is a number of threads, at least 1.")
+    return replace(options, threads=threads)
+
+
+def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
+    """Return a bundle's tokenizer and its chat template, None where it has none."""
+    from edgepack.chat import ChatTemplate
+    from edgepack.tokenizer import Tokenizer
+
+    facts, chat = bundle.manifest.tokenizer, bundle.manifest.chat
+    tokenizer = Tokenizer(bundle.read("tokenizer.json"), facts.bos, facts.add_bos)
+    if chat is None:
+        return tokenizer, None
+    config = bundle.read("tokenizer_config.json") if "tokenizer_config.json" in listed(bundle.manifest) else b"{}"
+    bos, eos = (special_token(config, name) for name in ("bos_token", "eos_token"))
+    try:
+        source = bundle.read("chat_template.jinja").decode()
+    except UnicodeDecodeError as error:
+        raise BundleDamagedError(f"chat_template.jinja of the bundle is not UTF-8: {error.reason}.") from None
+    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=chat.date)
+
+
+def special_token(config: bytes, name: str) -> str:
+    """Return the text of a special token that tokenizer_config.json names, "" where it names none.
+
+    The file spells a token as a string or as an object with a "content".
+    """
+    try:
+        token = json.loads(config).get(name)
+    except (ValueError, AttributeError, RecursionError):
+        raise BundleDamagedError("tokenizer_config.json of the bundle is not a JSON object.") from None
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
+
+
+def probe_all(
+    hardware: Hardware, names: Iterable[str] | None = None, runtimes: Runtimes | None = None
+) -> dict[str, Support]:
+    """Return what each runtime says of itself, by name; of all registered ones unless ``names`` picks some.
+
+    A runtime that cannot even be imported is reported as one that cannot run. Never raises.
+    """
+    known = sorted(runtimes) if runtimes is not None else runtime.names()
+    wanted = known if names is None else [name for name in known if name in set(names)]
+    return {name: _probe(name, hardware, runtimes) for name in wanted}
+
+
+def find(name: str, runtimes: Runtimes | None) -> Runtime:
+    """Return the runtime of that name, from ``runtimes`` where they are given, else the registered one."""
+    return runtimes[name] if runtimes is not None else runtime.find(name)
+
+
+def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
+    # A third party's runtime may fail in any way; one broken engine must not hide the others.
+    try:
+        return find(name, runtimes).probe(hardware)
+    except Exception as error:
+        return Support((), reason=f"the runtime cannot be used: {error}", install=f"pip install 'edgepack[{name}]'")
+
+
+def _open(bundle: Where) -> Bundle:
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify="sizes")

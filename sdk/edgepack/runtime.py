@@ -1,0 +1,114 @@
+"""The seam between the SDK and an engine. It knows token ids and logits, nothing of text, chat or sampling.
+
+A runtime is found through the entry point group ``edgepack.runtimes``: a name and a class without arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder
+from edgepack.errors import EngineMissingError
+from edgepack.hardware import Hardware
+
+KvCache = Literal["f32", "f16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a runtime can run on a machine.
+
+    ``devices`` names what it can use, best first ("metal", "cuda", "cpu"); empty means that it cannot run,
+    ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
+    ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here.
+    """
+
+    devices: tuple[str, ...]
+    reason: str | None = None
+    install: str | None = None
+    version: str | None = None
+    kv_caches: tuple[KvCache, ...] = ("f32",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open a variant: ``context`` in tokens, ``threads`` of the engine, the KV cache's element type, and
+    ``chunk``, the most tokens that one prefill step evaluates (a cancel takes effect between steps or sooner)."""
+
+    context: int
+    threads: int
+    kv_cache: KvCache
+    chunk: int = 128
+
+
+class Session(Protocol):
+    """A loaded model with its KV cache. It belongs to one thread; only ``cancel`` may come from another.
+
+    Arrays that are returned are the caller's own. After an error other than ``Cancelled`` the session must be closed.
+    """
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache."""
+        ...
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens (at least one) and return the logits after the last: float32 [n_vocab].
+
+        Raises ``Cancelled`` after ``cancel``, with the cache at its length before the call; ``PromptTooLongError``
+        when the tokens do not fit the context, ``ValueError`` for an id outside the vocabulary or no token at all,
+        in both cases before anything is evaluated.
+        """
+        ...
+
+    def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]. Raises as ``forward``."""
+        ...
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory. Safe to call twice; any other call afterwards raises ``EngineError``."""
+        ...
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """An engine."""
+
+    name: str
+
+    def probe(self, hardware: Hardware) -> Support:
+        """Say whether this runtime can run here. Never raises and never loads a model."""
+        ...
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
+        """Load the variant's folder. Raises ``EngineMissingError`` or ``EngineError`` with the engine's own reason."""
+        ...
+
+
+def names() -> list[str]:
+    """Return the names of all registered runtimes, sorted."""
+    return sorted(entry.name for entry in entry_points(group="edgepack.runtimes"))
+
+
+def find(name: str) -> Runtime:
+    """Return the registered runtime of that name. Raises ``EngineMissingError`` where there is none."""
+    for entry in entry_points(group="edgepack.runtimes", name=name):
+        runtime: Runtime = entry.load()()
+        return runtime
+    known = ", ".join(names())
+    raise EngineMissingError(f"No runtime is called {name!r}.", hint=f"Registered are: {known}.")

@@ -1,0 +1,193 @@
+"""Text to token ids and back, from a bundle's ``tokenizer.json``. It knows nothing of chat, sampling or engines.
+
+Two styles of tokenizer are known, told apart by the decoder section of the file: byte-level BPE, where each
+character of a token stands for a byte, and SentencePiece-style BPE, where "▁" is a space and ``<0xNN>`` a byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+import msgspec
+
+from edgepack.errors import BundleError, UnsupportedModelError, UsageError
+
+_SPACE = "\u2581"
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class _Added(msgspec.Struct):
+    id: int
+    content: str
+    special: bool = False
+
+
+class _Step(msgspec.Struct):
+    """A step of the decoder section, with the fields of those that are understood here."""
+
+    type: str
+    decoders: list[_Step] = []
+    pattern: dict[str, str] | None = None
+    content: str | None = None
+    start: int = 0
+    stop: int = 0
+
+
+class _File(msgspec.Struct):
+    """The parts of ``tokenizer.json`` that decide what bytes a token stands for."""
+
+    decoder: _Step | None = None
+    added_tokens: list[_Added] = []
+
+
+class Tokenizer:
+    """The tokenizer of one bundle. It may be used from several threads.
+
+    ``bos`` is the id of the token that begins a text, ``add_bos`` the bundle's policy of prepending it.
+    Raises ``BundleError`` for a file that is no tokenizer, ``UnsupportedModelError`` for one of another style.
+    """
+
+    def __init__(self, json_bytes: bytes, bos: int | None, add_bos: bool) -> None:
+        import tokenizers
+
+        if add_bos and bos is None:
+            raise BundleError("The bundle asks for a BOS token, but names none.", hint="Build the bundle again.")
+        try:
+            parts = msgspec.json.decode(json_bytes, type=_File)
+            self._native = tokenizers.Tokenizer.from_buffer(json_bytes)
+        except (msgspec.DecodeError, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise BundleError(
+                f"tokenizer.json is not a tokenizer: {reason}.", hint="Fetch the model's tokenizer.json again."
+            ) from None
+        self._bytes_of, self.strips_space = _style(parts.decoder)
+        # A file may carry the settings of a training run; here they would silently cut or pad a prompt.
+        self._native.no_truncation()
+        self._native.no_padding()
+        self._lock = Lock()
+        self._bos = bos
+        self._add_bos = add_bos
+        self.special_ids = frozenset(token.id for token in parts.added_tokens if token.special)
+        self._bytes: dict[int, bytes] = {
+            token.id: b"" if token.special else self._added_bytes(token.content) for token in parts.added_tokens
+        }
+
+    @property
+    def n_tokens(self) -> int:
+        """Entries of the vocabulary, added tokens included. The model's embedding may have more rows."""
+        return self._native.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
+        """Return the token ids of a text.
+
+        ``bos`` says whether BOS is prepended; None means the bundle's policy. A BOS that the text already begins
+        with is not doubled. With ``special``, the names of special tokens in the text become those tokens, which a
+        rendered chat template needs; without it they are ordinary text, so that no user's text can open or end a
+        turn. Raises ``UsageError`` for a text that has no UTF-8 form.
+        """
+        if not isinstance(text, str):
+            raise UsageError(f"The text is of type {type(text).__name__}.", hint="Pass a str.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The text has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
+            ) from None
+        with self._lock:  # a property of the shared object decides how the call treats special tokens
+            self._native.encode_special_tokens = not special
+            ids: list[int] = self._native.encode(text, add_special_tokens=False).ids
+        wanted = self._add_bos if bos is None else bos
+        if wanted and self._bos is None:
+            raise UsageError("This bundle's tokenizer has no BOS token.", hint="Leave out bos=True.")
+        if wanted and self._bos is not None and ids[:1] != [self._bos]:
+            ids.insert(0, self._bos)
+        return ids
+
+    def token(self, token_id: int) -> str:
+        """Return a token as the vocabulary writes it. Raises ``UsageError`` for an id without one."""
+        text = self._entry(token_id)
+        if text is None:
+            raise UsageError(f"The tokenizer has no token {token_id}.", hint=f"It has {self.n_tokens} tokens.")
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that a token adds to a text.
+
+        Special tokens add none, nor do ids without a token, which a model can emit when its embedding is padded.
+        An added token that is not special adds its content as it is written.
+        """
+        known = self._bytes.get(token_id)
+        if known is None:
+            text = self._entry(token_id)
+            known = b"" if text is None else self._bytes_of(text)
+            self._bytes[token_id] = known
+        return known
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of a whole sequence; bytes that are no UTF-8 become U+FFFD."""
+        text = b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.strips_space else text
+
+    def _entry(self, token_id: int) -> str | None:
+        if not 0 <= token_id < 2**32:  # the native method takes 32 bits and no sign
+            return None
+        entry: str | None = self._native.id_to_token(token_id)
+        return entry
+
+    def _added_bytes(self, content: str) -> bytes:
+        return self._bytes_of(content) if self._bytes_of is _sentencepiece_bytes else content.encode()
+
+
+def _style(decoder: _Step | None) -> tuple[Callable[[str], bytes], bool]:
+    """Return how a token becomes bytes, and whether a text's first space belongs to the tokenizer."""
+    steps = [] if decoder is None else list(_flat(decoder))
+    kinds = [step.type for step in steps]
+    if kinds == ["ByteLevel"]:
+        return _byte_level_bytes, False
+    if kinds[:3] == ["Replace", "ByteFallback", "Fuse"]:
+        replace, strip = steps[0], steps[3:]
+        spaces = replace.pattern == {"String": _SPACE} and replace.content == " "
+        if spaces and not strip:
+            return _sentencepiece_bytes, False
+        if spaces and [(s.type, s.content, s.start, s.stop) for s in strip] == [("Strip", " ", 1, 0)]:
+            return _sentencepiece_bytes, True
+    found = ", ".join(kinds) or "nothing"
+    raise UnsupportedModelError(
+        f"tokenizer.json: decoder: {found} is neither byte-level BPE nor SentencePiece-style with byte fallback.",
+        hint="Only these two styles are supported.",
+    )
+
+
+def _flat(step: _Step) -> Iterable[_Step]:
+    if step.type != "Sequence":
+        yield step
+    for inner in step.decoders:
+        yield from _flat(inner)
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Return the byte that each character of a byte-level token stands for.
+
+    Printable Latin-1 stands for itself; the other 68 bytes, in order, are written as U+0100 and up (GPT-2).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_of_character()
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    try:
+        return bytes([BYTE_OF[character] for character in token])
+    except KeyError:  # an entry that is not written in the byte alphabet stands for itself
+        return token.encode()
+
+
+def _sentencepiece_bytes(token: str) -> bytes:
+    if byte := _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(byte[1], 16)])
+    return token.replace(_SPACE, " ").encode()
