@@ -1,0 +1,79 @@
+"""The gguf runtime: llama.cpp's C interface through ctypes, from a wheel that needs no compiler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgepack.errors import EngineMissingError
+from edgepack.hardware import Hardware
+from edgepack.runtime import Session, Support
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgepack.decoder import Decoder
+    from edgepack.runtime import Options
+    from edgepack_runtimes.gguf.library import Engine, Library
+    from edgepack_runtimes.gguf.selfcheck import Verdict
+
+__all__ = ["GgufRuntime"]
+
+
+class GgufRuntime:
+    """llama.cpp behind the seam. A variant's folder holds ``model.gguf``.
+
+    An engine that fails its selfcheck on this machine is passed over with its reason in the log, and the next is taken.
+    """
+
+    name = "gguf"
+
+    def probe(self, hardware: Hardware) -> Support:
+        """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
+        from edgepack_runtimes.gguf.library import INSTALL
+
+        engine, found = _choose()
+        if engine is None:
+            return Support((), reason=found.reason, install=INSTALL)
+        return Support(found.devices, version=found.version, kv_caches=("f16", "f32"))
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
+        """Load ``model.gguf`` of the variant's folder. Raises ``EngineMissingError`` or ``EngineError``.
+
+        Raises ``UsageError`` for options that are not positive.
+        """
+        from edgepack_runtimes.gguf.load import open_session
+
+        return open_session(self._library(), variant / "model.gguf", decoder, options)
+
+    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Encode float32 [n, k] as uint8 [n, row bytes] with ggml's own quantiser; see ``quantize.quantize``."""
+        from edgepack_runtimes.gguf.quantize import quantize
+
+        return quantize(self._library(), type_name, rows)
+
+    def engine_version(self) -> str:
+        """Return llama.cpp's version with the distribution it came in. Raises ``EngineMissingError`` without one."""
+        return self._library().version
+
+    def _library(self) -> Library:
+        from edgepack_runtimes.gguf import library
+
+        engine, found = _choose()
+        if engine is None:
+            raise EngineMissingError(found.reason or "", hint=f"Install it with: {library.INSTALL}")
+        return library.load(engine)
+
+
+def _choose() -> tuple[Engine | None, Verdict]:
+    """Return the best engine that runs here with its verdict, or None with the reasons of all."""
+    from edgepack_runtimes.gguf import library, selfcheck
+
+    reasons = []
+    for engine in library.ENGINES:
+        found = selfcheck.verdict(engine)
+        if found.devices:
+            return engine, found
+        reasons.append(found.reason or f"{engine.distribution} offers no device.")
+    return None, selfcheck.Verdict((), reason=" ".join(reasons))

@@ -1,0 +1,152 @@
+"""Finding and loading the shared object that exports llama.cpp's C interface.
+
+Struct layouts change between versions without notice, so an engine is bound at exactly one version. Nothing of the
+engine's Python package is imported: only its files are used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import threading
+from ctypes import Structure
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from edgepack.errors import EngineMissingError
+from edgepack_runtimes.gguf import abi, log
+
+INSTALL: Final = "pip install 'edgepack[gguf]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A Python distribution that carries llama.cpp, at the one version whose struct layouts are bound here.
+
+    ``patterns`` find the shared object inside the package; ``llama`` and ``ggml`` are the versions that the library
+    reports of itself.
+    """
+
+    distribution: str
+    package: str
+    version: str
+    patterns: tuple[str, ...]
+    llama: str
+    ggml: str
+    context_params: type[Structure]
+
+
+ENGINES: Final = (
+    # Compiled on the machine that runs it, for its processor and accelerator: preferred where somebody did so.
+    Engine(
+        distribution="llama-cpp-python",
+        package="llama_cpp",
+        version="0.3.36",
+        patterns=("lib/libllama.so", "lib/libllama.dylib"),
+        llama="0.5.0",
+        ggml="0.25.3",
+        context_params=abi.ContextParams,
+    ),
+    Engine(
+        distribution="xllamacpp",
+        package="xllamacpp",
+        version="2026.10.11549",
+        patterns=("xllamacpp*.so",),
+        llama="0.6.0",
+        ggml="0.26.0",
+        context_params=abi.ContextParamsMoe,
+    ),
+)
+"""The engines that can be bound, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A loaded engine: its functions are attributes of ``native``, with their signatures declared."""
+
+    engine: Engine
+    native: ctypes.CDLL
+
+    @property
+    def llama_version(self) -> str:
+        """llama.cpp's own version, such as "0.6.0-dev"."""
+        version: str = self.native.llama_version().decode()
+        return version
+
+    @property
+    def version(self) -> str:
+        """llama.cpp's own version and the distribution that it came in."""
+        return f"llama.cpp {self.llama_version} ({self.engine.distribution} {self.engine.version})"
+
+    def devices(self) -> tuple[str, ...]:
+        """Return what the library can compute on, best first: "metal", "cuda", ..., "cpu"."""
+        native = self.native
+        names: list[str] = []
+        for index in range(native.ggml_backend_dev_count()):
+            device = native.ggml_backend_dev_get(index)
+            if native.ggml_backend_dev_type(device) in (abi.DEVICE_GPU, abi.DEVICE_INTEGRATED_GPU):
+                registry = native.ggml_backend_reg_name(native.ggml_backend_dev_backend_reg(device))
+                names.append({"mtl": "metal"}.get(registry.decode().lower(), registry.decode().lower()))
+        return (*dict.fromkeys(names), "cpu")
+
+
+def locate(engine: Engine) -> Path:
+    """Return the engine's shared object. Raises ``EngineMissingError`` where it is absent or of another version."""
+    try:
+        found = importlib.metadata.version(engine.distribution)
+        spec = importlib.util.find_spec(engine.package)
+    except (importlib.metadata.PackageNotFoundError, ImportError, ValueError):
+        found, spec = "", None
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineMissingError(f"{engine.distribution} is not installed.", hint=f"Install it with: {INSTALL}")
+    if found != engine.version:
+        raise EngineMissingError(
+            f"{engine.distribution} {found} is installed, but only {engine.version} can be bound.",
+            hint=f"Install it with: {INSTALL}",
+        )
+    for folder in spec.submodule_search_locations:
+        for pattern in engine.patterns:
+            for path in sorted(Path(folder).glob(pattern)):
+                return path
+    raise EngineMissingError(
+        f"{engine.distribution} {found} has no shared object {' or '.join(engine.patterns)} for this system.",
+        hint="Reinstall it, or use another backend.",
+    )
+
+
+_loaded: dict[Engine, Library] = {}
+_loading = threading.Lock()
+
+
+def load(engine: Engine) -> Library:
+    """Load the engine, once per process, with its log redirected.
+
+    Raises ``EngineMissingError`` where it cannot be loaded, lacks a function, or reports another version.
+    """
+    with _loading:
+        if engine not in _loaded:
+            _loaded[engine] = _load(engine)
+        return _loaded[engine]
+
+
+def _load(engine: Engine) -> Library:
+    path = locate(engine)
+    try:
+        native = ctypes.CDLL(str(path))
+        abi.declare(native, engine.context_params)
+    except (OSError, AttributeError) as error:
+        raise EngineMissingError(
+            f"{engine.distribution} {engine.version} cannot be used: {error}.", hint="Use another backend."
+        ) from error
+    log.install(native)
+    reported = native.llama_version().decode(), native.ggml_version().decode()
+    if (reported[0].removesuffix("-dev"), reported[1]) != (engine.llama, engine.ggml):
+        raise EngineMissingError(
+            f"{path} reports llama.cpp {reported[0]} and ggml {reported[1]}; "
+            f"{engine.distribution} {engine.version} has {engine.llama} and {engine.ggml}.",
+            hint=f"Reinstall it with: {INSTALL}",
+        )
+    native.llama_backend_init()
+    return Library(engine, native)

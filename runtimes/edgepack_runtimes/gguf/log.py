@@ -1,0 +1,81 @@
+"""llama.cpp's log goes to the Python logger ``edgepack.gguf`` and nowhere else.
+
+The reason of a failed load is only in that log, so ``errors`` collects it. A callback may come from any thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+logger: Final = logging.getLogger("edgepack.gguf")
+# Without a handler of its own, logging would print warnings of an unconfigured program to stderr.
+logger.addHandler(logging.NullHandler())
+
+_CONTINUED: Final = 5
+# enum ggml_log_level. The engine's "info" is a page per load, which is debug output for whoever embeds it.
+_LEVELS: Final = {0: logging.DEBUG, 1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+
+
+class _Sink(threading.local):
+    """What one thread has logged: an unfinished line, and the errors that somebody collects."""
+
+    def __init__(self) -> None:
+        self.level = logging.DEBUG
+        self.line = ""
+        self.errors: list[str] | None = None
+
+
+_sink = _Sink()
+
+
+def _receive(level: int, text: bytes | None, _: int | None) -> None:
+    if level != _CONTINUED:
+        _flush()
+        _sink.level = _LEVELS.get(level, logging.DEBUG)
+    if _sink.level == logging.DEBUG and not logger.isEnabledFor(logging.DEBUG):
+        return
+    _sink.line += (text or b"").decode(errors="replace")
+    if _sink.line.endswith("\n"):
+        _flush()
+
+
+def _flush() -> None:
+    line, _sink.line = _sink.line.strip(), ""
+    if not line.strip("."):  # a load draws its progress as dots
+        return
+    if _sink.errors is not None and _sink.level == logging.ERROR:
+        _sink.errors.append(line)
+    logger.log(_sink.level, "%s", line)
+
+
+_callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_receive)
+
+
+def install(native: ctypes.CDLL) -> None:
+    """Route the library's log into Python until the interpreter exits, and to nothing from then on."""
+    native.llama_log_set(ctypes.cast(_callback, ctypes.c_void_p), None)
+    atexit.register(_silence, native)
+
+
+def _silence(native: ctypes.CDLL) -> None:
+    # Null would restore the library's own printing to stderr. A function that ignores its arguments and touches
+    # nothing is a sink that needs no interpreter.
+    native.llama_log_set(ctypes.cast(native.llama_max_devices, ctypes.c_void_p), None)
+
+
+@contextmanager
+def errors() -> Iterator[list[str]]:
+    """Collect the error lines that this thread's calls log."""
+    collected: list[str] = []
+    outer, _sink.errors = _sink.errors, collected
+    try:
+        yield collected
+    finally:
+        _flush()
+        _sink.errors = outer

@@ -1,0 +1,205 @@
+"""Proof that an engine runs here: a child process binds it, loads a tiny model and compares what it computes.
+
+Run as ``python -m edgepack_runtimes.gguf.selfcheck <distribution>``. A crash of the child, such as an instruction that
+the processor lacks, becomes the reason why the engine is not used; in the caller's process it would be the end of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder, Rope
+from edgepack.errors import EngineError, EngineMissingError
+from edgepack.runtime import Options
+from edgepack_runtimes.gguf import abi, library, log
+from edgepack_runtimes.gguf.load import open_session
+
+_INSIDE: Final = "EDGEPACK_GGUF_SELFCHECK"
+_TIMEOUT_S: Final = 120
+# A wrong binding gives garbage; accelerators that multiply in tf32 or f16 give 1e-7, processors 3e-15.
+_NMSE: Final = 1e-5
+_DECODER: Final = Decoder(
+    family="llama",
+    architecture="LlamaForCausalLM",
+    n_layers=1,
+    hidden_size=32,
+    n_heads=1,
+    n_kv_heads=1,
+    head_dim=32,
+    intermediate_size=32,
+    n_vocab=256,
+    context=64,
+    norm_eps=1e-5,
+    rope=Rope(theta=10000.0, dim=32),
+    tied=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the selfcheck found: the devices of an engine that computes correctly, and its version; or a reason."""
+
+    devices: tuple[str, ...]
+    version: str | None = None
+    reason: str | None = None
+
+
+_verdicts: dict[library.Engine, Verdict] = {}
+_lock = threading.Lock()
+
+
+def verdict(engine: library.Engine) -> Verdict:
+    """Return whether the engine runs on this machine. The answer is found once per process; it never raises."""
+    with _lock:
+        if engine not in _verdicts:
+            _verdicts[engine] = _judge(engine)
+        return _verdicts[engine]
+
+
+def examine(engine: library.Engine) -> Verdict:
+    """Check the engine in this process. Raises ``EngineMissingError`` or ``EngineError`` where a check fails."""
+    loaded = library.load(engine)
+    _check_defaults(loaded.native.llama_model_default_params(), abi.MODEL_DEFAULTS)
+    _check_defaults(loaded.native.llama_context_default_params(), abi.CONTEXT_DEFAULTS)
+    table = np.sin(np.arange(256 * 32, dtype=np.float32)).reshape(256, 32)
+    with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
+        path = Path(folder) / "model.gguf"
+        path.write_bytes(_tiny_model(table))
+        session = open_session(loaded, path, _DECODER, Options(context=64, threads=1, kv_cache="f32", chunk=4))
+        found = session.forward_all(range(6))
+        session.close()
+    error = _nmse(found, _expected(table, 6))
+    if not error <= _NMSE:
+        raise EngineError(f"{loaded.version} computes wrong logits: NMSE {error:.1e}.")
+    return Verdict(loaded.devices(), loaded.llama_version)
+
+
+def main() -> int:
+    """Print the verdict on the engine named by the first argument as JSON."""
+    engine = next(engine for engine in library.ENGINES if engine.distribution == sys.argv[1])
+    try:
+        found = examine(engine)
+    except EngineError as error:
+        found = Verdict((), reason=error.message)
+    json.dump([found.devices, found.version, found.reason], sys.stdout)
+    return 0
+
+
+def _judge(engine: library.Engine) -> Verdict:
+    try:
+        library.locate(engine)  # no child for what is not there
+    except EngineMissingError as error:
+        return Verdict((), reason=error.message)
+    try:
+        # A frozen program cannot start an interpreter: it would start itself.
+        if os.environ.get(_INSIDE) or getattr(sys, "frozen", False) or not sys.executable:
+            return examine(engine)
+        found = _examine_in_child(engine)
+    except EngineError as error:
+        found = Verdict((), reason=error.message)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        found = Verdict((), reason=f"The selfcheck of {engine.distribution} {engine.version} failed: {error}.")
+    if found.reason:
+        log.logger.warning("%s", found.reason)  # installed, and yet passed over: never in silence
+    return found
+
+
+def _examine_in_child(engine: library.Engine) -> Verdict:
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "edgepack_runtimes.gguf.selfcheck", engine.distribution],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_TIMEOUT_S,
+        env={**os.environ, "PYTHONPATH": path, _INSIDE: "1"},
+        check=False,
+    )
+    if child.returncode == 0:
+        devices, version, reason = json.loads(child.stdout)
+        return Verdict(tuple(devices), version, reason)
+    end = _end(child.returncode)
+    last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return Verdict((), reason=f"{engine.distribution} {engine.version} does not run here: {end}. {last}".strip())
+
+
+def _end(code: int) -> str:
+    if code == -signal.SIGILL:
+        return "its library uses instructions that this processor lacks (SIGILL)"
+    if code < 0:
+        return f"its selfcheck was ended by {signal.Signals(-code).name}"
+    return f"its selfcheck exited with {code}"
+
+
+def _check_defaults(params: object, defaults: Mapping[str, float]) -> None:
+    fields: tuple[tuple[str, object], ...] = getattr(params, "_fields_")  # noqa: B009 - no such attribute for mypy
+    for name, _ in fields:
+        found = getattr(params, name)
+        if (found or 0) != defaults.get(name, 0):
+            raise EngineMissingError(
+                f"The layout of {type(params).__name__} does not fit this library: {name} is {found} by default.",
+                hint=f"Reinstall it with: {library.INSTALL}",
+            )
+
+
+def _expected(table: NDArray[np.float32], n: int) -> NDArray[np.float64]:
+    """The tiny model's logits: its block adds zero, so they are RMSNorm(row of the embedding) times the embedding."""
+    rows = table[:n].astype(np.float64)
+    normed = rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + _DECODER.norm_eps)
+    logits: NDArray[np.float64] = normed @ table.astype(np.float64).T
+    return logits
+
+
+def _nmse(found: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
+    return float(((found - expected) ** 2).sum() / (expected**2).sum())
+
+
+def _tiny_model(table: NDArray[np.float32]) -> bytes:
+    """Return a GGUF file: one block whose matrices are zero, norms of one, and the table as tied embedding."""
+    one, square = np.ones(32, np.float32), np.zeros((32, 32), np.float32)
+    tensors = {"token_embd.weight": table, "output_norm.weight": one}
+    tensors |= {f"blk.0.{name}_norm.weight": one for name in ("attn", "ffn")}
+    tensors |= {
+        f"blk.0.{name}.weight": square
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    }
+    numbers = {
+        "context_length": 64,
+        "embedding_length": 32,
+        "block_count": 1,
+        "feed_forward_length": 32,
+        "attention.head_count": 1,
+        "vocab_size": 256,
+    }
+    keys = [_string("general.architecture") + struct.pack("<I", 8) + _string("llama")]
+    keys += [_string("tokenizer.ggml.model") + struct.pack("<I", 8) + _string("no_vocab")]
+    keys += [_string(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]
+    keys += [_string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, _DECODER.norm_eps)]
+    rows, data = [], b""
+    for name, values in tensors.items():
+        shape = struct.pack(f"<I{values.ndim}Q", values.ndim, *reversed(values.shape))
+        rows.append(_string(name) + shape + struct.pack("<IQ", 0, len(data)))
+        data += values.astype("<f4").tobytes()  # every size is a multiple of the alignment, 32
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys + rows)
+    return head + bytes(-len(head) % 32) + data
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""A decode loop on llama.cpp: chunks of tokens in, logits out, with a cancel that stops in the middle of a chunk."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Sequence
+from ctypes import POINTER, c_char, c_int8, c_int32
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack_runtimes.gguf import abi
+from edgepack_runtimes.gguf.library import Library
+
+Float32 = NDArray[np.float32]
+
+OUTPUTS: Final = 32
+"""Tokens of which one step can return logits. It bounds the engine's buffers: a row of logits is 0.5 MB at a
+vocabulary of 128k, and the engine keeps two copies of each."""
+
+_SEQUENCE: Final = 0
+_LAST_WORDS_S: Final = 10.0
+
+
+class Native:
+    """The model, the context and the batch of one session, freed once: by ``close``, by the collector, or at exit."""
+
+    def __init__(self, library: Library, model: int, context: int, chunk: int) -> None:
+        self.native = library.native
+        self.model: int | None = model
+        self.context: int | None = context
+        self.memory = self.native.llama_get_memory(context)
+        # Held through every call into the context, which does not survive two threads at once.
+        self.busy = threading.Lock()
+        self.closing = False
+        # The abort callback runs on the engine's threads for every node of the graph. A Python function there would
+        # take the interpreter's lock hundreds of times per token, and end the process if it ran during the
+        # interpreter's exit. strlen needs neither: an empty string is false, a string of one character is true.
+        self.flag = (c_char * 2)()
+        self.native.llama_set_abort_callback(
+            context, ctypes.cast(self.native.strlen, ctypes.c_void_p), ctypes.cast(self.flag, ctypes.c_void_p)
+        )
+        self.tokens, self.positions = np.zeros(chunk, np.int32), np.zeros(chunk, np.int32)
+        self.outputs = np.zeros(chunk, np.int8)
+        self._counts = np.ones(chunk, np.int32)
+        self._sequence = ctypes.pointer(c_int32(_SEQUENCE))
+        self._sequences = (POINTER(c_int32) * chunk)(*[self._sequence] * chunk)
+        self.batch = abi.Batch(
+            n_tokens=0,
+            token=self.tokens.ctypes.data_as(POINTER(c_int32)),
+            embd=None,
+            pos=self.positions.ctypes.data_as(POINTER(c_int32)),
+            n_seq_id=self._counts.ctypes.data_as(POINTER(c_int32)),
+            seq_id=self._sequences,
+            logits=self.outputs.ctypes.data_as(POINTER(c_int8)),
+        )
+
+    def free(self) -> None:
+        """Free the engine's memory, after asking a decode that still runs in a daemon thread to stop."""
+        self.closing = True
+        self.flag[0] = b"\1"
+        # A decode that does not stop keeps its memory: better a leak at exit than a crash.
+        if self.busy.acquire(timeout=_LAST_WORDS_S):
+            context, self.context, model, self.model = self.context, None, self.model, None
+            if context is not None:
+                self.native.llama_free(context)
+            if model is not None:
+                self.native.llama_model_free(model)
+            self.busy.release()
+
+
+class GgufSession:
+    """A ``Session`` on llama.cpp, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``."""
+
+    def __init__(self, native: Native, *, path: Path, n_vocab: int, context: int, chunk: int) -> None:
+        self._native = native
+        self._path = path
+        self._n_vocab = n_vocab
+        self._context = context
+        self._chunk = chunk
+        self._owner = threading.get_ident()
+        self._length = 0
+        self._running = False
+        # Re-entrant, because a signal handler may cancel while its own thread is inside.
+        self._state = threading.RLock()
+        self._finalizer = weakref.finalize(self, native.free)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache. Raises ``EngineError`` after ``close``."""
+        if not self._finalizer.alive:
+            raise self._closed()
+        return self._length
+
+    def forward(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens (at least one) and return the logits after the last: float32 [n_vocab]."""
+        ids = self._admit(tokens)
+        logits: Float32 = self._evaluate(ids, len(ids) - 1)[0]
+        return logits
+
+    def forward_all(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
+        return self._evaluate(self._admit(tokens), 0)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+        self._enter()
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot rewind to {length}: the cache holds {self._length} tokens")
+        if length < self._length:
+            with self._native.busy:
+                self._forget(length)
+
+    def cancel(self) -> None:
+        """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
+        with self._state:
+            if self._running:
+                self._native.flag[0] = b"\1"
+
+    def close(self) -> None:
+        """Free the engine's memory. Safe to call twice. Raises ``EngineError`` in a thread that does not own it."""
+        if self._finalizer.alive:
+            self._enter()
+            self._finalizer()
+
+    def _enter(self) -> None:
+        if not self._finalizer.alive:
+            raise self._closed()
+        if threading.get_ident() != self._owner:
+            raise EngineError(
+                f"The session on {self._path} belongs to another thread.", hint="Only cancel may come from elsewhere."
+            )
+        if self._running:
+            raise EngineError(f"The session on {self._path} was called in the middle of a forward.")
+
+    def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+        self._enter()
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or not ids.size:
+            raise ValueError("forward needs a flat sequence of at least one token id")
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._n_vocab:
+            raise ValueError(f"a token id is not an integer from 0 to {self._n_vocab - 1}")
+        if self._length + ids.size > self._context:
+            raise PromptTooLongError(
+                f"{ids.size} tokens after the {self._length} in the cache exceed the context of {self._context}.",
+                hint="Shorten the prompt, or load the model with a larger context.",
+            )
+        return ids.astype(np.int32, copy=False)
+
+    def _evaluate(self, ids: NDArray[np.int32], first: int) -> Float32:
+        """Append ids; return the logits after each from index ``first`` on: float32 [len(ids) - first, n_vocab]."""
+        logits = np.empty((len(ids) - first, self._n_vocab), np.float32)
+        start = self._length
+        try:
+            self._begin()
+            with self._native.busy:
+                self._run(ids, first, logits)
+            self._end()
+        except BaseException:
+            self._abandon(start)
+            raise
+        return logits
+
+    def _begin(self) -> None:
+        with self._state:
+            self._native.flag[0] = b"\0"
+            self._running = True
+
+    def _end(self) -> None:
+        with self._state:
+            if self._native.flag[0] != b"\0":
+                raise self._cancelled()
+            self._running = False
+
+    def _abandon(self, start: int) -> None:
+        with self._state:
+            self._running = False
+        with self._native.busy:
+            if self._native.context is not None:
+                self._forget(start)
+
+    def _run(self, ids: NDArray[np.int32], first: int, logits: Float32) -> None:
+        native = self._native
+        step = self._chunk if first == len(ids) - 1 else min(self._chunk, OUTPUTS)
+        for begin in range(0, len(ids), step):
+            chunk = ids[begin : begin + step]
+            n = len(chunk)
+            silent = min(max(first - begin, 0), n)
+            native.tokens[:n] = chunk
+            native.positions[:n] = np.arange(self._length, self._length + n)
+            native.outputs[:silent] = 0
+            native.outputs[silent:n] = 1
+            self._decode(n)
+            self._length += n
+            if silent < n:
+                row = begin + silent - first
+                address = native.native.llama_get_logits(native.context)
+                size = (n - silent) * self._n_vocab * 4
+                ctypes.memmove(logits[row:].ctypes.data, address, size)
+
+    def _decode(self, n: int) -> None:
+        native = self._native
+        if native.closing:  # at exit, in the main thread, while this one goes on
+            raise self._closed()
+        native.batch.n_tokens = n
+        code = native.native.llama_decode(native.context, native.batch)
+        if code == abi.ABORTED or native.flag[0] != b"\0":
+            raise self._cancelled()
+        if code == abi.CONTEXT_FULL:
+            raise EngineError(f"llama.cpp found no room for {n} tokens after {self._length} in {self._path}.")
+        if code != abi.DECODED:
+            raise EngineError(f"llama.cpp failed with code {code} on {n} tokens after {self._length} in {self._path}.")
+
+    def _forget(self, length: int) -> None:
+        native = self._native
+        if not native.native.llama_memory_seq_rm(native.memory, _SEQUENCE, length, -1):
+            raise EngineError(f"llama.cpp cannot remove the tokens after {length} from the cache of {self._path}.")
+        self._length = length
+
+    def _cancelled(self) -> Cancelled:
+        return Cancelled(f"A forward on {self._path} was cancelled; its KV cache is as it was before.")
+
+    def _closed(self) -> EngineError:
+        return EngineError(f"The session on {self._path} is closed.", hint="Load the model again.")

@@ -1,0 +1,206 @@
+"""Checks a variant's folder in pure Python, before native code reads a byte of it.
+
+Of config.json only what is checked here reaches the model, so that nothing else in that file can act.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepack.decoder import Decoder
+from edgepack.errors import EngineError
+
+MAX_HEADER_BYTES = 100_000_000
+"""The bound that safetensors' own implementation sets."""
+
+_ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
+_BITS = (4, 8)
+_SCALING: Mapping[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+_GROUP = 64
+_HINT = "Build the variant again."
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What a header says of a tensor: the dtype ("U32", "F32", "F16" or "BF16") and the shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A checked folder: the arguments of mlx-lm's model, the bits of quantised tensors (0 for none) in groups of
+    ``group`` columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
+
+    arguments: Mapping[str, Any]
+    bits: int
+    group: int
+    files: tuple[Path, ...]
+    tensors: Mapping[str, Tensor]
+    float_type: str
+
+
+def read_payload(folder: Path, decoder: Decoder) -> Payload:
+    """Check a folder against the decoder. Raises ``EngineError`` that names the file and the fault."""
+    config = _read_object(folder / "config.json")
+    arguments = _arguments(folder / "config.json", config, decoder)
+    bits = _quantization_bits(folder / "config.json", config.get("quantization"))
+    files = _weight_files(folder)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        found = read_header(file)
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise _fault(file, f"the tensor {twice[0]} is in another file too")
+        tensors |= found
+    floats = {tensor.dtype for tensor in tensors.values()} - {"U32"}
+    if len(floats) != 1:
+        raise _fault(folder, f"the weights mix the types {', '.join(sorted(floats)) or 'of none'}")
+    return Payload(arguments, bits, _GROUP, files, tensors, floats.pop())
+
+
+def _arguments(path: Path, config: Mapping[str, Any], decoder: Decoder) -> dict[str, Any]:
+    """Return the arguments of mlx-lm's model: sizes and switches as the decoder has them, which the file must repeat,
+    and the numbers that only move values as the file has them, because mlx-lm would run those."""
+    arguments = {
+        "model_type": "llama",
+        "vocab_size": decoder.n_vocab,
+        "hidden_size": decoder.hidden_size,
+        "intermediate_size": decoder.intermediate_size,
+        "num_hidden_layers": decoder.n_layers,
+        "num_attention_heads": decoder.n_heads,
+        "num_key_value_heads": decoder.n_kv_heads,
+        "head_dim": decoder.head_dim,
+        "attention_bias": decoder.qkv_bias,
+        "mlp_bias": decoder.mlp_bias,
+        "tie_word_embeddings": decoder.tied,
+    }
+    for key, expected in arguments.items():
+        if config.get(key) != expected:
+            raise _fault(path, f"{key} is {config.get(key)!r}, the manifest says {expected!r}")
+    for key in ("rms_norm_eps", "rope_theta"):
+        arguments[key] = _positive(path, config, key)
+    return arguments | {"rope_scaling": _rope_scaling(path, config.get("rope_scaling"))}
+
+
+def _rope_scaling(path: Path, scaling: object) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    kind = scaling.get("type") if isinstance(scaling, dict) else None
+    if not isinstance(scaling, dict) or not isinstance(kind, str) or kind not in _SCALING:
+        raise _fault(path, f"the rope_scaling {scaling!r} has a type other than {' and '.join(_SCALING)}")
+    return {"type": kind} | {key: _positive(path, scaling, key) for key in _SCALING[kind]}
+
+
+def _positive(path: Path, fields: Mapping[str, Any], key: str) -> float:
+    value = fields.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _fault(path, f"{key} is {value!r}, expected a positive number")
+    return value
+
+
+def _quantization_bits(path: Path, quantization: object) -> int:
+    if quantization is None:
+        return 0
+    if not isinstance(quantization, dict) or not quantization.keys() <= {"bits", "group_size", "mode"}:
+        raise _fault(path, f"the quantization {quantization!r} is not one for the whole model")
+    bits, group, mode = (quantization.get(key) for key in ("bits", "group_size", "mode"))
+    if bits not in _BITS or group != _GROUP or mode not in (None, "affine"):
+        raise _fault(path, f"the quantization {quantization!r} is neither 4 nor 8 bits, affine, in groups of {_GROUP}")
+    return int(bits)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return (folder / "model.safetensors",)
+    if not index.exists():
+        raise _fault(folder, "there is neither model.safetensors nor its index")
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _fault(index, "weight_map does not map tensors to files")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\\" in name:
+            raise _fault(index, f"{name!r} is not the plain name of a weight file")
+    return tuple(folder / name for name in sorted(set(weight_map.values())))
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file. Raises ``EngineError`` unless they cover its data exactly.
+
+    The format (huggingface/safetensors, README "Format"): 8 bytes with the header's length, little-endian; the header
+    in JSON; the tensors' bytes, without a hole or an overlap.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise _fault(path, f"its header of {length} bytes does not fit a file of {size}")
+            header = _parse_object(file.read(length), path)
+    except OSError as error:
+        raise _fault(path, f"it cannot be read: {error.strerror}") from None
+    header.pop("__metadata__", None)
+    spans = sorted((*_span(path, name, entry), name) for name, entry in header.items())
+    end = 0
+    for begin, stop, name in spans:
+        if begin != end:
+            raise _fault(path, f"the tensor {name} begins at byte {begin}, expected {end}")
+        end = stop
+    if end != size - 8 - length:
+        raise _fault(path, f"its tensors take {end} bytes, the file holds {size - 8 - length}")
+    return {name: Tensor(header[name]["dtype"], tuple(header[name]["shape"])) for _, _, name in spans}
+
+
+def _span(path: Path, name: str, entry: object) -> tuple[int, int]:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _fault(path, f"the entry of {name} does not hold dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise _fault(path, f"{name} has the dtype {dtype!r}, expected one of {', '.join(_ITEM_BYTES)}")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise _fault(path, f"{name} has the shape {shape!r} and the data_offsets {offsets!r}")
+    if offsets[1] - offsets[0] != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise _fault(path, f"{name} is {dtype} {shape}, which does not take {offsets[1] - offsets[0]} bytes")
+    return offsets[0], offsets[1]
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 48 for item in value)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return _parse_object(path.read_bytes(), path)
+    except OSError as error:
+        raise _fault(path, f"it cannot be read: {error.strerror}") from None
+
+
+def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(data, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _fault(path, f"it is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _fault(path, "it holds no JSON object at its top")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _fault(path: Path, what: str) -> EngineError:
+    return EngineError(f"{path}: {what}.", hint=_HINT)

@@ -1,0 +1,213 @@
+"""A loaded model and its KV cache: one buffer for each layer's keys and values, in which the engine works in place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder
+from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
+from edgepack.runtime import Options
+from edgepack_runtimes.onnx import engine
+from edgepack_runtimes.onnx.check import GRAPH_FILE, check
+
+Float32 = NDArray[np.float32]
+
+
+class OnnxSession:
+    """See ``edgepack.runtime.Session``.
+
+    Every input and output is bound once to memory of this session, and only what changes its shape is bound again: at
+    a single token the attention mask and the logits. A cancel stops the engine between two operators.
+    """
+
+    def __init__(self, variant: Path, decoder: Decoder, options: Options) -> None:
+        if options.kv_cache != "f32":
+            raise EngineError(
+                f"The runtime onnx has no KV cache of {options.kv_cache}.", hint="Its graphs take kv_cache='f32'."
+            )
+        if options.context > decoder.context:
+            raise ContextTooLargeError(
+                f"A context of {options.context} exceeds the {decoder.context} positions that the variant covers."
+            )
+        check(variant)
+        engine.load()
+        from onnxruntime import RunOptions
+
+        self._decoder = decoder
+        self._options = options
+        self._owner = threading.get_ident()
+        self._length = 0
+        self._lock = threading.Lock()
+        self._running = False
+        self._cancelled = False
+        self._run_options = RunOptions()
+        self._run_options.log_severity_level = 4
+        self._engine = engine.start(variant / GRAPH_FILE, options.threads)
+        self._check_signature(variant / GRAPH_FILE)
+        self._binding = self._engine.io_binding()
+        self._caches = self._bind_caches()
+        self._ids = np.zeros(max(1, min(options.chunk, options.context)), np.int64)
+        self._mask = np.ones(options.context, np.int64)
+        self._start = np.zeros(1, np.int64)
+        self._bind_input("logits_start", self._start, (1,))
+        self._bound_ids = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache."""
+        return self._length
+
+    def forward(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after the last: float32 [n_vocab]."""
+        ids = self._checked(tokens)
+        logits = np.empty((1, self._decoder.n_vocab), np.float32)
+        self._evaluate(ids, logits)
+        last: Float32 = logits[0]
+        return last
+
+    def forward_all(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
+        ids = self._checked(tokens)
+        logits = np.empty((len(ids), self._decoder.n_vocab), np.float32)
+        self._evaluate(ids, logits)
+        return logits
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens; what lies behind them in the cache is written over later."""
+        self._check_use()
+        if not 0 <= length <= self._length:
+            raise ValueError(f"The cache holds {self._length} tokens; it cannot be rewound to {length}.")
+        self._length = length
+
+    def cancel(self) -> None:
+        """Stop a forward that is running, from any thread."""
+        with self._lock:
+            if self._running:
+                self._cancelled = True
+                self._run_options.terminate = True
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+        if self._caches:
+            self._check_use()
+            self._caches = []
+            del self._binding, self._engine
+
+    def _evaluate(self, ids: NDArray[np.int64], logits: Float32) -> None:
+        """Append ids in chunks and fill ``logits`` [rows, n_vocab] with those after the last ``rows`` ids.
+
+        A chunk before these positions computes no logits at all.
+        """
+        before, wanted = self._length, len(ids) - len(logits)
+        with self._interruptible():
+            try:
+                for start in range(0, len(ids), len(self._ids)):
+                    chunk = ids[start : start + len(self._ids)]
+                    skipped = min(max(wanted - start, 0), len(chunk))
+                    first = max(start - wanted, 0)
+                    self._step(chunk, skipped, logits[first : first + len(chunk) - skipped])
+            except BaseException:
+                self._length = before
+                raise
+
+    def _step(self, ids: NDArray[np.int64], start: int, logits: Float32) -> None:
+        if self._cancelled:
+            raise Cancelled("The evaluation was cancelled.")
+        count = len(ids)
+        self._ids[:count] = ids
+        self._start[0] = start
+        if count != self._bound_ids:
+            self._bind_input("input_ids", self._ids, (1, count))
+            self._bound_ids = count
+        self._bind_input("attention_mask", self._mask, (1, self._length + count))
+        # An empty output is bound too, to an address that is never written.
+        target = logits if len(logits) else self._start
+        shape = (1, len(logits), self._decoder.n_vocab)
+        self._binding.bind_output("logits", "cpu", 0, np.float32, shape, target.ctypes.data)
+        try:
+            self._engine.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:  # its exceptions have no common base but this
+            if self._cancelled:
+                raise Cancelled("The evaluation was cancelled.") from None
+            raise EngineError(f"onnxruntime failed: {engine.reason(error)}") from error
+        self._length += count
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        with self._lock:
+            self._running, self._cancelled = True, False
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running = False
+                self._run_options.terminate = False
+
+    def _checked(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        self._check_use()
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
+            raise ValueError("Tokens are a sequence of at least one integer.")
+        outside = ids[(ids < 0) | (ids >= self._decoder.n_vocab)]
+        if len(outside):
+            raise ValueError(f"The token id {outside[0]} is outside the vocabulary of {self._decoder.n_vocab}.")
+        total, context = self._length + len(ids), self._options.context
+        if total > context:
+            raise PromptTooLongError(
+                f"{len(ids)} tokens after {self._length} do not fit the context of {context}.",
+                hint="Shorten the prompt, or load the model with a larger context.",
+            )
+        return ids.astype(np.int64)
+
+    def _check_use(self) -> None:
+        if not self._caches:
+            raise EngineError("The session is closed.")
+        if threading.get_ident() != self._owner:
+            raise EngineError("A session belongs to the thread that opened it; only cancel may come from another.")
+
+    def _check_signature(self, path: Path) -> None:
+        """The graph must be this decoder's: the buffers below are made to the decoder's measure."""
+        decoder = self._decoder
+        shapes = {node.name: node.shape for node in (*self._engine.get_inputs(), *self._engine.get_outputs())}
+        shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
+        cache = (decoder.n_kv_heads, decoder.head_dim)
+        wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,)}
+        wanted |= {name: cache for names in _cache_names(decoder) for name in names}
+        wanted |= {"input_ids": (), "attention_mask": (), "logits_start": (1,)}
+        found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
+        if found != wanted:
+            names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+            raise EngineError(f"{path} is not the graph of this decoder: {names[0]} differs.", hint="Build it again.")
+
+    def _bind_caches(self) -> list[Float32]:
+        decoder, context = self._decoder, self._options.context
+        shape = (1, decoder.n_kv_heads, context, decoder.head_dim)
+        caches = []
+        for past, present in _cache_names(decoder):
+            try:
+                cache = np.zeros(shape, np.float32)
+            except MemoryError:
+                size = 4 * decoder.kv_values_per_token * context
+                raise ContextTooLargeError(
+                    f"The KV cache of {context} tokens needs {size} bytes, which the system does not grant.",
+                    hint="Load the model with a smaller context.",
+                ) from None
+            self._bind_input(past, cache, shape)
+            self._binding.bind_output(present, "cpu", 0, np.float32, shape, cache.ctypes.data)
+            caches.append(cache)
+        return caches
+
+    def _bind_input(self, name: str, array: NDArray[np.generic], shape: tuple[int, ...]) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
+
+
+def _cache_names(decoder: Decoder) -> Iterator[tuple[str, str]]:
+    for layer in range(decoder.n_layers):
+        for part in ("key", "value"):
+            yield f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
