@@ -1,0 +1,153 @@
+"""The packager's commands, which the ``edgepack`` command finds through the entry point group ``edgepack.commands``.
+
+Heavy imports live in the functions: ``edgepack --help`` loads no packager.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from edgepack.cli import screen
+
+if TYPE_CHECKING:
+    from edgepack_packager.build import Built
+    from edgepack_packager.recipe import Recipe
+
+Model = Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or `demo`.", show_default=False)]
+Targets = Annotated[list[str], typer.Option("--target", "-t", help="gguf, mlx, onnx or all. Repeatable.")]
+Quants = Annotated[list[str], typer.Option("--quant", "-q", help="f32, f16, q8, q4 or a target's own. Repeatable.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.  [default: ./NAME.edgepack]")]
+Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
+DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
+Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
+
+
+def build(
+    model: Model,
+    target: Targets = ["all"],  # noqa: B006 - typer reads the default and never changes it
+    quant: Quants = ["q4"],  # noqa: B006
+    out: Out = None,
+    unproven: Unproven = False,
+    json: screen.AsJson = False,
+) -> None:
+    """Convert a model, prove that every variant is the same model, and seal the bundle."""
+    from edgepack.cli.inspect import as_mapping
+    from edgepack_packager.recipe import Recipe
+    from edgepack_packager.targets import names
+
+    targets = tuple(dict.fromkeys(each for name in target for each in (names() if name == "all" else [name])))
+    built = _build(model, Recipe(targets, tuple(quant), unproven), out)
+    if json:
+        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
+    else:
+        _show(built)
+
+
+def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
+    """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
+    from edgepack.bundle import open_bundle
+    from edgepack.cli import plan as plans
+    from edgepack.loading import load, plan
+    from edgepack_packager.recipe import Recipe
+    from edgepack_packager.source import DEMO
+    from edgepack_packager.targets import names
+
+    console = screen.out()
+    if out.exists():
+        console.print(f"{out} is there already and is used as it is.\n", soft_wrap=True)
+    else:
+        _show(_build(DEMO, Recipe(tuple(names()), ("q4",)), out))
+        console.print()
+    bundle = open_bundle(out)
+    plans.show(bundle, plan(bundle))
+    with load(bundle) as model, model.stream_chat([{"role": "user", "content": prompt}]) as stream:
+        console.print(f"\n[bold]> {prompt}[/]")
+        for chunk in stream:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+        speed = stream.result.timings.decode_tps or 0
+        console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
+
+
+def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
+    from edgepack_packager.build import build as run
+
+    with _Interrupts() as interrupts, _Bar(interrupts) as progress:
+        return run(model, recipe, out, progress=progress)
+
+
+def _show(built: Built) -> None:
+    from edgepack.cli.inspect import show
+
+    show(built.open())
+    screen.out().print(f"\nSealed [bold]{built.path}[/]", soft_wrap=True)
+
+
+class _Interrupts:
+    """Let a SIGTERM end a build as Ctrl-C does, so that it cleans up, and let neither get lost.
+
+    An extension module that is being imported may swallow the exception or replace it: then the next step raises it.
+    """
+
+    def __init__(self) -> None:
+        self._pending = False
+
+    def check(self) -> None:
+        """Raise ``KeyboardInterrupt`` if one came."""
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._pending = True
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if error is not None:
+            self.check()
+
+
+class _Bar:
+    """A build's progress on a terminal: a line a stage, which stays, and a bar while it runs."""
+
+    def __init__(self, interrupts: _Interrupts) -> None:
+        self._bar, self._interrupts = screen.stages(), interrupts
+
+    def stage(self, title: str, total: int) -> None:
+        """Begin a stage; the one before is done."""
+        self._interrupts.check()
+        self._finish()
+        self._bar.add_task(title, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        """Move the bar."""
+        self._interrupts.check()
+        self._bar.advance(self._bar.task_ids[-1], steps)
+
+    def _finish(self) -> None:
+        for task in self._bar.tasks:
+            self._bar.update(task.id, completed=task.total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._finish()
+        self._bar.stop()

@@ -1,0 +1,76 @@
+"""Families turn a checkpoint into a decoder and its weights. A family is one module and one entry in ``FAMILIES``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from edgepack.decoder import Decoder
+from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager.checkpoint import Checkpoint
+from edgepack_packager.families import llama
+from edgepack_packager.families.mapping import MappedWeights, Source
+from edgepack_packager.weights import Weights
+
+
+class Family(Protocol):
+    """What a family's module defines."""
+
+    @property
+    def ARCHITECTURES(self) -> frozenset[str]:  # noqa: N802 - a constant of the module
+        """The entries of config.json's ``architectures`` that the family builds."""
+        ...
+
+    @property
+    def IGNORED(self) -> str:  # noqa: N802
+        """A pattern that matches the whole names of the tensors that a checkpoint may have and nobody reads."""
+        ...
+
+    @property
+    def describe(self) -> Callable[[Mapping[str, Any]], Decoder]:
+        """Read config.json; raises ``SourceError`` for a wrong field, ``UnsupportedModelError`` for one not built."""
+        ...
+
+    @property
+    def source(self) -> Callable[[str], Source]:
+        """Say where the checkpoint keeps a canonical tensor."""
+        ...
+
+
+FAMILIES: tuple[Family, ...] = (llama,)
+
+
+def describe(config: Mapping[str, Any]) -> Decoder:
+    """Return the decoder that a config.json describes.
+
+    Raises ``UnsupportedModelError`` for an architecture or a feature that is not built, ``SourceError`` for a field
+    that is missing, wrong or contradicts another.
+    """
+    return find(config).describe(config)
+
+
+def open_model(checkpoint: Checkpoint) -> Weights:
+    """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
+
+    Reading goes through the checkpoint, which must stay open. Raises as ``describe``, and ``SourceError`` for a
+    missing, unknown or misshapen tensor.
+    """
+    family = find(checkpoint.config)
+    return MappedWeights(checkpoint, family.describe(checkpoint.config), family.source, family.IGNORED)
+
+
+def find(config: Mapping[str, Any]) -> Family:
+    """Return the family that builds a config.json's architecture. Raises ``UnsupportedModelError`` without one."""
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise SourceError("config.json: architectures must be a list of names.")
+    if len(architectures) == 1:
+        for family in FAMILIES:
+            if architectures[0] in family.ARCHITECTURES:
+                return family
+    named = ", ".join(architectures) or "no architecture"
+    built = sorted(name for family in FAMILIES for name in family.ARCHITECTURES)
+    raise UnsupportedModelError(
+        f"config.json names {named} (model_type {config.get('model_type')!r}), which edgepack does not build.",
+        hint=f"It builds: {', '.join(built)}.",
+    )

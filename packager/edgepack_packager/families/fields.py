@@ -1,0 +1,52 @@
+"""Reads single fields of a config.json, each with its type and range checked; an error names the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from edgepack.errors import SourceError, UnsupportedModelError
+
+FILE = "config.json"
+
+
+def count(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """Return a whole number above 0; a missing or null field is the default, or an error without one."""
+    value = _present(config, name, default)
+    # bool is a subclass of int, and JSON's true is no count.
+    if type(value) is not int or value <= 0:
+        raise SourceError(f"{FILE}: {name} must be a whole number above 0, not {value!r}.")
+    return value
+
+
+def positive(config: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Return a finite number above 0; a missing or null field is the default, or an error without one."""
+    value = _present(config, name, default)
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise SourceError(f"{FILE}: {name} must be a number above 0, not {value!r}.")
+    return float(value)
+
+
+def flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Return true or false; a missing or null field is the default."""
+    value = _present(config, name, default)
+    if not isinstance(value, bool):
+        raise SourceError(f"{FILE}: {name} must be true or false, not {value!r}.")
+    return value
+
+
+def only(config: Mapping[str, Any], name: str, value: object) -> None:
+    """Refuse a model whose field says anything but the one value that is built; a missing or null field says it."""
+    found = config.get(name)
+    if found is not None and found != value:
+        raise UnsupportedModelError(f"{FILE}: {name} is {found!r}; edgepack builds {value!r} only.")
+
+
+def _present(config: Mapping[str, Any], name: str, default: object) -> Any:
+    value = config.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        raise SourceError(f"{FILE}: the field {name} is missing.", hint="Fetch the model's whole config.json.")
+    return value

@@ -1,0 +1,92 @@
+"""Run token ids through a variant in a process of its own, so that an engine's crash becomes a sentence."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgepack.decoder import Decoder
+from edgepack.errors import EdgepackError, EngineError
+from edgepack.hardware import detect
+from edgepack.runtime import KvCache, Options, find
+
+CHUNK = 128
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab]."""
+
+    runtime: str
+    variant: str
+    decoder: Decoder
+    ids: list[int]
+    kv_cache: KvCache
+    output: str
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the child says: the engine's name and version, or why there are no logits."""
+
+    engine: str | None = None
+    error: str | None = None
+
+
+def run(job: Job) -> str:
+    """Run a job in a child process and return the engine's name and version; the logits are in ``job.output``.
+
+    Raises ``EngineError`` with the engine's own reason, or with how its process ended.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "edgepack_packager.proof.child"],
+        input=msgspec.json.encode(job),
+        capture_output=True,
+        check=False,
+    )
+    place = f"{job.runtime} on {Path(job.variant).name}"
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        raise EngineError(
+            f"The engine of {place} died of {name}.", hint="Run `edgepack doctor` to see what is installed."
+        )
+    try:
+        answer = msgspec.json.decode(child.stdout, type=Answer)
+    except msgspec.DecodeError:
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+        raise EngineError(f"The engine of {place} ended without an answer: {lines[-1]}") from None
+    if answer.engine is None:
+        raise EngineError(f"The engine of {place} failed: {answer.error}")
+    return answer.engine
+
+
+def main() -> None:
+    """Read a job from standard input, run it, and answer on standard output."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    try:
+        answer = Answer(engine=_logits(job))
+    except (EdgepackError, OSError) as error:
+        answer = Answer(error=str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+def _logits(job: Job) -> str:
+    hardware = detect()
+    runtime = find(job.runtime)
+    options = Options(context=len(job.ids), threads=hardware.threads, kv_cache=job.kv_cache, chunk=CHUNK)
+    session = runtime.open(Path(job.variant), job.decoder, options)
+    try:
+        with open(job.output, "wb") as output:
+            for start in range(0, len(job.ids), CHUNK):
+                logits = session.forward_all(job.ids[start : start + CHUNK])
+                output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
+    finally:
+        session.close()
+    return f"{runtime.name} {runtime.probe(hardware).version}"
+
+
+if __name__ == "__main__":
+    main()

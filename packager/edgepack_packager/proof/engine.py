@@ -1,0 +1,48 @@
+"""Logits that lie in files, so that one row is in memory: an engine's, computed in a child, and the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from edgepack.decoder import Decoder
+from edgepack.runtime import KvCache
+from edgepack_packager import reference
+from edgepack_packager.proof import child
+from edgepack_packager.weights import Float32, Weights
+
+# Rows of logits that the reference computes at once: each time it reads the whole head.
+POSITIONS = 64
+
+
+@contextmanager
+def logits(
+    runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_cache: KvCache, scratch: Path
+) -> Iterator[tuple[str, Iterator[Float32]]]:
+    """Yield the engine's name and version, and an iterator over its logits: float32 [n_vocab] per id.
+
+    The file is gone when the block ends.
+    """
+    with TemporaryDirectory(dir=scratch) as folder:
+        output = Path(folder, "logits")
+        engine = child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output)))
+        yield engine, rows(output, decoder.n_vocab)
+
+
+def spool(weights: Weights, ids: Sequence[int], path: Path, progress: Callable[[], None]) -> None:
+    """Write the reference's logits of the ids to a file; ``progress`` is called for each layer."""
+    states = reference.hidden(weights, ids, progress)
+    with open(path, "wb") as file:
+        for start in range(0, len(states), POSITIONS):
+            file.write(reference.head(weights, states[start : start + POSITIONS]).astype("<f4", copy=False).tobytes())
+
+
+def rows(path: Path, columns: int) -> Iterator[Float32]:
+    """Yield the rows of a file of logits: float32 [columns]."""
+    with open(path, "rb") as file:
+        while row := file.read(columns * 4):
+            yield np.frombuffer(row, "<f4")

@@ -1,0 +1,37 @@
+"""The token ids that the proof runs: real text through the bundle's own tokenizer, then a seeded random part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+
+from edgepack.decoder import Decoder
+from edgepack.tokenizer import Tokenizer
+
+TEXT_TOKENS = 160
+TOKENS = 320
+SEED = 20240
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Token ids; the first ``text`` of them come from prose, so that only there a perplexity means something."""
+
+    ids: tuple[int, ...]
+    text: int
+
+
+def make(decoder: Decoder, tokenizer: Tokenizer | None) -> Probe:
+    """Return ``TOKENS`` ids, or as many as the model's context holds, the same for the same decoder and tokenizer.
+
+    Without a tokenizer all of them are random. The random part covers rows of the embedding that prose never meets.
+    """
+    length = min(TOKENS, decoder.context)
+    prose: list[int] = []
+    if tokenizer is not None:
+        text = files(__package__).joinpath("probe.txt").read_text("utf-8")
+        prose = tokenizer.encode(text)[: min(TEXT_TOKENS, length // 2)]
+    random = np.random.default_rng(SEED).integers(0, decoder.n_vocab, length - len(prose))
+    return Probe((*prose, *(int(i) for i in random)), len(prose))

@@ -1,0 +1,57 @@
+"""A slice of a model that is small enough to prove in f32: its first layers, and the vocabulary rows of a probe.
+
+Half of the rows speak softly: they are scaled by a power of two, so that their mean square is close to the epsilon of
+the norms. A wrong epsilon changes the logits of an ordinary row by 1e-10 only, which no limit could tell from rounding;
+it changes those of a quiet row by percents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from edgepack.decoder import Decoder
+from edgepack_packager.weights import Float32, Weights
+
+LAYERS = 2  # one whole attention pattern of every family built so far, and a second layer so that an index can be wrong
+
+
+class Slice:
+    """``Weights`` over the first layers of others, with only the embedding and head rows in ``vocabulary``."""
+
+    def __init__(self, weights: Weights, vocabulary: Sequence[int], layers: int = LAYERS) -> None:
+        self._weights = weights
+        self.decoder: Decoder = msgspec.structs.replace(
+            weights.decoder, n_layers=min(layers, weights.decoder.n_layers), n_vocab=len(vocabulary)
+        )
+        self.dtype = "f32"
+        self._embedding = _picked(weights, "embedding", vocabulary)
+        self._embedding[1::2] *= _quiet(self._embedding, weights.decoder.norm_eps)
+        self._head = None if weights.decoder.tied else _picked(weights, "head", vocabulary)
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        """Return rows of a canonical tensor of the slice: float32."""
+        if name == "embedding":
+            return self._embedding[start:stop]
+        if name == "head" and self._head is not None:
+            return self._head[start:stop]
+        return self._weights.rows(name, start, stop)
+
+
+def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
+    """Return the slice that ids need, and the ids in the slice's own numbering."""
+    vocabulary = sorted(set(ids))
+    position = {row: index for index, row in enumerate(vocabulary)}
+    return Slice(weights, vocabulary), [position[i] for i in ids]
+
+
+def _picked(weights: Weights, name: str, rows: Sequence[int]) -> Float32:
+    return np.concatenate([weights.rows(name, row, row + 1) for row in rows])
+
+
+def _quiet(rows: Float32, epsilon: float) -> np.float32:
+    """Return the power of two that brings the rows' mean square closest to epsilon."""
+    power = float(np.mean(np.square(rows, dtype=np.float64)))
+    return np.float32(2.0 ** round(np.log2(epsilon / power) / 2)) if power else np.float32(1)

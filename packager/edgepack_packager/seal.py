@@ -1,0 +1,172 @@
+"""Seal a bundle: the files that all variants share, the evidence, and last of all the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from shutil import copyfile
+
+import msgspec
+
+from edgepack import manifest as manifests
+from edgepack.chat import ChatTemplate
+from edgepack.decoder import Decoder
+from edgepack.errors import SourceError
+from edgepack.loading import special_token
+from edgepack.manifest import VERSION, File, Manifest, Schema
+from edgepack.tokenizer import Tokenizer
+from edgepack_packager import golden
+from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.licence import CARD, read_licence
+from edgepack_packager.proof import Verdict
+from edgepack_packager.recipe import Recipe
+from edgepack_packager.source import Source
+from edgepack_packager.targets import Model, Request, Text, Written
+from edgepack_packager.text import entries, generation, stops
+
+MANIFEST = "manifest.json"
+VARIANTS = "variants"
+EVIDENCE = "evidence"
+BUNDLE_VERSION = "1"
+PIECE = 1024 * 1024
+
+
+def tokenizer_of(text: Text) -> Tokenizer:
+    """Return the SDK's tokenizer over the source's tokenizer.json: the one that a device will use."""
+    return Tokenizer(text.files["tokenizer.json"], text.bos, text.add_bos)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished variant: what was asked, what its writer reports, what the proof says."""
+
+    request: Request
+    written: Written
+    verdict: Verdict
+
+
+def seal(
+    bundle: Path,
+    origin: Source,
+    weight_files: Sequence[Path],
+    model: Model,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    parts: Sequence[Part],
+) -> tuple[Manifest, str]:
+    """Complete a bundle whose variants are written and proven; return its manifest and its id.
+
+    Adds the text side, the licence, the model card and the evidence, and writes the manifest last.
+    """
+    text = text_of(model)
+    licence = _carry(origin, text, bundle)
+    (bundle / EVIDENCE).mkdir()
+    for part in parts:
+        evidence = msgspec.json.encode(part.verdict.evidence)
+        (bundle / EVIDENCE / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+    decoder = model.decoder
+    proven = all(part.verdict.proof for part in parts)
+    manifest = Manifest(
+        schema=Schema(VERSION),
+        name=model.name,
+        version=BUNDLE_VERSION,
+        producer=_producer(recipe, parts),
+        source=manifests.Source(
+            name=origin.name,
+            repository=origin.repository,
+            revision=origin.revision,
+            files=[file_of(path, origin.folder) for path in [origin.folder / CONFIG, *weight_files]],
+        ),
+        license=licence,
+        decoder=decoder,
+        tokenizer=manifests.Tokenizer(
+            rows=len(entries(text.tokenizer)), bos=text.bos, add_bos=text.add_bos, probes=golden.probes(tokenizer)
+        ),
+        stops=stops(text, model.config),
+        chat=_chat(text, tokenizer),
+        generation=generation(text),
+        context=manifests.Context(
+            trained=decoder.context,
+            profile=decoder.context,
+            verified=decoder.context if proven else 0,
+            kv_values_per_token=decoder.kv_values_per_token,
+        ),
+        files=[file for file in files_of(bundle) if not file.path.startswith(f"{VARIANTS}/")],
+        variants=[_variant(part, decoder, bundle / VARIANTS / part.request.id) for part in parts],
+    )
+    data = manifests.encode(manifest)
+    (bundle / MANIFEST).write_bytes(data)
+    return manifest, hashlib.sha256(data).hexdigest()
+
+
+def text_of(model: Model) -> Text:
+    """Return the model's text side. Raises ``SourceError`` for a source without a tokenizer."""
+    if model.text is None:
+        raise SourceError(f"{model.name} has no tokenizer.json.", hint="Fetch the model's tokenizer files as well.")
+    return model.text
+
+
+def _producer(recipe: Recipe, parts: Sequence[Part]) -> manifests.Producer:
+    packages = {"numpy"}.union(*(part.request.target.packages for part in parts))
+    return manifests.Producer(
+        edgepack=version("edgepack"),
+        packages={name: version(name) for name in sorted(packages)},
+        recipe={"targets": list(recipe.targets), "quants": list(recipe.quants), "unproven": int(recipe.unproven)},
+    )
+
+
+def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
+    request, written, target = part.request, part.written, part.request.target
+    return manifests.Variant(
+        id=request.id,
+        target=target.name,
+        runtime=target.runtime,
+        floor=target.floor,
+        quantization=manifests.Quantization(
+            asked=request.asked,
+            scheme=request.scheme,
+            bits=written.bits(decoder),
+            fallbacks=list(written.fallbacks),
+        ),
+        weights_bytes=written.weights_bytes,
+        files=files_of(folder),
+        proof=part.verdict.proof,
+        self_test=part.verdict.self_test,
+    )
+
+
+def files_of(folder: Path) -> list[File]:
+    """Return the manifest's entries of all files below a folder, sorted by path."""
+    return [file_of(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def file_of(path: Path, folder: Path) -> File:
+    """Return the manifest's entry of a file: its path relative to ``folder``, its size in bytes and its sha256."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return File(path=path.relative_to(folder).as_posix(), size=size, sha256=digest.hexdigest())
+
+
+def _carry(origin: Source, text: Text, bundle: Path) -> manifests.License:
+    for name, data in text.files.items():
+        (bundle / name).write_bytes(data)
+    licence = read_licence(origin.folder)
+    for name in [*licence.files, CARD]:
+        if (origin.folder / name).is_file():
+            copyfile(origin.folder / name, bundle / name)
+    return manifests.License(id=licence.id, files=list(licence.files))
+
+
+def _chat(text: Text, tokenizer: Tokenizer) -> manifests.Chat | None:
+    if text.chat_template is None:
+        return None
+    config = text.files.get("tokenizer_config.json", b"{}")
+    bos, eos = special_token(config, "bos_token"), special_token(config, "eos_token")
+    template = ChatTemplate(text.chat_template, bos_token=bos, eos_token=eos, date=None)
+    return golden.chat(text.chat_template, template, tokenizer)

@@ -1,0 +1,149 @@
+"""Targets write a decoder as what one engine loads. Found through the entry point group ``edgepack.targets``.
+
+Writing is push: the build reads each block of the source once and hands it to every open writer. Reading back is
+separate and independent: it parses the finished files anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgepack.decoder import Decoder
+from edgepack.errors import UsageError
+from edgepack.manifest import Fallback
+from edgepack_packager.weights import Float32
+
+UNIFORM = ("f32", "f16", "q8", "q4")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along."""
+
+    files: Mapping[str, bytes]
+    tokenizer: Mapping[str, Any]
+    bos: int | None
+    add_bos: bool
+    stops: tuple[int, ...]
+    chat_template: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a target writes: the decoder, its name, the source's element type ("f32", "f16", "bf16"), the source's
+    config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary)."""
+
+    name: str
+    decoder: Decoder
+    dtype: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    text: Text | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a finished writer reports: total bytes of tensor data, bytes the engine keeps in memory for them, and the
+    tensors that could not take the scheme."""
+
+    tensor_bytes: int
+    weights_bytes: int
+    fallbacks: tuple[Fallback, ...]
+
+    def bits(self, decoder: Decoder) -> float:
+        """Effective bits per weight, to two digits after the point: 8 times the bytes over the decoder's parameters."""
+        return round(8 * self.tensor_bytes / decoder.n_parameters, 2)
+
+
+class Writer(Protocol):
+    """A variant that is being written."""
+
+    def write(self, name: str, start: int, rows: Float32) -> None:
+        """Take rows [start, start + len(rows)) of a canonical tensor, in the order of ``weights.blocks``."""
+        ...
+
+    def finish(self) -> Written:
+        """Complete and close the files. Raises ``BuildError`` where a tensor was not written whole."""
+        ...
+
+    def abort(self) -> None:
+        """Close the files as they are; the build deletes them. Safe after ``finish``."""
+        ...
+
+
+class Reader(Protocol):
+    """A finished variant, read back tensor by tensor from its own headers."""
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        """Return rows of a canonical tensor, dequantised: float32. Raises ``BuildError`` where the file lacks it."""
+        ...
+
+    def bound(self, name: str) -> float:
+        """Return the relative part of the error that the scheme allows: |w' - w| <= bound |w| + floor (L2, a row)."""
+        ...
+
+    def floor(self, name: str) -> float:
+        """Return its absolute part, which half-precision scales need where a row is close to zero."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Target(Protocol):
+    """A format.
+
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``nmse`` is the limit
+    that an exact variant is held to: 1e-10, more only where the engine's own fp32 arithmetic is known to need it.
+    """
+
+    name: str
+    runtime: str
+    floor: str
+    packages: tuple[str, ...]
+    schemes: Mapping[str, int]
+    nmse: float
+
+    def scheme(self, quant: str, model: Model) -> str:
+        """Map a uniform name ("f32", "f16", "q8", "q4") or one of ``schemes`` to the scheme to write.
+
+        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where the scheme's library is missing.
+        """
+        ...
+
+    def open(self, folder: Path, model: Model, scheme: str) -> Writer:
+        """Create the files of a variant in an empty folder, sized, and return the writer of their tensors."""
+        ...
+
+    def read(self, folder: Path, decoder: Decoder) -> Reader:
+        """Open a finished variant for reading back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means."""
+
+    target: Target
+    asked: str
+    scheme: str
+
+    @property
+    def id(self) -> str:
+        """The variant's name in the bundle."""
+        return f"{self.target.name}-{self.scheme}"
+
+
+def names() -> list[str]:
+    """Return the names of all registered targets, sorted."""
+    return sorted(entry.name for entry in entry_points(group="edgepack.targets"))
+
+
+def find(name: str) -> Target:
+    """Return the registered target of that name. Raises ``UsageError`` where there is none."""
+    for entry in entry_points(group="edgepack.targets", name=name):
+        target: Target = entry.load()()
+        return target
+    raise UsageError(f"No target is called {name!r}.", hint=f"Choose from: {', '.join(names())}.")

@@ -1,0 +1,72 @@
+"""The GGUF target: one file that llama.cpp and whatever builds on it load as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+
+from edgepack.decoder import Decoder
+from edgepack.errors import UsageError
+from edgepack_packager.targets import UNIFORM, Model, Reader, Writer
+from edgepack_packager.targets.gguf.layout import place
+from edgepack_packager.targets.gguf.quantize import find_quantizer
+from edgepack_packager.targets.gguf.reader import GgufReader
+from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES, uniform_q4
+from edgepack_packager.targets.gguf.writer import GgufWriter
+
+FILE = "model.gguf"
+
+
+class GgufTarget:
+    """Writes and reads ``model.gguf``. K-quants need the gguf engine; everything else needs numpy alone."""
+
+    name = "gguf"
+    runtime = "gguf"
+    # The oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older still.
+    floor = "0.5.0"
+    schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
+    # ggml makes a rotation's angle by multiplying one rounded float32 step, pair after pair: measured 1.5e-10 for heads
+    # of 128 after 320 positions, against 7e-12 of a reference that rounds the same way.
+    nmse = 1e-9
+
+    def __init__(self) -> None:
+        self.packages: tuple[str, ...] = ("numpy", *_installed("llama-cpp-python", "xllamacpp"))
+
+    def scheme(self, quant: str, model: Model) -> str:
+        """Map a uniform name or one of ``schemes`` to the scheme to write.
+
+        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where a tensor becomes a K-quant and no engine
+        is installed that makes them.
+        """
+        uniform = {"f32": "f32", "f16": "f16", "q8": "q8_0", "q4": uniform_q4(model.decoder)}
+        scheme = uniform.get(quant, quant)
+        if scheme not in self.schemes:
+            names = ", ".join([*UNIFORM, *(name for name in self.schemes if name not in UNIFORM)])
+            raise UsageError(f"The gguf target has no quantization {quant!r}.", hint=f"Choose from: {names}.")
+        if any(tensor.kind in K_QUANTS for tensor in place(model.decoder, scheme).tensors):
+            find_quantizer()
+        return scheme
+
+    def open(self, folder: Path, model: Model, scheme: str) -> Writer:
+        """Create ``model.gguf``, sized, with its header complete, and return the writer of its tensors.
+
+        Raises ``UnsupportedModelError`` for a model or a tokenizer that llama.cpp cannot express.
+        """
+        return GgufWriter(folder / FILE, model, scheme)
+
+    def read(self, folder: Path, decoder: Decoder) -> Reader:
+        """Open a finished ``model.gguf``. Raises ``BuildError`` where it is not a sound GGUF file."""
+        return GgufReader(folder / FILE, decoder)
+
+
+def _installed(*distributions: str) -> list[str]:
+    found = []
+    for name in distributions:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            continue
+        found.append(name)
+    return found

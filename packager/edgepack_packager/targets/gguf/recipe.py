@@ -1,0 +1,139 @@
+"""Which element type each tensor takes under a scheme: llama.cpp's own rule for its ``llama`` architecture.
+
+It knows shapes and names, no values and no bytes. The source of every rule is ``llama_tensor_get_type`` in llama.cpp's
+src/llama-quant.cpp, without an importance matrix; the tests compare the result with llama.cpp's own quantiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from edgepack.decoder import Decoder
+from edgepack.manifest import Fallback
+
+Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How ggml stores an element type: its number in a file, elements per block, and bytes per block."""
+
+    number: int
+    block: int
+    block_bytes: int
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of a row; ``columns`` must be a multiple of ``block``."""
+        return columns // self.block * self.block_bytes
+
+
+# ggml.h (enum ggml_type) and ggml-common.h (the block structures)
+FORMATS: dict[Kind, Format] = {
+    "f32": Format(0, 1, 4),
+    "f16": Format(1, 1, 2),
+    "bf16": Format(30, 1, 2),
+    "q4_0": Format(2, 32, 18),
+    "q5_0": Format(6, 32, 22),
+    "q5_1": Format(7, 32, 24),
+    "q8_0": Format(8, 32, 34),
+    "q4_K": Format(12, 256, 144),
+    "q5_K": Format(13, 256, 176),
+    "q6_K": Format(14, 256, 210),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A mixture: llama.cpp's number of it (``llama_ftype``), the type that most tensors take and its nominal bits."""
+
+    file_type: int
+    kind: Kind
+    bits: int
+
+
+SCHEMES: dict[str, Scheme] = {
+    "f32": Scheme(0, "f32", 32),
+    "f16": Scheme(1, "f16", 16),
+    "bf16": Scheme(32, "bf16", 16),
+    "q8_0": Scheme(7, "q8_0", 8),
+    "q4_0": Scheme(2, "q4_0", 4),
+    "q4_k_m": Scheme(15, "q4_K", 4),
+    "q5_k_m": Scheme(17, "q5_K", 5),
+    "q6_k": Scheme(18, "q6_K", 6),
+}
+
+K_QUANTS: frozenset[Kind] = frozenset({"q4_K", "q5_K", "q6_K"})
+
+# What a row takes that its type's block does not divide; after that, f16, which divides every row.
+_NARROWER: dict[Kind, Kind] = {"q4_K": "q5_0", "q5_K": "q5_1", "q6_K": "q8_0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A canonical tensor, its shape, the type that it takes, and the type that it should have taken."""
+
+    tensor: str
+    shape: tuple[int, ...]
+    kind: Kind
+    asked: Kind
+
+    @property
+    def fallback(self) -> Fallback | None:
+        """The manifest's record where the tensor could not take its type."""
+        if self.kind == self.asked:
+            return None
+        block = FORMATS[self.asked].block
+        reason = f"its rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
+        return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
+
+
+def choices(decoder: Decoder, scheme: str) -> Iterator[Choice]:
+    """Yield the type of every canonical tensor, in model order."""
+    for name, shape in decoder.tensors():
+        asked = _asked(decoder, scheme, name, shape)
+        yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
+
+
+def uniform_q4(decoder: Decoder) -> str:
+    """Return the scheme that "q4" means: q4_k_m where every row is a multiple of 256, else q4_0 with blocks of 32."""
+    widths = (decoder.hidden_size, decoder.intermediate_size, decoder.q_size)
+    return "q4_k_m" if all(width % FORMATS["q4_K"].block == 0 for width in widths) else "q4_0"
+
+
+def _fitting(kind: Kind, columns: int) -> Kind:
+    while columns % FORMATS[kind].block:
+        kind = _NARROWER.get(kind, "f16")
+    return kind
+
+
+def _asked(decoder: Decoder, scheme: str, name: str, shape: tuple[int, ...]) -> Kind:
+    kind = SCHEMES[scheme].kind
+    if len(shape) == 1:
+        return "f32"
+    if FORMATS[kind].block == 1:
+        return kind
+    if name == "head" or (name == "embedding" and decoder.tied):
+        return "q8_0" if kind == "q8_0" else "q6_K"
+    if name.endswith(("attention.v", "mlp.down")):
+        return _sensitive(decoder, scheme, name)
+    return kind
+
+
+def _sensitive(decoder: Decoder, scheme: str, name: str) -> Kind:
+    """The value and down projections: the mixtures give them more bits in the first, the last and every third layer."""
+    kind = SCHEMES[scheme].kind
+    layer = int(name.split(".")[1])
+    if scheme in ("q4_k_m", "q5_k_m") and _more_bits(layer, decoder.n_layers):
+        return "q6_K"
+    # llama.cpp knows Llama 2 70B and its like by 80 layers with grouped queries: their value projections are small.
+    is_70b = decoder.n_layers == 80 and decoder.n_heads != decoder.n_kv_heads
+    if kind == "q4_K" and is_70b and name.endswith("attention.v"):
+        return "q5_K"
+    return kind
+
+
+def _more_bits(layer: int, n_layers: int) -> bool:
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2

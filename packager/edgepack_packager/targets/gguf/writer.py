@@ -1,0 +1,95 @@
+"""Writes a GGUF file: the whole header first, then each block of rows at its place, as it comes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from edgepack.errors import BuildError
+from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.gguf import header
+from edgepack_packager.targets.gguf.layout import ROPE_FACTORS, Tensor, is_rotated, place
+from edgepack_packager.targets.gguf.metadata import metadata, rope_factors
+from edgepack_packager.targets.gguf.quantize import Bytes, Encoder, find_quantizer
+from edgepack_packager.targets.gguf.recipe import K_QUANTS
+from edgepack_packager.weights import Float32
+
+
+class GgufWriter:
+    """A variant that is being written. It holds the header's tables and one encoded block, never a tensor."""
+
+    def __init__(self, path: Path, model: Model, scheme: str) -> None:
+        self._layout = place(model.decoder, scheme)
+        self._head_dim = model.decoder.head_dim
+        self._written = dict.fromkeys(self._layout.canonical, 0)
+        start = header.encode(metadata(model, scheme), self._layout)
+        self._data = len(start)
+        needs_engine = any(tensor.kind in K_QUANTS for tensor in self._layout.tensors)
+        self._encoder = Encoder(find_quantizer() if needs_engine else None)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - finish and abort close it
+        try:
+            self._file.truncate(self._data + self._layout.data_bytes)
+            self._put(np.frombuffer(start, np.uint8), 0)
+            for tensor in self._layout.tensors:
+                if tensor.name == ROPE_FACTORS:
+                    self._put(rope_factors(model.decoder.rope).view(np.uint8), self._data + tensor.offset)
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, name: str, start: int, rows: Float32) -> None:
+        """Encode rows [start, start + len(rows)) of a canonical tensor and put them at their place.
+
+        Raises ``BuildError`` for rows that are not the next of their tensor or do not have its shape, and for values
+        that the type cannot hold.
+        """
+        tensor = self._layout.canonical.get(name)
+        if tensor is None:
+            raise BuildError(f"{self._place(name)} does not belong to the model.")
+        if start != self._written[name] or start + len(rows) > tensor.shape[0] or rows.shape[1:] != tensor.shape[1:]:
+            raise BuildError(
+                f"{self._place(name)} has the shape {tensor.shape} and {self._written[name]} rows so far; "
+                f"rows of shape {rows.shape} at {start} do not follow."
+            )
+        encoded = self._encoder.encode(tensor.kind, rows, self._place(name))
+        if is_rotated(name):
+            encoded = self._interleave(encoded, self._place(name))
+        self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
+        self._written[name] += len(rows)
+
+    def finish(self) -> Written:
+        """Close the file. Raises ``BuildError`` where a tensor was not written whole."""
+        self._encoder.close()
+        self._file.close()
+        for name, rows in self._written.items():
+            tensor: Tensor = self._layout.canonical[name]
+            if rows != tensor.shape[0]:
+                raise BuildError(f"{self._place(name)} got {rows} of its {tensor.shape[0]} rows.")
+        size = self._layout.tensor_bytes
+        return Written(tensor_bytes=size, weights_bytes=size, fallbacks=self._layout.fallbacks)
+
+    def abort(self) -> None:
+        """Close the file as it is. Safe after ``finish``."""
+        self._encoder.close()
+        self._file.close()
+
+    def _interleave(self, rows: Bytes, place: str) -> Bytes:
+        """Reorder the rows of whole heads from half-split (i rotates with i + dim/2) to pairs (2i with 2i + 1).
+
+        The rows are encoded already: each was encoded alone, and so moves as cheaply as its bytes.
+        """
+        if len(rows) % self._head_dim:
+            raise BuildError(f"{place}: a block of {len(rows)} rows does not end with a head of {self._head_dim}.")
+        halves = rows.reshape(-1, 2, self._head_dim // 2, rows.shape[1])
+        return halves.swapaxes(1, 2).reshape(rows.shape)
+
+    def _put(self, data: Bytes, offset: int) -> None:
+        remaining = memoryview(np.ascontiguousarray(data).reshape(-1).data)
+        while remaining:
+            done = os.pwrite(self._file.fileno(), remaining, offset)
+            remaining, offset = remaining[done:], offset + done
+
+    def _place(self, name: str) -> str:
+        return f"{Path(str(self._file.name)).name}: {name}"

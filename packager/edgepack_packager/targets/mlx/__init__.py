@@ -1,0 +1,67 @@
+"""The MLX target: a folder that mlx-lm loads unmodified, written with numpy alone.
+
+Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
+and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from edgepack.decoder import Decoder
+from edgepack.errors import UnsupportedModelError, UsageError
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.mlx.layout import SHARD_BYTES
+from edgepack_packager.targets.mlx.reading import MlxReader
+from edgepack_packager.targets.mlx.writing import MlxWriter
+
+_UNIFORM: Mapping[str, str] = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit"}
+
+
+class MlxTarget:
+    """Writes MLX variants in weight files of at most ``shard_bytes`` of tensors.
+
+    ``floor`` is an mlx-lm version, the lowest that all schemes were loaded in (with mlx 0.26.5).
+    """
+
+    name = "mlx"
+    runtime = "mlx"
+    floor = "0.21.1"
+    packages: tuple[str, ...] = ("numpy",)
+    schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "8bit": 8, "4bit": 4})
+    nmse = 1e-10
+
+    def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
+        self._shard_bytes = shard_bytes
+
+    def scheme(self, quant: str, model: Model) -> str:
+        """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme. Raises ``UsageError`` for another name."""
+        scheme = _UNIFORM.get(quant, quant)
+        if scheme not in self.schemes:
+            raise UsageError(
+                f"The mlx target has no quantisation {quant!r}.",
+                hint=f"Choose from: {', '.join(dict.fromkeys((*_UNIFORM, *self.schemes)))}.",
+            )
+        return scheme
+
+    def open(self, folder: Path, model: Model, scheme: str) -> MlxWriter:
+        """Create the files in an empty folder, sized, and return the writer of their tensors.
+
+        Raises ``UnsupportedModelError`` for a decoder that mlx-lm's Llama cannot express.
+        """
+        decoder = model.decoder
+        if decoder.qkv_bias != decoder.output_bias:
+            raise UnsupportedModelError(
+                f"{model.name} has biases on some attention projections; mlx-lm's Llama has them on all or none."
+            )
+        if decoder.rope.dim != decoder.head_dim:
+            raise UnsupportedModelError(
+                f"{model.name} rotates {decoder.rope.dim} of {decoder.head_dim} elements; mlx-lm's Llama rotates all."
+            )
+        return MlxWriter(folder, model, scheme, self._shard_bytes)
+
+    def read(self, folder: Path, decoder: Decoder) -> MlxReader:
+        """Open a finished variant for reading back. Raises ``BuildError`` where it is damaged."""
+        return MlxReader(folder, decoder)

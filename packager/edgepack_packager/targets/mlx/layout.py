@@ -1,0 +1,172 @@
+"""Where every byte of an MLX variant lies: a pure function of the decoder, the scheme and the source's element type.
+
+A weight file is safetensors (huggingface/safetensors, README "Format"): 8 bytes with the header's length,
+little-endian; the header, JSON padded with spaces to a multiple of 8; the tensors without a hole, wider elements first
+and then by name, so that each is aligned. It knows nothing of values: sizes can be told from a config alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from edgepack.decoder import Decoder
+from edgepack_packager.targets.mlx.quantize import GROUP, Float
+
+SHARD_BYTES = 5 << 30
+"""mlx-lm's own limit of the tensors in one file."""
+
+QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8}
+"""Bits of the schemes that quantise."""
+
+FLOATS: Mapping[str, Float] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
+
+_ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
+
+_MODULES = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "attention.norm": "input_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.o": "self_attn.o_proj",
+    "mlp.norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor of a file: its dtype as safetensors spells it, its shape, and its first byte in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; of one element where it is a vector."""
+        return math.prod(self.shape[1:]) * _ITEM_BYTES[self.dtype]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.shape[0] * self.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All tensors by MLX's name, and each file's name, first bytes and size in bytes."""
+
+    slots: Mapping[str, Slot]
+    heads: Mapping[str, bytes]
+    sizes: Mapping[str, int]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors, without headers."""
+        return sum(slot.size for slot in self.slots.values())
+
+
+def module(name: str) -> str:
+    """Return MLX's name of the module that holds a canonical tensor: "layers.3.attention.q" or its ".bias" gives
+    "model.layers.3.self_attn.q_proj"."""
+    name = name.removesuffix(".bias")
+    if not name.startswith("layers."):
+        return _MODULES[name]
+    _, layer, part = name.split(".", 2)
+    return f"model.layers.{layer}.{_MODULES[part]}"
+
+
+def parameter(name: str) -> str:
+    """Return MLX's name of a canonical tensor that is not quantised."""
+    return module(name) + (".bias" if name.endswith(".bias") else ".weight")
+
+
+def float_type(scheme: str, dtype: str) -> Float:
+    """Return the element type of all that a variant does not quantise: norms, biases, scales, and so the activations.
+
+    A float scheme names it. 4-bit keeps the source's type. 8-bit takes f16 for a 16-bit source: a scale in bf16 has
+    8 significant bits, as many as the levels that it multiplies, and costs more than ten times the KL.
+    """
+    if scheme == "8bit" and dtype == "bf16":
+        return "f16"
+    return FLOATS.get(scheme, FLOATS[dtype])
+
+
+def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
+    """Say whether a tensor of that shape is quantised: mlx-lm's rule, every matrix whose rows are whole groups."""
+    return scheme in QUANTIZED and len(shape) == 2 and shape[1] % GROUP == 0
+
+
+def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_BYTES) -> Layout:
+    """Return the layout of a variant.
+
+    ``dtype`` is the source's element type, ``shard_bytes`` the most bytes of tensors in a file; a larger tensor gets a
+    file of its own.
+    """
+    shards = _shard(list(_tensors(decoder, scheme, dtype)), shard_bytes)
+    slots: dict[str, Slot] = {}
+    heads: dict[str, bytes] = {}
+    sizes: dict[str, int] = {}
+    for index, shard in enumerate(shards, 1):
+        file = f"model-{index:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+        placed, heads[file], sizes[file] = _place(shard, file)
+        slots |= placed
+    return Layout(slots, heads, sizes)
+
+
+def _tensors(decoder: Decoder, scheme: str, dtype: str) -> Iterator[tuple[str, Slot]]:
+    float_dtype = float_type(scheme, dtype).upper()
+    for name, shape in decoder.tensors():
+        if not quantizes(scheme, shape):
+            yield parameter(name), Slot(float_dtype, shape, "", 0)
+            continue
+        rows, columns = shape
+        yield f"{module(name)}.weight", Slot("U32", (rows, columns * QUANTIZED[scheme] // 32), "", 0)
+        yield f"{module(name)}.scales", Slot(float_dtype, (rows, columns // GROUP), "", 0)
+        yield f"{module(name)}.biases", Slot(float_dtype, (rows, columns // GROUP), "", 0)
+
+
+def _shard(tensors: list[tuple[str, Slot]], limit: int) -> list[dict[str, Slot]]:
+    """Fill one file after the other in model order."""
+    shards: list[dict[str, Slot]] = [{}]
+    filled = 0
+    for name, slot in tensors:
+        if shards[-1] and filled + slot.size > limit:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = slot
+        filled += slot.size
+    return shards
+
+
+def _place(shard: Mapping[str, Slot], file: str) -> tuple[dict[str, Slot], bytes, int]:
+    order = sorted(shard, key=lambda name: (-_ITEM_BYTES[shard[name].dtype], name))
+    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+    begin = 0
+    begins: dict[str, int] = {}
+    for name in order:
+        slot = shard[name]
+        begins[name] = begin
+        header[name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": [begin, begin + slot.size]}
+        begin += slot.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    placed = {name: Slot(shard[name].dtype, shard[name].shape, file, len(head) + begins[name]) for name in order}
+    return placed, head, len(head) + begin
+
+
+def index_json(layout: Layout, parameters: int) -> bytes:
+    """Return model.safetensors.index.json: which file holds which tensor."""
+    weight_map = {name: layout.slots[name].file for name in sorted(layout.slots)}
+    metadata = {"total_size": layout.tensor_bytes, "total_parameters": parameters}
+    return json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=4).encode() + b"\n"

@@ -1,0 +1,105 @@
+"""MLX's affine quantiser on its CPU, bit for bit, and the 16-bit float roundings. Pure: arrays in, arrays out.
+
+GPU quantisers divide and round differently (two of a thousand values), so reproducible bytes need this one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack_packager.weights import Float32
+
+Float = Literal["f32", "f16", "bf16"]
+Bytes = NDArray[np.uint8]
+
+GROUP = 64
+"""Weights that share a scale and a bias: neighbours in a row."""
+
+SMALLEST_SCALE = 1e-7
+"""MLX's floor of a scale before it is fitted to the group's edge."""
+
+_TILE = 1 << 17
+"""Weights quantised at once: the working arrays (some 1.5 MB) stay in a core's second-level cache."""
+
+_TO_INTEGER = np.float32(1.5 * 2**23)
+"""Adding it rounds 0 <= x < 2**22 to the nearest integer, ties to even, and leaves that integer in the low mantissa
+bits: the same rounding as rint, one pass instead of two."""
+
+
+def quantize(weights: Float32, bits: int) -> tuple[Bytes, Float32, Float32]:
+    """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``GROUP``.
+
+    ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4 or 8 bits);
+    ``scales`` and ``biases`` are float32 [rows, columns / GROUP], not yet rounded to the type that is stored:
+    w' = q * scale + bias. With the group's ends lo and hi and n = 2**bits - 1: scale = max((hi - lo) / n, 1e-7),
+    negative unless |lo| > |hi|; edge = the end of larger magnitude; q0 = rint(edge / scale); where q0 is not 0,
+    scale = edge / q0 and bias = edge, so that zero is on the grid, else bias = 0;
+    q = clip(rint((w - bias) / scale), 0, n). Weights that are not finite give scales that are not.
+    """
+    rows, columns = weights.shape
+    groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, GROUP)
+    packed = np.empty((len(groups), GROUP * bits // 8), np.uint8)
+    scales = np.empty(len(groups), np.float32)
+    biases = np.empty(len(groups), np.float32)
+    step = max(1, _TILE // GROUP)
+    with np.errstate(all="ignore"):
+        for start in range(0, len(groups), step):
+            tile = slice(start, start + step)
+            scales[tile], biases[tile] = _fit(groups[tile], bits)
+            _pack(groups[tile], scales[tile], biases[tile], bits, packed[tile])
+    shape = (rows, columns // GROUP)
+    return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
+
+
+def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
+    low, high = groups.min(axis=1), groups.max(axis=1)
+    below = np.abs(low) > np.abs(high)
+    scale = np.maximum((high - low) / np.float32(2**bits - 1), np.float32(SMALLEST_SCALE))
+    scale = np.where(below, scale, -scale)
+    edge = np.where(below, low, high)
+    steps = np.rint(edge / scale)
+    whole = steps != 0
+    scale = np.divide(edge, steps, out=scale, where=whole)
+    return scale, np.where(whole, edge, np.float32(0))
+
+
+def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes) -> None:
+    levels = groups - bias[:, None]
+    np.divide(levels, scale[:, None], out=levels)
+    np.minimum(levels, np.float32(2**bits - 1), out=levels)  # no lower clip: the edge is level 0, all others are above
+    np.add(levels, _TO_INTEGER, out=levels)
+    bytes_of_levels = levels.view(np.uint32).astype(np.uint8)
+    if bits == 8:
+        out[...] = bytes_of_levels
+        return
+    pairs = bytes_of_levels.view(np.uint16)  # two levels: one in bits 0-3, its right neighbour in bits 8-11
+    out[...] = pairs | pairs >> np.uint16(4)
+
+
+def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
+    """Return float32 [rows, columns] = q * scale + bias of bytes laid out as ``quantize`` does."""
+    rows = len(packed)
+    levels = packed if bits == 8 else np.stack((packed & 0x0F, packed >> 4), axis=-1)
+    values = levels.reshape(rows, -1, GROUP).astype(np.float32)
+    values *= scales[:, :, None]
+    values += biases[:, :, None]
+    return values.reshape(rows, -1)
+
+
+def round_to(values: Float32, kind: Float) -> tuple[NDArray[np.generic], bool]:
+    """Return the values rounded to nearest, ties to even, and whether all of them are finite after it.
+
+    "f32" gives float32, "f16" float16, "bf16" the bits of a bfloat16 as uint16 (those of a NaN may be an infinity's).
+    """
+    if kind == "f32":
+        return values, bool(np.isfinite(values).all())
+    if kind == "f16":
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            half = values.astype(np.float16)
+        return half, bool(np.isfinite(half).all())
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    upper = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+    return upper, bool(np.isfinite(values).all() and ((upper & 0x7F80) != 0x7F80).all())

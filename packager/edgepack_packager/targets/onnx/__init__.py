@@ -1,0 +1,62 @@
+"""The ONNX target: one graph with its weights in one data file, for onnxruntime and onnxruntime-genai."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgepack.decoder import Decoder
+from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.onnx.layout import SCHEMES
+from edgepack_packager.targets.onnx.reader import OnnxReader
+from edgepack_packager.targets.onnx.writer import OnnxWriter
+
+_UNIFORM = {"q8": "int8", "q4": "int4", "fp32": "f32", "fp16": "f16"}
+
+
+class OnnxTarget:
+    """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32.
+
+    Every matrix takes the scheme, the embedding too; a row that does not fill its last block is filled with zeros.
+    Norms and biases stay f32.
+    """
+
+    name = "onnx"
+    runtime = "onnx"
+    floor = "1.27"
+    packages: tuple[str, ...] = ("onnx",)
+    schemes: Mapping[str, int] = SCHEMES
+    nmse = 1e-10
+
+    def scheme(self, quant: str, model: Model) -> str:
+        """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write."""
+        chosen = _UNIFORM.get(quant, quant)
+        if chosen not in SCHEMES:
+            known = ", ".join((*SCHEMES, *_UNIFORM))
+            raise UsageError(f"The target onnx has no quantization {quant!r}.", hint=f"Choose from: {known}.")
+        if model.decoder.head_dim % 8:
+            raise UnsupportedModelError(
+                f"A head dimension of {model.decoder.head_dim} does not fit onnxruntime's attention, which takes "
+                "multiples of 8.",
+                hint="Build the other targets.",
+            )
+        _require_onnx()
+        return chosen
+
+    def open(self, folder: Path, model: Model, scheme: str) -> OnnxWriter:
+        """Create the files of a variant in an empty folder, at their full size."""
+        return OnnxWriter(folder, model, scheme)
+
+    def read(self, folder: Path, decoder: Decoder) -> OnnxReader:
+        """Open a finished variant for reading back."""
+        return OnnxReader(folder, decoder)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise EngineMissingError(
+            f"The target onnx needs the package onnx: {error}.", hint="Install it with: pip install 'edgepack[build]'"
+        ) from error

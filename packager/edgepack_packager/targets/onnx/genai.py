@@ -1,0 +1,75 @@
+"""``genai_config.json``: what onnxruntime-genai needs to know beside the graph and the tokenizer's files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edgepack.decoder import Decoder
+from edgepack_packager.targets import Text
+from edgepack_packager.targets.onnx.graph import PAST, PRESENT
+from edgepack_packager.targets.onnx.layout import GRAPH_FILE
+
+FILE = "genai_config.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+# The cache is allocated for the whole search length at once: 4096 positions unless the application asks for more.
+_SEARCH_LENGTH = 4096
+
+
+def config(decoder: Decoder, text: Text) -> bytes:
+    """Return the file's bytes: JSON, two-space indent, a final newline."""
+    inputs = {
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "past_key_names": PAST.format("%d", "key"),
+        "past_value_names": PAST.format("%d", "value"),
+    }
+    outputs = {
+        "logits": "logits",
+        "present_key_names": PRESENT.format("%d", "key"),
+        "present_value_names": PRESENT.format("%d", "value"),
+    }
+    model: dict[str, Any] = {
+        "type": "llama",
+        **_special_tokens(text),
+        "context_length": decoder.context,
+        "vocab_size": decoder.n_vocab,
+        "decoder": {
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "filename": GRAPH_FILE,
+            "head_size": decoder.head_dim,
+            "hidden_size": decoder.hidden_size,
+            "num_attention_heads": decoder.n_heads,
+            "num_hidden_layers": decoder.n_layers,
+            "num_key_value_heads": decoder.n_kv_heads,
+            "inputs": inputs,
+            "outputs": outputs,
+        },
+    }
+    search = {
+        "do_sample": False,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "max_length": min(decoder.context, _SEARCH_LENGTH),
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 1,
+        "top_p": 1.0,
+    }
+    return json.dumps({"model": model, "search": search}, indent=2).encode() + b"\n"
+
+
+def _special_tokens(text: Text) -> dict[str, int | list[int]]:
+    """Padding is never fed here, but the engine wants an id for it: a stop token's, as its own builder does."""
+    tokens: dict[str, int | list[int]] = {}
+    if text.bos is not None:
+        tokens["bos_token_id"] = text.bos
+    if text.stops:
+        tokens["eos_token_id"] = list(text.stops)
+        tokens["pad_token_id"] = text.stops[0]
+    return tokens

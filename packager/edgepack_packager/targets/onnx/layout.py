@@ -1,0 +1,148 @@
+"""Where each tensor lies in ``model.onnx.data``: a pure function of the decoder and the scheme, known before any data.
+
+An initialiser's name is the canonical name and ``.weight`` or ``.scales`` (``layers.0.attention.q.weight``); a bias
+keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the rope tables last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, cast
+
+from edgepack.decoder import Decoder
+
+BLOCK = 32
+ALIGNMENT = 64
+DATA_FILE = "model.onnx.data"
+GRAPH_FILE = "model.onnx"
+
+Scheme = Literal["f32", "f16", "int8", "int4"]
+Element = Literal["f32", "f16", "u8"]
+
+SCHEMES: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "int8": 8, "int4": 4})
+ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
+QUANTIZED: frozenset[Scheme] = frozenset({"int8", "int4"})
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """An initialiser in the data file: its name, element type, shape, and offset in bytes."""
+
+    name: str
+    element: Element
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one row (index of the first dimension) to the next."""
+        return math.prod(self.shape[1:]) * ELEMENT_BYTES[self.element]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the region."""
+        return self.shape[0] * self.row_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a canonical tensor is stored: as plain numbers, or as quantised blocks and one scale for each block.
+
+    Quantised weights are uint8 [rows, blocks, bytes of a block], scales float32 [rows, blocks]; a row whose columns
+    do not fill its last block is filled up with zeros.
+    """
+
+    scheme: Scheme
+    columns: int
+    weight: Region
+    scales: Region | None = None
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions, in the order of the file."""
+        return (self.weight,) if self.scales is None else (self.weight, self.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The whole data file: canonical tensors, the rope tables float32 [context, rope dim / 2], and its bytes."""
+
+    scheme: Scheme
+    tensors: Mapping[str, Stored]
+    cosine: Region
+    sine: Region
+    size: int
+
+    @property
+    def regions(self) -> Iterator[Region]:
+        """Every region, in the order of the file."""
+        for stored in self.tensors.values():
+            yield from stored.regions
+        yield self.cosine
+        yield self.sine
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that onnxruntime keeps for weights, as measured on x86-64 with a deviation below 10 %.
+
+        The embedding, vectors and rope tables stay mapped from the file. The matrix of a product is repacked: as
+        float32, or as codes, scales and one float32 sum for each block. A tied embedding is kept in both ways.
+        """
+        tables = self.cosine.size + self.sine.size
+        gathered = sum(region.size for region in self.tensors["embedding"].regions)
+        return tables + gathered + sum(self._packed_bytes(name) for name in self.tensors)
+
+    def _packed_bytes(self, name: str) -> int:
+        stored = self.tensors[name]
+        if name == "embedding" and "head" in self.tensors:
+            return 0
+        if stored.scales is not None:
+            return stored.weight.size + 2 * stored.scales.size
+        return math.prod(stored.weight.shape) * ELEMENT_BYTES["f32"]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the canonical tensors: no padding between regions, no rope tables."""
+        return sum(region.size for stored in self.tensors.values() for region in stored.regions)
+
+
+def blocks_of(columns: int) -> int:
+    """Return how many blocks hold a row."""
+    return -(-columns // BLOCK)
+
+
+def layout(decoder: Decoder, scheme: str) -> Layout:
+    """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
+    chosen = cast(Scheme, scheme)
+    placer = _Placer()
+    tensors = {name: _stored(placer, name, shape, chosen) for name, shape in decoder.tensors()}
+    table = (decoder.context, decoder.rope.dim // 2)
+    cosine = placer.place("rope.cosine", "f32", table)
+    sine = placer.place("rope.sine", "f32", table)
+    return Layout(chosen, tensors, cosine, sine, placer.end)
+
+
+class _Placer:
+    def __init__(self) -> None:
+        self.end = 0
+
+    def place(self, name: str, element: Element, shape: tuple[int, ...]) -> Region:
+        region = Region(name, element, shape, -(-self.end // ALIGNMENT) * ALIGNMENT)
+        self.end = region.offset + region.size
+        return region
+
+
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme) -> Stored:
+    if len(shape) == 1:
+        initializer = name if name.endswith(".bias") else f"{name}.weight"
+        return Stored("f32", 1, placer.place(initializer, "f32", shape))
+    rows, columns = shape
+    if scheme in QUANTIZED:
+        count = blocks_of(columns)
+        weight = placer.place(f"{name}.weight", "u8", (rows, count, BLOCK * SCHEMES[scheme] // 8))
+        return Stored(scheme, columns, weight, placer.place(f"{name}.scales", "f32", (rows, count)))
+    element: Element = "f16" if scheme == "f16" else "f32"
+    return Stored(scheme, columns, placer.place(f"{name}.weight", element, shape))

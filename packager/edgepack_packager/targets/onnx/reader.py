@@ -1,0 +1,119 @@
+"""The reader: finds tensors by what ``model.onnx`` itself says of them, not by the layout that wrote them."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder
+from edgepack.errors import BuildError
+from edgepack_packager.targets.onnx import blocks
+from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, GRAPH_FILE
+from edgepack_packager.weights import Float32
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
+
+_F16_BOUND = 2.0**-11
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    offset: int
+
+
+class OnnxReader:
+    """A finished variant, read back tensor by tensor."""
+
+    def __init__(self, folder: Path, decoder: Decoder) -> None:
+        self._path = folder / GRAPH_FILE
+        self._shapes = dict(decoder.tensors())
+        self._places = _places(self._path)
+        try:
+            self._file = os.open(folder / DATA_FILE, os.O_RDONLY)
+        except OSError as error:
+            raise BuildError(f"{folder / DATA_FILE} could not be read: {error.strerror}.") from error
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        """Return rows [start, stop) of a canonical tensor, dequantised: float32."""
+        shape = self._shape(name)
+        scales = self._places.get(f"{name}.scales")
+        weight = self._weight(name)
+        if scales is None:
+            if weight.shape != shape:
+                raise BuildError(f"{self._path}: {name} has the shape {list(weight.shape)} instead of {list(shape)}.")
+            return self._read(name, weight, start, stop).astype(np.float32)
+        count = math.prod(scales.shape[1:])
+        if not weight.shape[0] == scales.shape[0] == shape[0]:
+            raise BuildError(f"{self._path}: {name} has {weight.shape[0]} rows instead of {shape[0]}.")
+        codes = self._read(name, weight, start, stop).view(np.uint8).reshape(stop - start, count, -1)
+        factors = self._read(name, scales, start, stop).astype(np.float32).reshape(stop - start, count)
+        return blocks.dequantize(codes, factors, shape[1])
+
+    def bound(self, name: str) -> float:
+        """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
+        weight = self._weight(name)
+        scales = self._places.get(f"{name}.scales")
+        if scales is not None:
+            bits = 8 * math.prod(weight.shape[1:]) // (math.prod(scales.shape[1:]) * BLOCK)
+            return blocks.bound(bits)
+        return _F16_BOUND if weight.dtype == np.float16 else 0.0
+
+    def floor(self, name: str) -> float:
+        """Return the L2 error of a row that ``bound`` does not cover: half of f16's smallest step for each element."""
+        weight = self._weight(name)
+        return 2.0**-25 * math.sqrt(math.prod(weight.shape[1:])) if weight.dtype == np.float16 else 0.0
+
+    def close(self) -> None:
+        """Close the data file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._shapes:
+            raise BuildError(f"The decoder has no tensor {name}.")
+        return self._shapes[name]
+
+    def _weight(self, name: str) -> _Place:
+        place = self._places.get(name if name.endswith(".bias") else f"{name}.weight")
+        if place is None:
+            raise BuildError(f"{self._path} lacks the tensor {name}.")
+        return place
+
+    def _read(self, name: str, place: _Place, start: int, stop: int) -> NDArray[np.generic]:
+        row = math.prod(place.shape[1:]) * place.dtype.itemsize
+        size = (stop - start) * row
+        data = os.pread(self._file, size, place.offset + start * row)
+        if len(data) != size:
+            raise BuildError(f"{self._path.name}.data ends before the rows {start} to {stop} of {name}.")
+        return np.frombuffer(data, place.dtype).reshape(stop - start, *place.shape[1:])
+
+
+def _places(path: Path) -> dict[str, _Place]:
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # the parser's own error types are not part of its interface
+        raise BuildError(f"{path} could not be read as an ONNX model: {error}.") from error
+    external = onnx.TensorProto.EXTERNAL
+    return {tensor.name: _place(path, tensor) for tensor in model.graph.initializer if tensor.data_location == external}
+
+
+def _place(path: Path, tensor: TensorProto) -> _Place:
+    from onnx import helper
+
+    where = {entry.key: entry.value for entry in tensor.external_data}
+    if where.get("location") != DATA_FILE:
+        raise BuildError(f"{path}: {tensor.name} lies in {where.get('location')!r} instead of {DATA_FILE}.")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return _Place(dtype, tuple(tensor.dims), int(where.get("offset", 0)))

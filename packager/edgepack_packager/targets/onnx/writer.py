@@ -1,0 +1,129 @@
+"""The writer: files of their full size first, then every block of rows at its place, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import BuildError
+from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.onnx import blocks, genai, graph, rope
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Layout, Region, Stored, layout
+from edgepack_packager.weights import Float32
+
+
+class OnnxWriter:
+    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model with a text side,
+    ``genai_config.json`` with the tokenizer's files."""
+
+    def __init__(self, folder: Path, model: Model, scheme: str) -> None:
+        self._path = folder / DATA_FILE
+        self._decoder = model.decoder
+        self._layout = layout(model.decoder, scheme)
+        self._rows = dict.fromkeys(self._layout.tensors, 0)
+        self._file = -1
+        try:
+            (folder / GRAPH_FILE).write_bytes(_serialized(model, self._layout))
+            if model.text is not None:
+                (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
+                for name in genai.TOKENIZER_FILES:
+                    if name in model.text.files:
+                        (folder / name).write_bytes(model.text.files[name])
+            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            _reserve(self._file, self._layout.size)
+        except OSError as error:
+            self.abort()
+            _fail(folder, error)
+
+    def write(self, name: str, start: int, rows: Float32) -> None:
+        """Quantise rows [start, start + len(rows)) of a canonical tensor and put them in their place."""
+        stored = self._layout.tensors.get(name)
+        if stored is None:
+            raise BuildError(f"{self._path.name} has no place for the tensor {name}.")
+        whole = stored.weight.shape[0]
+        shape = (stored.columns,) if rows.ndim == 2 else ()
+        if start != self._rows[name] or start + len(rows) > whole or rows.shape[1:] != shape:
+            raise BuildError(f"{name}: rows {start} to {start + len(rows)} of {whole} do not follow the rows before.")
+        for region, values in zip(stored.regions, _encoded(name, start, stored, rows), strict=True):
+            self._put(region, start, values)
+        self._rows[name] = start + len(rows)
+
+    def finish(self) -> Written:
+        """Write the rope tables, close the file and report it."""
+        for name, stored in self._layout.tensors.items():
+            if self._rows[name] != stored.weight.shape[0]:
+                raise BuildError(f"{name}: only {self._rows[name]} of {stored.weight.shape[0]} rows were written.")
+        for start, cosine, sine in rope.tables(self._decoder.rope, self._decoder.context):
+            self._put(self._layout.cosine, start, cosine)
+            self._put(self._layout.sine, start, sine)
+        self.abort()
+        return Written(self._layout.tensor_bytes, self._layout.resident_bytes, ())
+
+    def abort(self) -> None:
+        """Close the file as it is."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _put(self, region: Region, start: int, values: NDArray[np.generic]) -> None:
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+        offset = region.offset + start * region.row_bytes
+        try:
+            while len(data):
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            _fail(self._path, error)
+
+
+def _encoded(name: str, start: int, stored: Stored, rows: Float32) -> tuple[NDArray[np.generic], ...]:
+    """Return the rows as they are stored, one array for each region of the tensor."""
+    if stored.scheme == "f32":
+        return (rows.astype("<f4", copy=False),)
+    if stored.scheme == "f16":
+        with np.errstate(over="ignore"):
+            halves = rows.astype("<f2")
+        _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
+        return (halves,)
+    codes, scales = blocks.quantize(rows, SCHEMES[stored.scheme])
+    _check_finite(name, start, np.isfinite(scales), stored.scheme, "f32")
+    return codes, scales.astype("<f4", copy=False)
+
+
+def _check_finite(name: str, start: int, finite: NDArray[np.bool_], scheme: str, other: str) -> None:
+    if finite.all():
+        return
+    row = start + int(np.flatnonzero(~finite.all(axis=1))[0])
+    raise BuildError(
+        f"{name}: row {row} has a number that does not fit {scheme}.",
+        hint=f"Check the checkpoint, or build with --quant {other}.",
+    )
+
+
+def _serialized(model: Model, placed: Layout) -> bytes:
+    data: bytes = graph.build(model.decoder, placed).SerializeToString(deterministic=True)
+    return data
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give the file its size, and the disk space now where the system can: a full disk shows before the work."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+            return
+        except OSError as error:
+            import errno
+
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+    os.ftruncate(file, size)
+
+
+def _fail(path: Path, error: OSError) -> NoReturn:
+    raise BuildError(
+        f"{path} could not be written: {error.strerror}.", hint="Free some space or choose another folder."
+    ) from error

@@ -1,0 +1,81 @@
+"""The folder in which a bundle grows. It has the bundle's name only when it is complete, and is gone otherwise."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from edgepack.errors import BuildError, OutputExistsError
+
+_LOCK = ".building"
+
+
+@contextmanager
+def folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
+
+    A build that was killed cannot clean up: its folder is removed by the next build of the same ``out``, which tells
+    it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out`` exists, and ``BuildError``
+    for a full disk or a folder that cannot be written.
+    """
+    refuse_existing(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        work = Path(mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.") from None
+    with open(work / _LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield work
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+                raise
+            raise BuildError(
+                f"Writing the bundle failed: {error.strerror}.",
+                hint="Nothing was left behind; free some space and repeat.",
+            ) from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def publish(bundle: Path, out: Path) -> None:
+    """Flush every file of a finished bundle and give it its name in one step."""
+    for path in [*bundle.rglob("*"), bundle]:
+        _flush(path)
+    refuse_existing(out)
+    os.rename(bundle, out)
+    _flush(out.parent)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder."""
+    if out.exists() or out.is_symlink():
+        raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
+
+
+def _remove_abandoned(out: Path) -> None:
+    for work in out.parent.glob(f".{out.name}.*.partial"):
+        try:
+            with open(work / _LOCK, "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(work)
+        except BlockingIOError:
+            continue
+        except FileNotFoundError:
+            continue
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""Write any number of variants in one read of the source, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import disk_usage
+
+import numpy as np
+
+from edgepack.errors import BuildError, SourceError
+from edgepack_packager.targets import Model, Request, Writer, Written
+from edgepack_packager.weights import Float32, Weights, blocks
+
+
+def write(
+    weights: Weights,
+    requests: Sequence[Request],
+    folder: Path,
+    model: Model,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Written]:
+    """Write each requested variant into ``folder/<id>`` and return what the writers report, in the same order.
+
+    Every block of the source is read once and given to all writers, which work on it while the next one is read.
+    ``advance`` is told the elements of each block. Raises ``BuildError`` where the disk cannot hold the variants,
+    ``SourceError`` for a weight that is not a finite number.
+    """
+    with ExitStack() as stack:
+        writers = [_open(request, folder / request.id, model, stack) for request in requests]
+        _check_space(folder)
+        pool = stack.enter_context(ThreadPoolExecutor(len(writers)))
+        working: list[Future[None]] = []
+        for name, start, stop in blocks(weights.decoder):
+            rows = weights.rows(name, start, stop)
+            _check_finite(name, start, rows)
+            _wait(working)
+            working = [pool.submit(writer.write, name, start, rows) for writer in writers]
+            advance(rows.size)
+        _wait(working)
+        return [writer.finish() for writer in writers]
+
+
+def _check_finite(name: str, start: int, rows: Float32) -> None:
+    # The sum of a block is finite unless one of its elements is not, or they are absurdly large: then look closer.
+    if np.isfinite(rows.sum(dtype=np.float64)):
+        return
+    bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
+    if bad.size:
+        raise SourceError(
+            f"The source has a NaN or an infinity in row {start + int(bad[0])} of {name}.",
+            hint="Fetch the weights again; if they are as published, the model is broken.",
+        )
+
+
+def _wait(working: list[Future[None]]) -> None:
+    for done in working:
+        done.result()
+
+
+def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
+    folder.mkdir(parents=True)
+    writer = request.target.open(folder, model, request.scheme)
+    stack.callback(writer.abort)
+    return writer
+
+
+def _check_space(folder: Path) -> None:
+    """The files have their full size already, but no blocks yet: compare what they miss with what is free."""
+    files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+    missing = sum(max(0, file.st_size - file.st_blocks * 512) for file in files)
+    free = disk_usage(folder).free
+    if missing > free:
+        raise BuildError(
+            f"{folder} has {free / 1e6:.0f} MB free and the variants need {missing / 1e6:.0f} MB.",
+            hint="Free some space, or choose another place with --out.",
+        )
