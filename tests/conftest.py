@@ -1,0 +1,39 @@
+"""Fixtures that many tests share. Bundles are built once a session, by the real build."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from models import LLAMA3, make_llama
+
+from edgepack_packager.build import Built, Recipe, build
+
+# The gate tries the same examples each time; `pytest --hypothesis-profile=default` searches for new ones.
+settings.register_profile("gate", derandomize=True)
+settings.load_profile("gate")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real tokenizers, vectors and models; its licences keep it out of this repository."""
+    place = os.environ.get("EDGEPACK_SHARED")
+    if not place:
+        pytest.skip("EDGEPACK_SHARED names no folder")
+    return Path(place)
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The demo model for all three targets, exact and in 4 bits."""
+    out = tmp_path_factory.mktemp("demo") / "demo.edgepack"
+    return build("demo", Recipe(("gguf", "mlx", "onnx"), ("f32", "q4")), out)
+
+
+@pytest.fixture(scope="session")
+def sharded_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random, sharded, untied fp16 Llama with llama3 rope."""
+    folder = tmp_path_factory.mktemp("sharded") / "model"
+    return make_llama(folder, seed=11, dtype="f16", shards=3, tied=False, hidden=256, intermediate=512, rope=LLAMA3)

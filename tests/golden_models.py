@@ -1,0 +1,61 @@
+"""The models that the reference is held to transformers with: random ones, stories-260K and the demo model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import ORACLE_MODELS, make_llama
+from numpy.typing import NDArray
+
+from edgepack_packager.checkpoint import open_checkpoint
+
+POSITIONS = 300
+
+DEMO = Path(str(files("edgepack_packager"))) / "demo_model"
+
+
+def names() -> list[str]:
+    """Return the names of all models."""
+    return [*ORACLE_MODELS, "stories-260K", *(["demo"] if (DEMO / "config.json").exists() else [])]
+
+
+def params() -> list[object]:
+    """Return the names as pytest parameters, the shared one marked."""
+    return [pytest.param(name, marks=pytest.mark.shared) if name == "stories-260K" else name for name in names()]
+
+
+def folder(name: str, scratch: Path) -> Path:
+    """Return a model's folder; a random model is made in ``scratch``. Skips where the shared data is not there."""
+    if name in ORACLE_MODELS:
+        return make_llama(scratch / name, **ORACLE_MODELS[name])
+    if name == "demo":
+        return DEMO
+    place = os.environ.get("EDGEPACK_SHARED")
+    if not place:
+        pytest.skip("EDGEPACK_SHARED names no folder")
+    return Path(place) / "models" / name
+
+
+def ids(folder: Path) -> list[int]:
+    """Return ``POSITIONS`` random token ids of a model, the same at every call."""
+    with open_checkpoint(folder) as checkpoint:
+        vocab = checkpoint.config["vocab_size"]
+    return [int(id) for id in np.random.default_rng(0).integers(0, vocab, POSITIONS)]
+
+
+def digest(folder: Path) -> str:
+    """Return one sha256 over all weight files and config.json: golden logits belong to exactly these."""
+    with open_checkpoint(folder) as checkpoint:
+        paths = [folder / "config.json", *checkpoint.files]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Return sum((found - expected)^2) / sum(expected^2), in float64."""
+    right = expected.astype(np.float64)
+    return float(np.sum((found - right) ** 2) / np.sum(right**2))

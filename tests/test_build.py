@@ -1,0 +1,243 @@
+"""The main job on real models: build, prove, open, generate; and that no wrong input leaves a bundle behind."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import make_llama
+
+import edgepack
+from edgepack import runtime
+from edgepack.errors import EngineMissingError, OutputExistsError, ProofError, SourceError, UsageError
+from edgepack.runtime import Support
+from edgepack_packager.build import Built, build
+from edgepack_packager.proof import loss
+from edgepack_packager.recipe import Recipe
+
+ALL = ("gguf", "mlx", "onnx")
+EXACT = 1e-10
+
+
+def gates(built: Built, variant: str) -> dict[str, float]:
+    """The figures of a variant's proof, by name."""
+    (found,) = (each for each in built.manifest.variants if each.id == variant)
+    assert found.proof is not None
+    return {gate.name: gate.value for gate in found.proof.gates}
+
+
+@pytest.fixture(scope="module")
+def stories(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    out = tmp_path_factory.mktemp("stories") / "stories.edgepack"
+    return build(str(shared / "models" / "stories-260K"), Recipe(ALL, ("f32",)), out)
+
+
+@pytest.fixture(scope="module")
+def sharded(sharded_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    out = tmp_path_factory.mktemp("sharded") / "sharded.edgepack"
+    return build(str(sharded_llama), Recipe(ALL, ("f32", "f16", "q8", "q4")), out)
+
+
+@pytest.mark.parametrize("target", ALL)
+def test_demo_is_the_same_model(target: str, demo_bundle: Built) -> None:
+    figures = gates(demo_bundle, f"{target}-f32")
+    assert figures["structure.nmse"] <= EXACT
+    assert figures["loss.nmse"] <= EXACT
+
+
+@pytest.mark.parametrize("target", ALL)
+def test_a_sharded_untied_llama_is_the_same_model(target: str, sharded: Built) -> None:
+    figures = gates(sharded, f"{target}-f32")
+    assert figures["structure.nmse"] <= EXACT
+    assert figures["loss.nmse"] <= EXACT
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backend", ALL)
+def test_stories_write_their_published_text(backend: str, stories: Built, shared: Path) -> None:
+    assert gates(stories, f"{backend}-f32")["loss.nmse"] <= EXACT
+    published = json.loads((shared / "models" / "stories-260K" / "expected_greedy.json").read_text())
+    ids = published["greedy_ids_from_bos"]
+    with edgepack.load(stories.path, backend=backend) as model:
+        told = model.generate("", max_tokens=len(ids) - 1, temperature=0)
+    assert list(told.token_ids) == ids[1:]
+    assert told.text.strip() == published["text"].strip()
+
+
+@pytest.mark.shared
+def test_a_default_f16_cache_costs_1e_7_at_most(stories: Built) -> None:
+    ids = list(range(1, 257))
+    with edgepack.load(stories.path, backend="gguf") as model:
+        exact = model.logits(ids)
+    with edgepack.load(stories.path, backend="gguf", kv_cache="f16") as model:
+        rounded = model.logits(ids)
+    nmse = float(np.square(exact - rounded).sum() / np.square(exact).sum())
+    assert 0 < nmse <= 1e-6
+
+
+def test_every_backend_writes_the_same_greedy_text(demo_bundle: Built) -> None:
+    texts = set()
+    for backend in ALL:
+        with edgepack.load(demo_bundle.path, variant=f"{backend}-f32") as model:
+            texts.add(model.chat([{"role": "user", "content": "What is edgepack?"}], max_tokens=48).text)
+    assert len(texts) == 1
+    assert "edge" in texts.pop()
+
+
+def test_a_rebuild_has_the_same_bytes(sharded: Built, sharded_llama: Path, tmp_path: Path) -> None:
+    again = build(str(sharded_llama), Recipe(ALL, ("f32", "f16", "q8", "q4")), tmp_path / "again")
+    assert again.id == sharded.id
+    names = sorted(path.relative_to(sharded.path) for path in sharded.path.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(again.path) for path in again.path.rglob("*") if path.is_file())
+    _, mismatch, errors = filecmp.cmpfiles(sharded.path, again.path, [str(name) for name in names], shallow=False)
+    assert (mismatch, errors) == ([], [])
+
+
+def test_the_manifest_tells_the_whole_story(demo_bundle: Built) -> None:
+    manifest = demo_bundle.manifest
+    assert manifest.license.id == "MIT"
+    assert "LICENSE" in {file.path for file in manifest.files}
+    assert manifest.chat is not None
+    assert manifest.chat.goldens
+    assert {stop.text for stop in manifest.stops} >= {"<|im_end|>"}
+    assert manifest.context.verified == manifest.context.trained == manifest.decoder.context
+    assert str(demo_bundle.path.parent) not in (demo_bundle.path / "manifest.json").read_text()
+    for variant in manifest.variants:
+        assert (demo_bundle.path / "evidence" / f"{variant.id}.json").is_file()
+        assert variant.self_test is not None
+        assert any(token is not None for token in variant.self_test.top1)
+
+
+def test_more_bits_lose_less(sharded: Built) -> None:
+    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit"), ("onnx", "int8", "int4")):
+        half, eight, four = (gates(sharded, f"{target}-{scheme}")["loss.kl"] for scheme in ("f16", q8, q4))
+        assert half < eight < four
+
+
+def test_fallbacks_are_recorded(tmp_path: Path) -> None:
+    source = make_llama(tmp_path / "narrow", hidden=64, intermediate=176)
+    built = build(str(source), Recipe(("gguf", "mlx"), ("q8",)), tmp_path / "out")
+    for variant in built.manifest.variants:
+        assert variant.quantization.fallbacks
+        assert all("down" in fallback.tensor and fallback.reason for fallback in variant.quantization.fallbacks)
+
+
+# Wrong input
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_llama(tmp_path / "source")
+
+
+def refuse(source: Path, error: type[Exception], match: str, recipe: Recipe | None = None) -> None:
+    """A build must fail so, and leave nothing beside its source."""
+    out = source.parent / "out"
+    with pytest.raises(error, match=match):
+        build(str(source), recipe or Recipe(("onnx",), ("q4",)), out)
+    assert not out.exists()
+    assert not list(source.parent.glob(".out*"))
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="neither a folder nor"):
+        build(str(tmp_path / "nothing"), Recipe(ALL, ("q4",)), tmp_path / "out")
+
+
+def test_a_truncated_weight_file(source: Path) -> None:
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuse(source, SourceError, "model.safetensors")
+
+
+def test_an_unknown_architecture(source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    refuse(source, SourceError, "MambaForCausalLM")
+
+
+def test_a_tokenizer_that_does_not_match(source: Path, tmp_path: Path) -> None:
+    small = make_llama(tmp_path / "small", n_vocab=300)
+    shutil.copy(source / "tokenizer.json", small / "tokenizer.json")
+    refuse(small, SourceError, "300 rows")
+
+
+def test_no_tokenizer(source: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    refuse(source, SourceError, "tokenizer.json")
+
+
+@pytest.mark.parametrize(("targets", "quants"), [(("tflite",), ("q4",)), (("onnx",), ("q3",)), ((), ("q4",))])
+def test_an_unknown_target_or_quantisation(targets: tuple[str, ...], quants: tuple[str, ...], source: Path) -> None:
+    refuse(source, UsageError, "tflite|q3|nothing to build", Recipe(targets, quants))
+
+
+def test_an_existing_output(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputExistsError):
+        build(str(source), Recipe(ALL, ("q4",)), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_gate_that_fails_leaves_no_bundle(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "limits", lambda bits: loss.Limits(kl=0, top1=1, perplexity_ratio=1))
+    refuse(source, ProofError, r"onnx-int4 failed the proof: loss\.kl is")
+
+
+def test_a_missing_engine_needs_the_word_unproven(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Support((), reason="onnxruntime is not installed.", install="pip install 'edgepack[onnx]'")
+    monkeypatch.setattr(type(runtime.find("onnx")), "probe", lambda self, hardware: absent)
+    refuse(source, EngineMissingError, r"onnxruntime is not installed.*edgepack\[onnx\].*--unproven")
+    built = build(str(source), Recipe(("gguf", "onnx"), ("q8",), unproven=True), tmp_path / "unproven")
+    proven = {variant.target: variant.proof is not None for variant in built.manifest.variants}
+    assert proven == {"gguf": True, "onnx": False}
+    assert built.manifest.context.verified == 0
+    shown = subprocess.run(
+        [sys.executable, "-m", "edgepack", "inspect", str(built.path)], capture_output=True, text=True, check=True
+    )
+    assert "UNPROVEN" in shown.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_is_stopped_leaves_no_bundle(number: signal.Signals, tmp_path: Path) -> None:
+    source = make_llama(tmp_path / "source", hidden=512, layers=8, intermediate=2048)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "edgepack", "build", str(source), "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while child.poll() is None and not list(tmp_path.glob(".out.*")):
+        time.sleep(0.01)  # until the build has made its folder
+    child.send_signal(number)
+    _, said = child.communicate()
+    assert child.returncode == {signal.SIGKILL: -9}.get(number, 130), said
+    assert not out.exists()
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert not list(tmp_path.glob(".out.*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs a small file system of its own")
+def test_a_full_disk_is_a_sentence(source: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("this system allows no mount")
+    try:
+        command = [sys.executable, "-m", "edgepack", "build", str(source), "-t", "gguf", "--out", str(disk / "out")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "error:" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)

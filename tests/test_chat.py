@@ -1,0 +1,186 @@
+"""Chat templates: what transformers renders, in a sandbox, with messages that are checked and a date that is pinned."""
+
+from __future__ import annotations
+
+import json
+import locale
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgepack.chat import ChatTemplate
+from edgepack.errors import BundleError, UsageError
+
+USER = [{"role": "user", "content": "Hi"}]
+
+
+def render(source: str, messages: Any = USER, **options: Any) -> str:
+    return ChatTemplate(source, bos_token="<s>", eos_token="</s>", date=None).render(messages, **options)
+
+
+def test_the_template_sees_messages_and_names() -> None:
+    source = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    assert render(source) == "<s>[user]Hi</s>"
+
+
+def test_blocks_are_trimmed_as_transformers_does() -> None:
+    source = "A\n    {% if true %}\nB\n    {% endif %}\nC\n"
+    assert render(source) == "A\nB\nC"
+
+
+def test_the_generation_prompt_is_asked_for() -> None:
+    source = "x{% if add_generation_prompt %}!{% endif %}"
+    assert render(source) == "x!"
+    assert render(source, add_generation_prompt=False) == "x"
+
+
+def test_loop_controls_work() -> None:
+    assert render("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "023"  # fmt: skip  # noqa: E501
+
+
+def test_the_generation_tag_renders_its_body_in_a_scope_of_its_own() -> None:
+    source = (
+        "{% set x = 1 %}{% generation %}{% set x = 2 %}<{{ messages[0].content }}{{ x }}>{% endgeneration %}{{ x }}"
+    )
+    assert render(source) == "<Hi2>1"
+
+
+def test_tojson_keeps_letters_and_signs() -> None:
+    messages = [{"role": "user", "content": "é <b> & '"}]
+    assert render("{{ messages[0]|tojson }}", messages) == '{"role": "user", "content": "é <b> & \'"}'
+    assert render("{{ {'b': 1, 'a': [2]}|tojson(indent=1, sort_keys=true) }}") == '{\n "a": [\n  2\n ],\n "b": 1\n}'
+
+
+def test_the_clock_is_the_pinned_day() -> None:
+    template = ChatTemplate(
+        "{{ strftime_now('%d %b %Y|%A %a %B %p %%a %H') }}", bos_token="", eos_token="", date="2024-07-06"
+    )
+    assert template.render(USER) == "06 Jul 2024|Saturday Sat July AM %a 00"
+    assert template.render(USER, date="2031-12-01") == "01 Dec 2031|Monday Mon December AM %a 00"
+
+
+def test_the_day_is_english_in_every_locale() -> None:
+    before = locale.setlocale(locale.LC_TIME)
+    for name in ("de_DE.UTF-8", "fr_FR.UTF-8", "C.UTF-8"):
+        try:
+            locale.setlocale(locale.LC_TIME, name)
+        except locale.Error:
+            continue
+        try:
+            assert render("{{ strftime_now('%b') }}", date="2024-05-01") == "May"
+        finally:
+            locale.setlocale(locale.LC_TIME, before)
+
+
+def test_without_a_day_the_template_takes_its_own() -> None:
+    source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}fixed{% endif %}"
+    assert render(source) == "fixed"
+    with pytest.raises(BundleError, match=r"strftime_now.*Name the day"):
+        render("{{ strftime_now('%Y') }}")
+    with pytest.raises(UsageError, match="'today' is not a day"):
+        render(source, date="today")
+
+
+def test_a_template_that_refuses_gives_its_reason() -> None:
+    with pytest.raises(UsageError, match=r"refuses the messages: Roles must alternate\."):
+        render("{{ raise_exception('Roles must alternate.') }}")
+
+
+@pytest.mark.parametrize(
+    ("messages", "place"),
+    [
+        ([], "messages is not a list"),
+        ("Hi", "messages is not a list"),
+        ({"role": "user", "content": "Hi"}, "messages is not a list"),
+        (["Hi"], r"messages\[0\] is of type str"),
+        ([*USER, {"role": "user"}], r"messages\[1\]\.content is missing"),
+        ([{"content": "Hi"}], r"messages\[0\]\.role is missing"),
+        ([{"role": "user", "content": None}], r"messages\[0\]\.content is of type NoneType"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\]\.content is of type list"),
+        ([{"role": "user", "content": "Hi", "name": 3}], r"messages\[0\]\.name is of type int"),
+    ],
+)
+def test_wrong_messages_are_named(messages: object, place: str) -> None:
+    with pytest.raises(UsageError, match=place):
+        render("x", messages)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[7].content.text }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_template_that_misbehaves_is_stopped(source: str) -> None:
+    with pytest.raises(BundleError, match=r"chat_template\.jinja fails"):
+        render(source)
+
+
+def test_a_template_that_does_not_compile_names_the_line() -> None:
+    with pytest.raises(BundleError, match=r"chat_template\.jinja, line 2: "):
+        render("a\n{% if %}")
+
+
+def test_callers_messages_stay_as_they_are() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    render("{% set _ = messages[0].update %}x", messages)
+    assert messages == USER
+
+
+TEMPLATES = {
+    "Llama-3.2": "meta-llama-Llama-3.2-3B-Instruct.jinja",
+    "Phi-3.5-mini": "microsoft-Phi-3.5-mini-instruct.jinja",
+    "gemma-2-it": "google-gemma-2-2b-it.jinja",
+    "Qwen2.5": "Qwen-Qwen2.5-7B-Instruct.jinja",
+    "Qwen3": "Qwen-Qwen3-0.6B.jinja",
+}
+
+
+@pytest.mark.shared
+def test_renderings_of_real_templates(shared: Path) -> None:
+    folder = shared / "chat-templates"
+    cases = json.loads((folder / "small-models-jinja2-renderings.json").read_text())["cases"]
+    checked = 0
+    for case in cases:
+        if case["model"] not in TEMPLATES:
+            continue
+        source = (folder / TEMPLATES[case["model"]]).read_text()
+        template = ChatTemplate(source, bos_token=case["bos_token"], eos_token=case["eos_token"], date="2024-07-26")
+        checked += 1
+        if case["error"]:
+            with pytest.raises(UsageError, match=case["error"]):
+                template.render(case["messages"], add_generation_prompt=case["add_generation_prompt"])
+        else:
+            text = template.render(case["messages"], add_generation_prompt=case["add_generation_prompt"])
+            assert text == case["rendered"]
+    assert checked == 40
+
+
+@pytest.mark.shared
+def test_vectors_of_other_engines(shared: Path) -> None:
+    folder = shared / "chat-templates"
+    vectors = json.loads((folder / "ortx-chat-vectors.json").read_text())["vectors"]
+    applicable = [v for v in vectors if v.get("jinja2_equal") and not v["tools"]]
+    for vector in applicable:
+        template = ChatTemplate(
+            vector["template"], bos_token=vector["bos_token"], eos_token=vector["eos_token"], date=None
+        )
+        text = template.render(vector["messages"], add_generation_prompt=vector["add_generation_prompt"])
+        assert text == vector["expected"], vector["test"]
+    document = json.loads((folder / "llama.cpp-test-chat-template.json").read_text())
+    equal = [case for case in document["cases"] if case["jinja2_equal"]]
+    for case in equal:
+        template = ChatTemplate(
+            case["template_str"], bos_token=case["bos_token"], eos_token=case["eos_token"], date=None
+        )
+        expected = case["expected_output_jinja"] or case["expected_output"]
+        assert template.render(document["conversation"]) == expected, case["name"]
+    assert len(applicable) >= 8
+    assert len(equal) >= 10

@@ -1,0 +1,161 @@
+"""The fake runtime keeps the seam's promises, so that what is tested with it holds for an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from edgepack import fake
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.fake import FakeRuntime, FakeSession
+from edgepack.runtime import Options, Runtime
+
+DECODER = fake.model().manifest.decoder
+
+
+def opened(runtime: FakeRuntime | None = None, context: int = 32, chunk: int = 4) -> FakeSession:
+    return (runtime or FakeRuntime()).open(Path(), DECODER, Options(context, 1, "f32", chunk))
+
+
+def test_it_is_a_runtime() -> None:
+    assert isinstance(FakeRuntime(), Runtime)
+
+
+def test_logits_depend_on_the_cache_alone() -> None:
+    one, other = opened(), opened()
+    step_by_step = [one.forward([token]) for token in (5, 6, 7, 5, 6, 7)]
+    at_once = other.forward_all([5, 6, 7, 5, 6, 7])
+    assert np.array_equal(np.stack(step_by_step), at_once)
+    assert at_once.shape == (6, DECODER.n_vocab)
+    assert at_once.dtype == np.float32
+    assert len({row.tobytes() for row in at_once}) == 6
+    assert one.length == other.length == 6
+
+
+def test_a_rewind_forgets() -> None:
+    session = opened()
+    first = session.forward([1, 2, 3])
+    session.forward([4])
+    session.rewind(2)
+    assert session.length == 2
+    assert np.array_equal(session.forward([3]), first)
+
+
+def test_returned_arrays_are_the_callers_own() -> None:
+    session = opened()
+    logits = session.forward([1, 2])
+    before = logits.copy()
+    session.forward([3])[:] = 0
+    assert np.array_equal(logits, before)
+
+
+def test_a_script_follows_every_prompt() -> None:
+    session = opened(FakeRuntime([9, 9, 5]))
+    for prompt in ([1, 2, 3], [9], [9, 9]):
+        session.rewind(0)
+        said = [int(session.forward(prompt).argmax())]
+        said += [int(session.forward([said[-1]]).argmax()) for _ in range(2)]
+        assert said == [9, 9, 5]
+
+
+@pytest.mark.parametrize("tokens", [[], [-1], [1, 258]])
+def test_wrong_tokens_change_nothing(tokens: list[int]) -> None:
+    session = opened()
+    session.forward([1])
+    with pytest.raises(ValueError, match="token"):
+        session.forward(tokens)
+    assert session.length == 1
+
+
+def test_a_full_context_changes_nothing() -> None:
+    session = opened(context=4)
+    session.forward([1, 2, 3])
+    with pytest.raises(PromptTooLongError, match="context of 4"):
+        session.forward_all([4, 5])
+    assert session.length == 3
+    session.forward([4])
+
+
+@pytest.mark.parametrize("length", [-1, 4])
+def test_a_rewind_stays_within_the_cache(length: int) -> None:
+    session = opened()
+    session.forward([1, 2, 3])
+    with pytest.raises(ValueError, match="rewind"):
+        session.rewind(length)
+
+
+def test_a_cancel_between_two_steps_restores_the_length() -> None:
+    steps: list[int] = []
+
+    def cancel_at_the_third(session: FakeSession) -> None:
+        steps.append(session.length)
+        if len(steps) == 4:
+            session.cancel()
+
+    session = opened(FakeRuntime(before_step=cancel_at_the_third))
+    expected = opened().forward([1, 2])
+    session.forward([1])
+    with pytest.raises(Cancelled):
+        session.forward(list(range(12)))
+    assert steps == [0, 1, 5, 9]
+    assert session.length == 1
+    assert np.array_equal(session.forward([2]), expected)
+
+
+def test_a_cancel_from_another_thread_is_seen() -> None:
+    def cancel_elsewhere(session: FakeSession) -> None:
+        thread = Thread(target=session.cancel)
+        thread.start()
+        thread.join()
+
+    with pytest.raises(Cancelled):
+        opened(FakeRuntime(before_step=cancel_elsewhere)).forward([1])
+
+
+def test_a_cancel_without_a_forward_does_nothing() -> None:
+    session = opened()
+    session.cancel()
+    session.cancel()
+    session.forward([1])
+
+
+def test_a_session_belongs_to_its_thread() -> None:
+    session, errors = opened(), []
+
+    def use() -> None:
+        for call in (lambda: session.forward([1]), lambda: session.rewind(0), session.close):
+            with pytest.raises(EngineError, match="thread") as raised:
+                call()
+            errors.append(raised.value)
+
+    thread = Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(errors) == 3
+
+
+def test_a_closed_session_refuses() -> None:
+    session = opened()
+    session.close()
+    session.close()
+    for call in (lambda: session.forward([1]), lambda: session.forward_all([1]), lambda: session.rewind(0)):
+        with pytest.raises(EngineError, match="closed"):
+            call()
+
+
+def test_planted_faults_come_when_asked() -> None:
+    session = opened(FakeRuntime(fail_at=3, nan_at=2))
+    assert np.isfinite(session.forward([1])).all()
+    assert np.isnan(session.forward([2])).all()
+    with pytest.raises(EngineError, match="forward 3"):
+        session.forward([3])
+
+
+def test_a_model_of_nothing_says_what_it_is_told() -> None:
+    with fake.model(says="Grüße! 🚀") as model:
+        assert model.generate("Hi").text == "Grüße! 🚀"
+        assert model.chat([{"role": "user", "content": "Grüße! 🚀"}]).text == "Grüße! 🚀"
+        assert model.backend == "fake"

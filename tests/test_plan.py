@@ -1,0 +1,270 @@
+"""The plan: ranking, memory arithmetic, and a reason for everything that cannot run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import small_bundle
+
+from edgepack.errors import ContextTooLargeError, EngineMissingError, UsageError
+from edgepack.hardware import Hardware
+from edgepack.manifest import Manifest
+from edgepack.memory import human, kv_bytes, overhead_bytes
+from edgepack.planning import Plan, make_plan
+from edgepack.runtime import Support
+
+MIB = 1024**2
+CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
+METAL = Support(("metal", "cpu"), version="1.2", kv_caches=("f16", "f32"))
+CUDA = Support(("cuda", "cpu"), version="1.2", kv_caches=("f16", "f32"))
+MISSING = Support((), reason="its engine is not installed.", install="pip install 'edgepack[gguf]'")
+
+
+def machine(available: int = 8 * 1024 * MIB, total: int = 16 * 1024 * MIB) -> Hardware:
+    return Hardware("linux", "x86_64", 4, 8, 3.5, total, available)
+
+
+def quantized(scheme: str, bits: float) -> dict[str, Any]:
+    return {"asked": scheme, "scheme": scheme, "bits": bits, "fallbacks": []}
+
+
+def bundle(*ids: str, **changes: Any) -> Manifest:
+    variants = [small_bundle.variant(id) for id in ids or ("gguf-q4", "onnx-q4", "mlx-q4")]
+    return small_bundle.read(small_bundle.manifest(variants, **changes))
+
+
+def order(plan: Plan) -> list[str]:
+    return [candidate.variant for candidate in plan.candidates]
+
+
+def everywhere(support: Support) -> dict[str, Support]:
+    return {"gguf": support, "onnx": support, "mlx": support}
+
+
+def test_on_apple_silicon_mlx_is_first_then_gguf() -> None:
+    supports = {"mlx": METAL, "gguf": METAL, "onnx": CPU}
+    assert order(make_plan(bundle(), machine(), supports)) == ["mlx-q4", "gguf-q4", "onnx-q4"]
+
+
+def test_with_cuda_gguf_is_first_then_onnx() -> None:
+    plan = make_plan(bundle(), machine(), {"gguf": CUDA, "onnx": CUDA, "mlx": MISSING})
+    assert order(plan) == ["gguf-q4", "onnx-q4", "mlx-q4"]
+    assert "GPU's own memory is not checked" in plan.choice.reason
+
+
+def test_an_engine_on_an_accelerator_beats_one_on_the_cpu() -> None:
+    assert order(make_plan(bundle(), machine(), {"gguf": CPU, "onnx": CUDA, "mlx": CPU}))[0] == "onnx-q4"
+
+
+def test_on_a_cpu_gguf_is_first_and_mlx_is_never_chosen() -> None:
+    plan = make_plan(bundle(), machine(), everywhere(CPU))
+    assert order(plan) == ["gguf-q4", "onnx-q4", "mlx-q4"]
+    assert not plan.candidates[2].eligible
+    assert "oracle" in plan.candidates[2].reason
+
+
+@pytest.mark.parametrize("asked", [{"backend": "mlx"}, {"variant": "mlx-q4"}])
+def test_mlx_on_a_cpu_runs_when_it_is_named(asked: dict[str, str]) -> None:
+    plan = make_plan(bundle(), machine(), everywhere(CPU), **asked)  # type: ignore[arg-type]
+    assert plan.choice.variant == "mlx-q4"
+
+
+def test_a_bundle_of_mlx_alone_says_how_to_ask_on_a_cpu() -> None:
+    with pytest.raises(EngineMissingError, match="oracle") as caught:
+        _ = make_plan(bundle("mlx-q4"), machine(), everywhere(CPU)).choice
+    assert caught.value.hint == "Ask for it by name: backend=mlx."
+
+
+def test_a_runtime_that_the_table_does_not_know_comes_after_those_it_does() -> None:
+    plan = make_plan(bundle("remote-x", "onnx-q4"), machine(), {"remote": CPU, "onnx": CPU})
+    assert order(plan) == ["onnx-q4", "remote-x"]
+
+
+def test_within_an_engine_fewer_bits_come_first() -> None:
+    variants = [
+        small_bundle.variant("gguf-f16", quantization=quantized("f16", 16.0)),
+        small_bundle.variant("gguf-q8", quantization=quantized("q8_0", 8.5)),
+        small_bundle.variant("gguf-q4", quantization=quantized("q4_0", 4.5)),
+    ]
+    plan = make_plan(small_bundle.read(small_bundle.manifest(variants)), machine(), everywhere(CPU))
+    assert order(plan) == ["gguf-q4", "gguf-q8", "gguf-f16"]
+
+
+def test_unproven_variants_rank_last_and_say_so() -> None:
+    variants = [small_bundle.variant("gguf-q4", proof=None), small_bundle.variant("onnx-q4")]
+    plan = make_plan(small_bundle.read(small_bundle.manifest(variants)), machine(), everywhere(CPU))
+    assert order(plan) == ["onnx-q4", "gguf-q4"]
+    assert plan.candidates[1].eligible
+    assert "unproven" in plan.candidates[1].reason
+
+
+def test_every_variant_is_in_the_plan_with_a_reason() -> None:
+    plan = make_plan(bundle(), machine(), {"gguf": MISSING, "onnx": CPU}, backend="onnx")
+    assert sorted(order(plan)) == ["gguf-q4", "mlx-q4", "onnx-q4"]
+    assert all(candidate.reason for candidate in plan.candidates)
+    assert plan.choice.variant == "onnx-q4"
+
+
+def test_an_asked_backend_never_falls_back() -> None:
+    plan = make_plan(bundle(), machine(), {"gguf": MISSING, "onnx": CPU, "mlx": CPU}, backend="gguf")
+    with pytest.raises(EngineMissingError) as caught:
+        _ = plan.choice
+    assert "gguf: its engine is not installed" in caught.value.message
+    assert "onnx" not in caught.value.message
+    assert caught.value.hint == "Install it with: pip install 'edgepack[gguf]'"
+
+
+def test_without_any_engine_every_reason_is_named() -> None:
+    with pytest.raises(EngineMissingError, match=r"gguf: its engine.*onnx: no runtime called 'onnx'"):
+        _ = make_plan(bundle("gguf-q4", "onnx-q4"), machine(), {"gguf": MISSING}).choice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"backend": "tensorrt"}, "tensorrt"),
+        ({"variant": "gguf-q2"}, "gguf-q2"),
+        ({"backend": "onnx", "variant": "gguf-q4"}, "gguf-q4 runs on 'gguf', not on 'onnx'"),
+        ({"kv_cache": "q8"}, "q8"),
+        ({"context": 0}, "0"),
+        ({"context": -5}, "-5"),
+        ({"context": True}, "True"),
+        ({"context": "4096"}, "'4096'"),
+    ],
+)
+def test_an_argument_that_cannot_be_honoured_is_named(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_plan(bundle(), machine(), everywhere(CPU), **arguments)
+    assert named in caught.value.message
+    assert caught.value.hint
+
+
+def context_of(trained: int, profile: int, verified: int) -> dict[str, int]:
+    return {"trained": trained, "profile": profile, "verified": verified, "kv_values_per_token": 128}
+
+
+@pytest.mark.parametrize(
+    ("profile", "verified", "planned", "limit", "proven"),
+    [(8192, 8192, 4096, 8192, True), (512, 512, 512, 512, True), (8192, 2048, 2048, 2048, True),
+     (8192, 0, 4096, 8192, False)],
+)  # fmt: skip
+def test_the_default_context_is_the_limit_up_to_4096(
+    profile: int, verified: int, planned: int, limit: int, proven: bool
+) -> None:
+    plan = make_plan(bundle(context=context_of(8192, profile, verified)), machine(), everywhere(CPU))
+    assert (plan.context, plan.limit, plan.proven) == (planned, limit, proven)
+    assert plan.choice.options.context == planned
+
+
+@pytest.mark.parametrize(("verified", "limit", "word"), [(2048, 2048, "verified"), (0, 4096, "unproven")])
+def test_a_context_beyond_the_limit_is_refused_with_the_limit(verified: int, limit: int, word: str) -> None:
+    manifest = bundle(context=context_of(8192, 4096, verified))
+    assert make_plan(manifest, machine(), everywhere(CPU), context=limit).context == limit
+    with pytest.raises(ContextTooLargeError, match=word) as caught:
+        make_plan(manifest, machine(), everywhere(CPU), context=limit + 1)
+    assert caught.value.hint == f"Ask for context={limit} or less."
+
+
+def test_memory_is_weights_and_cache_and_working_space() -> None:
+    # 2 layers x 2 x 32 values = 128 a token, two bytes each in f16.
+    memory = make_plan(bundle("gguf-q4"), machine(), everywhere(CPU), context=1000).choice.memory
+    assert memory.weights == 1_000_000
+    assert memory.kv_cache == 256_000
+    # Per token of the chunk: 4 x 64 hidden, 2 x 64 q, 2 x 32 kv, 3 x 128 intermediate, 4 heads x 1000 scores twice.
+    assert memory.overhead == 4 * (128 * (256 + 128 + 64 + 384 + 8000) + 2 * 260)
+    assert memory.total == memory.weights + memory.kv_cache + memory.overhead
+
+
+def test_what_does_not_fit_says_what_it_needs_and_the_largest_that_does() -> None:
+    manifest = bundle("gguf-q4")
+    free = 1_000_000 + kv_bytes(manifest.decoder, "f16", 2000) + overhead_bytes(manifest.decoder, 2000)
+    plan = make_plan(manifest, machine(available=free), everywhere(CPU), context=4000)
+    assert plan.candidates[0].fits_context == 2000
+    with pytest.raises(ContextTooLargeError) as caught:
+        _ = plan.choice
+    assert "4000" in caught.value.message
+    assert human(free) in caught.value.message
+    assert caught.value.hint == "The largest context that fits is 2000."
+    assert make_plan(manifest, machine(available=free), everywhere(CPU), context=2000).choice.eligible
+    assert not make_plan(manifest, machine(available=free), everywhere(CPU), context=2001).candidates[0].eligible
+
+
+def test_a_default_context_that_does_not_fit_is_not_reduced() -> None:
+    with pytest.raises(ContextTooLargeError, match="context of 4096"):
+        _ = make_plan(bundle("gguf-q4"), machine(available=2 * MIB), everywhere(CPU)).choice
+
+
+def test_where_nothing_fits_the_next_step_is_another_variant() -> None:
+    with pytest.raises(ContextTooLargeError, match="smaller variant"):
+        _ = make_plan(bundle("gguf-q4"), machine(available=1000), everywhere(CPU)).choice
+
+
+def test_a_smaller_variant_is_chosen_where_the_better_ranked_does_not_fit() -> None:
+    variants = [small_bundle.variant("gguf-q4", weights_bytes=10**12), small_bundle.variant("onnx-q4")]
+    plan = make_plan(small_bundle.read(small_bundle.manifest(variants)), machine(), everywhere(CPU))
+    assert order(plan) == ["onnx-q4", "gguf-q4"]
+    assert plan.candidates[1].obstacle == "memory"
+
+
+def test_unknown_memory_is_not_checked() -> None:
+    plan = make_plan(bundle("gguf-q4"), machine(available=0, total=0), everywhere(CPU))
+    assert plan.choice.memory.available is None
+    assert plan.choice.fits_context == 8192
+
+
+def test_threads_come_from_the_machine() -> None:
+    assert make_plan(bundle(), machine(), everywhere(CPU)).choice.options.threads == 3
+
+
+@pytest.mark.parametrize(
+    ("scheme", "offered", "asked", "given"),
+    [
+        ("q4_0", ("f16", "f32"), None, "f16"),
+        ("q4_0", ("f32",), None, "f32"),
+        ("f16", ("f32", "f16"), None, "f16"),
+        ("f32", ("f16", "f32"), None, "f32"),
+        ("f32", ("f16",), None, "f16"),
+        ("q4_0", ("f16", "f32"), "f32", "f32"),
+    ],
+)
+def test_kv_cache(scheme: str, offered: tuple[Any, ...], asked: str | None, given: str) -> None:
+    variant = small_bundle.variant("gguf-x", quantization=quantized(scheme, 8.0))
+    manifest = small_bundle.read(small_bundle.manifest([variant]))
+    support = Support(("cpu",), version="1.2", kv_caches=offered)
+    assert make_plan(manifest, machine(), {"gguf": support}, kv_cache=asked).choice.options.kv_cache == given
+
+
+def test_a_kv_cache_that_the_engine_does_not_offer_is_refused() -> None:
+    only = Support(("cpu",), version="1.2", kv_caches=("f32",))
+    with pytest.raises(EngineMissingError, match="KV cache in f32, not in f16") as caught:
+        _ = make_plan(bundle("onnx-q4"), machine(), {"onnx": only}, kv_cache="f16").choice
+    assert caught.value.hint == "Ask for kv_cache=f32."
+
+
+@pytest.mark.parametrize(
+    ("version", "floor", "runs"),
+    [("1.2", "1.2", True), ("1.10", "1.9", True), ("1.2", "1.2.1", False), ("0.9", "1.0", False), (None, "1.0", True),
+     ("1", "1.0", True), ("1.0", "1", True), ("1.0", "1.0.1", False),
+     ("nightly", "1.0", True)],
+)  # fmt: skip
+def test_an_engine_below_the_floor_is_refused(version: str | None, floor: str, runs: bool) -> None:
+    manifest = small_bundle.read(small_bundle.manifest([small_bundle.variant("gguf-q4", floor=floor)]))
+    support = Support(("cpu",), version=version, kv_caches=("f16",))
+    candidate = make_plan(manifest, machine(), {"gguf": support}).candidates[0]
+    assert candidate.eligible == runs
+    assert runs or floor in candidate.reason
+
+
+def test_a_bundle_without_variants_has_an_empty_plan() -> None:
+    manifest = small_bundle.read(small_bundle.manifest([]))
+    with pytest.raises(EngineMissingError, match="no variant"):
+        _ = make_plan(manifest, machine(), everywhere(CPU)).choice
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (44.2 * MIB, "44.2 MiB"), (3 * 1024 * MIB, "3.0 GiB")],
+)
+def test_sizes_as_people_read_them(count: int, text: str) -> None:
+    assert human(int(count)) == text

@@ -1,0 +1,80 @@
+"""A bundle grows in a folder that is gone when anything goes wrong, and nothing has its name before it is whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from edgepack.errors import BuildError, OutputExistsError
+from edgepack_packager import work
+
+
+def test_published_bundle_is_all_that_is_left(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "one.edgepack"
+    with work.folder(out) as scratch:
+        bundle = scratch / "bundle"
+        bundle.mkdir()
+        (bundle / "file").write_text("x")
+        assert not out.exists()
+        work.publish(bundle, out)
+    assert [path.name for path in out.parent.iterdir()] == ["one.edgepack"]
+    assert (out / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BuildError("no"), RuntimeError("fault")])
+def test_nothing_is_left_after_an_error(error: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(error)), work.folder(tmp_path / "out") as scratch:
+        (scratch / "half").write_text("written")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence(number: int, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="Writing the bundle failed"), work.folder(tmp_path / "out"):
+        raise OSError(number, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
+def test_an_existing_output_is_refused(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to("nowhere")
+    with pytest.raises(OutputExistsError, match="exists already"), work.folder(out):
+        pass
+
+
+def test_an_output_that_appears_during_the_build_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OutputExistsError), work.folder(out) as scratch:
+        bundle = scratch / "bundle"
+        bundle.mkdir()
+        out.write_text("mine")
+        work.publish(bundle, out)
+    assert out.read_text() == "mine"
+
+
+def test_the_next_build_removes_what_a_killed_one_left_but_not_one_that_runs(tmp_path: Path) -> None:
+    killed, running = tmp_path / ".out.killed.partial", tmp_path / ".out.running.partial"
+    for folder in (killed, running):
+        folder.mkdir()
+        (folder / ".building").touch()
+    with open(running / ".building", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with work.folder(tmp_path / "out"):
+            assert not killed.exists()
+            assert running.exists()
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BuildError, match="Cannot write beside"), work.folder(tmp_path / "file" / "out"):
+        pass
