@@ -1,0 +1,136 @@
+"""What packing a model costs: edgepack's writers and its whole build, against each format's own converter.
+
+    python benchmarks/make_1b.py /tmp/1b
+    python benchmarks/pack.py /tmp/1b --scratch /tmp/pack --proof --peers mlx-lm genai --json pack.json
+
+Each job is a process of its own; a peer runs in a virtual environment of its own, made under --scratch. "write" is the
+writers alone, "ggml" the engine's quantiser on the same blocks without a file, "build" the whole build with its proof;
+of a build, the proof's child processes, which run the engines, are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from measure import Cost, folder_bytes, run
+
+WORKER = Path(__file__).with_name("pack_worker.py")
+JOBS = ("write onnx q4", "write mlx q4", "write gguf q4_0", "ggml gguf q4_0", "write gguf q4_k_m", "ggml gguf q4_k_m")
+ALL = "gguf,mlx,onnx q4"
+# The loss of random weights at 4 bits is beyond what the proof lets pass.
+BUILD = "build gguf,mlx,onnx q8"
+PEERS = {
+    "mlx-lm": ["mlx-lm==0.32.2", "mlx[cpu]==0.32.4"],
+    "genai": ["onnxruntime-genai==0.18.0", "onnxruntime==1.31.1", "onnx-ir", "torch==2.13.0", "transformers<5.24"],
+}
+QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One job of the table."""
+
+    tool: str
+    job: str
+    cost: Cost
+    output_bytes: int
+
+
+def main() -> None:
+    """Run the jobs that are asked for, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--jobs", nargs="*", default=[*JOBS, f"write {ALL}"], help="as in the table")
+    parser.add_argument("--proof", action="store_true", help="also the whole build, for all targets")
+    parser.add_argument("--peers", nargs="*", default=[], choices=sorted(PEERS))
+    parser.add_argument("--llama-cpp", type=Path, help="a checkout of llama.cpp with a build, as one more peer")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    asked.scratch.mkdir(parents=True, exist_ok=True)
+    work = [("edgepack", job, "", _worker(job, asked.model, asked.scratch)) for job in asked.jobs]
+    if asked.proof:
+        work.append(("edgepack", BUILD, "", _worker(BUILD, asked.model, asked.scratch)))
+    for peer in asked.peers:
+        work += _peer(peer, asked.model, asked.scratch)
+    if asked.llama_cpp:
+        work += _llama_cpp(asked.llama_cpp, asked.model, asked.scratch)
+    rows = []
+    for tool, job, out, command in work:
+        rows.append(_measured(tool, job, Path(out) if out else asked.scratch / "edgepack", command, asked.scratch))
+        print(_line(rows[-1]), flush=True)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+Work = tuple[str, str, str, list[str]]
+
+
+def _worker(job: str, model: Path, scratch: Path) -> list[str]:
+    stage, targets, quant = job.split()
+    return [sys.executable, str(WORKER), stage, str(model), str(scratch / "edgepack"), targets, quant]
+
+
+def _peer(name: str, model: Path, scratch: Path) -> list[Work]:
+    python, out = _environment(name, scratch), str(scratch / name)
+    if name == "mlx-lm":
+        command = [python, "-m", "mlx_lm", "convert", "--hf-path", str(model), "--mlx-path", out, "-q"]
+        return [(name, "convert, 4-bit", out, command)]
+    command = [python, "-m", "onnxruntime_genai.models.builder", "-m", "local", "-i", str(model), "-o", out]
+    return [(name, "builder, int4", out, [*command, "-p", "int4", "-e", "cpu", "-c", str(scratch / "cache")])]
+
+
+def _llama_cpp(folder: Path, model: Path, scratch: Path) -> list[Work]:
+    first, second = str(scratch / "bf16.gguf"), str(scratch / "quantized.gguf")
+    convert = [
+        sys.executable,
+        str(folder / "convert_hf_to_gguf.py"),
+        str(model),
+        "--outtype",
+        "bf16",
+        "--outfile",
+        first,
+    ]
+    quantize = [str(folder / "build" / "bin" / "llama-quantize"), first, second]
+    return [("llama.cpp", "convert, bf16", first, convert)] + [
+        ("llama.cpp", f"then quantize, {scheme}", second, [*quantize, scheme]) for scheme in ("Q4_0", "Q4_K_M")
+    ]
+
+
+def _measured(tool: str, job: str, out: Path, command: list[str], scratch: Path) -> Row:
+    if out.is_dir():
+        shutil.rmtree(out)
+    log = scratch / f"{tool}.log"
+    cost = run(command, log, QUIET)
+    if tool == "edgepack":
+        # A worker tells its own cost, without that of its children.
+        cost = Cost(**json.loads(log.read_text().splitlines()[-1]))
+    return Row(tool, job, cost, folder_bytes(out) if out.is_dir() else out.stat().st_size if out.exists() else 0)
+
+
+def _environment(name: str, scratch: Path) -> str:
+    folder = scratch / "peers" / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "-q", "install", *PEERS[name]], check=True)
+    return str(python)
+
+
+def _line(row: Row) -> str:
+    cost = row.cost
+    return (
+        f"{row.tool:10} {row.job:24} {cost.cpu_s:8.1f} CPU s {cost.wall_s:8.1f} s wall "
+        f"{cost.peak_bytes / 1e6:8.0f} MB peak {row.output_bytes / 1e6:8.0f} MB out"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""One packing job of ``pack.py``, in a process of its own: do it, then print its cost as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgepack_packager import families
+from edgepack_packager.build import build
+from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.recipe import Recipe
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf.layout import place
+from edgepack_packager.targets.gguf.quantize import find_quantizer
+from edgepack_packager.text import read_text
+from edgepack_packager.weights import Weights, blocks
+from edgepack_packager.write import write
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[Weights, Model]]:
+    """Yield a checkpoint's weights and what the targets need to know of it."""
+    with open_checkpoint(folder) as checkpoint:
+        weights = families.open_model(checkpoint)
+        text = read_text(folder, checkpoint.config, weights.decoder)
+        yield weights, Model(folder.name, weights.decoder, weights.dtype, checkpoint.config, text)
+
+
+def quantize_only(folder: Path, scheme: str) -> None:
+    """Run the engine's quantiser over the same blocks, in one thread, and drop what it returns."""
+    quantizer = find_quantizer()
+    with opened(folder) as (weights, model):
+        kinds = {name: tensor.kind for name, tensor in place(model.decoder, scheme).canonical.items()}
+        for name, start, stop in blocks(weights.decoder):
+            rows = weights.rows(name, start, stop)
+            if rows.ndim == 2:
+                quantizer.quantize(kinds[name], rows)
+
+
+def main() -> None:
+    """Run the job that the arguments name: STAGE MODEL OUT TARGET[,TARGET] QUANT."""
+    stage, model, out, targets, quant = sys.argv[1:]
+    recipe = Recipe(tuple(targets.split(",")), (quant,))
+    start = time.perf_counter()
+    if stage == "write":
+        with opened(Path(model)) as (weights, facts):
+            write(weights, recipe.requests(facts), Path(out), facts)
+    elif stage == "ggml":
+        quantize_only(Path(model), quant)
+    else:
+        build(model, recipe, Path(out))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cost = {
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "wall_s": time.perf_counter() - start,
+        "peak_bytes": usage.ru_maxrss * 1024,
+    }
+    print(json.dumps(cost))
+
+
+if __name__ == "__main__":
+    main()
