@@ -42,7 +42,7 @@ def without(*names: str) -> dict[str, Any]:
 def test_llama_3_2(shared: Path) -> None:
     decoder = families.describe(json.loads((shared / "configs/Llama-3.2-1B-Instruct.json").read_text()))
     assert decoder.n_parameters == 1_235_814_400
-    assert decoder.rope == Rope(theta=500000.0, dim=64, scaling=Llama3Scaling(32.0, 1.0, 4.0, 8192))
+    assert decoder.ropes[0] == Rope(theta=500000.0, dim=64, scaling=Llama3Scaling(32.0, 1.0, 4.0, 8192))
     assert (decoder.n_layers, decoder.kv_size, decoder.context, decoder.tied) == (16, 512, 131072, True)
 
 
@@ -50,7 +50,7 @@ def test_llama_3_2(shared: Path) -> None:
 def test_smollm2(shared: Path) -> None:
     decoder = families.describe(json.loads((shared / "configs/SmolLM2-135M.json").read_text()))
     assert decoder.n_parameters == 134_515_008
-    assert decoder.rope == Rope(theta=100000.0, dim=64)
+    assert decoder.ropes[0] == Rope(theta=100000.0, dim=64)
     assert decoder.head_dim == 64
 
 
@@ -58,14 +58,14 @@ def test_absent_fields_take_the_defaults_of_the_architecture() -> None:
     decoder = families.describe(without("num_key_value_heads", "hidden_act"))
     assert decoder.n_kv_heads == decoder.n_heads == 4
     assert decoder.head_dim == 16
-    assert decoder.rope == Rope(theta=10000.0, dim=16)
+    assert decoder.ropes[0] == Rope(theta=10000.0, dim=16)
     assert [decoder.tied, decoder.qkv_bias, decoder.output_bias, decoder.mlp_bias] == [False] * 4
     assert families.describe(CONFIG | {"head_dim": None}).head_dim == 16
 
 
 def test_an_explicit_head_dim_is_not_derived() -> None:
     decoder = families.describe(CONFIG | {"head_dim": 32, "num_attention_heads": 6, "num_key_value_heads": 3})
-    assert (decoder.head_dim, decoder.q_size, decoder.kv_size, decoder.rope.dim) == (32, 192, 96, 32)
+    assert (decoder.head_dim, decoder.q_size, decoder.kv_size, decoder.ropes[0].dim) == (32, 192, 96, 32)
 
 
 def test_biases() -> None:
@@ -94,7 +94,7 @@ SPELLINGS: list[tuple[Mapping[str, Any], float, object]] = [
 
 @pytest.mark.parametrize(("spelling", "theta", "scaling"), SPELLINGS)
 def test_rope_in_every_spelling(spelling: Mapping[str, Any], theta: float, scaling: Any) -> None:
-    assert families.describe(CONFIG | spelling).rope == Rope(theta=theta, dim=16, scaling=scaling)
+    assert families.describe(CONFIG | spelling).ropes[0] == Rope(theta=theta, dim=16, scaling=scaling)
 
 
 def test_both_spellings_of_a_model_give_one_decoder(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("variants.0.surprise", 1, "variants"),
         ("decoder.n_layers", 0, "decoder.n_layers"),
         ("decoder.n_layers", "2", "decoder.n_layers"),
-        ("decoder.rope.scaling", {"type": "yarn"}, "scaling"),
+        ("decoder.pattern.0.rope.scaling", {"type": "yarn"}, "scaling"),
         ("files.0.sha256", "ABC", "files"),
         ("files.0.size", -1, "files"),
         ("files.0.path", "../LICENSE", "LICENSE"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgepack.decoder import Decoder
+from edgepack.decoder import Attention, Decoder
 from edgepack.errors import EngineError, ProofError, SourceError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
@@ -133,7 +133,7 @@ def test_structure_catches(
     def broken_write(part: Weights, requests: Sequence[Request], folder: Path, model: Model) -> list[Written]:
         decoder = part.decoder
         if "scaling" in fields:
-            decoder = replace(decoder, rope=replace(decoder.rope, scaling=None))
+            decoder = replace(decoder, pattern=(Attention(replace(decoder.ropes[0], scaling=None)),))
         if "norm_eps" in fields:
             decoder = replace(decoder, norm_eps=fields["norm_eps"])
         return write(Planted(part, decoder, change), requests, folder, dataclasses.replace(model, decoder=decoder))

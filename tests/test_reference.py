@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import LLAMA3, make_llama
 
-from edgepack.decoder import Decoder, LinearScaling
+from edgepack.decoder import Attention, Decoder, LinearScaling
 from edgepack.errors import UsageError
 from edgepack_packager import families, reference, weights
 from edgepack_packager.checkpoint import open_checkpoint
@@ -65,7 +65,8 @@ def test_golden_logits_hear_a_fault(fault: str, tmp_path: Path) -> None:
     with open_checkpoint(folder) as checkpoint:
         model = families.open_model(checkpoint)
         if "rope" in facts:
-            facts["rope"] = msgspec.structs.replace(model.decoder.rope, **facts["rope"])
+            rope = msgspec.structs.replace(model.decoder.ropes[0], **facts.pop("rope"))
+            facts["pattern"] = (Attention(rope),)
         wrong = Changed(model, msgspec.structs.replace(model.decoder, **facts), swap)
         found = reference.logits(wrong, golden["ids"].tolist())
 

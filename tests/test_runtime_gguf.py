@@ -18,6 +18,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from decoders import describe
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
@@ -37,7 +38,7 @@ HARDWARE = Hardware(
     memory_total=1 << 33,
     memory_available=1 << 32,
 )
-DECODER = Decoder(
+DECODER = describe(
     family="llama",
     architecture="LlamaForCausalLM",
     n_layers=2,
@@ -83,8 +84,8 @@ def write_model(folder: Path, decoder: Decoder, weights: Weights) -> Path:
     writer.add_head_count(decoder.n_heads)
     writer.add_head_count_kv(decoder.n_kv_heads)
     writer.add_layer_norm_rms_eps(decoder.norm_eps)
-    writer.add_rope_dimension_count(decoder.rope.dim)
-    writer.add_rope_freq_base(decoder.rope.theta)
+    writer.add_rope_dimension_count(decoder.ropes[0].dim)
+    writer.add_rope_freq_base(decoder.ropes[0].theta)
     # A tokenizer that llama.cpp refuses, with tokens of every length: the runtime must not care.
     writer.add_tokenizer_model("nobody-knows-this")
     writer.add_token_list(["t" * (index % 9) + str(index) for index in range(decoder.n_vocab)])
@@ -118,8 +119,8 @@ def expected_logits(decoder: Decoder, weights: Weights, ids: list[int]) -> NDArr
         }
         w |= {name: weights[f"blk.{layer}.{name}"] for name in ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")}
         h = rms_norm(x, w["attn_norm"])
-        q = rotate((h @ w["attn_q"].T).reshape(n, d.n_heads, d.head_dim), d.rope)
-        k = rotate((h @ w["attn_k"].T).reshape(n, d.n_kv_heads, d.head_dim), d.rope)
+        q = rotate((h @ w["attn_q"].T).reshape(n, d.n_heads, d.head_dim), d.ropes[0])
+        k = rotate((h @ w["attn_k"].T).reshape(n, d.n_kv_heads, d.head_dim), d.ropes[0])
         v = (h @ w["attn_v"].T).reshape(n, d.n_kv_heads, d.head_dim)
         k, v = (np.repeat(part, d.n_heads // d.n_kv_heads, axis=1) for part in (k, v))
         scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(d.head_dim) + future
@@ -354,7 +355,7 @@ class TestRefusals:
 class TestCancel:
     def test_a_long_prefill_stops_and_leaves_the_cache_as_it_was(self, tmp_path: Path) -> None:
         # Big enough that a prefill outlasts the canceller's start by far, whatever the machine.
-        heavy = Decoder(
+        heavy = describe(
             family="llama",
             architecture="LlamaForCausalLM",
             n_layers=4,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import describe
 from numpy.typing import NDArray
 
 from edgepack import runtime
@@ -47,7 +48,7 @@ def decoder(**changes: Any) -> Decoder:
         "rope": Rope(theta=10000.0, dim=64),
         "tied": True,
     }
-    return Decoder(**facts | changes)
+    return describe(**facts | changes)
 
 
 NARROW = {"hidden_size": 96, "n_heads": 2, "n_kv_heads": 1, "head_dim": 48, "rope": Rope(theta=10000.0, dim=48)}

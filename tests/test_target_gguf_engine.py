@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import describe
 from numpy.typing import NDArray
 
 from edgepack import runtime
@@ -67,7 +68,7 @@ def make(changes: dict[str, Any]) -> Decoder:
         "rope": Rope(theta=10000.0, dim=16),
         "tied": True,
     }
-    return Decoder(**facts | changes)
+    return describe(**facts | changes)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import describe
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from edgepack.decoder import Decoder, Rope
@@ -99,7 +100,7 @@ def llama_tokenize(model: Model, texts: Sequence[str], folder: Path, special: bo
 
 
 def decoder(n_vocab: int) -> Decoder:
-    return Decoder(
+    return describe(
         family="llama",
         architecture="LlamaForCausalLM",
         n_layers=1,

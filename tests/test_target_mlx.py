@@ -16,6 +16,7 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
+from decoders import describe
 from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
 
@@ -49,7 +50,7 @@ def decoder(**fields: Any) -> Decoder:
     shape = {"n_layers": 1, "hidden_size": 128, "n_heads": 4, "n_kv_heads": 2, "head_dim": 32, "n_vocab": 40}
     rope = Rope(theta=10000.0, dim=32)
     rest = {"intermediate_size": 192, "context": 64, "norm_eps": 1e-5, "rope": rope, "tied": True}
-    return Decoder(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
+    return describe(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
 
 
 def random_weights(described: Decoder, dtype: str = "bf16", seed: int = 0) -> InMemory:

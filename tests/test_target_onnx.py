@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from decoders import describe
 from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder, Llama3Scaling, Rope
@@ -35,7 +36,7 @@ def decoder(**fields: Any) -> Decoder:
     shape = {"n_layers": 2, "hidden_size": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "n_vocab": 50}
     rope = Rope(theta=10000.0, dim=16)
     rest = {"intermediate_size": 172, "context": 96, "norm_eps": 1e-5, "rope": rope, "tied": True}
-    return Decoder(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
+    return describe(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
 
 
 def random_tensors(described: Decoder, seed: int = 0) -> dict[str, Float32]:
@@ -186,7 +187,7 @@ def test_a_tied_embedding_counts_once_in_the_file_and_twice_in_memory() -> None:
 
 
 def rope_bytes(described: Decoder) -> int:
-    return 2 * 4 * described.context * described.rope.dim // 2
+    return 2 * 4 * described.context * described.ropes[0].dim // 2
 
 
 def test_an_unpacked_matrix_is_kept_as_float32() -> None:
@@ -302,19 +303,19 @@ def test_another_shape_is_found_when_it_is_read_back(tmp_path: Path) -> None:
 
 def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
     described = llama_1b()
-    angles = np.arange(131072, dtype=np.float32)[::101, None] * described.rope.frequencies()
+    angles = np.arange(131072, dtype=np.float32)[::101, None] * described.ropes[0].frequencies()
     cosine, sine = cosine_and_sine(angles.astype(np.float64))
     assert np.abs(cosine - np.cos(angles.astype(np.float64))).max() < 1e-15
     assert np.abs(sine - np.sin(angles.astype(np.float64))).max() < 1e-15
     rows = dict.fromkeys(("cosine", "sine"), 0)
-    for start, cosines, sines in tables(described.rope, described.context):
+    for start, cosines, sines in tables(described.ropes[0], described.context):
         assert rows["cosine"] == start
         rows = {"cosine": start + len(cosines), "sine": start + len(sines)}
         if start == 0:
             assert np.array_equal(cosines[0], np.ones(32, np.float32))
             assert np.array_equal(sines[0], np.zeros(32, np.float32))
             position = len(cosines) - 1
-            exact = np.cos((np.float32(position) * described.rope.frequencies()).astype(np.float64))
+            exact = np.cos((np.float32(position) * described.ropes[0].frequencies()).astype(np.float64))
             assert np.abs(cosines[-1] - exact).max() <= 2.0**-25
     assert rows == {"cosine": 131072, "sine": 131072}
 
@@ -410,12 +411,12 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import onnx
-from edgepack.decoder import Decoder, Rope
+from edgepack.decoder import Attention, Decoder, Rope
 from edgepack_packager.targets import Model, find
 from edgepack_packager.weights import blocks
 decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,
                   n_kv_heads=4, head_dim=64, intermediate_size=4096, n_vocab=32000, context=131072, norm_eps=1e-5,
-                  rope=Rope(theta=10000.0, dim=64), tied=True)
+                  trained_context=131072, pattern=(Attention(Rope(theta=10000.0, dim=64)),), tied=True)
 shapes = dict(decoder.tensors())
 noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
 writer = find("onnx").open(Path(sys.argv[1]), Model("stream", decoder, "bf16"), "int4")

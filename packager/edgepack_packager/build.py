@@ -48,7 +48,7 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     out = out or Path(f"{origin.name}.edgepack")
     work.refuse_existing(out)
     with open_checkpoint(origin.folder) as checkpoint:
-        weights = families.open_model(checkpoint)
+        weights = families.open_model(checkpoint, recipe.context)
         text = read_text(origin.folder, checkpoint.config, weights.decoder)
         model = Model(origin.name, weights.decoder, weights.dtype, checkpoint.config, text)
         tokenizer = seal.tokenizer_of(seal.text_of(model))

@@ -23,6 +23,17 @@ Model = Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or 
 Targets = Annotated[list[str], typer.Option("--target", "-t", help="gguf, mlx, onnx or all. Repeatable.")]
 Quants = Annotated[list[str], typer.Option("--quant", "-q", help="f32, f16, q8, q4 or a target's own. Repeatable.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.  [default: ./NAME.edgepack]")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        "-c",
+        help="Pack for sequences of up to so many tokens, as 4096 or 4k. Default: the model's own.",
+        parser=screen.token_count,
+        metavar="TOKENS",
+        show_default=False,
+    ),
+]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -33,6 +44,7 @@ def build(
     target: Targets = ["all"],  # noqa: B006 - typer reads the default and never changes it
     quant: Quants = ["q4"],  # noqa: B006
     out: Out = None,
+    context: Context = None,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -42,7 +54,7 @@ def build(
     from edgepack_packager.targets import names
 
     targets = tuple(dict.fromkeys(each for name in target for each in (names() if name == "all" else [name])))
-    built = _build(model, Recipe(targets, tuple(quant), unproven), out)
+    built = _build(model, Recipe(targets, tuple(quant), context, unproven), out)
     if json:
         screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
     else:

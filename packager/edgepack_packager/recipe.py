@@ -11,10 +11,14 @@ from edgepack_packager.targets import Model, Request
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Every target in every quantisation. ``unproven`` allows a target whose engine is not on this host."""
+    """Every target in every quantisation, for sequences of up to ``context`` tokens (None: see ``families.describe``).
+
+    ``unproven`` allows a target whose engine is not on this host.
+    """
 
     targets: tuple[str, ...]
     quants: tuple[str, ...]
+    context: int | None = None
     unproven: bool = False
 
     def requests(self, model: Model) -> list[Request]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.decoder import Decoder, Rope
 from edgepack.errors import UsageError
 from edgepack_packager.weights import Float32, Weights, row_blocks
 
@@ -34,18 +35,18 @@ def hidden(weights: Weights, ids: Sequence[int], progress: Callable[[], None] | 
         raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
     model = _Model(weights)
-    rotation = _rotation(decoder, len(ids))
-    x = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids])
+    x = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids]) * np.float32(decoder.embedding_scale)
     for layer in range(decoder.n_layers):
-        x += _attention(model, f"layers.{layer}.attention", model.norm(f"layers.{layer}.attention.norm", x), rotation)
-        x += _mlp(model, f"layers.{layer}.mlp", model.norm(f"layers.{layer}.mlp.norm", x))
+        _attention(model, layer, x)
+        _mlp(model, layer, x)
         report()
     return model.norm("norm", x)
 
 
 def head(weights: Weights, states: Float32) -> Float32:
     """Return the logits of states: float32 [n, n_vocab]. It reads the whole head for any number of them."""
-    return _Model(weights).linear("embedding" if weights.decoder.tied else "head", states)
+    model = _Model(weights)
+    return _softcap(model.linear("embedding" if model.decoder.tied else "head", states), model.decoder.logits_softcap)
 
 
 class _Model:
@@ -67,25 +68,39 @@ class _Model:
         return result
 
     def norm(self, name: str, x: Float32) -> Float32:
-        """RMSNorm: w x / sqrt(mean(x^2) + eps)."""
+        """RMSNorm over the last axis: w x / sqrt(mean(x^2) + eps)."""
         mean: Float32 = np.mean(np.square(x), axis=-1, keepdims=True)
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
         return normed * self.weights.rows(name, 0, x.shape[-1])
 
 
-def _attention(model: _Model, name: str, x: Float32, rotation: tuple[Float32, Float32]) -> Float32:
-    """Causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
-    decoder, n = model.decoder, len(x)
-    q = _rotate(model.linear(f"{name}.q", x).reshape(n, decoder.n_heads, decoder.head_dim), *rotation)
-    k = _rotate(model.linear(f"{name}.k", x).reshape(n, decoder.n_kv_heads, decoder.head_dim), *rotation)
-    v = model.linear(f"{name}.v", x).reshape(n, decoder.n_kv_heads, decoder.head_dim)
+def _attention(model: _Model, layer: int, x: Float32) -> None:
+    """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
+    decoder, n, name = model.decoder, len(x), f"layers.{layer}.attention"
+    normed = model.norm(f"{name}.norm", x)
+    q = model.linear(f"{name}.q", normed).reshape(n, decoder.n_heads, decoder.head_dim)
+    k = model.linear(f"{name}.k", normed).reshape(n, decoder.n_kv_heads, decoder.head_dim)
+    v = model.linear(f"{name}.v", normed).reshape(n, decoder.n_kv_heads, decoder.head_dim)
+    if decoder.qk_norm:
+        q, k = model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
+    kind = decoder.attention(layer)
+    if kind.rope:
+        rotation = _rotation(kind.rope, n)
+        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
     mixed = np.empty_like(q)
-    future = np.triu(np.ones((n, n), dtype=np.bool_), k=1)
+    hidden = _hidden_positions(n, kind.window)
     for head, kv_head in _heads(decoder):
-        scores = q[:, head] @ k[:, kv_head].T * np.float32(decoder.head_dim**-0.5)
-        scores[future] = -np.inf
+        scores = _softcap(q[:, head] @ k[:, kv_head].T * np.float32(decoder.score_scale), decoder.attention_softcap)
+        scores[hidden] = -np.inf
         mixed[:, head] = _softmax(scores) @ v[:, kv_head]
-    return model.linear(f"{name}.o", mixed.reshape(n, decoder.q_size))
+    output = model.linear(f"{name}.o", mixed.reshape(n, decoder.q_size))
+    x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
+
+
+def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
+    """Return what row i must not see: columns after i, and those that are ``window`` or more before it: [n, n]."""
+    before = np.subtract.outer(np.arange(n), np.arange(n))
+    return before < 0 if window is None else (before < 0) | (before >= window)
 
 
 def _heads(decoder: Decoder) -> Iterator[tuple[int, int]]:
@@ -94,24 +109,42 @@ def _heads(decoder: Decoder) -> Iterator[tuple[int, int]]:
         yield head, head * decoder.n_kv_heads // decoder.n_heads
 
 
-def _mlp(model: _Model, name: str, x: Float32) -> Float32:
-    """down(silu(gate(x)) * up(x))."""
-    inner = _silu(model.linear(f"{name}.gate", x))
-    inner *= model.linear(f"{name}.up", x)
-    return model.linear(f"{name}.down", inner)
+def _mlp(model: _Model, layer: int, x: Float32) -> None:
+    """Add down(activation(gate(x)) * up(x))."""
+    decoder, name = model.decoder, f"layers.{layer}.mlp"
+    normed = model.norm(f"{name}.norm", x)
+    gate = model.linear(f"{name}.gate", normed)
+    inner = _silu(gate) if decoder.activation == "silu" else _gelu_tanh(gate)
+    inner *= model.linear(f"{name}.up", normed)
+    output = model.linear(f"{name}.down", inner)
+    x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
 
 
-def _rotation(decoder: Decoder, n: int) -> tuple[Float32, Float32]:
-    """Return the cosine and the sine of every position's angles: [n, 1, d / 2] each."""
+def _rotation(rope: Rope, n: int) -> tuple[Float32, Float32]:
+    """Return the cosine and the sine of every position's angles, times the rope's magnitude: [n, 1, dim / 2] each."""
     positions = np.arange(n, dtype=np.float32)
-    angles = (positions[:, None] * decoder.rope.frequencies())[:, None, :]
-    return np.cos(angles), np.sin(angles)
+    angles = (positions[:, None] * rope.frequencies())[:, None, :]
+    magnitude = np.float32(rope.magnitude)
+    return np.cos(angles) * magnitude, np.sin(angles) * magnitude
 
 
 def _rotate(x: Float32, cos: Float32, sin: Float32) -> Float32:
-    """Rotate element i of each head with element i + d/2: x is [n, heads, d]."""
-    first, second = np.split(x, 2, axis=-1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    """Rotate element i of each head with element i + dim/2, and leave those from dim on: x is [n, heads, d]."""
+    half = cos.shape[-1]
+    first, second, rest = np.split(x, [half, 2 * half], axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def _softcap(x: Float32, cap: float | None) -> Float32:
+    """cap tanh(x / cap), or x without a cap."""
+    return x if cap is None else np.tanh(x / np.float32(cap)) * np.float32(cap)
+
+
+def _gelu_tanh(x: Float32) -> Float32:
+    """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2 (arXiv:1606.08415)."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+    result: Float32 = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return result
 
 
 def _silu(x: Float32) -> Float32:

@@ -73,7 +73,7 @@ def seal(
         schema=Schema(VERSION),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, parts),
+        producer=_producer(recipe, decoder, parts),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -89,7 +89,7 @@ def seal(
         chat=_chat(text, tokenizer),
         generation=generation(text),
         context=manifests.Context(
-            trained=decoder.context,
+            trained=decoder.trained_context,
             profile=decoder.context,
             verified=decoder.context if proven else 0,
             kv_values_per_token=decoder.kv_values_per_token,
@@ -109,12 +109,17 @@ def text_of(model: Model) -> Text:
     return model.text
 
 
-def _producer(recipe: Recipe, parts: Sequence[Part]) -> manifests.Producer:
+def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
     packages = {"numpy"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
         packages={name: version(name) for name in sorted(packages)},
-        recipe={"targets": list(recipe.targets), "quants": list(recipe.quants), "unproven": int(recipe.unproven)},
+        recipe={
+            "targets": list(recipe.targets),
+            "quants": list(recipe.quants),
+            "context": decoder.context,
+            "unproven": int(recipe.unproven),
+        },
     )
 
 

@@ -32,19 +32,39 @@ class Llama3Scaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     original_context: Count
 
 
+class LongRopeScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="longrope"):
+    """Every rope frequency divided by a factor of its own; cosine and sine multiplied by ``magnitude`` (Phi).
+
+    The source has two lists of factors, for sequences of up to ``original_context`` tokens and for longer ones. A
+    decoder has the one that belongs to its context, so that no engine has to choose while it runs.
+    """
+
+    factors: tuple[Positive, ...]
+    magnitude: Positive
+    original_context: Count
+
+
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rotary position embedding in the half-split layout: element i of a head rotates with element i + dim/2."""
+    """Rotary position embedding in the half-split layout: element i of a head rotates with element i + dim/2.
+
+    Where ``dim`` is less than the head dimension, the elements from ``dim`` on pass through.
+    """
 
     theta: Positive
     dim: Count
-    scaling: LinearScaling | Llama3Scaling | None = None
+    scaling: LinearScaling | Llama3Scaling | LongRopeScaling | None = None
+
+    @property
+    def magnitude(self) -> float:
+        """What cosine and sine are multiplied by."""
+        return self.scaling.magnitude if isinstance(self.scaling, LongRopeScaling) else 1.0
 
     def frequencies(self) -> NDArray[np.float32]:
         """Return the angle in radians that one position adds, per rotated pair: float32 [dim / 2].
 
-        Unscaled: theta ** (-2 i / dim). The llama3 rule: with wavelength w = 2 pi / f, original context c,
-        w < c/high stays, w > c/low becomes f/factor, and between the two
-        s = (c/w - low) / (high - low) gives (1 - s) f/factor + s f.
+        Unscaled: theta ** (-2 i / dim). Linear: divided by the factor; longrope: each by its own. The llama3 rule:
+        with wavelength w = 2 pi / f, original context c, w < c/high stays, w > c/low becomes f/factor, and between
+        the two s = (c/w - low) / (high - low) gives (1 - s) f/factor + s f.
         """
         exponent = np.arange(0, self.dim, 2, dtype=np.float32) / np.float32(self.dim)
         # Powers in float64, rounded once: the float32 power of a host's library may be off in the last place.
@@ -55,6 +75,8 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return frequencies
             case LinearScaling(factor):
                 return frequencies / np.float32(factor)
+            case LongRopeScaling(factors):
+                return np.float32(1.0) / (np.array(factors, np.float32) * powers)
             case Llama3Scaling(factor, low, high, context):
                 wavelength = np.float32(2 * np.pi) / frequencies
                 smooth = (np.float32(context) / wavelength - np.float32(low)) / np.float32(high - low)
@@ -63,11 +85,25 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return np.where(wavelength < context / high, frequencies, scaled).astype(np.float32)
 
 
-class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A decoder-only transformer: pre-norm attention and gated MLP blocks, RMSNorm, rope.
+class Attention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a layer sees positions: ``rope`` (None: not at all), and the last ``window`` of them, its own included
+    (None: all)."""
 
-    Sizes are counts of elements; ``context`` is the number of positions the model was trained for;
-    ``n_vocab`` is the number of rows of the embedding, which may exceed the tokenizer's entries.
+    rope: Rope | None
+    window: Count | None = None
+
+
+class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A decoder-only transformer: attention and gated MLP blocks with RMSNorm, as ``edgepack_packager.reference`` runs.
+
+    Sizes are counts of elements. ``n_vocab`` is the number of rows of the embedding, which may exceed the tokenizer's
+    entries. ``context`` is the number of positions that the description holds for, ``trained_context`` what the model
+    was trained for. ``pattern`` is repeated until every layer has its attention.
+
+    In the order of the computation: ``embedding_scale`` multiplies the embeddings; ``qk_norm`` is an RMSNorm over each
+    head of q and k, before rope; ``attention_scale`` (None: head_dim ** -0.5) multiplies the scores, and a softcap c
+    makes c tanh(x / c) of them, or of the logits; ``post_norms`` are RMSNorms of a block's output before it is added.
+    ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
     """
 
     family: str
@@ -80,13 +116,41 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     intermediate_size: Count
     n_vocab: Count
     context: Count
+    trained_context: Count
     norm_eps: Positive
-    rope: Rope
+    pattern: Annotated[tuple[Attention, ...], msgspec.Meta(min_length=1)]
     tied: bool
-    activation: Literal["silu"] = "silu"
+    activation: Literal["silu", "gelu_tanh"] = "silu"
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    embedding_scale: Positive = 1.0
+    attention_scale: Positive | None = None
+    attention_softcap: Positive | None = None
+    logits_softcap: Positive | None = None
+    wide: bool = False
+
+    def attention(self, layer: int) -> Attention:
+        """Return how a layer sees positions."""
+        return self.pattern[layer % len(self.pattern)]
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The distinct ropes, in the order of the pattern."""
+        return tuple(dict.fromkeys(attention.rope for attention in self.pattern if attention.rope))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The distinct windows that are shorter than the context, ascending."""
+        sizes = {attention.window for attention in self.pattern if attention.window}
+        return tuple(sorted(size for size in sizes if size < self.context))
+
+    @property
+    def score_scale(self) -> float:
+        """What multiplies the attention scores."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
     def q_size(self) -> int:
@@ -117,11 +181,18 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             yield from _linear(f"layers.{layer}.attention.q", self.q_size, hidden, self.qkv_bias)
             yield from _linear(f"layers.{layer}.attention.k", self.kv_size, hidden, self.qkv_bias)
             yield from _linear(f"layers.{layer}.attention.v", self.kv_size, hidden, self.qkv_bias)
+            if self.qk_norm:
+                yield f"layers.{layer}.attention.q_norm", (self.head_dim,)
+                yield f"layers.{layer}.attention.k_norm", (self.head_dim,)
             yield from _linear(f"layers.{layer}.attention.o", hidden, self.q_size, self.output_bias)
+            if self.post_norms:
+                yield f"layers.{layer}.attention.post_norm", (hidden,)
             yield f"layers.{layer}.mlp.norm", (hidden,)
             yield from _linear(f"layers.{layer}.mlp.gate", inter, hidden, self.mlp_bias)
             yield from _linear(f"layers.{layer}.mlp.up", inter, hidden, self.mlp_bias)
             yield from _linear(f"layers.{layer}.mlp.down", hidden, inter, self.mlp_bias)
+            if self.post_norms:
+                yield f"layers.{layer}.mlp.post_norm", (hidden,)
         yield "norm", (hidden,)
         if not self.tied:
             yield "head", (self.n_vocab, hidden)

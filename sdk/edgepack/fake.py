@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.chat import ChatTemplate
-from edgepack.decoder import Decoder, Rope
+from edgepack.decoder import Attention, Decoder, Rope
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.hardware import Hardware
 from edgepack.manifest import (
@@ -272,8 +272,9 @@ def _manifest() -> Manifest:
         intermediate_size=8,
         n_vocab=258,
         context=131072,
+        trained_context=131072,
         norm_eps=1e-5,
-        rope=Rope(theta=10000.0, dim=8),
+        pattern=(Attention(Rope(theta=10000.0, dim=8)),),
         tied=True,
     )
     return Manifest(

@@ -27,12 +27,16 @@ class Family(Protocol):
         ...
 
     @property
-    def describe(self) -> Callable[[Mapping[str, Any]], Decoder]:
-        """Read config.json; raises ``SourceError`` for a wrong field, ``UnsupportedModelError`` for one not built."""
+    def describe(self) -> Callable[[Mapping[str, Any], int | None], Decoder]:
+        """Read config.json for a context, or for the longest that is exact from its first token on.
+
+        Raises ``SourceError`` for a wrong field, ``UnsupportedModelError`` for one not built, ``UsageError`` for a
+        context that the model does not have.
+        """
         ...
 
     @property
-    def source(self) -> Callable[[str], Source]:
+    def source(self) -> Callable[[Decoder, str], Source]:
         """Say where the checkpoint keeps a canonical tensor."""
         ...
 
@@ -40,23 +44,26 @@ class Family(Protocol):
 FAMILIES: tuple[Family, ...] = (llama,)
 
 
-def describe(config: Mapping[str, Any]) -> Decoder:
-    """Return the decoder that a config.json describes.
+def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
+    """Return the decoder that a config.json describes, for sequences of up to ``context`` tokens.
+
+    Without a context: the longest for which one description is exact, which is the trained one but for models that
+    rotate short and long sequences differently.
 
     Raises ``UnsupportedModelError`` for an architecture or a feature that is not built, ``SourceError`` for a field
     that is missing, wrong or contradicts another.
     """
-    return find(config).describe(config)
+    return find(config).describe(config, context)
 
 
-def open_model(checkpoint: Checkpoint) -> Weights:
+def open_model(checkpoint: Checkpoint, context: int | None = None) -> Weights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open. Raises as ``describe``, and ``SourceError`` for a
     missing, unknown or misshapen tensor.
     """
     family = find(checkpoint.config)
-    return MappedWeights(checkpoint, family.describe(checkpoint.config), family.source, family.IGNORED)
+    return MappedWeights(checkpoint, family.describe(checkpoint.config, context), family.source, family.IGNORED)
 
 
 def find(config: Mapping[str, Any]) -> Family:

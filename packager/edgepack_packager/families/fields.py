@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 
 FILE = "config.json"
 
@@ -41,6 +41,20 @@ def only(config: Mapping[str, Any], name: str, value: object) -> None:
     found = config.get(name)
     if found is not None and found != value:
         raise UnsupportedModelError(f"{FILE}: {name} is {found!r}; edgepack builds {value!r} only.")
+
+
+def read_context(config: Mapping[str, Any], asked: int | None) -> int:
+    """Return the context to describe: the one asked for, or the one that the model was trained for.
+
+    Raises ``UsageError`` where more is asked for than it was trained for.
+    """
+    trained = count(config, "max_position_embeddings")
+    if asked is not None and not 0 < asked <= trained:
+        raise UsageError(
+            f"The context of {asked} tokens is not from 1 to {trained}, which the model was trained for.",
+            hint="Choose another --context, or leave it out.",
+        )
+    return asked or trained
 
 
 def _present(config: Mapping[str, Any], name: str, default: object) -> Any:

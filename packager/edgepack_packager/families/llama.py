@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.decoder import Attention, Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.families.fields import FILE, count, flag, only, positive
+from edgepack_packager.families.fields import FILE, count, flag, only, positive, read_context
 from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import read_rope
 
@@ -35,7 +35,7 @@ _LAYER_MODULES: Mapping[str, str] = {
 }
 
 
-def describe(config: Mapping[str, Any]) -> Decoder:
+def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Llama's config.json describes; absent optional fields are as in LlamaConfig."""
     if config.get("quantization_config") is not None:
         raise UnsupportedModelError(
@@ -60,9 +60,10 @@ def describe(config: Mapping[str, Any]) -> Decoder:
         head_dim=head_dim,
         intermediate_size=count(config, "intermediate_size"),
         n_vocab=count(config, "vocab_size"),
-        context=count(config, "max_position_embeddings"),
+        context=read_context(config, context),
+        trained_context=count(config, "max_position_embeddings"),
         norm_eps=positive(config, "rms_norm_eps"),
-        rope=read_rope(config, head_dim),
+        pattern=(Attention(read_rope(config, head_dim)),),
         tied=flag(config, "tie_word_embeddings", default=False),
         qkv_bias=attention_bias,
         output_bias=attention_bias,
@@ -70,7 +71,7 @@ def describe(config: Mapping[str, Any]) -> Decoder:
     )
 
 
-def source(name: str) -> Source:
+def source(decoder: Decoder, name: str) -> Source:
     """Say where a Llama checkpoint keeps a canonical tensor."""
     if name in _TENSORS:
         return Source(_TENSORS[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,14 @@ from edgepack_packager.weights import Float32, row_blocks
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a checkpoint keeps a canonical tensor: the name of the tensor that holds its rows."""
+    """Where a checkpoint keeps a canonical tensor: the tensor that holds it, from its row ``first`` on.
+
+    ``plus`` is added to every value, in float32.
+    """
 
     tensor: str
+    first: int = 0
+    plus: float = 0.0
 
 
 class MappedWeights:
@@ -28,15 +33,17 @@ class MappedWeights:
     ``dtype`` is the type that all tensors are stored in, or "f32", which holds every value, where they are mixed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, decoder: Decoder, source: Callable[[str], Source], ignored: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, decoder: Decoder, source: Callable[[Decoder, str], Source], ignored: str
+    ) -> None:
         self.decoder = decoder
         self._checkpoint = checkpoint
-        self._sources = {name: source(name) for name, _ in decoder.tensors()}
-        head = source("head").tensor
+        self._sources = {name: source(decoder, name) for name, _ in decoder.tensors()}
+        head = source(decoder, "head").tensor
         spare = {head} & checkpoint.tensors.keys() if decoder.tied else set()
         _check_names(checkpoint, {place.tensor for place in self._sources.values()} | spare, ignored)
-        for name, shape in decoder.tensors():
-            _check_tensor(checkpoint, self._sources[name].tensor, shape)
+        for tensor, shape in _stored_shapes(decoder, self._sources).items():
+            _check_tensor(checkpoint, tensor, shape)
         dtypes = {checkpoint.tensors[place.tensor].dtype for place in self._sources.values()}
         self.dtype = FLOATS[dtypes.pop()] if len(dtypes) == 1 else "f32"
         if spare:
@@ -44,7 +51,19 @@ class MappedWeights:
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a canonical tensor: float32."""
-        return self._checkpoint.rows(self._sources[name].tensor, start, stop)
+        source = self._sources[name]
+        rows = self._checkpoint.rows(source.tensor, source.first + start, source.first + stop)
+        return rows + np.float32(source.plus) if source.plus else rows
+
+
+def _stored_shapes(decoder: Decoder, sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of the checkpoint, which may hold several canonical ones, row after row."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (rows, *columns) in decoder.tensors():
+        source = sources[name]
+        before = shapes.get(source.tensor, (0,))[0]
+        shapes[source.tensor] = (max(before, source.first + rows), *columns)
+    return shapes
 
 
 def _check_names(checkpoint: Checkpoint, expected: Collection[str], ignored: str) -> None:

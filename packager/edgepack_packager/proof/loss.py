@@ -77,7 +77,7 @@ def prove(
         lost = compare.difference(map(watch, rows), expected, probe.ids, probe.text)
     bits = target.schemes[scheme]
     if bits == 32:
-        gates = [gate("loss.nmse", lost.nmse, "<=", target.nmse)]
+        gates = [gate("loss.nmse", lost.nmse, "<=", target.nmse(decoder))]
     else:
         most = limits(bits)
         gates = [

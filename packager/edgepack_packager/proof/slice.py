@@ -2,7 +2,8 @@
 
 Half of the rows speak softly: they are scaled by a power of two, so that their mean square is close to the epsilon of
 the norms. A wrong epsilon changes the logits of an ordinary row by 1e-10 only, which no limit could tell from rounding;
-it changes those of a quiet row by percents.
+it changes those of a quiet row by percents. Windows longer than ``WINDOW`` are cut to it, so that a probe crosses them:
+a window's length is a number in the payload, and which layers have one, and what it means, is in the code under test.
 """
 
 from __future__ import annotations
@@ -12,23 +13,28 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.decoder import Attention, Decoder
 from edgepack_packager.weights import Float32, Weights
 
-LAYERS = 2  # one whole attention pattern of every family built so far, and a second layer so that an index can be wrong
+LAYERS = 2  # at least, so that an index can be wrong
+WINDOW = 96
 
 
 class Slice:
-    """``Weights`` over the first layers of others, with only the embedding and head rows in ``vocabulary``."""
+    """``Weights`` over one whole attention pattern of others' first layers, with the vocabulary rows that are asked."""
 
-    def __init__(self, weights: Weights, vocabulary: Sequence[int], layers: int = LAYERS) -> None:
+    def __init__(self, weights: Weights, vocabulary: Sequence[int]) -> None:
         self._weights = weights
+        whole = weights.decoder
         self.decoder: Decoder = msgspec.structs.replace(
-            weights.decoder, n_layers=min(layers, weights.decoder.n_layers), n_vocab=len(vocabulary)
+            whole,
+            n_layers=min(max(LAYERS, len(whole.pattern)), whole.n_layers),
+            n_vocab=len(vocabulary),
+            pattern=tuple(map(_near, whole.pattern)),
         )
         self.dtype = "f32"
         self._embedding = _picked(weights, "embedding", vocabulary)
-        self._embedding[1::2] *= _quiet(self._embedding, weights.decoder.norm_eps)
+        self._embedding[1::2] *= _quiet(self._embedding * np.float32(whole.embedding_scale), whole.norm_eps)
         self._head = None if weights.decoder.tied else _picked(weights, "head", vocabulary)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
@@ -45,6 +51,10 @@ def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
     vocabulary = sorted(set(ids))
     position = {row: index for index, row in enumerate(vocabulary)}
     return Slice(weights, vocabulary), [position[i] for i in ids]
+
+
+def _near(attention: Attention) -> Attention:
+    return Attention(attention.rope, attention.window and min(attention.window, WINDOW))
 
 
 def _picked(weights: Weights, name: str, rows: Sequence[int]) -> Float32:

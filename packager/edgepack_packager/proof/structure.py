@@ -35,6 +35,6 @@ def prove(targets: Sequence[Target], weights: Weights, ids: Sequence[int], scrat
             place, runtime = Path(folder, request.id), request.target.runtime
             with engine.logits(runtime, place, part.decoder, part_ids, "f32", scratch) as (_, rows):
                 gates[request.target.name] = gate(
-                    "structure.nmse", compare.nmse(rows, expected), "<=", request.target.nmse
+                    "structure.nmse", compare.nmse(rows, expected), "<=", request.target.nmse(part.decoder)
                 )
     return gates

@@ -46,9 +46,13 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a finished writer reports: total bytes of tensor data, bytes the engine keeps in memory for them, and the
-    tensors that could not take the scheme."""
+    """A variant's sizes, which follow from the decoder alone, and the tensors that could not take the scheme.
 
+    ``data_bytes``: of the files, the part that holds tensors and tables, padding included; ``tensor_bytes``: of the
+    canonical tensors alone; ``weights_bytes``: what the engine keeps in memory for them.
+    """
+
+    data_bytes: int
     tensor_bytes: int
     weights_bytes: int
     fallbacks: tuple[Fallback, ...]
@@ -95,8 +99,7 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``nmse`` is the limit
-    that an exact variant is held to: 1e-10, more only where the engine's own fp32 arithmetic is known to need it.
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact).
     """
 
     name: str
@@ -104,13 +107,22 @@ class Target(Protocol):
     floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
-    nmse: float
+
+    def nmse(self, decoder: Decoder) -> float:
+        """Return the limit of an exact variant: 1e-10, more only where the engine's own arithmetic needs it."""
+        ...
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name ("f32", "f16", "q8", "q4") or one of ``schemes`` to the scheme to write.
 
-        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where the scheme's library is missing.
+        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where the scheme's library is missing,
+        ``UnsupportedModelError`` for a decoder that the engine cannot run exactly; it names the feature and, where a
+        shorter ``--context`` helps, that.
         """
+        ...
+
+    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+        """Return what a writer will report, from the decoder and the source's element type ("f32", "f16", "bf16")."""
         ...
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:

@@ -104,7 +104,7 @@ def check(header: Header, decoder: Decoder, path: Path) -> str:
         "attention.head_count_kv": decoder.n_kv_heads,
         "attention.key_length": decoder.head_dim,
         "attention.value_length": decoder.head_dim,
-        "rope.dimension_count": decoder.rope.dim,
+        "rope.dimension_count": decoder.ropes[0].dim,
         "vocab_size": decoder.n_vocab,
     }
     # What llama.cpp assumes for a key that is absent.

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.decoder import Attention, Decoder, Rope
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.runtime import Options
 from edgepack_runtimes.gguf import abi, library, log
@@ -43,8 +43,9 @@ _DECODER: Final = Decoder(
     intermediate_size=32,
     n_vocab=256,
     context=64,
+    trained_context=64,
     norm_eps=1e-5,
-    rope=Rope(theta=10000.0, dim=32),
+    pattern=(Attention(Rope(theta=10000.0, dim=32)),),
     tied=True,
 )
 

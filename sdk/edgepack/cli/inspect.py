@@ -9,6 +9,7 @@ from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
 
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
+    from edgepack.decoder import Attention
     from edgepack.manifest import Manifest, Variant
 
 
@@ -96,9 +97,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             f"vocabulary {decoder.n_vocab}, {'tied' if decoder.tied else 'untied'}"
         ),
     )
-    scaling = decoder.rope.scaling
-    kind = f", {type(scaling).__name__.removesuffix('Scaling').lower()} factor {scaling.factor:g}" if scaling else ""
-    yield "rope", f"theta {decoder.rope.theta:g}{kind}"
+    yield "attention", "; then ".join(map(_attention, dict.fromkeys(decoder.pattern)))
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     yield (
         "context",
@@ -123,3 +122,11 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+
+
+def _attention(attention: Attention) -> str:
+    rope, window = attention.rope, f", window {attention.window}" if attention.window else ""
+    if rope is None:
+        return f"no rope{window}"
+    kind = f" {type(rope.scaling).__name__.removesuffix('Scaling').lower()}" if rope.scaling else ""
+    return f"rope{kind} theta {rope.theta:g}{window}"

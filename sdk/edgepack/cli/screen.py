@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -19,9 +20,24 @@ if TYPE_CHECKING:
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.", show_default=False)]
 Backend = Annotated[str | None, typer.Option(help="Only this engine: gguf, onnx or mlx.", show_default=False)]
 Variant = Annotated[str | None, typer.Option(help="Only this variant of the bundle.", show_default=False)]
+
+
+def token_count(text: str) -> int:
+    """Read a count of tokens: "4096", "4k" (4096) or "128k". Raises ``BadParameter`` for anything else."""
+    found = re.fullmatch(r"([1-9]\d{0,8})(k?)", text.strip().lower())
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no count of tokens; give one as 4096 or as 4k.")
+    return int(found[1]) * (1024 if found[2] else 1)
+
+
 Context = Annotated[
     int | None,
-    typer.Option(help="Tokens of context. Default: what the bundle allows, at most 4096.", show_default=False),
+    typer.Option(
+        help="Tokens of context, as 4096 or 4k. Default: what the bundle allows, at most 4096.",
+        parser=token_count,
+        metavar="TOKENS",
+        show_default=False,
+    ),
 ]
 KvCache = Annotated[
     str | None,

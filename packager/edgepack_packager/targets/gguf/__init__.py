@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from edgepack.decoder import Decoder
 from edgepack.errors import UsageError
-from edgepack_packager.targets import UNIFORM, Model, Reader, Writer
+from edgepack_packager.targets import UNIFORM, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
@@ -27,12 +27,16 @@ class GgufTarget:
     # The oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older still.
     floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
-    # ggml makes a rotation's angle by multiplying one rounded float32 step, pair after pair: measured 1.5e-10 for heads
-    # of 128 after 320 positions, against 7e-12 of a reference that rounds the same way.
-    nmse = 1e-9
 
     def __init__(self) -> None:
         self.packages: tuple[str, ...] = ("numpy", *_installed("llama-cpp-python", "xllamacpp"))
+
+    def nmse(self, decoder: Decoder) -> float:
+        """Return 1e-9: ggml makes a rotation's angle by multiplying one rounded float32 step, pair after pair.
+
+        Measured: 1.5e-10 for heads of 128 after 320 positions, against 7e-12 of a reference that rounds the same way.
+        """
+        return 1e-9
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name or one of ``schemes`` to the scheme to write.
@@ -48,6 +52,10 @@ class GgufTarget:
         if any(tensor.kind in K_QUANTS for tensor in place(model.decoder, scheme).tensors):
             find_quantizer()
         return scheme
+
+    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+        """Return the sizes of a variant, from its layout."""
+        return place(decoder, scheme).written
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:
         """Create ``model.gguf``, sized, with its header complete, and return the writer of its tensors.

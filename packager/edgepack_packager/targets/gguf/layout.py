@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from edgepack.decoder import Decoder, Llama3Scaling
 from edgepack.errors import UnsupportedModelError
 from edgepack.manifest import Fallback
+from edgepack_packager.targets import Written
 from edgepack_packager.targets.gguf.recipe import FORMATS, Kind, choices
 
 ALIGNMENT = 32
@@ -65,6 +66,11 @@ class Layout:
         return sum(tensor.size for tensor in self.tensors)
 
     @property
+    def written(self) -> Written:
+        """What a writer of this layout reports; llama.cpp keeps the tensors as they are in the file."""
+        return Written(self.data_bytes, self.tensor_bytes, self.tensor_bytes, self.fallbacks)
+
+    @property
     def data_bytes(self) -> int:
         """Bytes of the file's data section, padding included."""
         last = self.tensors[-1]
@@ -88,8 +94,8 @@ def place(decoder: Decoder, scheme: str) -> Layout:
         offset = padded(offset + tensor.size)
         return tensor
 
-    if isinstance(decoder.rope.scaling, Llama3Scaling):
-        add(ROPE_FACTORS, (decoder.rope.dim // 2,), "f32")
+    if isinstance(decoder.ropes[0].scaling, Llama3Scaling):
+        add(ROPE_FACTORS, (decoder.ropes[0].dim // 2,), "f32")
     for choice in choices(decoder, scheme):
         canonical[choice.tensor] = add(gguf_name(choice.tensor), choice.shape, choice.kind)
         if choice.fallback:

@@ -37,9 +37,9 @@ def rope_factors(rope: Rope) -> Float32:
 
 
 def _architecture(decoder: Decoder) -> dict[str, Value]:
-    if decoder.rope.dim != decoder.head_dim:
+    if decoder.ropes[0].dim != decoder.head_dim:
         raise UnsupportedModelError(
-            f"GGUF's llama architecture rotates whole heads; this model rotates {decoder.rope.dim} of "
+            f"GGUF's llama architecture rotates whole heads; this model rotates {decoder.ropes[0].dim} of "
             f"{decoder.head_dim} elements."
         )
     keys: dict[str, Value] = {
@@ -52,11 +52,11 @@ def _architecture(decoder: Decoder) -> dict[str, Value]:
         "llama.attention.layer_norm_rms_epsilon": F32(decoder.norm_eps),
         "llama.attention.key_length": U32(decoder.head_dim),
         "llama.attention.value_length": U32(decoder.head_dim),
-        "llama.rope.freq_base": F32(decoder.rope.theta),
-        "llama.rope.dimension_count": U32(decoder.rope.dim),
+        "llama.rope.freq_base": F32(decoder.ropes[0].theta),
+        "llama.rope.dimension_count": U32(decoder.ropes[0].dim),
         "llama.vocab_size": U32(decoder.n_vocab),
     }
-    if isinstance(decoder.rope.scaling, LinearScaling):
+    if isinstance(decoder.ropes[0].scaling, LinearScaling):
         keys["llama.rope.scaling.type"] = "linear"
-        keys["llama.rope.scaling.factor"] = F32(decoder.rope.scaling.factor)
+        keys["llama.rope.scaling.factor"] = F32(decoder.ropes[0].scaling.factor)
     return keys

@@ -34,7 +34,7 @@ class GgufWriter:
             self._put(np.frombuffer(start, np.uint8), 0)
             for tensor in self._layout.tensors:
                 if tensor.name == ROPE_FACTORS:
-                    self._put(rope_factors(model.decoder.rope).view(np.uint8), self._data + tensor.offset)
+                    self._put(rope_factors(model.decoder.ropes[0]).view(np.uint8), self._data + tensor.offset)
         except BaseException:
             self.abort()
             raise
@@ -67,8 +67,7 @@ class GgufWriter:
             tensor: Tensor = self._layout.canonical[name]
             if rows != tensor.shape[0]:
                 raise BuildError(f"{self._place(name)} got {rows} of its {tensor.shape[0]} rows.")
-        size = self._layout.tensor_bytes
-        return Written(tensor_bytes=size, weights_bytes=size, fallbacks=self._layout.fallbacks)
+        return self._layout.written
 
     def abort(self) -> None:
         """Close the file as it is. Safe after ``finish``."""

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from edgepack.decoder import Decoder
 from edgepack.errors import UnsupportedModelError, UsageError
-from edgepack_packager.targets import Model
-from edgepack_packager.targets.mlx.layout import SHARD_BYTES
+from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.mlx.layout import SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
@@ -31,10 +31,13 @@ class MlxTarget:
     floor = "0.21.1"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "8bit": 8, "4bit": 4})
-    nmse = 1e-10
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
         self._shard_bytes = shard_bytes
+
+    def nmse(self, decoder: Decoder) -> float:
+        """Return 1e-10: MLX on a processor computes in float32 throughout."""
+        return 1e-10
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme. Raises ``UsageError`` for another name."""
@@ -46,6 +49,10 @@ class MlxTarget:
             )
         return scheme
 
+    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+        """Return the sizes of a variant, from its layout."""
+        return lay_out(decoder, scheme, dtype, self._shard_bytes).written
+
     def open(self, folder: Path, model: Model, scheme: str) -> MlxWriter:
         """Create the files in an empty folder, sized, and return the writer of their tensors.
 
@@ -56,9 +63,9 @@ class MlxTarget:
             raise UnsupportedModelError(
                 f"{model.name} has biases on some attention projections; mlx-lm's Llama has them on all or none."
             )
-        if decoder.rope.dim != decoder.head_dim:
+        if decoder.ropes[0].dim != decoder.head_dim:
             raise UnsupportedModelError(
-                f"{model.name} rotates {decoder.rope.dim} of {decoder.head_dim} elements; mlx-lm's Llama rotates all."
+                f"{model.name} rotates {decoder.ropes[0].dim} of {decoder.head_dim} elements, mlx-lm's Llama all."
             )
         return MlxWriter(folder, model, scheme, self._shard_bytes)
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import LinearScaling, Llama3Scaling, Rope
+from edgepack.decoder import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.errors import UnsupportedModelError
 from edgepack_packager.targets import Model, Text
 from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type
 from edgepack_packager.targets.mlx.quantize import GROUP
@@ -48,7 +49,7 @@ def config_json(model: Model, scheme: str) -> bytes:
         "mlp_bias": decoder.mlp_bias,
         "tie_word_embeddings": decoder.tied,
     }
-    config |= _rope(decoder.rope)
+    config |= _rope(decoder.ropes[0])
     config["torch_dtype"] = config["dtype"] = _DTYPES[float_type(scheme, model.dtype)]
     if scheme in QUANTIZED:
         quantization = {"group_size": GROUP, "bits": QUANTIZED[scheme], "mode": "affine"}
@@ -67,6 +68,8 @@ def _rope(rope: Rope) -> dict[str, Any]:
 
 def _scaling(rope: Rope) -> dict[str, Any] | None:
     match rope.scaling:
+        case LongRopeScaling():
+            raise UnsupportedModelError("MLX payloads with longrope are not built.")
         case None:
             return None
         case LinearScaling(factor):

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgepack.decoder import Decoder
+from edgepack.manifest import Fallback
+from edgepack_packager.targets import Written
 from edgepack_packager.targets.mlx.quantize import GROUP, Float
 
 SHARD_BYTES = 5 << 30
@@ -63,11 +65,17 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All tensors by MLX's name, and each file's name, first bytes and size in bytes."""
+    """All tensors by MLX's name, each file's name, first bytes and size in bytes, and what could not be quantised."""
 
     slots: Mapping[str, Slot]
     heads: Mapping[str, bytes]
     sizes: Mapping[str, int]
+    fallbacks: tuple[Fallback, ...]
+
+    @property
+    def written(self) -> Written:
+        """What a writer of this layout reports; MLX keeps the tensors as they are in the files."""
+        return Written(self.tensor_bytes, self.tensor_bytes, self.tensor_bytes, self.fallbacks)
 
     @property
     def tensor_bytes(self) -> int:
@@ -120,7 +128,14 @@ def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_
         file = f"model-{index:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         placed, heads[file], sizes[file] = _place(shard, file)
         slots |= placed
-    return Layout(slots, heads, sizes)
+    return Layout(slots, heads, sizes, tuple(_fallbacks(decoder, scheme, dtype)))
+
+
+def _fallbacks(decoder: Decoder, scheme: str, dtype: str) -> Iterator[Fallback]:
+    for name, shape in decoder.tensors():
+        if scheme in QUANTIZED and len(shape) == 2 and not quantizes(scheme, shape):
+            reason = f"{shape[1]} columns are not a multiple of the group of {GROUP}"
+            yield Fallback(tensor=name, scheme=float_type(scheme, dtype), reason=reason)
 
 
 def _tensors(decoder: Decoder, scheme: str, dtype: str) -> Iterator[tuple[str, Slot]]:

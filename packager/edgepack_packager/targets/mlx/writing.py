@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
-from edgepack.manifest import Fallback
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
@@ -21,7 +20,7 @@ from edgepack_packager.targets.mlx.layout import (
     parameter,
     quantizes,
 )
-from edgepack_packager.targets.mlx.quantize import GROUP, Float, quantize, round_to
+from edgepack_packager.targets.mlx.quantize import Float, quantize, round_to
 from edgepack_packager.weights import Float32
 
 
@@ -114,21 +113,7 @@ class MlxWriter:
             if self._next[name] != shape[0]:
                 raise BuildError(f"{name} was written up to row {self._next[name]} of {shape[0]}.")
         self.abort()
-        size = self._layout.tensor_bytes
-        return Written(tensor_bytes=size, weights_bytes=size, fallbacks=tuple(self._fallbacks()))
-
-    def _fallbacks(self) -> list[Fallback]:
-        if self._scheme not in QUANTIZED:
-            return []
-        return [
-            Fallback(
-                tensor=name,
-                scheme=self._float,
-                reason=f"{shape[1]} columns are not a multiple of the group of {GROUP}",
-            )
-            for name, shape in self._shapes.items()
-            if len(shape) == 2 and not quantizes(self._scheme, shape)
-        ]
+        return self._layout.written
 
     def abort(self) -> None:
         """Close the files as they are. Safe to call again."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgepack.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
-from edgepack_packager.targets import Model
-from edgepack_packager.targets.onnx.layout import SCHEMES
+from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.onnx.layout import SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
@@ -27,7 +27,10 @@ class OnnxTarget:
     floor = "1.27"
     packages: tuple[str, ...] = ("onnx",)
     schemes: Mapping[str, int] = SCHEMES
-    nmse = 1e-10
+
+    def nmse(self, decoder: Decoder) -> float:
+        """Return 1e-10: onnxruntime computes in float32 throughout."""
+        return 1e-10
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write."""
@@ -43,6 +46,10 @@ class OnnxTarget:
             )
         _require_onnx()
         return chosen
+
+    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+        """Return the sizes of a variant, from its layout."""
+        return layout(decoder, scheme).written
 
     def open(self, folder: Path, model: Model, scheme: str) -> OnnxWriter:
         """Create the files of a variant in an empty folder, at their full size."""

@@ -42,7 +42,7 @@ class _Graph:
         self.layout = layout
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
-        self.rotary_in_attention = decoder.head_dim % 16 == 0 and decoder.rope.dim % 16 == 0
+        self.rotary_in_attention = decoder.head_dim % 16 == 0 and decoder.ropes[0].dim % 16 == 0
 
     def inputs(self) -> list[Any]:
         from onnx import TensorProto, helper
@@ -177,8 +177,8 @@ class _Graph:
         return self._linear(f"{name}.o", output)
 
     def _rotate(self, inputs: str, heads: int, tables: list[str]) -> str:
-        partial = self.decoder.rope.dim != self.decoder.head_dim
-        attributes = {"num_heads": heads, "rotary_embedding_dim": self.decoder.rope.dim} if partial else {}
+        partial = self.decoder.ropes[0].dim != self.decoder.head_dim
+        attributes = {"num_heads": heads, "rotary_embedding_dim": self.decoder.ropes[0].dim} if partial else {}
         rotated = inputs.removesuffix(".output") + ".rotated"
         return self._contrib("RotaryEmbedding", [inputs, "position_ids", *tables], rotated, **attributes)
 

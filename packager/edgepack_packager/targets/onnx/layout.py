@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from edgepack.decoder import Decoder
+from edgepack_packager.targets import Written
 
 BLOCK = 32
 ALIGNMENT = 64
@@ -104,6 +105,11 @@ class Layout:
         return math.prod(stored.weight.shape) * ELEMENT_BYTES["f32"]
 
     @property
+    def written(self) -> Written:
+        """What a writer of this layout reports."""
+        return Written(self.size, self.tensor_bytes, self.resident_bytes, ())
+
+    @property
     def tensor_bytes(self) -> int:
         """Bytes of the canonical tensors: no padding between regions, no rope tables."""
         return sum(region.size for stored in self.tensors.values() for region in stored.regions)
@@ -119,7 +125,7 @@ def layout(decoder: Decoder, scheme: str) -> Layout:
     chosen = cast(Scheme, scheme)
     placer = _Placer()
     tensors = {name: _stored(placer, name, shape, chosen) for name, shape in decoder.tensors()}
-    table = (decoder.context, decoder.rope.dim // 2)
+    table = (decoder.context, decoder.ropes[0].dim // 2)
     cosine = placer.place("rope.cosine", "f32", table)
     sine = placer.place("rope.sine", "f32", table)
     return Layout(chosen, tensors, cosine, sine, placer.end)

@@ -57,11 +57,11 @@ class OnnxWriter:
         for name, stored in self._layout.tensors.items():
             if self._rows[name] != stored.weight.shape[0]:
                 raise BuildError(f"{name}: only {self._rows[name]} of {stored.weight.shape[0]} rows were written.")
-        for start, cosine, sine in rope.tables(self._decoder.rope, self._decoder.context):
+        for start, cosine, sine in rope.tables(self._decoder.ropes[0], self._decoder.context):
             self._put(self._layout.cosine, start, cosine)
             self._put(self._layout.sine, start, sine)
         self.abort()
-        return Written(self._layout.tensor_bytes, self._layout.resident_bytes, ())
+        return self._layout.written
 
     def abort(self) -> None:
         """Close the file as it is."""
