@@ -44,6 +44,9 @@ class LongRopeScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     original_context: Count
 
 
+Scaling = LinearScaling | Llama3Scaling | LongRopeScaling
+
+
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rotary position embedding in the half-split layout: element i of a head rotates with element i + dim/2.
 
@@ -52,7 +55,7 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     theta: Positive
     dim: Count
-    scaling: LinearScaling | Llama3Scaling | LongRopeScaling | None = None
+    scaling: Scaling | None = None
 
     @property
     def magnitude(self) -> float:

@@ -9,7 +9,7 @@ from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
 
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
-    from edgepack.decoder import Attention
+    from edgepack.decoder import Attention, Scaling
     from edgepack.manifest import Manifest, Variant
 
 
@@ -97,7 +97,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
             f"vocabulary {decoder.n_vocab}, {'tied' if decoder.tied else 'untied'}"
         ),
     )
-    yield "attention", "; then ".join(map(_attention, dict.fromkeys(decoder.pattern)))
+    yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     yield (
         "context",
@@ -124,9 +124,20 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
 
 
-def _attention(attention: Attention) -> str:
-    rope, window = attention.rope, f", window {attention.window}" if attention.window else ""
-    if rope is None:
+def _attention(attention: Attention, context: int) -> str:
+    window = f", window {attention.window}" if attention.window else ""
+    if attention.rope is None:
         return f"no rope{window}"
-    kind = f" {type(rope.scaling).__name__.removesuffix('Scaling').lower()}" if rope.scaling else ""
-    return f"rope{kind} theta {rope.theta:g}{window}"
+    return f"rope theta {attention.rope.theta:g}{_scaling(attention.rope.scaling, context)}{window}"
+
+
+def _scaling(scaling: Scaling | None, context: int) -> str:
+    from edgepack.decoder import LongRopeScaling
+
+    match scaling:
+        case None:
+            return ""
+        case LongRopeScaling(original_context=original):
+            return f", longrope with the {'long' if context > original else 'short'} factors throughout"
+        case _:
+            return f", {type(scaling).__name__.removesuffix('Scaling').lower()} factor {scaling.factor:g}"
