@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import ORACLE_MODELS, make_llama
 from numpy.typing import NDArray
+from oracle_models import ORACLE_MODELS
 
+from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
 
 POSITIONS = 300
@@ -32,7 +33,7 @@ def params() -> list[object]:
 def folder(name: str, scratch: Path) -> Path:
     """Return a model's folder; a random model is made in ``scratch``. Skips where the shared data is not there."""
     if name in ORACLE_MODELS:
-        return make_llama(scratch / name, **ORACLE_MODELS[name])
+        return ORACLE_MODELS[name].make(scratch / name)
     if name == "demo":
         return DEMO
     place = os.environ.get("EDGEPACK_SHARED")
@@ -41,11 +42,17 @@ def folder(name: str, scratch: Path) -> Path:
     return Path(place) / "models" / name
 
 
-def ids(folder: Path) -> list[int]:
-    """Return ``POSITIONS`` random token ids of a model, the same at every call."""
+def context(name: str) -> int | None:
+    """Return the context that a model is described for; None leaves it to its family."""
+    return ORACLE_MODELS[name].context if name in ORACLE_MODELS else None
+
+
+def ids(name: str, folder: Path) -> list[int]:
+    """Return ``POSITIONS`` random token ids of a model, or as many as it is described for, the same at every call."""
     with open_checkpoint(folder) as checkpoint:
-        vocab = checkpoint.config["vocab_size"]
-    return [int(id) for id in np.random.default_rng(0).integers(0, vocab, POSITIONS)]
+        decoder = families.describe(checkpoint.config, context(name))
+    count = min(POSITIONS, decoder.context)
+    return [int(id) for id in np.random.default_rng(0).integers(0, decoder.n_vocab, count)]
 
 
 def digest(folder: Path) -> str:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def logits(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
-    """Return the logits of a saved checkpoint, loaded in fp32 with eager attention: float32 [n, n_vocab]."""
+def load(folder: Path) -> Any:
+    """Return transformers' model of a saved checkpoint, in fp32 with eager attention."""
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    embedding = model.get_input_embeddings()
+    if hasattr(embedding, "embed_scale"):
+        # Gemma multiplies by sqrt(hidden) in the type of the weights, which loading in fp32 forgets.
+        dtype = AutoConfig.from_pretrained(folder).dtype or torch.float32
+        embedding.embed_scale.copy_(embedding.embed_scale.to(dtype))
+    return model
+
+
+def logits(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the logits of a saved checkpoint: float32 [n, n_vocab]."""
+    import torch
+
     with torch.no_grad():
-        result: NDArray[np.float32] = model(torch.tensor([list(ids)])).logits[0].numpy()
+        result: NDArray[np.float32] = load(folder)(torch.tensor([list(ids)])).logits[0].numpy()
     return result

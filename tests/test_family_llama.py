@@ -107,14 +107,13 @@ def test_both_spellings_of_a_model_give_one_decoder(tmp_path: Path) -> None:
 
 UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
     (without("architectures") | {"architectures": []}, "names no architecture (model_type 'llama')"),
-    (CONFIG | {"architectures": ["Gemma3nForCausalLM"], "model_type": "gemma3n"}, "names Gemma3nForCausalLM"),
     (CONFIG | {"architectures": ["LlamaForCausalLM", "Other"]}, "names LlamaForCausalLM, Other"),
     (CONFIG | {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     (CONFIG | {"rope_interleaved": True}, "rope_interleaved is True"),
     (CONFIG | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     (CONFIG | {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
     (CONFIG | {"quantization_config": {"quant_method": "awq"}}, "quantized already"),
-    (CONFIG | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
+    (CONFIG | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type is 'dynamic'"),
     (CONFIG | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type is 'yarn'"),
     (CONFIG | {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
     (CONFIG | {"rope_scaling": {**LINEAR, "beta_fast": 32}}, "rope_scaling.beta_fast has no meaning"),
@@ -128,9 +127,11 @@ def test_what_is_not_built_is_refused_by_name(config: Mapping[str, Any], message
 
 
 def test_an_unknown_architecture_is_told_what_is_built() -> None:
-    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM") as raised:
+    with pytest.raises(UnsupportedModelError, match="MambaForCausalLM") as raised:
         families.describe({"architectures": ["MambaForCausalLM"]})
-    assert raised.value.hint == "It builds: LlamaForCausalLM."
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("It builds: Gemma2ForCausalLM, ")
+    assert "LlamaForCausalLM, " in raised.value.hint
 
 
 REQUIRED = (

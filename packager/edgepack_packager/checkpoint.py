@@ -6,8 +6,9 @@ there must be is a family's to say. It never reads a pickle and never runs the f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,11 +84,11 @@ def _open_shards(folder: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
         return dict.fromkeys(file.entries, file)
     if index:
         return _open_indexed(folder / INDEX, stack)
-    raise _no_weights(folder)
+    raise no_weights(str(folder), [path.name for path in folder.iterdir()])
 
 
 def _open_indexed(index: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
-    weight_map = _read_weight_map(index)
+    weight_map = read_weight_map(index)
     shards: dict[str, SafetensorsFile] = {}
     for name in sorted(set(weight_map.values())):
         path = index.parent / name
@@ -109,14 +110,17 @@ def _open_indexed(index: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
     return shards
 
 
-def _read_weight_map(index: Path) -> dict[str, str]:
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Return the file of every tensor that an index names. Raises ``SourceError`` for a name of anything else."""
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SourceError(f"{index}: weight_map must map tensors to shards.", hint="Fetch the file again.")
     for tensor, name in weight_map.items():
         # A plain name keeps every file that is read inside the folder.
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise SourceError(f"{index}: the shard of {tensor}, {name!r}, is not a plain file name.")
+        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+            raise SourceError(
+                f"{index}: the shard of {tensor}, {name!r}, is not a plain file name that ends with .safetensors."
+            )
     return weight_map
 
 
@@ -126,12 +130,13 @@ def _open_file(path: Path, stack: ExitStack) -> SafetensorsFile:
     return file
 
 
-def _no_weights(folder: Path) -> SourceError:
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+def no_weights(place: str, names: Iterable[str]) -> SourceError:
+    """Return the error of a place whose files, of these names, have no safetensors weights."""
+    pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in _PICKLES))
     if pickles:
         return SourceError(
-            f"{folder} has no {SINGLE}, only {pickles[0]}: a pickle, which runs its author's code when it is loaded.",
+            f"{place} has no {SINGLE}, only {pickles[0]}: a pickle, which runs its author's code when it is loaded.",
             hint="Use a revision with safetensors weights, or where you trust the file load it with transformers and "
             "save it again with save_pretrained().",
         )
-    return SourceError(f"{folder} has neither {SINGLE} nor {INDEX}.", hint="Fetch the weights as safetensors.")
+    return SourceError(f"{place} has neither {SINGLE} nor {INDEX}.", hint="Fetch the weights as safetensors.")

@@ -1,6 +1,7 @@
 """Makes the golden logits: transformers in fp32 over every model that the reference is held to.
 
 Run it where torch and transformers are installed (the ``oracle`` extra), with EDGEPACK_SHARED set: python make.py
+With names of models after it, it makes theirs only.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ COLUMNS = 32
 def main() -> None:
     """Write one archive for each model: ids, some columns of the logits after each id, the digest of the weights."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name in golden_models.names():
+        for name in sys.argv[1:] or golden_models.names():
             folder = golden_models.folder(name, Path(scratch))
-            ids = golden_models.ids(folder)
+            ids = golden_models.ids(name, folder)
             logits = oracle.logits(folder, ids)
             columns = np.sort(np.random.default_rng(0).choice(logits.shape[1], COLUMNS, replace=False))
             np.savez(

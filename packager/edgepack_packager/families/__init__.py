@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
-from edgepack_packager.families import llama
+from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, unbuilt
 from edgepack_packager.families.mapping import MappedWeights, Source
 from edgepack_packager.weights import Weights
 
@@ -41,7 +41,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (llama,)
+FAMILIES: tuple[Family, ...] = (llama, phi3, gemma2, gemma3, qwen2, qwen3)
 
 
 def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
@@ -75,9 +75,8 @@ def find(config: Mapping[str, Any]) -> Family:
         for family in FAMILIES:
             if architectures[0] in family.ARCHITECTURES:
                 return family
-    named = ", ".join(architectures) or "no architecture"
     built = sorted(name for family in FAMILIES for name in family.ARCHITECTURES)
     raise UnsupportedModelError(
-        f"config.json names {named} (model_type {config.get('model_type')!r}), which edgepack does not build.",
+        f"config.json: architectures names {unbuilt.named(architectures, config)}, which edgepack does not build.",
         hint=f"It builds: {', '.join(built)}.",
     )

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 
 FILE = "config.json"
 
+Value = TypeVar("Value")
 
-def count(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """Return a whole number above 0; a missing or null field is the default, or an error without one."""
+
+def count(config: Mapping[str, Any], name: str, default: int | None = None, least: int = 1) -> int:
+    """Return a whole number from ``least`` on; a missing or null field is the default, or an error without one.
+
+    Nothing that is counted in a model reaches 2 ** 31.
+    """
     value = _present(config, name, default)
     # bool is a subclass of int, and JSON's true is no count.
-    if type(value) is not int or value <= 0:
-        raise SourceError(f"{FILE}: {name} must be a whole number above 0, not {value!r}.")
+    if type(value) is not int or not least <= value < 1 << 31:
+        raise SourceError(f"{FILE}: {name} must be a whole number above {least - 1}, not {value!r}.")
     return value
 
 
 def positive(config: Mapping[str, Any], name: str, default: float | None = None) -> float:
     """Return a finite number above 0; a missing or null field is the default, or an error without one."""
     value = _present(config, name, default)
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise SourceError(f"{FILE}: {name} must be a number above 0, not {value!r}.")
     return float(value)
 
@@ -43,8 +48,23 @@ def only(config: Mapping[str, Any], name: str, value: object) -> None:
         raise UnsupportedModelError(f"{FILE}: {name} is {found!r}; edgepack builds {value!r} only.")
 
 
-def read_context(config: Mapping[str, Any], asked: int | None) -> int:
-    """Return the context to describe: the one asked for, or the one that the model was trained for.
+def agreed(statements: Mapping[str, Value]) -> Value | None:
+    """Return what all statements, by their fields' names, say; None without any, or where all say None.
+
+    Raises ``SourceError`` that names two which differ.
+    """
+    places = list(statements)
+    for place in places[1:]:
+        if statements[place] != statements[places[0]]:
+            raise SourceError(
+                f"{FILE}: {places[0]} says {statements[places[0]]!r}, {place} says {statements[place]!r}.",
+                hint="Remove the one that is wrong.",
+            )
+    return statements[places[0]] if places else None
+
+
+def read_context(config: Mapping[str, Any], asked: int | None, default: int | None = None) -> int:
+    """Return the context to describe: the one asked for, else the default, else what the model was trained for.
 
     Raises ``UsageError`` where more is asked for than it was trained for.
     """
@@ -54,7 +74,7 @@ def read_context(config: Mapping[str, Any], asked: int | None) -> int:
             f"The context of {asked} tokens is not from 1 to {trained}, which the model was trained for.",
             hint="Choose another --context, or leave it out.",
         )
-    return asked or trained
+    return asked or min(default or trained, trained)
 
 
 def _present(config: Mapping[str, Any], name: str, default: object) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,18 @@ from edgepack_packager.weights import Float32, row_blocks
 class Source:
     """Where a checkpoint keeps a canonical tensor: the tensor that holds it, from its row ``first`` on.
 
-    ``plus`` is added to every value, in float32.
+    ``plus`` is added to every value, in float32. ``others`` are names that the tensor has in other checkpoints.
     """
 
     tensor: str
     first: int = 0
     plus: float = 0.0
+    others: tuple[str, ...] = ()
+
+    def among(self, stored: Collection[str]) -> Source:
+        """Return the source under the name that a checkpoint uses, its first one where none is there."""
+        name = next((name for name in (self.tensor, *self.others) if name in stored), self.tensor)
+        return Source(name, self.first, self.plus)
 
 
 class MappedWeights:
@@ -38,11 +44,13 @@ class MappedWeights:
     ) -> None:
         self.decoder = decoder
         self._checkpoint = checkpoint
-        self._sources = {name: source(decoder, name) for name, _ in decoder.tensors()}
-        head = source(decoder, "head").tensor
-        spare = {head} & checkpoint.tensors.keys() if decoder.tied else set()
-        _check_names(checkpoint, {place.tensor for place in self._sources.values()} | spare, ignored)
-        for tensor, shape in _stored_shapes(decoder, self._sources).items():
+        stored = checkpoint.tensors.keys()
+        self._sources = {name: source(decoder, name).among(stored) for name, _ in decoder.tensors()}
+        shapes = _stored_shapes(decoder, self._sources)
+        head = source(decoder, "head").among(stored).tensor
+        spare = {head} & stored if decoder.tied else set()
+        _check_names(checkpoint, shapes.keys() | spare, ignored)
+        for tensor, shape in shapes.items():
             _check_tensor(checkpoint, tensor, shape)
         dtypes = {checkpoint.tensors[place.tensor].dtype for place in self._sources.values()}
         self.dtype = FLOATS[dtypes.pop()] if len(dtypes) == 1 else "f32"
@@ -57,13 +65,23 @@ class MappedWeights:
 
 
 def _stored_shapes(decoder: Decoder, sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of the checkpoint, which may hold several canonical ones, row after row."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, (rows, *columns) in decoder.tensors():
-        source = sources[name]
-        before = shapes.get(source.tensor, (0,))[0]
-        shapes[source.tensor] = (max(before, source.first + rows), *columns)
-    return shapes
+    """Return the shape of every tensor of the checkpoint, which may hold several canonical ones, row after row.
+
+    Raises ``ValueError`` for a family whose tensors leave a row out, or say it twice.
+    """
+    parts: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
+    for name, shape in decoder.tensors():
+        parts.setdefault(sources[name].tensor, []).append((sources[name].first, shape))
+    return {tensor: _joined(tensor, sorted(pieces)) for tensor, pieces in parts.items()}
+
+
+def _joined(tensor: str, parts: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[int, ...]:
+    end, columns = 0, parts[0][1][1:]
+    for first, shape in parts:
+        if first != end or shape[1:] != columns:
+            raise ValueError(f"the family's parts of {tensor} do not follow each other: {parts}")
+        end += shape[0]
+    return (end, *columns)
 
 
 def _check_names(checkpoint: Checkpoint, expected: Collection[str], ignored: str) -> None:

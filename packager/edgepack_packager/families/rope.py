@@ -1,97 +1,203 @@
 """Reads a model's rope from config.json, in the spelling of transformers 4, of transformers 5, or in both.
 
-Version 4 writes ``rope_theta`` and, where there is scaling, ``rope_scaling`` with a ``type`` or ``rope_type``.
-Version 5 writes ``rope_parameters``, which holds all of it. Where a file has both, they must say the same.
+Version 4 writes ``rope_theta``, ``partial_rotary_factor`` and, where there is scaling, ``rope_scaling`` with a ``type``
+or ``rope_type``. Version 5 writes ``rope_parameters``, which holds all of it. Where a file has both, they must say the
+same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from edgepack.decoder import LinearScaling, Llama3Scaling, Rope
+from edgepack.decoder import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.families.fields import FILE, count, only, positive
-
-Scaling = LinearScaling | Llama3Scaling | None
-
-# The theta of a configuration that names none.
-DEFAULT_THETA = 10000.0
+from edgepack_packager.families.fields import FILE, agreed, count, positive
 
 _GENERAL = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 _FIELDS: Mapping[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "longrope": {"short_factor", "long_factor", "factor", "attention_factor", "original_max_position_embeddings"},
 }
+_OLD_NAMES = {"su": "longrope"}
 
 
-def read_rope(config: Mapping[str, Any], head_dim: int) -> Rope:
-    """Return the rope of a model that rotates whole heads.
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """Where a config.json states a rope, and which ropes its family builds.
+
+    ``theta`` and ``scaling`` are version 4's fields (None: it has none), ``parameters`` is version 5's section, with a
+    dot before a nested one. ``partial``: the family may rotate a part of each head.
+    """
+
+    theta: str = "rope_theta"
+    scaling: str | None = "rope_scaling"
+    parameters: str = "rope_parameters"
+    default_theta: float = 10000.0
+    kinds: tuple[str, ...] = ("default", "linear", "llama3")
+    partial: bool = False
+
+
+PLAIN = Spelling()
+
+
+@dataclass(frozen=True, slots=True)
+class _LongRope:
+    """Longrope as a source states it, for every context."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    magnitude: float
+    original_context: int
+
+    def at(self, context: int) -> LongRopeScaling:
+        """Return the scaling that transformers gives every position of a sequence as long as the context."""
+        factors = self.long if context > self.original_context else self.short
+        return LongRopeScaling(factors, self.magnitude, self.original_context)
+
+
+def read_rope(config: Mapping[str, Any], head_dim: int, context: int, spelling: Spelling = PLAIN) -> Rope:
+    """Return the rope of a model for sequences of up to ``context`` tokens.
 
     Raises ``UnsupportedModelError`` for a type that is not built, ``SourceError`` where two fields contradict.
     """
-    sections = {name: _section(config, name) for name in ("rope_scaling", "rope_parameters")}
-    given = {name: section for name, section in sections.items() if section is not None}
-    thetas = {f"{name}.rope_theta": _theta(section, name) for name, section in given.items()}
-    thetas["rope_theta"] = _theta(config, None)
-    scalings = {name: _scaling(section, name) for name, section in given.items()}
-    for place in ({"": config} | given).values():
-        only(place, "partial_rotary_factor", 1.0)
-    theta = _agreed({place: value for place, value in thetas.items() if value is not None})
-    return Rope(theta=DEFAULT_THETA if theta is None else theta, dim=head_dim, scaling=_agreed(scalings))
+    dim = _dim(config, head_dim, spelling)
+    stated = _scaling(config, dim, spelling)
+    theta = _stated(config, spelling, "rope_theta", spelling.theta) or spelling.default_theta
+    return Rope(theta, dim, stated.at(context) if isinstance(stated, _LongRope) else stated)
+
+
+def original_context(config: Mapping[str, Any], head_dim: int, spelling: Spelling = PLAIN) -> int | None:
+    """Return the context beyond which every position rotates differently; None for a rope that never changes."""
+    scaling = _scaling(config, _dim(config, head_dim, spelling), spelling)
+    if isinstance(scaling, _LongRope) and scaling.short != scaling.long:
+        return scaling.original_context
+    return None
+
+
+def _sections(config: Mapping[str, Any], spelling: Spelling) -> dict[str, Mapping[str, Any]]:
+    """The sections that the file has, by their full names."""
+    found = {}
+    for name in (spelling.scaling, spelling.parameters):
+        section = _section(config, name) if name else None
+        if name and section is not None:
+            found[name] = section
+    return found
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    section = config.get(name)
-    if section is not None and not isinstance(section, dict):
-        raise SourceError(f"{FILE}: {name} must be an object, not {section!r}.")
+    section: Mapping[str, Any] | None = config
+    path = name.split(".")
+    for depth, key in enumerate(path, start=1):
+        section = section.get(key) if section is not None else None
+        if section is not None and not isinstance(section, dict):
+            raise SourceError(f"{FILE}: {'.'.join(path[:depth])} must be an object, not {section!r}.")
     return section
 
 
-def _theta(place: Mapping[str, Any], section: str | None) -> float | None:
-    if place.get("rope_theta") is None:
-        return None
-    return positive(_named(place, section), f"{section}.rope_theta" if section else "rope_theta")
+def _stated(config: Mapping[str, Any], spelling: Spelling, field: str, top: str) -> float | None:
+    """Return the number that the sections state as ``field`` and the top level as ``top``, None where none does."""
+    places = {f"{name}.{field}": _named(section, name) for name, section in _sections(config, spelling).items()}
+    places[top] = config
+    return agreed({name: positive(place, name) for name, place in places.items() if place.get(name) is not None})
 
 
-def _scaling(section: Mapping[str, Any], name: str) -> Scaling:
-    kinds = {key: section[key] for key in ("rope_type", "type") if section.get(key) is not None}
-    kind = _agreed({f"{name}.{key}": value for key, value in kinds.items()})
-    if kind is None:
-        raise SourceError(f"{FILE}: {name} has no rope_type.", hint="Fetch the model's whole config.json.")
-    if not isinstance(kind, str) or kind not in _FIELDS:
-        raise UnsupportedModelError(
-            f"{FILE}: {name}.rope_type is {kind!r}, which edgepack does not build.",
-            hint=f"It builds: {', '.join(_FIELDS)}.",
+def _dim(config: Mapping[str, Any], head_dim: int, spelling: Spelling) -> int:
+    """How many elements of a head rotate: transformers rounds head_dim times the factor down."""
+    factor = _stated(config, spelling, "partial_rotary_factor", "partial_rotary_factor") or 1.0
+    if factor != 1 and not spelling.partial:
+        raise UnsupportedModelError(f"{FILE}: partial_rotary_factor is {factor!r}; edgepack builds 1.0 only.")
+    dim = int(head_dim * factor) if factor <= 1 else 0
+    if not dim or dim % 2:
+        raise SourceError(
+            f"{FILE}: partial_rotary_factor ({factor:g}) must leave an even part of the {head_dim} elements of a head."
         )
+    return dim
+
+
+def _scaling(
+    config: Mapping[str, Any], dim: int, spelling: Spelling
+) -> LinearScaling | Llama3Scaling | _LongRope | None:
+    sections = _sections(config, spelling)
+    return agreed({name: _read(config, section, name, dim, spelling) for name, section in sections.items()})
+
+
+def _read(
+    config: Mapping[str, Any], section: Mapping[str, Any], name: str, dim: int, spelling: Spelling
+) -> LinearScaling | Llama3Scaling | _LongRope | None:
+    kind = _kind(section, name, spelling)
     unknown = sorted(section.keys() - _GENERAL - _FIELDS[kind])
     if unknown:
         raise UnsupportedModelError(f"{FILE}: {name}.{unknown[0]} has no meaning for the rope type {kind}.")
-    if kind == "default":
-        return None
     named = _named(section, name)
+    match kind:
+        case "linear":
+            return LinearScaling(positive(named, f"{name}.factor"))
+        case "llama3":
+            return _llama3(config, named, name)
+        case "longrope":
+            return _longrope(config, named, name, dim)
+    return None
+
+
+def _kind(section: Mapping[str, Any], name: str, spelling: Spelling) -> str:
+    kinds = {f"{name}.{key}": section[key] for key in ("rope_type", "type") if section.get(key) is not None}
+    kind = agreed(kinds)
+    if kind is None:
+        raise SourceError(f"{FILE}: {name} has no rope_type.", hint="Fetch the model's whole config.json.")
+    known = _OLD_NAMES.get(kind, kind) if isinstance(kind, str) else None
+    if known not in spelling.kinds:
+        raise UnsupportedModelError(
+            f"{FILE}: {next(iter(kinds))} is {kind!r}, which edgepack does not build.",
+            hint=f"For this architecture it builds: {', '.join(spelling.kinds)}.",
+        )
+    return known
+
+
+def _llama3(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> Llama3Scaling:
     factor = positive(named, f"{name}.factor")
-    if kind == "linear":
-        return LinearScaling(factor)
     low, high = positive(named, f"{name}.low_freq_factor"), positive(named, f"{name}.high_freq_factor")
     if high <= low:
         raise SourceError(f"{FILE}: {name}.high_freq_factor ({high:g}) must exceed low_freq_factor ({low:g}).")
-    return Llama3Scaling(factor, low, high, count(named, f"{name}.original_max_position_embeddings"))
+    return Llama3Scaling(factor, low, high, _original(config, named, name))
 
 
-def _named(place: Mapping[str, Any], section: str | None) -> Mapping[str, Any]:
+def _longrope(config: Mapping[str, Any], named: Mapping[str, Any], name: str, dim: int) -> _LongRope:
+    """Read longrope (arXiv:2402.13753); where no magnitude is given, it follows from how far the context was stretched.
+
+    transformers: sqrt(1 + ln(stretch) / ln(original context)), and 1 where nothing was stretched.
+    """
+    original, trained = _original(config, named, name), count(config, "max_position_embeddings")
+    stretch = positive(named, f"{name}.factor", default=trained / original)
+    computed = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 and original > 1 else 1.0
+    return _LongRope(
+        short=_factors(named, f"{name}.short_factor", dim),
+        long=_factors(named, f"{name}.long_factor", dim),
+        magnitude=positive(named, f"{name}.attention_factor", default=computed),
+        original_context=original,
+    )
+
+
+def _factors(named: Mapping[str, Any], name: str, dim: int) -> tuple[float, ...]:
+    values = named.get(name)
+    if not isinstance(values, list) or len(values) != dim // 2:
+        found = f"{len(values)} numbers" if isinstance(values, list) else repr(values)
+        raise SourceError(f"{FILE}: {name} must list {dim // 2} numbers, one for each rotated pair, not {found}.")
+    return tuple(positive({f"{name}[{i}]": value}, f"{name}[{i}]") for i, value in enumerate(values))
+
+
+def _original(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> int:
+    """The context before scaling: Phi writes it at the top level, others into the section."""
+    field = "original_max_position_embeddings"
+    places = {f"{name}.{field}": named, field: config}
+    stated = {place: count(where, place) for place, where in places.items() if where.get(place) is not None}
+    return agreed(stated) or count(named, f"{name}.{field}")
+
+
+def _named(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The same fields under their full names, so that an error names the section too."""
-    return {f"{section}.{key}": value for key, value in place.items()} if section else place
-
-
-def _agreed(statements: Mapping[str, Any]) -> Any:
-    """Return what all statements say, None without any. Raises ``SourceError`` that names two which differ."""
-    places = list(statements)
-    for place in places[1:]:
-        if statements[place] != statements[places[0]]:
-            raise SourceError(
-                f"{FILE}: {places[0]} says {statements[places[0]]!r}, {place} says {statements[place]!r}.",
-                hint="Remove the one that is wrong.",
-            )
-    return statements[places[0]] if places else None
+    return {f"{name}.{key}": value for key, value in section.items()}

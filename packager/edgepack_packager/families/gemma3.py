@@ -1,0 +1,106 @@
+"""The Gemma 3 family, and the text part of those that also see: local layers with a window and a rope of their own.
+
+A Gemma3ForConditionalGeneration keeps its text part under ``text_config``; its vision tower is not packed. Files from
+the hub, and files that transformers 5 writes, prefix the names of its tensors differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from edgepack.decoder import Attention, Decoder
+from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager.families import gemma_like
+from edgepack_packager.families.fields import FILE, agreed, count, flag, only, read_context
+from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
+from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.mapping import Source
+from edgepack_packager.families.rope import Spelling, read_rope
+
+_WITH_VISION = "Gemma3ForConditionalGeneration"
+
+ARCHITECTURES = frozenset({"Gemma3ForCausalLM", _WITH_VISION})
+IGNORED = r"(model\.)?(vision_tower|multi_modal_projector)\..+"
+
+_GLOBAL = Spelling(parameters=f"rope_parameters.{FULL}", default_theta=1_000_000.0)
+_LOCAL = Spelling(theta="rope_local_base_freq", scaling=None, parameters=f"rope_parameters.{SLIDING}")
+
+# What Gemma3TextConfig fills in; the multimodal files leave most of it out.
+_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+}
+
+
+def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
+    """Return the decoder that a Gemma 3's config.json describes; absent fields are as in Gemma3TextConfig."""
+    config = {**_DEFAULTS, **_text_part(config)}
+    gemma_like.refuse_others(config)
+    # transformers reads the one and ignores it, and ignores the other beside a vision tower.
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(name) is not None:
+            raise UnsupportedModelError(f"{FILE}: {name} is {config[name]!r}; edgepack builds Gemma 3 without it.")
+    sizes, length = read_sizes(config, head_dim=256), read_context(config, context)
+    bias = flag(config, "attention_bias", default=False)
+    return Decoder(
+        **sizes,
+        family="gemma3",
+        architecture="Gemma3ForCausalLM",
+        context=length,
+        pattern=_pattern(config, sizes["head_dim"], length),
+        tied=flag(config, "tie_word_embeddings", default=True),
+        activation="gelu_tanh",
+        qkv_bias=bias,
+        output_bias=bias,
+        qk_norm=True,
+        post_norms=True,
+        embedding_scale=gemma_like.embedding_scale(config, sizes["hidden_size"]),
+        attention_scale=gemma_like.attention_scale(config, sizes["head_dim"]),
+        wide=True,
+    )
+
+
+def source(decoder: Decoder, name: str) -> Source:
+    """Say where a Gemma 3 checkpoint keeps a canonical tensor, in the three spellings of its name."""
+    place = gemma_like.source(decoder, name)
+    nested = place.tensor.replace("model.", "model.language_model.", 1)
+    return replace(place, others=(f"language_model.{place.tensor}", nested))
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of the text model: config.json's own, or its text_config and what stands above that."""
+    if _WITH_VISION not in config["architectures"]:
+        return config
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        raise SourceError(f"{FILE}: text_config must be an object, not {text!r}.")
+    only({"text_config.model_type": text.get("model_type")}, "text_config.model_type", "gemma3_text")
+    above = ("torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
+    places = {name: {name: config.get(name), f"text_config.{name}": text.get(name)} for name in above}
+    shared = {name: agreed({k: v for k, v in said.items() if v is not None}) for name, said in places.items()}
+    return {**text, **shared}
+
+
+def _pattern(config: Mapping[str, Any], head_dim: int, context: int) -> tuple[Attention, ...]:
+    """Return local and global layers; every ``sliding_window_pattern``-th is global, which is every sixth."""
+    kinds = {
+        FULL: Attention(read_rope(config, head_dim, context, _GLOBAL)),
+        SLIDING: Attention(read_rope(config, head_dim, context, _LOCAL), count(config, "sliding_window")),
+    }
+    # transformers reads no flat rope_parameters here; nor are they a rope of some layers.
+    unknown = sorted((config.get("rope_parameters") or {}).keys() - kinds.keys())
+    if unknown:
+        raise UnsupportedModelError(f"{FILE}: rope_parameters.{unknown[0]} has no meaning beside {FULL} and {SLIDING}.")
+    names = ("sliding_window_pattern", "_sliding_window_pattern")
+    every = agreed({name: count(config, name) for name in names if config.get(name) is not None}) or 6
+    return read_pattern(config, kinds, lambda layer: SLIDING if (layer + 1) % every else FULL)

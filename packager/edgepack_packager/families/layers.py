@@ -1,0 +1,49 @@
+"""Which layers see how far: reads ``layer_types``, or a family's rule in its place, into the decoder's pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from edgepack.decoder import Attention
+from edgepack.errors import SourceError
+from edgepack_packager.families.fields import FILE, count
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+
+def read_pattern(
+    config: Mapping[str, Any], kinds: Mapping[str, Attention], rule: Callable[[int], str]
+) -> tuple[Attention, ...]:
+    """Return the shortest pattern that gives every layer the attention of its kind.
+
+    ``kinds`` holds the attentions by the names that ``layer_types`` uses; ``rule`` names the kind of a layer where
+    the file has no ``layer_types``. Raises ``SourceError`` for a list of another length or with another name.
+    """
+    n_layers = count(config, "num_hidden_layers")
+    names = config.get("layer_types")
+    if names is None:
+        names = [rule(layer) for layer in range(n_layers)]
+    if not isinstance(names, list) or len(names) != n_layers:
+        found = f"{len(names)} names" if isinstance(names, list) else repr(names)
+        raise SourceError(f"{FILE}: layer_types must name the kind of each of the {n_layers} layers, not {found}.")
+    for layer, name in enumerate(names):
+        if not isinstance(name, str) or name not in kinds:
+            raise SourceError(
+                f"{FILE}: layer_types[{layer}] is {name!r}; the other fields explain {', '.join(kinds)} only."
+            )
+    return shortest([kinds[name] for name in names])
+
+
+def shortest(layers: Sequence[Attention]) -> tuple[Attention, ...]:
+    """Return the shortest start of a list that, repeated, gives the list."""
+    for length in range(1, len(layers)):
+        if all(attention == layers[i % length] for i, attention in enumerate(layers)):
+            return tuple(layers[:length])
+    return tuple(layers)
+
+
+def window(size: int, context: int) -> int | None:
+    """Return a window as the decoder says it: None where it is as long as the context, so that it hides nothing."""
+    return size if size < context else None

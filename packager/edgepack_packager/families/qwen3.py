@@ -1,0 +1,34 @@
+"""The Qwen3 family: no bias, but a norm on each head of q and k; the head dimension is stated, never derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgepack.decoder import Decoder
+from edgepack_packager.families import llama_like
+from edgepack_packager.families.fields import flag, only, read_context
+from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.qwen2 import windows_above
+
+ARCHITECTURES = frozenset({"Qwen3ForCausalLM"})
+IGNORED = llama_like.IGNORED
+source = llama_like.source
+
+
+def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
+    """Return the decoder that a Qwen3's config.json describes; absent optional fields are as in Qwen3Config."""
+    only(config, "hidden_act", "silu")
+    sizes, length = read_sizes(config, head_dim=128), read_context(config, context)
+    bias = flag(config, "attention_bias", default=False)
+    return Decoder(
+        **sizes,
+        family="qwen3",
+        architecture="Qwen3ForCausalLM",
+        context=length,
+        pattern=windows_above(config, sizes["head_dim"], length),
+        tied=flag(config, "tie_word_embeddings", default=False),
+        qkv_bias=bias,
+        output_bias=bias,
+        qk_norm=True,
+    )

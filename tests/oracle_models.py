@@ -1,0 +1,249 @@
+"""The random models that the reference is held to transformers with: a few Llamas, and one or two of each family.
+
+Each is small and has all features of its family on, with windows and rope boundaries inside a prompt of 300 tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from models import LINEAR, LLAMA3, make_llama, make_model
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """``make`` writes the checkpoint into a folder; ``context`` is what it is described for, as in ``families``.
+
+    ``fields`` is its config.json, for a model that was made from one.
+    """
+
+    make: Callable[[Path], Path]
+    context: int | None = None
+    fields: Mapping[str, Any] | None = None
+
+
+# Short names for what all have: a key that a family lacks is one that its transformers class does not read.
+_SMALL: Mapping[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 192,
+    "vocab_size": 384,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "torch_dtype": "float32",
+}
+
+LONGROPE: Mapping[str, Any] = {
+    "type": "longrope",
+    "short_factor": [1.0 + i / 40 for i in range(16)],
+    "long_factor": [1.5 + i * i / 20 for i in range(16)],
+}
+
+PHI3: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "num_key_value_heads": 4,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "rope_scaling": LONGROPE,
+    "sliding_window": 262144,
+    "tie_word_embeddings": False,
+}
+
+# The same model as transformers 5 writes it.
+PHI3_V5: Mapping[str, Any] = {
+    **{k: v for k, v in PHI3.items() if k not in ("rope_theta", "rope_scaling", "torch_dtype", "attention_bias")},
+    "dtype": "float32",
+    "rope_parameters": {
+        **LONGROPE,
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 1.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+# Three quarters of a head of 32 elements rotate: 12 pairs.
+PHI4: Mapping[str, Any] = {
+    **PHI3,
+    "num_key_value_heads": 2,
+    "partial_rotary_factor": 0.75,
+    "rope_scaling": {k: v if k == "type" else v[:12] for k, v in LONGROPE.items()},
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+    "lm_head_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+}
+
+PHI3_4K: Mapping[str, Any] = {
+    **PHI3,
+    "original_max_position_embeddings": 512,
+    "rope_scaling": None,
+    "sliding_window": 24,
+}
+
+GEMMA2: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Gemma2ForCausalLM"],
+    "model_type": "gemma2",
+    "hidden_size": 192,
+    "head_dim": 32,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 6.0,
+    "sliding_window": 24,
+    "rope_theta": 10000.0,
+}
+
+# In bf16, which rounds sqrt(192) from 13.856 to 13.875.
+GEMMA3: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 192,
+    "num_hidden_layers": 5,
+    "head_dim": 32,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "sliding_window": 24,
+    "sliding_window_pattern": 3,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "torch_dtype": "bfloat16",
+}
+
+_V4_ROPE = ("rope_theta", "rope_local_base_freq", "rope_scaling", "torch_dtype", "sliding_window_pattern")
+
+# The same model as transformers 5 writes it.
+GEMMA3_V5: Mapping[str, Any] = {
+    **{k: v for k, v in GEMMA3.items() if k not in _V4_ROPE},
+    "dtype": "bfloat16",
+    "layer_types": ["full_attention" if i % 3 == 2 else "sliding_attention" for i in range(5)],
+    "_sliding_window_pattern": 3,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+}
+
+# As on the hub: what the text part does not say is Gemma3TextConfig's default, 8 heads of 256 and four for keys.
+GEMMA3_VISION: Mapping[str, Any] = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "model_type": "gemma3",
+    "eos_token_id": [2],
+    "boi_token_index": 380,
+    "eoi_token_index": 381,
+    "image_token_index": 384,
+    "mm_tokens_per_image": 4,
+    "torch_dtype": "bfloat16",
+    "text_config": {
+        "model_type": "gemma3_text",
+        "hidden_size": 96,
+        "intermediate_size": 128,
+        "num_hidden_layers": 7,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 24,
+        "vocab_size": 384,
+    },
+    "vision_config": {
+        "hidden_size": 32,
+        "image_size": 28,
+        "intermediate_size": 64,
+        "model_type": "siglip_vision_model",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "patch_size": 7,
+        "vision_use_head": False,
+    },
+}
+
+QWEN2: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "max_window_layers": 2,
+    "sliding_window": 512,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
+
+QWEN2_WINDOW: Mapping[str, Any] = {**QWEN2, "use_sliding_window": True, "sliding_window": 24}
+
+QWEN3: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "rope_scaling": None,
+    "max_window_layers": 4,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "tie_word_embeddings": False,
+}
+
+
+def _llama(**arguments: Any) -> Fixture:
+    return Fixture(partial(make_llama, **arguments))
+
+
+def _model(fields: Mapping[str, Any], seed: int, dtype: str = "f32", context: int | None = None) -> Fixture:
+    return Fixture(partial(make_model, fields=fields, seed=seed, dtype=dtype), context, fields)
+
+
+ORACLE_MODELS: Mapping[str, Fixture] = {
+    "sharded-llama3": _llama(
+        seed=1,
+        dtype="f16",
+        shards=2,
+        tied=False,
+        hidden=256,
+        intermediate=512,
+        layers=4,
+        heads=8,
+        theta=500000.0,
+        rope=LLAMA3,
+    ),
+    "tied-linear": _llama(seed=2, rope=LINEAR, layers=3),
+    "explicit-head-dim": _llama(seed=3, dtype="f32", tied=False, hidden=96, heads=6, kv_heads=3, head_dim=32),
+    "biases": _llama(seed=4, tied=False, attention_bias=True, mlp_bias=True),
+    "v5-spelling": _llama(seed=5, theta=500000.0, rope=LLAMA3, spelling="v5"),
+    "phi3-short": _model(PHI3, seed=21),
+    "phi3-long": _model(PHI3, seed=21, context=512),
+    "phi3-v5": _model(PHI3_V5, seed=21, context=512),
+    "phi3-4k": _model(PHI3_4K, seed=22),
+    "phi4": _model(PHI4, seed=23, dtype="f16", context=512),
+    "gemma2": _model(GEMMA2, seed=24),
+    "gemma3": _model(GEMMA3, seed=25, dtype="bf16"),
+    "gemma3-v5": _model(GEMMA3_V5, seed=25, dtype="bf16"),
+    "gemma3-vision": _model(GEMMA3_VISION, seed=26, dtype="bf16", context=512),
+    "qwen2": _model(QWEN2, seed=27),
+    "qwen2-window": _model(QWEN2_WINDOW, seed=27),
+    "qwen3": _model(QWEN3, seed=28),
+}
