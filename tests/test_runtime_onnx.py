@@ -498,6 +498,14 @@ def hide_a_file_in_a_function(model: onnx.ModelProto) -> None:
     model.functions.add(name="function")
 
 
+def carry_more_than_the_graph_needs(model: onnx.ModelProto) -> None:
+    model.graph.node[0].doc_string = "a note"
+
+
+def carry_a_tensor_as_text(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].string_data.append(b"/etc/passwd")
+
+
 def drop_the_graph(model: onnx.ModelProto) -> None:
     model.ClearField("graph")
 
@@ -515,6 +523,8 @@ def drop_the_graph(model: onnx.ModelProto) -> None:
         hide_a_file_in_an_attribute,
         hide_a_file_in_a_subgraph,
         hide_a_file_in_a_function,
+        carry_more_than_the_graph_needs,
+        carry_a_tensor_as_text,
         drop_the_graph,
     ],
 )

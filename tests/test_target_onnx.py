@@ -19,9 +19,10 @@ import pytest
 from decoders import describe
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder, Llama3Scaling, Rope
+from edgepack.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.targets import Model, Text, Written, find
+from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
 from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
@@ -37,6 +38,18 @@ def decoder(**fields: Any) -> Decoder:
     rope = Rope(theta=10000.0, dim=16)
     rest = {"intermediate_size": 172, "context": 96, "norm_eps": 1e-5, "rope": rope, "tied": True}
     return describe(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
+
+
+def elaborate(**fields: Any) -> Decoder:
+    """A decoder with every feature at once: two ropes and a layer without one, windows, norms, softcaps and scales."""
+    local = Attention(Rope(theta=10000.0, dim=12), window=24)
+    far = Attention(Rope(theta=1e6, dim=16, scaling=LongRopeScaling(tuple(range(1, 9)), 1.19, 64)))
+    rest = {"n_layers": 4, "pattern": (local, far, Attention(None)), "qk_norm": True, "post_norms": True}
+    caps = {"attention_softcap": 50.0, "logits_softcap": 30.0, "attention_scale": 0.2, "embedding_scale": 8.0}
+    return decoder(**{"rope": None, "activation": "gelu_tanh", "qkv_bias": True, **rest, **caps, **fields})
+
+
+DECODERS = {"llama": decoder, "elaborate": elaborate}
 
 
 def random_tensors(described: Decoder, seed: int = 0) -> dict[str, Float32]:
@@ -140,15 +153,18 @@ def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(bits: int) -> Non
 # The layout ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_layout_tells_the_sizes_before_anything_is_written(tmp_path: Path, scheme: str, tied: bool) -> None:
-    described = decoder(tied=tied, qkv_bias=True)
-    planned = layout(described, scheme)
-    written = pack(tmp_path, described, random_tensors(described), scheme)
-    assert (tmp_path / "model.onnx.data").stat().st_size == planned.size
-    assert (written.tensor_bytes, written.weights_bytes) == (planned.tensor_bytes, planned.resident_bytes)
-    assert written.fallbacks == ()
+def test_the_sizes_are_told_before_anything_is_written(tmp_path: Path, scheme: str, tied: bool, kind: str) -> None:
+    described = DECODERS[kind](tied=tied, qkv_bias=True)
+    target, planned = OnnxTarget(), layout(described, scheme)
+    measured = target.measure(described, "bf16", scheme)
+    assert pack(tmp_path, described, random_tensors(described), scheme) == measured
+    assert (tmp_path / "model.onnx.data").stat().st_size == measured.data_bytes
+    assert (tmp_path / "model.onnx").stat().st_size == target.graph_bytes(described, scheme)
+    assert (measured.tensor_bytes, measured.weights_bytes) == (planned.tensor_bytes, planned.resident_bytes)
+    assert measured.fallbacks == ()
     ends = 0
     for region in planned.regions:
         assert region.offset % ALIGNMENT == 0
@@ -203,7 +219,7 @@ def test_an_unpacked_matrix_is_kept_as_float32() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> None:
-    described = decoder(tied=False, qkv_bias=True, mlp_bias=True, output_bias=True)
+    described = elaborate(tied=False, mlp_bias=True, output_bias=True)
     tensors = random_tensors(described)
     pack(tmp_path, described, tensors, scheme)
     reader = find("onnx").read(tmp_path, described)
@@ -224,9 +240,10 @@ def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> N
     reader.close()
 
 
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_same_model_gives_the_same_bytes_in_blocks_of_any_size(tmp_path: Path, scheme: str) -> None:
-    described = decoder()
+def test_the_same_model_gives_the_same_bytes_in_blocks_of_any_size(tmp_path: Path, scheme: str, kind: str) -> None:
+    described = DECODERS[kind]()
     tensors = random_tensors(described)
     pack(tmp_path / "whole", described, tensors, scheme)
     (tmp_path / "rows").mkdir()
@@ -239,9 +256,10 @@ def test_the_same_model_gives_the_same_bytes_in_blocks_of_any_size(tmp_path: Pat
     assert digests(tmp_path / "whole") == digests(tmp_path / "rows")
 
 
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
-def test_a_tied_head_names_the_bytes_of_the_embedding(tmp_path: Path, scheme: str) -> None:
-    described = decoder()
+def test_a_tied_head_names_the_bytes_of_the_embedding(tmp_path: Path, scheme: str, kind: str) -> None:
+    described = DECODERS[kind](qkv_bias=False)
     pack(tmp_path, described, random_tensors(described), scheme)
     model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
     places = {
@@ -320,6 +338,27 @@ def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
     assert rows == {"cosine": 131072, "sine": 131072}
 
 
+def test_each_rope_has_its_own_tables_times_its_magnitude(tmp_path: Path) -> None:
+    described = elaborate()
+    pack(tmp_path, described, random_tensors(described), "int4")
+    placed = layout(described, "int4").tables
+    assert list(placed) == list(described.ropes)
+    data = (tmp_path / "model.onnx.data").read_bytes()
+    for rope, regions in placed.items():
+        angles = (np.arange(96, dtype=np.float32)[:, None] * rope.frequencies()).astype(np.float64)
+        for region, function in zip(regions, (np.cos, np.sin), strict=True):
+            assert region.shape == (96, rope.dim // 2)
+            table = np.frombuffer(data, "<f4", 96 * rope.dim // 2, region.offset).reshape(region.shape)
+            assert np.abs(table - rope.magnitude * function(angles)).max() <= 2.0**-24
+
+
+def test_a_model_without_positions_has_no_tables(tmp_path: Path) -> None:
+    described = decoder(rope=None, pattern=(Attention(None),))
+    written = pack(tmp_path, described, random_tensors(described), "f32")
+    assert written.data_bytes == 4 * described.n_parameters
+    assert layout(described, "f32").tables == {}
+
+
 # Schemes and bad input -----------------------------------------------------------------------------------------------
 
 
@@ -337,6 +376,11 @@ def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
 )
 def test_a_quantization_maps_to_its_scheme(asked: str, scheme: str) -> None:
     assert find("onnx").scheme(asked, Model("tiny", decoder(), "f32")) == scheme
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_feature_can_be_expressed_in_every_scheme(scheme: str) -> None:
+    assert find("onnx").scheme(scheme, Model("tiny", elaborate(wide=True), "bf16")) == scheme
 
 
 def test_an_unknown_quantization_is_a_usage_error() -> None:
@@ -447,7 +491,7 @@ def text_side() -> Text:
 
 
 def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) -> None:
-    described = decoder(context=100_000)
+    described = elaborate(context=100_000)
     pack(tmp_path, described, random_tensors(described), "int4", text_side())
     assert {file.name for file in tmp_path.iterdir()} == {
         "model.onnx",
@@ -461,6 +505,9 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
     assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (1, [2, 7], 2)
     assert (model["context_length"], model["vocab_size"]) == (100_000, 50)
     assert (search["max_length"], search["past_present_share_buffer"]) == (4096, True)
+    # As "phi3" it would compute the prompt again at 4097 tokens, and a sliding window is the graph's own affair.
+    assert model["type"] == "llama"
+    assert "sliding_window" not in model["decoder"]
     graph = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False).graph
     inputs = {node.name for node in graph.input} - {node.name for node in graph.initializer}
     named = model["decoder"]["inputs"]

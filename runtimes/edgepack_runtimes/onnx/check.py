@@ -1,7 +1,7 @@
 """A strict look at ``model.onnx`` before onnxruntime sees it: the only file it may name is its data file.
 
-It reads protobuf's wire format itself, so that a device needs no onnx package. A field that an edgepack graph has no
-use for (subgraphs, functions, sparse tensors: each could name a file as well) is refused rather than searched.
+It reads protobuf's wire format itself, so that a device needs no onnx package. A field that an edgepack graph does not
+have (subgraphs, functions, sparse tensors: each could name a file as well) is refused rather than searched.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from edgepack.errors import EngineError
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
-# The fields that each message of onnx.proto may carry here, by number.
-_MODEL = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14})
-_GRAPH = frozenset({1, 2, 5, 10, 11, 12, 13, 16})
-_NODE = frozenset({1, 2, 3, 4, 5, 6, 7, 9})
-_ATTRIBUTE = frozenset({1, 2, 3, 4, 7, 8, 9, 13, 20})
-_TENSOR = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16})
+# The fields that each message of onnx.proto carries here, by number.
+_MODEL = frozenset({1, 2, 7, 8})  # ir_version, producer_name, graph, opset_import
+_GRAPH = frozenset({1, 2, 5, 11, 12})  # node, name, initializer, input, output
+_NODE = frozenset({1, 2, 3, 4, 5, 7})  # input, output, name, op_type, attribute, domain
+_ATTRIBUTE = frozenset({1, 2, 3, 4, 20})  # name, f, i, s, type
+_TENSOR = frozenset({1, 2, 4, 7, 8, 13, 14})  # dims, data_type, float and int64 data, name, external data and its mark
 _ENTRY = frozenset({1, 2})
 
 _MODEL_GRAPH = 7

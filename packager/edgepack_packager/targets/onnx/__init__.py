@@ -8,6 +8,7 @@ from pathlib import Path
 from edgepack.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
 from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.onnx import graph
 from edgepack_packager.targets.onnx.layout import SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
@@ -33,7 +34,10 @@ class OnnxTarget:
         return 1e-10
 
     def scheme(self, quant: str, model: Model) -> str:
-        """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write."""
+        """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write.
+
+        The graph expresses every feature of a decoder; only its attention's head dimension has a limit.
+        """
         chosen = _UNIFORM.get(quant, quant)
         if chosen not in SCHEMES:
             known = ", ".join((*SCHEMES, *_UNIFORM))
@@ -50,6 +54,10 @@ class OnnxTarget:
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""
         return layout(decoder, scheme).written
+
+    def graph_bytes(self, decoder: Decoder, scheme: str) -> int:
+        """Return the bytes of ``model.onnx``, to which ``measure`` adds those of its data file. It needs onnx."""
+        return len(graph.serialize(decoder, layout(decoder, scheme)))
 
     def open(self, folder: Path, model: Model, scheme: str) -> OnnxWriter:
         """Create the files of a variant in an empty folder, at their full size."""

@@ -7,12 +7,15 @@ from typing import Any
 
 from edgepack.decoder import Decoder
 from edgepack_packager.targets import Text
-from edgepack_packager.targets.onnx.graph import PAST, PRESENT
+from edgepack_packager.targets.onnx.attention import PAST, PRESENT
 from edgepack_packager.targets.onnx.layout import GRAPH_FILE
 
 FILE = "genai_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
+# The engine reads from it only that this is a text model: what is special in a model is in its graph. "phi3" would make
+# it compute a prompt again at 4097 tokens, for graphs that change their rope there; these have one rope for all.
+_TYPE = "llama"
 # The cache is allocated for the whole search length at once: 4096 positions unless the application asks for more.
 _SEARCH_LENGTH = 4096
 
@@ -31,7 +34,7 @@ def config(decoder: Decoder, text: Text) -> bytes:
         "present_value_names": PRESENT.format("%d", "value"),
     }
     model: dict[str, Any] = {
-        "type": "llama",
+        "type": _TYPE,
         **_special_tokens(text),
         "context_length": decoder.context,
         "vocab_size": decoder.n_vocab,

@@ -1,7 +1,7 @@
 """Where each tensor lies in ``model.onnx.data``: a pure function of the decoder and the scheme, known before any data.
 
 An initialiser's name is the canonical name and ``.weight`` or ``.scales`` (``layers.0.attention.q.weight``); a bias
-keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the rope tables last.
+keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the tables of each rope last.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast
 
-from edgepack.decoder import Decoder
+from edgepack.decoder import Decoder, Rope
 from edgepack_packager.targets import Written
 
 BLOCK = 32
@@ -69,12 +69,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The whole data file: canonical tensors, the rope tables float32 [context, rope dim / 2], and its bytes."""
+    """The whole data file: canonical tensors, each rope's tables of cosine and sine, and its bytes.
+
+    A table is float32 [context, rope dim / 2].
+    """
 
     scheme: Scheme
     tensors: Mapping[str, Stored]
-    cosine: Region
-    sine: Region
+    tables: Mapping[Rope, tuple[Region, Region]]
     size: int
 
     @property
@@ -82,8 +84,8 @@ class Layout:
         """Every region, in the order of the file."""
         for stored in self.tensors.values():
             yield from stored.regions
-        yield self.cosine
-        yield self.sine
+        for tables in self.tables.values():
+            yield from tables
 
     @property
     def resident_bytes(self) -> int:
@@ -92,7 +94,7 @@ class Layout:
         The embedding, vectors and rope tables stay mapped from the file. The matrix of a product is repacked: as
         float32, or as codes, scales and one float32 sum for each block. A tied embedding is kept in both ways.
         """
-        tables = self.cosine.size + self.sine.size
+        tables = sum(cosine.size + sine.size for cosine, sine in self.tables.values())
         gathered = sum(region.size for region in self.tensors["embedding"].regions)
         return tables + gathered + sum(self._packed_bytes(name) for name in self.tensors)
 
@@ -125,10 +127,8 @@ def layout(decoder: Decoder, scheme: str) -> Layout:
     chosen = cast(Scheme, scheme)
     placer = _Placer()
     tensors = {name: _stored(placer, name, shape, chosen) for name, shape in decoder.tensors()}
-    table = (decoder.context, decoder.ropes[0].dim // 2)
-    cosine = placer.place("rope.cosine", "f32", table)
-    sine = placer.place("rope.sine", "f32", table)
-    return Layout(chosen, tensors, cosine, sine, placer.end)
+    tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
+    return Layout(chosen, tensors, tables, placer.end)
 
 
 class _Placer:
@@ -152,3 +152,8 @@ def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme) 
         return Stored(scheme, columns, weight, placer.place(f"{name}.scales", "f32", (rows, count)))
     element: Element = "f16" if scheme == "f16" else "f32"
     return Stored(scheme, columns, placer.place(f"{name}.weight", element, shape))
+
+
+def _tables(placer: _Placer, index: int, context: int, rope: Rope) -> tuple[Region, Region]:
+    shape = (context, rope.dim // 2)
+    return placer.place(f"rope.{index}.cosine", "f32", shape), placer.place(f"rope.{index}.sine", "f32", shape)

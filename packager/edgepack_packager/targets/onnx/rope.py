@@ -1,4 +1,4 @@
-"""The rope tables: cosine and sine of every position's angles, the same bits on every host.
+"""A rope's tables: cosine and sine of every position's angles, the same bits on every host.
 
 A library's cosine may differ in its last bit from one processor to the next. Here are only additions and
 multiplications in float64, which IEEE 754 defines exactly; the error before the last rounding is below 1e-15.
@@ -26,14 +26,15 @@ _HALF_PI_LOW = float.fromhex("0x1.0b4611a626331p-34")
 def tables(rope: Rope, context: int) -> Iterator[tuple[int, Float32, Float32]]:
     """Yield (first position, cosines, sines) over all positions, in blocks of float32 [positions, dim / 2].
 
-    An angle is the float32 product of position and frequency, as engines and transformers compute it.
+    An angle is the float32 product of position and frequency, as engines and transformers compute it. Both carry the
+    rope's magnitude.
     """
     frequencies = rope.frequencies()
     step = max(1, _ROWS_ELEMENTS // len(frequencies))
     for start in range(0, context, step):
         positions = np.arange(start, min(start + step, context), dtype=np.float32)
         cosine, sine = cosine_and_sine((positions[:, None] * frequencies).astype(np.float64))
-        yield start, cosine.astype(np.float32), sine.astype(np.float32)
+        yield start, (cosine * rope.magnitude).astype(np.float32), (sine * rope.magnitude).astype(np.float32)
 
 
 def cosine_and_sine(angles: Float64) -> tuple[Float64, Float64]:

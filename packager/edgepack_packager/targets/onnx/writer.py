@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepack.errors import BuildError
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
-from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Layout, Region, Stored, layout
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Region, Stored, layout
 from edgepack_packager.weights import Float32
 
 
@@ -27,7 +27,7 @@ class OnnxWriter:
         self._rows = dict.fromkeys(self._layout.tensors, 0)
         self._file = -1
         try:
-            (folder / GRAPH_FILE).write_bytes(_serialized(model, self._layout))
+            (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout))
             if model.text is not None:
                 (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
@@ -57,9 +57,10 @@ class OnnxWriter:
         for name, stored in self._layout.tensors.items():
             if self._rows[name] != stored.weight.shape[0]:
                 raise BuildError(f"{name}: only {self._rows[name]} of {stored.weight.shape[0]} rows were written.")
-        for start, cosine, sine in rope.tables(self._decoder.ropes[0], self._decoder.context):
-            self._put(self._layout.cosine, start, cosine)
-            self._put(self._layout.sine, start, sine)
+        for kind, (cosine, sine) in self._layout.tables.items():
+            for start, cosines, sines in rope.tables(kind, self._decoder.context):
+                self._put(cosine, start, cosines)
+                self._put(sine, start, sines)
         self.abort()
         return self._layout.written
 
@@ -102,11 +103,6 @@ def _check_finite(name: str, start: int, finite: NDArray[np.bool_], scheme: str,
         f"{name}: row {row} has a number that does not fit {scheme}.",
         hint=f"Check the checkpoint, or build with --quant {other}.",
     )
-
-
-def _serialized(model: Model, placed: Layout) -> bytes:
-    data: bytes = graph.build(model.decoder, placed).SerializeToString(deterministic=True)
-    return data
 
 
 def _reserve(file: int, size: int) -> None:

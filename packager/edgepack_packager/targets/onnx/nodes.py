@@ -1,0 +1,115 @@
+"""What a graph is made of: nodes and initialisers, in the order in which they are added, and operations with weights.
+
+It knows how a tensor is stored and which operator reads it so. It does not know what a decoder does with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, SCHEMES, Layout, Region, Stored
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, TensorProto
+
+# Activations are quantised to int8 in blocks too, so that the products are integer dot products.
+_ACCURACY_LEVEL = 4
+
+
+class Nodes:
+    """Nodes and initialisers under construction. What adds a node returns the name of its first output."""
+
+    def __init__(self, layout: Layout, epsilon: float) -> None:
+        self.layout = layout
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self._epsilon = epsilon
+
+    def add(self, operator: str, inputs: list[str], *outputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node of ONNX's own domain."""
+        from onnx import helper
+
+        self.nodes.append(
+            helper.make_node(operator, inputs, list(outputs), name=outputs[0], domain=domain, **attributes)
+        )
+        return outputs[0]
+
+    def contrib(self, operator: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
+        """Add a node of onnxruntime's domain com.microsoft."""
+        return self.add(operator, inputs, *outputs, domain="com.microsoft", **attributes)
+
+    def integers(self, name: str, *values: int) -> str:
+        """Add a vector of int64, unless it is there."""
+        from onnx import TensorProto, helper
+
+        self.initializers.setdefault(name, helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+        return name
+
+    def end(self) -> str:
+        """Add the end of a Slice that goes to the end."""
+        return self.integers("end", 2**63 - 1)
+
+    def number(self, name: str, value: float) -> str:
+        """Add a float32 without dimensions."""
+        from onnx import TensorProto, helper
+
+        self.initializers[name] = helper.make_tensor(name, TensorProto.FLOAT, [], [value])
+        return name
+
+    def stored(self, region: Region, *, name: str | None = None, shape: tuple[int, ...] | None = None) -> str:
+        """Add a region of the data file, under another name or shape where its reader wants that."""
+        name = name or region.name
+        self.initializers[name] = _external(region, name, shape or region.shape)
+        return name
+
+    def norm(self, name: str, inputs: str) -> str:
+        """Add an RMSNorm over the last axis."""
+        node = [inputs, self.stored(self.layout.tensors[name].weight)]
+        output = f"{name}.output"
+        return self.add("SimplifiedLayerNormalization", node, output, epsilon=self._epsilon, axis=-1, stash_type=1)
+
+    def norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
+        """Add an RMSNorm of a sum; return its output and the sum."""
+        node = [inputs, residual, self.stored(self.layout.tensors[name].weight)]
+        output, total = f"{name}.output", f"{name}.residual"
+        self.contrib("SkipSimplifiedLayerNormalization", node, output, "", "", total, epsilon=self._epsilon)
+        return output, total
+
+    def linear(self, name: str, inputs: str) -> str:
+        """Add inputs @ weight.T, and its bias where the layout has one."""
+        stored = self.layout.tensors[name]
+        bias = self.layout.tensors.get(f"{name}.bias")
+        output = f"{name}.output"
+        weight = self.stored(stored.weight)
+        product = self.product(name, stored, weight, inputs, output if bias is None else f"{name}.product")
+        return product if bias is None else self.add("Add", [product, self.stored(bias.weight)], output)
+
+    def product(self, name: str, stored: Stored, weight: str, inputs: str, output: str) -> str:
+        """Add inputs @ weight.T, the weight as [output rows, input columns], for any way of storing it."""
+        from onnx import TensorProto
+
+        if stored.scales is not None:
+            return self.contrib(
+                "MatMulNBits",
+                [inputs, weight, self.stored(stored.scales)],
+                output,
+                K=stored.columns,
+                N=stored.weight.shape[0],
+                bits=SCHEMES[stored.scheme],
+                block_size=BLOCK,
+                accuracy_level=_ACCURACY_LEVEL,
+            )
+        if stored.scheme == "f16":
+            weight = self.add("Cast", [weight], f"{name}.weight.f32", to=TensorProto.FLOAT)
+        return self.contrib("FusedMatMul", [inputs, weight], output, transB=1)
+
+
+def _external(region: Region, name: str, shape: tuple[int, ...]) -> TensorProto:
+    from onnx import TensorProto
+
+    elements = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
+    tensor = TensorProto(name=name, dims=shape, data_type=elements[region.element])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", DATA_FILE), ("offset", region.offset), ("length", region.size)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
