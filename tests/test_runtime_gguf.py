@@ -28,6 +28,7 @@ from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTo
 from edgepack.hardware import Hardware
 from edgepack.runtime import KvCache, Options, Session
 from edgepack_runtimes.gguf import GgufRuntime, abi, header, library, log, selfcheck
+from edgepack_runtimes.gguf.check import check
 
 HARDWARE = Hardware(
     system="linux",
@@ -484,7 +485,7 @@ class TestFile:
                 data[at] = rng.integers(256)
             path.write_bytes(data)
             try:
-                header.check(header.read(path), DECODER, path)
+                check(header.read(path), DECODER, path)
             except EngineError:
                 refused += 1
         assert refused > 500
@@ -495,7 +496,8 @@ class TestFile:
             ("n_layers", 3, "llama.block_count is 2, the model's is 3"),
             ("n_kv_heads", 4, "llama.attention.head_count_kv is 2"),
             ("n_vocab", 130, "tokenizer.ggml.tokens has 131 entries"),
-            ("head_dim", 32, "llama.attention.key_length is 16"),
+            ("intermediate_size", 97, "llama.feed_forward_length is 96"),
+            ("head_dim", 32, "the rotation of parts of heads"),
         ],
     )
     def test_a_file_of_another_model(self, variant: Path, field: str, value: int, complaint: str) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,11 @@ LLAMA3_REGEX = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2_REGEX = LLAMA3_REGEX.replace("{1,3}", "")
+O200K_REGEX = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def trained(pre: list[dict[str, Any]], *, ignore_merges: bool = False) -> dict[str, Any]:
@@ -237,6 +243,8 @@ PRE_TOKENIZERS = [
     ("llama-bpe", [split(LLAMA3_REGEX, "Removed", True), byte_level(False)], True),
     ("dbrx", [split(LLAMA3_REGEX), byte_level(False)], False),
     ("qwen2", [split(QWEN2_REGEX), byte_level(False)], False),
+    ("gpt-4o", [split(O200K_REGEX), byte_level(False)], False),
+    ("gpt-4o", [split(O200K_REGEX, "Removed", True), byte_level(False)], False),
 ]
 
 
@@ -274,6 +282,8 @@ def sentencepiece(**changes: Any) -> dict[str, Any]:
     return result | changes
 
 
+SPACES_TO_BLOCKS = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
 
 
@@ -283,7 +293,8 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first
         ({}, True),
         ({"normalizer": None, "pre_tokenizer": METASPACE}, True),
         ({"normalizer": None, "pre_tokenizer": METASPACE | {"prepend_scheme": "never"}}, False),
-        ({"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}}, False),
+        ({"normalizer": SPACES_TO_BLOCKS}, False),
+        ({"normalizer": SPACES_TO_BLOCKS, "pre_tokenizer": AT_SPACES}, False),
     ],
 )
 def test_sentencepiece_style_bpe_becomes_scores(changes: dict[str, Any], prefix: bool, tmp_path: Path) -> None:
@@ -310,6 +321,63 @@ def test_token_types_and_padding() -> None:
     assert tokens[-rows:] == ["[PAD421]", "[PAD422]", "[PAD423]"]
     assert (types[-rows:] == TokenType.UNUSED).all()
     assert len(tokens) == len(types) == len(keys["tokenizer.ggml.scores"])  # type: ignore[arg-type]
+
+
+def test_gemmas_vocabulary(tmp_path: Path) -> None:
+    """Spaces become blocks and none is put in front; BOS is, always; runs of newlines are tokens of the user's."""
+    tokenizer = sentencepiece(normalizer=SPACES_TO_BLOCKS, pre_tokenizer=AT_SPACES)
+    end = len(tokenizer["model"]["vocab"])
+    tokenizer["added_tokens"] += [
+        {"id": end, "content": "<end_of_turn>", "special": True, "normalized": False},
+        {"id": end + 1, "content": "\n\n", "special": False, "normalized": False},
+    ]
+    for added in tokenizer["added_tokens"]:
+        added.update(single_word=False, lstrip=False, rstrip=False, normalized=False)
+    model = as_model(
+        tokenizer,
+        config={"eos_token": "</s>"},
+        bos=1,
+        add_bos=True,
+        stops=(2, end),
+        template="{{ bos_token }}{{ messages }}<end_of_turn>",
+    )
+    keys = vocabulary(model)
+    assert keys["tokenizer.ggml.model"] == "llama"
+    assert keys["tokenizer.ggml.add_space_prefix"] is False
+    assert keys["tokenizer.ggml.add_bos_token"] is True
+    check(tokenizer, tmp_path, [*TEXTS, "one\n\ntwo\n\n\n three", "  two <end_of_turn>\n"])
+    answer = llama_tokenize(model, ["x"], tmp_path, special=True)
+    assert answer["ids"][0][0] == 1
+    assert answer["ends"] == [2, end]
+
+
+def test_gaps_between_added_ids_are_unused_tokens(tmp_path: Path) -> None:
+    tokenizer = trained([split(O200K_REGEX), byte_level(False)])
+    first = max(added["id"] for added in tokenizer["added_tokens"]) + 1
+    tokenizer["added_tokens"].append({"id": first + 3, "content": "<|after a gap|>", "special": True})
+    model = as_model(tokenizer, extra_rows=2)
+    keys = vocabulary(model)
+    tokens, types = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.token_type"]
+    assert isinstance(tokens, list)
+    assert isinstance(types, np.ndarray)
+    gap = [first, first + 1, first + 2, first + 4, first + 5]
+    assert [tokens[index] for index in gap] == [f"[PAD{index}]" for index in gap]
+    assert (types[gap] == TokenType.UNUSED).all()
+    answer = llama_tokenize(model, ["a<|after a gap|>[PAD7]"], tmp_path)["ids"][0]
+    assert first + 3 in answer
+    assert not set(gap) & set(answer)
+
+
+@pytest.mark.parametrize("name", ["tiny-Phi3", "my phi-3.5"])
+def test_a_name_that_llama_cpp_would_act_upon(name: str, tmp_path: Path) -> None:
+    """It changes "</s>" and others of a model of that name, and cannot load a vocabulary that lacks them."""
+    with_them, without = as_model(sentencepiece()), as_model(trained([byte_level(True)]))
+    with_them.text.tokenizer["added_tokens"].append({"id": 420, "content": "<|endoftext|>", "special": True})  # type: ignore[union-attr]
+    for model, kept in ((with_them, True), (without, False)):
+        named = replace(model, name=name, decoder=decoder(model.decoder.n_vocab + 1))
+        assert (metadata(named, "f32")["general.name"] == name) == kept
+        llama_tokenize(named, ["x"], tmp_path)
+        (tmp_path / "vocabulary.gguf").unlink()
 
 
 def test_special_tokens_and_template(tmp_path: Path) -> None:
@@ -381,6 +449,7 @@ def test_a_structure_that_llama_cpp_lacks_is_named(changes: dict[str, Any], blam
         {"normalizer": None, "pre_tokenizer": None},
         {"normalizer": {"type": "Lowercase"}, "pre_tokenizer": METASPACE},
         {"normalizer": None, "pre_tokenizer": METASPACE | {"split": True}},
+        {"normalizer": None, "pre_tokenizer": AT_SPACES},
     ],
 )
 def test_sentencepiece_with_more_than_spaces_is_refused(changes: dict[str, Any]) -> None:

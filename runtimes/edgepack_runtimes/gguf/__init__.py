@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,18 @@ class GgufRuntime:
         from edgepack_runtimes.gguf.load import open_session
 
         return open_session(self._library(), variant / "model.gguf", decoder, options)
+
+    def tokenize(self, variant: Path, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Return the ids that llama.cpp gives to texts with the variant's vocabulary; see ``vocabulary.tokenize``."""
+        from edgepack_runtimes.gguf.vocabulary import tokenize
+
+        return tokenize(self._library(), variant / "model.gguf", texts, special=special)
+
+    def known_difference(self, tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
+        """Return why llama.cpp cannot tokenise this text as a parsed tokenizer.json does, None where it can."""
+        from edgepack_runtimes.gguf.vocabulary import known_difference
+
+        return known_difference(tokenizer, text, special=special)
 
     def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Encode float32 [n, k] as uint8 [n, row bytes] with ggml's own quantiser; see ``quantize.quantize``."""

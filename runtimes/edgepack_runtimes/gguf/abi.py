@@ -207,6 +207,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_n_ctx": (c_uint32, (c_void_p,)),
         "llama_n_threads": (c_int32, (c_void_p,)),
         "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
+        "llama_tokenize": (c_int32, (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool)),
         "llama_version": (c_char_p, ()),
         "llama_vocab_n_tokens": (c_int32, (c_void_p,)),
     }

@@ -11,11 +11,10 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, prod
+from math import prod
 from pathlib import Path
 from typing import Final
 
-from edgepack.decoder import Decoder
 from edgepack.errors import EngineError
 
 _MAGIC: Final = b"GGUF"
@@ -25,6 +24,8 @@ _ARRAY: Final = 9
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _MAX_ENTRIES: Final = 1 << 16
 _MAX_DIMENSIONS: Final = 4
+# What is longer than the layers that llama.cpp allows is a vocabulary's.
+_MAX_VALUES: Final = 512
 _MAX_TENSOR_NAME: Final = 63
 _DEFAULT_ALIGNMENT: Final = 32
 # A fixed-size row in the header is at least this long: name length, dimension count, type, offset.
@@ -53,10 +54,11 @@ Scalar = int | float | bool | str
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array in the metadata: its gguf_type and its length. The elements are skipped."""
+    """An array in the metadata: its gguf_type, its length, and the elements of one that has a number for each layer."""
 
     kind: int
     length: int
+    values: tuple[int | float | bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,55 +87,6 @@ def read(path: Path) -> Header:
             return _Reader(path, view).header()
     except (OSError, ValueError) as error:  # an empty file cannot be mapped
         raise EngineError(f"{path} cannot be read: {error}.", hint="Check that the bundle is complete.") from error
-
-
-def check(header: Header, decoder: Decoder, path: Path) -> str:
-    """Return the architecture's name, which prefixes its keys, if the metadata describes this decoder.
-
-    Raises ``EngineError`` that names the first field which does not.
-    """
-    metadata = header.metadata
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not architecture:
-        raise _damaged(path, "general.architecture is missing")
-    expected = {
-        "block_count": decoder.n_layers,
-        "embedding_length": decoder.hidden_size,
-        "feed_forward_length": decoder.intermediate_size,
-        "attention.head_count": decoder.n_heads,
-        "attention.head_count_kv": decoder.n_kv_heads,
-        "attention.key_length": decoder.head_dim,
-        "attention.value_length": decoder.head_dim,
-        "rope.dimension_count": decoder.ropes[0].dim,
-        "vocab_size": decoder.n_vocab,
-    }
-    # What llama.cpp assumes for a key that is absent.
-    assumed = {
-        "attention.head_count_kv": decoder.n_heads,
-        "attention.key_length": decoder.hidden_size // decoder.n_heads,
-        "attention.value_length": decoder.hidden_size // decoder.n_heads,
-        "rope.dimension_count": decoder.head_dim,
-        "vocab_size": decoder.n_vocab,
-    }
-    for key, value in expected.items():
-        name = f"{architecture}.{key}"
-        found = metadata.get(name, assumed.get(key))
-        if type(found) is not int or found != value:
-            raise _damaged(path, f"{name} is {found}, the model's is {value}")
-    # The engine asserts on such numbers instead of failing, and an assertion ends the process.
-    for key, default in (("attention.layer_norm_rms_epsilon", None), ("rope.freq_base", 10000.0)):
-        found = metadata.get(f"{architecture}.{key}", default)
-        if type(found) is not float or not 0 < found < inf:
-            raise _damaged(path, f"{architecture}.{key} is {found}, not a positive number")
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, Array) and tokens.length != decoder.n_vocab:
-        raise _damaged(
-            path, f"tokenizer.ggml.tokens has {tokens.length} entries, the model's vocabulary {decoder.n_vocab}"
-        )
-    shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    if shapes.get("token_embd.weight") != (decoder.hidden_size, decoder.n_vocab):
-        raise _damaged(path, f"token_embd.weight has shape {shapes.get('token_embd.weight')}")
-    return architecture
 
 
 def main_type(header: Header) -> str:
@@ -193,10 +146,12 @@ class _Reader:
         kind, length = int(self._scalar("I")), int(self._scalar("Q"))
         if kind == _STRING:
             self._skip_strings(length)
-        elif kind in _SCALARS:
-            self._skip(length * struct.calcsize(_SCALARS[kind]))
-        else:
+        elif kind not in _SCALARS:
             raise self._fault(f"an array of type {kind} does not exist")
+        elif length <= _MAX_VALUES:
+            return Array(kind, length, tuple(self._scalar(_SCALARS[kind]) for _ in range(length)))
+        else:
+            self._skip(length * struct.calcsize(_SCALARS[kind]))
         return Array(kind, length)
 
     def _skip_strings(self, count: int) -> None:
@@ -269,12 +224,13 @@ class _Reader:
         return self._size - self._at
 
     def _fault(self, what: str) -> EngineError:
-        return _damaged(self._path, f"{self._place}: {what}")
+        return damaged(self._path, f"{self._place}: {what}")
 
 
 def _padded(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-def _damaged(path: Path, what: str) -> EngineError:
+def damaged(path: Path, what: str) -> EngineError:
+    """Return the error for a file that is not what it should be."""
     return EngineError(f"{path} is not a sound GGUF file of this model: {what}.", hint="Build or download it again.")

@@ -1,62 +1,99 @@
-"""The key-value pairs that describe a decoder, as llama.cpp's converter writes them for LlamaForCausalLM."""
+"""The key-value pairs that describe a decoder, as llama.cpp's converter writes them for its architecture."""
 
 from __future__ import annotations
 
-from edgepack.decoder import Decoder, LinearScaling, Rope
-from edgepack.errors import UnsupportedModelError
+import re
+
+import numpy as np
+
+from edgepack.decoder import Decoder, LinearScaling, LongRopeScaling
 from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
 from edgepack_packager.targets.gguf.recipe import SCHEMES
+from edgepack_packager.targets.gguf.tensors import stream_factor
 from edgepack_packager.targets.gguf.vocabulary import vocabulary
-from edgepack_packager.weights import Float32
 
 # GGML_QNT_VERSION of ggml.h: the version of the block formats
 _QUANTIZATION_VERSION = 2
+
+# In a model named "phi-3" or "phi3", llama.cpp changes these tokens, and fails where one is missing.
+_PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
 
 
 def metadata(model: Model, scheme: str) -> dict[str, Value]:
     """Return all keys of a file, in the order in which they are written. No time and no path is among them.
 
-    Raises ``UnsupportedModelError`` for what the architecture or llama.cpp's tokenizers cannot express.
+    Raises ``UnsupportedModelError`` for what llama.cpp's architectures or its tokenizers cannot express.
     """
+    architecture = choose(model.decoder)
+    words = vocabulary(model)
     general: dict[str, Value] = {
-        "general.architecture": "llama",
+        "general.architecture": architecture.name,
         "general.type": "model",
-        "general.name": model.name,
+        "general.name": _name(model.name, words),
         "general.alignment": U32(ALIGNMENT),
         "general.quantization_version": U32(_QUANTIZATION_VERSION),
         "general.file_type": U32(SCHEMES[scheme].file_type),
     }
-    return general | _architecture(model.decoder) | vocabulary(model)
+    keys = _sizes(model.decoder) | _positions(model.decoder, architecture) | _caps(model.decoder)
+    return general | {f"{architecture.name}.{key}": value for key, value in keys.items()} | words
 
 
-def rope_factors(rope: Rope) -> Float32:
-    """Return what llama.cpp divides each rotation's angle by: the unscaled over the scaled frequency, [dim / 2]."""
-    return Rope(theta=rope.theta, dim=rope.dim).frequencies() / rope.frequencies()
+def _name(name: str, words: dict[str, Value]) -> str:
+    tokens = words.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and not _PHI3_TOKENS.issubset(tokens):
+        return re.sub("(phi)-?(3)", r"\1 \2", name, flags=re.IGNORECASE)
+    return name
 
 
-def _architecture(decoder: Decoder) -> dict[str, Value]:
-    if decoder.ropes[0].dim != decoder.head_dim:
-        raise UnsupportedModelError(
-            f"GGUF's llama architecture rotates whole heads; this model rotates {decoder.ropes[0].dim} of "
-            f"{decoder.head_dim} elements."
-        )
-    keys: dict[str, Value] = {
-        "llama.block_count": U32(decoder.n_layers),
-        "llama.context_length": U32(decoder.context),
-        "llama.embedding_length": U32(decoder.hidden_size),
-        "llama.feed_forward_length": U32(decoder.intermediate_size),
-        "llama.attention.head_count": U32(decoder.n_heads),
-        "llama.attention.head_count_kv": U32(decoder.n_kv_heads),
-        "llama.attention.layer_norm_rms_epsilon": F32(decoder.norm_eps),
-        "llama.attention.key_length": U32(decoder.head_dim),
-        "llama.attention.value_length": U32(decoder.head_dim),
-        "llama.rope.freq_base": F32(decoder.ropes[0].theta),
-        "llama.rope.dimension_count": U32(decoder.ropes[0].dim),
-        "llama.vocab_size": U32(decoder.n_vocab),
+def _sizes(decoder: Decoder) -> dict[str, Value]:
+    return {
+        "block_count": U32(decoder.n_layers),
+        "context_length": U32(decoder.context),
+        "embedding_length": U32(decoder.hidden_size),
+        "feed_forward_length": U32(decoder.intermediate_size),
+        "attention.head_count": U32(decoder.n_heads),
+        "attention.head_count_kv": U32(decoder.n_kv_heads),
+        "attention.layer_norm_rms_epsilon": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
+        "attention.key_length": U32(decoder.head_dim),
+        "attention.value_length": U32(decoder.head_dim),
+        "vocab_size": U32(decoder.n_vocab),
     }
-    if isinstance(decoder.ropes[0].scaling, LinearScaling):
-        keys["llama.rope.scaling.type"] = "linear"
-        keys["llama.rope.scaling.factor"] = F32(decoder.ropes[0].scaling.factor)
+
+
+def _positions(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
+    rope, local_rope = ropes(decoder)
+    keys: dict[str, Value] = {"rope.freq_base": F32(rope.theta), "rope.dimension_count": U32(rope.dim)}
+    match rope.scaling:
+        case LinearScaling(factor):
+            keys["rope.scaling.type"] = "linear"
+            keys["rope.scaling.factor"] = F32(factor)
+        case LongRopeScaling(original_context=original):
+            keys["rope.scaling.original_context_length"] = U32(original)
+            keys["rope.scaling.attn_factor"] = F32(rope.magnitude)
+    if architecture.period:
+        windows = _windows(decoder, architecture)
+        if any(windows):
+            keys["attention.sliding_window"] = U32(max(windows))
+            keys["rope.freq_base_swa"] = F32(local_rope.theta)
+        local = [window > 0 for window in windows]
+        # Only where it differs from what llama.cpp assumes, as the converter does.
+        if local != [(layer + 1) % architecture.period != 0 for layer in range(decoder.n_layers)]:
+            keys["attention.sliding_window_pattern"] = np.array(local, np.int32)
     return keys
+
+
+def _windows(decoder: Decoder, architecture: Architecture) -> list[int]:
+    """Return each layer's window, 0 for none. A window may be longer than the context, and then hides nothing."""
+    windows = [decoder.attention(layer).window or 0 for layer in range(decoder.n_layers)]
+    return windows if any(windows) or not architecture.needs_window else [decoder.context] * decoder.n_layers
+
+
+def _caps(decoder: Decoder) -> dict[str, Value]:
+    caps = {
+        "attn_logit_softcapping": decoder.attention_softcap,
+        "final_logit_softcapping": decoder.logits_softcap,
+    }
+    return {key: F32(cap) for key, cap in caps.items() if cap is not None}

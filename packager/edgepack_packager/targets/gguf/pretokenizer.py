@@ -18,20 +18,29 @@ _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _BY_THREE_DIGITS = _HEAD + r"\p{N}{1,3}" + _TAIL
 _BY_DIGIT = _HEAD + r"\p{N}" + _TAIL
+_LEAD, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+_BY_CASE = (
+    f"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTION}{_LEAD}{_UPPER}+{_LOWER}*{_CONTRACTION}"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 # (regular expressions in order, ignore_merges) -> the name that llama.cpp knows. "bytes" is ByteLevel's own expression,
-# GPT-2's; "digits" splits off every digit.
+# GPT-2's; "digits" splits off every digit. llama.cpp's form of "gpt-4o" tells the cases of ASCII letters alone apart,
+# and ends a word at a combining mark.
 _NAMES: dict[tuple[tuple[str, ...], bool], str] = {
     ((_BY_THREE_DIGITS,), True): "llama-bpe",
     ((_BY_THREE_DIGITS,), False): "dbrx",
     ((_BY_DIGIT,), False): "qwen2",
     (("digits", "bytes"), False): "smollm",
     (("bytes",), False): "gpt-2",
+    ((_BY_CASE,), False): "gpt-4o",
 }
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _SPACES_TO_BLOCKS = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _PREPEND = {"type": "Prepend", "prepend": _SPACE}
+_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
 def byte_level_name(tokenizer: Json) -> str:
@@ -56,7 +65,8 @@ def adds_space_prefix(tokenizer: Json) -> bool:
     Raises ``UnsupportedModelError`` where it does more than that and writing spaces as U+2581.
     """
     normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    if pre is None and normalizer:
+    # Gemma splits at spaces after it has replaced them all
+    if pre in (None, _AT_SPACES) and normalizer:
         steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
         if steps in ([_PREPEND, _SPACES_TO_BLOCKS], [_SPACES_TO_BLOCKS]):
             return len(steps) == 2

@@ -11,13 +11,17 @@ import numpy as np
 
 from edgepack.decoder import Decoder
 from edgepack.errors import BuildError
-from edgepack_packager.targets.gguf.layout import gguf_name, is_rotated
+from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.parse import Info, parse
+from edgepack_packager.targets.gguf.tensors import factor, parts
 from edgepack_packager.weights import Float32
 
 # Half precision: unit roundoff, and half of the smallest subnormal.
 _HALF = 2.0**-11
 _TINY = 2.0**-25
+
+# Two roundings to float32: of a factor's product, and of its quotient.
+_SCALED = 2.0**-22
 
 
 class GgufReader:
@@ -25,8 +29,10 @@ class GgufReader:
 
     def __init__(self, path: Path, decoder: Decoder) -> None:
         self._path = path
+        self._decoder = decoder
         self._shapes = dict(decoder.tensors())
-        self._head_dim = decoder.head_dim
+        self._parts = parts(decoder)
+        self._architecture = choose(decoder)
         try:
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -43,16 +49,16 @@ class GgufReader:
         Raises ``BuildError`` where the file lacks the tensor or has it in another shape.
         """
         tensor = self._tensor(name)
-        if not 0 <= start <= stop <= tensor.shape[0]:
-            raise ValueError(f"rows {start} to {stop} of {name}, which has {tensor.shape[0]}")
-        if not is_rotated(name):
-            return self._read(tensor, start, stop)
-        first, last = start // self._head_dim, -(-stop // self._head_dim)
-        heads = self._read(tensor, first * self._head_dim, last * self._head_dim)
-        half, within = np.divmod(np.arange(start, stop) % self._head_dim, self._head_dim // 2)
-        # Element i of a half-split head is GGUF's 2 i in the first half, and 2 i + 1 in the second.
-        head = np.arange(start, stop) // self._head_dim - first
-        return np.ascontiguousarray(heads[head * self._head_dim + 2 * within + half])
+        if not 0 <= start <= stop <= self._shapes[name][0]:
+            raise ValueError(f"rows {start} to {stop} of {name}, which has {self._shapes[name][0]}")
+        rotates = self._architecture.rotates(name)
+        rows = (
+            self._half_split(tensor, start, stop)
+            if rotates
+            else self._read(tensor, self._parts[name].first, start, stop)
+        )
+        ratio = factor(self._decoder, name)
+        return rows if ratio == 1 else rows / np.float32(ratio)
 
     def bound(self, name: str) -> float:
         """Return the largest relative error of a row that the tensor's type allows, as L2 norms.
@@ -71,8 +77,11 @@ class GgufReader:
           6 bits, 63 steps for 8 sub-blocks: half such a step each, over the whole block of 256, is 16/63 of m. The two
           add in squares.
         - q6_K: sub-blocks of 16, step m/32 (whole, as above), sqrt(16)/32; scales in 8 bits: 16/256.
+
+        A tensor that is scaled in the file is rounded twice more: 2**-22.
         """
-        return _BOUNDS[self._tensor(name).type]
+        scaled = 0.0 if factor(self._decoder, name) == 1 else _SCALED
+        return _BOUNDS[self._tensor(name).type] + scaled
 
     def floor(self, name: str) -> float:
         """Return the L2 error of a row that ``bound`` does not cover: half-precision scales have a smallest value.
@@ -80,7 +89,8 @@ class GgufReader:
         A scale is off by at most 2**-25 below 2**-14, times the largest number that it multiplies.
         """
         tensor = self._tensor(name)
-        return _FACTORS[tensor.type] * _TINY * sqrt(tensor.shape[1] if len(tensor.shape) == 2 else 1)
+        columns = tensor.shape[1] if len(tensor.shape) == 2 else 1
+        return _FACTORS[tensor.type] * _TINY * sqrt(columns) / factor(self._decoder, name)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -95,18 +105,29 @@ class GgufReader:
             return parse(view, str(self._path)).tensors
 
     def _tensor(self, name: str) -> Info:
-        tensor = self._tensors.get(gguf_name(name))
-        if tensor is None or tensor.shape != self._shapes.get(name):
+        part = self._parts.get(name)
+        tensor = self._tensors.get(part.name) if part else None
+        if part is None or tensor is None or tensor.shape != part.shape:
             found = "lacks" if tensor is None else f"has, in the shape {tensor.shape},"
-            raise BuildError(f"{self._path} {found} the tensor {gguf_name(name)} for {name}.")
+            raise BuildError(f"{self._path} {found} the tensor {part.name if part else '?'} for {name}.")
         return tensor
 
-    def _read(self, tensor: Info, start: int, stop: int) -> Float32:
+    def _half_split(self, tensor: Info, start: int, stop: int) -> Float32:
+        """Read rows of a tensor whose heads are interleaved: row i of the first half is the file's 2 i of the head."""
+        dim = self._decoder.head_dim
+        first = start // dim
+        heads = self._read(tensor, 0, first * dim, -(-stop // dim) * dim)
+        head, row = np.divmod(np.arange(start, stop), dim)
+        half, within = np.divmod(row, dim // 2)
+        return np.ascontiguousarray(heads[(head - first) * dim + 2 * within + half])
+
+    def _read(self, tensor: Info, first: int, start: int, stop: int) -> Float32:
+        """Read rows [start, stop) counted from a first one."""
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
         size = (stop - start) * tensor.row_bytes
-        data = os.pread(self._descriptor, size, tensor.start + start * tensor.row_bytes)
+        data = os.pread(self._descriptor, size, tensor.start + (first + start) * tensor.row_bytes)
         if len(data) != size:
             raise BuildError(f"{self._path} ended inside {tensor.name}.")
         rows = np.frombuffer(data, np.uint8).reshape(stop - start, tensor.row_bytes)

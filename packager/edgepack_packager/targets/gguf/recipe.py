@@ -1,7 +1,8 @@
-"""Which element type each tensor takes under a scheme: llama.cpp's own rule for its ``llama`` architecture.
+"""Which element type each tensor takes under a scheme: llama.cpp's own rules.
 
 It knows shapes and names, no values and no bytes. The source of every rule is ``llama_tensor_get_type`` in llama.cpp's
-src/llama-quant.cpp, without an importance matrix; the tests compare the result with llama.cpp's own quantiser.
+src/llama-quant.cpp, without an importance matrix; the tests compare the result with llama.cpp's own quantiser. Of the
+architectures, only those that fuse tensors, and those that know a model of 70 B, have rules of their own there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal
 
 from edgepack.decoder import Decoder
 from edgepack.manifest import Fallback
+from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
 Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
 
@@ -90,9 +92,13 @@ class Choice:
 
 
 def choices(decoder: Decoder, scheme: str) -> Iterator[Choice]:
-    """Yield the type of every canonical tensor, in model order."""
+    """Yield the type of every canonical tensor, in model order.
+
+    Raises ``UnsupportedModelError`` for a decoder that no architecture computes.
+    """
+    architecture = choose(decoder)
     for name, shape in decoder.tensors():
-        asked = _asked(decoder, scheme, name, shape)
+        asked = _asked(decoder, architecture, scheme, name, shape)
         yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
 
 
@@ -108,7 +114,7 @@ def _fitting(kind: Kind, columns: int) -> Kind:
     return kind
 
 
-def _asked(decoder: Decoder, scheme: str, name: str, shape: tuple[int, ...]) -> Kind:
+def _asked(decoder: Decoder, architecture: Architecture, scheme: str, name: str, shape: tuple[int, ...]) -> Kind:
     kind = SCHEMES[scheme].kind
     if len(shape) == 1:
         return "f32"
@@ -116,22 +122,28 @@ def _asked(decoder: Decoder, scheme: str, name: str, shape: tuple[int, ...]) -> 
         return kind
     if name == "head" or (name == "embedding" and decoder.tied):
         return "q8_0" if kind == "q8_0" else "q6_K"
-    if name.endswith(("attention.v", "mlp.down")):
-        return _sensitive(decoder, scheme, name)
+    # A tensor that holds q, k and v is as sensitive as v is.
+    values = ("attention.q", "attention.k", "attention.v") if architecture.fused else ("attention.v",)
+    if name.endswith((*values, "mlp.down")):
+        return _sensitive(decoder, architecture, scheme, name)
     return kind
 
 
-def _sensitive(decoder: Decoder, scheme: str, name: str) -> Kind:
+def _sensitive(decoder: Decoder, architecture: Architecture, scheme: str, name: str) -> Kind:
     """The value and down projections: the mixtures give them more bits in the first, the last and every third layer."""
     kind = SCHEMES[scheme].kind
     layer = int(name.split(".")[1])
     if scheme in ("q4_k_m", "q5_k_m") and _more_bits(layer, decoder.n_layers):
         return "q6_K"
-    # llama.cpp knows Llama 2 70B and its like by 80 layers with grouped queries: their value projections are small.
-    is_70b = decoder.n_layers == 80 and decoder.n_heads != decoder.n_kv_heads
-    if kind == "q4_K" and is_70b and name.endswith("attention.v"):
+    if kind == "q4_K" and name.endswith("attention.v") and _is_70b(decoder, architecture):
         return "q5_K"
     return kind
+
+
+def _is_70b(decoder: Decoder, architecture: Architecture) -> bool:
+    """Whether llama.cpp takes a model for one of 70 B, whose value projections are small: it counts the layers."""
+    grouped = decoder.n_heads != decoder.n_kv_heads
+    return decoder.n_layers == 80 and (architecture.name == "qwen2" or (architecture.name == "llama" and grouped))
 
 
 def _more_bits(layer: int, n_layers: int) -> bool:

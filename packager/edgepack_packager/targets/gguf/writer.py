@@ -10,10 +10,12 @@ import numpy as np
 from edgepack.errors import BuildError
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.gguf import header
-from edgepack_packager.targets.gguf.layout import ROPE_FACTORS, Tensor, is_rotated, place
-from edgepack_packager.targets.gguf.metadata import metadata, rope_factors
+from edgepack_packager.targets.gguf.architecture import choose
+from edgepack_packager.targets.gguf.layout import Tensor, place
+from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import Bytes, Encoder, find_quantizer
 from edgepack_packager.targets.gguf.recipe import K_QUANTS
+from edgepack_packager.targets.gguf.tensors import factor, tables
 from edgepack_packager.weights import Float32
 
 
@@ -22,7 +24,8 @@ class GgufWriter:
 
     def __init__(self, path: Path, model: Model, scheme: str) -> None:
         self._layout = place(model.decoder, scheme)
-        self._head_dim = model.decoder.head_dim
+        self._decoder = model.decoder
+        self._architecture = choose(model.decoder)
         self._written = dict.fromkeys(self._layout.canonical, 0)
         start = header.encode(metadata(model, scheme), self._layout)
         self._data = len(start)
@@ -32,9 +35,10 @@ class GgufWriter:
         try:
             self._file.truncate(self._data + self._layout.data_bytes)
             self._put(np.frombuffer(start, np.uint8), 0)
+            beside = tables(model.decoder)
             for tensor in self._layout.tensors:
-                if tensor.name == ROPE_FACTORS:
-                    self._put(rope_factors(model.decoder.ropes[0]).view(np.uint8), self._data + tensor.offset)
+                if tensor.name in beside:
+                    self._put(beside[tensor.name].view(np.uint8), self._data + tensor.offset)
         except BaseException:
             self.abort()
             raise
@@ -53,8 +57,10 @@ class GgufWriter:
                 f"{self._place(name)} has the shape {tensor.shape} and {self._written[name]} rows so far; "
                 f"rows of shape {rows.shape} at {start} do not follow."
             )
-        encoded = self._encoder.encode(tensor.kind, rows, self._place(name))
-        if is_rotated(name):
+        ratio = factor(self._decoder, name)
+        scaled = rows if ratio == 1 else rows * np.float32(ratio)
+        encoded = self._encoder.encode(tensor.kind, scaled, self._place(name))
+        if self._architecture.rotates(name):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
         self._written[name] += len(rows)
@@ -79,9 +85,10 @@ class GgufWriter:
 
         The rows are encoded already: each was encoded alone, and so moves as cheaply as its bytes.
         """
-        if len(rows) % self._head_dim:
-            raise BuildError(f"{place}: a block of {len(rows)} rows does not end with a head of {self._head_dim}.")
-        halves = rows.reshape(-1, 2, self._head_dim // 2, rows.shape[1])
+        dim = self._decoder.head_dim
+        if len(rows) % dim:
+            raise BuildError(f"{place}: a block of {len(rows)} rows does not end with a head of {dim}.")
+        halves = rows.reshape(-1, 2, dim // 2, rows.shape[1])
         return halves.swapaxes(1, 2).reshape(rows.shape)
 
     def _put(self, data: Bytes, offset: int) -> None:

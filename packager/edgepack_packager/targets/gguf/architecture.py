@@ -1,0 +1,200 @@
+"""What each of llama.cpp's architectures computes, and the one that a decoder is written as.
+
+An architecture is a fixed graph with a few keys. The table says which features a graph always has and which it may
+have; the first that has all of a decoder's features, and no other, is the decoder's. Its source is llama.cpp's
+src/models/<name>.cpp (build 11549; the llama.cpp in llama-cpp-python 0.3.36 has the same graphs).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from math import sqrt
+
+from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.errors import UnsupportedModelError
+
+
+class Feature(StrEnum):
+    """What a decoder may have that not every architecture has, in the words of an error message."""
+
+    QKV_BIAS = "biases on q, k and v"
+    OUTPUT_BIAS = "a bias on the attention's output"
+    MLP_BIAS = "biases in the MLP"
+    QK_NORM = "norms of q and k"
+    POST_NORMS = "norms after each block"
+    GELU = "gelu"
+    ATTENTION_SOFTCAP = "a softcap on the scores"
+    LOGITS_SOFTCAP = "a softcap on the logits"
+    EMBEDDING_SCALE = "embeddings times the root of their size"
+    OTHER_EMBEDDING_SCALE = "embeddings times another number than the root of their size"
+    HEAD = "a head of its own"
+    OTHER_WIDTH = "heads that together are not as wide as the hidden size"
+    PARTIAL = "heads of which a part is rotated"
+    LINEAR = "linear rope scaling"
+    LINEAR_LOCAL = "linear rope scaling in layers with a window"
+    LLAMA3 = "llama3 rope scaling"
+    LONGROPE = "longrope scaling"
+    FOURTH_WITHOUT_ROPE = "every fourth layer without rope"
+    OTHER_WITHOUT_ROPE = "layers without rope that are not every fourth"
+    WINDOW = "attention windows"
+    SEVERAL_WINDOWS = "windows of several sizes"
+    LOCAL_ROPE = "a rope of its own for layers with a window"
+    OTHER_ROPES = "ropes that do not follow the windows"
+
+
+_F = Feature
+_SCALINGS = {LinearScaling: _F.LINEAR, Llama3Scaling: _F.LLAMA3, LongRopeScaling: _F.LONGROPE}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """An architecture: its name in files, the features that it ``always`` has, and those that it ``may`` have.
+
+    ``interleaved``: its rope turns neighbours, so that files have the rows of q and k of a head in that order.
+    ``fused``: one tensor holds q, k and v, and one the gate and up projections. ``period``: every so many layers one is
+    without window, unless the file says otherwise; 0 where there are no windows. ``needs_window``: llama.cpp ends the
+    process where no layer has one. ``huge_layers``: with so many layers llama.cpp takes a model for the one of 27 B,
+    whose scores are scaled by (hidden size / heads) ** -0.5.
+    """
+
+    name: str
+    always: frozenset[Feature] = frozenset()
+    may: frozenset[Feature] = frozenset()
+    interleaved: bool = False
+    fused: bool = False
+    period: int = 0
+    needs_window: bool = False
+    huge_layers: int = 0
+
+    def lacks(self, decoder: Decoder) -> list[str]:
+        """Return what keeps a decoder from being written as this architecture, in the order of ``Feature``."""
+        found = features(decoder)
+        missing = [f"lacks {feature}" for feature in Feature if feature in found - self.always - self.may]
+        return missing + [f"always has {feature}" for feature in Feature if feature in self.always - found]
+
+    def score_scale(self, decoder: Decoder) -> float:
+        """Return what this architecture multiplies the scores by."""
+        if decoder.n_layers == self.huge_layers:
+            return 1 / sqrt(decoder.hidden_size // decoder.n_heads)
+        return 1 / sqrt(decoder.head_dim)
+
+    def rotates(self, canonical: str) -> bool:
+        """Whether a file has the rows of this tensor with each head's two halves interleaved."""
+        return self.interleaved and canonical.removesuffix(".bias").endswith(("attention.q", "attention.k"))
+
+
+_ANY = frozenset({_F.QKV_BIAS, _F.HEAD, _F.LINEAR})
+_GEMMA = frozenset({_F.GELU, _F.POST_NORMS, _F.EMBEDDING_SCALE})
+
+ARCHITECTURES = (
+    # The llama graph computes the same, but files of models with these biases alone are qwen2's.
+    Architecture("qwen2", always=frozenset({_F.QKV_BIAS}), may=_ANY),
+    Architecture("llama", may=_ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3}, interleaved=True),
+    Architecture("qwen3", always=frozenset({_F.QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
+    # It reads the key of a window, and then ignores it.
+    Architecture("phi3", may=_ANY | {_F.PARTIAL, _F.LONGROPE}, fused=True),
+    Architecture("smollm3", always=frozenset({_F.FOURTH_WITHOUT_ROPE}), may=_ANY | {_F.OTHER_WIDTH}, interleaved=True),
+    Architecture(
+        "gemma2",
+        always=_GEMMA | {_F.ATTENTION_SOFTCAP, _F.LOGITS_SOFTCAP},
+        may=frozenset({_F.QKV_BIAS, _F.LINEAR, _F.LINEAR_LOCAL, _F.OTHER_WIDTH, _F.WINDOW}),
+        period=2,
+        needs_window=True,
+        huge_layers=46,
+    ),
+    Architecture(
+        "gemma3",
+        always=_GEMMA | {_F.QK_NORM},
+        may=_ANY | {_F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.LOCAL_ROPE},
+        period=6,
+        huge_layers=62,
+    ),
+)
+
+
+@lru_cache(maxsize=16)
+def choose(decoder: Decoder) -> Architecture:
+    """Return the first architecture that computes a decoder.
+
+    Raises ``UnsupportedModelError`` with what the closest ones lack, and with the context at which it would not matter
+    where that is a window.
+    """
+    lacking = {architecture: architecture.lacks(decoder) for architecture in ARCHITECTURES}
+    fewest = min(map(len, lacking.values()))
+    closest = {architecture.name: lacks for architecture, lacks in lacking.items() if len(lacks) == fewest}
+    if not fewest:
+        return next(architecture for architecture in ARCHITECTURES if architecture.name in closest)
+    hint = "Build the other targets."
+    windows = {f"lacks {Feature.WINDOW}", f"lacks {Feature.SEVERAL_WINDOWS}"}
+    if any(windows.issuperset(lacks) for lacks in closest.values()):
+        hint = f"Build with --context {decoder.windows[0]}, within which the window hides nothing."
+    reasons = [f"{name} {' and '.join(lacks)}" for name, lacks in closest.items()]
+    raise UnsupportedModelError(
+        f"llama.cpp has no architecture that computes this model: {', '.join(reasons)}.", hint=hint
+    )
+
+
+def features(decoder: Decoder) -> frozenset[Feature]:
+    """Return a decoder's features."""
+    has = {
+        Feature.QKV_BIAS: decoder.qkv_bias,
+        Feature.OUTPUT_BIAS: decoder.output_bias,
+        Feature.MLP_BIAS: decoder.mlp_bias,
+        Feature.QK_NORM: decoder.qk_norm,
+        Feature.POST_NORMS: decoder.post_norms,
+        Feature.GELU: decoder.activation == "gelu_tanh",
+        Feature.ATTENTION_SOFTCAP: decoder.attention_softcap is not None,
+        Feature.LOGITS_SOFTCAP: decoder.logits_softcap is not None,
+        Feature.HEAD: not decoder.tied,
+        Feature.OTHER_WIDTH: decoder.q_size != decoder.hidden_size,
+    }
+    found = {feature for feature, present in has.items() if present}
+    if decoder.embedding_scale != 1:
+        # The published scales are the root, rounded to the weights' type: bf16 has 8 bits.
+        rounded = abs(decoder.embedding_scale / sqrt(decoder.hidden_size) - 1) <= 2**-8
+        found.add(Feature.EMBEDDING_SCALE if rounded else Feature.OTHER_EMBEDDING_SCALE)
+    return frozenset(found | _of_positions(decoder))
+
+
+def ropes(decoder: Decoder) -> tuple[Rope, Rope]:
+    """Return the rope of the layers without window and that of those with one; of both, where one kind is missing."""
+    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    first = next(layer.rope for layer in layers if layer.rope)
+    return (
+        next((layer.rope for layer in layers if layer.rope and layer.window is None), first),
+        next((layer.rope for layer in layers if layer.rope and layer.window), first),
+    )
+
+
+def _of_positions(decoder: Decoder) -> set[Feature]:
+    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    silent = [index for index, layer in enumerate(layers) if layer.rope is None]
+    found = set()
+    if silent:
+        every_fourth = silent == list(range(3, decoder.n_layers, 4))
+        found.add(Feature.FOURTH_WITHOUT_ROPE if every_fourth else Feature.OTHER_WITHOUT_ROPE)
+    sizes = {layer.window for layer in layers if layer.window}
+    if any(size < decoder.context for size in sizes):
+        found.add(Feature.WINDOW)
+        if len(sizes) > 1:
+            found.add(Feature.SEVERAL_WINDOWS)
+    local = {layer.rope for layer in layers if layer.rope and layer.window}
+    other = {layer.rope for layer in layers if layer.rope and not layer.window}
+    if Feature.WINDOW not in found and len(local | other) == 1:
+        local, other = set(), local | other  # windows that hide nothing, on which nothing else depends
+    if len(local) > 1 or len(other) > 1:
+        found.add(Feature.OTHER_ROPES)
+    elif local and other and local != other:
+        found.add(Feature.LOCAL_ROPE)
+    for rope in local | other:
+        if rope.dim != decoder.head_dim:
+            found.add(Feature.PARTIAL)
+    found |= {_SCALINGS[type(rope.scaling)] for rope in other if rope.scaling}
+    found |= {_local(_SCALINGS[type(rope.scaling)]) for rope in local if rope.scaling}
+    return found
+
+
+def _local(scaling: Feature) -> Feature:
+    return Feature.LINEAR_LOCAL if scaling is Feature.LINEAR else scaling

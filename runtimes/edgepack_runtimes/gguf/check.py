@@ -1,0 +1,293 @@
+"""Whether a header describes the model that the bundle promises: what llama.cpp will compute from it, number by number.
+
+A graph of llama.cpp has constants of its own and defaults for keys that are absent; both count here. Their source is
+src/models/<architecture>.cpp and ``load_hparams`` in src/llama-model.cpp. A factor that the packager multiplied into a
+tensor is not visible in a header: the proof at build time covers those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf, sqrt
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.errors import EngineError
+from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
+
+_MAX_LAYERS: Final = 512
+_TABLES: Final = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """What an architecture computes whatever the keys say, and what it assumes where they say nothing.
+
+    ``logits_softcap``: None where there never is one, 0 where there is none unless a key says so. ``period``: one layer
+    in so many has no window; 0: none has one. ``window`` and ``local_base`` are assumed (None: no windows, and the base
+    of the other layers). ``local_scaling``: linear rope scaling holds for local layers as well.
+    """
+
+    activation: str = "silu"
+    qk_norm: bool = False
+    post_norms: bool = False
+    scaled_embedding: bool = False
+    fourth_without_rope: bool = False
+    partial_rotation: bool = False
+    attention_softcap: float | None = None
+    logits_softcap: float | None = None
+    period: int = 0
+    window: int | None = None
+    local_base: float | None = None
+    local_scaling: bool = False
+
+
+_GEMMA: Final = _Graph("gelu_tanh", post_norms=True, scaled_embedding=True, logits_softcap=0.0)
+_GRAPHS: Final[Mapping[str, _Graph]] = {
+    "llama": _Graph(),
+    "qwen2": _Graph(),
+    "qwen3": _Graph(qk_norm=True),
+    "phi3": _Graph(partial_rotation=True),
+    "smollm3": _Graph(fourth_without_rope=True),
+    "gemma2": replace(_GEMMA, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
+    "gemma3": replace(_GEMMA, qk_norm=True, period=6, local_base=10000.0),
+}
+
+
+class _Position(NamedTuple):
+    """How a layer sees positions: base, dimension and linear factor of its rope (None: no rope), and its window."""
+
+    base: float | None
+    dim: int | None
+    factor: float | None
+    window: int | None
+
+
+def check(header: Header, decoder: Decoder, path: Path) -> str:
+    """Return the architecture's name, which prefixes its keys, if the file describes this decoder.
+
+    Raises ``EngineError`` that names the first fact which it does not.
+    """
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in _GRAPHS:
+        raise damaged(path, f"general.architecture is {architecture!r}, not one of {', '.join(_GRAPHS)}")
+    keys, graph = _Keys(header.metadata, architecture, path), _GRAPHS[architecture]
+    _check_graph(keys, graph, decoder)
+    _check_numbers(keys, graph, decoder)
+    _check_positions(keys, graph, decoder)
+    keys.check_all_read()
+    _check_tensors(header, decoder, path)
+    return architecture
+
+
+class _Keys:
+    """The keys of an architecture. What is asked for is compared; what nobody asked for is refused."""
+
+    def __init__(self, metadata: Mapping[str, Scalar | Array], architecture: str, path: Path) -> None:
+        self._prefix, self._path = f"{architecture}.", path
+        self._found = {key: value for key, value in metadata.items() if key.startswith(self._prefix)}
+        self._read: set[str] = set()
+        self.metadata = metadata
+
+    def get(self, key: str) -> Scalar | Array | None:
+        self._read.add(self._prefix + key)
+        return self._found.get(self._prefix + key)
+
+    def integer(self, key: str, default: int | None = None) -> int | None:
+        found = self.get(key)
+        if found is None:
+            return default
+        if type(found) is not int:
+            raise self.wrong(key, found, "an integer")
+        return found
+
+    def number(self, key: str, default: float | None = None) -> float | None:
+        # The engine asserts on some numbers instead of failing, and an assertion ends the process.
+        found = self.get(key)
+        if found is None:
+            return default
+        if type(found) is not float or not 0 < found < inf:
+            raise self.wrong(key, found, "a positive number")
+        return found
+
+    def wrong(self, key: str, found: object, wanted: str) -> EngineError:
+        return damaged(self._path, f"{self._prefix}{key} is {found}, not {wanted}")
+
+    def check(self, key: str, found: object, wanted: object) -> None:
+        if found != wanted:
+            raise damaged(self._path, f"{self._prefix}{key} is {found}, the model's is {wanted}")
+
+    def fail(self, what: str) -> EngineError:
+        return damaged(self._path, what)
+
+    def check_all_read(self) -> None:
+        for key in self._found.keys() - self._read:
+            raise damaged(self._path, f"the key {key} is not one that edgepack writes")
+
+
+def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+    partial = any(rope.dim != decoder.head_dim for rope in decoder.ropes)
+    capped = decoder.logits_softcap is not None
+    facts = {  # (what the graph has, what the model has)
+        "activation": (graph.activation, decoder.activation),
+        "norm of q and k": (graph.qk_norm, decoder.qk_norm),
+        "norm after each block": (graph.post_norms, decoder.post_norms),
+        "softcap on the scores": (graph.attention_softcap is not None, decoder.attention_softcap is not None),
+        "softcap on the logits": (graph.logits_softcap is not None and capped, capped),
+        "rotation of parts of heads": (graph.partial_rotation and partial, partial),
+    }
+    for what, (found, wanted) in facts.items():
+        if found != wanted:
+            raise keys.fail(f"the {what} of its architecture is {found}, the model's is {wanted}")
+    root = sqrt(decoder.hidden_size) if graph.scaled_embedding else 1.0
+    # The model's scale is rounded to the type of its weights; the packager puts the rest into norms and epsilon.
+    if abs(decoder.embedding_scale / root - 1) > 2**-8 * graph.scaled_embedding:
+        raise keys.fail(f"its architecture multiplies embeddings by {root:g}, the model by {decoder.embedding_scale:g}")
+    tables = [rope for rope in decoder.ropes if isinstance(rope.scaling, Llama3Scaling | LongRopeScaling)]
+    if not decoder.ropes or (tables and len(decoder.ropes) > 1):
+        raise keys.fail(f"its architecture has one rope, the model {len(decoder.ropes)}")
+
+
+def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+    head = decoder.hidden_size // decoder.n_heads
+    sizes = {  # (what the model has, what llama.cpp assumes for a key that is absent)
+        "block_count": (decoder.n_layers, None),
+        "embedding_length": (decoder.hidden_size, None),
+        "feed_forward_length": (decoder.intermediate_size, None),
+        "attention.head_count": (decoder.n_heads, None),
+        "attention.head_count_kv": (decoder.n_kv_heads, decoder.n_heads),
+        "attention.key_length": (decoder.head_dim, head),
+        "attention.value_length": (decoder.head_dim, head),
+        "vocab_size": (decoder.n_vocab, decoder.n_vocab),
+    }
+    for key, (wanted, assumed) in sizes.items():
+        keys.check(key, keys.integer(key, assumed), wanted)
+    if decoder.n_layers > _MAX_LAYERS:
+        raise keys.fail(f"it has {decoder.n_layers} layers, llama.cpp allows {_MAX_LAYERS}")
+    keys.integer("context_length")
+    numbers = {
+        "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
+        "rope.scaling.attn_factor": (decoder.ropes[0].magnitude, 1.0),
+        "attn_logit_softcapping": (decoder.attention_softcap, graph.attention_softcap),
+        "final_logit_softcapping": (decoder.logits_softcap, graph.logits_softcap or None),
+    }
+    for key, (number, assumption) in numbers.items():
+        keys.check(key, keys.number(key, assumption), _float32(number))
+    tokens = keys.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, Array) and tokens.length != decoder.n_vocab:
+        raise keys.fail(f"tokenizer.ggml.tokens has {tokens.length} entries, the model's vocabulary {decoder.n_vocab}")
+
+
+def _epsilon(graph: _Graph, decoder: Decoder) -> float:
+    """The model's, in the units of llama.cpp's states, which are larger where it scales embeddings by another root."""
+    ratio = sqrt(decoder.hidden_size) / decoder.embedding_scale if graph.scaled_embedding else 1.0
+    return decoder.norm_eps * (1.0 if abs(ratio - 1) <= 2**-22 else ratio) ** 2
+
+
+def _check_positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+    found = _positions(keys, graph, decoder)
+    for layer, has in enumerate(found):
+        attention = decoder.attention(layer)
+        rope = attention.rope
+        wanted = _Position(
+            _float32(rope.theta) if rope else None,
+            rope.dim if rope else None,
+            _float32(rope.scaling.factor if isinstance(rope.scaling, LinearScaling) else 1.0) if rope else None,
+            attention.window,
+        )
+        for what, one, other in zip(
+            ("rope's base", "rope's dimension", "rope's linear factor", "window"),
+            _seen(has, decoder),
+            _seen(wanted, decoder),
+            strict=True,
+        ):
+            if one != other:
+                raise keys.fail(f"the {what} of layer {layer} is {one}, the model's is {other}")
+
+
+def _seen(position: _Position, decoder: Decoder) -> _Position:
+    """A window hides nothing from a context that it covers."""
+    covered = position.window is not None and position.window >= decoder.context
+    return position._replace(window=None) if covered else position
+
+
+def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
+    base, factor = keys.number("rope.freq_base", 10000.0), keys.number("rope.scaling.factor", 1.0)
+    keys.check("rope.scaling.type", keys.get("rope.scaling.type") or "linear", "linear")
+    keys.integer("rope.scaling.original_context_length")
+    position = _Position(base, keys.integer("rope.dimension_count", decoder.head_dim), factor, None)
+    local = position
+    window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
+    if window:
+        local_base = keys.number("rope.freq_base_swa", graph.local_base or base)
+        local = _Position(local_base, position.dim, factor if graph.local_scaling else 1.0, window)
+    is_local = _local_layers(keys, graph, decoder)
+    if graph.window and not (window and any(is_local)):
+        # The engine ends the process.
+        raise keys.fail("no layer has a window, and its architecture needs one")
+    positions = [local if one else position for one in is_local]
+    if graph.fourth_without_rope:
+        positions[3::4] = [_Position(None, None, None, None)] * len(positions[3::4])
+    return positions
+
+
+def _local_layers(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[bool]:
+    if not graph.period:
+        return [False] * decoder.n_layers
+    pattern = keys.get("attention.sliding_window_pattern")
+    if pattern is None:
+        return [(layer + 1) % graph.period != 0 for layer in range(decoder.n_layers)]
+    if not isinstance(pattern, Array) or len(pattern.values) != decoder.n_layers:
+        raise keys.wrong("attention.sliding_window_pattern", pattern, f"{decoder.n_layers} numbers")
+    return [bool(value) for value in pattern.values]
+
+
+def _check_tensors(header: Header, decoder: Decoder, path: Path) -> None:
+    """Check those that llama.cpp does without where they are absent; it looks for all others itself."""
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or embedding.shape != (decoder.hidden_size, decoder.n_vocab):
+        raise damaged(path, f"token_embd.weight has shape {embedding and embedding.shape}")
+    if ("output.weight" in tensors) == decoder.tied:
+        raise damaged(path, f"it has {'a' if decoder.tied else 'no'} head of its own, unlike the model")
+    found = Counter(name.rpartition(".")[0].rpartition(".")[2] for name in tensors if name.endswith(".bias"))
+    qkv = ("attn_qkv",) if "blk.0.attn_qkv.weight" in tensors else ("attn_q", "attn_k", "attn_v")
+    biases = qkv * decoder.qkv_bias + ("attn_output",) * decoder.output_bias
+    biases += ("ffn_gate", "ffn_up", "ffn_down") * decoder.mlp_bias
+    if found != Counter(biases * decoder.n_layers):
+        raise damaged(path, f"it has biases on {', '.join(sorted(found)) or 'nothing'}, unlike the model")
+    expected = _tables(decoder)
+    for name in _TABLES:
+        if (name in tensors) != (name in expected):
+            raise damaged(path, f"it has {'a' if name in tensors else 'no'} tensor {name}, unlike the model")
+        if name in expected:
+            _check_table(tensors[name], expected[name], path)
+
+
+def _check_table(tensor: Tensor, expected: NDArray[np.float32], path: Path) -> None:
+    if tensor.type_name != "f32" or tensor.shape != expected.shape:
+        raise damaged(path, f"{tensor.name} is {tensor.type_name} of shape {tensor.shape}, not f32 of {expected.shape}")
+    values = np.fromfile(path, "<f4", len(expected), offset=tensor.offset)
+    if not np.allclose(values, expected, rtol=1e-5):
+        raise damaged(path, f"{tensor.name} holds other factors than the model's rope")
+
+
+def _tables(decoder: Decoder) -> dict[str, NDArray[np.float32]]:
+    rope = decoder.ropes[0]
+    match rope.scaling:
+        case Llama3Scaling():
+            return {_TABLES[0]: Rope(theta=rope.theta, dim=rope.dim).frequencies() / rope.frequencies()}
+        case LongRopeScaling(factors):
+            return dict.fromkeys(_TABLES[1:], np.array(factors, np.float32))
+    return {}
+
+
+def _float32(value: float | None) -> float | None:
+    """The number that a key of 32 bits holds."""
+    return None if value is None else float(np.float32(value))
