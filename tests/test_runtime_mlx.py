@@ -112,7 +112,9 @@ def test_mlx_lm_loads_the_folder_and_says_the_same(scheme: str, tmp_path: Path) 
     ours = session.forward_all(ids)
     session.close()
     model, tokenizer = mlx_lm.load(str(tmp_path / scheme))
-    assert np.array_equal(ours, np.array(model(mx.array([ids]))[0].astype(mx.float32)))
+    theirs = np.array(model(mx.array([ids]))[0].astype(mx.float32))
+    # The frequencies of their rope are off by 1e-7, which may round a 16-bit activation the other way.
+    assert nmse(ours, theirs) <= {"f32": 1e-11, "bf16": 1e-3, "4bit": 1e-3}.get(scheme, 1e-5)
     assert tokenizer.eos_token_ids == {0, 2}
     assert tokenizer.decode(tokenizer.encode("a box of apples")) == "a box of apples"
 
@@ -290,7 +292,7 @@ def test_session_belongs_to_the_thread_that_opened_it(session: Session, tiny: tu
     assert np.array_equal(found[0], session.forward([1]))
 
 
-def test_kv_cache_types(tiny: tuple[Path, Decoder], tmp_path: Path) -> None:
+def test_kv_cache_types(tiny: tuple[Path, Decoder]) -> None:
     ids = token_ids(tiny[1], 100)
     found = {}
     for kv_cache in ("f32", "f16"):
@@ -298,14 +300,6 @@ def test_kv_cache_types(tiny: tuple[Path, Decoder], tmp_path: Path) -> None:
         found[kv_cache] = session.forward_all(ids)
         session.close()
     assert 1e-12 < nmse(found["f16"], found["f32"]) < 1e-5
-    # 16-bit activations lose nothing in a 16-bit cache, and gain nothing in a wider one.
-    decoder = pack(make_llama(tmp_path / "source"), tmp_path / "bf16", "bf16")
-    both = []
-    for kv_cache in ("f32", "f16"):
-        session = start(tmp_path / "bf16", decoder, kv_cache=kv_cache)
-        both.append(session.forward_all(ids))
-        session.close()
-    assert np.array_equal(*both)
 
 
 def test_shards_load(tmp_path: Path) -> None:
@@ -369,12 +363,10 @@ def test_nothing_is_imported_that_is_not_needed(tiny: tuple[Path, Decoder]) -> N
         f"decoder = msgspec.json.decode({msgspec.json.encode(decoder).decode()!r}, type=Decoder)\n"
         f"session = runtime.open(pathlib.Path({str(folder)!r}), decoder, Options(8, 1, 'f32'))\n"
         "session.forward([1])\n"
-        "print(before, 'transformers' in sys.modules, 'mlx_lm' in sys.modules)\n"
-        "import mlx_lm\n"
-        "print(callable(mlx_lm.load), hasattr(mlx_lm.models, 'cache'))\n"
+        "print(before, [name for name in sys.modules if name.startswith(('transformers', 'mlx_lm'))])\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert result.stdout == "False False False\nTrue True\n"
+    assert result.stdout == "False []\n"
 
 
 # Damaged files ---------------------------------------------------------------------------------------------------
@@ -466,12 +458,16 @@ def test_missing_files_are_errors(copy: Path, tiny: tuple[Path, Decoder]) -> Non
 
 
 CONFIGS: dict[str, tuple[dict[str, object], str]] = {
-    "another architecture": ({"model_type": "gemma"}, "model_type is 'gemma', the manifest says 'llama'"),
+    "unknown type": ({"model_type": "gemma"}, "model_type is 'gemma', expected one of llama, smollm3, qwen2"),
+    "type as a list": ({"model_type": ["llama"]}, r"model_type is \['llama'\], expected one of"),
+    "fused type": ({"model_type": "phi3"}, r"mlp\.down_proj|gate_proj\.weight is F32 .*expected none"),
     "another size": ({"hidden_size": 1 << 40}, "hidden_size is 1099511627776, the manifest says 64"),
-    "no number": ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', expected a positive number"),
-    "infinite": ({"rope_theta": float("inf")}, "rope_theta is inf, expected a positive number"),
-    "unknown rope": ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_scaling .* other than linear and llama3"),
-    "half a rope": ({"rope_scaling": {"type": "linear"}}, "factor is None, expected a positive number"),
+    "another activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu', the manifest says 'silu'"),
+    "epsilon as text": ({"rms_norm_eps": "1e-5"}, "rms_norm_eps is '1e-5', the manifest says 1e-05"),
+    "infinite theta": ({"rope_theta": float("inf")}, r"rope_theta is inf, the manifest says 10000\.0"),
+    "no rope scaling": ({"rope_scaling": None}, "rope_scaling is None, the manifest says {'rope_type': 'llama3'"),
+    "true as a number": ({"num_hidden_layers": True}, "num_hidden_layers is True, the manifest says 2"),
+    "a softcap": ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0, the manifest says None"),
     "odd bits": ({"quantization": {"bits": 3, "group_size": 64}}, "neither 4 nor 8 bits"),
     "bits as text": ({"quantization": "4bit"}, "is not one for the whole model"),
     "a layer apart": ({"quantization": {"bits": 4, "group_size": 64, "lm_head": False}}, "not one for the whole model"),

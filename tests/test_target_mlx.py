@@ -443,13 +443,6 @@ def test_full_disk_is_a_sentence(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("fields", [{"qkv_bias": True}, {"rope": Rope(theta=10000.0, dim=16)}])
-def test_decoder_that_mlx_lm_cannot_express_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"tiny .* mlx-lm's Llama"):
-        MlxTarget().open(tmp_path, Model("tiny", decoder(**fields), "bf16"), "f32")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_scheme_names() -> None:
     target = find("mlx")
     model = Model("tiny", decoder(), "bf16")
@@ -457,6 +450,16 @@ def test_scheme_names() -> None:
     assert [target.scheme(name, model) for name in asked] == ["f32", "f16", "8bit", "4bit", "bf16", "4bit", "8bit"]
     with pytest.raises(UsageError, match=r"'q4_k_m'\. Choose from: f32, f16, q8, q4, bf16, 8bit, 4bit"):
         target.scheme("q4_k_m", model)
+
+
+def test_wide_decoder_takes_no_f16() -> None:
+    target, wide = MlxTarget(), decoder(wide=True)
+    with pytest.raises(UnsupportedModelError, match=r"^tiny exceeds the range of f16.*Build bf16 instead"):
+        target.scheme("f16", Model("tiny", wide, "bf16"))
+    for scheme in ("4bit", "8bit"):
+        types = {slot.dtype for slot in lay_out(wide, scheme, "f16").slots.values()}
+        assert types == {"U32", "BF16"}
+        assert {slot.dtype for slot in lay_out(wide, scheme, "f32").slots.values()} == {"U32", "F32"}
 
 
 def test_build_host_needs_no_mlx(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Checks a variant's folder in pure Python, before native code reads a byte of it.
-
-Of config.json only what is checked here reaches the model, so that nothing else in that file can act.
-"""
+"""Checks a variant's folder in pure Python, before native code reads a byte of it."""
 
 from __future__ import annotations
 
@@ -14,16 +11,13 @@ from typing import Any
 
 from edgepack.decoder import Decoder
 from edgepack.errors import EngineError
+from edgepack_runtimes.mlx.config import SPELLINGS, Spelling, disagreement
 
 MAX_HEADER_BYTES = 100_000_000
 """The bound that safetensors' own implementation sets."""
 
 _ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
 _BITS = (4, 8)
-_SCALING: Mapping[str, tuple[str, ...]] = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-}
 _GROUP = 64
 _HINT = "Build the variant again."
 
@@ -38,10 +32,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A checked folder: the arguments of mlx-lm's model, the bits of quantised tensors (0 for none) in groups of
-    ``group`` columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
+    """A checked folder: how it spells the tensors, the bits of quantised ones (0 for none) in groups of ``group``
+    columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
 
-    arguments: Mapping[str, Any]
+    spelling: Spelling
     bits: int
     group: int
     files: tuple[Path, ...]
@@ -52,7 +46,8 @@ class Payload:
 def read_payload(folder: Path, decoder: Decoder) -> Payload:
     """Check a folder against the decoder. Raises ``EngineError`` that names the file and the fault."""
     config = _read_object(folder / "config.json")
-    arguments = _arguments(folder / "config.json", config, decoder)
+    if clause := disagreement(config, decoder):
+        raise _fault(folder / "config.json", clause)
     bits = _quantization_bits(folder / "config.json", config.get("quantization"))
     files = _weight_files(folder)
     tensors: dict[str, Tensor] = {}
@@ -64,47 +59,9 @@ def read_payload(folder: Path, decoder: Decoder) -> Payload:
     floats = {tensor.dtype for tensor in tensors.values()} - {"U32"}
     if len(floats) != 1:
         raise _fault(folder, f"the weights mix the types {', '.join(sorted(floats)) or 'of none'}")
-    return Payload(arguments, bits, _GROUP, files, tensors, floats.pop())
-
-
-def _arguments(path: Path, config: Mapping[str, Any], decoder: Decoder) -> dict[str, Any]:
-    """Return the arguments of mlx-lm's model: sizes and switches as the decoder has them, which the file must repeat,
-    and the numbers that only move values as the file has them, because mlx-lm would run those."""
-    arguments = {
-        "model_type": "llama",
-        "vocab_size": decoder.n_vocab,
-        "hidden_size": decoder.hidden_size,
-        "intermediate_size": decoder.intermediate_size,
-        "num_hidden_layers": decoder.n_layers,
-        "num_attention_heads": decoder.n_heads,
-        "num_key_value_heads": decoder.n_kv_heads,
-        "head_dim": decoder.head_dim,
-        "attention_bias": decoder.qkv_bias,
-        "mlp_bias": decoder.mlp_bias,
-        "tie_word_embeddings": decoder.tied,
-    }
-    for key, expected in arguments.items():
-        if config.get(key) != expected:
-            raise _fault(path, f"{key} is {config.get(key)!r}, the manifest says {expected!r}")
-    for key in ("rms_norm_eps", "rope_theta"):
-        arguments[key] = _positive(path, config, key)
-    return arguments | {"rope_scaling": _rope_scaling(path, config.get("rope_scaling"))}
-
-
-def _rope_scaling(path: Path, scaling: object) -> dict[str, Any] | None:
-    if scaling is None:
-        return None
-    kind = scaling.get("type") if isinstance(scaling, dict) else None
-    if not isinstance(scaling, dict) or not isinstance(kind, str) or kind not in _SCALING:
-        raise _fault(path, f"the rope_scaling {scaling!r} has a type other than {' and '.join(_SCALING)}")
-    return {"type": kind} | {key: _positive(path, scaling, key) for key in _SCALING[kind]}
-
-
-def _positive(path: Path, fields: Mapping[str, Any], key: str) -> float:
-    value = fields.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise _fault(path, f"{key} is {value!r}, expected a positive number")
-    return value
+    if decoder.wide and "F16" in floats:
+        raise _fault(folder, "the weights are F16, and the model's activations exceed its range")
+    return Payload(SPELLINGS[config["model_type"]], bits, _GROUP, files, tensors, floats.pop())
 
 
 def _quantization_bits(path: Path, quantization: object) -> int:

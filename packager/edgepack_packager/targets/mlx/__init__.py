@@ -1,7 +1,8 @@
 """The MLX target: a folder that mlx-lm loads unmodified, written with numpy alone.
 
 Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
-and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte.
+and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte, but for
+8 bits of a decoder that needs bfloat16 (``layout.level_type``).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _UNIFORM: Mapping[str, str] = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "
 class MlxTarget:
     """Writes MLX variants in weight files of at most ``shard_bytes`` of tensors.
 
-    ``floor`` is an mlx-lm version, the lowest that all schemes were loaded in (with mlx 0.26.5).
+    ``floor`` is the version of mlx that the payloads were proven with.
     """
 
     name = "mlx"
     runtime = "mlx"
-    floor = "0.21.1"
+    floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "8bit": 8, "4bit": 4})
 
@@ -40,12 +41,20 @@ class MlxTarget:
         return 1e-10
 
     def scheme(self, quant: str, model: Model) -> str:
-        """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme. Raises ``UsageError`` for another name."""
+        """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme.
+
+        Raises ``UsageError`` for another name, ``UnsupportedModelError`` for f16 where activations exceed its range.
+        """
         scheme = _UNIFORM.get(quant, quant)
         if scheme not in self.schemes:
             raise UsageError(
                 f"The mlx target has no quantisation {quant!r}.",
                 hint=f"Choose from: {', '.join(dict.fromkeys((*_UNIFORM, *self.schemes)))}.",
+            )
+        if scheme == "f16" and model.decoder.wide:
+            raise UnsupportedModelError(
+                f"{model.name} exceeds the range of f16, in which MLX would compute.",
+                hint="Build bf16 instead, which takes as many bytes.",
             )
         return scheme
 
@@ -54,19 +63,7 @@ class MlxTarget:
         return lay_out(decoder, scheme, dtype, self._shard_bytes).written
 
     def open(self, folder: Path, model: Model, scheme: str) -> MlxWriter:
-        """Create the files in an empty folder, sized, and return the writer of their tensors.
-
-        Raises ``UnsupportedModelError`` for a decoder that mlx-lm's Llama cannot express.
-        """
-        decoder = model.decoder
-        if decoder.qkv_bias != decoder.output_bias:
-            raise UnsupportedModelError(
-                f"{model.name} has biases on some attention projections; mlx-lm's Llama has them on all or none."
-            )
-        if decoder.ropes[0].dim != decoder.head_dim:
-            raise UnsupportedModelError(
-                f"{model.name} rotates {decoder.ropes[0].dim} of {decoder.head_dim} elements, mlx-lm's Llama all."
-            )
+        """Create the files in an empty folder, sized, and return the writer of their tensors."""
         return MlxWriter(folder, model, scheme, self._shard_bytes)
 
     def read(self, folder: Path, decoder: Decoder) -> MlxReader:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
-from edgepack.errors import UnsupportedModelError
+from edgepack.decoder import Decoder
 from edgepack_packager.targets import Model, Text
 from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type
+from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
 from edgepack_packager.targets.mlx.quantize import GROUP
+from edgepack_packager.targets.mlx.rope import rope_fields
 
 TEXT_FILES = (
     "tokenizer.json",
@@ -28,13 +29,19 @@ _CARRIED = ("attention_dropout", "initializer_range", "pad_token_id", "pretraini
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
+_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+
 def config_json(model: Model, scheme: str) -> bytes:
-    """Return config.json: keys sorted, four-space indent, a final newline."""
-    decoder = model.decoder
+    """Return config.json: keys sorted, four-space indent, a final newline.
+
+    edgepack's runtime computes with the manifest's numbers, and refuses a payload whose file says something else.
+    """
+    decoder, kind = model.decoder, choose(model.decoder)
     config: dict[str, Any] = {key: model.config[key] for key in _CARRIED if key in model.config}
     config |= {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [kind.architecture or decoder.architecture],
+        "model_type": kind.name,
         "vocab_size": decoder.n_vocab,
         "hidden_size": decoder.hidden_size,
         "intermediate_size": decoder.intermediate_size,
@@ -43,14 +50,14 @@ def config_json(model: Model, scheme: str) -> bytes:
         "num_key_value_heads": decoder.n_kv_heads,
         "head_dim": decoder.head_dim,
         "max_position_embeddings": decoder.context,
-        "hidden_act": decoder.activation,
+        "hidden_act": _ACTIVATIONS[decoder.activation],
         "rms_norm_eps": decoder.norm_eps,
         "attention_bias": decoder.qkv_bias,
         "mlp_bias": decoder.mlp_bias,
         "tie_word_embeddings": decoder.tied,
     }
-    config |= _rope(decoder.ropes[0])
-    config["torch_dtype"] = config["dtype"] = _DTYPES[float_type(scheme, model.dtype)]
+    config |= _layer_fields(decoder) | _score_fields(decoder) | rope_fields(decoder) | kind.fields(decoder)
+    config["torch_dtype"] = config["dtype"] = _DTYPES[float_type(decoder, scheme, model.dtype)]
     if scheme in QUANTIZED:
         quantization = {"group_size": GROUP, "bits": QUANTIZED[scheme], "mode": "affine"}
         config["quantization"] = config["quantization_config"] = quantization
@@ -59,30 +66,26 @@ def config_json(model: Model, scheme: str) -> bytes:
     return _dump(config)
 
 
-def _rope(rope: Rope) -> dict[str, Any]:
-    """mlx-lm and transformers 4 read the first two keys, transformers 5 the third; each ignores the other spelling."""
-    scaling = _scaling(rope)
-    parameters = {"rope_theta": rope.theta, **(scaling or {"rope_type": "default"})}
-    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
+def _layer_fields(decoder: Decoder) -> dict[str, Any]:
+    """Say which layers have a window and which a rope, where not all are alike."""
+    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    fields: dict[str, Any] = {}
+    if any(layer.window for layer in layers):
+        fields["use_sliding_window"] = True
+        fields["sliding_window"] = max(layer.window or 0 for layer in layers)
+        fields["layer_types"] = ["sliding_attention" if layer.window else "full_attention" for layer in layers]
+    if not all(layer.rope for layer in layers):
+        fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]  # 1: this layer has one
+    return fields
 
 
-def _scaling(rope: Rope) -> dict[str, Any] | None:
-    match rope.scaling:
-        case LongRopeScaling():
-            raise UnsupportedModelError("MLX payloads with longrope are not built.")
-        case None:
-            return None
-        case LinearScaling(factor):
-            return {"rope_type": "linear", "type": "linear", "factor": factor}
-        case Llama3Scaling(factor, low, high, context):
-            return {
-                "rope_type": "llama3",
-                "type": "llama3",
-                "factor": factor,
-                "low_freq_factor": low,
-                "high_freq_factor": high,
-                "original_max_position_embeddings": context,
-            }
+def _score_fields(decoder: Decoder) -> dict[str, Any]:
+    """A null is no absent softcap: transformers fills an absent one in."""
+    fields: dict[str, Any] = {}
+    if decoder.attention_scale is not None:
+        fields["query_pre_attn_scalar"] = attention_scalar(decoder)
+    caps = {"attn_logit_softcapping": decoder.attention_softcap, "final_logit_softcapping": decoder.logits_softcap}
+    return fields | caps if any(caps.values()) else fields
 
 
 def text_files(text: Text) -> Mapping[str, bytes]:

@@ -29,7 +29,7 @@ _TO_INTEGER = np.float32(1.5 * 2**23)
 bits: the same rounding as rint, one pass instead of two."""
 
 
-def quantize(weights: Float32, bits: int) -> tuple[Bytes, Float32, Float32]:
+def quantize(weights: Float32, bits: int, stored: Float | None = None) -> tuple[Bytes, Float32, Float32]:
     """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``GROUP``.
 
     ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4 or 8 bits);
@@ -38,6 +38,9 @@ def quantize(weights: Float32, bits: int) -> tuple[Bytes, Float32, Float32]:
     negative unless |lo| > |hi|; edge = the end of larger magnitude; q0 = rint(edge / scale); where q0 is not 0,
     scale = edge / q0 and bias = edge, so that zero is on the grid, else bias = 0;
     q = clip(rint((w - bias) / scale), 0, n). Weights that are not finite give scales that are not.
+
+    MLX rounds scale and bias after that. ``stored`` rounds them to that type before the levels are chosen, which are
+    then the nearest to the weights that the stored numbers can express.
     """
     rows, columns = weights.shape
     groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, GROUP)
@@ -49,6 +52,8 @@ def quantize(weights: Float32, bits: int) -> tuple[Bytes, Float32, Float32]:
         for start in range(0, len(groups), step):
             tile = slice(start, start + step)
             scales[tile], biases[tile] = _fit(groups[tile], bits)
+            if stored:
+                scales[tile], biases[tile] = _as_stored(scales[tile], stored), _as_stored(biases[tile], stored)
             _pack(groups[tile], scales[tile], biases[tile], bits, packed[tile])
     shape = (rows, columns // GROUP)
     return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
@@ -66,10 +71,16 @@ def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
     return scale, np.where(whole, edge, np.float32(0))
 
 
+def _as_stored(values: Float32, kind: Float) -> Float32:
+    """Return the values rounded to a type, in float32."""
+    rounded, _ = round_to(values, kind)
+    return (rounded.astype(np.uint32) << 16).view(np.float32) if kind == "bf16" else rounded.astype(np.float32)
+
+
 def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes) -> None:
     levels = groups - bias[:, None]
     np.divide(levels, scale[:, None], out=levels)
-    np.minimum(levels, np.float32(2**bits - 1), out=levels)  # no lower clip: the edge is level 0, all others are above
+    np.clip(levels, np.float32(0), np.float32(2**bits - 1), out=levels)
     np.add(levels, _TO_INTEGER, out=levels)
     bytes_of_levels = levels.view(np.uint32).astype(np.uint8)
     if bits == 8:

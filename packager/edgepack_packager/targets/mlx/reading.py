@@ -14,7 +14,8 @@ from edgepack.decoder import Decoder
 from edgepack.errors import BuildError, SourceError
 from edgepack_packager.safetensors import Entry, SafetensorsFile
 from edgepack_packager.strictjson import read_object
-from edgepack_packager.targets.mlx.layout import module, parameter
+from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
+from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
 from edgepack_packager.weights import Float32
 
@@ -27,10 +28,12 @@ class MlxReader:
 
     def __init__(self, folder: Path, decoder: Decoder) -> None:
         self._folder = folder
+        self._decoder = decoder
         self._shapes = dict(decoder.tensors())
         self._raw: dict[Path, int] = {}
         with ExitStack() as stack:
-            self._bits = _bits(folder)
+            self._kind, self._bits = _kind_and_bits(folder)
+            self._stored = stored_shapes(self._kind, decoder)
             self._tensors = self._open(folder, stack)
             self._closing = stack.pop_all()
 
@@ -55,22 +58,23 @@ class MlxReader:
 
         Raises ``BuildError`` where the file lacks the tensor or gives it another shape.
         """
-        shape = self._shapes[name]
-        if not self._is_quantized(name):
-            self._entry(parameter(name), shape)
-            return self._floats(parameter(name), start, stop)
-        target = module(name)
-        groups = (shape[0], shape[1] // GROUP)
-        packed = self._entry(f"{target}.weight", (shape[0], shape[1] * self._bits // 32))
-        for part in ("scales", "biases"):
-            self._entry(f"{target}.{part}", groups)
+        where = place(self._kind, self._decoder, name)
+        start, stop = where.first + start, where.first + stop
+        rows, *columns = self._stored[where.module, where.parameter]
+        if not self._is_quantized(where):
+            self._entry(where.tensor, (rows, *columns))
+            stored = self._floats(where.tensor, start, stop)
+            return stored + np.float32(self._kind.gain_offset) if name.endswith("norm") else stored
+        packed = self._entry(where.tensor, (rows, columns[0] * self._bits // 32))
         row_bytes = math.prod(packed.shape[1:]) * 4
-        descriptor = self._raw[self._tensors[f"{target}.weight"].path]
+        descriptor = self._raw[self._tensors[where.tensor].path]
         data = os.pread(descriptor, (stop - start) * row_bytes, packed.offset + start * row_bytes)
         if packed.dtype != "U32" or len(data) != (stop - start) * row_bytes:
-            raise BuildError(f"{self._folder}: {target}.weight is {packed.dtype}, or shorter than its header says.")
-        scales = self._floats(f"{target}.scales", start, stop)
-        biases = self._floats(f"{target}.biases", start, stop)
+            raise BuildError(f"{self._folder}: {where.tensor} is {packed.dtype}, or shorter than its header says.")
+        for part in ("scales", "biases"):
+            self._entry(f"{where.module}.{part}", (rows, columns[0] // GROUP))
+        scales = self._floats(f"{where.module}.scales", start, stop)
+        biases = self._floats(f"{where.module}.biases", start, stop)
         return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, self._bits)
 
     def bound(self, name: str) -> float:
@@ -84,38 +88,42 @@ class MlxReader:
         element w by at most u (|w| + 2 h s), so a row by u (1 + 2 sqrt(64)) = 17 u of its norm. float32 arithmetic
         adds less than 2**-16.
         """
-        if not self._is_quantized(name):
-            return _ROUNDING[self._entry(parameter(name), self._shapes[name]).dtype]
-        shape = (self._shapes[name][0], self._shapes[name][1] // GROUP)
-        rounding = _ROUNDING[self._entry(f"{module(name)}.scales", shape).dtype]
+        where = place(self._kind, self._decoder, name)
+        if not self._is_quantized(where):
+            return _ROUNDING[self._entry(where.tensor).dtype]
+        rounding = _ROUNDING[self._entry(f"{where.module}.scales").dtype]
         halves = (GROUP - 1) / 4
         return math.sqrt(halves / (4.0 ** (self._bits - 1) + halves)) + (1 + 2 * math.sqrt(GROUP)) * rounding + 2.0**-16
 
     def floor(self, name: str) -> float:
-        """Return the L2 error of a row that ``bound`` does not cover: what lies below f16's normal numbers.
+        """Return the L2 error of a row that ``bound`` does not cover.
 
-        There a number, a scale and a bias are off by up to 2**-25 each; a scale is multiplied by up to 255 levels.
+        Below f16's normal numbers a number, a scale and a bias are off by up to 2**-25 each; a scale is multiplied by
+        up to 255 levels. A gain g that is stored as g - 1 is off by a relative u of that, so by up to u beyond u |g|,
+        and in float32 by 2**-24.
         """
-        rows, *columns = self._shapes[name]
-        quantized = self._is_quantized(name)
-        held = f"{module(name)}.scales" if quantized else parameter(name)
-        shape = (rows, columns[0] // GROUP) if quantized else self._shapes[name]
-        if self._entry(held, shape).dtype != "F16":
-            return 0.0
-        return (2.0**self._bits if quantized else 1) * 2.0**-25 * math.sqrt(math.prod(columns))
+        where = place(self._kind, self._decoder, name)
+        size = math.sqrt(math.prod(self._shapes[name][1:]))
+        if self._is_quantized(where):
+            return 2.0**self._bits * 2.0**-25 * size if self._entry(f"{where.module}.scales").dtype == "F16" else 0.0
+        dtype = self._entry(where.tensor).dtype
+        small = 2.0**-25 * size if dtype == "F16" else 0.0
+        is_shifted = name.endswith("norm") and self._kind.gain_offset
+        return small + _ROUNDING[dtype] + 2.0**-24 if is_shifted else small
 
     def close(self) -> None:
         """Close the files. Safe to call again."""
         self._closing.close()
 
-    def _is_quantized(self, name: str) -> bool:
-        return len(self._shapes[name]) == 2 and f"{module(name)}.scales" in self._tensors
+    def _is_quantized(self, where: Place) -> bool:
+        return where.parameter == "weight" and f"{where.module}.scales" in self._tensors
 
-    def _entry(self, tensor: str, shape: tuple[int, ...]) -> Entry:
+    def _entry(self, tensor: str, shape: tuple[int, ...] | None = None) -> Entry:
+        """Return what a header says of a tensor, of that shape if one is given."""
         if tensor not in self._tensors:
             raise BuildError(f"{self._folder} lacks the tensor {tensor}.")
         entry = self._tensors[tensor].entries[tensor]
-        if entry.shape != shape:
+        if shape is not None and entry.shape != shape:
             raise BuildError(f"{self._folder}: {tensor} has the shape {entry.shape}, expected {shape}.")
         return entry
 
@@ -126,15 +134,16 @@ class MlxReader:
             raise BuildError(f"{self._folder} cannot be read back: {error}") from None
 
 
-def _bits(folder: Path) -> int:
-    """Return the bits of the quantised tensors as config.json states them; 0 where it states none."""
+def _kind_and_bits(folder: Path) -> tuple[ModelType, int]:
+    """Return the model file that config.json names, and the bits of its quantised tensors, 0 where it has none."""
+    path = folder / "config.json"
     try:
-        quantization = json.loads((folder / "config.json").read_bytes()).get("quantization")
-        if quantization is None:
-            return 0
-        bits, group = quantization["bits"], quantization["group_size"]
+        config = json.loads(path.read_bytes())
+        kinds = {kind.name: kind for kind in (*MODEL_TYPES, OWN)}
+        quantization = config.get("quantization") or {"bits": 0, "group_size": GROUP}
+        kind, bits, group = kinds[config["model_type"]], quantization["bits"], quantization["group_size"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BuildError(f"{folder / 'config.json'} cannot be read back: {error!r}") from None
-    if bits not in (4, 8) or group != GROUP:
-        raise BuildError(f"{folder / 'config.json'} names {bits} bits in groups of {group}.")
-    return int(bits)
+        raise BuildError(f"{path} cannot be read back: {error!r}") from None
+    if bits not in (0, 4, 8) or group != GROUP:
+        raise BuildError(f"{path} names {bits} bits in groups of {group}.")
+    return kind, int(bits)

@@ -16,10 +16,11 @@ from edgepack_packager.targets.mlx.layout import (
     float_type,
     index_json,
     lay_out,
-    module,
-    parameter,
+    level_type,
     quantizes,
 )
+from edgepack_packager.targets.mlx.model_types import choose
+from edgepack_packager.targets.mlx.names import place
 from edgepack_packager.targets.mlx.quantize import Float, quantize, round_to
 from edgepack_packager.weights import Float32
 
@@ -31,7 +32,9 @@ class MlxWriter:
         self._folder = folder
         self._decoder = model.decoder
         self._scheme = scheme
-        self._float: Float = float_type(scheme, model.dtype)
+        self._float: Float = float_type(model.decoder, scheme, model.dtype)
+        self._level_type = level_type(model.decoder, scheme, model.dtype)
+        self._kind = choose(model.decoder)
         self._shapes = dict(model.decoder.tensors())
         self._next = dict.fromkeys(self._shapes, 0)
         self._layout = lay_out(model.decoder, scheme, model.dtype, shard_bytes)
@@ -67,20 +70,23 @@ class MlxWriter:
         if start != self._next[name] or rows.shape[1:] != shape[1:] or start + len(rows) > shape[0]:
             raise BuildError(f"Rows {start} to {start + len(rows)} of {name} {shape} came out of order.")
         try:
-            if quantizes(self._scheme, shape):
-                self._write_quantized(name, start, rows)
-            else:
-                self._put(parameter(name), start, self._round(name, rows))
+            self._store(name, start, rows)
         except OSError as error:
             raise self._unwritable(error) from None
         self._next[name] += len(rows)
 
-    def _write_quantized(self, name: str, start: int, rows: Float32) -> None:
-        packed, scales, biases = quantize(rows, QUANTIZED[self._scheme])
-        target = module(name)
-        self._put(f"{target}.weight", start, packed)
-        self._put(f"{target}.scales", start, self._round(name, scales))
-        self._put(f"{target}.biases", start, self._round(name, biases))
+    def _store(self, name: str, start: int, rows: Float32) -> None:
+        where = place(self._kind, self._decoder, name)
+        first = where.first + start
+        if not quantizes(self._scheme, self._shapes[name]):
+            # Gemma's file adds 1 to what is stored. Nothing is lost: the gain was made by adding 1 to such numbers.
+            stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
+            self._put(where.tensor, first, self._round(name, stored))
+            return
+        packed, scales, biases = quantize(rows, QUANTIZED[self._scheme], self._level_type)
+        self._put(f"{where.module}.weight", first, packed)
+        self._put(f"{where.module}.scales", first, self._round(name, scales))
+        self._put(f"{where.module}.biases", first, self._round(name, biases))
 
     def _round(self, name: str, values: Float32) -> NDArray[np.generic]:
         """Round to the variant's float type. A float32 is stored as it is, whatever it holds."""

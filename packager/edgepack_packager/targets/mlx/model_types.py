@@ -1,0 +1,127 @@
+"""The model files of mlx-lm 0.32 (``mlx_lm/models``): which decoders each expresses, and its own fields of config.json.
+
+edgepack's runtime takes every number from the manifest; these files matter to those who load a payload with mlx-lm.
+A payload names the first file that expresses the decoder. Where none does, it names the type "edgepack", which mlx-lm
+refuses to load rather than run as something else.
+
+What mlx-lm computes less exactly than the decoder says, and is accepted all the same:
+
+- qwen2, qwen3, phi3 and gemma2 have no windows: they are exact up to the length of the window.
+- phi3 has one list of longrope factors for all lengths: it gets the decoder's. It rounds the magnitude to the type of
+  the activations, Phi's 1.1902 to 1.1875 in bfloat16.
+- gemma2 rounds the scale of the embeddings to the type of the activations, gemma3_text to bfloat16.
+- A rope that is given by its theta uses mlx's own powers: angles are off by 1e-6 of their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from edgepack.decoder import Decoder, LongRopeScaling
+from edgepack_packager.targets.mlx.features import features
+from edgepack_packager.targets.mlx.rope import parameters
+
+Fields = dict[str, Any]
+
+
+def _no_fields(decoder: Decoder) -> Fields:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelType:
+    """A model file: the features that its models always have, those that they may have, what config.json gets beyond
+    the fields that all types share, and how tensors are kept.
+
+    ``fused``: q, k and v are one matrix, and so are gate and up. ``gain_offset``: what it adds to a stored norm.
+    """
+
+    name: str
+    architecture: str | None
+    needs: frozenset[str]
+    allows: frozenset[str]
+    fields: Callable[[Decoder], Fields] = _no_fields
+    fused: bool = False
+    gain_offset: float = 0.0
+
+    def expresses(self, decoder: Decoder) -> bool:
+        """Say whether the file computes what the decoder describes."""
+        return self.needs <= features(decoder) <= self.needs | self.allows
+
+
+def choose(decoder: Decoder) -> ModelType:
+    """Return the first model file that expresses the decoder, or ``OWN``."""
+    return next((kind for kind in MODEL_TYPES if kind.expresses(decoder)), OWN)
+
+
+def _phi3_fields(decoder: Decoder) -> Fields:
+    """mlx-lm and transformers compute longrope's magnitude from the original context c and the longest context n:
+    m = sqrt(1 + ln(n / c) / ln c), hence n = c ** (m * m)."""
+    scaling = decoder.ropes[0].scaling
+    if not isinstance(scaling, LongRopeScaling):
+        return {}
+    return {
+        "original_max_position_embeddings": scaling.original_context,
+        "max_position_embeddings": round(scaling.original_context**scaling.magnitude**2),
+    }
+
+
+def _gemma2_fields(decoder: Decoder) -> Fields:
+    return {"hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": attention_scalar(decoder)}
+
+
+def _gemma3_fields(decoder: Decoder) -> Fields:
+    """Local layers always have a window here; one as long as the context hides nothing."""
+    local, length = decoder.pattern[0], len(decoder.pattern)
+    kinds = ["sliding_attention"] * (length - 1) + ["full_attention"]
+    ropes = {kind: layer.rope for kind, layer in zip(kinds, decoder.pattern, strict=True) if layer.rope}
+    return {
+        **_gemma2_fields(decoder),
+        "sliding_window": local.window or decoder.context,
+        "sliding_window_pattern": length,
+        "layer_types": [kinds[layer % length] for layer in range(decoder.n_layers)],
+        "rope_local_base_freq": decoder.ropes[0].theta,
+        "rope_parameters": {kind: parameters(rope, decoder.head_dim) for kind, rope in ropes.items()},
+    }
+
+
+def attention_scalar(decoder: Decoder) -> float:
+    """Return what the scores are divided by the root of; a whole number where it is meant to be one."""
+    scalar = round(decoder.score_scale**-2, 9)
+    return int(scalar) if scalar.is_integer() else scalar
+
+
+_LLAMA = frozenset({"linear", "llama3", "attention_bias", "mlp_bias", "untied", "head_dim", "windows", "mixed_layers"})
+_NO_WINDOWS = frozenset({"windows", "other_windows", "mixed_layers"})
+_QWEN = _NO_WINDOWS | {"linear", "llama3", "untied"}
+_PHI = _NO_WINDOWS | {"longrope", "partial_rope", "untied"}
+_ALL_GEMMA = frozenset({"gelu_tanh", "post_norms", "root_embedding_scale"})
+_SOME_GEMMA = frozenset({"head_dim", "attention_scale"})
+
+MODEL_TYPES = (
+    ModelType("llama", "LlamaForCausalLM", frozenset(), _LLAMA),
+    ModelType("smollm3", "SmolLM3ForCausalLM", frozenset({"layers_without_rope"}), _LLAMA),
+    ModelType("qwen2", "Qwen2ForCausalLM", frozenset({"qkv_bias"}), _QWEN),
+    ModelType("qwen3", "Qwen3ForCausalLM", frozenset({"qk_norm"}), _QWEN | {"head_dim"}),
+    ModelType("phi3", "Phi3ForCausalLM", frozenset(), _PHI, _phi3_fields, fused=True),
+    ModelType(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        _ALL_GEMMA | {"attention_softcap", "logits_softcap"},
+        _SOME_GEMMA | _NO_WINDOWS,
+        _gemma2_fields,
+        gain_offset=1.0,
+    ),
+    ModelType(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        _ALL_GEMMA | {"qk_norm"},
+        _SOME_GEMMA | {"windows", "two_ropes", "linear", "llama3", "untied"},
+        _gemma3_fields,
+        gain_offset=1.0,
+    ),
+)
+
+OWN = ModelType("edgepack", None, frozenset(), frozenset())

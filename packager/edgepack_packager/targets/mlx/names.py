@@ -1,0 +1,82 @@
+"""Which tensor of an MLX variant holds a canonical one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgepack.decoder import Decoder
+from edgepack_packager.targets.mlx.model_types import ModelType
+
+_PARTS = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "attention.norm": "input_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
+    "attention.o": "self_attn.o_proj",
+    "mlp.norm": "post_attention_layernorm",
+    "mlp.gate": "mlp.gate_proj",
+    "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}
+
+# With four norms, Gemma's names: what Llama calls the norm after the attention is there the second of four.
+_FOUR_NORMS = {
+    "attention.post_norm": "post_attention_layernorm",
+    "mlp.norm": "pre_feedforward_layernorm",
+    "mlp.post_norm": "post_feedforward_layernorm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A module of mlx-lm, one of its parameters ("weight" or "bias"), and the first of its rows that are meant."""
+
+    module: str
+    parameter: str
+    first: int
+
+    @property
+    def tensor(self) -> str:
+        """The tensor's name where it is not quantised."""
+        return f"{self.module}.{self.parameter}"
+
+
+def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
+    """Return where a model file keeps a canonical tensor, "layers.3.attention.q" or its ".bias" for example.
+
+    A fused matrix has its parts' rows one after the other. A row is quantised by itself, so they may be quantised each.
+    """
+    parameter = "bias" if name.endswith(".bias") else "weight"
+    name = name.removesuffix(".bias")
+    if not name.startswith("layers."):
+        return Place(_PARTS[name], parameter, 0)
+    _, layer, part = name.split(".", 2)
+    module, first = (_FOUR_NORMS if decoder.post_norms and part in _FOUR_NORMS else _PARTS)[part], 0
+    if kind.fused:
+        module, first = _fused(decoder).get(part, (module, 0))
+    return Place(f"model.layers.{layer}.{module}", parameter, first)
+
+
+def stored_shapes(kind: ModelType, decoder: Decoder) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Return the shapes of a model file's parameters before quantisation, by module and parameter, in model order."""
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    for name, (rows, *columns) in decoder.tensors():
+        where = place(kind, decoder, name)
+        shapes[where.module, where.parameter] = (where.first + rows, *columns)  # its last part comes last
+    return shapes
+
+
+def _fused(decoder: Decoder) -> dict[str, tuple[str, int]]:
+    """Return the matrix that holds a part of a layer, and the part's first row."""
+    return {
+        "attention.q": ("self_attn.qkv_proj", 0),
+        "attention.k": ("self_attn.qkv_proj", decoder.q_size),
+        "attention.v": ("self_attn.qkv_proj", decoder.q_size + decoder.kv_size),
+        "mlp.gate": ("mlp.gate_up_proj", 0),
+        "mlp.up": ("mlp.gate_up_proj", decoder.intermediate_size),
+    }

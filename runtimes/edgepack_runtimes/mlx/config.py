@@ -1,0 +1,115 @@
+"""Holds a payload's config.json against the decoder.
+
+The runtime computes with the decoder's numbers, mlx-lm with the file's: a payload is the decoder's only if both say the
+same. Of the file itself, nothing but how its ``model_type`` keeps tensors reaches the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """What a ``model_type`` of mlx-lm means for the tensors: whether q, k, v and gate, up are fused, and what is added
+    to a stored norm to make it the gain."""
+
+    fused: bool = False
+    gain_offset: float = 0.0
+
+
+SPELLINGS: Mapping[str, Spelling] = {
+    "llama": Spelling(),
+    "smollm3": Spelling(),
+    "qwen2": Spelling(),
+    "qwen3": Spelling(),
+    "phi3": Spelling(fused=True),
+    "gemma2": Spelling(gain_offset=1.0),
+    "gemma3_text": Spelling(gain_offset=1.0),
+    "edgepack": Spelling(),  # what no model file of mlx-lm expresses
+}
+
+_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+
+def disagreement(config: Mapping[str, Any], decoder: Decoder) -> str | None:
+    """Return a clause that names the first field which says something else than the decoder, None without one."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in SPELLINGS:
+        return f"model_type is {kind!r}, expected one of {', '.join(SPELLINGS)}"
+    for key, value in (_block_fields(decoder) | _position_fields(decoder)).items():
+        if not _same(config.get(key), value):
+            return f"{key} is {config.get(key)!r}, the manifest says {value!r}"
+    return None
+
+
+def _block_fields(decoder: Decoder) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "vocab_size": decoder.n_vocab,
+        "hidden_size": decoder.hidden_size,
+        "intermediate_size": decoder.intermediate_size,
+        "num_hidden_layers": decoder.n_layers,
+        "num_attention_heads": decoder.n_heads,
+        "num_key_value_heads": decoder.n_kv_heads,
+        "head_dim": decoder.head_dim,
+        "hidden_act": _ACTIVATIONS[decoder.activation],
+        "rms_norm_eps": decoder.norm_eps,
+        "attention_bias": decoder.qkv_bias,
+        "mlp_bias": decoder.mlp_bias,
+        "tie_word_embeddings": decoder.tied,
+        "attn_logit_softcapping": decoder.attention_softcap,
+        "final_logit_softcapping": decoder.logits_softcap,
+    }
+    if decoder.attention_scale is not None:
+        fields["query_pre_attn_scalar"] = decoder.attention_scale**-2
+    return fields
+
+
+def _position_fields(decoder: Decoder) -> dict[str, object]:
+    """Where a decoder has two ropes, the last is that of the global layers, which has the usual names."""
+    fields: dict[str, object] = {}
+    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    if any(layer.window for layer in layers):
+        fields["sliding_window"] = max(layer.window or 0 for layer in layers)
+    if not all(layer.rope for layer in layers):
+        fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]
+    for rope in decoder.ropes[-1:]:
+        fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
+        if rope.dim != decoder.head_dim:
+            fields["partial_rotary_factor"] = rope.dim / decoder.head_dim
+    for rope in decoder.ropes[:-1]:
+        fields["rope_local_base_freq"] = rope.theta
+    return fields
+
+
+def _scaling(rope: Rope) -> dict[str, Any] | None:
+    match rope.scaling:
+        case None:
+            return None
+        case LinearScaling(factor):
+            return {"rope_type": "linear", "type": "linear", "factor": factor}
+        case Llama3Scaling(factor, low, high, context):
+            return {
+                "rope_type": "llama3",
+                "type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": context,
+            }
+        case LongRopeScaling(factors):
+            return {"type": "longrope", "short_factor": list(factors), "long_factor": list(factors)}
+
+
+def _same(found: object, expected: object) -> bool:
+    """Compare as JSON does, which has one type of number, and does not tell 96/128 from what it was computed to."""
+    if isinstance(found, bool) or isinstance(expected, bool):
+        return found is expected
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        return math.isclose(found, expected)
+    return found == expected

@@ -1,0 +1,218 @@
+"""A decoder in MLX: all that ``edgepack.decoder`` can describe, under the names that mlx-lm gives the tensors.
+
+What is computed is defined in ``edgepack_packager.reference``. Arrays are [1, n, hidden size], per head
+[1, heads, n, head dimension], in one type, that of the weights which are not packed; softmax, norms, angles and
+softcaps are computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from edgepack.decoder import Decoder, Rope
+from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
+
+Mask = mx.array | Literal["causal"] | None
+
+
+class Transformer(nn.Module):
+    """The whole model. ``fused``: q, k and v are one matrix, and so are gate and up, as Phi's checkpoints have them."""
+
+    def __init__(self, decoder: Decoder, fused: bool) -> None:
+        super().__init__()
+        self._softcap = decoder.logits_softcap
+        self._tied = decoder.tied
+        self.model = Layers(decoder, fused)
+        if not decoder.tied:
+            self.lm_head = nn.Linear(decoder.hidden_size, decoder.n_vocab, bias=False)
+
+    def hidden(self, ids: Sequence[int], caches: Sequence[LayerCache]) -> mx.array:
+        """Append ids to the caches and return their normed states after the last layer."""
+        return self.model(mx.array([ids]), caches)
+
+    def logits(self, states: mx.array) -> mx.array:
+        """Return the logits of states: float32 [1, n, n_vocab]."""
+        head = self.model.embed_tokens.as_linear if self._tied else self.lm_head
+        logits = head(states).astype(mx.float32)
+        return logits if self._softcap is None else mx.tanh(logits / self._softcap) * self._softcap
+
+
+class Layers(nn.Module):
+    """The embedding, the layers and the last norm."""
+
+    def __init__(self, decoder: Decoder, fused: bool) -> None:
+        super().__init__()
+        self._scale = decoder.embedding_scale
+        self._windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
+        self._as_array = decoder.attention_softcap is not None
+        rotations = {rope: Rotation(rope, decoder.head_dim) for rope in decoder.ropes}
+        self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
+        self.layers = []
+        for layer in range(decoder.n_layers):
+            rope = decoder.attention(layer).rope
+            self.layers.append(Layer(decoder, fused, rotations[rope] if rope else None))
+        self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
+
+    def __call__(self, ids: mx.array, caches: Sequence[LayerCache]) -> mx.array:
+        x = self.embed_tokens(ids)
+        if self._scale != 1:
+            # A Python number would be rounded to the type of x first.
+            x = (x * mx.array(self._scale, mx.float32)).astype(x.dtype)
+        masks = {window: self._mask(ids.shape[1], caches[0].offset, window) for window in set(self._windows)}
+        for layer, window, cache in zip(self.layers, self._windows, caches, strict=True):
+            x = layer(x, masks[window], cache)
+        return cast(mx.array, self.norm(x))
+
+    def _mask(self, rows: int, offset: int, window: int | None) -> Mask:
+        """Return the mask of a step, by its name where it has one: the fused attention then skips what it hides."""
+        if self._as_array or (window is not None and offset + rows > window):
+            return causal_mask(rows, offset, window)
+        return "causal" if rows > 1 else None
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each between norms. With four norms mlx-lm follows Gemma's names, with two Llama's."""
+
+    def __init__(self, decoder: Decoder, fused: bool, rotation: Rotation | None) -> None:
+        super().__init__()
+        norm = partial(nn.RMSNorm, decoder.hidden_size, decoder.norm_eps)
+        self._post_norms = decoder.post_norms
+        self.self_attn = SelfAttention(decoder, fused, rotation)
+        self.mlp = Mlp(decoder, fused)
+        self.input_layernorm = norm()
+        self.post_attention_layernorm = norm()
+        if decoder.post_norms:
+            self.pre_feedforward_layernorm = norm()
+            self.post_feedforward_layernorm = norm()
+
+    def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
+        mixed = self.self_attn(self.input_layernorm(x), mask, cache)
+        if self._post_norms:
+            x = x + self.post_attention_layernorm(mixed)
+            added = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        else:
+            x = x + mixed
+            added = self.mlp(self.post_attention_layernorm(x))
+        return x + cast(mx.array, added)
+
+
+class SelfAttention(nn.Module):
+    """Causal attention with grouped heads over the layer's cache."""
+
+    def __init__(self, decoder: Decoder, fused: bool, rotation: Rotation | None) -> None:
+        super().__init__()
+        self._heads = (decoder.n_heads, decoder.n_kv_heads, decoder.n_kv_heads)
+        self._fused, self._qk_norm, self._rotation = fused, decoder.qk_norm, rotation
+        self._scale, self._softcap = decoder.score_scale, decoder.attention_softcap
+        hidden, bias = decoder.hidden_size, decoder.qkv_bias
+        if fused:
+            self.qkv_proj = nn.Linear(hidden, decoder.q_size + 2 * decoder.kv_size, bias)
+            self._ends = [decoder.q_size, decoder.q_size + decoder.kv_size]
+        else:
+            self.q_proj = nn.Linear(hidden, decoder.q_size, bias)
+            self.k_proj = nn.Linear(hidden, decoder.kv_size, bias)
+            self.v_proj = nn.Linear(hidden, decoder.kv_size, bias)
+        self.o_proj = nn.Linear(decoder.q_size, hidden, decoder.output_bias)
+        if decoder.qk_norm:
+            self.q_norm = nn.RMSNorm(decoder.head_dim, decoder.norm_eps)
+            self.k_norm = nn.RMSNorm(decoder.head_dim, decoder.norm_eps)
+
+    def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
+        n = x.shape[1]
+        q, k, v = (part.reshape(1, n, heads, -1) for part, heads in zip(self._project(x), self._heads, strict=True))
+        if self._qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.transpose(0, 2, 1, 3) for part in (q, k, v))
+        if self._rotation:
+            q, k = self._rotation.queries(q, cache.offset), self._rotation.keys(k, cache.offset)
+        k, v = cache.append(k, v)
+        if self._softcap is None:
+            mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
+        else:
+            mixed = capped_attention(q, k, v, self._scale, self._softcap, mask)
+        return cast(mx.array, self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(1, n, -1)))
+
+    def _project(self, x: mx.array) -> Sequence[mx.array]:
+        if self._fused:
+            return tuple(mx.split(self.qkv_proj(x), self._ends, axis=-1))
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+
+class Rotation:
+    """A rope: it rotates element i of a head with element i + dim/2, and leaves those from dim on.
+
+    mlx gets the frequencies rather than theta: its own powers are off by 1e-6, which costs an NMSE of 5e-10 at position
+    4096. The magnitude multiplies q and k alike, so q takes its square, in float32, and the cache is spared.
+    """
+
+    def __init__(self, rope: Rope, head_dim: int) -> None:
+        self._dim = rope.dim
+        self._wavelengths = mx.array(1 / rope.frequencies())
+        self._gain: mx.array | None = None
+        if rope.magnitude != 1:
+            rotated = mx.arange(head_dim) < rope.dim
+            self._gain = mx.where(rotated, mx.array(rope.magnitude**2, mx.float32), mx.array(1, mx.float32))
+
+    def queries(self, q: mx.array, offset: int) -> mx.array:
+        """Rotate the queries of positions from ``offset`` on."""
+        return self.keys(q if self._gain is None else q * self._gain, offset).astype(q.dtype)
+
+    def keys(self, k: mx.array, offset: int) -> mx.array:
+        """Rotate the keys of positions from ``offset`` on."""
+        return mx.fast.rope(
+            k, self._dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
+        )
+
+
+def capped_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, cap: float, mask: Mask) -> mx.array:
+    """Attention whose scores x become cap tanh(x / cap), for which mlx has no fused kernel."""
+    heads, kv_heads = q.shape[1], k.shape[1]
+    grouped = q.reshape(1, kv_heads, heads // kv_heads, *q.shape[2:])
+    scores = _cap(grouped @ k[:, :, None].swapaxes(-1, -2), scale / cap, cap)
+    if isinstance(mask, mx.array):
+        scores = mx.where(mask, scores, -mx.inf)
+    mixed = mx.softmax(scores, axis=-1).astype(v.dtype) @ v[:, :, None]
+    return mixed.reshape(q.shape)
+
+
+@partial(mx.compile, shapeless=True)
+def _cap(x: mx.array, scale: float, cap: float) -> mx.array:
+    return mx.tanh(x.astype(mx.float32) * scale) * cap
+
+
+class Mlp(nn.Module):
+    """down(activation(gate(x)) * up(x))."""
+
+    def __init__(self, decoder: Decoder, fused: bool) -> None:
+        super().__init__()
+        self._fused = fused
+        self._gated: Callable[[mx.array, mx.array], mx.array] = _GATED[decoder.activation]
+        hidden, inner, bias = decoder.hidden_size, decoder.intermediate_size, decoder.mlp_bias
+        if fused:
+            self.gate_up_proj = nn.Linear(hidden, 2 * inner, bias)
+        else:
+            self.gate_proj = nn.Linear(hidden, inner, bias)
+            self.up_proj = nn.Linear(hidden, inner, bias)
+        self.down_proj = nn.Linear(inner, hidden, bias)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1) if self._fused else (self.gate_proj(x), self.up_proj(x))
+        return cast(mx.array, self.down_proj(self._gated(gate, up)))
+
+
+@partial(mx.compile, shapeless=True)
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return cast(mx.array, nn.silu(gate)) * up
+
+
+@partial(mx.compile, shapeless=True)
+def _geglu(gate: mx.array, up: mx.array) -> mx.array:
+    return cast(mx.array, nn.gelu_approx(gate)) * up
+
+
+_GATED = {"silu": _swiglu, "gelu_tanh": _geglu}
