@@ -16,6 +16,12 @@ settings.register_profile("gate", derandomize=True)
 settings.load_profile("gate")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What edgepack remembers of bundles goes to a folder of the tests' own."""
+    os.environ["EDGEPACK_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real tokenizers, vectors and models; its licences keep it out of this repository."""

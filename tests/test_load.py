@@ -24,8 +24,8 @@ from edgepack.errors import (
     UsageError,
 )
 from edgepack.hardware import Hardware, detect
-from edgepack.loading import probe_all, special_token
-from edgepack.replay import replay_text, replay_variant
+from edgepack.loading import probe_all, special_tokens
+from edgepack.replay import replay_variant
 from edgepack.runtime import Options, Runtime, Support
 from edgepack.tokenizer import Tokenizer
 
@@ -207,18 +207,24 @@ def test_the_registered_runtimes_are_all_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "text"),
-    [(b'{"t": "<s>"}', "<s>"), (b'{"t": {"content": "<s>", "lstrip": false}}', "<s>"), (b'{"t": null}', ""),
-     (b"{}", ""), (b'{"t": 5}', "")],
-)  # fmt: skip
-def test_special_tokens_in_both_spellings(config: bytes, text: str) -> None:
-    assert special_token(config, "t") == text
+    ("configs", "texts"),
+    [
+        ([], ("", "")),
+        ([b'{"bos_token": "<s>"}'], ("<s>", "")),
+        ([b'{"eos_token": {"content": "</s>", "lstrip": false}}'], ("", "</s>")),
+        ([b'{"bos_token": null, "eos_token": 5}'], ("", "")),
+        ([b"{}", b'{"bos_token": "<s>"}'], ("<s>", "")),
+        ([b'{"bos_token": null}', b'{"bos_token": "<s>"}'], ("", "")),
+    ],
+)
+def test_special_tokens_in_every_spelling(configs: list[bytes], texts: tuple[str, str]) -> None:
+    assert special_tokens(configs) == texts
 
 
 @pytest.mark.parametrize("config", [b"[]", b"{", b"\xff", b"[" * 100_000])
 def test_a_tokenizer_config_that_is_no_object_is_damaged(config: bytes) -> None:
-    with pytest.raises(BundleDamagedError, match="tokenizer_config"):
-        special_token(config, "t")
+    with pytest.raises(BundleDamagedError, match="tokenizer is not a JSON object"):
+        special_tokens([config])
 
 
 # Replaying a bundle's own vectors
@@ -277,24 +283,6 @@ def test_an_engine_that_fails_its_self_test_differs(tmp_path: Path) -> None:
     outcome = replay(tmp_path, with_self_test([1], [1]), {"fake": FakeRuntime(fail_at=1)})
     assert outcome.verdict == "differs"
     assert "failed at forward 1" in outcome.reason
-
-
-def text_of(tmp_path: Path, text: str, ids: list[int]) -> list[str]:
-    golden = {"messages": [{"role": "user", "content": "hi"}], "text": text, "ids": ids}
-    folder = small_bundle.write(
-        tmp_path / "text",
-        tokenizer={"rows": 260, "bos": 256, "add_bos": False, "probes": [{"text": "hi", "ids": ALPHABET.encode("hi")}]},
-        chat={"roles": ["user"], "date": None, "goldens": [golden]},
-    )
-    return [f"{each.name} {each.verdict}" for each in replay_text(edgepack.open_bundle(folder))]
-
-
-def test_the_text_side_is_replayed(tmp_path: Path) -> None:
-    prompt = "<|user|>hi<|assistant|>"
-    ids = ALPHABET.encode(prompt, special=True)
-    assert text_of(tmp_path / "a", prompt, ids) == ["tokenizer same", "chat template same"]
-    assert text_of(tmp_path / "b", prompt, ids[1:]) == ["tokenizer same", "chat template differs"]
-    assert text_of(tmp_path / "c", prompt + " ", ids) == ["tokenizer same", "chat template differs"]
 
 
 def test_an_engine_that_fails_while_opening_is_not_hidden(folder: Path) -> None:

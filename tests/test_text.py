@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import CHAT_TEMPLATE, make_llama
+from models import make_llama
+from real_templates import real_template
+from text_side import CHAT_TEMPLATE
 
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack.manifest import Generation, Stop
 from edgepack_packager import families, text
+from edgepack_packager.battery import DAY
 from edgepack_packager.licence import Licence, read_licence
+from edgepack_packager.render import battery
 from edgepack_packager.targets import Text
+from edgepack_packager.text import endings
 
 
 def read(folder: Path) -> Text | None:
@@ -101,8 +106,9 @@ BOS: list[tuple[Mapping[str, Any], bool, int | None, bool]] = [
     # tokenizer_config.json, does the post-processor add BOS, expected: BOS, is it added
     ({}, False, 1, False),
     ({}, True, 1, True),
-    ({"add_bos_token": True}, False, 1, True),
-    ({"add_bos_token": False}, True, 1, False),
+    # As in transformers 5, tokenizer.json decides (test_transformers_gives_the_same_ids).
+    ({"add_bos_token": True}, False, 1, False),
+    ({"add_bos_token": False}, True, 1, True),
     ({"bos_token": {"content": "<|endoftext|>"}}, False, 0, False),
     ({"bos_token": None}, False, None, False),
 ]
@@ -135,9 +141,6 @@ def test_contradictions_about_bos_are_refused(tmp_path: Path) -> None:
     edit(folder / "tokenizer_config.json", bos_token="<|endoftext|>")
     with pytest.raises(UnsupportedModelError, match=r"starts a text with the ids \[1\], not with BOS"):
         read(folder)
-    edit(folder / "tokenizer_config.json", bos_token="<|im_start|>", add_bos_token="yes")
-    with pytest.raises(SourceError, match="add_bos_token must be true or false"):
-        read(folder)
 
 
 def test_a_post_processor_that_adds_more_than_bos_is_refused(tmp_path: Path) -> None:
@@ -163,13 +166,62 @@ def test_stops_name_their_sources(folder: Path) -> None:
     ]
 
 
-def test_a_turn_ender_of_the_template_stops_although_no_config_names_it(folder: Path) -> None:
-    edit(folder / "config.json", eos_token_id=0)
+def only_eos(folder: Path, eos: int | None = 0) -> None:
+    """Leave nothing but config.json and the template to say what ends a turn."""
+    edit(folder / "config.json", eos_token_id=eos)
     (folder / "generation_config.json").unlink()
-    edit(folder / "tokenizer_config.json", eos_token="<|endoftext|>")
+    edit(folder / "tokenizer_config.json", eos_token=...)
+
+
+def test_what_the_template_writes_after_an_answer_stops_although_no_config_names_it(folder: Path) -> None:
+    only_eos(folder)
     assert found(folder).stops == (0, 2)
     (folder / "chat_template.jinja").unlink()
     assert found(folder).stops == (0,)
+
+
+TURN_ENDS: list[tuple[str, tuple[int, ...]]] = [
+    # what the template writes after a message, expected: the stops
+    ("<|im_end|>", (2,)),
+    ("  \n<|im_end|>\n<|endoftext|>", (2,)),
+    ("<|endoftext|>", (0,)),
+    (".<|im_end|>", ()),
+    ("", ()),
+    ("</turn>", ()),
+]
+
+
+@pytest.mark.parametrize(("after", "stops"), TURN_ENDS)
+def test_a_turn_ends_with_the_first_special_token_after_it(after: str, stops: tuple[int, ...], folder: Path) -> None:
+    only_eos(folder, None)
+    source = (
+        "{% for m in messages %}<|im_start|>" + "{{ m.content + '" + after.replace("\n", "\\n") + "' }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(source)
+    assert found(folder).stops == stops
+
+
+def test_the_longest_token_ends_a_turn(folder: Path) -> None:
+    only_eos(folder, None)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    flags = tokenizer["added_tokens"][0]
+    added = [flags | {"id": 384, "content": "<|im_end|>>"}, flags | {"id": 385, "content": "<x>", "special": False}]
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], *added])
+    edit(folder / "config.json", vocab_size=400)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|im_end|>>{% endfor %}")
+    assert found(folder).stops == (384,)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<x>{% endfor %}")
+    assert found(folder).stops == ()
+
+
+def test_an_added_token_that_nothing_needs_may_lack_a_row(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    image = tokenizer["added_tokens"][0] | {"id": 384, "content": "<image>"}
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], image])
+    assert found(folder).stops == (0, 2)
+    edit(folder / "generation_config.json", eos_token_id=[2, 384])
+    with pytest.raises(SourceError, match=r"'<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
 
 
 @pytest.mark.parametrize("id", [384, -1, "2"])
@@ -236,6 +288,9 @@ def test_a_generation_default_out_of_range_is_named(config: Mapping[str, Any], f
 
 REAL: list[tuple[str, str, int | None, bool, tuple[int, ...]]] = [
     ("models/stories-260K", "models/stories-260K/config.json", 1, True, (1, 2)),
+    # Its configuration asks for BOS, its tokenizer.json has none.
+    ("tokenizers/phi-3.5-mini", "configs/Phi-3.5-mini-instruct.json", 1, False, (32000, 32007)),
+    ("tokenizers/qwen3", "configs/Qwen3-0.6B.json", None, False, (151645,)),
     ("tokenizers/smollm2", "configs/SmolLM2-135M.json", 0, False, (0,)),
     ("tokenizers/llama-3.2", "configs/Llama-3.2-1B-Instruct.json", 128000, True, (128001, 128008, 128009)),
 ]
@@ -250,6 +305,122 @@ def test_real_tokenizers(
     words = text.read_text(shared / folder, fields, families.describe(fields))
     assert words is not None
     assert (words.bos, words.add_bos, words.stops) == (bos, added, stops)
+
+
+# template, special tokens, eos of config.json, of generation_config.json and of tokenizer_config.json, expected.
+# The ids are those of the published files; where the template alone names one, it is the last.
+TEMPLATE, CONFIG, GENERATED, NAMED = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+)
+FAMILIES: list[tuple[str, dict[int, str], Any, Any, str | None, dict[int, list[str]]]] = [
+    (
+        "Llama-3.2",
+        {128001: "<|end_of_text|>", 128008: "<|eom_id|>", 128009: "<|eot_id|>"},
+        [128001, 128008, 128009],
+        [128001, 128008, 128009],
+        "<|eot_id|>",
+        {
+            128001: [CONFIG, GENERATED],
+            128008: [CONFIG, GENERATED],
+            128009: [CONFIG, GENERATED, NAMED, TEMPLATE],
+        },
+    ),
+    (
+        "Phi-3.5-mini",
+        {32000: "<|endoftext|>", 32001: "<|assistant|>", 32007: "<|end|>"},
+        32000,
+        [32007, 32001, 32000],
+        "<|endoftext|>",
+        {32000: [CONFIG, GENERATED, NAMED], 32001: [GENERATED], 32007: [GENERATED, TEMPLATE]},
+    ),
+    (
+        "Phi-4-mini",
+        {199999: "<|endoftext|>", 200020: "<|end|>"},
+        199999,
+        [200020, 199999],
+        "<|endoftext|>",
+        {199999: [CONFIG, GENERATED, NAMED], 200020: [GENERATED, TEMPLATE]},
+    ),
+    (
+        "gemma-2-it",
+        {1: "<eos>", 107: "<end_of_turn>"},
+        1,
+        1,
+        "<eos>",
+        {1: [CONFIG, GENERATED, NAMED], 107: [TEMPLATE]},
+    ),
+    (
+        "gemma-3-it",
+        {1: "<eos>", 106: "<end_of_turn>"},
+        [1, 106],
+        [1, 106],
+        "<eos>",
+        {1: [CONFIG, GENERATED, NAMED], 106: [CONFIG, GENERATED, TEMPLATE]},
+    ),
+    (
+        "Qwen2.5",
+        {151643: "<|endoftext|>", 151645: "<|im_end|>"},
+        151645,
+        [151645, 151643],
+        "<|im_end|>",
+        {151643: [GENERATED], 151645: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "Qwen3",
+        {151643: "<|endoftext|>", 151645: "<|im_end|>"},
+        151645,
+        [151645, 151643],
+        "<|im_end|>",
+        {151643: [GENERATED], 151645: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "ChatML",
+        {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>"},
+        2,
+        2,
+        "<|im_end|>",
+        {2: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "ChatML with the mark of training",
+        {128001: "<|end_of_text|>", 128012: "<|im_end|>"},
+        128012,
+        None,
+        None,
+        {128012: [CONFIG, TEMPLATE]},
+    ),
+]
+MARKED = CHAT_TEMPLATE.replace("{{- '<|im_start|>' +", "{% generation %}{{- '<|im_start|>' +", 1).replace(
+    "'\\n' }}\n", "'\\n' }}{% endgeneration %}\n", 1
+)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "special", "config", "generation", "named", "expected"), FAMILIES)
+def test_the_stops_of_each_family(
+    name: str,
+    special: dict[int, str],
+    config: Any,
+    generation: Any,
+    named: str | None,
+    expected: dict[int, list[str]],
+    shared: Path,
+) -> None:
+    own = {"ChatML": CHAT_TEMPLATE, "ChatML with the mark of training": MARKED}
+    source = own[name] if name in own else real_template(name, shared / "chat-templates")
+    files = {
+        GENERATED: json.dumps({"eos_token_id": generation}).encode(),
+        NAMED: json.dumps({"eos_token": named}).encode(),
+    }
+    tokenizer = {"added_tokens": [{"id": id, "content": text, "special": True} for id, text in special.items()]}
+    found = endings.find(
+        files, {"eos_token_id": config}, tokenizer, special, battery(source, "<bos>", named or "", DAY)
+    )
+    assert {stop.id: stop.sources for stop in found} == expected
+    assert all(stop.text == special[stop.id] for stop in found)
 
 
 LICENCES: list[tuple[Mapping[str, str], Licence]] = [

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from edgepack.errors import EdgepackError as EdgepackError
     from edgepack.errors import EngineError as EngineError
     from edgepack.errors import EngineMissingError as EngineMissingError
+    from edgepack.errors import LicenceError as LicenceError
     from edgepack.errors import OutputExistsError as OutputExistsError
     from edgepack.errors import PromptTooLongError as PromptTooLongError
     from edgepack.errors import ProofError as ProofError
+    from edgepack.errors import ReplayError as ReplayError
     from edgepack.errors import SourceError as SourceError
     from edgepack.errors import UnknownOptionError as UnknownOptionError
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
@@ -63,9 +65,11 @@ _HOME = {
             "EdgepackError",
             "EngineError",
             "EngineMissingError",
+            "LicenceError",
             "OutputExistsError",
             "PromptTooLongError",
             "ProofError",
+            "ReplayError",
             "SourceError",
             "UnknownOptionError",
             "UnsupportedModelError",

@@ -2,7 +2,8 @@
 
 The rendering follows the ``apply_chat_template`` of Hugging Face transformers, which is what templates are written
 for: blocks trimmed, loop controls, ``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters as they are.
-It knows text only: the tokens of a prompt are the tokenizer's business.
+It knows text only: the tokens of a prompt are the tokenizer's business. The sandbox bounds the length of loops and
+here the length of a prompt; time and memory are bounded where a template is first met, when a bundle is built.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgepack.errors import BundleError, UsageError
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December")  # fmt: skip
+
+
+# Far above what any context holds: a longer prompt is a template that runs away.
+MAX_CHARACTERS = 16 * 1024 * 1024
+
+# What the template gets by other ways than as one of its variables.
+_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
 
 
 class ChatTemplate:
@@ -36,37 +44,65 @@ class ChatTemplate:
     def __init__(self, source: str, *, bos_token: str, eos_token: str, date: str | None) -> None:
         from jinja2 import TemplateSyntaxError
 
+        self._source = source
         self._names = {"bos_token": bos_token, "eos_token": eos_token}
         self._date = date
         try:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
             raise BundleError(f"chat_template.jinja, line {error.lineno}: {error.message}.") from None
+        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
+            reason = str(error) or type(error).__name__
+            raise BundleError(f"chat_template.jinja does not compile: {reason}.") from error
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """The names that the template reads from outside: "messages", and perhaps "tools" or "enable_thinking"."""
+        from jinja2.meta import find_undeclared_variables
+
+        return frozenset(find_undeclared_variables(_environment().parse(self._source)))
 
     def render(
-        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True, date: str | None = None
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, object] | None = None,
+        add_generation_prompt: bool = True,
+        date: str | None = None,
     ) -> str:
-        """Return the prompt for messages, each a mapping with ``role`` and ``content`` and, where the template reads
-        them, other fields; all are strings.
+        """Return the prompt for messages, each a mapping with ``role``, ``content`` (text) and, where the template
+        reads them, other fields of JSON's types; a message with ``tool_calls`` may have no content.
 
-        Raises ``UsageError`` for messages of another form, or that the template refuses, with its reason;
-        ``BundleError`` where the template itself fails.
+        ``tools`` are function definitions in JSON schema, ``variables`` are the template's own, such as
+        ``enable_thinking``. Raises ``UsageError`` for messages of another form, for tools or variables that the
+        template does not read, and for messages that it refuses, with its reason; ``BundleError`` where the template
+        itself fails.
         """
-        from jinja2 import TemplateError
-
         context: dict[str, Any] = {
+            **self._checked_variables(variables or {}),
             **self._names,
             "messages": _checked(messages),
-            "tools": None,
+            "tools": self._checked_tools(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
         }
         day = date if date is not None else self._date
         if day is not None:
             context["strftime_now"] = _clock(day)
+        return self._rendered(context)
+
+    def _rendered(self, context: Mapping[str, Any]) -> str:
+        from jinja2 import TemplateError
+
+        pieces, length = [], 0
         try:
-            return self._template.render(context)
-        except UsageError:
+            for piece in self._template.generate(context):
+                pieces.append(piece)
+                length += len(piece)
+                if length > MAX_CHARACTERS:
+                    raise BundleError(f"chat_template.jinja writes more than {MAX_CHARACTERS:,} characters.")
+        except (UsageError, BundleError):
             raise
         except (
             TemplateError,
@@ -76,12 +112,35 @@ class ChatTemplate:
             AttributeError,
             ArithmeticError,
             RecursionError,
+            MemoryError,
         ) as e:
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
-            raise BundleError(f"chat_template.jinja fails on these messages: {e}.", hint=hint) from e
+            reason = str(e).rstrip(".") or type(e).__name__
+            raise BundleError(f"chat_template.jinja fails on these messages: {reason}.", hint=hint) from e
+        return "".join(pieces)
+
+    def _checked_tools(self, tools: Sequence[Mapping[str, object]] | None) -> list[Any] | None:
+        if tools is None:
+            return None
+        if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
+            raise UsageError(f"tools is of type {type(tools).__name__}.", hint="Pass a list of function definitions.")
+        if "tools" not in self.reads:
+            raise UsageError("This bundle's chat template knows no tools.", hint="Describe them in a message.")
+        for index, tool in enumerate(tools):
+            if not isinstance(tool, Mapping):
+                raise UsageError(f"tools[{index}] is of type {type(tool).__name__}.", hint="It must be a mapping.")
+        return [_plain(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+    def _checked_variables(self, variables: Mapping[str, object]) -> dict[str, Any]:
+        known = sorted(self.reads.difference(_ARGUMENTS, _environment().globals)) if variables else []
+        for name in variables:
+            if name not in known:
+                hint = f"It reads: {', '.join(known) or 'none'}."
+                raise UsageError(f"This bundle's chat template reads no variable {name!r}.", hint=hint)
+        return {name: _plain(value, name) for name, value in variables.items()}
 
 
-def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _checked(messages: Sequence[Mapping[str, object]]) -> list[Any]:
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
         raise UsageError(
             "messages is not a list of at least one message.", hint='Pass [{"role": "user", "content": "..."}].'
@@ -90,13 +149,36 @@ def _checked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         place = f"messages[{index}]"
         if not isinstance(message, Mapping):
             raise UsageError(f"{place} is of type {type(message).__name__}.", hint="It must be a mapping.")
+        calls = message.get("tool_calls") is not None
         for field in ("role", "content"):
+            if field == "content" and calls and message.get(field) is None:
+                continue
             if field not in message:
                 raise UsageError(f"{place}.{field} is missing.")
-        for field, value in message.items():
-            if not isinstance(value, str):
-                raise UsageError(f"{place}.{field} is of type {type(value).__name__}.", hint="It must be a string.")
-    return [dict(message) for message in messages]
+            if not isinstance(message[field], str):
+                kind = type(message[field]).__name__
+                raise UsageError(f"{place}.{field} is of type {kind}.", hint="It must be a string.")
+    return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _plain(value: object, place: str) -> Any:
+    """Return a copy in JSON's own types, so that a template meets no method of an application's object."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise UsageError(f"{place} has a key of type {type(key).__name__}.", hint="Keys must be strings.")
+        return {key: _plain(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    raise UsageError(f"{place} is of type {type(value).__name__}.", hint="It must be a value that JSON has.")
 
 
 def _clock(day: str) -> Callable[[str], str]:

@@ -7,11 +7,13 @@ EdgepackError
 │   └── UnsupportedModelError            an architecture or a feature that edgepack does not build yet
 ├── BuildError                           a build that could not be finished; nothing was left behind
 │   ├── OutputExistsError (FileExistsError)
+│   ├── LicenceError                     the licence asks for what the build was not given
 │   └── ProofError                       a gate failed: the bundle would not have been the same model
 ├── BundleError (ValueError)             a bundle that is missing, damaged or newer than this edgepack
 │   ├── BundleNotFoundError (FileNotFoundError)
 │   ├── BundleDamagedError
-│   └── BundleTooNewError
+│   ├── BundleTooNewError
+│   └── ReplayError                      the bundle's vectors give something else with this machine's libraries
 ├── EngineError (RuntimeError)           an engine that failed
 │   ├── EngineMissingError               not installed, or no installed engine can run the bundle here
 │   └── Cancelled                        the caller asked a session to stop
@@ -62,6 +64,10 @@ class OutputExistsError(BuildError, FileExistsError):
     """The output folder exists already."""
 
 
+class LicenceError(BuildError):
+    """The licence of the model asks to be accepted, or for another name."""
+
+
 class ProofError(BuildError):
     """A gate of the proof failed: what was written is not the same model."""
 
@@ -80,6 +86,10 @@ class BundleDamagedError(BundleError):
 
 class BundleTooNewError(BundleError):
     """The bundle needs a newer edgepack."""
+
+
+class ReplayError(BundleError):
+    """The tokenizer or the chat template gives something else here than when the bundle was built."""
 
 
 class EngineError(EdgepackError, RuntimeError):

@@ -44,8 +44,9 @@ def load(
     tests of an application: ``{"fake": FakeRuntime()}``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
-    chosen, before an engine sees a byte. Raises ``BundleError``, ``ContextTooLargeError``, ``EngineMissingError``,
-    ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
+    chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
+    template must also give what they gave when it was built. Raises ``BundleError``, ``ContextTooLargeError``,
+    ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
     """
     check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads"))
     opened = _open(bundle)
@@ -78,13 +79,16 @@ def plan(
 def open_candidate(
     bundle: Bundle, candidate: Candidate, *, threads: int | None = None, runtimes: Runtimes | None = None
 ) -> Model:
-    """Check the candidate's files against their sha256 and load them. Raises as ``load``."""
+    """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
+    vectors, and load them. Raises as ``load``."""
+    from edgepack.first_open import check_text
     from edgepack.model import Model
 
     started = perf_counter()
     options = with_threads(candidate.options, threads)
     bundle.check([candidate.variant])
     tokenizer, template = text_side(bundle)
+    check_text(bundle, tokenizer, template)
     session = find(candidate.runtime, runtimes).open(
         bundle.variant_path(candidate.variant), bundle.manifest.decoder, options
     )
@@ -118,26 +122,34 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     tokenizer = Tokenizer(bundle.read("tokenizer.json"), facts.bos, facts.add_bos)
     if chat is None:
         return tokenizer, None
-    config = bundle.read("tokenizer_config.json") if "tokenizer_config.json" in listed(bundle.manifest) else b"{}"
-    bos, eos = (special_token(config, name) for name in ("bos_token", "eos_token"))
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    bos, eos = special_tokens([bundle.read(name) for name in names if name in listed(bundle.manifest)])
+    day = chat.date.day if chat.date is not None and chat.date.policy == "pinned" else None
     try:
         source = bundle.read("chat_template.jinja").decode()
     except UnicodeDecodeError as error:
         raise BundleDamagedError(f"chat_template.jinja of the bundle is not UTF-8: {error.reason}.") from None
-    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=chat.date)
+    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=day)
 
 
-def special_token(config: bytes, name: str) -> str:
-    """Return the text of a special token that tokenizer_config.json names, "" where it names none.
+def special_tokens(configs: Iterable[bytes]) -> tuple[str, str]:
+    """Return the texts of BOS and EOS that a template may print, "" where there is none.
 
-    The file spells a token as a string or as an object with a "content".
+    ``configs`` are tokenizer_config.json and special_tokens_map.json, as far as they exist; the first that names a
+    token decides, as a string or as an object with a "content".
     """
-    try:
-        token = json.loads(config).get(name)
-    except (ValueError, AttributeError, RecursionError):
-        raise BundleDamagedError("tokenizer_config.json of the bundle is not a JSON object.") from None
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else ""
+    found = {"bos_token": "", "eos_token": ""}
+    for config in reversed(list(configs)):
+        try:
+            said = json.loads(config)
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict):
+            raise BundleDamagedError("The configuration of the bundle's tokenizer is not a JSON object.")
+        found |= {name: said[name] for name in found if name in said}
+    texts = [token.get("content") if isinstance(token, dict) else token for token in found.values()]
+    bos, eos = (text if isinstance(text, str) else "" for text in texts)
+    return bos, eos
 
 
 def probe_all(

@@ -20,6 +20,7 @@ FEATURES: frozenset[str] = frozenset()
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 PlainName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
+Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -59,17 +60,36 @@ class Source(_Plain, frozen=True, kw_only=True):
     files: list[File]
 
 
+class Obligation(_Plain, frozen=True, kw_only=True):
+    """What a licence asks of whoever passes the model on: its kind, the exact words, and where to read more."""
+
+    kind: str
+    text: str
+    url: str | None = None
+
+
 class License(_Plain, frozen=True, kw_only=True):
-    """The terms of the model: an SPDX expression or a LicenseRef, and the files that carry the text."""
+    """The terms of the model: an SPDX expression or a LicenseRef, and the files that carry the text and the notices.
+
+    ``notice`` is the sentence that every copy carries, ``accepted`` says that the licence asks to be accepted and that
+    the builder did, ``gated`` that the source's host asks for agreement before a download.
+    """
 
     id: str
     files: list[str]
+    name: str | None = None
+    url: str | None = None
+    notice: str | None = None
+    obligations: list[Obligation] = []
+    accepted: bool = False
+    gated: bool = False
 
 
 class Probe(_Plain, frozen=True, kw_only=True):
-    """A text and the token ids that it must give (without BOS and without parsing of special tokens)."""
+    """A text and the token ids that it must give, without BOS. ``special``: names of special tokens are parsed."""
 
     text: str
+    special: bool = False
     ids: list[TokenId]
 
 
@@ -91,18 +111,37 @@ class Stop(_Plain, frozen=True, kw_only=True):
 
 
 class Golden(_Plain, frozen=True, kw_only=True):
-    """A conversation, the text that the chat template must render for it, and that text's token ids."""
+    """A conversation and what the chat template must make of it: a text and its token ids, or a refusal.
 
-    messages: list[dict[str, str]]
-    text: str
-    ids: list[TokenId]
+    ``tools`` and ``variables`` are given to the template as ``ChatTemplate.render`` takes them. ``refusal`` is the
+    SDK's sentence for a conversation that the template refuses, such as one with a system role; text and ids are then
+    empty.
+    """
+
+    name: str
+    messages: list[dict[str, object]]
+    tools: list[dict[str, object]] | None = None
+    variables: dict[str, object] = {}
+    add_generation_prompt: bool = True
+    text: str = ""
+    ids: list[TokenId] = []
+    refusal: str | None = None
+
+
+class Date(_Plain, frozen=True, kw_only=True):
+    """The day that a template prints. ``day`` (YYYY-MM-DD) is the goldens'; where ``policy`` is "pinned", it is the
+    day of every prompt for which the application names no other; where it is "passed", the application must name one.
+    """
+
+    policy: Literal["pinned", "passed"]
+    day: Day
 
 
 class Chat(_Plain, frozen=True, kw_only=True):
-    """The template in ``chat_template.jinja``. ``date`` (YYYY-MM-DD) is the day that it is rendered with by default."""
+    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none."""
 
     roles: list[str]
-    date: str | None
+    date: Date | None
     goldens: list[Golden]
 
 

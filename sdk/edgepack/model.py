@@ -148,29 +148,35 @@ class Model:
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, object]],
         *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, object] | None = None,
         date: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Result:
         """Answer a conversation: messages with ``role`` and ``content``, through the bundle's chat template.
 
-        ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's. Other arguments and errors as in
-        ``generate``; a bundle without a template, or a role that it does not know, raises ``UsageError``.
+        ``tools`` are function definitions in JSON schema; ``variables`` are the template's own, such as
+        ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+        Other arguments and errors as in ``generate``; a bundle without a template, a role, tools or a variable that it
+        does not know, and a date that it leaves to the application raise ``UsageError``.
         """
-        return _whole(self.stream_chat(messages, date=date, **options))
+        return _whole(self.stream_chat(messages, tools=tools, variables=variables, date=date, **options))
 
     def stream_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, object]],
         *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, object] | None = None,
         date: str | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Stream:
         """Answer a conversation piece by piece. Arguments and errors as in ``chat``."""
         began = perf_counter()
         check_options("Generation", options, GenerationOptions.__annotations__)
-        ids = self._prompt(messages, date)
+        ids = self._prompt(messages, tools, variables, date)
         # An answer is a text of its own, whatever the template printed before it.
         return self._stream(ids, options, True, began)
 
@@ -186,22 +192,32 @@ class Model:
     ) -> None:
         self.close()
 
-    def _prompt(self, messages: Sequence[Mapping[str, str]], date: str | None) -> list[int]:
-        if self._template is None:
+    def _prompt(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] | None,
+        variables: Mapping[str, object] | None,
+        date: str | None,
+    ) -> list[int]:
+        chat = self._manifest.chat
+        if self._template is None or chat is None:
             raise UsageError("This bundle has no chat template.", hint="Use generate or stream with a plain text.")
-        text = self._template.render(messages, date=date)
-        roles = self._manifest.chat.roles if self._manifest.chat else []
+        if date is None and chat.date is not None and chat.date.policy == "passed":
+            raise UsageError("The chat template prints the day.", hint="Pass it: date='YYYY-MM-DD'.")
+        text = self._template.render(messages, tools=tools, variables=variables, date=date)
         for index, message in enumerate(messages):
-            if roles and message["role"] not in roles:  # most templates leave such a message out without a word
+            if chat.roles and message["role"] not in chat.roles:  # most templates leave it out without a word
                 raise UsageError(
                     f"messages[{index}].role is {message['role']!r}.",
-                    hint=f"The bundle's chat template knows: {', '.join(roles)}.",
+                    hint=f"The bundle's chat template knows: {', '.join(chat.roles)}.",
                 )
-        return self._tokenizer.encode(text, special=True)
+        # A template writes its own BOS, or wants none.
+        return self._tokenizer.encode(text, bos=False, special=True)
 
     def _stream(self, prompt: list[int], options: GenerationOptions, at_start: bool, began: float) -> Stream:
         sampling, stops = self._sampling(options), _stops(options.get("stop"))
         max_tokens = self._max_tokens(options.get("max_tokens"))
+        self._check_rows(prompt)
         self._check_fits(prompt)
         # The last token that is generated is never evaluated, so it needs no room in the cache.
         limit = min(max_tokens, self.context - len(prompt) + 1)
@@ -220,6 +236,11 @@ class Model:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
         return value
+
+    def _check_rows(self, ids: Sequence[int]) -> None:
+        last = max(ids, default=0)
+        if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
+            raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
 
     def _check_fits(self, ids: Sequence[int]) -> None:
         if len(ids) > self.context:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgepack.bundle import Bundle
-from edgepack.errors import EdgepackError
+from edgepack.chat import ChatTemplate
+from edgepack.errors import BundleError, EdgepackError, UsageError
 from edgepack.hardware import Hardware
-from edgepack.loading import Runtimes, find, probe_all, text_side
-from edgepack.manifest import SelfTest, Variant
+from edgepack.loading import Runtimes, find, probe_all
+from edgepack.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
 from edgepack.planning import default_kv_cache
 from edgepack.runtime import Options, Support
+from edgepack.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +26,48 @@ class Replay:
     reason: str
 
 
-def replay_text(bundle: Bundle) -> list[Replay]:
-    """Encode the tokenizer's probes and render the chat template's conversations, and compare the token ids."""
-    tokenizer, template = text_side(bundle)
-    probes = bundle.manifest.tokenizer.probes
-    wrong = [p.text for p in probes if tokenizer.encode(p.text, bos=False) != p.ids]
-    found = [_compared("tokenizer", len(probes), [f"{text!r} gives other ids" for text in wrong])]
-    if bundle.manifest.chat is not None and template is not None:
-        goldens, problems = bundle.manifest.chat.goldens, []
-        for golden in goldens:
-            text = template.render(golden.messages)
-            if text != golden.text:
-                problems.append(f"renders {text!r}")
-            elif tokenizer.encode(text, special=True) != golden.ids:
-                problems.append(f"{text!r} gives other ids")
-        found.append(_compared("chat template", len(goldens), problems))
+def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate | None) -> list[Replay]:
+    """Encode the tokenizer's probes and render the chat template's conversations, and compare with the manifest."""
+    probes = manifest.tokenizer.probes
+    found = [_compared("tokenizer", len(probes), [_probed(tokenizer, probe) for probe in probes])]
+    if manifest.chat is not None and template is not None:
+        problems = [_rendered(manifest.chat, template, tokenizer, golden) for golden in manifest.chat.goldens]
+        found.append(_compared("chat template", len(problems), problems))
     return found
+
+
+def _probed(tokenizer: Tokenizer, probe: Probe) -> str | None:
+    ids = tokenizer.encode(probe.text, bos=False, special=probe.special)
+    return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
+
+
+def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
+    """Say how a conversation differs from its golden, None where it does not."""
+    try:
+        text = template.render(
+            golden.messages,
+            tools=golden.tools,
+            variables=golden.variables,
+            add_generation_prompt=golden.add_generation_prompt,
+            date=chat.date.day if chat.date else None,
+        )
+    except UsageError as error:
+        return None if golden.refusal == error.message else f"{golden.name!r}: {error.message}"
+    except BundleError as error:  # the words are jinja2's own, and may change with its version
+        return None if golden.refusal else f"{golden.name!r}: {error.message}"
+    if golden.refusal is not None:
+        return f"{golden.name!r} is rendered, and was refused: {golden.refusal}"
+    if text != golden.text:
+        return f"{golden.name!r} is rendered as {_first_difference(text, golden.text)}"
+    ids = tokenizer.encode(text, bos=False, special=True)
+    return None if ids == golden.ids else f"{golden.name!r} gives {_first_difference(ids, golden.ids)}"
+
+
+def _first_difference(found: str | list[int], wanted: str | list[int]) -> str:
+    place = next(
+        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
+    )
+    return f"{found[place : place + 8]!r} instead of {wanted[place : place + 8]!r} at index {place}"
 
 
 def replay_variant(bundle: Bundle, variant: Variant, hardware: Hardware, runtimes: Runtimes | None = None) -> Replay:
@@ -71,7 +99,7 @@ def _run(
     hardware: Hardware,
     support: Support,
     runtimes: Runtimes | None,
-) -> tuple[list[str], int]:
+) -> tuple[list[str | None], int]:
     kv = default_kv_cache(variant.quantization.scheme, support.kv_caches)
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
     session = find(variant.runtime, runtimes).open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)
@@ -81,11 +109,14 @@ def _run(
         session.close()
     wanted = [(place, top) for place, top in enumerate(test.top1) if top is not None]
     wrong = [(place, top) for place, top in wanted if int(likeliest[place]) != top]
-    problems = [f"token {likeliest[place]} instead of {top} after position {place}" for place, top in wrong]
+    problems: list[str | None] = [
+        f"token {likeliest[place]} instead of {top} after position {place}" for place, top in wrong
+    ]
     return problems, len(wanted)
 
 
-def _compared(name: str, checked: int, problems: list[str]) -> Replay:
+def _compared(name: str, checked: int, outcomes: list[str | None]) -> Replay:
+    problems = [outcome for outcome in outcomes if outcome is not None]
     if not problems:
         return Replay(name, "same", checked, "")
     more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""

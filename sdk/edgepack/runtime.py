@@ -5,7 +5,7 @@ A runtime is found through the entry point group ``edgepack.runtimes``: a name a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -97,6 +97,25 @@ class Runtime(Protocol):
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Load the variant's folder. Raises ``EngineMissingError`` or ``EngineError`` with the engine's own reason."""
+        ...
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """A runtime whose payloads carry a vocabulary in a format of their own, where others carry tokenizer.json as it is.
+
+    The SDK tokenises by itself; a build proves with this that both give the same ids.
+    """
+
+    def tokenize(self, variant: Path, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Return the ids of each text by the variant's own vocabulary, without BOS. Raises as ``Runtime.open``.
+
+        With ``special``, the names of special tokens in a text become those tokens.
+        """
+        ...
+
+    def known_difference(self, tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
+        """Return why the engine cannot do with this text what a parsed tokenizer.json does, None where it can."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The proof: nothing is sealed that was not compared with the fp32 reference of its source.
 
 ``structure``: an f32 slice of the model through each target's writer and engine. ``tensors``: every tensor that was
-written, read back. ``loss``: each finished variant through its engine. A figure that misses its limit is a
-``ProofError``, and the build leaves nothing behind.
+written, read back. ``tokens``: the payload's own tokenizer. ``loss``: each finished variant through its engine. A
+figure that misses its limit is a ``ProofError``, and the build leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from edgepack import manifest
 from edgepack.planning import default_kv_cache
 from edgepack.runtime import Support
 from edgepack.tokenizer import Tokenizer
+from edgepack_packager.golden import Vectors
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, loss, probe, structure, tensors
+from edgepack_packager.proof import engine, loss, probe, structure, tensors, tokens
 from edgepack_packager.proof.gates import enforce
-from edgepack_packager.targets import Request
+from edgepack_packager.targets import Request, Text
 from edgepack_packager.weights import Weights
 
 
@@ -33,16 +34,19 @@ class Verdict:
 
 
 class Prover:
-    """The three parts of the proof over one model, with the engines that can run on this host."""
+    """The four parts of the proof over one model, with the engines that can run on this host."""
 
     def __init__(
         self,
         weights: Weights,
-        tokenizer: Tokenizer | None,
+        text: Text,
+        vectors: Vectors,
+        tokenizer: Tokenizer,
         engines: Mapping[str, Support],
         scratch: Path,
         progress: Progress,
     ) -> None:
+        self._text, self._vectors, self._tokenizer = text, vectors, tokenizer
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
         self._probe = probe.make(weights.decoder, tokenizer)
         self._structure: dict[str, manifest.Gate] = {}
@@ -59,7 +63,10 @@ class Prover:
         self._progress.advance()
 
     def variant(self, request: Request, folder: Path) -> Verdict:
-        """Prove one finished variant: its tensors, and its loss where its engine is here. Raises ``ProofError``."""
+        """Prove one finished variant: its tensors, and its tokens and its loss where its engine is here.
+
+        Raises ``ProofError``.
+        """
         decoder = self._weights.decoder
         self._progress.stage(f"Reading back {request.id}", decoder.n_parameters)
         checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
@@ -67,6 +74,7 @@ class Prover:
         support = self._engines.get(request.target.runtime)
         if support is None:
             return Verdict(None, None, evidence)
+        told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
         expected = engine.rows(self._expected, decoder.n_vocab)
         self._progress.stage(f"Running {request.id}", 1)
         lost = loss.prove(
@@ -79,10 +87,11 @@ class Prover:
             kv_cache=default_kv_cache(request.scheme, support.kv_caches),
             scratch=self._scratch,
         )
-        gates = [self._structure[request.target.name], checked.gate, *lost.gates]
+        gates = [self._structure[request.target.name], checked.gate, told.gate, *lost.gates]
         enforce(request.id, gates, "Choose more bits with --quant, or report this if the model is a common one.")
         self._progress.advance()
         proven = manifest.Proof(engine=lost.engine, tokens=len(self._probe.ids), gates=gates)
+        evidence["tokens"] = told.figures
         evidence |= {"engine": lost.engine, "ids": self._probe.ids, "text": self._probe.text, "loss": lost.figures}
         return Verdict(proven, lost.self_test, evidence)
 

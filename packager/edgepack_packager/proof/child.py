@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,6 +17,8 @@ from edgepack.hardware import detect
 from edgepack.runtime import KvCache, Options, find
 
 CHUNK = 128
+
+T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,26 +44,31 @@ def run(job: Job) -> str:
 
     Raises ``EngineError`` with the engine's own reason, or with how its process ended.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", "edgepack_packager.proof.child"],
-        input=msgspec.json.encode(job),
-        capture_output=True,
-        check=False,
-    )
     place = f"{job.runtime} on {Path(job.variant).name}"
+    answer = ask("edgepack_packager.proof.child", job, place, Answer)
+    if answer.engine is None:
+        raise EngineError(f"The engine of {place} failed: {answer.error}")
+    return answer.engine
+
+
+def ask(module: str, job: msgspec.Struct, place: str, kind: type[T]) -> T:
+    """Give a job to a module that runs as a program of its own, and return its answer.
+
+    Raises ``EngineError``, which names ``place``, for a program that ends without one.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", module], input=msgspec.json.encode(job), capture_output=True, check=False
+    )
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
         raise EngineError(
             f"The engine of {place} died of {name}.", hint="Run `edgepack doctor` to see what is installed."
         )
     try:
-        answer = msgspec.json.decode(child.stdout, type=Answer)
+        return msgspec.json.decode(child.stdout, type=kind)
     except msgspec.DecodeError:
         lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
         raise EngineError(f"The engine of {place} ended without an answer: {lines[-1]}") from None
-    if answer.engine is None:
-        raise EngineError(f"The engine of {place} failed: {answer.error}")
-    return answer.engine
 
 
 def main() -> None:

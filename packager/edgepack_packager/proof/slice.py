@@ -30,7 +30,7 @@ class Slice:
             whole,
             n_layers=min(max(LAYERS, len(whole.pattern)), whole.n_layers),
             n_vocab=len(vocabulary),
-            pattern=tuple(map(_near, whole.pattern)),
+            pattern=tuple(_near(kind, whole.context) for kind in whole.pattern),
         )
         self.dtype = "f32"
         self._embedding = _picked(weights, "embedding", vocabulary)
@@ -53,8 +53,9 @@ def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
     return Slice(weights, vocabulary), [position[i] for i in ids]
 
 
-def _near(attention: Attention) -> Attention:
-    return Attention(attention.rope, attention.window and min(attention.window, WINDOW))
+def _near(attention: Attention, context: int) -> Attention:
+    hides = attention.window is not None and attention.window < context
+    return Attention(attention.rope, min(attention.window or 0, WINDOW) if hides else attention.window)
 
 
 def _picked(weights: Weights, name: str, rows: Sequence[int]) -> Float32:

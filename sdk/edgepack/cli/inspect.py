@@ -10,7 +10,10 @@ from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
     from edgepack.decoder import Attention, Scaling
-    from edgepack.manifest import Manifest, Variant
+    from edgepack.manifest import License, Manifest, Variant
+
+# How an obligation reads whose text is only the words that it is about.
+_DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
 
 
 def inspect(bundle: BundlePath, json: AsJson = False) -> None:
@@ -87,8 +90,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""
     yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} (a local folder)"
-    texts = f" ({', '.join(manifest.license.files)})" if manifest.license.files else ""
-    yield "licence", f"{manifest.license.id}{texts}"
+    yield from _licence(manifest.license)
     yield (
         "model",
         (
@@ -110,7 +112,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.chat is None:
         yield "chat", f"no template; stops at {stops}"
     else:
-        date = f", dated {manifest.chat.date}" if manifest.chat.date else ""
+        date = f", dated {manifest.chat.date.day} ({manifest.chat.date.policy})" if manifest.chat.date else ""
         yield "chat", f"{', '.join(manifest.chat.roles)}{date}; stops at {stops}"
     g = manifest.generation
     yield (
@@ -122,6 +124,17 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+
+
+def _licence(terms: License) -> Iterator[tuple[str, str]]:
+    texts = f" ({', '.join(terms.files)})" if terms.files else ""
+    states = ", accepted by the builder" * terms.accepted + ", gated by its host" * terms.gated
+    yield "licence", f"{terms.id}{texts}{states}"
+    if terms.notice:
+        yield "", f"Every copy carries: {terms.notice}"
+    for obligation in terms.obligations:
+        place = f" {obligation.url}" if obligation.url else ""
+        yield "", _DUTIES.get(obligation.kind, "{}").format(obligation.text) + place
 
 
 def _attention(attention: Attention, context: int) -> str:

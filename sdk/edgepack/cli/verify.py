@@ -49,12 +49,13 @@ def _checked(path: Path) -> Bundle:
 
 def _replayed(bundle: Bundle) -> list[Replay]:
     from edgepack.hardware import detect
+    from edgepack.loading import text_side
     from edgepack.replay import replay_text, replay_variant
 
     hardware = detect()
     with steps() as progress:
         task = progress.add_task("Replaying", total=1 + len(bundle.manifest.variants))
-        replays = replay_text(bundle)
+        replays = replay_text(bundle.manifest, *text_side(bundle))
         progress.advance(task)
         for variant in bundle.manifest.variants:
             replays.append(replay_variant(bundle, variant, hardware))

@@ -1,0 +1,159 @@
+"""The token gate: the payload's own tokenizer gives the ids that the bundle's gives, for every probe and golden.
+
+A payload that carries tokenizer.json must carry the bundle's, byte for byte. One with a vocabulary in the engine's
+format is asked for the ids of each text, in a child process, and for those of the text of every single token, so that
+no two are exchanged. What the engine is known to do otherwise is left out of the gate, and stands in the evidence with
+its reason.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import msgspec
+
+from edgepack import runtime
+from edgepack.errors import EdgepackError, EngineError, ProofError
+from edgepack.manifest import Gate
+from edgepack.runtime import Tokenizing
+from edgepack.tokenizer import Tokenizer
+from edgepack_packager.golden import Vectors
+from edgepack_packager.proof import child
+from edgepack_packager.proof.gates import gate
+from edgepack_packager.targets import Text
+from edgepack_packager.text.files import TOKENIZER
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A text, whether names of special tokens are parsed in it, and its ids by the bundle's tokenizer."""
+
+    text: str
+    special: bool
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The gate, and for the evidence how many texts were compared, and by reason those that were left out."""
+
+    gate: Gate
+    figures: dict[str, object]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the child tokenises with a variant's vocabulary: ``plain`` texts, and ``special`` ones that parse names."""
+
+    runtime: str
+    variant: str
+    plain: list[str]
+    special: list[str]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The ids of each text, or why there are none."""
+
+    plain: list[list[int]] = []
+    special: list[list[int]] = []
+    error: str | None = None
+
+
+def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tokenizer) -> Tokens:
+    """Compare the tokenizer that a variant for the runtime ``name`` carries with the bundle's.
+
+    Raises ``ProofError`` at the first text that differs, ``EngineError`` where the engine fails.
+    """
+    engine = runtime.find(name)
+    if isinstance(engine, Tokenizing):
+        wanted = [*cases(vectors), *words(tokenizer)]
+        return compare(variant.name, wanted, _ids(name, variant, wanted), engine, text.tokenizer)
+    carried = variant / TOKENIZER
+    if not carried.is_file() or carried.read_bytes() != text.files[TOKENIZER]:
+        raise ProofError(
+            f"{variant.name} failed the proof: its {TOKENIZER} is not the bundle's.",
+            hint="The writer changed it; report this.",
+        )
+    return Tokens(gate("tokens.equal", 1, ">=", 1), {"file": TOKENIZER})
+
+
+def cases(vectors: Vectors) -> list[Case]:
+    """Return every text of a bundle's vectors."""
+    probes = [Case(probe.text, probe.special, probe.ids) for probe in vectors.probes]
+    goldens = vectors.chat.goldens if vectors.chat else []
+    return probes + [Case(golden.text, True, golden.ids) for golden in goldens if golden.refusal is None]
+
+
+def words(tokenizer: Tokenizer) -> Iterator[Case]:
+    """Yield the text of every token that is one, with the ids that it gives alone: mostly the token's own."""
+    for token in range(tokenizer.n_tokens):
+        try:
+            text = tokenizer.token_bytes(token).decode()
+        except UnicodeDecodeError:  # a part of a character
+            continue
+        if text:
+            yield Case(text, False, tokenizer.encode(text, bos=False))
+
+
+def compare(
+    variant: str,
+    wanted: Sequence[Case],
+    found: Sequence[Sequence[int]],
+    engine: Tokenizing,
+    tokenizer: Mapping[str, object],
+) -> Tokens:
+    """Compare the engine's ids of each case. Raises ``ProofError`` for the first that differs and should not."""
+    left_out: dict[str, list[str]] = {}
+    for case, ids in zip(wanted, found, strict=True):
+        if list(ids) == list(case.ids):
+            continue
+        reason = engine.known_difference(tokenizer, case.text, special=case.special)
+        if reason is None:
+            raise ProofError(
+                f"{variant} failed the proof: tokens.equal is less than 1. {_difference(case, ids)}",
+                hint="Build the other targets, which carry tokenizer.json as it is, and report this.",
+            )
+        left_out.setdefault(reason, []).append(case.text)
+    compared = len(wanted) - sum(map(len, left_out.values()))
+    figures: dict[str, object] = {"compared": compared, "left_out": left_out}
+    return Tokens(gate("tokens.equal", 1, ">=", 1), figures)
+
+
+def _difference(case: Case, ids: Sequence[int]) -> str:
+    same = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ids, case.ids, strict=False))])
+    theirs, ours = ([*tokens[same : same + 4]] for tokens in (ids, case.ids))
+    return f"Its vocabulary gives {theirs} where {TOKENIZER} gives {ours}, after {same} tokens of {case.text!r}."
+
+
+def _ids(name: str, variant: Path, wanted: Sequence[Case]) -> list[list[int]]:
+    job = Job(
+        name,
+        str(variant),
+        [case.text for case in wanted if not case.special],
+        [case.text for case in wanted if case.special],
+    )
+    answer = child.ask(__name__, job, f"{name} on {variant.name}", Answer)
+    if answer.error is not None:
+        raise EngineError(f"The engine of {name} on {variant.name} failed: {answer.error}")
+    plain, special = iter(answer.plain), iter(answer.special)
+    return [next(special if case.special else plain) for case in wanted]
+
+
+def main() -> None:
+    """Read a job from standard input, run it, and answer on standard output."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    engine = runtime.find(job.runtime)
+    assert isinstance(engine, Tokenizing)
+    try:
+        plain = engine.tokenize(Path(job.variant), job.plain, special=False)
+        answer = Answer(plain, engine.tokenize(Path(job.variant), job.special, special=True))
+    except (EdgepackError, OSError) as error:
+        answer = Answer(error=str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Which tokens end a turn: the union of what the source's files say and of what its chat template writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edgepack.errors import SourceError
+from edgepack.manifest import Stop
+from edgepack_packager.battery import ANSWER
+from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.render import Rendered
+from edgepack_packager.text.files import GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, parsed, token_name
+
+
+def find(
+    files: Mapping[str, bytes],
+    config: Mapping[str, Any],
+    tokenizer: Mapping[str, Any],
+    tokens: Mapping[int, str],
+    rendered: Rendered | None,
+) -> list[Stop]:
+    """Return the tokens that end a turn, by ascending id, each with the files that say so.
+
+    Raises ``SourceError`` where a file names a token that the tokenizer does not have.
+    """
+    sources: dict[int, list[str]] = {}
+    ids = {text: id for id, text in tokens.items()}
+    said = [*_configured(files, config, ids), *((TEMPLATE, id) for id in _written(tokenizer, rendered))]
+    for place, id in said:
+        if id not in tokens:
+            raise SourceError(f"{place}: the stop token {id!r} is not in {TOKENIZER}.")
+        places = sources.setdefault(id, [])
+        if place not in places:
+            places.append(place)
+    return [Stop(id=id, text=tokens[id], sources=sources[id]) for id in sorted(sources)]
+
+
+def _configured(
+    files: Mapping[str, bytes], config: Mapping[str, Any], ids: Mapping[str, int]
+) -> Iterator[tuple[str, Any]]:
+    for place, said in ((CONFIG, config), (GENERATION, parsed(files, GENERATION))):
+        eos = said.get("eos_token_id")
+        for id in eos if isinstance(eos, list) else [eos]:
+            if id is not None:
+                yield place, id
+    name = token_name(parsed(files, TOKENIZER_CONFIG), "eos_token", TOKENIZER_CONFIG)
+    if name is not None:
+        yield TOKENIZER_CONFIG, ids.get(name, name)
+
+
+def _written(tokenizer: Mapping[str, Any], rendered: Rendered | None) -> Iterator[int]:
+    """Yield the special token that the template writes after an answer.
+
+    A model that was trained with the template ends its own turn so, but not every source's configuration says it.
+    """
+    last = rendered.answers.get("assistant last") if rendered else None
+    if last is None or last.text is None:
+        return
+    _, answer, after = last.text.rpartition(ANSWER)
+    special = [token for token in tokenizer.get("added_tokens") or [] if token.get("special")]
+    ends = [token for token in special if answer and after.lstrip().startswith(token["content"])]
+    if ends:
+        yield max(ends, key=lambda token: len(token["content"]))["id"]
