@@ -6,7 +6,7 @@ This is the whole way of a model through the packager; each step is a module of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepack import runtime
@@ -14,10 +14,11 @@ from edgepack.bundle import Bundle, open_bundle
 from edgepack.errors import EngineMissingError
 from edgepack.hardware import detect
 from edgepack.manifest import Manifest
-from edgepack_packager import families, proof, seal, source, work
-from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager import families, golden, licence, proof, seal, source, work
+from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
+from edgepack_packager.strictjson import read_object
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.text import read_text
 from edgepack_packager.weights import Weights
@@ -38,29 +39,43 @@ class Built:
 
 
 def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progress | None = None) -> Built:
-    """Convert the model that ``source.resolve`` finds and seal the bundle at ``out``, ``./NAME.edgepack`` by default.
+    """Convert the model that ``source.find`` finds and seal the bundle at ``out``, ``./NAME.edgepack`` by default.
 
-    Raises ``UsageError``, ``SourceError``, ``OutputExistsError``, ``EngineMissingError``, ``ProofError`` or another
+    Whatever can be refused without the weights is refused before they are fetched. Raises ``UsageError``,
+    ``SourceError``, ``LicenceError``, ``OutputExistsError``, ``EngineMissingError``, ``ProofError`` or another
     ``BuildError``; in every case nothing is left at ``out``.
     """
     progress = progress or Silent()
-    origin = source.resolve(name)
-    out = out or Path(f"{origin.name}.edgepack")
+    origin = source.find(name)
+    config = read_object(origin.folder / CONFIG)
+    decoder = families.describe(config, recipe.context)
+    called = recipe.name or origin.name
+    out = out or Path(f"{called}.edgepack")
     work.refuse_existing(out)
-    with open_checkpoint(origin.folder) as checkpoint:
+    source.fetch_text(origin)
+    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
+    # The element type is the weights' to say; it changes no scheme and little of the size.
+    model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder))
+    text = seal.text_of(model)
+    tokenizer = seal.tokenizer_of(text)
+    vectors = golden.vectors(text, tokenizer, decoder.n_vocab, recipe.date)
+    requests = recipe.requests(model)
+    engines = _engines(requests, recipe.unproven)
+    source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))
+    with open_checkpoint(origin.folder) as checkpoint, work.folder(out) as scratch:
         weights = families.open_model(checkpoint, recipe.context)
-        text = read_text(origin.folder, checkpoint.config, weights.decoder)
-        model = Model(origin.name, weights.decoder, weights.dtype, checkpoint.config, text)
-        tokenizer = seal.tokenizer_of(seal.text_of(model))
-        requests = recipe.requests(model)
-        engines = _engines(requests, recipe.unproven)
-        with work.folder(out) as scratch:
-            bundle = scratch / "bundle"
-            prover = proof.Prover(weights, tokenizer, engines, scratch, progress)
-            parts = _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
-            manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, tokenizer, recipe, parts)
-            work.publish(bundle, out)
+        model = replace(model, dtype=weights.dtype)
+        bundle = scratch / "bundle"
+        prover = proof.Prover(weights, text, vectors, tokenizer, engines, scratch, progress)
+        parts = _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+        manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, parts)
+        work.publish(bundle, out)
     return Built(out, identity, manifest)
+
+
+def _size(requests: Sequence[Request], model: Model) -> int:
+    """Return the bytes that the variants will take, as their targets measure them."""
+    return sum(request.target.measure(model.decoder, model.dtype, request.scheme).data_bytes for request in requests)
 
 
 def _write_and_prove(

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from edgepack_packager.build import Built
     from edgepack_packager.recipe import Recipe
 
-Model = Annotated[str, typer.Argument(help="A folder in Hugging Face layout, or `demo`.", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, or `demo`.",
+        show_default=False,
+    ),
+]
 Targets = Annotated[list[str], typer.Option("--target", "-t", help="gguf, mlx, onnx or all. Repeatable.")]
 Quants = Annotated[list[str], typer.Option("--quant", "-q", help="f32, f16, q8, q4 or a target's own. Repeatable.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.  [default: ./NAME.edgepack]")]
@@ -34,6 +40,20 @@ Context = Annotated[
         show_default=False,
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="The bundle's name.  [default: the model's]", show_default=False),
+]
+AcceptLicence = Annotated[
+    bool, typer.Option("--accept-licence", help="Say that you accept the model's licence, where it asks for that.")
+]
+Date = Annotated[
+    str | None,
+    typer.Option(
+        help="The day that a chat template prints, or `passed`: the application passes it.  [default: a fixed day]",
+        show_default=False,
+    ),
+]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -45,6 +65,9 @@ def build(
     quant: Quants = ["q4"],  # noqa: B006
     out: Out = None,
     context: Context = None,
+    name: Name = None,
+    accept_licence: AcceptLicence = False,
+    date: Date = None,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -53,8 +76,8 @@ def build(
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.targets import names
 
-    targets = tuple(dict.fromkeys(each for name in target for each in (names() if name == "all" else [name])))
-    built = _build(model, Recipe(targets, tuple(quant), context, unproven), out)
+    targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
+    built = _build(model, Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date), out)
     if json:
         screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
     else:
@@ -85,6 +108,25 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
             sys.stdout.flush()
         speed = stream.result.timings.decode_tps or 0
         console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
+
+
+def models(json: screen.AsJson = False) -> None:
+    """List the models that have a short name: what `edgepack build NAME` fetches from the hub."""
+    from msgspec import structs
+
+    from edgepack_packager.source import catalog
+
+    if json:
+        screen.as_json({"models": [structs.asdict(entry) for entry in catalog.entries()]})
+        return
+    table = screen.table("name", "repository", "params", "licence", "", "", right=("params",))
+    for entry in catalog.entries():
+        licence, gated = entry.licence.removeprefix("LicenseRef-"), "gated" if entry.gated else ""
+        table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence, gated, entry.note)
+    console = screen.out()
+    # Names are to be copied: a narrow terminal may wrap them, but not cut them off.
+    console.width = max(console.width, 120)
+    console.print(table)
 
 
 def _build(model: str, recipe: Recipe, out: Path | None) -> Built:

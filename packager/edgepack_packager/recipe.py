@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from dataclasses import dataclass
 
 from edgepack.errors import UsageError
@@ -13,13 +15,27 @@ from edgepack_packager.targets import Model, Request
 class Recipe:
     """Every target in every quantisation, for sequences of up to ``context`` tokens (None: see ``families.describe``).
 
-    ``unproven`` allows a target whose engine is not on this host.
+    ``unproven`` allows a target whose engine is not on this host. ``name`` is the bundle's (None: the source's), and
+    ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
+    chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
     """
 
     targets: tuple[str, ...]
     quants: tuple[str, ...]
     context: int | None = None
     unproven: bool = False
+    name: str | None = None
+    accept_licence: bool = False
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
+            raise UsageError(
+                f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
+            )
+
+        if self.date is not None and self.date != "passed" and not _is_day(self.date):
+            raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
     def requests(self, model: Model) -> list[Request]:
         """Return the variants to build, each once. Raises ``UsageError`` for a name that no target knows."""
@@ -32,3 +48,10 @@ class Recipe:
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False

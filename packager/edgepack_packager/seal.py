@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from shutil import copyfile
 
 import msgspec
 
 from edgepack import manifest as manifests
-from edgepack.chat import ChatTemplate
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
-from edgepack.loading import special_token
 from edgepack.manifest import VERSION, File, Manifest, Schema
 from edgepack.tokenizer import Tokenizer
-from edgepack_packager import golden
 from edgepack_packager.checkpoint import CONFIG
-from edgepack_packager.licence import CARD, read_licence
+from edgepack_packager.golden import Vectors
+from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
@@ -53,7 +50,7 @@ def seal(
     origin: Source,
     weight_files: Sequence[Path],
     model: Model,
-    tokenizer: Tokenizer,
+    vectors: Vectors,
     recipe: Recipe,
     parts: Sequence[Part],
 ) -> tuple[Manifest, str]:
@@ -62,7 +59,9 @@ def seal(
     Adds the text side, the licence, the model card and the evidence, and writes the manifest last.
     """
     text = text_of(model)
-    licence = _carry(origin, text, bundle)
+    for name, data in text.files.items():
+        (bundle / name).write_bytes(data)
+    licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     (bundle / EVIDENCE).mkdir()
     for part in parts:
         evidence = msgspec.json.encode(part.verdict.evidence)
@@ -83,10 +82,10 @@ def seal(
         license=licence,
         decoder=decoder,
         tokenizer=manifests.Tokenizer(
-            rows=len(entries(text.tokenizer)), bos=text.bos, add_bos=text.add_bos, probes=golden.probes(tokenizer)
+            rows=len(entries(text.tokenizer)), bos=text.bos, add_bos=text.add_bos, probes=vectors.probes
         ),
         stops=stops(text, model.config),
-        chat=_chat(text, tokenizer),
+        chat=vectors.chat,
         generation=generation(text),
         context=manifests.Context(
             trained=decoder.trained_context,
@@ -110,7 +109,7 @@ def text_of(model: Model) -> Text:
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    packages = {"numpy"}.union(*(part.request.target.packages for part in parts))
+    packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
         packages={name: version(name) for name in sorted(packages)},
@@ -158,20 +157,7 @@ def file_of(path: Path, folder: Path) -> File:
     return File(path=path.relative_to(folder).as_posix(), size=size, sha256=digest.hexdigest())
 
 
-def _carry(origin: Source, text: Text, bundle: Path) -> manifests.License:
-    for name, data in text.files.items():
-        (bundle / name).write_bytes(data)
-    licence = read_licence(origin.folder)
-    for name in [*licence.files, CARD]:
-        if (origin.folder / name).is_file():
-            copyfile(origin.folder / name, bundle / name)
-    return manifests.License(id=licence.id, files=list(licence.files))
-
-
-def _chat(text: Text, tokenizer: Tokenizer) -> manifests.Chat | None:
-    if text.chat_template is None:
-        return None
-    config = text.files.get("tokenizer_config.json", b"{}")
-    bos, eos = special_token(config, "bos_token"), special_token(config, "eos_token")
-    template = ChatTemplate(text.chat_template, bos_token=bos, eos_token=eos, date=None)
-    return golden.chat(text.chat_template, template, tokenizer)
+def _described(origin: Source) -> str:
+    if origin.repository is None:
+        return origin.name
+    return f"{origin.repository} at {origin.revision}" if origin.revision else origin.repository

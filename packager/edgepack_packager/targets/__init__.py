@@ -48,7 +48,8 @@ class Model:
 class Written:
     """A variant's sizes, which follow from the decoder alone, and the tensors that could not take the scheme.
 
-    ``data_bytes``: of the files, the part that holds tensors and tables, padding included; ``tensor_bytes``: of the
+    ``data_bytes``: of the weight files, as far as a config can tell: all but a header that holds a tokenizer, which
+    GGUF has; ``tensor_bytes``: of the
     canonical tensors alone; ``weights_bytes``: what the engine keeps in memory for them.
     """
 

@@ -1,0 +1,108 @@
+"""Sources: what a build is asked to convert, and the folder that it becomes.
+
+A name is the demo model, a folder, an alias of the catalogue, or a repository of the hub. ``find`` fetches its
+config.json and no more, so that a model that cannot be built is refused before gigabytes are on their way;
+``fetch_text`` adds everything but the weights, and ``fetch_weights`` the weights. A folder needs neither.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edgepack.errors import SourceError
+from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.progress import Progress
+from edgepack_packager.source import catalog
+from edgepack_packager.source.space import Need
+from edgepack_packager.strictjson import read_object
+
+__all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "read_config"]
+
+DEMO = "demo"
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_LISTED = "`edgepack models` lists the catalogue; a repository of the hub is named OWNER/NAME, a folder by its path."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder in Hugging Face layout, the name that its bundle takes, and where it came from.
+
+    ``revision`` is the 40-hex commit of ``repository``; both are None for a folder that was given as one.
+    """
+
+    folder: Path
+    name: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+def find(model: str) -> Source:
+    """Return the source of a name, with its config.json in its folder: from the hub, nothing else is fetched.
+
+    A folder with a config.json is taken before an alias or a repository of the same name. Raises ``SourceError`` for a
+    name that stands for nothing, a gated repository, or a hub that cannot be reached for what the cache lacks.
+    """
+    if model == DEMO:
+        return Source(Path(str(files("edgepack_packager"))) / "demo_model", DEMO)
+    folder = Path(model).expanduser()
+    if (folder / CONFIG).is_file():
+        return Source(folder, folder.resolve().name)
+    name, at, revision = model.partition("@")
+    if at and not revision:
+        raise SourceError(f"{model} names no revision after the @.", hint="Give a branch, a tag or a commit.")
+    if entry := catalog.find(name):
+        return _pinned(entry.repository, revision or entry.revision, entry.alias)
+    if folder.is_dir():
+        raise SourceError(
+            f"{model!r} has no {CONFIG}.", hint="Give the folder that was downloaded from the hub, whole."
+        )
+    if _REPOSITORY.fullmatch(name) and not name.startswith("."):
+        return _pinned(name, revision or None, name.partition("/")[2])
+    raise SourceError(
+        f"{model!r} is neither a folder nor a model of the catalogue.", hint=catalog.suggestion(name) or _LISTED
+    )
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """Return the config.json of a name. Raises as ``find``, and ``SourceError`` where it is not a JSON object."""
+    return read_object(find(model).folder / CONFIG)
+
+
+def fetch_text(source: Source) -> None:
+    """Fetch everything but the weights: the tokenizer, the template, the defaults, the card and the licence.
+
+    Raises ``SourceError`` where the repository has no tokenizer.json, or as ``find``.
+    """
+    if source.repository and source.revision:
+        from edgepack_packager.source import hub
+
+        hub.fetch_text(source.repository, source.revision, source.folder)
+
+
+def fetch_weights(source: Source, progress: Progress, *others: Need) -> None:
+    """Fetch the weights, once there is room for them and for the ``others`` that are to be written after them.
+
+    Raises ``BuildError`` where a disk is too small, ``SourceError`` where the repository has no safetensors weights, or
+    as ``find``. What was fetched whole is kept in the client's cache and not fetched again.
+    """
+    if source.repository and source.revision:
+        from edgepack_packager.source import hub
+
+        hub.fetch_weights(source.repository, source.revision, source.folder, progress, others)
+
+
+def _pinned(repository: str, revision: str | None, name: str) -> Source:
+    try:
+        from edgepack_packager.source import hub
+    except ImportError as error:
+        raise SourceError(
+            f"{repository} cannot be fetched: huggingface_hub is missing or too old ({error}).",
+            hint="Install it with: pip install 'edgepack[build]'",
+        ) from error
+    commit, folder = hub.pin(repository, revision)
+    return Source(folder, name, repository, commit)

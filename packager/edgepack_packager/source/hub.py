@@ -1,0 +1,198 @@
+"""The Hugging Face hub through its own client, which keeps the cache, the login, the mirror and the offline switch.
+
+Imported by the functions that need it: the client takes a while to load.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import HfApi, constants, errors, hf_hub_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+
+from edgepack.errors import BuildError, SourceError
+from edgepack_packager.checkpoint import CONFIG, INDEX, no_weights, read_weight_map
+from edgepack_packager.progress import Progress, Silent
+from edgepack_packager.source import catalog, needed, space
+from edgepack_packager.source.space import Need
+from edgepack_packager.text.files import TOKENIZER
+
+# What the client's HTTP library raises; which library that is depends on the client's version.
+HTTPError: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
+
+SITE = "https://huggingface.co"
+LOGIN = "hf auth login"
+
+# Without it, the client looks for agents in the environment and tells the hub which of them and which torch it found.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def pin(repository: str, revision: str | None) -> tuple[str, Path]:
+    """Return the 40-hex commit of a branch, tag or commit (None: the default branch), and the folder of its files.
+
+    Only config.json is fetched. Without a network: the commit that the revision was when it was last fetched.
+    """
+    with _sentences(repository, revision):
+        commit = HfApi().resolve_revision(repository, revision=revision).resolved
+    return commit, _download(repository, commit, CONFIG, Silent()).parent
+
+
+def fetch_text(repository: str, commit: str, folder: Path) -> None:
+    """Fetch every file that ``needed.text`` names. Raises ``SourceError`` without a tokenizer.json."""
+    names = _names(repository, commit, folder)
+    if TOKENIZER not in names:
+        raise SourceError(
+            f"{repository} has no {TOKENIZER}.",
+            hint="Download it, save its tokenizer with transformers' save_pretrained(), and build the folder.",
+        )
+    for name in needed.text(names):
+        _download(repository, commit, name, Silent())
+
+
+def fetch_weights(repository: str, commit: str, folder: Path, progress: Progress, others: Sequence[Need]) -> None:
+    """Fetch the weights: model.safetensors, or the shards that the index names. See ``source.fetch_weights``."""
+    names = _names(repository, commit, folder)
+    first = needed.weights(names)
+    if first is None:
+        raise no_weights(repository, names)
+    files = [first]
+    if first == INDEX:
+        files = sorted(set(read_weight_map(_download(repository, commit, INDEX, Silent())).values()))
+    missing = sum(_missing(repository, commit, name) for name in files)
+    if missing:
+        space.check([Need(f"{repository} takes", Path(constants.HF_HUB_CACHE), missing), *others])
+        progress.stage(f"Fetching {repository}", missing)
+    for name in files:
+        _download(repository, commit, name, progress)
+
+
+def _names(repository: str, commit: str, folder: Path) -> set[str]:
+    """Return the names of the files at the repository's top; where the hub cannot be reached, of the cache's."""
+    with _sentences(repository, commit):
+        try:
+            info = HfApi().model_info(repository, revision=commit)
+            return {file.rfilename for file in info.siblings or () if "/" not in file.rfilename}
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+                raise
+            cached = {path.name for path in folder.iterdir()}
+            if TOKENIZER not in cached or needed.weights(cached) is None:
+                raise _unreachable(repository, error) from error
+            return cached
+
+
+def _missing(repository: str, commit: str, name: str) -> int:
+    """Return the bytes of a file that are yet to be fetched: none where the cache has it, under any revision."""
+    with _sentences(repository, commit):
+        plan = hf_hub_download(repository, name, revision=commit, dry_run=True)
+    return (plan.file_size or 0) if plan.will_download else 0
+
+
+def _download(repository: str, commit: str, name: str, progress: Progress) -> Path:
+    """Return a file's path in the cache, fetched if it is not there."""
+    with _sentences(repository, commit):
+        return Path(hf_hub_download(repository, name, revision=commit, tqdm_class=_told(progress)))
+
+
+def _told(progress: Progress) -> type[Any]:
+    """Return what the client takes for a class of progress bars; it tells ``progress`` the bytes that were written."""
+
+    class Bar:
+        def __init__(self, **options: object) -> None:
+            pass
+
+        def update(self, count: float | None = 1) -> None:
+            progress.advance(int(count or 0))
+
+        def update_transfer(self, count: float | None = 1) -> None:
+            """With it the client counts what came over the network apart, which may be less than what is written."""
+
+        def set_postfix_str(self, text: str, refresh: bool = False) -> None: ...
+
+        def set_transfer_postfix_str(self, text: str, refresh: bool = False) -> None: ...
+
+        def close(self) -> None: ...
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+    return Bar
+
+
+@contextmanager
+def _sentences(repository: str, revision: str | None) -> Iterator[None]:
+    """Turn what the client raises into one sentence and the next step."""
+    try:
+        yield
+    except GatedRepoError:
+        raise SourceError(
+            f"{repository} is gated: its owner gives it to those who have agreed to its licence.",
+            hint=f"Agree at {SITE}/{repository}, then log in with: {LOGIN}",
+        ) from None
+    except RepositoryNotFoundError:
+        raise SourceError(
+            f"{repository} is no model of the hub that you can see, and no folder here.",
+            hint=catalog.suggestion(repository) or f"Check the name; if it is private, log in with: {LOGIN}",
+        ) from None
+    except RevisionNotFoundError:
+        raise SourceError(
+            f"{repository} has no revision {revision!r}.", hint=f"See {SITE}/{repository}/commits for those it has."
+        ) from None
+    except RemoteEntryNotFoundError as error:
+        name = error.response.url.path.rpartition("/")[2]
+        raise SourceError(
+            f"{repository} has no {name}.", hint="Choose a repository in Hugging Face layout, with safetensors weights."
+        ) from None
+    except HFValidationError as error:
+        raise SourceError(f"{repository!r} is no name of a repository.", hint=_first_line(error)) from None
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
+        raise _unreachable(repository, error) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(
+                f"{constants.HF_HUB_CACHE} is full.", hint="Free some space, or choose another place with HF_HOME."
+            ) from None
+        raise SourceError(
+            f"{repository} could not be fetched: {_first_line(error)}", hint="Repeat the command."
+        ) from error
+
+
+def _unreachable(repository: str, error: Exception) -> SourceError:
+    if constants.is_offline_mode():
+        return SourceError(
+            f"The network is switched off by HF_HUB_OFFLINE, and {constants.HF_HUB_CACHE} lacks files of {repository}.",
+            hint="Unset it for one build with a network, or copy the cache of a machine that has the model.",
+        )
+    cause = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        said = f": {cause.server_message.rstrip('.')}" if cause.server_message else ""
+        return SourceError(
+            f"{constants.ENDPOINT} answered {status} for {repository}{said}.",
+            hint=f"The token is not accepted; log in with: {LOGIN}" if status in (401, 403) else "Try again later.",
+        )
+    return SourceError(
+        f"{constants.ENDPOINT} cannot be reached ({_first_line(cause)}), and {constants.HF_HUB_CACHE} lacks files of "
+        f"{repository}.",
+        hint="Check the network, or name a mirror with HF_ENDPOINT. Files that were fetched whole are kept.",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,24 @@
+"""Which files of a repository a build needs. It knows names only, and takes no weights but safetensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from edgepack_packager.checkpoint import INDEX, SINGLE
+
+_TEXT = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json"
+    r"|chat_template\.jinja|README\.md|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
+    re.IGNORECASE,
+)
+
+
+def text(names: Collection[str]) -> list[str]:
+    """Return the files other than weights: configuration, tokenizer, template, card and licence; none in a folder."""
+    return sorted(name for name in names if _TEXT.fullmatch(name))
+
+
+def weights(names: Collection[str]) -> str | None:
+    """Return the file to begin with: the only one, or the index that names the shards; None without either."""
+    return next((name for name in (SINGLE, INDEX) if name in names), None)

@@ -1,0 +1,170 @@
+"""Sources without a network: the catalogue, what a name stands for, which files are needed, room on the disks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from models import make_llama
+
+from edgepack.cli import main
+from edgepack.errors import BuildError, SourceError
+from edgepack_packager import source
+from edgepack_packager.licence import read_licence
+from edgepack_packager.source import catalog, needed, space
+from edgepack_packager.source.space import Need
+from edgepack_packager.text.files import CARRIED
+
+ALIASES = {entry.alias: entry for entry in catalog.entries()}
+
+
+# The catalogue
+
+
+def test_its_names_are_told_apart() -> None:
+    assert len(ALIASES) == len(catalog.entries())
+    assert len({entry.repository.lower() for entry in catalog.entries()}) == len(ALIASES)
+    assert source.DEMO not in ALIASES
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [
+        ("phi-3.5-mini", "microsoft/Phi-3.5-mini-instruct"),
+        ("Phi-3.5-mini-instruct", "microsoft/Phi-3.5-mini-instruct"),
+        ("llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("Llama-3.2-1B", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("llama-3.2-1b-base", "meta-llama/Llama-3.2-1B"),
+        ("gemma-3-270m-it", "google/gemma-3-270m-it"),
+        ("qwen3-0.6b", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_an_alias_or_a_repository_without_its_owner(name: str, repository: str) -> None:
+    entry = catalog.find(name)
+    assert entry is not None
+    assert entry.repository == repository
+
+
+def test_a_base_and_its_instruct_model_have_the_same_size_and_terms() -> None:
+    pairs = [(entry, ALIASES[f"{name}-base"]) for name, entry in ALIASES.items() if f"{name}-base" in ALIASES]
+    assert len(pairs) == 15
+    for tuned, base in pairs:
+        assert (tuned.parameters, tuned.licence, tuned.gated) == (base.parameters, base.licence, base.gated)
+
+
+def test_every_model_is_small_and_its_terms_decide_whether_it_is_gated() -> None:
+    for entry in catalog.entries():
+        assert 1e8 < entry.parameters < 5e9
+        assert entry.gated == entry.licence.startswith("LicenseRef-")
+
+
+def test_the_command_lists_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    for entry in catalog.entries():
+        assert f"{entry.alias} " in shown
+        assert f"{entry.repository} " in shown
+    assert main(["models", "--json"]) == 0
+    (listed,) = [each for each in json.loads(capsys.readouterr().out)["models"] if each["alias"] == "gemma-2-2b"]
+    assert listed["repository"] == "google/gemma-2-2b-it"
+    assert listed["gated"] is True
+
+
+# Names
+
+
+def test_a_folder_comes_before_an_alias(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_llama(tmp_path / "phi-3.5-mini")
+    make_llama(tmp_path / "owner" / "name")
+    monkeypatch.chdir(tmp_path)
+    for name in ("phi-3.5-mini", "owner/name"):
+        found = source.find(name)
+        assert (found.folder, found.repository, found.revision) == (Path(name), None, None)
+        assert source.read_config(name)["hidden_size"] == 64
+
+
+def test_a_folder_is_called_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_llama(tmp_path / "mine"))
+    assert source.find(".").name == "mine"
+
+
+def test_the_demo_ships_with_edgepack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_llama(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert source.find("demo").folder != Path("demo")
+    assert source.read_config("demo")["architectures"] == ["LlamaForCausalLM"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("phi-3.5-min", r"phi-3.5-min. is neither .* Did you mean phi-3.5-mini"),
+        ("Gemma3-1b", r"Did you mean gemma-3-1b"),
+        ("xyzzy", r"neither a folder nor a model of the catalogue.*edgepack models.*OWNER/NAME"),
+        ("./owner", r"neither a folder"),
+        ("../name", r"neither a folder"),
+        ("~/models/llama", r"neither a folder"),
+        ("a/b/c", r"neither a folder"),
+        ("owner/na me", r"neither a folder"),
+        ("owner/name@", r"no revision after the @"),
+        ("phi-3.5-mini@", r"no revision after the @"),
+        ("", r"has no config"),
+    ],
+)
+def test_a_name_that_stands_for_nothing(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        source.find(name)
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no config\.json.*whole"):
+        source.find(str(tmp_path))
+
+
+def test_a_client_that_is_too_old_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "edgepack_packager.source.hub", raising=False)
+    monkeypatch.delattr(source, "hub", raising=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SourceError, match=r"huggingface_hub is missing or too old.*edgepack\[build\]"):
+        source.find("owner/name")
+
+
+# Files
+
+
+def test_the_files_that_are_needed(tmp_path: Path) -> None:
+    terms = ["LICENSE", "LICENCE.txt", "NOTICE", "Notice.md", "USE_POLICY.md", "COPYING", "license-model.txt"]
+    others = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    others += ["special_tokens_map.json", "chat_template.jinja", "chat_template.json", "README.md"]
+    useless = [".gitattributes", "pytorch_model.bin", "model.gguf", "onnx/model.onnx", "original/params.json"]
+    useless += ["original/tokenizer.json", "vocab.json", "modeling_phi3.py", "model.safetensors", "images/LICENSE.png"]
+    assert needed.text([*terms, *others, *useless]) == sorted([*terms, *others])
+    assert set(CARRIED) < set(others)
+    for name in terms:
+        (tmp_path / name).write_text("terms")
+    assert read_licence(tmp_path).files == tuple(sorted(terms))
+
+
+def test_one_file_of_weights_comes_before_an_index() -> None:
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    assert needed.weights([index, single, "pytorch_model.bin"]) == single
+    assert needed.weights([index, "pytorch_model.bin"]) == index
+    assert needed.weights(["pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"]) is None
+
+
+# Room
+
+
+def test_what_is_written_on_one_disk_is_added_up(tmp_path: Path) -> None:
+    half = space.disk_usage(tmp_path).free * 6 // 10
+    cache, out = Need("the weights take", tmp_path / "not" / "yet", half), Need("the bundle takes", tmp_path, half)
+    space.check([cache])
+    space.check([out])
+    with pytest.raises(BuildError, match=r"the weights take .*B in .*yet and the bundle takes .*B in .*B are free"):
+        space.check([cache, out])
