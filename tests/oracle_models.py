@@ -208,6 +208,24 @@ QWEN3: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+SMOLLM3: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["SmolLM3ForCausalLM"],
+    "model_type": "smollm3",
+    "num_hidden_layers": 5,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 5000000.0,
+    "rope_scaling": None,
+    "no_rope_layers": [1, 1, 1, 0, 1],
+    "no_rope_layer_interval": 4,
+    "sliding_window": None,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -246,4 +264,5 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "qwen2": _model(QWEN2, seed=27),
     "qwen2-window": _model(QWEN2_WINDOW, seed=27),
     "qwen3": _model(QWEN3, seed=28),
+    "smollm3": _model(SMOLLM3, seed=29),
 }

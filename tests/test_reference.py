@@ -87,6 +87,11 @@ def wider(layers: Sequence[Attention]) -> list[Attention]:
     return [replace(layer, window=layer.window and layer.window + 1) for layer in layers]
 
 
+def inverted(layers: Sequence[Attention]) -> list[Attention]:
+    rope = layers[0].rope
+    return [replace(layer, rope=None if layer.rope else rope) for layer in layers]
+
+
 def whole_heads(rope: Rope) -> Rope:
     assert isinstance(rope.scaling, LongRopeScaling)
     factors = rope.scaling.factors + (1.0,) * 4
@@ -122,6 +127,7 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
     "the bias of q, k and v dropped": ("qwen2", facts(qkv_bias=False)),
     "the windows on the first layers": ("qwen2-window", pattern(lambda layers: layers[::-1])),
     "the norms of q and k dropped": ("qwen3", facts(qk_norm=False)),
+    "rope on the layers without and none on the others": ("smollm3", pattern(inverted)),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 

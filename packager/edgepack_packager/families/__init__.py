@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
-from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, unbuilt
+from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, smollm3, unbuilt
 from edgepack_packager.families.mapping import MappedWeights, Source
 from edgepack_packager.weights import Weights
 
@@ -41,7 +41,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (llama, phi3, gemma2, gemma3, qwen2, qwen3)
+FAMILIES: tuple[Family, ...] = (llama, phi3, gemma2, gemma3, qwen2, qwen3, smollm3)
 
 
 def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
