@@ -1,6 +1,6 @@
 """What packing a model costs: edgepack's writers and its whole build, against each format's own converter.
 
-    python benchmarks/make_1b.py /tmp/1b
+    python benchmarks/make_model.py llama-3.2-1b /tmp/1b
     python benchmarks/pack.py /tmp/1b --scratch /tmp/pack --proof --peers mlx-lm genai --json pack.json
 
 Each job is a process of its own; a peer runs in a virtual environment of its own, made under --scratch. "write" is the
