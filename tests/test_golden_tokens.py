@@ -100,7 +100,8 @@ def test_what_the_engine_cannot_do_stands_in_the_evidence(tmp_path: Path) -> Non
     left_out: Any = found.figures["left_out"]
     composed = "llama.cpp does not normalise a text, and tokenizer.json composes it first (NFC)"
     assert left_out[composed] == ["e\u0301 o\u0308 \u1e9b\u0323 \uac00\u11a8"]
-    assert not any("think" in words for texts in left_out.values() for words in texts)
+    # A token of code models is named by a key, or llama.cpp would make it a control token.
+    assert not any(mark in words for texts in left_out.values() for words in texts for mark in ("think", "fim"))
 
 
 KNOWN: list[tuple[dict[str, object], str, bool, str | None]] = [
@@ -108,9 +109,9 @@ KNOWN: list[tuple[dict[str, object], str, bool, str | None]] = [
     ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, "e\u0301", True, "NFC"),
     ({"normalizer": {"type": "NFC"}}, "\u00e9", False, None),
     ({"normalizer": None}, "e\u0301", False, None),
-    ({"added_tokens": [{"content": "<|fim_pad|>"}]}, "a<|fim_pad|>", False, "by its name"),
-    ({"added_tokens": [{"content": "<|fim_pad|>"}]}, "a<|fim_pad|>", True, None),
-    ({"added_tokens": [{"content": "<|fim_pad|>", "special": True}]}, "a<|fim_pad|>", False, None),
+    ({"added_tokens": [{"content": "<|eom_id|>"}]}, "a<|eom_id|>", False, "by its name"),
+    ({"added_tokens": [{"content": "<|eom_id|>"}]}, "a<|eom_id|>", True, None),
+    ({"added_tokens": [{"content": "<|eom_id|>", "special": True}]}, "a<|eom_id|>", False, None),
     ({"added_tokens": [{"content": "<think>"}]}, "a<think>", False, None),
     ({"pre_tokenizer": {"type": "Metaspace"}}, " a", False, "a space before a text"),
     ({"pre_tokenizer": {"type": "Metaspace"}}, "a", False, None),

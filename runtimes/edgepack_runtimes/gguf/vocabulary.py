@@ -69,7 +69,6 @@ class _Tokenizer(msgspec.Struct):
 # Tokens that llama.cpp makes control tokens by their name alone, so that it finds none of them in a plain text.
 _CONTROL_BY_NAME = frozenset(
     {"</s>", "<eos>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"}
-    | {"<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
 )
 
 

@@ -22,6 +22,17 @@ from edgepack_packager.weights import Float32
 
 Json = Mapping[str, Any]
 
+# Tokens of code models (Qwen's names). Where no key names them, llama.cpp looks for these words and makes what it finds
+# a control token, which no plain text can contain.
+_FILL_IN: Mapping[str, str] = {
+    "fim_pre": "<|fim_prefix|>",
+    "fim_suf": "<|fim_suffix|>",
+    "fim_mid": "<|fim_middle|>",
+    "fim_pad": "<|fim_pad|>",
+    "fim_rep": "<|repo_name|>",
+    "fim_sep": "<|file_sep|>",
+}
+
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -150,6 +161,8 @@ def _special_tokens(text: Text, index: Mapping[str, int]) -> dict[str, Value]:
     name("eom", eom)
     name("unknown", _named(text.tokenizer["model"], "unk_token", index))
     name("padding", _named(config, "pad_token", index))
+    for role, word in _FILL_IN.items():
+        name(role, index.get(word))
     keys["tokenizer.ggml.add_bos_token"] = text.add_bos
     keys["tokenizer.ggml.add_eos_token"] = False
     if text.chat_template is not None:
