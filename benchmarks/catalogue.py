@@ -98,7 +98,9 @@ def main() -> None:
     asked.scratch.mkdir(parents=True, exist_ok=True)
     log = asked.scratch / "builds.jsonl"
     done = {json.loads(line)["alias"] for line in log.read_text().splitlines()} if log.exists() else set()
-    for entry in sorted(catalog.entries(), key=lambda entry: (entry.parameters, entry.alias)):
+    # Small ones first, and a pretrained model after all that follow instructions: its config is the same.
+    order = sorted(catalog.entries(), key=lambda entry: (entry.alias.endswith("-base"), entry.parameters))
+    for entry in order:
         if entry.alias in done or (asked.only and entry.alias not in asked.only):
             continue
         folder = _model(entry.alias.removesuffix("-base"), asked.shared, asked.scratch)
