@@ -1,4 +1,4 @@
-"""Build every alias of the catalogue for all targets, from a hub on localhost: real configs, random weights.
+"""Build every alias of the catalogue, from a hub on localhost: real configs, random weights.
 
     python benchmarks/catalogue.py SHARED --scratch /tmp/catalogue [--only phi-3.5-mini ...]
 
@@ -93,18 +93,19 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--targets", nargs="*", default=["all"])
     parser.add_argument("--quant", default="q8", help="random weights lose more at 4 bits than the proof lets pass")
     asked = parser.parse_args()
     asked.scratch.mkdir(parents=True, exist_ok=True)
     log = asked.scratch / "builds.jsonl"
     done = {json.loads(line)["alias"] for line in log.read_text().splitlines()} if log.exists() else set()
-    # Small ones first, and a pretrained model after all that follow instructions: its config is the same.
-    order = sorted(catalog.entries(), key=lambda entry: (entry.alias.endswith("-base"), entry.parameters))
-    for entry in order:
+    for entry in sorted(catalog.entries(), key=lambda entry: (entry.parameters, entry.alias)):
         if entry.alias in done or (asked.only and entry.alias not in asked.only):
             continue
         folder = _model(entry.alias.removesuffix("-base"), asked.shared, asked.scratch)
-        row = _build(entry, folder, asked.scratch, asked.quant)
+        row = _build(
+            entry, folder, asked.scratch, [*(f"--target={name}" for name in asked.targets), "--quant", asked.quant]
+        )
         print(json.dumps(row), flush=True)
         with open(log, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -124,10 +125,10 @@ def _model(name: str, shared: Path, scratch: Path) -> Path:
     return make(config, folder, layers=layers, text=text)
 
 
-def _build(entry: catalog.Entry, folder: Path, scratch: Path, quant: str) -> dict[str, Any]:
+def _build(entry: catalog.Entry, folder: Path, scratch: Path, recipe: list[str]) -> dict[str, Any]:
     out = scratch / "bundle"
     shutil.rmtree(out, ignore_errors=True)
-    options = ["--quant", quant, "--out", str(out), "--accept-licence", "--json"]
+    options = [*recipe, "--out", str(out), "--accept-licence", "--json"]
     start = time.perf_counter()
     with Hub({entry.repository: folder}, gated={entry.repository} if entry.gated else ()) as hub:
         home = scratch / "home"

@@ -106,7 +106,7 @@ def fit(config: Mapping[str, Any], device: Device, context: int | None = None) -
         for scheme in target.schemes:
             if reason := _refusal(target, scheme, config, decoder):
                 refusals.append(Refusal(target.name, scheme, reason))
-            else:
+            elif _scheme(target, scheme, config, decoder) in (scheme, None):  # a wide model gets bf16 for f16
                 rows.append(_row(target, scheme, config, decoder, device, scheme == default))
     return Fit(decoder, device, tuple(rows), tuple(refusals))
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgepack.decoder import Decoder
-from edgepack.errors import UnsupportedModelError, UsageError
+from edgepack.errors import UsageError
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.layout import SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
-_UNIFORM: Mapping[str, str] = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit"}
+_UNIFORM = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit"}
 
 
 class MlxTarget:
@@ -43,18 +43,15 @@ class MlxTarget:
     def scheme(self, quant: str, model: Model) -> str:
         """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme.
 
-        Raises ``UsageError`` for another name, ``UnsupportedModelError`` for f16 where activations exceed its range.
+        MLX computes in the type of 16-bit weights, so a model of wide activations gets bf16 for "f16". Raises
+        ``UsageError`` for another name.
         """
-        scheme = _UNIFORM.get(quant, quant)
+        half = {"f16": "bf16"} if model.decoder.wide else {}
+        scheme = (_UNIFORM | half).get(quant, quant)
         if scheme not in self.schemes:
             raise UsageError(
                 f"The mlx target has no quantisation {quant!r}.",
                 hint=f"Choose from: {', '.join(dict.fromkeys((*_UNIFORM, *self.schemes)))}.",
-            )
-        if scheme == "f16" and model.decoder.wide:
-            raise UnsupportedModelError(
-                f"{model.name} exceeds the range of f16, in which MLX would compute.",
-                hint="Build bf16 instead, which takes as many bytes.",
             )
         return scheme
 
