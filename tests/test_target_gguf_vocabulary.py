@@ -370,10 +370,18 @@ def test_gaps_between_added_ids_are_unused_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-Phi3", "my phi-3.5"])
 def test_a_name_that_llama_cpp_would_act_upon(name: str, tmp_path: Path) -> None:
-    """It changes "</s>" and others of a model of that name, and cannot load a vocabulary that lacks them."""
-    with_them, without = as_model(sentencepiece()), as_model(trained([byte_level(True)]))
-    with_them.text.tokenizer["added_tokens"].append({"id": 420, "content": "<|endoftext|>", "special": True})  # type: ignore[union-attr]
-    for model, kept in ((with_them, True), (without, False)):
+    """It lets most added tokens of a model of that name strip, and cannot load a vocabulary that lacks some."""
+    stripping, plain, without = (
+        as_model(sentencepiece()),
+        as_model(sentencepiece()),
+        as_model(trained([byte_level(True)])),
+    )
+    for model, strips in ((stripping, True), (plain, False)):
+        added = model.text.tokenizer["added_tokens"]  # type: ignore[union-attr]
+        added.append({"id": 420, "content": "<|endoftext|>", "special": True})
+        for token in added:
+            token["rstrip"] = strips and token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+    for model, kept in ((stripping, True), (plain, False), (without, False)):
         named = replace(model, name=name, decoder=decoder(model.decoder.n_vocab + 1))
         assert (metadata(named, "f32")["general.name"] == name) == kept
         llama_tokenize(named, ["x"], tmp_path)

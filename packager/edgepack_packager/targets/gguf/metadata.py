@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from edgepack.decoder import Decoder, LinearScaling, LongRopeScaling
-from edgepack_packager.targets import Model
+from edgepack_packager.targets import Model, Text
 from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
@@ -18,8 +18,10 @@ from edgepack_packager.targets.gguf.vocabulary import vocabulary
 # GGML_QNT_VERSION of ggml.h: the version of the block formats
 _QUANTIZATION_VERSION = 2
 
-# In a model named "phi-3" or "phi3", llama.cpp changes these tokens, and fails where one is missing.
+# In a model named "phi-3" or "phi3", llama.cpp lets every added token but the second three swallow the white space
+# that follows, and fails where one of all four is missing.
 _PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
+_PHI3_KEPT = _PHI3_TOKENS - {"</s>"}
 
 
 def metadata(model: Model, scheme: str) -> dict[str, Value]:
@@ -32,7 +34,7 @@ def metadata(model: Model, scheme: str) -> dict[str, Value]:
     general: dict[str, Value] = {
         "general.architecture": architecture.name,
         "general.type": "model",
-        "general.name": _name(model.name, words),
+        "general.name": _name(model.name, model.text),
         "general.alignment": U32(ALIGNMENT),
         "general.quantization_version": U32(_QUANTIZATION_VERSION),
         "general.file_type": U32(SCHEMES[scheme].file_type),
@@ -41,11 +43,15 @@ def metadata(model: Model, scheme: str) -> dict[str, Value]:
     return general | {f"{architecture.name}.{key}": value for key, value in keys.items()} | words
 
 
-def _name(name: str, words: dict[str, Value]) -> str:
-    tokens = words.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, list) and not _PHI3_TOKENS.issubset(tokens):
-        return re.sub("(phi)-?(3)", r"\1 \2", name, flags=re.IGNORECASE)
-    return name
+def _name(name: str, text: Text | None) -> str:
+    """Return the model's name, spelled so that llama.cpp tokenises as tokenizer.json does."""
+    added = {
+        token["content"]: bool(token.get("rstrip"))
+        for token in (text.tokenizer if text else {}).get("added_tokens") or []
+    }
+    if added.keys() >= _PHI3_TOKENS and all(strips == (token not in _PHI3_KEPT) for token, strips in added.items()):
+        return name
+    return re.sub("(phi)-?(3)", r"\1 \2", name, flags=re.IGNORECASE)
 
 
 def _sizes(decoder: Decoder) -> dict[str, Value]:
