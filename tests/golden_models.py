@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from oracle_models import ORACLE_MODELS
 
 from edgepack_packager import families
@@ -60,9 +59,3 @@ def digest(folder: Path) -> str:
     with open_checkpoint(folder) as checkpoint:
         paths = [folder / "config.json", *checkpoint.files]
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
-
-
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Return sum((found - expected)^2) / sum(expected^2), in float64."""
-    right = expected.astype(np.float64)
-    return float(np.sum((found - right) ** 2) / np.sum(right**2))

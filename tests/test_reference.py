@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from models import LLAMA3, make_llama
 from msgspec.structs import replace
+from variants import nmse
 
 from edgepack.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
@@ -31,7 +32,7 @@ def test_golden_logits(name: str, tmp_path: Path) -> None:
         found = reference.logits(families.open_model(checkpoint, golden_models.context(name)), golden["ids"].tolist())
 
     assert golden["ids"].tolist() == golden_models.ids(name, folder)
-    assert golden_models.nmse(found[:, golden["columns"]], golden["logits"]) <= 1e-10
+    assert nmse(found[:, golden["columns"]], golden["logits"]) <= 1e-10
 
 
 class Changed:
@@ -176,7 +177,7 @@ def deviation(name: str, scratch: Path, plant: Plant) -> float:
     with open_checkpoint(golden_models.folder(name, scratch)) as checkpoint:
         wrong = plant(families.open_model(checkpoint, golden_models.context(name)))
         found = reference.logits(wrong, golden["ids"].tolist())
-    return golden_models.nmse(found[:, golden["columns"]], golden["logits"])
+    return nmse(found[:, golden["columns"]], golden["logits"])
 
 
 def test_a_position_sees_only_those_before_it(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_small_blocks_give_the_same_logits(tmp_path: Path, monkeypatch: pytest.M
         whole = reference.logits(model, range(40))
         monkeypatch.setattr(weights, "BLOCK_ELEMENTS", 1000)
         blocks = reference.logits(model, range(40))
-    assert golden_models.nmse(blocks, whole) < 1e-12
+    assert nmse(blocks, whole) < 1e-12
 
 
 def test_progress_is_told_of_every_layer(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from decoders import describe
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
+from variants import nmse
 
 from edgepack import runtime
 from edgepack.decoder import Decoder, Rope
@@ -133,11 +134,6 @@ def expected_logits(decoder: Decoder, weights: Weights, ids: list[int]) -> NDArr
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w["ffn_up"].T)) @ w["ffn_down"].T
     logits: NDArray[np.float64] = rms_norm(x, weights["output_norm"]) @ weights["output"].T
     return logits
-
-
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float64] | NDArray[np.float32]) -> float:
-    assert found.shape == expected.shape
-    return float(((found - expected.astype(np.float64)) ** 2).sum() / (expected.astype(np.float64) ** 2).sum())
 
 
 @pytest.fixture(scope="module")

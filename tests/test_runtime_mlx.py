@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +16,28 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
+import variants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
+from variants import ReadBack, nmse, token_ids
 
 from edgepack.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.hardware import Hardware
-from edgepack.runtime import Options, Session, find
+from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.targets import Model, Reader
+from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
-from edgepack_packager.text import read_text
 from edgepack_packager.weights import blocks
 
 POSITIONS = 300
 
 
-def pack(source: Path, out: Path, scheme: str) -> Decoder:
-    """Write a variant of the checkpoint in ``source`` and return its decoder."""
-    out.mkdir()
-    with open_checkpoint(source) as checkpoint:
-        weights = families.open_model(checkpoint)
-        text = read_text(source, checkpoint.config, weights.decoder)
-        model = Model("tiny", weights.decoder, weights.dtype, checkpoint.config, text)
-        writer = find_target("mlx").open(out, model, scheme)
-        for name, start, stop in blocks(weights.decoder):
-            writer.write(name, start, weights.rows(name, start, stop))
-        writer.finish()
-        return weights.decoder
-
-
-def start(folder: Path, decoder: Decoder, **options: Any) -> Session:
-    chosen = Options(**{"context": 512, "threads": 1, "kv_cache": "f32", **options})
-    return find("mlx").open(folder, decoder, chosen)
-
-
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    exact = expected.astype(np.float64)
-    return float(np.square(found - exact).sum() / np.square(exact).sum())
-
-
-def token_ids(decoder: Decoder, count: int = POSITIONS) -> list[int]:
-    return [int(token) for token in np.random.default_rng(5).integers(0, decoder.n_vocab, count)]
+pack = partial(variants.pack, "mlx")
+start = partial(variants.start, "mlx")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +70,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def test_f32_variant_is_the_reference(name: str, tmp_path: Path) -> None:
     source = make_llama(tmp_path / "source", seed=7, **MODELS[name])
     decoder = pack(source, tmp_path / "f32", "f32")
-    ids = token_ids(decoder)
+    ids = token_ids(decoder, POSITIONS)
     with open_checkpoint(source) as checkpoint:
         expected = reference.logits(families.open_model(checkpoint), ids)
     session = start(tmp_path / "f32", decoder)
@@ -147,23 +125,11 @@ def test_quantised_variant_is_the_reference_of_its_own_weights(scheme: str, dtyp
     session.close()
 
 
-class ReadBack:
-    """The ``Weights`` that a finished variant holds."""
-
-    dtype = "f32"
-
-    def __init__(self, decoder: Decoder, reader: Reader) -> None:
-        self.decoder, self._reader = decoder, reader
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        return self._reader.rows(name, start, stop)
-
-
 # The contract ----------------------------------------------------------------------------------------------------
 
 
 def test_forward_forward_all_and_chunks_agree(tiny: tuple[Path, Decoder]) -> None:
-    ids = token_ids(tiny[1])
+    ids = token_ids(tiny[1], POSITIONS)
     whole = start(*tiny, chunk=512)
     expected = whole.forward_all(ids)
     whole.close()

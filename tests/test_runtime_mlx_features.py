@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import mlx.core as mx
 import msgspec
 import numpy as np
 import pytest
+import variants
 from decoders import RandomWeights, describe
 from numpy.typing import NDArray
+from variants import ReadBack, nmse, token_ids
 
 from edgepack.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
-from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
@@ -130,9 +132,7 @@ def pack(weights: Weights, folder: Path, scheme: str) -> Path:
     return folder
 
 
-def start(folder: Path, decoder: Decoder, **options: Any) -> Session:
-    chosen = Options(**{"context": 512, "threads": 1, "kv_cache": "f32", **options})
-    return find("mlx").open(folder, decoder, chosen)
+start = partial(variants.start, "mlx")
 
 
 def run(folder: Path, decoder: Decoder, ids: Sequence[int], **options: Any) -> NDArray[np.float32]:
@@ -142,30 +142,9 @@ def run(folder: Path, decoder: Decoder, ids: Sequence[int], **options: Any) -> N
     return logits
 
 
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    exact = expected.astype(np.float64)
-    return float(np.square(found - exact).sum() / np.square(exact).sum())
-
-
-def token_ids(decoder: Decoder, count: int = POSITIONS) -> list[int]:
-    return [int(token) for token in np.random.default_rng(5).integers(0, decoder.n_vocab, count)]
-
-
-class ReadBack:
-    """The ``Weights`` that a finished variant holds."""
-
-    dtype = "f32"
-
-    def __init__(self, folder: Path, decoder: Decoder) -> None:
-        self.decoder, self._reader = decoder, find_target("mlx").read(folder, decoder)
-
-    def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        return self._reader.rows(name, start, stop)
-
-
 def expected_of(folder: Path, decoder: Decoder, ids: Sequence[int]) -> NDArray[np.float32]:
     """Return the reference's logits of what a folder holds."""
-    return reference.logits(ReadBack(folder, decoder), ids)
+    return reference.logits(ReadBack(decoder, find_target("mlx").read(folder, decoder)), ids)
 
 
 def model_type(folder: Path) -> str:
@@ -176,7 +155,7 @@ def model_type(folder: Path) -> str:
 def test_f32_variant_is_the_reference_and_no_other_model(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     weights = RandomWeights(describe(**case.fields), seed=3)
-    decoder, ids = weights.decoder, token_ids(weights.decoder)
+    decoder, ids = weights.decoder, token_ids(weights.decoder, POSITIONS)
     expected = reference.logits(weights, ids)
     folder = pack(weights, tmp_path / "f32", "f32")
     assert model_type(folder) == case.kind
@@ -213,7 +192,7 @@ def windowed(
     """A packed decoder, with mlx's fused attention and with explicit scores; the reference's logits of 300 ids."""
     weights = RandomWeights(describe(**CASES[request.param].fields), seed=4)
     folder = pack(weights, tmp_path_factory.mktemp("windowed") / "f32", "f32")
-    return folder, weights.decoder, reference.logits(weights, token_ids(weights.decoder))
+    return folder, weights.decoder, reference.logits(weights, token_ids(weights.decoder, POSITIONS))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 23, 24, 25, 64])
@@ -225,7 +204,7 @@ def test_chunks_cross_the_window_anywhere(windowed: tuple[Path, Decoder, NDArray
 
 def test_steps_and_rewinds_see_what_has_left_the_window(windowed: tuple[Path, Decoder, NDArray[np.float32]]) -> None:
     folder, decoder, expected = windowed
-    ids = token_ids(decoder)
+    ids = token_ids(decoder, POSITIONS)
     session = start(folder, decoder, chunk=16)
     session.forward(ids[:100])
     assert nmse(np.stack([session.forward([token]) for token in ids[100:130]]), expected[100:130]) <= 1e-10
@@ -298,7 +277,7 @@ def native(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
 def test_mlx_lm_computes_the_same_model(name: str, tmp_path: Path) -> None:
     weights = RandomWeights(describe(**CASES[name].fields), seed=6)
     folder = pack(weights, tmp_path / "f32", "f32")
-    ids = token_ids(weights.decoder)[: EXACT_UP_TO.get(name, POSITIONS)]
+    ids = token_ids(weights.decoder, POSITIONS)[: EXACT_UP_TO.get(name, POSITIONS)]
     assert nmse(native(folder, ids), reference.logits(weights, ids)) <= 1e-9
 
 
@@ -306,7 +285,7 @@ def test_mlx_lm_computes_the_same_model(name: str, tmp_path: Path) -> None:
 def test_mlx_lm_is_another_model_beyond_a_window_that_it_ignores(name: str, tmp_path: Path) -> None:
     weights = RandomWeights(describe(**CASES[name].fields), seed=6)
     folder = pack(weights, tmp_path / "f32", "f32")
-    ids = token_ids(weights.decoder)
+    ids = token_ids(weights.decoder, POSITIONS)
     expected = reference.logits(weights, ids)
     assert nmse(native(folder, ids), expected) >= 1e-3
     assert nmse(run(folder, weights.decoder, ids), expected) <= 1e-10

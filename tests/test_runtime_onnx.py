@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,20 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import variants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
-from numpy.typing import NDArray
 from onnx import helper
+from variants import ReadBack, nmse, token_ids
 
 from edgepack.decoder import Decoder
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.hardware import Hardware
-from edgepack.runtime import Options, Session, find
+from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.targets import Model, Reader
 from edgepack_packager.targets import find as find_target
-from edgepack_packager.text import read_text
-from edgepack_packager.weights import Float32, blocks
 from edgepack_runtimes.onnx.check import check
 
 POSITIONS = 160
@@ -49,44 +48,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def pack(source: Path, out: Path, scheme: str) -> Decoder:
-    """Write a variant of the checkpoint in ``source`` and return its decoder."""
-    out.mkdir()
-    with open_checkpoint(source) as checkpoint:
-        weights = families.open_model(checkpoint)
-        text = read_text(source, checkpoint.config, weights.decoder)
-        model = Model("tiny", weights.decoder, weights.dtype, checkpoint.config, text)
-        writer = find_target("onnx").open(out, model, scheme)
-        for name, start, stop in blocks(weights.decoder):
-            writer.write(name, start, weights.rows(name, start, stop))
-        writer.finish()
-        return weights.decoder
-
-
-class ReadBack:
-    """``Weights`` of a finished variant, dequantised."""
-
-    dtype = "f32"
-
-    def __init__(self, decoder: Decoder, reader: Reader) -> None:
-        self.decoder, self.reader = decoder, reader
-
-    def rows(self, name: str, start: int, stop: int) -> Float32:
-        return self.reader.rows(name, start, stop)
-
-
-def start(folder: Path, decoder: Decoder, **options: Any) -> Session:
-    chosen = Options(**{"context": 512, "threads": 1, "kv_cache": "f32", **options})
-    return find("onnx").open(folder, decoder, chosen)
-
-
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    exact = expected.astype(np.float64)
-    return float(np.square(found - exact).sum() / np.square(exact).sum())
-
-
-def token_ids(decoder: Decoder, count: int = POSITIONS) -> list[int]:
-    return [int(token) for token in np.random.default_rng(5).integers(0, decoder.n_vocab, count)]
+pack = partial(variants.pack, "onnx")
+start = partial(variants.start, "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +74,7 @@ def session(tiny: tuple[Path, Decoder]) -> Iterator[Session]:
 def test_f32_is_the_reference(tmp_path: Path, name: str) -> None:
     source = make_llama(tmp_path / "source", **MODELS[name])
     decoder = pack(source, tmp_path / "variant", "f32")
-    ids = token_ids(decoder)
+    ids = token_ids(decoder, POSITIONS)
     with open_checkpoint(source) as checkpoint:
         expected = reference.logits(families.open_model(checkpoint), ids)
     session = start(tmp_path / "variant", decoder, chunk=64)
@@ -140,7 +103,7 @@ def with_exact_activations(folder: Path) -> None:
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations to 8 bits in blocks of 32."""
     decoder = pack(make_llama(tmp_path / "source", **MODELS[name]), tmp_path / "variant", scheme)
-    ids = token_ids(decoder)
+    ids = token_ids(decoder, POSITIONS)
     reader = find_target("onnx").read(tmp_path / "variant", decoder)
     expected = reference.logits(ReadBack(decoder, reader), ids)
     reader.close()

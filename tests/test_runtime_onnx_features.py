@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from decoders import RandomWeights, describe
-from numpy.typing import NDArray
+from variants import ReadBack, nmse
 
 from edgepack.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
-from edgepack_packager.targets import Model, Reader, Text
+from edgepack_packager.targets import Model, Text
 from edgepack_packager.targets import find as find_target
 from edgepack_packager.weights import Float32, Weights, blocks
 
@@ -134,25 +134,8 @@ def run(folder: Path, decoder: Decoder, ids: list[int], chunk: int = 512) -> Flo
     return found
 
 
-def nmse(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    exact = expected.astype(np.float64)
-    return float(np.square(found - exact).sum() / np.square(exact).sum())
-
-
 def token_ids(count: int = POSITIONS) -> list[int]:
     return [int(token) for token in np.random.default_rng(5).integers(1, 128, count)]
-
-
-class ReadBack:
-    """``Weights`` of a finished variant, dequantised."""
-
-    dtype = "f32"
-
-    def __init__(self, decoder: Decoder, reader: Reader) -> None:
-        self.decoder, self.reader = decoder, reader
-
-    def rows(self, name: str, start: int, stop: int) -> Float32:
-        return self.reader.rows(name, start, stop)
 
 
 @pytest.mark.parametrize("name", FEATURES)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from decoders import RandomWeights, describe
 from gguf_decoders import DECODERS, FAR, FAR_LINEAR, GLOBAL, LOCAL, LONG, SHORT, WINDOW, rope
+from variants import nmse
 
 from edgepack import runtime
 from edgepack.decoder import Attention, Decoder
@@ -47,10 +48,6 @@ def opened(folder: Path, decoder: Decoder, chunk: int = 512) -> Iterator[Session
         pytest.skip(str(error))
     yield session
     session.close()
-
-
-def nmse(found: Float32, expected: Float32) -> float:
-    return float(np.square(found - expected.astype(np.float64)).sum() / np.square(expected.astype(np.float64)).sum())
 
 
 class WithoutMlps(RandomWeights):
