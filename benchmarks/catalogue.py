@@ -28,15 +28,20 @@ from edgepack_packager.source import catalog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from hub import TOKEN, Hub
+from text_side import write_json
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The config and the tokenizer in SHARED that a model gets, and what differs from that config."""
+    """The config and the tokenizer in SHARED that a model gets, and what differs from that config.
+
+    ``tokens`` are special tokens, with their published ids, that the small tokenizer gets where none is in SHARED.
+    """
 
     config: str
     tokenizer: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 def _sizes(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int) -> dict[str, int]:
@@ -69,7 +74,7 @@ MODELS: Mapping[str, Facts] = {
     "llama-3.2-1b": Facts("Llama-3.2-1B-Instruct", "llama-3.2"),
     "llama-3.2-3b": Facts("Llama-3.2-3B-Instruct", "llama-3.2"),
     "phi-3.5-mini": Facts("Phi-3.5-mini-instruct", "phi-3.5-mini"),
-    "phi-4-mini": Facts("Phi-4-mini-reasoning"),
+    "phi-4-mini": Facts("Phi-4-mini-reasoning", tokens={"<|endofprompt|>": 199999, "<|end|>": 200020}),
     "gemma-2-2b": Facts("gemma-2-2b-it"),
     "gemma-3-270m": Facts("gemma-3-270m-it"),
     "gemma-3-1b": Facts("gemma-3-1b-it"),
@@ -122,7 +127,20 @@ def _model(name: str, shared: Path, scratch: Path) -> Path:
     config.pop("head_dim", None) if "hidden_size" in facts.changes and "Qwen3" not in facts.config else None
     layers = max(2, len(families.describe(config).pattern))
     text = shared / "tokenizers" / facts.tokenizer if facts.tokenizer else None
-    return make(config, folder, layers=layers, text=text)
+    make(config, folder, layers=layers, text=text)
+    if facts.tokens:
+        _add_tokens(folder, facts.tokens)
+    return folder
+
+
+def _add_tokens(folder: Path, tokens: Mapping[str, int]) -> None:
+    """Give the small tokenizer special tokens at their published ids, with the gap that this leaves before them."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    like = tokenizer["added_tokens"][0]
+    tokenizer["model"]["vocab"] |= tokens
+    tokenizer["added_tokens"] += [like | {"id": id, "content": content} for content, id in tokens.items()]
+    write_json(path, tokenizer)
 
 
 def _build(entry: catalog.Entry, folder: Path, scratch: Path, recipe: list[str]) -> dict[str, Any]:
