@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from edgepack.errors import ContextError as ContextError
     from edgepack.errors import ContextTooLargeError as ContextTooLargeError
     from edgepack.errors import EdgepackError as EdgepackError
+    from edgepack.errors import EngineCrashedError as EngineCrashedError
     from edgepack.errors import EngineError as EngineError
     from edgepack.errors import EngineMissingError as EngineMissingError
+    from edgepack.errors import EngineTimeoutError as EngineTimeoutError
     from edgepack.errors import LicenceError as LicenceError
     from edgepack.errors import OutputExistsError as OutputExistsError
     from edgepack.errors import PromptTooLongError as PromptTooLongError
     from edgepack.errors import ProofError as ProofError
     from edgepack.errors import ReplayError as ReplayError
+    from edgepack.errors import SchemaError as SchemaError
     from edgepack.errors import SourceError as SourceError
     from edgepack.errors import UnknownOptionError as UnknownOptionError
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
@@ -64,12 +67,15 @@ _HOME = {
             "ContextTooLargeError",
             "EdgepackError",
             "EngineError",
+            "EngineCrashedError",
             "EngineMissingError",
+            "EngineTimeoutError",
             "LicenceError",
             "OutputExistsError",
             "PromptTooLongError",
             "ProofError",
             "ReplayError",
+            "SchemaError",
             "SourceError",
             "UnknownOptionError",
             "UnsupportedModelError",

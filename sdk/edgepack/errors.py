@@ -2,7 +2,8 @@
 
 EdgepackError
 ├── UsageError (ValueError)              an argument that cannot be honoured: unknown target, quantisation, value
-│   └── UnknownOptionError (TypeError)   a keyword that nothing here knows
+│   ├── UnknownOptionError (TypeError)   a keyword that nothing here knows
+│   └── SchemaError                      a schema, regex, grammar or tool that cannot bind an answer
 ├── SourceError (ValueError)             the model to convert is missing, damaged or inconsistent
 │   └── UnsupportedModelError            an architecture or a feature that edgepack does not build yet
 ├── BuildError                           a build that could not be finished; nothing was left behind
@@ -16,6 +17,8 @@ EdgepackError
 │   └── ReplayError                      the bundle's vectors give something else with this machine's libraries
 ├── EngineError (RuntimeError)           an engine that failed
 │   ├── EngineMissingError               not installed, or no installed engine can run the bundle here
+│   ├── EngineCrashedError               the process of an isolated engine ended
+│   ├── EngineTimeoutError (TimeoutError)  an isolated engine did not answer in time
 │   └── Cancelled                        the caller asked a session to stop
 └── ContextError (ValueError)            the tokens or the memory do not fit
     ├── ContextTooLargeError             the context asked for exceeds memory or what was verified
@@ -46,6 +49,10 @@ class UsageError(EdgepackError, ValueError):
 
 class UnknownOptionError(UsageError, TypeError):
     """A keyword that nothing here knows."""
+
+
+class SchemaError(UsageError):
+    """A schema, a regex, a grammar or a tool that cannot bind an answer."""
 
 
 class SourceError(EdgepackError, ValueError):
@@ -100,6 +107,14 @@ class EngineMissingError(EngineError):
     """An engine is not installed, or no installed engine can run the bundle on this machine."""
 
 
+class EngineCrashedError(EngineError):
+    """The process of an isolated engine ended; the next call starts another."""
+
+
+class EngineTimeoutError(EngineError, TimeoutError):
+    """An isolated engine did not answer in time and was ended; the next call starts another."""
+
+
 class Cancelled(EngineError):  # noqa: N818 - a state that the caller asked for, not a fault
     """A session was asked to stop in the middle of its work."""
 
@@ -116,11 +131,39 @@ class PromptTooLongError(ContextError):
     """The prompt is longer than the context that was loaded."""
 
 
+# What other tools call the same thing.
+_ALIASES = {
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "num_predict": "max_tokens",
+    "n_predict": "max_tokens",
+    "temp": "temperature",
+    "repeat_penalty": "repetition_penalty",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "random_seed": "seed",
+    "top_logprobs": "n_best",
+    "response_format": "json_schema",
+    "format": "json_schema",
+    "num_ctx": "context",
+    "n_ctx": "context",
+    "max_seq_len": "context",
+    "context_length": "context",
+    "n_threads": "threads",
+    "num_threads": "threads",
+    "engine": "backend",
+    "runtime": "backend",
+    "cache_type": "kv_cache",
+}
+
+
 def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ``UnknownOptionError`` for the first keyword that is not known, with the known one that is closest."""
+    """Raise ``UnknownOptionError`` for the first keyword that is not known, with the known one that it means."""
     known = list(known)
     for name in given:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
+            alias = _ALIASES.get(name)
+            close = [alias] if alias in known else get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"It takes: {', '.join(known)}."
             raise UnknownOptionError(f"{what} has no option {name!r}.", hint=hint)

@@ -100,6 +100,11 @@ class FakeSession:
         self._noise = np.random.default_rng(0).standard_normal(2 * n_vocab).astype(np.float32)
 
     @property
+    def device(self) -> str:
+        """A processor."""
+        return "cpu"
+
+    @property
     def length(self) -> int:
         """Tokens in the cache."""
         return len(self._states) - 1

@@ -55,6 +55,11 @@ class Session(Protocol):
     """
 
     @property
+    def device(self) -> str:
+        """What the weights are computed on: "cpu", "metal" or "cuda", read from the engine after the load."""
+        ...
+
+    @property
     def length(self) -> int:
         """Tokens in the KV cache."""
         ...
@@ -82,6 +87,22 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory. Safe to call twice; any other call afterwards raises ``EngineError``."""
+        ...
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A session whose KV cache can be taken out and put back."""
+
+    def snapshot(self) -> bytes:
+        """Return the cache in a form of the engine's own, for a session of the same variant, engine and options."""
+        ...
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot; ``length`` is then the snapshot's.
+
+        Raises ``ValueError`` for bytes that are no snapshot of such a session, with the cache as it was or empty.
+        """
         ...
 
 

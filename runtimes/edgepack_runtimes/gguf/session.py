@@ -31,6 +31,7 @@ class Native:
     """The model, the context and the batch of one session, freed once: by ``close``, by the collector, or at exit."""
 
     def __init__(self, library: Library, model: int, context: int, chunk: int) -> None:
+        self.library = library
         self.native = library.native
         self.model: int | None = model
         self.context: int | None = context
@@ -89,6 +90,11 @@ class GgufSession:
         # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._state = threading.RLock()
         self._finalizer = weakref.finalize(self, native.free)
+
+    @property
+    def device(self) -> str:
+        """What the layers were placed on."""
+        return self._native.library.devices()[0]
 
     @property
     def length(self) -> int:

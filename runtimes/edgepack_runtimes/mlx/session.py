@@ -76,6 +76,11 @@ class MlxSession:
         self._cancelled = False
 
     @property
+    def device(self) -> str:
+        """What the arrays are evaluated on: "metal" or "cpu"."""
+        return "metal" if self._device == mx.Device(mx.gpu) else "cpu"
+
+    @property
     def length(self) -> int:
         """Tokens in the KV cache."""
         self._check_owner()

@@ -59,6 +59,11 @@ class OnnxSession:
         self._bound_ids = 0
 
     @property
+    def device(self) -> str:
+        """What the graph runs on, by the providers that the engine registered for it."""
+        return {"CUDAExecutionProvider": "cuda"}.get(self._engine.get_providers()[0], "cpu")
+
+    @property
     def length(self) -> int:
         """Tokens in the KV cache."""
         return self._length
