@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, c_char, c_int8, c_int32
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
+from edgepack_runtimes.gguf.state import read_state, write_state
 
 Float32 = NDArray[np.float32]
 
@@ -78,9 +81,21 @@ class Native:
 class GgufSession:
     """A ``Session`` on llama.cpp, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``."""
 
-    def __init__(self, native: Native, *, path: Path, n_vocab: int, context: int, chunk: int) -> None:
+    def __init__(
+        self,
+        native: Native,
+        *,
+        path: Path,
+        device: str,
+        facts: Mapping[str, str],
+        n_vocab: int,
+        context: int,
+        chunk: int,
+    ) -> None:
         self._native = native
         self._path = path
+        self._device = device
+        self._facts = facts
         self._n_vocab = n_vocab
         self._context = context
         self._chunk = chunk
@@ -93,8 +108,8 @@ class GgufSession:
 
     @property
     def device(self) -> str:
-        """What the layers were placed on."""
-        return self._native.library.devices()[0]
+        """What the layers were placed on, see ``placement``."""
+        return self._device
 
     @property
     def length(self) -> int:
@@ -119,8 +134,28 @@ class GgufSession:
         if not 0 <= length <= self._length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self._length} tokens")
         if length < self._length:
-            with self._native.busy:
+            with self._inside():
                 self._forget(length)
+
+    def snapshot(self) -> bytes:
+        """Return the cache as llama.cpp writes it, sealed with what it belongs to."""
+        self._enter()
+        with self._inside() as native:
+            payload = write_state(native.native, native.context)
+        if payload is None:
+            raise EngineError(f"llama.cpp cannot write the state of {self._path}.")
+        return snapshot.seal(self._facts, self._length, payload)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot. Raises ``ValueError``; where llama.cpp refuses it, the cache is empty."""
+        self._enter()
+        length, payload = snapshot.unseal(state, self._facts, self._context)
+        with self._inside() as native:
+            self._forget(0)  # the state of an empty cache would leave another as it is
+            if read_state(native.native, native.context, payload) != length:
+                self._forget(0)
+                raise ValueError(f"llama.cpp refuses the snapshot of {length} tokens for {self._path}.")
+            self._length = length
 
     def cancel(self) -> None:
         """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
@@ -143,6 +178,14 @@ class GgufSession:
             )
         if self._running:
             raise EngineError(f"The session on {self._path} was called in the middle of a forward.")
+
+    @contextmanager
+    def _inside(self) -> Iterator[Native]:
+        """Keep the context to this call: at exit it may be freed in the main thread while this one goes on."""
+        with self._native.busy:
+            if self._native.context is None:
+                raise self._closed()
+            yield self._native
 
     def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
         self._enter()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 
 class LayerCache:
@@ -28,6 +30,18 @@ class LayerCache:
             self.keys[..., first : self.offset, :].astype(keys.dtype),
             self.values[..., first : self.offset, :].astype(values.dtype),
         )
+
+    def filled(self) -> list[memoryview]:
+        """Return the keys and the values that the cache holds, as bytes: uint8 [KV heads, offset, bytes of a head]."""
+        parts = (self.keys[0, :, : self.offset], self.values[0, :, : self.offset])
+        return [np.asarray(mx.contiguous(part).view(mx.uint8)).data for part in parts]
+
+    def fill(self, keys: NDArray[np.uint8], values: NDArray[np.uint8]) -> None:
+        """Replace what the cache holds with the bytes that ``filled`` gave."""
+        self.offset = keys.shape[1]
+        self.keys[0, :, : self.offset] = mx.array(keys).view(self.keys.dtype)
+        self.values[0, :, : self.offset] = mx.array(values).view(self.values.dtype)
+        mx.eval(self.keys, self.values)
 
 
 def seen_before(offset: int, window: int | None) -> int:

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Options
@@ -66,6 +67,7 @@ class MlxSession:
         self._context = options.context
         self._chunk = options.chunk
         self._device = device
+        self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
         shape = (1, decoder.n_kv_heads, options.context, decoder.head_dim)
         windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
@@ -102,6 +104,23 @@ class MlxSession:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
         for layer in self._cache:
             layer.offset = length
+
+    def snapshot(self) -> bytes:
+        """Return the keys and values of each layer, [KV heads, length, head dimension] in the cache's type, sealed."""
+        length = self.length
+        with mx.stream(self._device):
+            parts = [part for layer in self._cache for part in layer.filled()]
+        return snapshot.seal(self._facts, length, parts)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
+        self._check_owner()
+        length, payload = snapshot.unseal(state, self._facts, self._context)
+        shape = self._cache[0].keys[0, :, :length].view(mx.uint8).shape
+        parts = np.frombuffer(payload, np.uint8).reshape(len(self._cache), 2, *shape)
+        with mx.stream(self._device):
+            for layer, (keys, values) in zip(self._cache, parts, strict=True):
+                layer.fill(keys, values)
 
     def cancel(self) -> None:
         """Stop a forward that is running, at the end of its chunk. From any thread."""

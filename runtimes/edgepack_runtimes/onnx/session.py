@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.decoder import Decoder
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Options
@@ -41,6 +42,7 @@ class OnnxSession:
 
         self._decoder = decoder
         self._options = options
+        self._facts = snapshot.facts("onnx", decoder, options.kv_cache)
         self._owner = threading.get_ident()
         self._length = 0
         self._lock = threading.Lock()
@@ -88,6 +90,21 @@ class OnnxSession:
         self._check_use()
         if not 0 <= length <= self._length:
             raise ValueError(f"The cache holds {self._length} tokens; it cannot be rewound to {length}.")
+        self._length = length
+
+    def snapshot(self) -> bytes:
+        """Return the keys and values of each layer, float32 [KV heads, length, head dimension], sealed."""
+        self._check_use()
+        return snapshot.seal(self._facts, self._length, [part.tobytes() for part in self._filled(self._length)])
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
+        self._check_use()
+        length, payload = snapshot.unseal(state, self._facts, self._options.context)
+        parts = self._filled(length)
+        values = np.frombuffer(payload, np.float32).reshape(len(parts), *parts[0].shape)
+        for part, saved in zip(parts, values, strict=True):
+            part[:] = saved
         self._length = length
 
     def cancel(self) -> None:
@@ -153,6 +170,10 @@ class OnnxSession:
             with self._lock:
                 self._running = False
                 self._run_options.terminate = False
+
+    def _filled(self, length: int) -> list[Float32]:
+        """Return the first positions of each cache, in place: float32 [KV heads, length, head dimension]."""
+        return [cache[0, :, :length] for cache in self._caches]
 
     def _checked(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         self._check_use()
