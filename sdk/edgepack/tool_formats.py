@@ -1,0 +1,183 @@
+"""How models write tool calls: one row a format, chosen by what a chat template writes itself.
+
+An answer is text, then marked calls, or nothing but calls whose mark is a special token and so has no text. What is
+found is JSON as the model wrote it: whether it is a call of a known tool with valid arguments is not known here.
+Every character is looked at a bounded number of times, because a hostile text can be as long as a context.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from edgepack.errors import SchemaError, ToolCallError
+
+# The templates of families differ in the key; models also write the other one.
+ARGUMENTS = ("arguments", "parameters")
+
+# The beginning of a call that JSON cannot read to its end: its name, perhaps cut, and perhaps the key that follows.
+# No two repetitions stand side by side, so that what does not match is given up in linear time.
+_HEAD = re.compile(
+    r'\[?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"]*)'
+    r'(?:(?P<closed>")(?P<key>\s*,\s*"(?:arguments|parameters)")?)?'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to write calls: JSON between ``opening`` and ``closing``, an object or a list of objects.
+
+    ``markers``: what a template that teaches the format has in its text, backslashes aside, all of them.
+    ``bare``: the character that an answer without the opening mark begins with when it is nothing but calls, None
+    where the mark is always text. ``separator`` joins several objects after one mark.
+    ``in_system``: the template takes the definitions from the field ``tools`` of a system message, as text.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    opening: str
+    closing: str = ""
+    bare: str | None = None
+    separator: str | None = None
+    in_system: bool = False
+
+    def split(self, text: str, names: Collection[str]) -> tuple[str, list[Any]]:
+        """Return the text without its calls, and the JSON of each call; the text as it is where it has none.
+
+        ``names`` are the tools', by which the beginning of a call is told from another JSON answer.
+        Raises ``ToolCallError`` for a text that begins a call and does not end it in the format.
+        """
+        start = _after_reasoning(text)
+        bare = self._bare_calls(text, _after_space(text, start), names)
+        if bare is not None:
+            return (text[:start].strip(), bare) if bare else (text, [])
+        begin = text.find(self.opening, start)
+        if begin < 0:
+            return text, []
+        pieces, calls, end = [], [], 0
+        while begin >= 0:
+            pieces.append(text[end:begin])
+            values, end = self._values(text, begin + len(self.opening))
+            calls += values
+            if self.closing and text.startswith(self.closing, end):
+                end += len(self.closing)
+            elif end < len(text) and not text.startswith(self.opening, end):
+                raise self._followed(text, end)
+            begin = text.find(self.opening, end)
+        pieces.append(text[end:])
+        return "\n".join(piece.strip() for piece in pieces if piece.strip()), calls
+
+    def _bare_calls(self, text: str, at: int, names: Collection[str]) -> list[Any] | None:
+        """Return the calls of an answer that is nothing but JSON, None for one that is not.
+
+        This goes before the search for marks, because a mark inside a string is none.
+        """
+        if self.bare is None or not text.startswith(self.bare, at):
+            return None
+        try:
+            values, end = self._values(text, at)
+        except ToolCallError:
+            if _begins_call(text[at:], names):
+                raise
+            return None
+        calls = values if all(_is_call(value, names) for value in values) else []
+        if end < len(text):
+            if calls:
+                raise self._followed(text, end)
+            return None
+        return calls
+
+    def _followed(self, text: str, at: int) -> ToolCallError:
+        expected = repr(self.closing) if self.closing else "its end"
+        return ToolCallError(f"A tool call is followed by {text[at : at + 20]!r} instead of {expected}.", text=text)
+
+    def _values(self, text: str, at: int) -> tuple[list[Any], int]:
+        """Return the objects that begin at an index, and the index of what follows them and white space."""
+        values: list[Any] = []
+        while True:
+            value, at = _json(text, _after_space(text, at))
+            if value == []:
+                raise ToolCallError("A list of tool calls is empty.", text=text)
+            values += value if isinstance(value, list) else [value]
+            at = _after_space(text, at)
+            if self.separator is None or not text.startswith(self.separator, at):
+                return values, at
+            at += len(self.separator)
+
+
+# The more specific before the more general. Templates of the same models that teach other forms (calls in XML tags of
+# their own, in Python, after a name) have none of these markers.
+FORMATS = (
+    Format("Hermes", ("<tool_call>", '"arguments":'), "<tool_call>", "</tool_call>"),
+    Format("Llama 3", ('{"name": function name, "parameters":',), "<|python_tag|>", bare="{", separator=";"),
+    Format("Mistral", ("[TOOL_CALLS][",), "[TOOL_CALLS]", bare="["),
+    Format("Mistral", ("[TOOL_CALLS] [",), "[TOOL_CALLS]", bare="["),
+    Format("Phi-4-mini", ("<|tool|>", "<|/tool|>"), "<|tool_call|>", "<|/tool_call|>", bare="[", in_system=True),
+    Format("Granite", ("<|tool_call|>",), "<|tool_call|>", bare="["),
+)
+
+
+def format_of(template_source: str) -> Format:
+    """Return the format that a chat template teaches. Raises ``SchemaError`` where it is none of the table."""
+    written = template_source.replace("\\", "")
+    for each in FORMATS:
+        if all(marker in written for marker in each.markers):
+            return each
+    raise SchemaError(
+        "This bundle's chat template writes tool calls in no form that is known here.",
+        hint=f"Known are those of {', '.join(dict.fromkeys(each.name for each in FORMATS))}.",
+    )
+
+
+def _after_reasoning(text: str) -> int:
+    """Return where the answer begins: what a model thinks aloud may speak of calls, and calls nothing."""
+    if not text.lstrip().startswith("<think>"):
+        return 0
+    end = text.find("</think>")
+    return len(text) if end < 0 else end + len("</think>")
+
+
+def _after_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def _is_call(value: object, names: Collection[str]) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return False
+    return value["name"] in names or any(key in value for key in ARGUMENTS)
+
+
+def _begins_call(answer: str, names: Collection[str]) -> bool:
+    head = _HEAD.match(answer)
+    if head is None:
+        return False
+    if head["closed"]:
+        return head["name"] in names or head["key"] is not None
+    return any(name.startswith(head["name"]) for name in names)
+
+
+def _json(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, at)
+    except RecursionError:
+        reason = "too many brackets inside one another"
+    except ValueError as error:
+        reason = str(error)
+    raise ToolCallError(f"A tool call is not JSON: {reason}.", text=text)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:20]} is no finite number")
+    return value
+
+
+# Not strict: small models write line breaks inside strings, which leaves no doubt what is meant.
+_DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=_finite)
