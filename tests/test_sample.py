@@ -14,6 +14,7 @@ from edgepack.errors import EngineError, UsageError
 from edgepack.sample import Sampler, Sampling
 
 Logits = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 SETTINGS = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.01, 0.3, 0.7, 1.0, 1.7, 50.0]),
@@ -26,19 +27,21 @@ SETTINGS = st.builds(
 
 
 class Definition:
-    """The seven rules of ``edgepack.sample``, in order, on the whole vocabulary."""
+    """The rules of ``edgepack.sample``, in order, on the whole vocabulary."""
 
     def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
         self.s = sampling
         self.seen = list(prompt)
         self.random = np.random.Generator(np.random.PCG64(sampling.seed))
 
-    def __call__(self, logits: Logits) -> int:
+    def __call__(self, logits: Logits, allowed: Mask | None = None) -> int:
         with np.errstate(over="ignore"):
-            return self.draw(logits)
+            return self.draw(logits, allowed)
 
-    def draw(self, logits: Logits) -> int:
+    def draw(self, logits: Logits, allowed: Mask | None) -> int:
         s, x = self.s, logits.copy()
+        if allowed is not None:
+            x[~allowed] = -np.inf
         for token in set(self.seen):
             penalty = np.float32(s.repetition_penalty)
             x[token] = x[token] / penalty if x[token] > 0 else x[token] * penalty
@@ -78,6 +81,39 @@ def test_small_vocabularies_follow_the_definition(sampling: Sampling, values: li
         assert ours(logits) == definition(logits)
 
 
+@given(SETTINGS, st.integers(1, 300), st.data())
+def test_a_mask_comes_before_every_other_rule(sampling: Sampling, size: int, data: st.DataObject) -> None:
+    logits = np.array(data.draw(st.lists(st.integers(-9, 9), min_size=size, max_size=size)), np.float32)
+    before = logits.copy()
+    prompt = data.draw(st.lists(st.integers(0, size - 1), max_size=5))
+    ours, definition = Sampler(sampling, prompt), Definition(sampling, prompt)
+    for _ in range(4):
+        allowed = np.zeros(size, np.bool_)
+        allowed[data.draw(st.lists(st.integers(0, size - 1), min_size=1))] = True
+        token = ours(logits, allowed)
+        assert allowed[token]
+        assert token == definition(logits, allowed)
+    assert logits.tobytes() == before.tobytes()
+
+
+def test_what_a_mask_forbids_may_be_no_number() -> None:
+    logits = np.array([math.nan, 1, math.inf, 2], np.float32)
+    for temperature in (0.0, 0.01):
+        sampler = Sampler(Sampling(temperature=temperature, seed=1), [])
+        assert sampler(logits, np.array([False, True, False, True])) == 3
+        with pytest.raises(EngineError, match="nan"):
+            sampler(logits, np.array([True, True, False, False]))
+
+
+def test_a_mask_that_allows_nothing_or_is_of_another_vocabulary_is_a_mistake() -> None:
+    sampler, logits = Sampler(Sampling(), []), np.zeros(4, np.float32)
+    with pytest.raises(ValueError, match="allows no token"):
+        sampler(logits, np.zeros(4, np.bool_))
+    for size in (1, 3, 5):
+        with pytest.raises(ValueError, match="shape"):
+            sampler(logits, np.ones(size, np.bool_))
+
+
 def peaked(random: np.random.Generator) -> Logits:
     logits = random.standard_normal(20000) * 2.5
     logits[random.integers(0, 20000, 20)] += 12
@@ -115,8 +151,9 @@ def test_large_vocabularies_follow_the_definition(make: object) -> None:
     @given(SETTINGS)
     def follows(sampling: Sampling) -> None:
         ours, definition = Sampler(sampling, [1, 2, 3]), Definition(sampling, [1, 2, 3])
-        for _ in range(3):
-            assert ours(logits) == definition(logits)
+        for mask in (None, logits > np.median(logits), np.arange(logits.size) % 997 == 0):
+            allowed = mask if mask is not None and mask.any() else None
+            assert ours(logits, allowed) == definition(logits, allowed)
 
     follows()
 

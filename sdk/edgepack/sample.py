@@ -2,6 +2,7 @@
 
 It knows token ids and numbers only. The rules, in the order in which they apply:
 
+0. Where a mask says which tokens are allowed, the logits of all others are -inf.
 1. ``repetition_penalty`` r (CTRL, arXiv:1909.05858): the logit of each token of the prompt or of the text so far is
    divided by r where it is positive and multiplied by r where it is negative, in float32.
 2. ``temperature`` 0 takes the largest logit, the lowest id among equals, and nothing else applies.
@@ -105,14 +106,30 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(self.sampling.seed)) if sampling.temperature > 0 else None
         self._seen = _Seen(prompt_ids) if sampling.repetition_penalty != 1 else None
         self._scratch = _Scratch(0)
+        self._bound = np.empty(0, np.float32)
 
-    def __call__(self, logits: NDArray[np.float32]) -> int:
+    def __call__(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """Return the next token for logits, float32 [n_vocab], which are left as they are.
 
+        ``allowed``: bool [n_vocab], the tokens that may be chosen; None for all.
         Raises ``EngineError`` where the largest logit is not a finite number; a logit of -inf is never chosen.
+        Raises ``ValueError`` for a mask that allows nothing, or is of another length.
         """
         with np.errstate(over="ignore"):  # masks are often written as the lowest float32
-            return self._next(np.asarray(logits, dtype=np.float32))
+            x = np.asarray(logits, dtype=np.float32)
+            return self._next(x if allowed is None else self._masked(x, allowed))
+
+    def _masked(self, x: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return the logits with -inf where they are not allowed, in memory that the next call uses again."""
+        if allowed.shape != x.shape:
+            raise ValueError(f"the mask is of shape {allowed.shape}, the logits of {x.shape}")
+        if not allowed.any():
+            raise ValueError("the mask allows no token")
+        if self._bound.size != x.size:
+            self._bound = np.empty_like(x)
+        self._bound.fill(-np.inf)
+        np.copyto(self._bound, x, where=allowed)
+        return self._bound
 
     def _next(self, x: NDArray[np.float32]) -> int:
         if self._seen is not None:
@@ -133,7 +150,7 @@ class Sampler:
         s = self.sampling
         ids: NDArray[np.intp] | None = None
         if 0 < s.top_k < x.size:
-            ids = _largest(x, s.top_k)
+            ids = top_indices(x, s.top_k)
             x = x[ids]
         # What is below the floor has no weight beside the largest, or is cut by min_p; the margin covers rounding.
         reach = s.temperature * (-math.log(s.min_p) if s.min_p > 0 and s.top_p == 1 else _NEGLIGIBLE)
@@ -231,7 +248,7 @@ def _first_above(sums: NDArray[np.float64], weight: float) -> int:
     return int(sums.searchsorted(min(weight, float(np.nextafter(sums[-1], 0))), side="right"))
 
 
-def _largest(x: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+def top_indices(x: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     """Return the indices of the first k values in the order (-value, index), themselves in ascending order."""
     if k >= x.size:
         return np.arange(x.size)

@@ -1,0 +1,90 @@
+"""From a JSON schema, a regex or a grammar of the caller's to the one form that llguidance is given: Lark."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from edgepack.errors import SchemaError
+from edgepack.json_schema import string_leaves
+
+# One way to write each character: a key with another escape would pass for another key. And an end to white space:
+# deep indentation needs less, and a model that has lost its way writes it for ever.
+_JSON = {
+    "json_allowed_escapes": 'nrbtf\\"',
+    "whitespace_pattern": r"[ \t\r\n]{1,64}",
+    "coerce_one_of": False,
+    "lenient": False,
+}
+# Where the text is certain, llguidance would allow only the token with which its tokenizer would write it.
+_ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
+# What masks cannot do: count tokens, change the temperature, hide what was written.
+_ATTRIBUTE = re.compile(r"^[?!\w-]+\[[^]\n]*\b(max_tokens|temperature|stop) *=", re.MULTILINE)
+_QUOTED = re.compile(r""""((?:\\.|[^"\\\n])*)"|/((?:\\.|[^/\\\n])+)/""")
+_WORDS = 32  # that are worth a try
+_HINTS = {
+    "json_schema": "Ask for it in another way; the documentation of llguidance says what it can enforce.",
+    "regex": "The syntax is that of Rust's regex crate, without look-around and references.",
+    "grammar": "The syntax is llguidance's kind of Lark.",
+}
+
+
+def to_lark(kind: str, value: object) -> str:
+    """Return the grammar for a value of ``json_schema`` (a checked one), ``regex`` or ``grammar``.
+
+    Raises ``SchemaError`` for what llguidance finds invalid or cannot enforce, with its reason.
+    """
+    from llguidance import LLMatcher
+
+    if kind == "json_schema" and isinstance(value, Mapping):
+        text = "start: %json " + json.dumps({**value, "x-guidance": _JSON})
+    elif not isinstance(value, str):
+        raise SchemaError(f"{kind} is of type {type(value).__name__}.", hint="Pass a str.")
+    else:
+        text = _regex(value) if kind == "regex" else _grammar(value)
+    text += _ALL_TOKENS
+    _, complaints = LLMatcher.validate_grammar_with_warnings(text)
+    if complaints:
+        raise SchemaError(f"{kind}: {reason(complaints[0])}.", hint=_HINTS[kind])
+    return text
+
+
+def literals(kind: str, value: object) -> list[bytes]:
+    """Return what the patterns of a grammar may ask for among any other text, in the way that an answer writes it.
+
+    It is a guess: the runs of ordinary characters in the patterns. A mask does not show a word before it is complete.
+    """
+    if kind == "json_schema":
+        patterns = [str(leaf.get("pattern", "")) for leaf in string_leaves(value)]
+    elif kind == "regex":
+        patterns = [str(value)]
+    else:
+        patterns = [part[1] or part[2] for part in _QUOTED.finditer(str(value))]
+    spelled = (re.sub(r"\\(\W)|\\\w|[][^$.|?*+(){}]", lambda part: part[1] or "\0", each) for each in patterns)
+    runs = dict.fromkeys(run for each in spelled for run in each.split("\0") if run)
+    plain = (json.dumps(run, ensure_ascii=False)[1:-1] if kind == "json_schema" else run for run in runs)
+    return [run.encode() for run in plain][:_WORDS]
+
+
+def reason(complaint: str) -> str:
+    """Return the sentence in a complaint of llguidance's, which has many lines."""
+    if "no tokenizer" in complaint:
+        return "it names tokens, and an answer has none but those of its text"
+    lines = complaint.splitlines()
+    sentence = next((line for line in reversed(lines) if line.startswith("error: ")), lines[0])
+    return re.sub(r"^error: |^at 1\(8\): (failed to compile JSON schema: )?", "", sentence).strip(" .:")
+
+
+def _regex(regex: str) -> str:
+    from llguidance import regex_to_lark
+
+    if (len(regex) - len(regex.rstrip("\\"))) % 2:  # would be dropped without a word
+        raise SchemaError("regex: it ends in half an escape.", hint=_HINTS["regex"])
+    return f"start: /{regex_to_lark(regex, use_ascii='d')}/"
+
+
+def _grammar(grammar: str) -> str:
+    if found := _ATTRIBUTE.search(grammar):
+        raise SchemaError(f"grammar: a rule has the attribute {found[1]}.", hint="A mask cannot do that: remove it.")
+    return grammar
