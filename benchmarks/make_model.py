@@ -93,16 +93,28 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="keep the first so many layers")
     parser.add_argument("--text", type=Path, help="a folder whose tokenizer and template the model gets")
     parser.add_argument("--gain", type=float, default=GAIN)
+    parser.add_argument("--counts", action="store_true", help="a model that continues each token id with the next one")
     asked = parser.parse_args()
     fields = CONFIGS.get(asked.config) or json.loads(Path(asked.config).read_text())
-    print(make(fields, asked.folder, layers=asked.layers, text=asked.text, gain=asked.gain))
+    print(make(fields, asked.folder, layers=asked.layers, text=asked.text, gain=asked.gain, counts=asked.counts))
 
 
 def make(
-    fields: Mapping[str, Any], folder: Path, *, layers: int | None = None, text: Path | None = None, gain: float = GAIN
+    fields: Mapping[str, Any],
+    folder: Path,
+    *,
+    layers: int | None = None,
+    text: Path | None = None,
+    gain: float = GAIN,
+    counts: bool = False,
 ) -> Path:
-    """Write the checkpoint that a config.json describes and return its folder."""
+    """Write the checkpoint that a config.json describes and return its folder.
+
+    With ``counts``, what the blocks say is drowned by the embedding, and the head knows each row of it by the next id.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if counts:
+        fields, gain = {**fields, "tie_word_embeddings": False}, gain / 10
     if layers:
         fields = cut(fields, layers)
     prefix = "language_model." if "text_config" in fields else ""
@@ -110,6 +122,11 @@ def make(
     for number, part in enumerate(_shards(shapes(fields))):
         file = f"model-{number:05}.safetensors"
         tensors = {prefix + name: _values(name, shape, gain, fields) for name, shape in part.items()}
+        if counts and "lm_head.weight" in part:
+            embedding = "model.embed_tokens.weight"
+            tensors["lm_head.weight"] = 0.1 * np.roll(
+                _values(embedding, part["lm_head.weight"], gain, fields), 1, axis=0
+            )
         (folder / file).write_bytes(safetensors_bytes(tensors, "bf16"))
         weight_map |= dict.fromkeys(tensors, file)
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})

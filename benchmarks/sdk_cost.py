@@ -1,9 +1,9 @@
-"""What the SDK itself costs per token: everything but the engine's forward, at several lengths of the text.
+"""What the SDK itself costs per token, at several lengths of the text: everything but the engine's forward.
 
-    python benchmarks/sdk_cost.py BUNDLE [--backend gguf] [--lengths 100 2000] [--json sdk_cost.json]
+    python benchmarks/sdk_cost.py TOKENIZER.json [--lengths 100 4000] [--json sdk_cost.json]
 
-The session is wrapped, so that the CPU time of the calling thread inside ``forward`` is known and taken away. A bundle
-with a large vocabulary says most: sampling grows with it, nothing should grow with the length.
+The fake engine invents the logits of a vocabulary as large as the tokenizer's; the CPU time of the whole process is
+measured, on all its threads, and the time inside the fake's forward is taken away. Nothing may grow with the length.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-import edgepack
-from edgepack import runtime
-from edgepack.decoder import Decoder
-from edgepack.hardware import Hardware
-from edgepack.runtime import Options, Session, Support
+from edgepack import Model, fake
+from edgepack.fake import FakeRuntime, FakeSession
+from edgepack.runtime import Options
+from edgepack.tokenizer import Tokenizer
 
+SCHEMA = {"type": "array", "items": {"type": "string"}}
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "temperature 1": {"temperature": 1, "top_p": 1, "seed": 1},
@@ -32,83 +33,74 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top_k 40": {"temperature": 1, "top_k": 40, "top_p": 1, "seed": 1},
     "min_p 0.05": {"temperature": 1, "min_p": 0.05, "top_p": 1, "seed": 1},
     "all, and a penalty": {"temperature": 1, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.1, "seed": 1},
+    "greedy, 5 logprobs": {"temperature": 0, "n_best": 5},
+    "greedy, JSON schema": {"temperature": 0, "json_schema": SCHEMA, "stop": None},
 }
-TOKENS = 48
+TOKENS = 64
 
 
-class Watched:
-    """A session that adds up the CPU seconds of its thread inside ``forward``."""
+class Watched(FakeSession):
+    """A fake session that adds up the CPU seconds inside ``forward``."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.inside_s = 0.0
+    inside_s = 0.0
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         start = time.thread_time()
         try:
-            return self._session.forward(tokens)
+            return super().forward(tokens)
         finally:
             self.inside_s += time.thread_time() - start
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
+
+def fake_model(tokenizer_json: bytes, context: int) -> Model:
+    """Return a model over the watched fake, with a real tokenizer."""
+    tokenizer = Tokenizer(tokenizer_json, None, False)
+    base = fake.model().manifest
+    decoder = msgspec.structs.replace(base.decoder, n_vocab=tokenizer.n_tokens)
+    manifest = msgspec.structs.replace(base, decoder=decoder, stops=[])
+    options = Options(context=context, threads=1, kv_cache="f32")
+    return Model(
+        manifest=manifest,
+        setup=fake.setup(manifest, options),
+        opening=lambda: Watched(FakeRuntime(), decoder, options),
+        options=options,
+        tokenizer=tokenizer,
+        template=None,
+    )
 
 
-class WatchedRuntime:
-    """A runtime whose last session is watched."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._runtime = runtime.find(name)
-        self.session: Watched
-
-    def probe(self, hardware: Hardware) -> Support:
-        return self._runtime.probe(hardware)
-
-    def open(self, variant: Path, decoder: Decoder, options: Options) -> Any:
-        self.session = Watched(self._runtime.open(variant, decoder, options))
-        return self.session
-
-
-def per_token_ms(model: edgepack.Model, session: Watched, prompt: str, settings: dict[str, Any]) -> float:
-    """Return the median over tokens of the milliseconds between two forwards, without the forwards."""
+def per_token_ms(model: Model, prompt: str, settings: dict[str, Any]) -> float:
+    """Return the median over tokens of the milliseconds between two chunks, without the forwards."""
+    session: Any = model.desk.session
     costs = []
-    with model.stream(prompt, max_tokens=TOKENS, stop=["\n\n\n", "###"], **settings) as stream:
+    with model.stream(prompt, max_tokens=TOKENS, **({"stop": ["no such text", "nor this one"]} | settings)) as stream:
         next(stream)
-        inside, start = session.inside_s, time.thread_time()
-        for _ in stream:
-            now = time.thread_time()
-            costs.append(1000 * ((now - start) - (session.inside_s - inside)))
-            inside, start = session.inside_s, time.thread_time()
+        inside, start = session.inside_s, time.process_time()
+        for chunk in stream:
+            now = time.process_time()
+            costs.append(1000 * ((now - start) - (session.inside_s - inside)) / len(chunk.token_ids))
+            inside, start = session.inside_s, time.process_time()
     return statistics.median(costs)
-
-
-def prompt_of(model: edgepack.Model, length: int) -> str:
-    """Return a text of about that many tokens."""
-    piece = "One day a child asked the model how many apples are in three baskets. "
-    return piece * (length // len(model.tokenize(piece)))
 
 
 def main() -> None:
     """Print a line for each setting, with a column for each length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle")
-    parser.add_argument("--backend", default="gguf")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 2000])
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 4000])
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    watched = WatchedRuntime(asked.backend)
-    context = max(asked.lengths) + TOKENS + 16
-    with edgepack.load(asked.bundle, asked.backend, context, runtimes={asked.backend: watched}) as model:
+    with fake_model(asked.tokenizer.read_bytes(), max(asked.lengths) + 2 * TOKENS) as model:
         vocabulary = model.manifest.decoder.n_vocab
-        print(f"{model.variant.id}, vocabulary {vocabulary}: CPU ms of the SDK per token")
+        print(f"vocabulary {vocabulary}: CPU ms of the SDK per token")
         print(f"{'':20}" + "".join(f"{f'at {length}':>12}" for length in asked.lengths))
         rows: dict[str, dict[str, float]] = {}
         for name, settings in SETTINGS.items():
-            rows[name] = {}
-            for length in asked.lengths:
-                prompt = prompt_of(model, length)
-                rows[name][str(length)] = per_token_ms(model, watched.session, prompt, settings)
+            prompts = {
+                length: model.detokenize(model.tokenize("a b c d " * length)[:length]) for length in asked.lengths
+            }
+            per_token_ms(model, prompts[asked.lengths[0]], settings)  # what is made once
+            rows[name] = {str(length): per_token_ms(model, prompts[length], settings) for length in asked.lengths}
             print(f"{name:20}" + "".join(f"{value:12.3f}" for value in rows[name].values()), flush=True)
     if asked.json:
         asked.json.write_text(json.dumps({"vocabulary": vocabulary, "ms": rows}, indent=2) + "\n")

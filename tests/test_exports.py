@@ -14,11 +14,13 @@ from edgepack import errors
 NAMES = [
     "Bundle",
     "Chunk",
+    "Conversation",
     "FakeRuntime",
     "Model",
     "Plan",
     "Result",
     "__version__",
+    "aload",
     "load",
     "open_bundle",
     "plan",

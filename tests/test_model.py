@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 from threading import Thread
 from typing import Any
 
@@ -53,13 +54,12 @@ def sentencepiece(
     options = Options(context=64, threads=1, kv_cache="f32")
     return Model(
         manifest=manifest,
-        bundle_id="1" * 64,
-        variant=manifest.variants[0],
-        session=FakeRuntime(script).open(Path(), manifest.decoder, options),
+        setup=fake.setup(manifest, options),
+        opening=lambda: FakeRuntime(script).open(Path(), manifest.decoder, options),
         options=options,
         tokenizer=tokenizer,
         template=None if template is None else ChatTemplate(template, bos_token="<s>", eos_token="", date=None),
-        load_s=1.5,
+        began=perf_counter() - 1.5,
     )
 
 
@@ -370,7 +370,8 @@ def test_times_and_counts_fit_together() -> None:
     with sentencepiece("hello, world! the sea") as model:
         result = model.generate("by the sea")
     timings = result.timings
-    assert timings.load_s == 1.5
+    assert timings.load_s is not None
+    assert timings.load_s > 1.5
     assert timings.ttft_s is not None
     assert timings.ttft_s > 0
     assert timings.prefill_tps is not None
@@ -384,7 +385,10 @@ def test_a_result_is_json() -> None:
             chunk = next(stream)
             list(stream)
         document = json.loads(json.dumps(stream.result.to_dict()))
-    assert list(document) == ["text", "token_ids", "finish_reason", "stop", "sampling", "usage", "timings"]
+    assert list(document) == [
+        *("text", "token_ids", "finish_reason", "stop", "sampling", "usage", "timings"),
+        *("tool_calls", "repro"),
+    ]
     assert (document["token_ids"], document["sampling"]["seed"]) == ([72, 105], 1)
     assert set(document["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
     assert chunk.to_dict() == {"text": "H", "token_ids": [72]}

@@ -14,9 +14,9 @@ import edgepack
 from edgepack import FakeRuntime, first_open
 from edgepack.bundle import Bundle
 from edgepack.errors import ReplayError, UsageError
-from edgepack.first_open import state_folder
 from edgepack.loading import text_side
 from edgepack.replay import Replay, replay_text
+from edgepack.state import state_folder
 from edgepack.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer(small_bundle.tokenizer_json(), None, False)
@@ -125,7 +125,8 @@ def test_a_plain_text_gets_bos_and_a_prompt_only_the_templates_own(tmp_path: Pat
 
 
 def test_tools_and_variables_reach_the_template(template: Any, tmp_path: Path) -> None:
-    template("{{ tools|length if tools else 'none' }} {{ enable_thinking|default(true) }}")
+    form = """{# <tool_call> {"name": "f", "arguments": {}} </tool_call> #}"""
+    template(form + "{{ tools|length if tools else 'none' }} {{ enable_thinking|default(true) }}")
     with edgepack.load(bundle_of(tmp_path), runtimes={"fake": FakeRuntime([*ALPHABET.encode("Yes"), 257])}) as model:
         used = model.chat(USER, tools=[{"name": "f"}], variables={"enable_thinking": False}).usage.prompt_tokens
         assert (used, model.chat(USER).usage.prompt_tokens) == (len("1 False"), len("none True"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle as Bundle
     from edgepack.bundle import open_bundle as open_bundle
+    from edgepack.conversation import Conversation as Conversation
     from edgepack.errors import BuildError as BuildError
     from edgepack.errors import BundleDamagedError as BundleDamagedError
     from edgepack.errors import BundleError as BundleError
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from edgepack.errors import ReplayError as ReplayError
     from edgepack.errors import SchemaError as SchemaError
     from edgepack.errors import SourceError as SourceError
+    from edgepack.errors import ToolCallError as ToolCallError
     from edgepack.errors import UnknownOptionError as UnknownOptionError
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
     from edgepack.errors import UsageError as UsageError
     from edgepack.fake import FakeRuntime as FakeRuntime
+    from edgepack.loading import aload as aload
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
@@ -48,7 +51,9 @@ if TYPE_CHECKING:
 _HOME = {
     "Bundle": "bundle",
     "open_bundle": "bundle",
+    "Conversation": "conversation",
     "FakeRuntime": "fake",
+    "aload": "loading",
     "load": "loading",
     "plan": "loading",
     "Model": "model",
@@ -77,6 +82,7 @@ _HOME = {
             "ReplayError",
             "SchemaError",
             "SourceError",
+            "ToolCallError",
             "UnknownOptionError",
             "UnsupportedModelError",
             "UsageError",

@@ -55,6 +55,11 @@ class ChatTemplate:
             reason = str(error) or type(error).__name__
             raise BundleError(f"chat_template.jinja does not compile: {reason}.") from error
 
+    @property
+    def source(self) -> str:
+        """The template as it is written."""
+        return self._source
+
     @cached_property
     def reads(self) -> frozenset[str]:
         """The names that the template reads from outside: "messages", and perhaps "tools" or "enable_thinking"."""

@@ -21,9 +21,10 @@ from threading import Event, get_ident
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.chat import ChatTemplate
 from edgepack.decoder import Attention, Decoder, Rope
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.hardware import Hardware
 from edgepack.manifest import (
     VERSION,
@@ -41,6 +42,7 @@ from edgepack.manifest import (
 )
 from edgepack.manifest import Tokenizer as TokenizerFacts
 from edgepack.model import Model
+from edgepack.repro import Setup
 from edgepack.runtime import Options, Support
 from edgepack.tokenizer import BYTE_OF, Tokenizer
 
@@ -79,16 +81,19 @@ class FakeRuntime:
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> FakeSession:
         """Return a session of the decoder's vocabulary. The variant's folder is not read."""
-        return FakeSession(self, decoder.n_vocab, options)
+        if options.repack is not None:
+            raise UsageError(f"The runtime fake cannot be told repack={options.repack}.", hint="It has no weights.")
+        return FakeSession(self, decoder, options)
 
 
 class FakeSession:
     """A session of ``FakeRuntime``; see ``edgepack.runtime.Session`` for what each method promises."""
 
-    def __init__(self, runtime: FakeRuntime, n_vocab: int, options: Options) -> None:
+    def __init__(self, runtime: FakeRuntime, decoder: Decoder, options: Options) -> None:
         self._runtime = runtime
-        self._n_vocab = n_vocab
+        self._n_vocab = decoder.n_vocab
         self._options = options
+        self._facts = snapshot.facts("fake", decoder, options.kv_cache) | {"script": f"{hash(runtime.script):x}"}
         self._owner = get_ident()
         self._closed = False
         self._cancelled = Event()
@@ -97,7 +102,7 @@ class FakeSession:
         self._states = [0]  # a hash of the first n tokens, for each n
         self._said: int | None = None  # tokens of the script in the cache; None where it has not begun
         # Logits are a window into fixed noise: as cheap as one copy, and different for each state.
-        self._noise = np.random.default_rng(0).standard_normal(2 * n_vocab).astype(np.float32)
+        self._noise = np.random.default_rng(0).standard_normal(2 * decoder.n_vocab).astype(np.float32)
 
     @property
     def device(self) -> str:
@@ -125,6 +130,19 @@ class FakeSession:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
         del self._states[length + 1 :]
         self._said = None
+
+    def snapshot(self) -> bytes:
+        """Return the state after each token and how much of the script has been said, sealed."""
+        self._check()
+        said = 0 if self._said is None else self._said + 1
+        return snapshot.seal(self._facts, self.length, [np.array([said, *self._states], np.uint64).tobytes()])
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot."""
+        self._check()
+        length, payload = snapshot.unseal(state, self._facts, self._options.context)
+        said, *states = np.frombuffer(payload, np.uint64).reshape(length + 2).tolist()
+        self._states, self._said = states, said - 1 if said else None
 
     def cancel(self) -> None:
         """Stop a forward that is running."""
@@ -225,12 +243,13 @@ def model(
     fail_at: int | None = None,
     nan_at: int | None = None,
     before_step: Callable[[FakeSession], None] | None = None,
+    template: str = _TEMPLATE,
 ) -> Model:
     """Return a ``Model`` over a ``FakeRuntime``, made of nothing.
 
     Token ids 0 to 255 are the bytes of UTF-8, 256 is ``<|end|>``, which ends a turn, 257 is ``<|start|>``; there is
     no BOS. ``says`` is the answer to every prompt: a text, or ids for an answer that is no text or does not end.
-    The other arguments are ``FakeRuntime``'s.
+    ``template`` is the chat template; the other arguments are ``FakeRuntime``'s.
     """
     script = [*says.encode(), _END] if isinstance(says, str) else list(says)
     manifest = _manifest()
@@ -238,12 +257,30 @@ def model(
     runtime = FakeRuntime(script, fail_at=fail_at, nan_at=nan_at, before_step=before_step)
     return Model(
         manifest=manifest,
-        bundle_id="0" * 64,
-        variant=manifest.variants[0],
-        session=runtime.open(Path(), manifest.decoder, options),
+        setup=setup(manifest, options),
+        opening=lambda: runtime.open(Path(), manifest.decoder, options),
         options=options,
         tokenizer=Tokenizer(_tokenizer_json(), None, False),
-        template=ChatTemplate(_TEMPLATE, bos_token="", eos_token="<|end|>", date=None),
+        template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
+    )
+
+
+def setup(manifest: Manifest, options: Options) -> Setup:
+    """Return what a model of a fake manifest is loaded as."""
+    return Setup(
+        bundle="",
+        bundle_id="0" * 64,
+        variant=manifest.variants[0].id,
+        backend=FakeRuntime.name,
+        engine="1",
+        device="cpu",
+        context=options.context,
+        kv_cache=options.kv_cache,
+        threads=options.threads,
+        chunk=options.chunk,
+        repack=None,
+        machine="",
+        packages={},
     )
 
 
@@ -292,7 +329,7 @@ def _manifest() -> Manifest:
         decoder=decoder,
         tokenizer=TokenizerFacts(rows=258, bos=None, add_bos=False, probes=[]),
         stops=[Stop(id=_END, text="<|end|>", sources=[])],
-        chat=Chat(roles=["system", "user", "assistant"], date=None, goldens=[]),
+        chat=Chat(roles=["system", "user", "assistant", "tool"], date=None, goldens=[]),
         generation=Generation(),
         context=Context(trained=131072, profile=131072, verified=0, kv_values_per_token=decoder.kv_values_per_token),
         files=[],

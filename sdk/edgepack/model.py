@@ -6,29 +6,51 @@ stops, characters, counts and times. The engine behind the session knows none of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.chat import ChatTemplate
+from edgepack.desk import Desk
 from edgepack.errors import PromptTooLongError, UsageError, check_options
+from edgepack.generation import Generation, Request
 from edgepack.manifest import Manifest, Variant
+from edgepack.prompts import Messages, OnOverflow, Prompt, Prompts, check_policy
+from edgepack.repro import Repro, Setup
 from edgepack.results import Result
 from edgepack.runtime import Options, Session
 from edgepack.sample import Sampling
-from edgepack.stream import Desk, Request
-from edgepack.stream import Stream as Stream  # the type of what ``stream`` returns
+from edgepack.stream import AsyncStream as AsyncStream
+from edgepack.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from edgepack.constrain import Grammar
+    from edgepack.conversation import Conversation
+    from edgepack.score import Score
+    from edgepack.tools import Tools
+
+Tool = Callable[..., object] | Mapping[str, object]
+
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_N_BEST = 20
 
 
 class GenerationOptions(TypedDict, total=False):
-    """How a text is generated. What is left out, or None, is the bundle's default."""
+    """How a text is generated. What is left out, or None, is the bundle's default.
+
+    ``json_schema`` (a schema, or a class that has one), ``regex`` and ``grammar`` (Lark) bind the text, one of them at
+    a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
+    probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
+    guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
+    ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.prompts``.
+    """
 
     max_tokens: int | None
     temperature: float | None
@@ -38,35 +60,55 @@ class GenerationOptions(TypedDict, total=False):
     repetition_penalty: float | None
     stop: str | Sequence[str] | None
     seed: int | None
+    json_schema: Mapping[str, object] | str | bool | type | None
+    regex: str | None
+    grammar: str | None
+    logprobs: bool | None
+    n_best: int | None
+    prompt_lookup: bool | None
+    on_overflow: OnOverflow | None
+
+
+class ChatOptions(GenerationOptions, total=False):
+    """How a conversation is answered, beside the options of a text.
+
+    ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
+    ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+    """
+
+    tools: Sequence[Tool] | None
+    variables: Mapping[str, object] | None
+    date: str | None
 
 
 class Model:
     """One variant of a bundle, open on one engine. Made by ``edgepack.load``; close it, or use it in a ``with``.
 
-    It belongs to the thread that loaded it; only a stream's ``cancel`` may come from another. One stream at a time.
+    It may be used from any thread and any event loop: the engine lives on a thread of its own, and requests are served
+    one at a time, in the order in which they come.
     """
 
     def __init__(
         self,
         *,
         manifest: Manifest,
-        bundle_id: str,
-        variant: Variant,
-        session: Session,
+        setup: Setup,
+        opening: Callable[[], Session],
         options: Options,
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
-        load_s: float | None = None,
+        lookup_pays: bool = False,
+        began: float | None = None,
     ) -> None:
+        """Open the engine: ``opening`` runs on its thread. ``began`` is ``perf_counter`` when the load began."""
         self._manifest = manifest
-        self._bundle_id = bundle_id
-        self._variant = variant
-        self._desk = Desk(session, options.chunk)
-        self._context = options.context
+        self._setup = setup
         self._tokenizer = tokenizer
-        self._template = template
-        self._load_s = load_s
+        self._prompts = Prompts(manifest, tokenizer, template, options.context)
+        self._lookup_pays = lookup_pays
         self._stop_ids = frozenset(stop.id for stop in manifest.stops)
+        self._desk = Desk(opening, options)
+        self._load_s = None if began is None else perf_counter() - began
 
     @property
     def manifest(self) -> Manifest:
@@ -76,22 +118,42 @@ class Model:
     @property
     def bundle_id(self) -> str:
         """The sha256 of the bundle's manifest."""
-        return self._bundle_id
+        return self._setup.bundle_id
 
     @property
     def variant(self) -> Variant:
         """The payload that is loaded."""
-        return self._variant
+        return next(each for each in self._manifest.variants if each.id == self._setup.variant)
 
     @property
     def backend(self) -> str:
         """The name of the runtime that runs it."""
-        return self._variant.runtime
+        return self._setup.backend
+
+    @property
+    def device(self) -> str:
+        """What it really runs on, as the engine says: "cpu", "metal" or "cuda"."""
+        return self._desk.session.device
 
     @property
     def context(self) -> int:
         """Tokens that a prompt and its continuation may have together."""
-        return self._context
+        return self._setup.context
+
+    @property
+    def setup(self) -> Setup:
+        """What it was loaded as, down to threads and versions."""
+        return self._setup
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The bundle's tokenizer."""
+        return self._tokenizer
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The bundle's chat template. Raises ``UsageError`` for a bundle without one."""
+        return self._prompts.template
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text, with BOS where the bundle asks for it. Special tokens are not parsed."""
@@ -107,26 +169,39 @@ class Model:
         Raises ``UsageError`` for no token or an id outside the vocabulary, ``PromptTooLongError`` for more tokens
         than the context holds.
         """
-        self._desk.check_free()
-        if not len(ids):
-            raise UsageError("ids is empty.", hint="Pass at least one token id.")
-        for index, token in enumerate(ids):
-            if not 0 <= token < self._manifest.decoder.n_vocab:
-                raise UsageError(
-                    f"ids[{index}] is {token}.",
-                    hint=f"The vocabulary has ids 0 to {self._manifest.decoder.n_vocab - 1}.",
-                )
-        self._check_fits(ids)
-        self._desk.session.rewind(0)
-        return self._desk.run(self._desk.session.forward_all, ids)
+        return np.concatenate(list(self.evaluate(ids, len(ids))))
+
+    def evaluate(self, ids: Sequence[int], slice_tokens: int = 32) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits after each token of a sequence, from an empty cache, in slices of so many tokens.
+
+        Each is float32 [at most slice_tokens, n_vocab]. The model serves nobody else until the last was taken or the
+        iterator is closed. Raises as ``logits``.
+        """
+        self._check_ids(ids)
+        desk = self._desk
+        turn = desk.enter()
+        try:
+            desk.owner.call(lambda: desk.rewind(0))
+            for start in range(0, len(ids), slice_tokens):
+                piece = ids[start : start + slice_tokens]
+                yield desk.owner.call(partial(desk.forward_all, piece), lambda: desk.cancel(turn))
+        finally:
+            desk.leave(turn)
+
+    def score(self, text: str) -> Score:
+        """Return how likely the model finds a text: see ``edgepack.score``. Raises ``UsageError`` for none."""
+        from edgepack.score import score
+
+        return score(self, text)
+
+    # A text
 
     def generate(self, text: str, **options: Unpack[GenerationOptions]) -> Result:
         """Continue a text and return the new part.
 
-        Options, by keyword: ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``min_p``, ``repetition_penalty``,
-        ``stop``, ``seed``. None means the bundle's default; see ``edgepack.sample.Sampling`` for the ranges. ``stop``
-        is a string or a list of strings at which the text ends, without them. It also ends at the bundle's stop
-        tokens, after ``max_tokens``, and at the end of the context ("length").
+        Options, by keyword: see ``GenerationOptions``, and ``edgepack.sample.Sampling`` for the ranges. ``stop`` is a
+        string or a list of strings at which the text ends, without them. It also ends at the bundle's stop tokens,
+        after ``max_tokens``, and at the end of the context ("length").
         Raises ``UnknownOptionError`` for another keyword, ``UsageError`` for a value that cannot be honoured,
         ``PromptTooLongError`` before anything is evaluated, ``EngineError`` where the engine fails.
         """
@@ -139,50 +214,135 @@ class Model:
         """
         began = perf_counter()
         check_options("Generation", options, GenerationOptions.__annotations__)
-        ids = self._tokenizer.encode(text)
-        if not ids:
-            raise UsageError("The prompt is empty, and this model has no BOS token to begin with.", hint="Pass a text.")
-        # After a special token a text begins anew, with the space that the tokenizer puts there.
-        at_start = not self._tokenizer.token_bytes(ids[-1])
-        return self._stream(ids, options, at_start, began)
+        policy, max_tokens = check_policy(options.get("on_overflow")), self._max_tokens(options.get("max_tokens"))
+        prompt = self._prompts.of_text(text, policy, max_tokens)
+        return Stream(self._desk, self._generation(prompt, options, began))
 
-    def chat(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        variables: Mapping[str, object] | None = None,
-        date: str | None = None,
-        **options: Unpack[GenerationOptions],
-    ) -> Result:
-        """Answer a conversation: messages with ``role`` and ``content``, through the bundle's chat template.
+    async def agenerate(self, text: str, **options: Unpack[GenerationOptions]) -> Result:
+        """``generate`` for an event loop, which goes on meanwhile. A cancelled task stops the engine."""
+        return await _awhole(self.astream(text, **options))
 
-        ``tools`` are function definitions in JSON schema; ``variables`` are the template's own, such as
-        ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
-        Other arguments and errors as in ``generate``; a bundle without a template, a role, tools or a variable that it
-        does not know, and a date that it leaves to the application raise ``UsageError``.
+    def astream(self, text: str, **options: Unpack[GenerationOptions]) -> AsyncStream:
+        """``stream`` for an event loop: ``async with model.astream("...") as stream: async for chunk in stream: ...``.
+
+        Wrong arguments are refused when the block is entered.
         """
-        return _whole(self.stream_chat(messages, tools=tools, variables=variables, date=date, **options))
+        return self.later(lambda: self.stream(text, **options))
 
-    def stream_chat(
+    # A conversation
+
+    @overload
+    def chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Result: ...
+    @overload
+    def chat(self, *, system: str | None = None, **options: Unpack[ChatOptions]) -> Conversation: ...
+    def chat(
+        self, messages: Messages | None = None, *, system: str | None = None, **options: Unpack[ChatOptions]
+    ) -> Result | Conversation:
+        """Answer messages, each with ``role`` and ``content``, through the bundle's chat template.
+
+        Without messages, begin a ``Conversation`` that remembers what was said and evaluates only what is new;
+        ``system`` is its first message, and the options hold for all its answers. Options: see ``ChatOptions``; errors
+        as in ``generate``; a bundle without a template, a role, tools or a variable that it does not know, and a date
+        that it leaves to the application raise ``UsageError``.
+        """
+        if messages is None:
+            from edgepack.conversation import Conversation
+
+            return Conversation(self, system, options)
+        if system is not None:
+            raise UsageError("system was given beside messages.", hint="Make it the first of the messages.")
+        return _whole(self.stream_chat(messages, **options))
+
+    def stream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream:
+        """Answer messages piece by piece. Arguments and errors as in ``chat``."""
+        return self.answer(messages, options)
+
+    async def achat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Result:
+        """``chat`` with messages, for an event loop."""
+        return await _awhole(self.astream_chat(messages, **options))
+
+    def astream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> AsyncStream:
+        """``stream_chat`` for an event loop."""
+        return self.later(lambda: self.stream_chat(messages, **options))
+
+    def resume(self, path: str | Path) -> Conversation:
+        """Return a conversation that was saved with ``Conversation.save``. Raises as ``Conversation.resume``."""
+        from edgepack.conversation import Conversation
+
+        return Conversation.resume(self, Path(path))
+
+    def answer(
         self,
-        messages: Sequence[Mapping[str, object]],
+        messages: Messages,
+        options: ChatOptions,
         *,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        variables: Mapping[str, object] | None = None,
-        date: str | None = None,
-        **options: Unpack[GenerationOptions],
+        continues: Callable[[str], list[int] | None] | None = None,
+        finished: Callable[[Prompt, Result], None] | None = None,
     ) -> Stream:
-        """Answer a conversation piece by piece. Arguments and errors as in ``chat``."""
+        """Return the stream that answers messages: the part that ``stream_chat`` and conversations share.
+
+        ``continues`` may know the ids of a rendered prompt, whose cache is then taken over as it is; ``finished``
+        gets the prompt and the result.
+        """
         began = perf_counter()
-        check_options("Generation", options, GenerationOptions.__annotations__)
-        ids = self._prompt(messages, tools, variables, date)
-        # An answer is a text of its own, whatever the template printed before it.
-        return self._stream(ids, options, True, began)
+        check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
+        policy, max_tokens = check_policy(options.get("on_overflow")), self._max_tokens(options.get("max_tokens"))
+        tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
+        if tools is not None:
+            messages, definitions, own = tools.given(messages, self.template)
+            variables = {**(variables or {}), **own}
+        prompt = self._prompts.of_messages(
+            messages,
+            definitions,
+            variables,
+            options.get("date"),
+            policy,
+            max_tokens,
+            continues or (lambda text: None),
+        )
+        generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
+        if finished is None:
+            return Stream(self._desk, generation)
+        return Stream(self._desk, generation, lambda result: finished(prompt, result))
+
+    def repeat(self, repro: Repro, sampling: Sampling) -> Result:
+        """Generate again what a result's ``repro`` and ``sampling`` tell, in the same steps.
+
+        Raises ``UsageError`` where this bundle or this context cannot take it.
+        """
+        self._check_ids(repro.prompt_ids)
+        request = Request(
+            prompt=repro.prompt_ids,
+            sampling=sampling,
+            limit=repro.max_tokens,
+            stop_ids=self._stop_ids,
+            stops=repro.stop,
+            at_start=repro.at_start,
+            began=perf_counter(),
+            setup=self._setup,
+            grammar=None if repro.constraint is None else self._grammar(repro.constraint),
+            looks_up=repro.prompt_lookup,
+            rolls_from=repro.rolls_from,
+            trail=repro.cached,
+        )
+        return _whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
+
+    @property
+    def desk(self) -> Desk:
+        """Where requests queue for the engine; for conversations."""
+        return self._desk
+
+    # The end
 
     def close(self) -> None:
-        """Free the engine's memory. Safe to call twice."""
+        """Free the engine's memory, and end what runs. Safe to call twice, from any thread."""
         self._desk.close()
+
+    async def aclose(self) -> None:
+        """``close`` for an event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Model:
         return self
@@ -192,37 +352,82 @@ class Model:
     ) -> None:
         self.close()
 
-    def _prompt(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        tools: Sequence[Mapping[str, object]] | None,
-        variables: Mapping[str, object] | None,
-        date: str | None,
-    ) -> list[int]:
-        chat = self._manifest.chat
-        if self._template is None or chat is None:
-            raise UsageError("This bundle has no chat template.", hint="Use generate or stream with a plain text.")
-        if date is None and chat.date is not None and chat.date.policy == "passed":
-            raise UsageError("The chat template prints the day.", hint="Pass it: date='YYYY-MM-DD'.")
-        text = self._template.render(messages, tools=tools, variables=variables, date=date)
-        for index, message in enumerate(messages):
-            if chat.roles and message["role"] not in chat.roles:  # most templates leave it out without a word
-                raise UsageError(
-                    f"messages[{index}].role is {message['role']!r}.",
-                    hint=f"The bundle's chat template knows: {', '.join(chat.roles)}.",
-                )
-        # A template writes its own BOS, or wants none.
-        return self._tokenizer.encode(text, bos=False, special=True)
+    async def __aenter__(self) -> Model:
+        return self
 
-    def _stream(self, prompt: list[int], options: GenerationOptions, at_start: bool, began: float) -> Stream:
-        sampling, stops = self._sampling(options), _stops(options.get("stop"))
-        max_tokens = self._max_tokens(options.get("max_tokens"))
-        self._check_rows(prompt)
-        self._check_fits(prompt)
-        # The last token that is generated is never evaluated, so it needs no room in the cache.
-        limit = min(max_tokens, self.context - len(prompt) + 1)
-        request = Request(prompt, sampling, limit, self._stop_ids, stops, at_start, began)
-        return Stream(self._desk, self._tokenizer, request, self._load_s)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # From options to a request
+
+    def later(self, making: Callable[[], Stream]) -> AsyncStream:
+        """Return a stream for an event loop: tokenising and rendering too are done on the owner's thread."""
+
+        async def make() -> Stream:
+            self._desk.check()
+            return await self._desk.owner.acall(making)
+
+        return AsyncStream(make)
+
+    def _generation(
+        self,
+        prompt: Prompt,
+        options: GenerationOptions,
+        began: float,
+        *,
+        tools: Tools | None = None,
+        exactly: bool = True,
+    ) -> Generation:
+        policy = check_policy(options.get("on_overflow"))
+        limit = self._max_tokens(options.get("max_tokens"))
+        if policy != "rolling":
+            # The last token that is generated is never evaluated, so it needs no room in the cache.
+            limit = min(limit, self.context - len(prompt.ids) + 1)
+        stops, grammar = _stops(options.get("stop")), self._grammar(options)
+        if grammar is not None and stops:
+            raise UsageError("stop was given beside a schema.", hint="A bound answer ends where its schema says.")
+        looks_up = options.get("prompt_lookup")
+        if looks_up is not None and not isinstance(looks_up, bool):
+            raise UsageError(f"prompt_lookup is {looks_up!r}.", hint="It is True, False or None.")
+        request = Request(
+            prompt=prompt.ids,
+            sampling=self._sampling(options),
+            limit=limit,
+            stop_ids=self._stop_ids,
+            stops=stops,
+            at_start=prompt.at_start,
+            began=began,
+            setup=self._setup,
+            load_s=self._load_s,
+            grammar=grammar,
+            n_best=_n_best(options),
+            looks_up=self._lookup_pays if looks_up is None else looks_up,
+            exactly=exactly,
+            rolls_from=prompt.kept if policy == "rolling" else None,
+            truncated=prompt.truncated,
+            parse=None if tools is None else lambda text: tools.parse(text, self.template.source),
+        )
+        return Generation(self._desk, self._tokenizer, request)
+
+    def _tools(self, tools: Sequence[Tool] | None) -> Tools | None:
+        if tools is None:
+            return None
+        from edgepack.tools import Tools
+
+        made = Tools.of(tools)
+        made.check(self.template.source)
+        return made
+
+    def _grammar(self, options: Mapping[str, Any]) -> Grammar | None:
+        asked = {name: options.get(name) for name in ("json_schema", "regex", "grammar")}
+        if all(value is None for value in asked.values()):
+            return None
+        from edgepack.constrain import compile_grammar
+
+        values: dict[str, Any] = asked
+        return compile_grammar(self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids, **values)
 
     def _sampling(self, options: GenerationOptions) -> Sampling:
         defaults = self._manifest.generation
@@ -237,19 +442,19 @@ class Model:
             raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
         return value
 
-    def _check_rows(self, ids: Sequence[int]) -> None:
-        last = max(ids, default=0)
-        if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
-            raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
-
-    def _check_fits(self, ids: Sequence[int]) -> None:
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if not len(ids):
+            raise UsageError("ids is empty.", hint="Pass at least one token id.")
+        for index, token in enumerate(ids):
+            if not 0 <= token < self._manifest.decoder.n_vocab:
+                raise UsageError(
+                    f"ids[{index}] is {token}.",
+                    hint=f"The vocabulary has ids 0 to {self._manifest.decoder.n_vocab - 1}.",
+                )
         if len(ids) > self.context:
-            most = self._manifest.context.profile
-            if len(ids) <= most:
-                hint = f"Shorten it, or load with context={len(ids)} or more."
-            else:
-                hint = f"Shorten it: this bundle is made for {most} tokens."
-            raise PromptTooLongError(f"The prompt has {len(ids)} tokens, the context {self.context}.", hint=hint)
+            raise PromptTooLongError(
+                f"The sequence has {len(ids)} tokens, the context {self.context}.", hint="Load with a larger context."
+            )
 
 
 def _whole(stream: Stream) -> Result:
@@ -257,6 +462,27 @@ def _whole(stream: Stream) -> Result:
         for _ in stream:
             pass
     return stream.result
+
+
+async def _awhole(stream: AsyncStream) -> Result:
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.result
+
+
+def _n_best(options: GenerationOptions) -> int | None:
+    """Return how many alternatives each token's logprob gets, None where none were asked for."""
+    wanted, n_best = options.get("logprobs"), options.get("n_best")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise UsageError(f"logprobs is {wanted!r}.", hint="It is True or False; n_best is the number of alternatives.")
+    if n_best is None:
+        return 0 if wanted else None
+    if isinstance(n_best, bool) or not isinstance(n_best, int) or not 0 <= n_best <= _N_BEST:
+        raise UsageError(f"n_best is {n_best!r}.", hint=f"It is a number of alternatives from 0 to {_N_BEST}.")
+    if wanted is False and n_best:
+        raise UsageError("n_best was given beside logprobs=False.", hint="Leave one of them out.")
+    return n_best
 
 
 def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepack.sample import Sampling
+
+if TYPE_CHECKING:
+    from edgepack.logprobs import TokenLogprob
+    from edgepack.repro import Repro
+    from edgepack.tools import ToolCall
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text."""
+    """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text.
+
+    ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` were left out because they did not
+    fit, and are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup, ``accepted_tokens`` came true.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    truncated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -27,7 +40,7 @@ class Timings:
     """Seconds and tokens a second; a figure that was not reached is None.
 
     ``load_s``: opening the model, measured once by the loader. ``ttft_s``: from the call to the first token.
-    ``prefill_tps``: prompt tokens over the time of their evaluation. ``decode_tps``: (n - 1) / (t_last - t_first)
+    ``prefill_tps``: prompt tokens that were not cached over the time of their evaluation. ``decode_tps``: (n - 1) / (t_last - t_first)
     over the n tokens that were generated, the stop token included.
     """
 
@@ -46,15 +59,17 @@ class Chunk:
     """A piece of a stream: new text, and the tokens that were generated since the chunk before.
 
     Text may lag behind the tokens (an unfinished character, the possible beginning of a stop string), never the
-    other way round.
+    other way round. ``logprobs`` has an entry for each token where they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {"text": self.text, "token_ids": list(self.token_ids)}
+        plain = {"text": self.text, "token_ids": list(self.token_ids)}
+        return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,9 @@ class Result:
     ``text`` is the new text only, cut before a matched stop string. ``token_ids`` are all generated tokens except a
     stop token; the tokens that spelled a stop string are among them. ``finish_reason``: "stop" (a stop token or a
     stop string), "length" (``max_tokens``, or the end of the context), "cancelled". ``stop`` is the stop string or
-    the stop token's id that ended the text, else None. ``sampling`` is what was used, with the seed.
+    the stop token's id that ended the text, else None. ``sampling`` is what was used, with the seed. ``tool_calls`` are
+    what the model asks the application to do; their words are not part of the text. ``logprobs`` has an entry for each
+    of ``token_ids`` where they were asked for. ``repro`` is what it takes to get the same again.
     """
 
     text: str
@@ -74,10 +91,13 @@ class Result:
     sampling: Sampling
     usage: Usage
     timings: Timings
+    repro: Repro
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
+        plain = {
             "text": self.text,
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,
@@ -85,4 +105,7 @@ class Result:
             "sampling": self.sampling.to_dict(),
             "usage": self.usage.to_dict(),
             "timings": self.timings.to_dict(),
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "repro": self.repro.to_dict(),
         }
+        return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}

@@ -17,7 +17,8 @@ class Difference:
 
     ``nmse``: sum of squared differences over the reference's sum of squares. ``kl``: mean over positions of
     KL(reference || model) of the next-token distributions, in nats. ``top1``: fraction of positions with the same
-    likeliest token. ``perplexity`` and ``reference_perplexity``: exp of the mean negative log-likelihood of the text.
+    likeliest token. ``perplexity`` and ``reference_perplexity``: exp of the mean negative log-likelihood of the text;
+    ``perplexity_ratio``: the one over the other, 1 where nothing was lost, also where both are beyond a float.
     """
 
     nmse: float
@@ -25,11 +26,7 @@ class Difference:
     top1: float
     perplexity: float
     reference_perplexity: float
-
-    @property
-    def perplexity_ratio(self) -> float:
-        """The model's perplexity over the reference's: 1 means that nothing was lost."""
-        return self.perplexity / self.reference_perplexity
+    perplexity_ratio: float
 
 
 def nmse(model: Rows, reference: Rows) -> float:
@@ -67,9 +64,15 @@ def difference(model: Rows, reference: Rows, ids: Sequence[int], text: int) -> D
         nmse=error / power,
         kl=divergence / len(ids),
         top1=same / len(ids),
-        perplexity=float(np.exp(loss / pairs)),
-        reference_perplexity=float(np.exp(loss_reference / pairs)),
+        perplexity=_exp(loss / pairs),
+        reference_perplexity=_exp(loss_reference / pairs),
+        perplexity_ratio=_exp((loss - loss_reference) / pairs),
     )
+
+
+def _exp(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,5 +85,5 @@ def prove(
             gate("loss.top1", lost.top1, ">=", most.top1),
             gate("loss.perplexity_ratio", lost.perplexity_ratio, "<=", most.perplexity_ratio),
         ]
-    figures = {**asdict(lost), "perplexity_ratio": lost.perplexity_ratio}
+    figures = asdict(lost)
     return Loss(name, gates, figures, SelfTest(ids=list(probe.ids[: len(top1)]), top1=top1))

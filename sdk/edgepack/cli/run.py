@@ -6,11 +6,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgepack.cli import textfile
 from edgepack.cli.screen import (
     AsJson,
     Backend,
@@ -32,6 +34,26 @@ Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is, wi
 Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text. Repeatable.")]
 Number = Annotated[int | None, typer.Option(show_default=False)]
 Real = Annotated[float | None, typer.Option(show_default=False)]
+Schema = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Bind the answer to this JSON schema.", show_default=False)
+]
+Bound = Annotated[str | None, typer.Option(help="Bind the answer to this regular expression.", show_default=False)]
+GrammarFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Bind the answer to this Lark grammar.", show_default=False)
+]
+Logprobs = Annotated[bool, typer.Option("--logprobs", help="Add each token's logprob to the JSON.")]
+PromptLookup = Annotated[
+    bool | None,
+    typer.Option(
+        help="Check guessed tokens in one step. Default: what edgepack tune found to pay.", show_default=False
+    ),
+]
+OnOverflow = Annotated[
+    str | None,
+    typer.Option(help="A prompt that is too long: error, truncate_middle or rolling.", show_default=False),
+]
+Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse every substitute for the best engine and device.")]
 
 
 def run(
@@ -51,6 +73,15 @@ def run(
     repetition_penalty: Real = None,
     stop: Stop = None,
     seed: Number = None,
+    json_schema: Schema = None,
+    regex: Bound = None,
+    grammar: GrammarFile = None,
+    logprobs: Logprobs = False,
+    n_best: Number = None,
+    prompt_lookup: PromptLookup = None,
+    on_overflow: OnOverflow = None,
+    isolate: Isolate = False,
+    strict: Strict = False,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
@@ -66,12 +97,19 @@ def run(
         "repetition_penalty": repetition_penalty,
         "stop": stop,
         "seed": seed,
+        "json_schema": None if json_schema is None else textfile.read(json_schema),
+        "regex": regex,
+        "grammar": None if grammar is None else textfile.read(grammar),
+        "logprobs": logprobs or None,
+        "n_best": n_best,
+        "prompt_lookup": prompt_lookup,
+        "on_overflow": on_overflow,
     }
     talk = prompt is None and sys.stdin.isatty()
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
-    model = load(bundle, backend, context, kv_cache, variant=variant, threads=threads)
+    model = load(bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict)
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
         if talk:
@@ -101,17 +139,14 @@ class _Asking:
 
     def __init__(self, model: Model, options: dict[str, Any], raw: bool) -> None:
         self._model, self._options = model, options
-        self._chat = model.manifest.chat is not None and not raw
-        self._messages: list[dict[str, str]] = []
+        self._chat = None if model.manifest.chat is None or raw else model.chat(**options)
 
     def silent(self, text: str) -> dict[str, Any]:
         """Answer without streaming; return the result and what produced it, as JSON values."""
         with self._stream(text) as stream:
             for _ in stream:
                 pass
-        model = self._model
-        made_by = {"bundle": model.bundle_id, "variant": model.variant.id, "context": model.context}
-        return made_by | stream.result.to_dict()
+        return stream.result.to_dict()
 
     def once(self, text: str) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
@@ -129,7 +164,7 @@ class _Asking:
         notes = err()
         notes.print(
             f"[dim]{self._model.variant.id}, context {self._model.context}. "
-            "Ctrl-C stops an answer, /clear forgets the conversation, Ctrl-D ends.[/]"
+            "Ctrl-C stops an answer, /undo forgets the last turn, /clear all of them, Ctrl-D ends.[/]"
         )
         while True:
             try:
@@ -137,29 +172,21 @@ class _Asking:
             except EOFError:
                 sys.stdout.write("\n")
                 return
-            if text == "/clear":
-                self._messages.clear()
-            elif text:
-                try:
-                    self._answer(text)
-                except EdgepackError as error:
-                    notes.print(f"error: {error}\n", style="red", markup=False, soft_wrap=True)
+            try:
+                self._obey(text)
+            except EdgepackError as error:
+                notes.print(f"error: {error}\n", style="red", markup=False, soft_wrap=True)
 
-    def _answer(self, text: str) -> None:
-        result = _show(self._stream(text))
-        sys.stdout.write("\n\n")
-        # Only what was answered is remembered: a turn that failed leaves the conversation as it was.
-        if self._chat:
-            self._messages += [_message("user", text), _message("assistant", result.text)]
+    def _obey(self, text: str) -> None:
+        if text in ("/undo", "/clear"):
+            if self._chat is not None:
+                self._chat.undo(1 if text == "/undo" else self._chat.turns)
+        elif text:
+            _show(self._stream(text))
+            sys.stdout.write("\n\n")
 
     def _stream(self, text: str) -> Stream:
-        if self._chat:
-            return self._model.stream_chat([*self._messages, _message("user", text)], **self._options)
-        return self._model.stream(text, **self._options)
-
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
+        return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)
 
 
 def _show(opening: Stream) -> Result:

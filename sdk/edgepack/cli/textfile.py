@@ -1,0 +1,20 @@
+"""The files that a command reads its text from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepack.errors import UsageError
+
+
+def read(path: Path) -> str:
+    """Return a file's text, without a byte order mark. Raises ``UsageError`` for none, and for what is not UTF-8."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
+    if not text:
+        raise UsageError(f"{path} is empty.")
+    return text

@@ -1,0 +1,212 @@
+"""A conversation that goes on where its last turn ended: the engine evaluates only what is new.
+
+The ids of a turn are kept as they were, prompt and answer, so that the KV cache stays valid however the answer's text
+would be tokenised again. A template that rewrites earlier turns (some drop a model's thoughts) makes the next prompt
+share less; ``usage.cached_tokens`` of each result says how much it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+import msgspec
+
+from edgepack.atomic import write_atomically
+from edgepack.errors import BundleError, UsageError
+from edgepack.prompts import Prompt
+from edgepack.results import Result
+
+if TYPE_CHECKING:
+    from edgepack.model import AsyncStream, ChatOptions, Model, Stream
+
+_VERSION = 1
+Said = str | Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a turn added, and the whole conversation after it as the engine saw it: a text and its ids."""
+
+    messages: tuple[dict[str, object], ...]
+    text: str = ""
+    ids: tuple[int, ...] = ()
+
+
+class _Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of a conversation. ``state`` is the session's own snapshot of ``tokens`` evaluated in ``steps``."""
+
+    version: int
+    bundle_id: str
+    variant: str
+    engine: str | None
+    turns: list[tuple[list[dict[str, object]], str, list[int]]]
+    tokens: list[int] = []
+    steps: list[int] = []
+    state: bytes = b""
+
+
+class Conversation:
+    """Made by ``model.chat()``. One at a time has its tokens in the cache: another's turn, or any other request, takes
+    the cache over from where the two begin to differ, and a system prompt that both share is evaluated once.
+
+    ``send`` or ``stream`` what the user says; the answer is remembered, also one that was cancelled half way. A turn
+    that failed leaves the conversation as it was.
+    """
+
+    def __init__(self, model: Model, system: str | None = None, options: ChatOptions | None = None) -> None:
+        self._model = model
+        self._options: ChatOptions = options or {}
+        begun: list[dict[str, object]] = [] if system is None else [{"role": "system", "content": system}]
+        self._turns = [_Turn(tuple(begun))]
+
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """All that was said, as the chat template takes it."""
+        return [dict(message) for turn in self._turns for message in turn.messages]
+
+    @property
+    def turns(self) -> int:
+        """How many times something was said and answered."""
+        return len(self._turns) - 1
+
+    def send(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
+        """Say something, a user's text or a message such as a tool's result, and return the answer.
+
+        Options of this call go before those of the conversation. Raises as ``Model.chat``.
+        """
+        with self.stream(said, **options) as stream:
+            for _ in stream:
+                pass
+        return stream.result
+
+    def stream(self, said: Said, **options: Unpack[ChatOptions]) -> Stream:
+        """``send``, piece by piece: the turn is remembered when the ``with`` block is left."""
+        new: dict[str, object] = {"role": "user", "content": said} if isinstance(said, str) else dict(said)
+        wanted: ChatOptions = {**self._options, **options}
+        before = len(self._turns)
+
+        def finished(prompt: Prompt, result: Result) -> None:
+            if len(self._turns) != before:
+                raise UsageError("Two turns of one conversation ran at the same time.", hint="Fork it to branch off.")
+            if result.token_ids or result.tool_calls:
+                self._turns.append(self._turn(new, prompt, result))
+
+        return self._model.answer([*self.messages, new], wanted, continues=self._continue, finished=finished)
+
+    async def asend(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
+        """``send`` for an event loop."""
+        async with self.astream(said, **options) as stream:
+            async for _ in stream:
+                pass
+        return stream.result
+
+    def astream(self, said: Said, **options: Unpack[ChatOptions]) -> AsyncStream:
+        """``stream`` for an event loop."""
+        return self._model.later(lambda: self.stream(said, **options))
+
+    def undo(self, turns: int = 1) -> None:
+        """Forget the last turns, what was said and its answer. Raises ``UsageError`` for more than there are."""
+        if not 0 <= turns < len(self._turns):
+            raise UsageError(f"There are {len(self._turns) - 1} turns to undo, not {turns}.")
+        del self._turns[len(self._turns) - turns :]
+
+    def fork(self) -> Conversation:
+        """Return a conversation with the same past, which goes its own way."""
+        other = Conversation(self._model, None, self._options)
+        other._turns = list(self._turns)
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a file, with the state of the engine where that is at hand and can be saved.
+
+        The file is written whole or not at all. It is as large as the KV cache of the conversation.
+        """
+        desk = self._model.desk
+        setup = self._model.setup
+        turn = desk.enter()
+        try:
+            tokens, steps, state = desk.owner.call(self._state)
+        finally:
+            desk.leave(turn)
+        turns = [([dict(message) for message in each.messages], each.text, list(each.ids)) for each in self._turns]
+        saved = _Saved(
+            version=_VERSION,
+            bundle_id=setup.bundle_id,
+            variant=setup.variant,
+            engine=setup.engine,
+            turns=turns,
+            tokens=tokens,
+            steps=steps,
+            state=state,
+        )
+        write_atomically(Path(path), msgspec.msgpack.encode(saved))
+
+    @classmethod
+    def resume(cls, model: Model, path: Path, **options: Unpack[ChatOptions]) -> Conversation:
+        """Return a conversation that was saved. The engine's state is put back where it fits this engine; elsewhere
+        the next turn evaluates the conversation anew.
+
+        Raises ``FileNotFoundError``, and ``BundleError`` for a file that is no conversation of this bundle's.
+        """
+        try:
+            saved = msgspec.msgpack.decode(path.read_bytes(), type=_Saved)
+        except msgspec.DecodeError as error:
+            raise BundleError(
+                f"{path} is not a conversation: {error}.", hint="Save one with chat.save(path)."
+            ) from None
+        if saved.version != _VERSION or saved.bundle_id != model.bundle_id:
+            raise BundleError(
+                f"{path} is a conversation with another bundle.", hint="Load the bundle it was held with."
+            )
+        conversation = cls(model, None, options)
+        conversation._turns = [_Turn(tuple(messages), text, tuple(ids)) for messages, text, ids in saved.turns]
+        if saved.state and (saved.variant, saved.engine) == (model.setup.variant, model.setup.engine):
+            desk = model.desk
+            turn = desk.enter()
+            try:
+                desk.owner.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
+            finally:
+                desk.leave(turn)
+        return conversation
+
+    def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
+        text = result.text
+        if result.tool_calls and "tool_calls" not in self._model.template.source:
+            text = self._model.detokenize(result.token_ids)  # a template that cannot write calls is told their words
+        elif result.tool_calls:
+            return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))
+        answered: tuple[dict[str, object], ...] = (said, {"role": "assistant", "content": text})
+        if isinstance(result.stop, str):  # the tokens that spelled it are not part of the text
+            return _Turn(answered)
+        return _Turn(answered, prompt.text + text, (*prompt.ids, *result.token_ids))
+
+    def _state(self) -> tuple[list[int], list[int], bytes]:
+        """Return the cache's tokens and steps and the session's snapshot, where the cache is this conversation's."""
+        desk, ids = self._model.desk, self._turns[-1].ids
+        held = desk.cache.tokens
+        state = desk.snapshot() if held and tuple(held) == ids[: len(held)] else b""
+        return (list(held), list(desk.cache.steps), state) if state else ([], [], b"")
+
+    def _continue(self, text: str) -> list[int] | None:
+        """Return the ids of a prompt that goes on from the last turn, None for one that does not.
+
+        What is new must begin with a special token: only there does tokenising begin anew in every tokenizer.
+        """
+        last, tokenizer = self._turns[-1], self._model.tokenizer
+        if not last.text or not text.startswith(last.text):
+            return None
+        new = tokenizer.encode(text[len(last.text) :], bos=False, special=True)
+        return [*last.ids, *new] if new and new[0] in tokenizer.special_ids else None
+
+
+def _calls(result: Result) -> list[dict[str, object]]:
+    """Return tool calls as chat templates take them."""
+    calls: list[dict[str, object]] = []
+    for call in result.tool_calls:
+        calls.append({"type": "function", "function": {"name": call.name, "arguments": call.arguments}})
+        if call.id is not None:
+            calls[-1]["id"] = call.id
+    return calls

@@ -1,0 +1,84 @@
+"""The bookkeeping of a KV cache, and the guesses of prompt lookup: pure, on ids."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepack.cache import Cache
+from edgepack.lookup import NGRAM, Lookup
+
+
+def filled(*steps: list[int]) -> Cache:
+    cache = Cache()
+    for step in steps:
+        cache.append(step)
+    return cache
+
+
+def test_the_trail_counts_equal_steps() -> None:
+    cache = filled([1, 2, 3, 4], [5, 6, 7, 8], [9], [10], [11])
+    assert cache.trail == ((4, 2), (1, 3))
+    cache.cut(6)
+    assert (cache.tokens, cache.trail) == ([1, 2, 3, 4, 5, 6], ((4, 1), (2, 1)))
+    cache.cut(0)
+    assert (cache.tokens, cache.trail) == ([], ())
+
+
+def test_a_prompt_takes_over_whole_steps_and_leaves_one_token() -> None:
+    cache = filled([1, 2, 3, 4], [5], [6])
+    assert cache.shared([1, 2, 3, 4, 5, 6, 7]) == 6
+    assert cache.shared([1, 2, 3, 4, 5, 6]) == 5  # the last is evaluated for its logits
+    assert cache.shared([1, 2, 3, 9]) == 0
+    assert cache.shared([1, 2, 3, 4, 9]) == 4
+
+
+def test_an_exact_share_has_the_steps_of_a_prefill_from_nothing() -> None:
+    cache = filled([1, 2, 3, 4], [5, 6, 7, 8], [9], [10])
+    assert cache.shared_exactly([*range(1, 20)], 4) == 8
+    assert cache.shared_exactly([*range(1, 9)], 4) == 4
+    assert cache.shared_exactly([*range(1, 20)], 8) == 0
+    assert filled([1, 2, 3], [4, 5, 6, 7]).shared_exactly([*range(1, 20)], 4) == 0
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), max_size=6),
+    st.lists(st.integers(0, 2), min_size=1, max_size=30),
+    st.integers(0, 30),
+)
+def test_what_is_shared_is_a_common_beginning(steps: list[list[int]], prompt: list[int], length: int) -> None:
+    cache = filled(*steps)
+    cache.cut(min(length, len(cache.tokens)))
+    assert sum(cache.steps) == len(cache.tokens)
+    for share in (cache.shared(prompt), cache.shared_exactly(prompt, 4)):
+        assert share < len(prompt)
+        assert cache.tokens[:share] == prompt[:share]
+        assert share in (0, *accumulate(cache.steps))
+
+
+def test_a_guess_is_what_followed_the_last_time() -> None:
+    lookup = Lookup([1, 2, 3, 4, 5, 9, 1, 2, 3])
+    assert lookup.guess(10) == [4, 5, 9, 1]
+    assert lookup.guess(2) == [4, 5]
+    assert lookup.guess(0) == []
+    lookup.append(7)
+    assert lookup.guess(10) == []
+    for token in (1, 2, 3):
+        lookup.append(token)
+    assert lookup.guess(1) == [7]  # the latest place counts
+
+
+def test_nothing_is_guessed_from_fewer_tokens_than_an_ngram() -> None:
+    assert Lookup([1] * NGRAM).guess(4) == []
+    assert Lookup([1] * (NGRAM + 1)).guess(4) == [1]
+
+
+def test_guesses_grow_while_they_are_right() -> None:
+    lookup = Lookup([1, 2, 3, *range(10, 40), 1, 2, 3])
+    lengths = []
+    for right in (4, 8, 16, 2):
+        lengths.append(len(lookup.guess(100)))
+        lookup.learn(lengths[-1], right)
+    assert [*lengths, len(lookup.guess(100))] == [4, 8, 16, 16, 2]
