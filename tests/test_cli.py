@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import small_bundle
 
-from edgepack import FakeRuntime, runtime
+from edgepack import FakeRuntime, probing, runtime
 from edgepack.cli import main
 from edgepack.errors import EngineMissingError
 from edgepack.fake import FakeSession
@@ -49,6 +49,8 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(runtime, "names", lambda: sorted(runtimes))
         monkeypatch.setattr(runtime, "find", find)
+        # A child process would find the installed ones.
+        monkeypatch.setattr(probing, "probe", lambda name, hardware: probing.ask(name, find, hardware))
 
     put(fake=FakeRuntime(ANSWER))
     return put
@@ -292,7 +294,7 @@ def test_plan(invoke: Invoke, bundle: str) -> None:
     assert report["context"] == 100
     assert candidate["eligible"] is True
     memory = candidate["memory"]
-    assert memory["total"] == memory["weights"] + memory["kv_cache"] + memory["overhead"]
+    assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))
 
 
 def test_verify(invoke: Invoke, bundle: str) -> None:
@@ -360,7 +362,8 @@ def test_the_template_is_used_unless_raw(invoke: Invoke, bundle: str) -> None:
     assert chat["usage"]["prompt_tokens"] == len(ALPHABET.encode("<|user|>hi<|assistant|>", special=True))
     assert raw["usage"]["prompt_tokens"] == 2
     assert raw["text"] == "Hello!"
-    assert (raw["variant"], raw["context"], raw["finish_reason"]) == ("fake-q4", 4096, "stop")
+    setup = raw["repro"]["setup"]
+    assert (setup["variant"], setup["context"], raw["finish_reason"]) == ("fake-q4", 4096, "stop")
 
 
 def test_sampling_options_reach_the_sampler(invoke: Invoke, bundle: str) -> None:
@@ -401,7 +404,8 @@ def interrupt_at(step: int) -> Callable[[FakeSession], None]:
     def before_step(session: FakeSession) -> None:
         steps[0] += 1
         if steps[0] == step:
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert session._cancelled.wait(30)  # the main thread handles it, while this one is inside the engine
 
     return before_step
 
@@ -429,10 +433,11 @@ CONVERSATION = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_cli
-from edgepack import FakeRuntime, runtime
+from edgepack import FakeRuntime, probing, runtime
 fake = FakeRuntime(test_cli.ANSWER, before_step=test_cli.interrupt_at({step}))
 runtime.names = lambda: ["fake"]
 runtime.find = lambda name: fake
+probing.probe = lambda name, hardware: fake.probe(hardware)
 sys.exit(test_cli.main(["run", {bundle!r}, *{options!r}]))
 """
 

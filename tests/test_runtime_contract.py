@@ -15,13 +15,14 @@ from edgepack.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.fake import FakeRuntime
 from edgepack.hardware import detect
+from edgepack.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Session
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
-ENGINES = ("fake", "gguf", "mlx", "onnx")
+ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "onnx")
 CONTEXT = 96
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 384, CONTEXT)]
 
@@ -41,7 +42,10 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decoder]:
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Runtime:
-    return FakeRuntime() if request.param == "fake" else runtime.find(request.param)
+    name, _, isolated = request.param.partition(" ")
+    if isolated:
+        return IsolatedRuntime(name)
+    return FakeRuntime() if name == "fake" else runtime.find(name)
 
 
 @pytest.fixture

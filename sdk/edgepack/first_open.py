@@ -6,8 +6,6 @@ with the bundle's vectors, a line in the state folder says so, and the bundle op
 
 from __future__ import annotations
 
-import os
-import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +14,7 @@ from edgepack.bundle import Bundle
 from edgepack.chat import ChatTemplate
 from edgepack.errors import ReplayError
 from edgepack.replay import replay_text
+from edgepack.state import state_folder
 from edgepack.tokenizer import Tokenizer
 
 LIBRARIES = ("edgepack", "jinja2", "tokenizers")
@@ -43,21 +42,6 @@ def check_text(bundle: Bundle, tokenizer: Tokenizer, template: ChatTemplate | No
         mark = _mark(bundle)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(libraries, "utf-8")
-
-
-def state_folder() -> Path:
-    """Return where this user's edgepack remembers things: ``EDGEPACK_STATE``, else the system's place for that.
-
-    Raises ``RuntimeError`` for a user without a home.
-    """
-    if own := os.environ.get("EDGEPACK_STATE"):
-        return Path(own)
-    system = platform.system()
-    if system == "Windows":
-        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "edgepack"
-    if system == "Darwin":
-        return Path("~/Library/Application Support/edgepack").expanduser()
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "edgepack"
 
 
 def _mark(bundle: Bundle) -> Path:

@@ -2,15 +2,13 @@
 
 Run as ``python -m edgepack_runtimes.gguf.selfcheck <distribution>``. A crash of the child, such as an instruction that
 the processor lacks, becomes the reason why the engine is not used; in the caller's process it would be the end of it.
+A proof is remembered until the library, this code or the machine changes.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,17 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import probing, process
 from edgepack.decoder import Attention, Decoder, Rope
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.runtime import Options
+from edgepack.state import circumstances, recall, remember, stamps
 from edgepack_runtimes.gguf import abi, library, log
 from edgepack_runtimes.gguf.load import open_session
 
-_INSIDE: Final = "EDGEPACK_GGUF_SELFCHECK"
-_TIMEOUT_S: Final = 120
+# Half of what the probe has that asks for it, so that the next engine has its turn.
+_TIMEOUT_S: Final = 60
 # A wrong binding gives garbage; accelerators that multiply in tf32 or f16 give 1e-7, processors 3e-15.
 _NMSE: Final = 1e-5
 _DECODER: Final = Decoder(
@@ -81,12 +82,12 @@ def examine(engine: library.Engine) -> Verdict:
         path = Path(folder) / "model.gguf"
         path.write_bytes(_tiny_model(table))
         session = open_session(loaded, path, _DECODER, Options(context=64, threads=1, kv_cache="f32", chunk=4))
-        found = session.forward_all(range(6))
+        found, device = session.forward_all(range(6)), session.device
         session.close()
     error = _nmse(found, _expected(table, 6))
     if not error <= _NMSE:
         raise EngineError(f"{loaded.version} computes wrong logits: NMSE {error:.1e}.")
-    return Verdict(loaded.devices(), loaded.llama_version)
+    return Verdict(tuple(dict.fromkeys((device, "cpu"))), loaded.llama_version)
 
 
 def main() -> int:
@@ -96,53 +97,48 @@ def main() -> int:
         found = examine(engine)
     except EngineError as error:
         found = Verdict((), reason=error.message)
-    json.dump([found.devices, found.version, found.reason], sys.stdout)
+    sys.stdout.buffer.write(msgspec.json.encode(found))
     return 0
 
 
 def _judge(engine: library.Engine) -> Verdict:
     try:
-        library.locate(engine)  # no child for what is not there
+        path = library.locate(engine)  # no child for what is not there
     except EngineMissingError as error:
         return Verdict((), reason=error.message)
-    try:
-        # A frozen program cannot start an interpreter: it would start itself.
-        if os.environ.get(_INSIDE) or getattr(sys, "frozen", False) or not sys.executable:
-            return examine(engine)
-        found = _examine_in_child(engine)
-    except EngineError as error:
-        found = Verdict((), reason=error.message)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        found = Verdict((), reason=f"The selfcheck of {engine.distribution} {engine.version} failed: {error}.")
-    if found.reason:
+    question = f"selfcheck of {engine.distribution}"
+    now = circumstances(stamps([path, *Path(__file__).parent.glob("*.py")]))
+    if known := _recalled(question, now):
+        return known
+    found = _found(engine)
+    if found.devices:
+        remember(question, now, msgspec.json.encode(found))
+    elif found.reason:
         log.logger.warning("%s", found.reason)  # installed, and yet passed over: never in silence
     return found
 
 
-def _examine_in_child(engine: library.Engine) -> Verdict:
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    child = subprocess.run(
-        [sys.executable, "-P", "-m", "edgepack_runtimes.gguf.selfcheck", engine.distribution],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": path, _INSIDE: "1"},
-        check=False,
-    )
-    if child.returncode == 0:
-        devices, version, reason = json.loads(child.stdout)
-        return Verdict(tuple(devices), version, reason)
-    end = _end(child.returncode)
-    last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    return Verdict((), reason=f"{engine.distribution} {engine.version} does not run here: {end}. {last}".strip())
+def _recalled(question: str, now: str) -> Verdict | None:
+    answer = recall(question, now)
+    try:
+        return None if answer is None else msgspec.json.decode(answer, type=Verdict)
+    except msgspec.DecodeError:
+        return None
 
 
-def _end(code: int) -> str:
-    if code == -signal.SIGILL:
-        return "its library uses instructions that this processor lacks (SIGILL)"
-    if code < 0:
-        return f"its selfcheck was ended by {signal.Signals(-code).name}"
-    return f"its selfcheck exited with {code}"
+def _found(engine: library.Engine) -> Verdict:
+    what = f"The selfcheck of {engine.distribution} {engine.version}"
+    # A child of the probe may crash itself, unless another engine is to be tried after this one.
+    expendable = bool(os.environ.get(probing.INSIDE)) and engine is library.ENGINES[-1]
+    try:
+        if expendable or not process.can_start():
+            return examine(engine)
+        answer = process.run(what, __name__, engine.distribution, timeout_s=_TIMEOUT_S)
+        return msgspec.json.decode(answer, type=Verdict)
+    except EngineError as error:
+        return Verdict((), reason=error.message)
+    except (OSError, msgspec.DecodeError) as error:
+        return Verdict((), reason=f"{what} failed: {error}.")
 
 
 def _check_defaults(params: object, defaults: Mapping[str, float]) -> None:
