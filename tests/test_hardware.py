@@ -18,6 +18,7 @@ from edgepack.hardware import (
     inactive_file,
     memory,
     physical_cores,
+    processor_name,
 )
 
 GIB = 1024**3
@@ -197,7 +198,8 @@ Pages purgeable:                            400.
 
 def test_a_mac_is_read_from_its_own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = {
-        "sysctl": "hw.memsize: 17179869184\nhw.physicalcpu: 8\nhw.perflevel0.physicalcpu: 4\n",
+        "sysctl": "hw.memsize: 17179869184\nhw.physicalcpu: 8\nhw.perflevel0.physicalcpu: 4\n"
+        "machdep.cpu.brand_string: Apple M2\n",
         "vm_stat": VM_STAT,
     }
     monkeypatch.setattr("platform.system", lambda: "Darwin")
@@ -206,6 +208,7 @@ def test_a_mac_is_read_from_its_own_tools(monkeypatch: pytest.MonkeyPatch) -> No
     found = detect()
     assert (found.system, found.machine, found.accelerators) == ("darwin", "arm64", ("metal",))
     assert found.physical_cores == 4
+    assert found.processor == "Apple M2"
     assert found.memory_total == 16 * GIB
     assert found.memory_available == 33_400 * 16384
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -219,3 +222,31 @@ def test_a_mac_is_read_from_its_own_tools(monkeypatch: pytest.MonkeyPatch) -> No
 def test_vm_stat_of_another_shape_is_nothing() -> None:
     assert available_of_vm_stat(VM_STAT) == 33_400 * 16384
     assert available_of_vm_stat("Pages free: many") == 0
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [
+        (CPUINFO, "Some CPU"),
+        ("", ""),
+        ("processor\t: 0\nCPU part\t: 0xd0b\n\nRevision\t: c04170\nModel\t\t: Raspberry Pi 5 Model B Rev 1.0\n",
+         "Raspberry Pi 5 Model B Rev 1.0, part 0xd0b"),
+        ("processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n", "0xd0c"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_processor(cpuinfo: str, name: str) -> None:
+    assert processor_name(cpuinfo) == name
+
+
+def test_nvidia_devices_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    for slot, name in (("0000:01:00.0", "NVIDIA GeForce RTX 4060"), ("0000:02:00.0", "NVIDIA L4")):
+        put(tmp_path, f"proc/driver/nvidia/gpus/{slot}/information", f"Model: \t\t {name}\nIRQ:   \t\t 62\n")
+    put(tmp_path, "proc/cpuinfo", CPUINFO)
+    found = detect(tmp_path)
+    assert found.accelerators == ("cuda",)
+    assert found.gpus == ("NVIDIA GeForce RTX 4060", "NVIDIA L4")
+    assert found.processor == "Some CPU"

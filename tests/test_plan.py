@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import small_bundle
 from edgepack.errors import ContextTooLargeError, EngineMissingError, UsageError
 from edgepack.hardware import Hardware
 from edgepack.manifest import Manifest
-from edgepack.memory import human, kv_bytes, overhead_bytes
+from edgepack.memory import human
 from edgepack.planning import Plan, make_plan
 from edgepack.runtime import Support
+from edgepack.tuning import Tuning
 
 MIB = 1024**2
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -166,19 +168,17 @@ def test_a_context_beyond_the_limit_is_refused_with_the_limit(verified: int, lim
     assert caught.value.hint == f"Ask for context={limit} or less."
 
 
-def test_memory_is_weights_and_cache_and_working_space() -> None:
-    # 2 layers x 2 x 32 values = 128 a token, two bytes each in f16.
-    memory = make_plan(bundle("gguf-q4"), machine(), everywhere(CPU), context=1000).choice.memory
+def test_memory_is_that_of_the_variant_at_the_asked_context() -> None:
+    # 2 layers x 2 x 32 values = 128 a token, four bytes each in f32.
+    memory = make_plan(bundle("onnx-q4"), machine(), everywhere(CPU), context=1000, kv_cache="f32").choice.memory
     assert memory.weights == 1_000_000
-    assert memory.kv_cache == 256_000
-    # Per token of the chunk: 4 x 64 hidden, 2 x 64 q, 2 x 32 kv, 3 x 128 intermediate, 4 heads x 1000 scores twice.
-    assert memory.overhead == 4 * (128 * (256 + 128 + 64 + 384 + 8000) + 2 * 260)
-    assert memory.total == memory.weights + memory.kv_cache + memory.overhead
+    assert memory.kv_cache == 512_000
+    assert memory.available == 8 * 1024 * MIB
 
 
 def test_what_does_not_fit_says_what_it_needs_and_the_largest_that_does() -> None:
-    manifest = bundle("gguf-q4")
-    free = 1_000_000 + kv_bytes(manifest.decoder, "f16", 2000) + overhead_bytes(manifest.decoder, 2000)
+    manifest = bundle("onnx-q4")
+    free = make_plan(manifest, machine(), everywhere(CPU), context=2000).choice.memory.total
     plan = make_plan(manifest, machine(available=free), everywhere(CPU), context=4000)
     assert plan.candidates[0].fits_context == 2000
     with pytest.raises(ContextTooLargeError) as caught:
@@ -268,3 +268,144 @@ def test_a_bundle_without_variants_has_an_empty_plan() -> None:
 )
 def test_sizes_as_people_read_them(count: int, text: str) -> None:
     assert human(int(count)) == text
+
+
+# Tuned
+
+
+def tuned(variant: str, decode_tps: float, **changes: Any) -> Tuning:
+    measured = {"threads": 2, "chunk": 256, "repack": None, "prefill_tps": 100.0, "batch_cost": 1.5} | changes
+    return Tuning(variant=variant, decode_tps=decode_tps, **measured)
+
+
+def test_measured_candidates_rank_by_their_speed_before_the_others() -> None:
+    tunings = {"onnx-q4": tuned("onnx-q4", 41.2), "gguf-q8": tuned("gguf-q8", 7.0)}
+    plan = make_plan(bundle("gguf-q4", "gguf-q8", "onnx-q4"), machine(), everywhere(CPU), tunings=tunings)
+    assert order(plan) == ["onnx-q4", "gguf-q8", "gguf-q4"]
+    assert plan.tuned
+    assert plan.choice.reason.startswith("measured 41.2 tok/s with 2 threads, chunk 256;")
+    assert plan.candidates[2].tuning is None
+    assert not make_plan(bundle(), machine(), everywhere(CPU)).tuned
+
+
+def test_tuned_settings_are_the_options() -> None:
+    tunings = {"gguf-q4": tuned("gguf-q4", 10.0, threads=1, chunk=64, repack=False)}
+    options = make_plan(bundle("gguf-q4"), machine(), everywhere(CPU), tunings=tunings).choice.options
+    assert (options.threads, options.chunk, options.repack) == (1, 64, False)
+    options = make_plan(bundle("gguf-q4"), machine(), everywhere(CPU)).choice.options
+    assert (options.threads, options.chunk, options.repack) == (3, 128, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"threads": 1, "repack": True}, "1 thread, chunk 256, weights repacked;"),
+        ({"repack": False}, "2 threads, chunk 256, weights as stored;"),
+    ],
+)
+def test_the_reason_names_the_settings(settings: dict[str, Any], text: str) -> None:
+    tunings = {"gguf-q4": tuned("gguf-q4", 10.0, **settings)}
+    assert text in make_plan(bundle("gguf-q4"), machine(), everywhere(CPU), tunings=tunings).choice.reason
+
+
+def test_a_measured_candidate_that_cannot_run_ranks_after_those_that_can() -> None:
+    tunings = {"gguf-q4": tuned("gguf-q4", 99.0), "onnx-q4": tuned("onnx-q4", 9.0)}
+    plan = make_plan(bundle(), machine(), {"gguf": MISSING, "onnx": CPU, "mlx": CPU}, tunings=tunings)
+    assert order(plan)[0] == "onnx-q4"
+
+
+def test_an_unproven_variant_stays_last_however_fast() -> None:
+    variants = [small_bundle.variant("gguf-q4", proof=None), small_bundle.variant("onnx-q4")]
+    manifest = small_bundle.read(small_bundle.manifest(variants))
+    plan = make_plan(manifest, machine(), everywhere(CPU), tunings={"gguf-q4": tuned("gguf-q4", 99.0)})
+    assert order(plan) == ["onnx-q4", "gguf-q4"]
+
+
+def test_tuned_settings_that_do_not_fit_the_memory_give_way_to_the_rule() -> None:
+    manifest = bundle("gguf-q4")
+    tunings = {"gguf-q4": tuned("gguf-q4", 10.0, chunk=512)}
+    needed = make_plan(manifest, machine(), everywhere(CPU)).choice.memory.total
+    tight = make_plan(manifest, machine(available=needed), everywhere(CPU), tunings=tunings).choice
+    assert (tight.options.chunk, tight.tuning) == (128, None)
+    roomy = make_plan(manifest, machine(), everywhere(CPU), tunings=tunings).choice
+    assert roomy.options.chunk == 512
+    assert roomy.memory.total > needed
+
+
+# Strict
+
+
+def strictly(supports: dict[str, Support], *accelerators: str, **arguments: Any) -> Plan:
+    hardware = replace(machine(), accelerators=accelerators)
+    return make_plan(bundle(), hardware, supports, strict=True, **arguments)
+
+
+def test_strict_takes_the_first_choice() -> None:
+    assert strictly(everywhere(CPU)).choice.variant == "gguf-q4"
+    assert strictly({"mlx": METAL, "gguf": METAL, "onnx": CPU}, "metal").choice.variant == "mlx-q4"
+    assert strictly({"mlx": CPU, "gguf": CUDA, "onnx": CPU}, "cuda").choice.variant == "gguf-q4"
+
+
+def test_strict_refuses_what_stands_in_for_an_engine_that_cannot_run() -> None:
+    supports = {"gguf": MISSING, "onnx": CPU, "mlx": CPU}
+    assert make_plan(bundle(), machine(), supports).choice.variant == "onnx-q4"
+    with pytest.raises(EngineMissingError, match="onnx-q4 would be a substitute for gguf-q4: its engine") as caught:
+        _ = strictly(supports).choice
+    assert caught.value.hint == "Install it with: pip install 'edgepack[gguf]'"
+
+
+def test_strict_looks_only_at_what_was_asked_for() -> None:
+    supports = {"gguf": MISSING, "onnx": CPU, "mlx": CPU}
+    assert strictly(supports, backend="onnx").choice.variant == "onnx-q4"
+    assert strictly(supports, variant="onnx-q4").choice.variant == "onnx-q4"
+
+
+def test_strict_knows_that_metal_would_be_first() -> None:
+    supports = {"mlx": MISSING, "gguf": METAL, "onnx": CPU}
+    with pytest.raises(EngineMissingError, match="substitute for mlx-q4"):
+        _ = strictly(supports, "metal").choice
+
+
+def test_strict_does_not_miss_what_would_rank_after_the_choice() -> None:
+    assert strictly({"gguf": CPU, "onnx": MISSING, "mlx": MISSING}).choice.variant == "gguf-q4"
+
+
+def test_strict_refuses_what_stands_in_for_want_of_memory() -> None:
+    variants = [small_bundle.variant("gguf-q4", weights_bytes=10**12), small_bundle.variant("onnx-q4")]
+    manifest = small_bundle.read(small_bundle.manifest(variants))
+    with pytest.raises(EngineMissingError, match=r"substitute for gguf-q4: needs 931\.\d GiB"):
+        _ = make_plan(manifest, machine(), everywhere(CPU), strict=True).choice
+
+
+def test_strict_refuses_a_cpu_where_an_accelerator_is_idle() -> None:
+    reason = "llama-cpp-python is not installed."
+    wheel = replace(CPU, reason=reason, install="pip install llama-cpp-python")
+    plan = strictly({"gguf": wheel, "onnx": CPU, "mlx": CPU}, "cuda")
+    assert plan.candidates[0].idle == "cuda"
+    assert "cuda stays idle: llama-cpp-python is not installed" in plan.candidates[0].reason
+    with pytest.raises(EngineMissingError, match=r"would run on the cpu, a substitute.*cuda stays idle") as caught:
+        _ = plan.choice
+    assert caught.value.hint == "Install it with: pip install llama-cpp-python"
+
+
+def test_strict_goes_by_measurements_where_there_are_any() -> None:
+    supports = everywhere(CPU)
+    tunings = {"gguf-q4": tuned("gguf-q4", 5.0), "onnx-q4": tuned("onnx-q4", 9.0)}
+    assert strictly(supports, tunings=tunings).choice.variant == "onnx-q4"
+    with pytest.raises(EngineMissingError, match="substitute for onnx-q4"):
+        _ = strictly(supports | {"onnx": MISSING}, tunings=tunings).choice
+    # What was measured to be slower is nothing to wait for, what never was may be.
+    assert strictly(supports | {"gguf": MISSING}, tunings=tunings).choice.variant == "onnx-q4"
+    with pytest.raises(EngineMissingError, match="substitute for gguf-q4"):
+        _ = strictly(supports | {"gguf": MISSING}, tunings={"onnx-q4": tunings["onnx-q4"]}).choice
+
+
+def test_strict_takes_a_cpu_that_was_measured_to_be_faster() -> None:
+    tunings = {"gguf-q4": tuned("gguf-q4", 5.0), "onnx-q4": tuned("onnx-q4", 9.0)}
+    supports = {"gguf": CUDA, "onnx": CPU, "mlx": CPU}
+    assert strictly(supports, "cuda", tunings=tunings).choice.variant == "onnx-q4"
+
+
+def test_strict_without_any_engine_names_every_reason() -> None:
+    with pytest.raises(EngineMissingError, match="No engine can run this bundle here: gguf"):
+        _ = strictly(everywhere(MISSING)).choice

@@ -27,7 +27,7 @@ METAL: Engines = MappingProxyType({"mlx": ("f16", "f32"), **CPU})
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """``memory`` is in bytes: what a model may take (weights, KV cache and working memory). ``basis`` says why."""
+    """``memory`` is in bytes: what a load may take (weights, KV cache, working memory, engine). ``basis`` says why."""
 
     name: str
     memory: int

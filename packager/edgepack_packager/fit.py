@@ -7,16 +7,15 @@ those of the writers' own layouts (``Target.measure``), the memory is that of th
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edgepack.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError
-from edgepack.memory import Memory, kv_bytes, overhead_bytes
+from edgepack.memory import Memory, Payload, largest_context, needed
 from edgepack.planning import DEFAULT_CONTEXT, default_kv_cache
-from edgepack.runtime import KvCache
+from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
 from edgepack_packager.devices import Device
 from edgepack_packager.targets import Model, Target
@@ -82,14 +81,15 @@ class Fit:
     def choice(self) -> Row | None:
         """What to take: of those that fit, what q4 means, on the device's best engine, in the fewest bits.
 
-        Where none fits, the one that fits with the largest context; None where not one token fits anywhere.
+        Where none fits, the one that fits with the largest context, of equals what q4 means; None where not one token
+        fits anywhere.
         """
         engines = list(self.device.engines)
         if self.fits:
             fitting = (row for row in self.rows if row.fits)
             return min(fitting, key=lambda row: (not row.default, engines.index(row.runtime), row.bits))
         shorter = (row for row in self.rows if row.served and row.fits_context)
-        return max(shorter, key=lambda row: row.fits_context, default=None)
+        return max(shorter, key=lambda row: (row.fits_context, row.default), default=None)
 
 
 def fit(config: Mapping[str, Any], device: Device, context: int | None = None) -> Fit:
@@ -151,12 +151,12 @@ def _row(
     kv_cache = default_kv_cache(scheme, device.engines.get(target.runtime, ()))
     written = target.measure(decoder, element_type(config), scheme)
 
-    def needed(context: int) -> float:
+    def total(context: int) -> float:
         packed = families.describe(config, context)
         if _refusal(target, scheme, config, packed):
             return math.inf
         weights = target.measure(packed, element_type(config), scheme).weights_bytes
-        return _memory(packed, weights, kv_cache, device).total
+        return _memory(target, scheme, packed, weights, kv_cache, device).total
 
     return Row(
         target=target.name,
@@ -165,14 +165,16 @@ def _row(
         bits=written.bits(decoder),
         file_bytes=written.data_bytes,
         kv_cache=kv_cache,
-        memory=_memory(decoder, written.weights_bytes, kv_cache, device),
-        # What is needed grows with the context; where an engine refuses some contexts, it is the longer ones.
-        fits_context=bisect_right(range(1, decoder.trained_context + 1), float(device.memory), key=needed),
+        memory=_memory(target, scheme, decoder, written.weights_bytes, kv_cache, device),
+        # Where an engine refuses some contexts, it is the longer ones.
+        fits_context=largest_context(total, decoder.trained_context, device.memory),
         served=target.runtime in device.engines,
         default=default,
     )
 
 
-def _memory(decoder: Decoder, weights: int, kv_cache: KvCache, device: Device) -> Memory:
-    context = decoder.context
-    return Memory(weights, kv_bytes(decoder, kv_cache, context), overhead_bytes(decoder, context), device.memory)
+def _memory(target: Target, scheme: str, decoder: Decoder, weights: int, kv_cache: KvCache, device: Device) -> Memory:
+    # A tokenizer has as many entries as the embedding has rows, or a few less.
+    computes = "metal" if "mlx" in device.engines else "cpu"
+    payload = Payload(decoder, target.runtime, scheme, weights, decoder.n_vocab, computes)
+    return needed(payload, Options(decoder.context, 1, kv_cache), device.memory)

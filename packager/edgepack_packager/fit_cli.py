@@ -95,7 +95,7 @@ def show(found: Fit, model: str) -> None:
     """Print what holds for all variants, a table of them, what cannot be built, and the verdict."""
     from rich.text import Text
 
-    from edgepack.memory import KV_BYTES, human, kv_bytes, overhead_bytes
+    from edgepack.memory import KV_BYTES, human, kv_bytes
 
     console = screen.out()
     decoder, device, context = found.decoder, found.device, found.decoder.context
@@ -103,7 +103,7 @@ def show(found: Fit, model: str) -> None:
     size = f"{decoder.n_parameters / 1e6:,.1f} M parameters, context {context} of {decoder.trained_context}"
     console.print(Text.assemble((model, "bold"), f"  {size}"), soft_wrap=True)
     console.print(f"{device.name}: {human(device.memory)} for a model ({device.basis})", soft_wrap=True)
-    console.print(f"KV cache {caches}; working memory {human(overhead_bytes(decoder, context))}\n", soft_wrap=True)
+    console.print(f"KV cache {caches}\n", soft_wrap=True)
     console.print(_table(found))
     console.print()
     for line in _remarks(found):

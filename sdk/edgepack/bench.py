@@ -17,7 +17,7 @@ from pathlib import Path
 
 from edgepack.bundle import Bundle
 from edgepack.errors import ContextTooLargeError, UsageError
-from edgepack.loading import Runtimes, find, with_threads
+from edgepack.loading import Runtimes, find, open_session, with_threads
 from edgepack.memory import kv_bytes
 from edgepack.planning import Candidate
 from edgepack.runtime import Options, Session
@@ -127,7 +127,7 @@ def bench(
     started = time.perf_counter()
     bundle.check([candidate.variant])
     options = with_threads(candidate.options, threads)
-    session = find(candidate.runtime, runtimes).open(bundle.variant_path(candidate.variant), decoder, options)
+    session = open_session(bundle, candidate, options, find(candidate.runtime, runtimes))
     load_s = time.perf_counter() - started
     try:
         prompt = random_tokens(bundle.manifest.tokenizer.rows, prompt_tokens)

@@ -23,7 +23,7 @@ class Hardware:
     within the affinity, on Apple Silicon the performance cores. ``quota`` is the cgroup's CPU limit in cores,
     ``memory_available`` the least of the free memory and of what the cgroup still grants; a ``memory_total`` of 0
     means that the system does not say. ``accelerators`` holds "metal" on Apple Silicon and "cuda" where an NVIDIA
-    device is present.
+    device is present. ``processor`` and ``gpus`` are the names that the makers gave them, as far as the system knows.
     """
 
     system: str
@@ -34,6 +34,8 @@ class Hardware:
     memory_total: int
     memory_available: int
     accelerators: tuple[str, ...] = ()
+    processor: str = ""
+    gpus: tuple[str, ...] = ()
 
     @property
     def threads(self) -> int:
@@ -73,10 +75,18 @@ def detect(root: Path = Path("/")) -> Hardware:
         memory_total=total if group.memory_limit is None else min(total, group.memory_limit),
         memory_available=available if group.memory_left is None else min(available, group.memory_left),
         accelerators=("cuda",) if _has_nvidia(root) else (),
+        processor=processor_name(_text(root / "proc/cpuinfo")),
+        gpus=_nvidia_names(root),
     )
 
 
 # Linux: cores
+
+
+def processor_name(cpuinfo: str) -> str:
+    """Return the processor's name, or on ARM the board's and the core's part number; "" where it has none."""
+    found: dict[str, str] = dict(re.findall(r"^(model name|Model|CPU part)[ \t]*: (.*)$", cpuinfo, re.MULTILINE))
+    return found.get("model name") or ", part ".join(found[name] for name in ("Model", "CPU part") if name in found)
 
 
 def physical_cores(root: Path, cpus: set[int]) -> int:
@@ -176,7 +186,7 @@ def inactive_file(memory_stat: str) -> int:
 
 # macOS
 
-_SYSCTLS = ("hw.memsize", "hw.physicalcpu", "hw.perflevel0.physicalcpu")
+_SYSCTLS = ("hw.memsize", "hw.physicalcpu", "hw.perflevel0.physicalcpu", "machdep.cpu.brand_string")
 
 
 def _darwin(machine: str, cpus: set[int], sysctls: str, vm_stat: str) -> Hardware:
@@ -191,6 +201,7 @@ def _darwin(machine: str, cpus: set[int], sysctls: str, vm_stat: str) -> Hardwar
         memory_total=total,
         memory_available=min(total, available_of_vm_stat(vm_stat) or total),
         accelerators=("metal",) if machine == "arm64" else (),
+        processor=name[1] if (name := re.search(r"^machdep.cpu.brand_string: (.*)$", sysctls, re.MULTILINE)) else "",
     )
 
 
@@ -219,6 +230,14 @@ def _has_nvidia(root: Path) -> bool:
         return any((root / "proc/driver/nvidia/gpus").glob("*")) or any((root / "dev").glob("nvidia[0-9]*"))
     except OSError:
         return False
+
+
+def _nvidia_names(root: Path) -> tuple[str, ...]:
+    try:
+        texts = [_text(path) for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))]
+    except OSError:
+        return ()
+    return tuple(name for text in texts for name in re.findall(r"^Model:\s*(.*\S)", text, re.MULTILINE))
 
 
 def _sysconf_memory() -> tuple[int, int]:

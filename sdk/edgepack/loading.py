@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, Any, Never
 
-from edgepack import runtime
+from edgepack import probing, runtime
 from edgepack.bundle import Bundle, listed, open_bundle
-from edgepack.errors import BundleDamagedError, UsageError, check_options
+from edgepack.errors import BundleDamagedError, EngineError, UsageError, check_options
 from edgepack.hardware import Hardware, detect
+from edgepack.lookup import PAYS
 from edgepack.planning import Candidate, Plan, make_plan
-from edgepack.runtime import Options, Runtime, Support
+from edgepack.repro import Setup, machine, packages
+from edgepack.runtime import Options, Runtime, Session, Support
+from edgepack.tuning import read_tunings
 
 if TYPE_CHECKING:
     from edgepack.chat import ChatTemplate
@@ -33,6 +36,8 @@ def load(
     *,
     variant: str | None = None,
     threads: int | None = None,
+    strict: bool = False,
+    isolate: bool = False,
     runtimes: Runtimes | None = None,
     **unknown: Never,
 ) -> Model:
@@ -40,20 +45,36 @@ def load(
 
     ``backend`` is a runtime's name ("gguf", "onnx", "mlx"), ``variant`` one of the bundle's; ``context`` is in tokens
     (without one: what the bundle allows, at most 4096) and is never reduced; ``kv_cache`` is "f32" or "f16";
-    ``threads`` overrides min(affinity, cgroup quota, physical cores). ``runtimes`` replaces the installed ones, for
-    tests of an application: ``{"fake": FakeRuntime()}``.
+    ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
+    refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
+    machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of
+    the call that meets it. ``runtimes`` replaces the installed ones, for tests of an application:
+    ``{"fake": FakeRuntime()}``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
     template must also give what they gave when it was built. Raises ``BundleError``, ``ContextTooLargeError``,
     ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
     """
-    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads"))
+    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate"))
     opened = _open(bundle)
     chosen = plan(
-        opened, context=context, backend=backend, variant=variant, kv_cache=kv_cache, runtimes=runtimes
+        opened,
+        context=context,
+        backend=backend,
+        variant=variant,
+        kv_cache=kv_cache,
+        strict=strict,
+        runtimes=runtimes,
     ).choice
-    return open_candidate(opened, chosen, threads=threads, runtimes=runtimes)
+    return open_candidate(opened, chosen, threads=threads, isolate=isolate, runtimes=runtimes)
+
+
+async def aload(bundle: Where, backend: str | None = None, **options: Any) -> Model:
+    """``load`` for an event loop, which goes on meanwhile. Arguments and errors as in ``load``."""
+    import asyncio
+
+    return await asyncio.to_thread(load, bundle, backend, **options)
 
 
 def plan(
@@ -63,6 +84,7 @@ def plan(
     backend: str | None = None,
     variant: str | None = None,
     kv_cache: str | None = None,
+    strict: bool = False,
     runtimes: Runtimes | None = None,
 ) -> Plan:
     """Return what ``load`` would choose with the same arguments, and every other candidate, each with its reason."""
@@ -72,16 +94,30 @@ def plan(
     # An engine that nobody asked for is not worth the seconds that its probe may take.
     supports = probe_all(hardware, {backend} & held if backend else held, runtimes)
     return make_plan(
-        opened.manifest, hardware, supports, context=context, backend=backend, variant=variant, kv_cache=kv_cache
+        opened.manifest,
+        hardware,
+        supports,
+        context=context,
+        backend=backend,
+        variant=variant,
+        kv_cache=kv_cache,
+        tunings=read_tunings(opened.id, hardware, supports),
+        strict=strict,
     )
 
 
 def open_candidate(
-    bundle: Bundle, candidate: Candidate, *, threads: int | None = None, runtimes: Runtimes | None = None
+    bundle: Bundle,
+    candidate: Candidate,
+    *,
+    threads: int | None = None,
+    isolate: bool = False,
+    runtimes: Runtimes | None = None,
 ) -> Model:
     """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
     vectors, and load them. Raises as ``load``."""
     from edgepack.first_open import check_text
+    from edgepack.isolate import isolated
     from edgepack.model import Model
 
     started = perf_counter()
@@ -89,18 +125,48 @@ def open_candidate(
     bundle.check([candidate.variant])
     tokenizer, template = text_side(bundle)
     check_text(bundle, tokenizer, template)
-    session = find(candidate.runtime, runtimes).open(
-        bundle.variant_path(candidate.variant), bundle.manifest.decoder, options
-    )
+    engine = isolated(candidate.runtime, runtimes) if isolate else find(candidate.runtime, runtimes)
     return Model(
         manifest=bundle.manifest,
-        bundle_id=bundle.id,
-        variant=bundle.variant(candidate.variant),
-        session=session,
+        setup=_setup(bundle, candidate, options),
+        opening=lambda: open_session(bundle, candidate, options, engine),
         options=options,
         tokenizer=tokenizer,
         template=template,
-        load_s=perf_counter() - started,
+        lookup_pays=candidate.tuning is not None and (candidate.tuning.batch_cost or PAYS) < PAYS,
+        began=started,
+    )
+
+
+def open_session(bundle: Bundle, candidate: Candidate, options: Options, engine: Runtime) -> Session:
+    """Open a candidate's engine, without a check of its files. Raises as ``load``, and ``EngineError`` where the engine
+    does not run on the device that the plan says."""
+    session = engine.open(bundle.variant_path(candidate.variant), bundle.manifest.decoder, options)
+    if session.device != candidate.device:
+        ran = session.device
+        session.close()
+        raise EngineError(
+            f"{candidate.variant} was to run on {candidate.device}, and {candidate.runtime} put it on {ran}.",
+            hint="See what this machine offers: edgepack doctor",
+        )
+    return session
+
+
+def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
+    return Setup(
+        bundle=str(bundle.path),
+        bundle_id=bundle.id,
+        variant=candidate.variant,
+        backend=candidate.runtime,
+        engine=candidate.engine,
+        device=candidate.device or "",
+        context=options.context,
+        kv_cache=options.kv_cache,
+        threads=options.threads,
+        chunk=options.chunk,
+        repack=options.repack,
+        machine=machine(),
+        packages=packages(),
     )
 
 
@@ -157,7 +223,8 @@ def probe_all(
 ) -> dict[str, Support]:
     """Return what each runtime says of itself, by name; of all registered ones unless ``names`` picks some.
 
-    A runtime that cannot even be imported is reported as one that cannot run. Never raises.
+    A registered runtime is asked in a child process, so that one which crashes, hangs, or cannot even be imported is
+    reported as one that cannot run. Never raises.
     """
     known = sorted(runtimes) if runtimes is not None else runtime.names()
     wanted = known if names is None else [name for name in known if name in set(names)]
@@ -170,11 +237,9 @@ def find(name: str, runtimes: Runtimes | None) -> Runtime:
 
 
 def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
-    # A third party's runtime may fail in any way; one broken engine must not hide the others.
-    try:
-        return find(name, runtimes).probe(hardware)
-    except Exception as error:
-        return Support((), reason=f"the runtime cannot be used: {error}", install=f"pip install 'edgepack[{name}]'")
+    if runtimes is None:
+        return probing.probe(name, hardware)
+    return probing.ask(name, runtimes.__getitem__, hardware)
 
 
 def _open(bundle: Where) -> Bundle:

@@ -1,33 +1,75 @@
-"""What a loaded model needs of the memory: the arithmetic behind a plan. Pure: a decoder and numbers go in."""
+"""What a loaded model needs of the memory: the arithmetic behind a plan. Pure: a decoder and numbers go in.
+
+Every formula is what an engine allocates and touches, compared with resident memory by ``benchmarks/memory.py`` on the
+engines that are bound today; docs/benchmarks.md has the table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgepack.decoder import Decoder
-from edgepack.runtime import KvCache
+from edgepack.runtime import KvCache, Options
 
 CHUNK = 128
 KV_BYTES: Mapping[KvCache, int] = {"f32": 4, "f16": 2}
+
+MIB = 1 << 20
+PROCESS = 36 * MIB
+"""Python 3.11, numpy and this package, as they are in memory before a load."""
+
+_KV_PADDING: Mapping[str, int] = {"gguf": 256}
+"""The cells of llama.cpp's KV cache are a multiple of this."""
+
+_REPACKED_BITS: Mapping[str, float] = {"q4_0": 4.5, "q4_k_m": 3.8}
+"""Bits of a layer's weight that llama.cpp can rearrange: all of them, and all but those in q6_K, a seventh."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """What a load adds beside the model: ``code`` (with the engine's state, the libraries of the text side and a
+    thread) whatever the model, and ``token`` for each entry of the tokenizer, its merges included. Bytes."""
+
+    code: int
+    token: int
+
+
+_ENGINES: Mapping[str, _Engine] = {
+    "gguf": _Engine(28 * MIB, 560),  # reads the vocabulary of the file too, and leaves it behind
+    "onnx": _Engine(45 * MIB, 320),
+    "mlx": _Engine(28 * MIB, 320),
+}
+_OTHER = _Engine(0, 320)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes that a candidate needs, and that the machine has available (None: the system does not say).
 
-    ``overhead`` is what one prefill step works in; the process itself (Python, the engine's code) is not counted.
+    ``weights`` are as the engine keeps them, with the copy that it may rearrange for this processor; ``kv_cache`` is
+    that of a full context; ``overhead`` is what one prefill step works in; ``engine`` is its code and the tokenizer.
     """
 
     weights: int
     kv_cache: int
     overhead: int
+    engine: int
     available: int | None
 
     @property
     def total(self) -> int:
-        """Weights, KV cache and overhead together."""
-        return self.weights + self.kv_cache + self.overhead
+        """What the load and a full context add to this process: the figure that is compared with ``available``.
+
+        Pages of a mapped file count, though the system could drop them: every token would read them again.
+        """
+        return self.weights + self.kv_cache + self.overhead + self.engine
+
+    @property
+    def peak(self) -> int:
+        """The most that is resident in a process that does nothing but load and generate (VmHWM, ``ru_maxrss``)."""
+        return self.total + PROCESS
 
     @property
     def fits(self) -> bool:
@@ -35,23 +77,83 @@ class Memory:
         return self.available is None or self.total <= self.available
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What is loaded, and on which device: ``weights`` is the manifest's ``weights_bytes``, ``rows`` are the entries of
+    the tokenizer."""
+
+    decoder: Decoder
+    runtime: str
+    scheme: str
+    weights: int
+    rows: int
+    device: str = "cpu"
+
+
+def needed(payload: Payload, options: Options, available: int | None = None) -> Memory:
+    """Return what a payload needs under the options. It never falls as the context grows."""
+    decoder, runtime = payload.decoder, payload.runtime
+    engine = _ENGINES.get(runtime, _OTHER)
+    padding = _KV_PADDING.get(runtime, 1)
+    cells = -(-options.context // padding) * padding
+    return Memory(
+        weights=payload.weights + _repacked_bytes(payload, options.repack),
+        kv_cache=kv_bytes(decoder, options.kv_cache, cells),
+        overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
+        engine=engine.code + engine.token * payload.rows,
+        available=available,
+    )
+
+
+def largest_context(total: Callable[[int], float], limit: int, available: int | None) -> int:
+    """Return the most tokens, up to ``limit``, whose ``total`` is at most ``available``; 0 where not even one is.
+
+    ``total`` must not fall as the context grows.
+    """
+    return limit if available is None else bisect_right(range(1, limit + 1), float(available), key=total)
+
+
 def kv_bytes(decoder: Decoder, kv_cache: KvCache, context: int) -> int:
     """Return the bytes of a KV cache that holds ``context`` tokens."""
     return decoder.kv_values_per_token * KV_BYTES[kv_cache] * context
 
 
-def overhead_bytes(decoder: Decoder, context: int, chunk: int = CHUNK) -> int:
-    """Return the bytes that one prefill step of ``chunk`` tokens works in, all in float32.
+def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
+    """Return the bytes that one prefill step of ``chunk`` tokens works in at the end of ``context``, in float32.
 
     Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs), q, k, v and the
-    attention's result, gate, up and their product, and for one layer and all heads the attention scores over the whole
-    context and their softmax. Once: two rows of logits (the engine's and the caller's).
+    attention's result; gate, up and their product; and the scores of a layer's attention over the whole context:
 
-    Measured as growth of the resident memory at a full context, total against this module's: llama.cpp 219 of
-    229 MiB and ONNX Runtime 200 of 226 MiB (hidden 1024, 16 heads, context 4096).
+    - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
+      an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy.
+    - ONNX Runtime keeps none from 1.28 on, but for a softcap or a window, which its tiled attention does not do.
+    - MLX, and whatever is not known, keeps them and their softmax.
+
+    Once: two rows of logits (the engine's and the caller's).
     """
-    row = 4 * decoder.hidden_size + 2 * decoder.q_size + 2 * decoder.kv_size + 3 * decoder.intermediate_size
-    return 4 * (chunk * (row + 2 * decoder.n_heads * context) + 2 * decoder.n_vocab)
+    row = 4 * decoder.hidden_size + 2 * decoder.q_size + 2 * decoder.kv_size
+    mlp, scores = 3 * decoder.intermediate_size, decoder.n_heads * context
+    if runtime == "gguf":
+        row += max(mlp, scores + context) + (scores // 2 if kv_cache == "f16" else 0)
+    elif runtime == "onnx":
+        tiled = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
+        row += mlp + (0 if tiled else scores)
+    else:
+        row += mlp + 2 * scores
+    return 4 * (chunk * row + 2 * decoder.n_vocab)
+
+
+def _repacked_bytes(payload: Payload, repack: bool | None) -> int:
+    """Return the bytes of the copy that llama.cpp rearranges for a CPU: the 4-bit matrices of the layers.
+
+    Left to itself, the runtime makes one where most bytes are q4_0 (``edgepack_runtimes.gguf.load``).
+    """
+    bits = _REPACKED_BITS.get(payload.scheme)
+    if payload.runtime != "gguf" or payload.device != "cpu" or bits is None or repack is False:
+        return 0
+    matrices = (shape for name, shape in payload.decoder.tensors() if name.startswith("layers.") and len(shape) == 2)
+    copy = int(sum(rows * columns for rows, columns in matrices) * bits / 8)
+    return copy if repack or (payload.scheme == "q4_0" and 2 * copy > payload.weights) else 0
 
 
 def human(count: int) -> str:

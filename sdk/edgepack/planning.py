@@ -15,8 +15,9 @@ from typing import Literal, get_args
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
 from edgepack.hardware import Hardware
 from edgepack.manifest import Manifest, Variant
-from edgepack.memory import CHUNK, Memory, human, kv_bytes, overhead_bytes
+from edgepack.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.runtime import KvCache, Options, Support
+from edgepack.tuning import Tuning
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
@@ -24,6 +25,7 @@ Obstacle = Literal["memory", "kv cache", "oracle", "engine", "not asked for"]
 # Fastest first; what the table does not know goes after it, accelerators before CPUs.
 _ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
 _CPU_ORDER = {"gguf": 4, "onnx": 5}
+_Rule = tuple[bool, int, float, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,10 @@ class Candidate:
     """One variant on the best device that its runtime offers here, and why it stands where it does.
 
     ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds,
-    0 where not even one token fits. ``obstacle`` is what keeps the candidate from running (None: nothing), ``reason``
-    the same in words, or else what it has in its favour; ``hint`` is the next step where there is one.
+    0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
+    (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
+    there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
+    is an accelerator of the machine that it does not use.
     """
 
     variant: str
@@ -43,9 +47,12 @@ class Candidate:
     options: Options
     memory: Memory
     fits_context: int
+    engine: str | None = None
     obstacle: Obstacle | None = None
     reason: str = ""
     hint: str | None = None
+    tuning: Tuning | None = None
+    idle: str | None = None
 
     @property
     def eligible(self) -> bool:
@@ -56,25 +63,52 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All candidates, best first. ``context`` is the one planned for, ``limit`` the largest that the bundle allows;
-    ``proven`` says whether a proof covers that limit or only the payloads are written for it."""
+    ``proven`` says whether a proof covers that limit or only the payloads are written for it; ``strict``, whether
+    ``choice`` refuses a substitute."""
 
     context: int
     limit: int
     proven: bool
     backend: str | None
     candidates: tuple[Candidate, ...]
+    strict: bool = False
 
     @property
     def choice(self) -> Candidate:
         """The first eligible candidate.
 
         Raises ``ContextTooLargeError`` where only memory is lacking, else ``EngineMissingError``; both name the reason
-        of every candidate that was asked for.
+        of every candidate that was asked for. Where the plan is strict, ``EngineMissingError`` also for a substitute:
+        a candidate that is first only because a better one cannot run, or that leaves an accelerator idle.
         """
+        chosen = next((candidate for candidate in self.candidates if candidate.eligible), None)
+        if chosen is None:
+            raise self._refusal()
+        if self.strict and (refusal := self._substitution(chosen)):
+            raise refusal
+        return chosen
+
+    @property
+    def tuned(self) -> bool:
+        """Whether any candidate was measured on this device."""
+        return any(candidate.tuning for candidate in self.candidates)
+
+    def _substitution(self, chosen: Candidate) -> EdgepackError | None:
         for candidate in self.candidates:
-            if candidate.eligible:
-                return candidate
-        raise self._refusal()
+            if candidate.eligible or candidate.obstacle in ("not asked for", "oracle"):
+                continue
+            # What was never measured here, because it cannot run, is compared by rule.
+            first = min(candidate, chosen, key=_preference if candidate.tuning else _rule)
+            if first is candidate:
+                return EngineMissingError(
+                    f"{chosen.variant} would be a substitute for {candidate.variant}: {candidate.reason}.",
+                    hint=candidate.hint,
+                )
+        if chosen.idle and not any(each.eligible and each.device == chosen.idle for each in self.candidates):
+            return EngineMissingError(
+                f"{chosen.variant} would run on the {chosen.device}, a substitute: {chosen.reason}.", hint=chosen.hint
+            )
+        return None
 
     def _refusal(self) -> EdgepackError:
         asked = [candidate for candidate in self.candidates if candidate.obstacle != "not asked for"]
@@ -98,15 +132,20 @@ def make_plan(
     backend: str | None = None,
     variant: str | None = None,
     kv_cache: str | None = None,
+    tunings: Mapping[str, Tuning] | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
     bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice, ``kv_cache`` ("f32" or "f16") is
-    otherwise "f32" for an f32 variant and "f16" where the engine offers it.
+    otherwise "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
+    measured of it on this device. ``strict``: see ``Plan.choice``.
 
-    Order: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within one engine the
-    fewest bits per weight first, because decoding waits for memory. Unproven variants come after all proven ones.
+    Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
+    the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within
+    one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
+    proven ones.
 
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
@@ -121,8 +160,12 @@ def make_plan(
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
     asked = _Asked(planned, backend, variant, kv_cache)
-    found = [_candidate(manifest, v, hardware, supports.get(v.runtime), asked) for v in manifest.variants]
-    return Plan(planned, limit, proven, backend, tuple(sorted(found, key=_rank)))
+    known = tunings or {}
+    found = [
+        _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
+        for each in manifest.variants
+    ]
+    return Plan(planned, limit, proven, backend, tuple(sorted(found, key=_rank)), strict)
 
 
 def context_limit(manifest: Manifest) -> tuple[int, bool]:
@@ -174,31 +217,51 @@ def _check_arguments(
 
 
 def _candidate(
-    manifest: Manifest, variant: Variant, hardware: Hardware, support: Support | None, asked: _Asked
+    manifest: Manifest,
+    variant: Variant,
+    hardware: Hardware,
+    support: Support | None,
+    asked: _Asked,
+    tuning: Tuning | None,
 ) -> Candidate:
     offered = support.kv_caches if support else ()
     kv: KvCache = "f32" if asked.kv_cache == "f32" else "f16"
     if asked.kv_cache is None:
         kv = default_kv_cache(variant.quantization.scheme, offered)
-    memory = Memory(
-        weights=variant.weights_bytes,
-        kv_cache=kv_bytes(manifest.decoder, kv, asked.context),
-        overhead=overhead_bytes(manifest.decoder, asked.context),
-        available=hardware.memory_available if hardware.memory_total else None,
-    )
+    options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK)
+    if tuning is not None:
+        options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
     device = support.devices[0] if support and support.devices else None
+    available = hardware.memory_available if hardware.memory_total else None
+    payload = Payload(
+        decoder=manifest.decoder,
+        runtime=variant.runtime,
+        scheme=variant.quantization.scheme,
+        weights=variant.weights_bytes,
+        rows=manifest.tokenizer.rows,
+        device=device or "cpu",
+    )
     candidate = Candidate(
         variant=variant.id,
         runtime=variant.runtime,
         device=device,
         bits=variant.quantization.bits,
         proven=variant.proof is not None,
-        options=Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK),
-        memory=memory,
-        fits_context=_largest_context(manifest, kv, memory),
+        options=options,
+        memory=needed(payload, options, available),
+        fits_context=_largest_context(manifest, payload, options, available),
+        engine=support.version if support else None,
+        tuning=tuning,
+        idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, asked)
-    return replace(candidate, obstacle=obstacle, reason=reason or _merit(candidate, offered), hint=hint)
+    if obstacle == "memory" and tuning is not None:
+        untuned = _candidate(manifest, variant, hardware, support, asked, None)
+        if untuned.eligible:
+            return untuned
+    if obstacle is None and support is not None:
+        reason, hint = _merit(candidate, support)
+    return replace(candidate, obstacle=obstacle, reason=reason, hint=hint)
 
 
 def _obstacle(
@@ -230,32 +293,52 @@ def _obstacle(
     return None, "", None
 
 
-def _merit(candidate: Candidate, offered: tuple[KvCache, ...]) -> str:
+def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
+    """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.tuning is not None:
+        parts.insert(0, measured(candidate.tuning))
     if not candidate.proven:
         parts.append("unproven, so it ranks after every proven variant")
-    if candidate.options.kv_cache == "f32" and "f16" not in offered:
+    if candidate.options.kv_cache == "f32" and "f16" not in support.kv_caches:
         parts.append("the engine keeps its KV cache in f32")
     if candidate.device == "cuda":
         parts.append("the GPU's own memory is not checked")
-    return "; ".join(parts)
+    if candidate.idle is None:
+        return "; ".join(parts), None
+    why = f": {support.reason.rstrip('.')}" if support.reason else ""
+    parts.append(f"{candidate.idle} stays idle{why}")
+    return "; ".join(parts), f"Install it with: {support.install}" if support.install else None
 
 
-def _rank(candidate: Candidate) -> tuple[int, bool, int, float, str]:
-    obstacle = get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0
-    device = candidate.device or "cpu"
-    order = _CPU_ORDER.get(candidate.runtime, 6) if device == "cpu" else _ORDER.get((candidate.runtime, device), 3)
-    return obstacle, not candidate.proven, order, candidate.bits, candidate.variant
+def measured(tuning: Tuning) -> str:
+    """Return what was measured, with its settings, as people read it."""
+    threads = "1 thread" if tuning.threads == 1 else f"{tuning.threads} threads"
+    repack = {None: "", True: ", weights repacked", False: ", weights as stored"}[tuning.repack]
+    return f"measured {tuning.decode_tps:.1f} tok/s with {threads}, chunk {tuning.chunk}{repack}"
 
 
-def _largest_context(manifest: Manifest, kv: KvCache, memory: Memory) -> int:
+def _rank(candidate: Candidate) -> tuple[int, bool, float, _Rule]:
+    return get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0, *_preference(candidate)
+
+
+def _preference(candidate: Candidate) -> tuple[bool, float, _Rule]:
+    """Return what orders candidates that could all run: the measured ones by their speed, then the others by rule."""
+    speed = candidate.tuning.decode_tps if candidate.tuning else 0.0
+    return not candidate.proven, -speed, _rule(candidate)
+
+
+def _rule(candidate: Candidate) -> _Rule:
+    """Return what orders candidates before anything was measured; where no device is offered, by the best there is."""
+    on_cpu = _CPU_ORDER.get(candidate.runtime, 6)
+    device = candidate.device or candidate.idle or "cpu"
+    other = on_cpu if device == "cpu" or candidate.device is None else 3
+    return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
+
+
+def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
     limit, _ = context_limit(manifest)
-    if memory.available is None:
-        return limit
-    # Weights and part of the overhead are fixed; the rest grows by the same bytes with every token.
-    empty = overhead_bytes(manifest.decoder, 0)
-    per_token = kv_bytes(manifest.decoder, kv, 1) + overhead_bytes(manifest.decoder, 1) - empty
-    return max(0, min(limit, (memory.available - memory.weights - empty) // per_token))
+    return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
 
 
 def _older(version: str | None, floor: str) -> bool:

@@ -40,12 +40,17 @@ class Support:
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to open a variant: ``context`` in tokens, ``threads`` of the engine, the KV cache's element type, and
-    ``chunk``, the most tokens that one prefill step evaluates (a cancel takes effect between steps or sooner)."""
+    ``chunk``, the most tokens that one prefill step evaluates (a cancel takes effect between steps or sooner).
+
+    ``repack`` says whether the engine rearranges the weights for this processor at load, None that it decides itself;
+    a runtime that cannot choose raises ``UsageError`` for anything else.
+    """
 
     context: int
     threads: int
     kv_cache: KvCache
     chunk: int = 128
+    repack: bool | None = None
 
 
 class Session(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,17 +33,23 @@ class GgufRuntime:
 
     def probe(self, hardware: Hardware) -> Support:
         """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
-        from edgepack_runtimes.gguf.library import INSTALL
+        from edgepack_runtimes.gguf.library import install_line, unavailable
 
         engine, found = _choose()
+        install = install_line(hardware, engine)
         if engine is None:
-            return Support((), reason=found.reason, install=INSTALL)
-        return Support(found.devices, version=found.version, kv_caches=("f16", "f32"))
+            return Support((), reason=unavailable(hardware) or found.reason, install=install)
+        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"))
+        unseen = [name for name in hardware.accelerators if name not in found.devices]
+        if not unseen:
+            return support
+        reason = f"{found.reason or ''} {engine.distribution} sees no {unseen[0]} device.".strip()
+        return replace(support, reason=reason, install=install)
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Load ``model.gguf`` of the variant's folder. Raises ``EngineMissingError`` or ``EngineError``.
 
-        Raises ``UsageError`` for options that are not positive.
+        Raises ``UsageError`` for options that it cannot honour.
         """
         from edgepack_runtimes.gguf.load import open_session
 
@@ -80,13 +87,13 @@ class GgufRuntime:
 
 
 def _choose() -> tuple[Engine | None, Verdict]:
-    """Return the best engine that runs here with its verdict, or None with the reasons of all."""
+    """Return the best engine that runs here with its verdict, or None, with the reasons of those that do not."""
     from edgepack_runtimes.gguf import library, selfcheck
 
-    reasons = []
+    reasons: list[str] = []
     for engine in library.ENGINES:
         found = selfcheck.verdict(engine)
         if found.devices:
-            return engine, found
+            return engine, replace(found, reason=" ".join(reasons) or None)
         reasons.append(found.reason or f"{engine.distribution} offers no device.")
     return None, selfcheck.Verdict((), reason=" ".join(reasons))

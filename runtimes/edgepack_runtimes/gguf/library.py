@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from edgepack.errors import EngineMissingError
+from edgepack.hardware import Hardware
 from edgepack_runtimes.gguf import abi, log
 
 INSTALL: Final = "pip install 'edgepack[gguf]'"
@@ -62,6 +63,31 @@ ENGINES: Final = (
 """The engines that can be bound, best first."""
 
 
+def unavailable(hardware: Hardware) -> str | None:
+    """Return why no engine can be installed on a machine, None where one can."""
+    if hardware.system == "windows":
+        return "No build of llama.cpp for Windows exports its C interface."
+    if hardware.machine not in ("x86_64", "arm64"):
+        return f"llama.cpp has no wheel for {hardware.machine}."
+    return None
+
+
+def install_line(hardware: Hardware, used: Engine | None) -> str | None:
+    """Return the command that gives a machine an engine, or one for its accelerator instead of the engine ``used``.
+
+    The wheel has no CUDA, so that an NVIDIA device needs the engine that is compiled; it has Metal.
+    """
+    if unavailable(hardware):
+        return None
+    if used is None and "cuda" not in hardware.accelerators:
+        return INSTALL
+    compiled = ENGINES[0]
+    flags = 'CMAKE_ARGS="-DGGML_CUDA=on" ' if "cuda" in hardware.accelerators else ""
+    # The same version is there already, and pip keeps the wheel that it once built.
+    again = "--force-reinstall --no-deps --no-cache-dir " if used is compiled else ""
+    return f"{flags}pip install {again}{compiled.distribution}=={compiled.version}"
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """A loaded engine: its functions are attributes of ``native``, with their signatures declared."""
@@ -82,14 +108,19 @@ class Library:
 
     def devices(self) -> tuple[str, ...]:
         """Return what the library can compute on, best first: "metal", "cuda", ..., "cpu"."""
+        return (*dict.fromkeys(self.accelerators().values()), "cpu")
+
+    def accelerators(self) -> dict[str, str]:
+        """Return the names of the GPUs that the library sees, and what they are: {"CUDA0": "cuda"}."""
         native = self.native
-        names: list[str] = []
+        found: dict[str, str] = {}
         for index in range(native.ggml_backend_dev_count()):
             device = native.ggml_backend_dev_get(index)
             if native.ggml_backend_dev_type(device) in (abi.DEVICE_GPU, abi.DEVICE_INTEGRATED_GPU):
                 registry = native.ggml_backend_reg_name(native.ggml_backend_dev_backend_reg(device))
-                names.append({"mtl": "metal"}.get(registry.decode().lower(), registry.decode().lower()))
-        return (*dict.fromkeys(names), "cpu")
+                name = native.ggml_backend_dev_name(device).decode()
+                found[name] = {"mtl": "metal"}.get(registry.decode().lower(), registry.decode().lower())
+        return found
 
 
 def locate(engine: Engine) -> Path:

@@ -7,16 +7,19 @@ import os
 from pathlib import Path
 from typing import Final, get_args
 
+from edgepack import snapshot
 from edgepack.decoder import Decoder
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log
 from edgepack_runtimes.gguf.check import check
 from edgepack_runtimes.gguf.library import Library
+from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.session import OUTPUTS, GgufSession, Native
 
 _REPACKED: Final = frozenset({"q4_0"})
-"""Types whose weights the engine may rearrange at load for this processor, at the price of a second copy in memory.
+"""Types whose weights the engine may rearrange at load for this processor, at the price of a second copy in memory,
+where ``Options.repack`` leaves it to this runtime.
 
 Measured on one x86-64 core with AVX2 (a model of 215M weights, 1024 tokens of prefill, then decode): q4_0 gains 20 %
 in prefill and 33 % in decode; q4_K loses 8 % in prefill and gains 25 % in decode, and stays mapped so that the pages
@@ -30,8 +33,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     parsed = header.read(path)
     architecture = check(parsed, decoder, path)
     native = library.native
-    params = _model_params(library, parsed, architecture, decoder)
-    with log.errors() as errors:
+    params = _model_params(library, parsed, architecture, decoder, options.repack)
+    with log.errors() as errors, log.lines() as lines:
         model = native.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
             raise _failed(f"llama.cpp cannot load {path}", errors)
@@ -48,22 +51,30 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     if n_vocab != decoder.n_vocab:
         handle.free()
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")
-    return GgufSession(handle, path=path, n_vocab=n_vocab, context=options.context, chunk=chunk)
+    facts = snapshot.facts(library.version, decoder, options.kv_cache)
+    device = device_of(lines, library.accelerators(), decoder.n_layers)
+    return GgufSession(
+        handle, path=path, device=device, facts=facts, n_vocab=n_vocab, context=options.context, chunk=chunk
+    )
 
 
 def _check_options(options: Options) -> None:
     for name, value in (("context", options.context), ("threads", options.threads), ("chunk", options.chunk)):
         if not 1 <= value < 1 << 31:
             raise UsageError(f"{name} is {value}, it must be a positive 32-bit integer.")
+    if options.repack not in (None, True, False):
+        raise UsageError(f"repack is {options.repack!r}.", hint="It is True, False or None.")
     if options.kv_cache not in get_args(KvCache):
         raise UsageError(f"kv_cache is {options.kv_cache!r}.", hint=f"Choose one of {', '.join(get_args(KvCache))}.")
 
 
-def _model_params(library: Library, parsed: header.Header, architecture: str, decoder: Decoder) -> abi.ModelParams:
+def _model_params(
+    library: Library, parsed: header.Header, architecture: str, decoder: Decoder, repack: bool | None
+) -> abi.ModelParams:
     params: abi.ModelParams = library.native.llama_model_default_params()
     params.n_gpu_layers = -1 if library.devices() != ("cpu",) else 0
     params.load_mode = abi.LOAD_MODE_MMAP
-    params.use_extra_bufts = header.main_type(parsed) in _REPACKED
+    params.use_extra_bufts = header.main_type(parsed) in _REPACKED if repack is None else repack
     # The seam carries token ids, so the engine's own tokenizer would only cost: half a second and 60 MB at a
     # vocabulary of 128k, and a refusal where it does not know the pre-tokenizer.
     overrides = (abi.KeyOverride * 3)()

@@ -1,6 +1,7 @@
 """llama.cpp's log goes to the Python logger ``edgepack.gguf`` and nowhere else.
 
-The reason of a failed load is only in that log, so ``errors`` collects it. A callback may come from any thread.
+The reason of a failed load is only in that log, and so is where a model went, so ``errors`` and ``lines`` collect it. A
+callback may come from any thread.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import ctypes
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 logger: Final = logging.getLogger("edgepack.gguf")
@@ -23,12 +24,12 @@ _LEVELS: Final = {0: logging.DEBUG, 1: logging.DEBUG, 2: logging.DEBUG, 3: loggi
 
 
 class _Sink(threading.local):
-    """What one thread has logged: an unfinished line, and the errors that somebody collects."""
+    """What one thread has logged: an unfinished line, and lists that collect lines from some level on."""
 
     def __init__(self) -> None:
         self.level = logging.DEBUG
         self.line = ""
-        self.errors: list[str] | None = None
+        self.lists: list[tuple[int, list[str]]] = []
 
 
 _sink = _Sink()
@@ -38,7 +39,8 @@ def _receive(level: int, text: bytes | None, _: int | None) -> None:
     if level != _CONTINUED:
         _flush()
         _sink.level = _LEVELS.get(level, logging.DEBUG)
-    if _sink.level == logging.DEBUG and not logger.isEnabledFor(logging.DEBUG):
+    wanted = min((least for least, _ in _sink.lists), default=logging.WARNING)
+    if _sink.level < wanted and not logger.isEnabledFor(_sink.level):
         return
     _sink.line += (text or b"").decode(errors="replace")
     if _sink.line.endswith("\n"):
@@ -49,8 +51,9 @@ def _flush() -> None:
     line, _sink.line = _sink.line.strip(), ""
     if not line.strip("."):  # a load draws its progress as dots
         return
-    if _sink.errors is not None and _sink.level == logging.ERROR:
-        _sink.errors.append(line)
+    for least, lines in _sink.lists:
+        if _sink.level >= least:
+            lines.append(line)
     logger.log(_sink.level, "%s", line)
 
 
@@ -69,13 +72,22 @@ def _silence(native: ctypes.CDLL) -> None:
     native.llama_log_set(ctypes.cast(native.llama_max_devices, ctypes.c_void_p), None)
 
 
-@contextmanager
-def errors() -> Iterator[list[str]]:
+def errors() -> AbstractContextManager[list[str]]:
     """Collect the error lines that this thread's calls log."""
+    return _collect(logging.ERROR)
+
+
+def lines() -> AbstractContextManager[list[str]]:
+    """Collect all lines that this thread's calls log."""
+    return _collect(logging.DEBUG)
+
+
+@contextmanager
+def _collect(least: int) -> Iterator[list[str]]:
     collected: list[str] = []
-    outer, _sink.errors = _sink.errors, collected
+    _sink.lists.append((least, collected))
     try:
         yield collected
     finally:
         _flush()
-        _sink.errors = outer
+        _sink.lists.pop()

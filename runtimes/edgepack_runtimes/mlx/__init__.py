@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgepack.decoder import Decoder
-from edgepack.errors import EngineMissingError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.hardware import Hardware
 from edgepack.runtime import Options, Session, Support
 
@@ -36,6 +36,8 @@ class MlxRuntime:
             return Support((), reason="MLX has no build for Windows.")
         if hardware.system == "darwin" and hardware.machine != "arm64":
             return Support((), reason="MLX needs Apple Silicon; this Mac has an Intel processor.")
+        if hardware.machine not in ("x86_64", "arm64"):
+            return Support((), reason=f"MLX has no build for {hardware.machine}.")
         if not _is_installed():
             return Support((), reason="mlx is not installed.", install=INSTALL)
         if "metal" in hardware.accelerators:
@@ -46,6 +48,10 @@ class MlxRuntime:
         """Load a variant; the calling thread is the session's. Raises ``EngineMissingError`` or ``EngineError``."""
         if not _is_installed():
             raise EngineMissingError("mlx is not installed.", hint=f"Install it with: {INSTALL}")
+        if options.repack is not None:
+            raise UsageError(
+                f"The runtime mlx cannot be told repack={options.repack}.", hint="MLX reads the weights as stored."
+            )
         from edgepack_runtimes.mlx.session import open_session
 
         return open_session(variant, decoder, options)

@@ -7,9 +7,10 @@ softcaps are computed in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +19,16 @@ from edgepack.decoder import Decoder, Rope
 from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
 
 Mask = mx.array | Literal["causal"] | None
+Elementwise = TypeVar("Elementwise", bound=Callable[..., mx.array])
+
+
+def in_one_kernel(function: Elementwise) -> Elementwise:
+    """Fuse the steps of a function where a GPU runs it.
+
+    For a processor mlx would start a C++ compiler, and load what it makes from the folder for temporary files. Its own
+    activations are compiled too, so they are spelt out here.
+    """
+    return cast(Elementwise, mx.compile(function, shapeless=True)) if mx.metal.is_available() else function
 
 
 class Transformer(nn.Module):
@@ -180,7 +191,7 @@ def capped_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, cap: f
     return mixed.reshape(q.shape)
 
 
-@partial(mx.compile, shapeless=True)
+@in_one_kernel
 def _cap(x: mx.array, scale: float, cap: float) -> mx.array:
     return mx.tanh(x.astype(mx.float32) * scale) * cap
 
@@ -205,14 +216,15 @@ class Mlp(nn.Module):
         return cast(mx.array, self.down_proj(self._gated(gate, up)))
 
 
-@partial(mx.compile, shapeless=True)
+@in_one_kernel
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return cast(mx.array, nn.silu(gate)) * up
+    return gate * mx.sigmoid(gate) * up
 
 
-@partial(mx.compile, shapeless=True)
+@in_one_kernel
 def _geglu(gate: mx.array, up: mx.array) -> mx.array:
-    return cast(mx.array, nn.gelu_approx(gate)) * up
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    return 0.5 * gate * (1 + mx.tanh(inner)) * up
 
 
 _GATED = {"silu": _swiglu, "gelu_tanh": _geglu}

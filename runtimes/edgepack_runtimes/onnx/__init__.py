@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepack.decoder import Decoder
-from edgepack.errors import EngineMissingError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.hardware import Hardware
 from edgepack.runtime import Options, Support
 from edgepack_runtimes.onnx import engine
@@ -26,9 +26,16 @@ class OnnxRuntime:
         try:
             version: str = engine.load().__version__
         except EngineMissingError as error:
-            return Support((), reason=error.message, install=engine.INSTALL)
-        return Support(("cpu",), version=version, kv_caches=("f32",))
+            why = engine.unavailable(hardware)
+            return Support((), reason=why or error.message, install=None if why else engine.INSTALL)
+        reason = engine.NO_CUDA if "cuda" in hardware.accelerators else None
+        return Support(("cpu",), reason=reason, version=version, kv_caches=("f32",))
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:
-        """Check the variant's files, then load them."""
+        """Check the variant's files, then load them. Raises ``UsageError`` for options that it cannot honour."""
+        if options.repack is not None:
+            raise UsageError(
+                f"The runtime onnx cannot be told repack={options.repack}.",
+                hint="onnxruntime lays out the weights by itself.",
+            )
         return OnnxSession(variant, decoder, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgepack.errors import EngineError, EngineMissingError
+from edgepack.hardware import Hardware
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 FLOOR = (1, 27)
 INSTALL = "pip install 'edgepack[onnx]'"
+NO_CUDA = (
+    "The graphs compute in float32, and ONNX Runtime has no float32 kernel of their attention for CUDA, "
+    "with onnxruntime-gpu neither."
+)
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _log = logging.getLogger(__name__)
@@ -49,6 +54,15 @@ def load() -> ModuleType:
         )
     module: ModuleType = onnxruntime
     return module
+
+
+def unavailable(hardware: Hardware) -> str | None:
+    """Return why no recent onnxruntime can be installed on a machine, None where one can."""
+    if hardware.system == "darwin" and hardware.machine != "arm64":
+        return "onnxruntime has no recent wheel for Macs with an Intel processor."
+    if hardware.machine not in ("x86_64", "arm64"):
+        return f"onnxruntime has no wheel for {hardware.machine}."
+    return None
 
 
 def start(path: Path, threads: int) -> InferenceSession:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from edgepack.cli import bench, doctor, inspect, plan, run, verify
+from edgepack.cli import bench, compare, doctor, eval, inspect, plan, replay, run, tune, verify
 from edgepack.errors import EdgepackError
 
 app = typer.Typer(
@@ -47,5 +47,16 @@ def _load(entry: EntryPoint) -> Callable[..., None]:
 
 for _entry in sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name):
     app.command(_entry.name)(_load(_entry))
-for _command in (run.run, inspect.inspect, verify.verify, plan.plan, bench.bench, doctor.doctor):
+for _command in (
+    run.run,
+    replay.replay,
+    inspect.inspect,
+    verify.verify,
+    plan.plan,
+    bench.bench,
+    tune.tune,
+    eval.eval,
+    compare.compare,
+    doctor.doctor,
+):
     app.command()(_command)

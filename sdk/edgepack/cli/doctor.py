@@ -36,10 +36,11 @@ def show(report: DoctorReport) -> None:
                 ("edgepack", report.edgepack),
                 ("Python", report.python),
                 ("system", f"{report.platform}, {machine.machine}"),
+                ("processor", machine.processor or "unknown"),
                 ("cores", f"{machine.physical_cores} physical, {machine.affinity} usable, {quota}"),
                 ("threads", f"{report.threads} for an engine"),
                 ("memory", f"{human(machine.memory_available)} available of {human(machine.memory_total)}"),
-                ("accelerators", ", ".join(machine.accelerators) or "none"),
+                ("accelerators", ", ".join((*machine.accelerators, *machine.gpus)) or "none"),
                 ("telemetry", report.telemetry),
             ]
         )
@@ -54,8 +55,12 @@ def show(report: DoctorReport) -> None:
             rows.add_row(name, support.version or "-", "-", "-", Text(reason, "yellow"))
     console.print()
     console.print(rows)
-    for name, support in report.runtimes.items():
-        if not support.devices and support.install:
-            console.print(Text(f"install {name}: {support.install}"), soft_wrap=True)
+    if report.installs:
+        console.print()
+        console.print("To install on this machine:")
+        for name, command in report.installs.items():
+            console.print(Text.assemble(f"  {name:<6}", (command, "bold")), soft_wrap=True)
+    if report.notes:
+        console.print()
     for note in report.notes:
         console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)

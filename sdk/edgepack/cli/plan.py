@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Variant, as_json, out, table
+from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Strict, Variant, as_json, out, table
 
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
@@ -18,6 +18,7 @@ def plan(
     variant: Variant = None,
     context: Context = None,
     kv_cache: KvCache = None,
+    strict: Strict = False,
     json: AsJson = False,
 ) -> None:
     """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
@@ -25,7 +26,7 @@ def plan(
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")
-    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache)
+    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict)
     if json:
         as_json(as_mapping(made))
     else:
@@ -58,18 +59,18 @@ def show(bundle: Bundle, plan: Plan) -> None:
         memory = "memory unknown" if free is None else f"{human(free)} of memory available"
         console.print(f"{memory}, {first.options.threads} thread(s) for the engine", soft_wrap=True)
     rows = table(
-        "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "total",
-        right=("bits", "weights", "KV cache", "working", "total"),
+        "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "engine", "total",
+        right=("bits", "weights", "KV cache", "working", "engine", "total"),
     )  # fmt: skip
     for rank, candidate in enumerate(plan.candidates, 1):
-        memory_of = candidate.memory
+        of = candidate.memory
         rows.add_row(
             str(rank) if candidate.eligible else "-",
             candidate.variant,
             candidate.device or "-",
             f"{candidate.bits:.2f}",
             candidate.options.kv_cache,
-            *(human(count) for count in (memory_of.weights, memory_of.kv_cache, memory_of.overhead, memory_of.total)),
+            *(human(count) for count in (of.weights, of.kv_cache, of.overhead, of.engine, of.total)),
             style="bold" if rank == 1 and candidate.eligible else None if candidate.eligible else "dim",
         )
     console.print()
@@ -82,3 +83,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
         console.print(Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style), soft_wrap=True)
         if candidate.hint:
             console.print(Text(f"{'':<{width}}  {candidate.hint}", style), soft_wrap=True)
+    if not plan.tuned:
+        console.print()
+        line = f"Ranked by rule: this device has not been tuned for the bundle. Measure it: edgepack tune {bundle.path}"
+        console.print(Text(line, "dim"), soft_wrap=True)

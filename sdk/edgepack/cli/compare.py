@@ -1,0 +1,155 @@
+"""``edgepack compare``: the answers of two bundles, or of two variants of one, side by side."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgepack.cli.eval import described
+from edgepack.cli.run import Number, Raw, Real, Stop
+from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, steps, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgepack.compare import Comparison, Pair, Prompt
+    from edgepack.results import Result
+
+A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
+B = Annotated[Path, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]
+Prompts = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help='One prompt on each line, or JSON Lines of {"prompt": "..."} and {"messages": [...]}.',
+        show_default=False,
+    ),
+]
+BackendA = Annotated[str | None, typer.Option(help="A's engine: gguf, onnx or mlx.", show_default=False)]
+BackendB = Annotated[str | None, typer.Option(help="B's engine.", show_default=False)]
+VariantA = Annotated[str | None, typer.Option(help="A's variant.", show_default=False)]
+VariantB = Annotated[str | None, typer.Option(help="B's variant.", show_default=False)]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+Seed = Annotated[int, typer.Option(help="The seed of each answer.")]
+
+
+def compare(
+    a: A,
+    b: B,
+    prompts: Prompts,
+    variant_a: VariantA = None,
+    variant_b: VariantB = None,
+    backend_a: BackendA = None,
+    backend_b: BackendB = None,
+    raw: Raw = False,
+    context: Context = None,
+    kv_cache: KvCache = None,
+    threads: Threads = None,
+    max_tokens: Number = None,
+    temperature: Temperature = 0.0,
+    top_p: Real = None,
+    top_k: Number = None,
+    min_p: Real = None,
+    repetition_penalty: Real = None,
+    stop: Stop = None,
+    seed: Seed = 0,
+    json: AsJson = False,
+) -> None:
+    """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
+    from edgepack.cli.textfile import read
+    from edgepack.compare import compare as ask
+    from edgepack.compare import read_prompts
+    from edgepack.loading import load
+
+    asked = read_prompts(read(prompts))
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads)
+    with steps() as progress:
+        task = progress.add_task("Answering", total=2 * len(asked))
+        comparison = ask(
+            partial(opening, a, backend_a, variant=variant_a),
+            partial(opening, b, backend_b, variant=variant_b),
+            asked,
+            raw=raw,
+            options={
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "top_k": top_k,
+                "min_p": min_p,
+                "repetition_penalty": repetition_penalty,
+                "stop": stop,
+                "seed": seed,
+            },
+            progress=lambda: progress.advance(task),
+        )
+    if json:
+        as_json(comparison.to_dict())
+    else:
+        show(comparison)
+
+
+def show(comparison: Comparison) -> None:
+    """Print a comparison: each prompt with both answers, from their first difference on in colour, then the medians."""
+    from rich.text import Text
+
+    console, a, b = out(), comparison.a, comparison.b
+    for name, side in (("A", a), ("B", b)):
+        console.print(Text(f"{name}: {described(side.setup)}", "bold"), soft_wrap=True)
+    for number, pair in enumerate(comparison.pairs, 1):
+        console.print()
+        console.rule(Text(f"{number}. {_words(pair.prompt)}", overflow="ellipsis"), align="left")
+        console.print(_answers(pair))
+        console.print(Text(_verdict(pair), "green" if pair.identical else "yellow"))
+    medians = table("median", "A", "B", "", right=("A", "B"))
+    medians.add_row("time to first token", _digits(a.ttft_s, 3), _digits(b.ttft_s, 3), "s")
+    medians.add_row("prefill", _digits(a.prefill_tps, 1), _digits(b.prefill_tps, 1), "tokens/s")
+    medians.add_row("decode", _digits(a.decode_tps, 1), _digits(b.decode_tps, 1), "tokens/s")
+    console.print()
+    console.print(medians)
+    console.print()
+    console.print(f"{comparison.identical} of {len(comparison.pairs)} answers are the same", soft_wrap=True)
+
+
+def _words(prompt: Prompt) -> str:
+    """Return what a prompt asks, on one line: its text, or the last message's."""
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
+    return " ".join(text.split())
+
+
+def _answers(pair: Pair) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgepack.compare import common_length
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    grid.add_column("A", ratio=1, overflow="fold")
+    grid.add_column("B", ratio=1, overflow="fold")
+    common = common_length(pair.a.text, pair.b.text)
+    grid.add_row(*(Text.assemble(each.text[:common], (each.text[common:], "yellow")) for each in (pair.a, pair.b)))
+    grid.add_row(*(Text(_speed(each), "dim") for each in (pair.a, pair.b)))
+    return grid
+
+
+def _speed(result: Result) -> str:
+    timings = result.timings
+    return (
+        f"{result.usage.completion_tokens} tokens, {result.finish_reason}; first after {_digits(timings.ttft_s, 3)} s, "
+        f"prefill {_digits(timings.prefill_tps, 1)}, decode {_digits(timings.decode_tps, 1)} tokens/s"
+    )
+
+
+def _verdict(pair: Pair) -> str:
+    if pair.identical:
+        return "the same answer"
+    if pair.first_difference is None:
+        return "different answers"
+    a, b = ("the end" if piece is None else repr(piece) for piece in pair.first_difference)
+    return f"the same for {pair.common_tokens} tokens, then {a} and {b}"
+
+
+def _digits(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
