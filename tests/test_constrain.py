@@ -213,8 +213,9 @@ def test_the_mask_and_the_closing_are_those_of_the_text(
             assert len(closing) <= left
             rest = b"".join(shown[each] for each in closing)
             assert text + (rest.removeprefix(b" ") if drops else rest) in texts
-            # Not before it has to be: some text that begins so has more bytes than there may be tokens.
-            assert max(len(other) for other in texts if other.startswith(text + data)) - len(text + data) >= left
+            # Not before it has to be: some text that begins so takes more tokens than there may be.
+            rests = [other[len(text + data) :] for other in texts if other.startswith(text + data)]
+            assert max(len(grammar.write(rest)) for rest in rests) >= left
             break
         constraint.accept(token)
         text, drops = text + data, False
@@ -393,10 +394,36 @@ def test_a_token_that_is_not_allowed_is_not_accepted() -> None:
         constraint.accept(BYTE_LEVEL.encode("b")[0])
 
 
-def test_a_closing_is_written_with_no_stop_and_with_bytes_that_have_a_token() -> None:
-    closer = next(t for t in range(BYTE_LEVEL.n_tokens) if BYTE_LEVEL.token_bytes(t) == b"]")
-    grammar = bound(BYTE_LEVEL, frozenset({closer}), regex="a[a-z]*(]|!!)")
+def _token(text: bytes) -> int:
+    return next(token for token in range(BYTE_LEVEL.n_tokens) if BYTE_LEVEL.token_bytes(token) == text)
+
+
+def test_a_closing_has_no_byte_whose_only_token_is_a_stop() -> None:
+    grammar = bound(BYTE_LEVEL, frozenset({_token(b"]")}), regex="a[a-z]*(]|!!)")
     assert BYTE_LEVEL.decode(Answer(BYTE_LEVEL, grammar, 3, 1).ids) == "a!!"
+
+
+def test_a_closing_is_written_without_a_stop_that_has_text() -> None:
+    grammar = bound(BYTE_LEVEL, frozenset({_token(b" hello")}), regex="a hello, hello")
+    assert Answer(BYTE_LEVEL, grammar, shortest(grammar), 1).text == "a hello, hello"
+    assert shortest(grammar) > len(BYTE_LEVEL.encode("a hello, hello"))
+
+
+def test_to_ask_for_a_closing_changes_nothing() -> None:
+    constraint = Constraint(bound(BYTE_LEVEL, regex="[ab]{1,3}(x{8}|y)z"), 20)
+    for token in (_token(b"a"), _token(b"b"), _token(b"x"), _token(b"y")):
+        for left in (1, 3, 20):
+            if constraint.allowed[token]:
+                constraint.closing(token, left)
+    for byte in b"abx":
+        token = _token(bytes([byte]))
+        assert constraint.closing(_token(b"a"), 20) is None or byte == ord("x")
+        assert constraint.closing(token, 20) is None
+        constraint.accept(token)
+    assert constraint.closing(_token(b"x"), 8) is None
+    closing = constraint.closing(_token(b"x"), 7)
+    assert closing is not None
+    assert BYTE_LEVEL.decode(closing) == "xxxxxxxz"
 
 
 def test_the_answers_of_one_grammar_do_not_disturb_each_other() -> None:

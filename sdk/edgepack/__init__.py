@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgepack.asynchronous import aload as aload
     from edgepack.bundle import Bundle as Bundle
     from edgepack.bundle import open_bundle as open_bundle
     from edgepack.conversation import Conversation as Conversation
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
     from edgepack.errors import UsageError as UsageError
     from edgepack.fake import FakeRuntime as FakeRuntime
-    from edgepack.loading import aload as aload
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
@@ -53,7 +53,7 @@ _HOME = {
     "open_bundle": "bundle",
     "Conversation": "conversation",
     "FakeRuntime": "fake",
-    "aload": "loading",
+    "aload": "asynchronous",
     "load": "loading",
     "plan": "loading",
     "Model": "model",

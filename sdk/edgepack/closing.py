@@ -7,7 +7,8 @@ string), or need a few bytes before they are back on it (an optional property), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 END = 256  # the id of the end of an answer, after the bytes
 
-_STATES = 20_000  # that one search looks at, of about 10 microseconds each
+_WORK = 400_000  # of one search: a state that it looks at is about as much as twenty bytes to go there
+_STATE = 20
 _WIDTH = 8  # states of one length that it goes on from
+_VALUES = 4  # that a state tries where a value may begin
 _PLACES = 8  # at which a state may try to join the known closing
 _FEW = 16  # bytes, of which each is looked at
 _KINDS = b"aA@.:-/,_"  # among more, those that patterns and formats are likely to ask for
@@ -27,12 +30,10 @@ _BYTES = tuple(bytes([byte]) for byte in range(END))
 
 
 class _Way(NamedTuple):
-    """Bytes that may come: how many of the steps changed nothing, and what may come before the last one.
+    """Bytes that may come: after how many choices, what might have come before the last step, and ``word``, that step
+    itself where it was a word."""
 
-    ``word``: the last step, where that was a word.
-    """
-
-    idle: int = 0
+    choices: int = 0
     data: bytes = b""
     before: bytes = b""
     word: bytes = b""
@@ -42,22 +43,32 @@ class Closing:
     """The closing of one answer: ``path``, which is of no use until ``find`` or ``advance`` has returned True.
 
     ``matcher`` stands where the answer does, over a vocabulary of the 256 bytes and ``END``. ``usable`` are the bytes,
-    each as a bytes object, that a closing may have; ``words`` are made of them, and may be asked for by a pattern.
+    each as a bytes object, that a closing may have. ``values``: short JSON values that may be asked for; ``words``: what
+    patterns may ask for.
     """
 
-    def __init__(self, matcher: LLMatcher, usable: frozenset[bytes], words: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        usable: frozenset[bytes],
+        *,
+        values: Iterable[str] = (),
+        words: Iterable[str] = (),
+    ) -> None:
         self._matcher = matcher
         self._usable = usable
-        self._words = words
+        self._values = self._writable(values)
+        self._words = self._writable(words)
         self._ahead = b""  # where the matcher stands, as seen from the answer
+        self._last = b""  # the answer's last byte
         self.path = b""
         self._masks: list[bytes] = []  # what may come before each byte of the path
-        self._before = (0, self.path, self._masks)
+        self._before = (b"", self._last, self.path, self._masks)
 
     def copy(self) -> Closing:
         """Return the same for another answer."""
-        other = Closing(self._matcher.deep_copy(), self._usable, self._words)
-        other.path, other._masks = self.path, self._masks
+        other = copy(self)
+        other._matcher = self._matcher.deep_copy()
         return other
 
     def allows(self, data: bytes) -> bool:
@@ -66,8 +77,9 @@ class Closing:
 
     def advance(self, data: bytes) -> bool:
         """Go on with bytes that the grammar allows. Where no closing is found behind them, stay, and return False."""
-        self._before = (len(data), self.path, self._masks)
+        self._before = (data, self._last, self.path, self._masks)
         self._matcher.consume_tokens(list(data))
+        self._last = data[-1:] or self._last
         if self.path.startswith(data):
             self.path, self._masks = self.path[len(data) :], self._masks[len(data) :]
         elif not self.find():
@@ -77,8 +89,8 @@ class Closing:
 
     def retreat(self) -> None:
         """Take the last ``advance`` back."""
-        size, self.path, self._masks = self._before
-        self._matcher.rollback(size)
+        data, self._last, self.path, self._masks = self._before
+        self._matcher.rollback(len(data))
 
     def find(self) -> bool:
         """Look for a closing from here, of its own or joining the one that was known. False where none is found."""
@@ -86,14 +98,13 @@ class Closing:
 
     def _search(self, steps: Callable[[bytes, bytes], tuple[bytes, ...]]) -> bool:
         """Look at what may come, all ways of one length before any that is longer."""
-        ways, states = {0: [_Way()]}, 0
-        while ways and states < _STATES:
+        ways, work = {0: [_Way()]}, 0
+        while ways and work < _WORK:
             seen: set[tuple[bytes, bytes]] = set()
-            for way in sorted(ways.pop(min(ways)), key=attrgetter("idle")):
+            for way in sorted(ways.pop(min(ways)), key=attrgetter("choices")):
                 if len(seen) == _WIDTH:
                     break
-                states += 1
-                self._look(way.data)
+                work += _STATE + self._look(way.data)
                 mask = self._matcher.compute_bitmask()
                 if self._matcher.is_error():  # a limit of the parser: nothing can be said any more
                     return False
@@ -111,14 +122,25 @@ class Closing:
 
     def _longer(self, way: _Way, mask: bytes, nexts: tuple[bytes, ...]) -> Iterator[_Way]:
         """Return the ways that go on from this one, where the matcher stands."""
-        wide = len(nexts) > 3  # not only closers, or two digits
-        idle = way.idle + (wide and mask == way.before)
-        for word in self._words if wide else ():
-            if mask[word[0] // 8] >> word[0] % 8 & 1 and self.allows(word):
-                yield _Way(idle, way.data + word, mask, word)
+        choices = way.choices + (len(nexts) > 1)
+        words: Iterable[bytes] = ()
+        if (way.data or self._last)[-1:] in b":[, \n\r\t":  # or nothing: a value may begin here
+            words = tuple(islice(self._fitting(self._values, mask), _VALUES))
+            nexts = () if words else nexts
+        if len(nexts) > 3:  # more than closers, or two digits
+            words = self._fitting(self._words, mask)
+        for word in words:
+            yield _Way(choices, way.data + word, mask, word)
         for byte in nexts:
             if byte in self._usable:
-                yield _Way(idle, way.data + byte, mask)
+                yield _Way(choices, way.data + byte, mask)
+
+    def _fitting(self, words: Iterable[bytes], mask: bytes) -> Iterator[bytes]:
+        return (word for word in words if mask[word[0] // 8] >> word[0] % 8 & 1 and self.allows(word))
+
+    def _writable(self, texts: Iterable[str]) -> tuple[bytes, ...]:
+        words = (text.encode() for text in texts)
+        return tuple(word for word in words if self._usable.issuperset(map(bytes, zip(word, strict=True))))
 
     def _take(self, way: bytes, place: int) -> None:
         """Make this way, and what is known from a place on, the closing."""
@@ -144,14 +166,16 @@ class Closing:
                 return place
         return None
 
-    def _look(self, way: bytes) -> None:
-        """Put the matcher behind these bytes after the answer."""
+    def _look(self, way: bytes) -> int:
+        """Put the matcher behind these bytes after the answer. Return how many bytes it had to move."""
         shared = _shared(way, self._ahead)
+        moved = len(self._ahead) + len(way) - 2 * shared
         if shared < len(self._ahead):
             self._matcher.rollback(len(self._ahead) - shared)
         if shared < len(way):
             self._matcher.consume_tokens(list(way[shared:]))
         self._ahead = way
+        return moved
 
 
 def _shared(one: bytes, other: bytes) -> int:

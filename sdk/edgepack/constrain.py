@@ -7,7 +7,7 @@ close it (``edgepack.closing``), so that an answer is a whole one also where its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from edgepack.closing import END, Closing
 from edgepack.errors import SchemaError
-from edgepack.json_schema import read_schema, string_leaves
+from edgepack.json_schema import read_schema
 from edgepack.lark import literals, reason, to_lark
+from edgepack.shortest import Shortest
 from edgepack.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Grammar:
         self.stop_ids = stop_ids
         self.matcher = LLMatcher(vocabulary.native, text, log_level=0)
         usable = self._usable()
-        closing = _closing(text, _words(self.kind, value, usable), usable)
+        closing = _closing(self.kind, value, text, usable)
         if self.matcher.is_error() or closing is None:
             raise SchemaError(f"{self.kind}: no answer was found that fits.", hint="Make it simpler, or less strict.")
         self.closing = closing
@@ -64,28 +65,23 @@ class Grammar:
         return frozenset(byte for byte, token in alone if token is not None and token not in self.stop_ids)
 
 
-def _closing(text: str, words: Iterable[bytes], usable: frozenset[bytes]) -> Closing | None:
+def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Closing | None:
     """Return the closing of an answer that has not begun, None where none is found."""
     from llguidance import LLMatcher
 
-    usable_words = tuple(word for word in words if usable.issuperset(map(bytes, zip(word))))
-    closing = Closing(LLMatcher(_bytes_native(), text, log_level=0), usable, usable_words)
+    def search(part: dict[str, Any]) -> str | None:
+        closing = Closing(matcher(to_lark(kind, part)), usable, words=literals(kind, part))
+        return closing.path.decode() if closing.find() else None
+
+    def matcher(lark: str) -> LLMatcher:
+        return LLMatcher(_bytes_native(), lark, log_level=0)
+
+    if kind == "json_schema":
+        shortest = Shortest(value, search)
+        closing = Closing(matcher(text), usable, values=shortest.values(), words=shortest.ends())
+    else:
+        closing = Closing(matcher(text), usable, words=literals(kind, value))
     return closing if closing.find() else None
-
-
-def _words(kind: str, value: object, usable: frozenset[bytes]) -> Iterable[bytes]:
-    """Return what may help to close an answer, among any other text.
-
-    For a JSON schema that is an answer for each string with a pattern, alone, and its ends, for one that has begun.
-    """
-    if kind != "json_schema":
-        return literals(kind, value)
-    ends: dict[bytes, None] = {}
-    for leaf in string_leaves(value):
-        closing = _closing(to_lark(kind, leaf), literals(kind, leaf), usable)
-        if closing is not None:
-            ends |= dict.fromkeys(closing.path[start:] for start in range(len(closing.path)))
-    return ends
 
 
 def compile_grammar(
@@ -163,10 +159,11 @@ class Constraint:
     def closing(self, token: int, left: int) -> list[int] | None:
         """Return None where the answer can go on with this token, else the tokens that close it in its place.
 
-        ``left``: how many tokens there may be, this one included.
+        ``left``: how many tokens there may be, this one included. A question only: it changes nothing.
         """
         if token in self._grammar.stop_ids:
             return None
+        self._step_back()
         path = self._closing.path
         if self._closing.advance(self._shown(token)):
             rest = self._closing.path
@@ -185,9 +182,15 @@ class Constraint:
         if not self._matcher.consume_tokens(ids):
             raise ValueError(f"token {token} is not allowed here")
         if self._ahead != token:
+            self._step_back()
             self._closing.advance(data)
         self._ahead = None
         self._drops_space = False
+
+    def _step_back(self) -> None:
+        if self._ahead is not None:
+            self._closing.retreat()
+            self._ahead = None
 
     def _shown(self, token: int) -> bytes:
         """Return the bytes that a token adds to the text that the user sees."""

@@ -20,6 +20,7 @@ EdgepackError
 │   ├── EngineCrashedError               the process of an isolated engine ended
 │   ├── EngineTimeoutError (TimeoutError)  an isolated engine did not answer in time
 │   └── Cancelled                        the caller asked a session to stop
+├── ToolCallError (ValueError)           an answer that begins a tool call and is no valid one
 └── ContextError (ValueError)            the tokens or the memory do not fit
     ├── ContextTooLargeError             the context asked for exceeds memory or what was verified
     └── PromptTooLongError               the prompt exceeds the context that was loaded
@@ -117,6 +118,17 @@ class EngineTimeoutError(EngineError, TimeoutError):
 
 class Cancelled(EngineError):  # noqa: N818 - a state that the caller asked for, not a fault
     """A session was asked to stop in the middle of its work."""
+
+
+class ToolCallError(EdgepackError, ValueError):
+    """An answer begins a tool call that is malformed, of no known tool, or with arguments that do not validate.
+
+    ``text`` is the answer as the model wrote it.
+    """
+
+    def __init__(self, message: str, *, text: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
 
 
 class ContextError(EdgepackError, ValueError):

@@ -18,7 +18,6 @@ _NOTES = frozenset(
     | {"definitions", "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"}
     | {"contentMediaType", "contentEncoding", "contentSchema", "discriminator"}
 )
-_TEXT = ("pattern", "format", "minLength", "maxLength")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _NESTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items", "additionalItems", "additionalProperties")
 
@@ -42,14 +41,9 @@ def read_schema(given: object) -> dict[str, Any]:
     return schema
 
 
-def string_leaves(schema: object) -> list[dict[str, Any]]:
-    """Return schemas of the strings and keys in a schema that have a pattern or a format, each once."""
-    leaves = []
-    for _, part in parts("/", schema):
-        if "pattern" in part or "format" in part:
-            leaves.append({"type": "string"} | {name: part[name] for name in _TEXT if name in part})
-        leaves += [{"type": "string", "pattern": pattern} for pattern in part.get("patternProperties", ())]
-    return [leaf for index, leaf in enumerate(leaves) if leaf not in leaves[:index]]
+def binding(part: dict[str, Any]) -> set[str]:
+    """Return the words of a schema that bind something."""
+    return {word for word in part if word not in _NOTES and not word.startswith("x-")}
 
 
 def _plain(given: object) -> dict[str, Any]:
@@ -105,7 +99,7 @@ def parts(place: str, schema: object) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check_part(place: str, part: dict[str, Any], keywords: Collection[str]) -> None:
     for word in part:
-        if word == "x-guidance" or not (word in keywords or word in _NOTES or word.startswith("x-")):
+        if word == "x-guidance" or word in binding(part).difference(keywords):
             raise SchemaError(
                 f"json_schema: {place}{word} is no keyword that could bind an answer.",
                 hint="Correct it, or remove it: it would be passed over.",

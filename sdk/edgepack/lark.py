@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 
 from edgepack.errors import SchemaError
-from edgepack.json_schema import string_leaves
 
 # One way to write each character: a key with another escape would pass for another key. And an end to white space:
 # deep indentation needs less, and a model that has lost its way writes it for ever.
@@ -50,21 +49,20 @@ def to_lark(kind: str, value: object) -> str:
     return text
 
 
-def literals(kind: str, value: object) -> list[bytes]:
-    """Return what the patterns of a grammar may ask for among any other text, in the way that an answer writes it.
+def literals(kind: str, value: object) -> list[str]:
+    """Return what the patterns of a grammar may ask for among any other text: the runs of ordinary characters in them.
 
-    It is a guess: the runs of ordinary characters in the patterns. A mask does not show a word before it is complete.
+    It is a guess, made because masks do not show such a word before it is complete.
     """
-    if kind == "json_schema":
-        patterns = [str(leaf.get("pattern", "")) for leaf in string_leaves(value)]
+    if isinstance(value, Mapping):
+        patterns = [str(value.get("pattern", ""))]
     elif kind == "regex":
         patterns = [str(value)]
     else:
         patterns = [part[1] or part[2] for part in _QUOTED.finditer(str(value))]
     spelled = (re.sub(r"\\(\W)|\\\w|[][^$.|?*+(){}]", lambda part: part[1] or "\0", each) for each in patterns)
     runs = dict.fromkeys(run for each in spelled for run in each.split("\0") if run)
-    plain = (json.dumps(run, ensure_ascii=False)[1:-1] if kind == "json_schema" else run for run in runs)
-    return [run.encode() for run in plain][:_WORDS]
+    return [json.dumps(run, ensure_ascii=False)[1:-1] if kind == "json_schema" else run for run in runs][:_WORDS]
 
 
 def reason(complaint: str) -> str:

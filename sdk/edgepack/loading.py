@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Never
 
 from edgepack import probing, runtime
 from edgepack.bundle import Bundle, listed, open_bundle
@@ -68,13 +68,6 @@ def load(
         runtimes=runtimes,
     ).choice
     return open_candidate(opened, chosen, threads=threads, isolate=isolate, runtimes=runtimes)
-
-
-async def aload(bundle: Where, backend: str | None = None, **options: Any) -> Model:
-    """``load`` for an event loop, which goes on meanwhile. Arguments and errors as in ``load``."""
-    import asyncio
-
-    return await asyncio.to_thread(load, bundle, backend, **options)
 
 
 def plan(

@@ -12,26 +12,28 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from queue import SimpleQueue
-from threading import Thread, current_thread
+from threading import Thread, current_thread, main_thread
 from typing import TypeVar
 
 from edgepack.errors import EngineError
 
 T = TypeVar("T")
-_Jobs = SimpleQueue[Callable[[], None] | None]
 
 
 class Owner:
     """A thread that does one piece of work after the other, in the order in which they come.
 
-    It is a daemon, so that a program which forgets to close its model still ends: whoever uses it stops it at exit.
+    Whoever uses it stops it at exit, so that a program which forgets to close its model still ends.
     """
 
     def __init__(self, name: str) -> None:
-        self._jobs: _Jobs = SimpleQueue()
         self._process = os.getpid()
-        self._thread = Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread = _idle.pop()
+        except IndexError:
+            self._thread = _Worker()
+        self._thread.name = name
+        self._stopped = False
 
     @property
     def is_here(self) -> bool:
@@ -39,7 +41,7 @@ class Owner:
         return os.getpid() == self._process
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Put work into the queue. Raises ``EngineError`` in a fork of the process, which threads do not follow."""
+        """Put work into the queue. Raises ``EngineError`` after ``stop``, and in a fork, which threads do not follow."""
         if not self.is_here:
             raise EngineError("A model does not survive a fork.", hint="Load it in the process that uses it.")
         future: Future[T] = Future()
@@ -51,7 +53,11 @@ class Owner:
                 except BaseException as error:
                     future.set_exception(error)
 
-        self._jobs.put(job)
+        if not self._stopped:
+            self._thread.jobs.put(job)
+        elif main_thread().is_alive():
+            raise EngineError("The model is closed.", hint="Load the bundle again.")
+        # Else the interpreter ends, and a thread that waits for ever is quieter than one that fails.
         return future
 
     def call(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
@@ -81,13 +87,36 @@ class Owner:
             raise
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """End the thread after the work in its queue; wait for that at most so long. Safe to call twice."""
-        self._jobs.put(None)
-        if timeout_s is not None and current_thread() is not self._thread and self.is_here:
-            self._thread.join(timeout_s)
+        """Give the thread back after the work in its queue; wait for that at most so long. Safe to call twice."""
+        if self._stopped or not self.is_here:
+            return
+        thread = self._thread
+        given_back = self.submit(lambda: _idle.append(thread))
+        self._stopped = True
+        if timeout_s is not None and current_thread() is not thread:
+            wait_for([given_back], timeout_s)
 
 
-def _serve(jobs: _Jobs) -> None:
-    while (job := jobs.get()) is not None:
-        job()
-        del job  # the last job must not keep a model alive while the thread waits for the next
+class _Worker(Thread):
+    """A thread that serves one owner after the other and never ends.
+
+    An engine may keep something for each thread that ever called it, which it frees when that thread ends, with the
+    interpreter's help, or not at all: mlx aborts the process where the interpreter ends at the same moment, and each
+    new thread costs it one more of its own. A daemon that waits is no obstacle to the end of a program.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            job = self.jobs.get()
+            job()
+            del job  # the last job must not keep a model alive while the thread waits for the next
+
+
+_idle: list[_Worker] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # a fork has the list, but not the threads

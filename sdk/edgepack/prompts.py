@@ -1,4 +1,4 @@
-"""From a text or a conversation to the token ids of a prompt that fits the context, by the policy for those that do not.
+"""From a text or a conversation to the ids of a prompt that fits the context, by the policy for those that do not.
 
 ``error`` refuses a prompt that is too long. ``truncate_middle`` leaves out what stands between its beginning and its
 end: of a conversation the oldest turns after the system prompt, then the middle of the longest message. ``rolling``
@@ -77,10 +77,11 @@ class Prompts:
         ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
         for a role or a date that the template cannot take, ``PromptTooLongError``.
         """
+        template = self.template
         self._check_date(date)
 
         def render(chosen: Messages, ask: bool = True) -> Prompt:
-            text = self.template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
             # A template writes its own BOS, or wants none.
             ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
             return Prompt(ids, text, at_start=True)
@@ -130,9 +131,11 @@ class Prompts:
         return self._context - min(max_tokens, self._context // 2)
 
     def _check_date(self, date: str | None) -> None:
-        chat = self._manifest.chat
-        if self.template and chat and date is None and chat.date is not None and chat.date.policy == "passed":
+        prints = None if self._manifest.chat is None else self._manifest.chat.date
+        if date is None and prints is not None and prints.policy == "passed":
             raise UsageError("The chat template prints the day.", hint="Pass it: date='YYYY-MM-DD'.")
+        if date is not None and prints is None:
+            raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
     def _check_roles(self, messages: Messages) -> None:
         roles = self._manifest.chat.roles if self._manifest.chat else []

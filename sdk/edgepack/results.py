@@ -19,8 +19,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Usage:
     """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text.
 
-    ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` were left out because they did not
-    fit, and are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup, ``accepted_tokens`` came true.
+    ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` did not fit and were left out; they
+    are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup, ``accepted_tokens`` came true.
     """
 
     prompt_tokens: int
@@ -40,8 +40,8 @@ class Timings:
     """Seconds and tokens a second; a figure that was not reached is None.
 
     ``load_s``: opening the model, measured once by the loader. ``ttft_s``: from the call to the first token.
-    ``prefill_tps``: prompt tokens that were not cached over the time of their evaluation. ``decode_tps``: (n - 1) / (t_last - t_first)
-    over the n tokens that were generated, the stop token included.
+    ``prefill_tps``: prompt tokens that were not cached over the time of their evaluation. ``decode_tps``:
+    (n - 1) / (t_last - t_first) over the n tokens that were generated, the stop token included.
     """
 
     load_s: float | None

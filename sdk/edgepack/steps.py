@@ -1,4 +1,4 @@
-"""The engine's side of one text: a prompt in chunks, then one token after the other, or several guessed ones at once."""
+"""The engine's side of one text: a prompt in chunks, then token after token, or several guessed ones at once."""
 
 from __future__ import annotations
 

@@ -120,8 +120,10 @@ class AsyncStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stream = self._entered()
-        # On the owner's thread, behind the step that a cancelled task left there.
-        await stream._desk.owner.acall(stream.close)
+        if stream._over:
+            return
+        # On the owner's thread, behind the step that a cancelled task left there; a second cancel must not undo it.
+        await asyncio.shield(asyncio.wrap_future(stream._desk.owner.submit(stream.close)))
 
     def __aiter__(self) -> AsyncStream:
         return self

@@ -59,8 +59,8 @@ def show(bundle: Bundle, plan: Plan) -> None:
         memory = "memory unknown" if free is None else f"{human(free)} of memory available"
         console.print(f"{memory}, {first.options.threads} thread(s) for the engine", soft_wrap=True)
     rows = table(
-        "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "engine", "total",
-        right=("bits", "weights", "KV cache", "working", "engine", "total"),
+        "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "total",
+        right=("bits", "weights", "KV cache", "working", "total"),
     )  # fmt: skip
     for rank, candidate in enumerate(plan.candidates, 1):
         of = candidate.memory
@@ -70,7 +70,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
             candidate.device or "-",
             f"{candidate.bits:.2f}",
             candidate.options.kv_cache,
-            *(human(count) for count in (of.weights, of.kv_cache, of.overhead, of.engine, of.total)),
+            *(human(count) for count in (of.weights, of.kv_cache, of.overhead + of.engine, of.total)),
             style="bold" if rank == 1 and candidate.eligible else None if candidate.eligible else "dim",
         )
     console.print()

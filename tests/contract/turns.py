@@ -1,0 +1,200 @@
+"""Conversations: a turn evaluates only what is new, and forks, undone turns and saved ones say what they would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contract.case import CHUNK, Case
+from contract.ends import miscounted
+from contract.registry import promise
+from edgepack.cache import Cache
+from edgepack.conversation import Conversation
+from edgepack.desk import Desk
+from edgepack.errors import BundleError
+
+SYSTEM = "Be brief. The apples are red, and the baskets are on the table by the door of the house."
+FIRST, SECOND, THIRD = "How many apples?", "Thank you. What is red?", "Once upon a time there was a child."
+ANSWER: dict[str, Any] = {"max_tokens": 6}
+
+
+def alone(case: Case, *said: str) -> str:
+    """Return the last answer of a conversation that nothing came between."""
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    return [talk.send(text).text for text in said][-1]
+
+
+@promise
+def a_turn_evaluates_only_what_is_new(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    before = talk.send(FIRST)
+    for said in (SECOND, THIRD):
+        case.watch.reset()
+        after = talk.send(said)
+        known = before.usage.prompt_tokens + len(before.token_ids)
+        if not isinstance(before.stop, int):
+            known -= 1  # the last token was chosen and never evaluated
+        new = after.usage.prompt_tokens - known
+        assert after.usage.cached_tokens == known
+        assert 0 < new < after.usage.prompt_tokens // 2
+        prefill = -(-new // CHUNK)
+        assert sum(map(len, case.watch.calls[:prefill])) == new
+        case.same(("turn", said), (after.text, after.usage.to_dict()))
+        before = after
+    assert [message["role"] for message in talk.messages] == ["system", *["user", "assistant"] * 3]
+
+
+@a_turn_evaluates_only_what_is_new.broken_by
+def a_turn_that_prefills_everything(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cache, "shared", lambda self, prompt: 0)
+
+
+@a_turn_evaluates_only_what_is_new.broken_by
+def a_turn_that_only_says_so(patch: pytest.MonkeyPatch) -> None:
+    real = Cache.shared
+    shared: list[int] = []
+
+    def forget(self: Cache, prompt: Any) -> int:
+        shared.append(real(self, prompt))
+        return 0
+
+    patch.setattr(Cache, "shared", forget)
+    miscounted(patch, lambda counts: counts | {"cached_tokens": shared[-1]})
+
+
+@promise
+def a_system_prompt_is_evaluated_once(case: Case) -> None:
+    case.model.chat(system=SYSTEM, **ANSWER).send(FIRST)
+    case.watch.reset()
+    other = case.model.chat(system=SYSTEM, **ANSWER).send(SECOND)
+    system = len(case.model.tokenizer.encode(SYSTEM, bos=False))
+    assert system > CHUNK
+    assert other.usage.cached_tokens >= system // CHUNK * CHUNK
+    assert sum(map(len, case.watch.calls)) < other.usage.prompt_tokens + len(other.token_ids) - CHUNK
+    case.same("system prompt", (other.text, other.usage.to_dict()))
+
+
+@a_system_prompt_is_evaluated_once.broken_by
+def a_cache_of_one_conversation_only(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cache, "shared", lambda self, prompt: 0)
+
+
+@promise
+def a_fork_goes_its_own_way(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    talk.send(FIRST)
+    fork = talk.fork()
+    answers = talk.send(SECOND).text, fork.send(THIRD).text
+    assert answers == (alone(case, FIRST, SECOND), alone(case, FIRST, THIRD))
+    assert [message["content"] for message in talk.messages[1::2]] == [FIRST, SECOND]
+    assert [message["content"] for message in fork.messages[1::2]] == [FIRST, THIRD]
+    case.same("fork", answers)
+
+
+@a_fork_goes_its_own_way.broken_by
+def a_fork_that_is_the_same_conversation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Conversation, "fork", lambda self: self)
+
+
+@promise
+def an_undone_turn_was_never_said(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    talk.send(FIRST)
+    said = talk.messages
+    talk.send(THIRD)
+    talk.send(SECOND)
+    talk.undo(2)
+    assert talk.messages == said
+    assert talk.send(SECOND).text == alone(case, FIRST, SECOND)
+    talk.undo(2)
+    assert talk.send(FIRST).text == alone(case, FIRST)
+    with pytest.raises(ValueError, match="1 turns"):
+        talk.undo(2)
+
+
+@an_undone_turn_was_never_said.broken_by
+def an_undo_that_does_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Conversation, "undo", lambda self, turns=1: None)
+
+
+@promise
+def a_saved_conversation_goes_on_elsewhere(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    talk.send(FIRST)
+    path = case.folder / f"{case.engine}.talk"
+    talk.save(path)
+    straight = talk.send(SECOND)
+    other, watch = case.open()
+    resumed = other.resume(path)
+    assert resumed.messages == talk.messages[:3]
+    again = resumed.send(SECOND, **ANSWER)
+    assert (again.text, again.token_ids) == (straight.text, straight.token_ids)
+    assert again.usage == straight.usage
+    assert sum(map(len, watch.calls)) < again.usage.prompt_tokens
+    case.same("resumed", (again.text, again.usage.to_dict()))
+    # An engine that has something else in its cache by now gives the same.
+    case.model.generate(THIRD, max_tokens=2)
+    assert case.model.resume(path).send(SECOND, **ANSWER).text == straight.text
+
+
+@a_saved_conversation_goes_on_elsewhere.broken_by
+def a_state_that_is_not_put_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Desk, "restore", lambda self, state, tokens, steps: None)
+
+
+@a_saved_conversation_goes_on_elsewhere.broken_by
+def a_save_that_forgets_the_last_answer(patch: pytest.MonkeyPatch) -> None:
+    real = Conversation.resume.__func__  # type: ignore[attr-defined]
+
+    def resume(cls: type[Conversation], /, model: Any, path: Path, **options: Any) -> Conversation:
+        found: Conversation = real(cls, model, path, **options)
+        found._turns = found._turns[:1]
+        return found
+
+    patch.setattr(Conversation, "resume", classmethod(resume))
+
+
+@promise
+def a_file_that_is_no_conversation_is_refused(case: Case) -> None:
+    path = case.folder / "no.talk"
+    for wrong in (b"", b"not a conversation", b"\x80"):
+        path.write_bytes(wrong)
+        with pytest.raises(BundleError, match=r"no\.talk is not a conversation") as caught:
+            case.model.resume(path)
+        assert caught.value.hint
+    with pytest.raises(FileNotFoundError):
+        case.model.resume(case.folder / "nowhere.talk")
+
+
+@a_file_that_is_no_conversation_is_refused.broken_by
+def a_damaged_file_that_is_taken_for_an_empty_one(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Conversation, "resume", classmethod(lambda cls, model, path: model.chat()))
+
+
+@promise
+def a_turn_that_fails_or_is_cut_leaves_a_conversation_usable(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    talk.send(FIRST)
+    before = talk.messages
+    with pytest.raises(ValueError, match="max_tokens"):
+        talk.send(SECOND, max_tokens=0)
+    assert talk.messages == before
+    with talk.stream(SECOND) as stream:
+        first = next(stream).text
+    assert stream.result.finish_reason == "cancelled"
+    assert [message["content"] for message in talk.messages[-2:]] == [SECOND, first]
+    talk.undo()
+    assert talk.send(SECOND).text == alone(case, FIRST, SECOND)
+
+
+@a_turn_that_fails_or_is_cut_leaves_a_conversation_usable.broken_by
+def a_turn_that_is_remembered_before_it_was_answered(patch: pytest.MonkeyPatch) -> None:
+    real = Conversation.stream
+
+    def stream(self: Conversation, said: Any, **options: Any) -> Any:
+        self._turns.append(self._turns[-1])
+        return real(self, said, **options)
+
+    patch.setattr(Conversation, "stream", stream)
