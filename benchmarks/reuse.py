@@ -6,7 +6,7 @@
 
 The first table is the time to the first token of two turns of a conversation that begins with a system prompt of
 ``--shared`` tokens. The second is a task that copies ``--copy`` tokens of the prompt: the shape and the cost are
-those of a real model, and the weights make it continue each token with the next, so that it repeats a prompt that counts.
+those of a real model, and the weights make it continue each token with the next: it repeats a prompt that counts.
 Ratios come from one run; the wall times themselves depend on the machine.
 """
 

@@ -190,7 +190,8 @@ TOOL = {
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 HERMES = """{%- if tools %}{{ tools | tojson }} in <tool_call> "arguments": </tool_call>{% endif %}
 {%- for m in messages %}<|start|>{{ m.role }}
-{{ m.content }}{% for c in m.tool_calls or [] %}CALL {{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<|end|>
+{{ m.content }}
+{%- for c in m.tool_calls or [] %}CALL {{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}<|end|>
 {% endfor %}<|start|>assistant
 """
 

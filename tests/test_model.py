@@ -7,8 +7,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
 from threading import Thread
+from time import perf_counter
 from typing import Any
 
 import msgspec

@@ -22,8 +22,8 @@ END = 256  # the id of the end of an answer, after the bytes
 _WORK = 400_000  # of one search: a state that it looks at is about as much as twenty bytes to go there
 _STATE = 20
 _WIDTH = 8  # states of one length that it goes on from
-_VALUES = 4  # that a state tries where a value may begin
 _PLACES = 8  # at which a state may try to join the known closing
+_NARROW = 32  # bytes: not the inside of a text
 _FEW = 16  # bytes, of which each is looked at
 _KINDS = b"aA@.:-/,_"  # among more, those that patterns and formats are likely to ask for
 _BYTES = tuple(bytes([byte]) for byte in range(END))
@@ -43,8 +43,8 @@ class Closing:
     """The closing of one answer: ``path``, which is of no use until ``find`` or ``advance`` has returned True.
 
     ``matcher`` stands where the answer does, over a vocabulary of the 256 bytes and ``END``. ``usable`` are the bytes,
-    each as a bytes object, that a closing may have. ``values``: short JSON values that may be asked for; ``words``: what
-    patterns may ask for.
+    each as a bytes object, that a closing may have. ``values`` are JSON values that may be asked for, ``tails`` what
+    may be left of objects and arrays, the short ones first; ``words`` are what patterns may ask for.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class Closing:
         usable: frozenset[bytes],
         *,
         values: Iterable[str] = (),
+        tails: Iterable[str] = (),
         words: Iterable[str] = (),
     ) -> None:
         self._matcher = matcher
         self._usable = usable
         self._values = self._writable(values)
+        self._tails = self._writable(tails)
         self._words = self._writable(words)
         self._ahead = b""  # where the matcher stands, as seen from the answer
         self._last = b""  # the answer's last byte
@@ -97,46 +99,54 @@ class Closing:
         return self._search(_likely) or self._search(_all)
 
     def _search(self, steps: Callable[[bytes, bytes], tuple[bytes, ...]]) -> bool:
-        """Look at what may come, all ways of one length before any that is longer."""
-        ways, work = {0: [_Way()]}, 0
+        """Look at what may come, all ways of one number of steps before any that takes more."""
+        ways, work = [_Way()], 0
         while ways and work < _WORK:
+            longer: list[_Way] = []
             seen: set[tuple[bytes, bytes]] = set()
-            for way in sorted(ways.pop(min(ways)), key=attrgetter("choices")):
+            for way in sorted(ways, key=attrgetter("choices")):
                 if len(seen) == _WIDTH:
                     break
                 work += _STATE + self._look(way.data)
                 mask = self._matcher.compute_bitmask()
                 if self._matcher.is_error():  # a limit of the parser: nothing can be said any more
                     return False
-                if (mask, way.word) in seen:  # after as many bytes: most likely the same state
+                if (mask, way.word) in seen:  # after as many steps: most likely the same state
                     continue
                 seen.add((mask, way.word))
                 place = self._joins(mask)
                 if place is not None:
                     self._take(way.data, place)
                     return True
-                for longer in self._longer(way, mask, steps(mask, way.before)):
-                    ways.setdefault(len(longer.data), []).append(longer)
+                longer += self._longer(way, mask, steps(mask, way.before))
+            ways = longer
         self._look(b"")
         return False
 
     def _longer(self, way: _Way, mask: bytes, nexts: tuple[bytes, ...]) -> Iterator[_Way]:
         """Return the ways that go on from this one, where the matcher stands."""
         choices = way.choices + (len(nexts) > 1)
-        words: Iterable[bytes] = ()
-        if (way.data or self._last)[-1:] in b":[, \n\r\t":  # or nothing: a value may begin here
-            words = tuple(islice(self._fitting(self._values, mask), _VALUES))
-            nexts = () if words else nexts
-        if len(nexts) > 3:  # more than closers, or two digits
-            words = self._fitting(self._words, mask)
-        for word in words:
+        word = self._short(way, mask)
+        if word is not None:
             yield _Way(choices, way.data + word, mask, word)
+            return
+        for word in self._words if len(nexts) > 3 else ():  # more than closers, or two digits
+            if self._fits(word, mask):
+                yield _Way(choices, way.data + word, mask, word)
         for byte in nexts:
             if byte in self._usable:
                 yield _Way(choices, way.data + byte, mask)
 
-    def _fitting(self, words: Iterable[bytes], mask: bytes) -> Iterator[bytes]:
-        return (word for word in words if mask[word[0] // 8] >> word[0] % 8 & 1 and self.allows(word))
+    def _short(self, way: _Way, mask: bytes) -> bytes | None:
+        """Return a value where one may begin, or a tail where there is text no more, None where none fits."""
+        begins = (way.data or self._last)[-1:] in b":[, \n\r\t"  # or the answer has not begun
+        texts = self._tails if len(_all(mask, b"")) <= _NARROW else ()
+        if begins:
+            texts += self._values
+        return next((text for text in texts if self._fits(text, mask)), None)
+
+    def _fits(self, text: bytes, mask: bytes) -> bool:
+        return bool(mask[text[0] // 8] >> text[0] % 8 & 1) and self.allows(text)
 
     def _writable(self, texts: Iterable[str]) -> tuple[bytes, ...]:
         words = (text.encode() for text in texts)

@@ -29,8 +29,8 @@ _REPACKED_BITS: Mapping[str, float] = {"q4_0": 4.5, "q4_k_m": 3.8}
 
 @dataclass(frozen=True, slots=True)
 class _Engine:
-    """What a load adds beside the model, in bytes: ``code``, with the engine's state and the libraries of the text side,
-    whatever the model; ``token`` for each entry of the tokenizer, its merges included.
+    """What a load adds beside the model, in bytes: ``code`` whatever the model, with the engine's state and the text
+    side's libraries, and ``token`` for each entry of the tokenizer, its merges included.
 
     ``code`` is what ``benchmarks/memory.py`` measures of the demo model beyond the rest of the prediction; ``token`` is
     the growth of VmRSS per entry over four published tokenizers of 32,000 to 152,000 entries, 220 to 370 bytes.

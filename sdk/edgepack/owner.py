@@ -41,7 +41,7 @@ class Owner:
         return os.getpid() == self._process
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Put work into the queue. Raises ``EngineError`` after ``stop``, and in a fork, which threads do not follow."""
+        """Put work into the queue. Raises ``EngineError`` after ``stop`` and in a fork, which has no threads."""
         if not self.is_here:
             raise EngineError("A model does not survive a fork.", hint="Load it in the process that uses it.")
         future: Future[T] = Future()

@@ -13,7 +13,7 @@ from typing import Any
 from edgepack.json_schema import binding, parts
 
 _LONGEST = 10_000  # characters of a text that is worth keeping
-_MOST = 100  # texts
+_MOST = 200  # texts of a kind
 _OBJECT = {"type", "properties", "required", "additionalProperties"}
 _ARRAY = {"type", "items", "prefixItems", "minItems", "maxItems"}
 
@@ -27,23 +27,28 @@ class Shortest:
         self._schema = schema
         self._search = search
         self._known: dict[str, str | None] = {}
+        self._tails: set[str] = set()
         self._open: list[str] = []  # the parts around the one that is looked at
 
     def values(self) -> list[str]:
-        """Return a text for each part, the short ones first."""
-        found = {self.text(part) for _, part in parts("/", self._schema)}
-        return sorted((text for text in found if text), key=lambda text: (len(text), text))[:_MOST]
+        """Return texts for the whole and for its parts, the short ones first."""
+        whole, *inner = (self.text(part) for _, part in parts("/", self._schema))
+        found = sorted({text for text in inner if text}, key=lambda text: (len(text), text))
+        return [*found[:_MOST], *([whole] if whole else [])]
+
+    def tails(self) -> list[str]:
+        """Return what is left of objects and arrays that have begun, by the texts that were found, short ones first."""
+        return sorted(self._tails, key=lambda text: (len(text), text))[:_MOST]
 
     def ends(self) -> list[str]:
-        """Return the ends of texts for strings and keys with a pattern or a format: what is left of one that has begun."""
-        bound = [part for _, part in parts("/", self._schema) if "pattern" in part or "format" in part]
-        bound += [
-            {"type": "string", "pattern": pattern}
-            for _, part in parts("/", self._schema)
-            for pattern in part.get("patternProperties", ())
-        ]
-        texts = dict.fromkeys(text for part in bound if (text := self.text(part)))
-        return list(dict.fromkeys(text[start:] for text in texts for start in range(len(text))))[:_MOST]
+        """Return the ends of texts for strings and keys with a pattern or a format, for those that have begun."""
+        found: dict[str, None] = {}
+        for _, part in parts("/", self._schema):
+            keys = [{"type": "string", "pattern": pattern} for pattern in part.get("patternProperties", ())]
+            for string in [part, *keys] if "pattern" in part or "format" in part else keys:
+                text = self.text(string) or ""
+                found |= dict.fromkeys(text[start:] for start in range(len(text)))
+        return list(found)[:_MOST]
 
     def text(self, part: object) -> str | None:
         """Return a short text for a schema, None where there is none, or none without an end."""
@@ -85,12 +90,23 @@ class Shortest:
         names = [name for name in properties if name in required]
         names += [name for name in required if name not in properties]
         texts = {name: self.text(properties.get(name, part.get("additionalProperties", True))) for name in names}
-        return _joined("{}", [text and f"{_json(name)}:{text}" for name, text in texts.items()])
+        return self._joined("{}", [text and f"{_json(name)}:{text}" for name, text in texts.items()])
 
     def _array(self, part: dict[str, Any]) -> str | None:
         least, first = part.get("minItems", 0), part.get("prefixItems", [])[: part.get("minItems", 0)]
         rest = self.text(part.get("items", True)) if least > len(first) else None
-        return _joined("[]", [*map(self.text, first), *[rest] * min(least - len(first), _LONGEST)])
+        return self._joined("[]", [*map(self.text, first), *[rest] * min(least - len(first), _LONGEST)])
+
+    def _joined(self, brackets: str, texts: list[str | None]) -> str | None:
+        whole = [text for text in texts if text]
+        if len(whole) < len(texts) or sum(map(len, whole)) > _LONGEST:
+            return None
+        tail = brackets[1]
+        self._tails.add(tail)
+        for text in reversed(whole):
+            self._tails |= {text + tail, f",{text}{tail}"}
+            tail = f",{text}{tail}"
+        return brackets[0] + tail.removeprefix(",")
 
     def _at(self, reference: str) -> object:
         """Return what a JSON pointer points to, False where that is nothing."""
@@ -99,13 +115,6 @@ class Shortest:
             name = name.replace("~1", "/").replace("~0", "~")
             place = place.get(name, False) if isinstance(place, dict) else False
         return place
-
-
-def _joined(brackets: str, texts: list[str | None]) -> str | None:
-    whole = [text for text in texts if text]
-    if len(whole) < len(texts) or sum(map(len, whole)) > _LONGEST:
-        return None
-    return f"{brackets[0]}{','.join(whole)}{brackets[1]}"
 
 
 def _least(texts: Iterable[str | None]) -> str | None:
