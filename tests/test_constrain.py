@@ -389,9 +389,84 @@ def test_a_stop_may_lie_outside_of_the_rows_or_be_missing() -> None:
 
 
 def test_a_token_that_is_not_allowed_is_not_accepted() -> None:
-    constraint = Constraint(bound(BYTE_LEVEL, regex="ab"), 9)
-    with pytest.raises(ValueError, match="not allowed"):
-        constraint.accept(BYTE_LEVEL.encode("b")[0])
+    for tokenizer in (BYTE_LEVEL, SENTENCEPIECE):
+        for token in (tokenizer.encode("b")[-1], 1, tokenizer.n_tokens):  # another text, and two tokens without any
+            with pytest.raises(ValueError, match="not allowed"):
+                Constraint(bound(tokenizer, regex="ab"), 9).accept(token)
+
+
+TOUGH: list[dict[str, Any]] = [
+    {"json_schema": {"type": "array", "items": {"type": "string", "pattern": "^[^ ]+ [^ ]+$"}}},
+    {"json_schema": {"patternProperties": {"^x-.*z$": {"type": "null"}}, "additionalProperties": False}},
+    {"json_schema": {"type": "array", "items": {"type": "object", "properties": {
+        f"p{index}": {"type": "string", "pattern": pattern} for index, pattern in enumerate([*PATTERNS, "a.*b.*c"])
+    }, "required": [f"p{index}" for index in range(0, len(PATTERNS), 2)], "additionalProperties": False}}},
+    {"json_schema": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "$defs": {"tree": {
+        "type": "object",
+        "properties": {"left": {"$ref": "#/$defs/tree"}, "kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
+                       "size": {"type": "number"}, "kind": {"enum": ["leaf", "branch", "root"]}},
+        "required": ["kids", "kind"], "additionalProperties": False}}}},
+    {"json_schema": {"type": "object", "additionalProperties": {"allOf": [
+        {"type": "object", "properties": {"a": {"type": "string", "format": "email"}}, "required": ["a"]},
+        {"type": "object", "properties": {"b": {"type": "integer", "minimum": 100}}, "required": ["b"]}]}}},
+    {"json_schema": {"type": "array", "items": {"type": "object", "properties": {
+        "size": {"type": "number"}, "note": {"type": "string", "pattern": "foo"},
+        "body": {"type": "object", "properties": {f"k{index}": {"type": "string", "minLength": 12} for index in range(9)},
+                 "required": [f"k{index}" for index in range(9)]},
+        "rows": {"type": "array", "minItems": 9, "items": {"type": "object", "properties": {
+            "id": {"type": "string", "format": "uuid"}, "at": {"type": "integer", "minimum": 700}}, "required": ["id"]}}},
+        "required": ["body", "rows"], "additionalProperties": False}}},
+    {"regex": r"(?s).*\.[^a]*b.*(end|stop)!"},
+    {"regex": r"(\(.*\)|\[.*\]|\{.*\})*"},
+    *({"grammar": lark} for lark in sorted(GRAMMARS)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", TOUGH)
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE])
+def test_no_answer_is_closed_while_there_is_room(tokenizer: Tokenizer, asked: dict[str, Any]) -> None:
+    grammar = bound(tokenizer, **asked)
+    for seed in range(6):
+        random, constraint = np.random.default_rng(seed), Constraint(grammar, 10_000)
+        for _ in range(120):
+            allowed = np.flatnonzero(constraint.allowed)
+            token = int(random.choice(allowed))
+            if token in grammar.stop_ids:
+                break
+            assert constraint.closing(token, 5_000) is None
+            constraint.accept(token)
+
+
+def test_the_shortest_answer_is_short() -> None:
+    circle, square = ({"type": "object", "properties": {"kind": {"const": name}, size: {"type": "integer"}},
+                       "required": ["kind", size], "additionalProperties": False}
+                      for name, size in (("circle", "r"), ("rectangle", "width")))  # fmt: skip
+    shapes = {"type": "array", "items": {"anyOf": [square, circle]}, "minItems": 20}
+    assert bound(BYTE_LEVEL, json_schema=shapes).closing.path == b"[%b]" % b",".join([b'{"kind":"circle","r":0}'] * 20)
+    words = {"type": "object", "properties": {f"k{n}": {"enum": ["long one", "abc", "b"]} for n in range(30)}}
+    path = bound(BYTE_LEVEL, json_schema=words | {"required": list(words["properties"])}).closing.path
+    assert set(json.loads(path).values()) == {"b"}
+
+
+def test_a_part_may_refer_to_what_it_does_not_carry() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/properties/b", "minLength": 2}, "b": {"type": "string"}},
+    }
+    grammar = bound(BYTE_LEVEL, json_schema=schema | {"required": ["a"]})
+    assert len(json.loads(grammar.closing.path)["a"]) == 2
+
+
+def test_where_no_closing_is_found_the_answer_ends_and_nothing_has_changed() -> None:
+    constraint = Constraint(bound(BYTE_LEVEL, regex="a(b|x[yz]{30000}|cd)"), 40_000)
+    constraint.accept(_token(b"a"))
+    closing = constraint.closing(_token(b"x"), 39_999)
+    assert closing == [_token(b"b")]
+    assert constraint.closing(_token(b"c"), 10) is None
+    constraint.accept(_token(b"c"))
+    assert constraint.closing(_token(b"d"), 1) is None
+    constraint.accept(_token(b"d"))
+    assert constraint.finished
 
 
 def _token(text: bytes) -> int:
@@ -399,8 +474,8 @@ def _token(text: bytes) -> int:
 
 
 def test_a_closing_has_no_byte_whose_only_token_is_a_stop() -> None:
-    grammar = bound(BYTE_LEVEL, frozenset({_token(b"]")}), regex="a[a-z]*(]|!!)")
-    assert BYTE_LEVEL.decode(Answer(BYTE_LEVEL, grammar, 3, 1).ids) == "a!!"
+    for regex, text in (("a[a-z]*(]|!{3})", b"a!!!"), ("a(b]|cde{2}f)", b"acdeef")):
+        assert bound(BYTE_LEVEL, frozenset({_token(b"]")}), regex=regex).closing.path == text
 
 
 def test_a_closing_is_written_without_a_stop_that_has_text() -> None:
@@ -420,6 +495,11 @@ def test_to_ask_for_a_closing_changes_nothing() -> None:
         assert constraint.closing(_token(b"a"), 20) is None or byte == ord("x")
         assert constraint.closing(token, 20) is None
         constraint.accept(token)
+    other = Constraint(bound(BYTE_LEVEL, regex="a(x{8}|y)z"), 20)
+    other.accept(_token(b"a"))
+    assert other.closing(_token(b"y"), 20) is None
+    other.accept(_token(b"x"))
+    assert other.closing(_token(b"x"), 8) is None
     assert constraint.closing(_token(b"x"), 8) is None
     closing = constraint.closing(_token(b"x"), 7)
     assert closing is not None
@@ -476,7 +556,7 @@ PERSON = {
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["llama-3.2", "phi-3.5-mini", "qwen3", "smollm2"])
 def test_real_tokenizers_say_what_fits(shared: Path, name: str) -> None:
-    data = (shared / "data" / "tokenizers" / name / "tokenizer.json").read_bytes()
+    data = (shared / "tokenizers" / name / "tokenizer.json").read_bytes()
     tokenizer = Tokenizer(data, None, False)
     stops = frozenset(sorted(tokenizer.special_ids)[:2])
     text = (

@@ -1,8 +1,11 @@
 """How an answer that is bound to a grammar can be ended from where it stands: a short run of bytes, kept up to date.
 
-It knows bytes only, nothing of tokens. The first one is found by a search through what the grammar allows, cheapest
-bytes first. Later steps of an answer mostly follow the one that is known, or leave it standing (the inside of a
-string), or need a few bytes before they are back on it (an optional property), so the search is seldom a long one.
+It knows bytes only, nothing of tokens. The first one is found by a search through what the grammar allows. Later
+steps of an answer mostly follow the one that is known, or leave it standing (the inside of a string), or need a few
+bytes before they are back on it (an optional property), so that a search is seldom a long one.
+
+The search does not see the states of the grammar, only which bytes may come next: states with equal masks are taken to
+be equal, and of many bytes a few are tried. So it may miss a closing, or find a longer one; what it finds is valid.
 """
 
 from __future__ import annotations
@@ -17,26 +20,24 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-END = 256  # the id of the end of an answer, after the bytes
+BYTES = tuple(bytes([value]) for value in range(256))
+END = 256  # the id of the end of an answer, after those of the bytes
 
-_WORK = 400_000  # of one search: a state that it looks at is about as much as twenty bytes to go there
-_STATE = 20
-_WIDTH = 8  # states of one length that it goes on from
+_WORK = 400_000  # of one search: bytes that the matcher moves by, and ways
+_STATE = 20  # the work of looking at a state
+_WIDTH = 8  # states that it goes on from at each step
 _PLACES = 8  # at which a state may try to join the known closing
 _NARROW = 32  # bytes: not the inside of a text
 _FEW = 16  # bytes, of which each is looked at
-_KINDS = b"aA@.:-/,_"  # among more, those that patterns and formats are likely to ask for
-_BYTES = tuple(bytes([byte]) for byte in range(END))
+_KINDS = b'"aA@.:-/,_'  # among more, those that patterns and formats are likely to ask for
 
 
 class _Way(NamedTuple):
-    """Bytes that may come: after how many choices, what might have come before the last step, and ``word``, that step
-    itself where it was a word."""
+    """Bytes that may come."""
 
-    choices: int = 0
+    choices: int = 0  # steps at which there were others
     data: bytes = b""
-    before: bytes = b""
-    word: bytes = b""
+    word: bytes = b""  # the last step, where it was more than a byte
 
 
 class Closing:
@@ -96,9 +97,10 @@ class Closing:
 
     def find(self) -> bool:
         """Look for a closing from here, of its own or joining the one that was known. False where none is found."""
-        return self._search(_likely) or self._search(_all)
+        likely = _likely_in_json if self._values else _likely
+        return self._search(likely) or self._search(_all)
 
-    def _search(self, steps: Callable[[bytes, bytes], tuple[bytes, ...]]) -> bool:
+    def _search(self, steps: Callable[[bytes], tuple[bytes, ...]]) -> bool:
         """Look at what may come, all ways of one number of steps before any that takes more."""
         ways, work = [_Way()], 0
         while ways and work < _WORK:
@@ -118,7 +120,8 @@ class Closing:
                 if place is not None:
                     self._take(way.data, place)
                     return True
-                longer += self._longer(way, mask, steps(mask, way.before))
+                longer += self._longer(way, mask, steps(mask))
+            work += len(longer)
             ways = longer
         self._look(b"")
         return False
@@ -128,19 +131,19 @@ class Closing:
         choices = way.choices + (len(nexts) > 1)
         word = self._short(way, mask)
         if word is not None:
-            yield _Way(choices, way.data + word, mask, word)
+            yield _Way(choices, way.data + word, word)
             return
         for word in self._words if len(nexts) > 3 else ():  # more than closers, or two digits
             if self._fits(word, mask):
-                yield _Way(choices, way.data + word, mask, word)
+                yield _Way(choices, way.data + word, word)
         for byte in nexts:
             if byte in self._usable:
-                yield _Way(choices, way.data + byte, mask)
+                yield _Way(choices, way.data + byte)
 
     def _short(self, way: _Way, mask: bytes) -> bytes | None:
         """Return a value where one may begin, or a tail where there is text no more, None where none fits."""
         begins = (way.data or self._last)[-1:] in b":[, \n\r\t"  # or the answer has not begun
-        texts = self._tails if len(_all(mask, b"")) <= _NARROW else ()
+        texts = self._tails if len(_all(mask)) <= _NARROW else ()
         if begins:
             texts += self._values
         return next((text for text in texts if self._fits(text, mask)), None)
@@ -150,7 +153,7 @@ class Closing:
 
     def _writable(self, texts: Iterable[str]) -> tuple[bytes, ...]:
         words = (text.encode() for text in texts)
-        return tuple(word for word in words if self._usable.issuperset(map(bytes, zip(word, strict=True))))
+        return tuple(word for word in words if all(BYTES[value] in self._usable for value in word))
 
     def _take(self, way: bytes, place: int) -> None:
         """Make this way, and what is known from a place on, the closing."""
@@ -190,30 +193,36 @@ class Closing:
 
 def _shared(one: bytes, other: bytes) -> int:
     """Return how many bytes two ways have in common at their beginning."""
-    shorter = min(len(one), len(other))
-    if one[:shorter] == other[:shorter]:
-        return shorter
-    return next(index for index in range(shorter) if one[index] != other[index])
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @lru_cache(4096)
-def _all(mask: bytes, before: bytes) -> tuple[bytes, ...]:
+def _all(mask: bytes) -> tuple[bytes, ...]:
     """Return the bytes of a mask, each as a step."""
-    return tuple(_BYTES[byte] for byte in range(END) if mask[byte // 8] >> byte % 8 & 1)
+    return tuple(BYTES[byte] for byte in range(END) if mask[byte // 8] >> byte % 8 & 1)
 
 
 @lru_cache(4096)
-def _likely(mask: bytes, before: bytes) -> tuple[bytes, ...]:
-    """Return the bytes of a mask that are likely to lead to an end soon, or stand for others that are as good.
-
-    Closers go before others, but not where the last step has changed nothing: there they are ordinary characters.
-    """
-    allowed = _all(mask, before)
-    closers = tuple(byte for byte in allowed if byte in (b'"' if len(allowed) > _FEW else b'"]}'))
-    if closers and mask != before:
+def _likely(mask: bytes) -> tuple[bytes, ...]:
+    """Return the bytes of a mask that are likely to lead to an end soon, or stand for others that are as good."""
+    allowed = _all(mask)
+    if len(allowed) <= _FEW and (closers := tuple(byte for byte in allowed if byte in b'"]}')):
         return closers
     digits = tuple(byte for byte in allowed if byte.isdigit())[:2]
     others = tuple(byte for byte in allowed if not byte.isdigit() and not byte.isspace())
     if len(others) > _FEW:
         others = tuple(byte for byte in others if byte in _KINDS) or others[:2]
     return digits + others or allowed[:1]
+
+
+def _likely_in_json(mask: bytes) -> tuple[bytes, ...]:
+    """Return the same where much may come only inside of a string, which a quote ends."""
+    allowed = _all(mask)
+    return (b'"',) if len(allowed) > _FEW and b'"' in allowed else _likely(mask)

@@ -8,24 +8,18 @@ close it (``edgepack.closing``), so that an answer is a whole one also where its
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from threading import Lock
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.closing import END, Closing
+from edgepack.closing import BYTES, Closing
 from edgepack.errors import SchemaError
 from edgepack.json_schema import read_schema
 from edgepack.lark import literals, reason, to_lark
 from edgepack.shortest import Shortest
 from edgepack.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from llguidance import LLTokenizer
+from edgepack.vocabulary import Vocabulary, of_bytes, vocabulary_of
 
 _LONGEST = 32  # bytes of the tokens that a closing is written with
 
@@ -33,7 +27,7 @@ _LONGEST = 32  # bytes of the tokens that a closing is written with
 class Grammar:
     """What answers are bound to, for one tokenizer. ``asked`` is the argument that says so, in JSON values."""
 
-    def __init__(self, vocabulary: _Vocabulary, stop_ids: frozenset[int], asked: dict[str, Any]) -> None:
+    def __init__(self, vocabulary: Vocabulary, stop_ids: frozenset[int], asked: dict[str, Any]) -> None:
         from llguidance import LLMatcher
 
         ((self.kind, value),) = asked.items()
@@ -42,27 +36,29 @@ class Grammar:
         self.vocabulary = vocabulary
         self.stop_ids = stop_ids
         self.matcher = LLMatcher(vocabulary.native, text, log_level=0)
-        usable = self._usable()
+        usable = frozenset(byte for byte in BYTES if self._writes(byte))
         closing = _closing(self.kind, value, text, usable)
         if self.matcher.is_error() or closing is None:
             raise SchemaError(f"{self.kind}: no answer was found that fits.", hint="Make it simpler, or less strict.")
         self.closing = closing
 
     def write(self, data: bytes) -> list[int]:
-        """Return tokens that show these bytes, none of them a stop: the longest that fits, again and again."""
-        ids, start = [], 0
-        while start < len(data):
-            end = min(start + _LONGEST, len(data))
-            while (token := self.vocabulary.ids.get(data[start:end])) is None or token in self.stop_ids:
-                end -= 1
-            ids.append(token)
-            start = end
+        """Return tokens that show these bytes, none of them a stop: the longest that fits, again and again.
+
+        Raises ``ValueError`` where a byte has no token.
+        """
+        ids = []
+        while data:
+            size = next((size for size in range(_LONGEST, 0, -1) if self._writes(data[:size])), 0)
+            if not size:
+                raise ValueError(f"no token shows {data[:1]!r}")
+            ids.append(self.vocabulary.ids[data[:size]])
+            data = data[size:]
         return ids
 
-    def _usable(self) -> frozenset[bytes]:
-        """Return the bytes that have a token of their own."""
-        alone = ((byte, self.vocabulary.ids.get(byte)) for byte in (bytes([value]) for value in range(END)))
-        return frozenset(byte for byte, token in alone if token is not None and token not in self.stop_ids)
+    def _writes(self, data: bytes) -> bool:
+        token = self.vocabulary.ids.get(data)
+        return token is not None and token not in self.stop_ids
 
 
 def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Closing | None:
@@ -70,11 +66,15 @@ def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Clos
     from llguidance import LLMatcher
 
     def search(part: dict[str, Any]) -> str | None:
-        closing = Closing(matcher(to_lark(kind, part)), usable, words=literals(kind, part))
+        try:
+            lark = to_lark(kind, part)
+        except SchemaError:  # alone it may lack what it refers to
+            return None
+        closing = Closing(matcher(lark), usable, words=literals(kind, part))
         return closing.path.decode() if closing.find() else None
 
     def matcher(lark: str) -> LLMatcher:
-        return LLMatcher(_bytes_native(), lark, log_level=0)
+        return LLMatcher(of_bytes(), lark, log_level=0)
 
     if kind == "json_schema":
         shortest = Shortest(value, search)
@@ -109,7 +109,7 @@ def compile_grammar(
         raise SchemaError(f"{' and '.join(asked)} are given together.", hint="Pass one of them.")
     if json_schema is not None:
         asked["json_schema"] = read_schema(json_schema)
-    return Grammar(_vocabulary(tokenizer, n_vocab), stop_ids, asked)
+    return Grammar(vocabulary_of(tokenizer, n_vocab), stop_ids, asked)
 
 
 class Constraint:
@@ -147,8 +147,10 @@ class Constraint:
         mask = np.unpackbits(bits, count=vocabulary.n_vocab + 1, bitorder="little").view(np.bool_)
         allowed, may_end = mask[:-1], mask[-1]
         if self._drops_space:
-            for token in vocabulary.spaced:
-                allowed[token] = self._closing.allows(vocabulary.bytes[token][1:])
+            for first, tokens in vocabulary.spaced.items():
+                fits = self._closing.allows(first)
+                for token in tokens:
+                    allowed[token] = fits and self._closing.allows(vocabulary.bytes[token][1:])
         allowed[self._stops] = may_end
         return allowed
 
@@ -180,7 +182,7 @@ class Constraint:
             return
         data = self._shown(token)
         ids = self._grammar.write(data) if self._drops_space else [token]
-        if not self._matcher.consume_tokens(ids):
+        if not (self._grammar.vocabulary.bytes[token] and self._matcher.consume_tokens(ids)):
             raise ValueError(f"token {token} is not allowed here")
         if self._ahead != token:
             self._step_back()
@@ -204,51 +206,3 @@ class Constraint:
             return self._grammar.write(data)
         spaced = self._grammar.write(b" " + data)
         return spaced if data.startswith(b" ") else min(spaced, self._grammar.write(data), key=len)
-
-
-class _Vocabulary:
-    """The tokens of a model as bytes, and as llguidance has them, which adds one: the end of an answer."""
-
-    def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
-        self.n_vocab = n_vocab
-        self.strips_space = tokenizer.strips_space
-        self.bytes = [tokenizer.token_bytes(token) for token in range(n_vocab)]
-        self.ids = {data: token for token, data in enumerate(self.bytes) if data}
-        self.spaced = [token for token, data in enumerate(self.bytes) if data.startswith(b" ")]
-        self.native = _native(self.bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """What llguidance wants to know of a tokenizer."""
-
-    tokens: list[bytes]
-    eos_token_id: int
-    bos_token_id: None = None
-
-    def __call__(self, text: bytes) -> list[int]:
-        """Is not asked for while nothing is forced (see ``edgepack.lark``)."""
-        return []
-
-
-def _native(tokens: list[bytes]) -> LLTokenizer:
-    from llguidance import LLTokenizer, TokenizerWrapper
-
-    return LLTokenizer(TokenizerWrapper(_Tokens([*tokens, b""], len(tokens))))
-
-
-@lru_cache(1)
-def _bytes_native() -> LLTokenizer:
-    return _native([bytes([byte]) for byte in range(END)])
-
-
-_vocabularies: WeakKeyDictionary[Tokenizer, dict[int, _Vocabulary]] = WeakKeyDictionary()
-_lock = Lock()
-
-
-def _vocabulary(tokenizer: Tokenizer, n_vocab: int) -> _Vocabulary:
-    with _lock:  # 128k tokens take half a second, which is not to be spent twice
-        known = _vocabularies.setdefault(tokenizer, {})
-        if n_vocab not in known:
-            known[n_vocab] = _Vocabulary(tokenizer, n_vocab)
-        return known[n_vocab]

@@ -21,6 +21,8 @@ _ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
 # What masks cannot do: count tokens, change the temperature, hide what was written.
 _ATTRIBUTE = re.compile(r"^[?!\w-]+\[[^]\n]*\b(max_tokens|temperature|stop) *=", re.MULTILINE)
 _QUOTED = re.compile(r""""((?:\\.|[^"\\\n])*)"|/((?:\\.|[^/\\\n])+)/""")
+# A class of one character and an escaped one are that character; classes, \\d and the like, operators, counts are not.
+_NO_LITERAL = re.compile(r"\[([^\\^])\]|\[(?:\\.|[^]\\])*\]|\\(\W)|\\\w|[$^.|?*+()]|\{[\d,]*\}")
 _WORDS = 32  # that are worth a try
 _HINTS = {
     "json_schema": "Ask for it in another way; the documentation of llguidance says what it can enforce.",
@@ -50,9 +52,10 @@ def to_lark(kind: str, value: object) -> str:
 
 
 def literals(kind: str, value: object) -> list[str]:
-    """Return what the patterns of a grammar may ask for among any other text: the runs of ordinary characters in them.
+    """Return what the patterns of a grammar may ask for among any other text.
 
-    It is a guess, made because masks do not show such a word before it is complete.
+    It is a guess, made because masks do not show such a word before it is complete: the runs of ordinary characters
+    in each pattern, and what they are together from each of them to the last.
     """
     if isinstance(value, Mapping):
         patterns = [str(value.get("pattern", ""))]
@@ -60,9 +63,12 @@ def literals(kind: str, value: object) -> list[str]:
         patterns = [str(value)]
     else:
         patterns = [part[1] or part[2] for part in _QUOTED.finditer(str(value))]
-    spelled = (re.sub(r"\\(\W)|\\\w|[][^$.|?*+(){}]", lambda part: part[1] or "\0", each) for each in patterns)
-    runs = dict.fromkeys(run for each in spelled for run in each.split("\0") if run)
-    return [json.dumps(run, ensure_ascii=False)[1:-1] if kind == "json_schema" else run for run in runs][:_WORDS]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        spelled = _NO_LITERAL.sub(lambda part: part[1] or part[2] or "\0", pattern)
+        runs = [run for run in spelled.split("\0") if run]
+        found |= dict.fromkeys(runs) | dict.fromkeys("".join(runs[start:]) for start in range(len(runs)))
+    return [json.dumps(word, ensure_ascii=False)[1:-1] if kind == "json_schema" else word for word in found][:_WORDS]
 
 
 def reason(complaint: str) -> str:

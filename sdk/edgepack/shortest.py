@@ -14,6 +14,7 @@ from edgepack.json_schema import binding, parts
 
 _LONGEST = 10_000  # characters of a text that is worth keeping
 _MOST = 200  # texts of a kind
+_LOOKS = 2_000  # at parts, of which one may be looked at more than once
 _OBJECT = {"type", "properties", "required", "additionalProperties"}
 _ARRAY = {"type", "items", "prefixItems", "minItems", "maxItems"}
 
@@ -27,8 +28,10 @@ class Shortest:
         self._schema = schema
         self._search = search
         self._known: dict[str, str | None] = {}
+        self._found: dict[str, str | None] = {}  # by the search
         self._tails: set[str] = set()
         self._open: list[str] = []  # the parts around the one that is looked at
+        self._looks = 0
 
     def values(self) -> list[str]:
         """Return texts for the whole and for its parts, the short ones first."""
@@ -54,27 +57,30 @@ class Shortest:
         """Return a short text for a schema, None where there is none, or none without an end."""
         if not isinstance(part, dict):
             return None if part is False else "0"
+        words = binding(part)
+        part = {word: value for word, value in part.items() if word in words}
         key = json.dumps(part)
-        if key in self._open:
+        if key in self._known:
+            return self._known[key]
+        if key in self._open or self._looks == _LOOKS:
             return None
-        if key not in self._known:
-            self._open.append(key)
-            text = self._made(part)
-            self._open.pop()
-            if text is None and self._open:  # perhaps only inside of these
-                return None
+        self._looks += 1
+        self._open.append(key)
+        text = self._made(part)
+        self._open.pop()
+        if text is not None or not self._open:  # inside of others there may be none where there is one outside
             self._known[key] = text
-        return self._known[key]
+        return text
 
     def _made(self, part: dict[str, Any]) -> str | None:
-        words = binding(part)
+        words = set(part)
         if not words:
             return "0"
         if "const" in words:
             return _json(part["const"])
         if "enum" in words:
             return _least(map(_json, part["enum"]))
-        if words == {"$ref"} and part["$ref"].startswith("#/"):
+        if words == {"$ref"} and (part["$ref"] + "/").startswith("#/"):
             return self.text(self._at(part["$ref"]))
         if words in ({"anyOf"}, {"oneOf"}):
             return _least(map(self.text, part[words.pop()]))
@@ -82,8 +88,14 @@ class Shortest:
             return self._object(part)
         if part.get("type") == "array" and words <= _ARRAY and not isinstance(part.get("items"), list):
             return self._array(part)
-        around = {name: self._schema[name] for name in ("$schema", "$defs", "definitions") if name in self._schema}
-        return self._search(around | part)
+        return self._alone(part)
+
+    def _alone(self, part: dict[str, Any]) -> str | None:
+        key = json.dumps(part)
+        if key not in self._found:
+            around = {name: self._schema[name] for name in ("$schema", "$defs", "definitions") if name in self._schema}
+            self._found[key] = self._search(around | part)
+        return self._found[key]
 
     def _object(self, part: dict[str, Any]) -> str | None:
         properties, required = part.get("properties", {}), part.get("required", ())
@@ -111,7 +123,7 @@ class Shortest:
     def _at(self, reference: str) -> object:
         """Return what a JSON pointer points to, False where that is nothing."""
         place: Any = self._schema
-        for name in reference.removeprefix("#/").split("/"):
+        for name in reference.split("/")[1:]:
             name = name.replace("~1", "/").replace("~0", "~")
             place = place.get(name, False) if isinstance(place, dict) else False
         return place
