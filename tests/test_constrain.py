@@ -411,10 +411,10 @@ TOUGH: list[dict[str, Any]] = [
         {"type": "object", "properties": {"b": {"type": "integer", "minimum": 100}}, "required": ["b"]}]}}},
     {"json_schema": {"type": "array", "items": {"type": "object", "properties": {
         "size": {"type": "number"}, "note": {"type": "string", "pattern": "foo"},
-        "body": {"type": "object", "properties": {f"k{index}": {"type": "string", "minLength": 12} for index in range(9)},
-                 "required": [f"k{index}" for index in range(9)]},
-        "rows": {"type": "array", "minItems": 9, "items": {"type": "object", "properties": {
-            "id": {"type": "string", "format": "uuid"}, "at": {"type": "integer", "minimum": 700}}, "required": ["id"]}}},
+        "body": {"type": "object", "properties": {f"k{n}": {"type": "string", "minLength": 12} for n in range(9)},
+                 "required": [f"k{n}" for n in range(9)]},
+        "rows": {"type": "array", "minItems": 9, "items": {"type": "object", "required": ["id"], "properties": {
+            "id": {"type": "string", "format": "uuid"}, "at": {"type": "integer", "minimum": 700}}}}},
         "required": ["body", "rows"], "additionalProperties": False}}},
     {"regex": r"(?s).*\.[^a]*b.*(end|stop)!"},
     {"regex": r"(\(.*\)|\[.*\]|\{.*\})*"},
