@@ -406,6 +406,9 @@ TOUGH: list[dict[str, Any]] = [
         "properties": {"left": {"$ref": "#/$defs/tree"}, "kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}},
                        "size": {"type": "number"}, "kind": {"enum": ["leaf", "branch", "root"]}},
         "required": ["kids", "kind"], "additionalProperties": False}}}},
+    {"json_schema": {"$ref": "#/$defs/list", "$defs": {"list": {"anyOf": [
+        {"type": "object", "properties": {"first": {"type": "string"}, "rest": {"$ref": "#/$defs/list"}},
+         "required": ["rest"], "additionalProperties": False}, {"type": "null"}]}}}},
     {"json_schema": {"type": "object", "additionalProperties": {"allOf": [
         {"type": "object", "properties": {"a": {"type": "string", "format": "email"}}, "required": ["a"]},
         {"type": "object", "properties": {"b": {"type": "integer", "minimum": 100}}, "required": ["b"]}]}}},
