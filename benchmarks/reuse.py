@@ -93,11 +93,13 @@ def main() -> None:
     parser.add_argument("--backend", nargs="+", default=["gguf"])
     parser.add_argument("--shared", type=int, default=1000)
     parser.add_argument("--copy", type=int, default=200)
+    parser.add_argument("--threads", type=int, help="of the engine; one, where other work takes the cores")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     report: dict[str, Any] = {}
+    context = max(asked.shared, 3 * asked.copy) + 256
     for backend in asked.backend:
-        with edgepack.load(asked.bundle, backend, max(asked.shared, 3 * asked.copy) + 256) as model:
+        with edgepack.load(asked.bundle, backend, context, threads=asked.threads) as model:
             found = report[backend] = {"turns": turns(model, asked.shared), "copy": copies(model, asked.copy)}
         print(f"{backend}: {model.variant.id}, {model.setup.threads} thread(s)")
         _show(found["turns"], found["copy"])
