@@ -27,7 +27,6 @@ _WORK = 400_000  # of one search: bytes that the matcher moves by, and ways
 _STATE = 20  # the work of looking at a state
 _WIDTH = 8  # states that it goes on from at each step
 _PLACES = 8  # at which a state may try to join the known closing
-_NARROW = 32  # bytes: not the inside of a text
 _FEW = 16  # bytes, of which each is looked at
 _KINDS = b'"aA@.:-/,_'  # among more, those that patterns and formats are likely to ask for
 
@@ -44,8 +43,8 @@ class Closing:
     """The closing of one answer: ``path``, which is of no use until ``find`` or ``advance`` has returned True.
 
     ``matcher`` stands where the answer does, over a vocabulary of the 256 bytes and ``END``. ``usable`` are the bytes,
-    each as a bytes object, that a closing may have. ``values`` are JSON values that may be asked for, ``tails`` what
-    may be left of objects and arrays, the short ones first; ``words`` are what patterns may ask for.
+    each as a bytes object, that a closing may have. ``values`` are JSON values that may be asked for, the short ones
+    first; ``words`` are what patterns may ask for.
     """
 
     def __init__(
@@ -54,13 +53,11 @@ class Closing:
         usable: frozenset[bytes],
         *,
         values: Iterable[str] = (),
-        tails: Iterable[str] = (),
         words: Iterable[str] = (),
     ) -> None:
         self._matcher = matcher
         self._usable = usable
         self._values = self._writable(values)
-        self._tails = self._writable(tails)
         self._words = self._writable(words)
         self._ahead = b""  # where the matcher stands, as seen from the answer
         self._last = b""  # the answer's last byte
@@ -129,24 +126,17 @@ class Closing:
     def _longer(self, way: _Way, mask: bytes, nexts: tuple[bytes, ...]) -> Iterator[_Way]:
         """Return the ways that go on from this one, where the matcher stands."""
         choices = way.choices + (len(nexts) > 1)
-        word = self._short(way, mask)
-        if word is not None:
-            yield _Way(choices, way.data + word, word)
-            return
+        if (way.data or self._last)[-1:] in b":[, \n\r\t":  # or none: a value may begin here
+            value = next((value for value in self._values if self._fits(value, mask)), None)
+            if value is not None:
+                yield _Way(choices, way.data + value, value)
+                return
         for word in self._words if len(nexts) > 3 else ():  # more than closers, or two digits
             if self._fits(word, mask):
                 yield _Way(choices, way.data + word, word)
         for byte in nexts:
             if byte in self._usable:
                 yield _Way(choices, way.data + byte)
-
-    def _short(self, way: _Way, mask: bytes) -> bytes | None:
-        """Return a value where one may begin, or a tail where there is text no more, None where none fits."""
-        begins = (way.data or self._last)[-1:] in b":[, \n\r\t"  # or the answer has not begun
-        texts = self._tails if len(_all(mask)) <= _NARROW else ()
-        if begins:
-            texts += self._values
-        return next((text for text in texts if self._fits(text, mask)), None)
 
     def _fits(self, text: bytes, mask: bytes) -> bool:
         return bool(mask[text[0] // 8] >> text[0] % 8 & 1) and self.allows(text)

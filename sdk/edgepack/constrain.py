@@ -78,8 +78,7 @@ def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Clos
 
     if kind == "json_schema":
         shortest = Shortest(value, search)
-        values, tails, ends = shortest.values(), shortest.tails(), shortest.ends()
-        closing = Closing(matcher(text), usable, values=values, tails=tails, words=ends)
+        closing = Closing(matcher(text), usable, values=shortest.values(), words=shortest.ends())
     else:
         closing = Closing(matcher(text), usable, words=literals(kind, value))
     return closing if closing.find() else None

@@ -29,7 +29,6 @@ class Shortest:
         self._search = search
         self._known: dict[str, str | None] = {}
         self._found: dict[str, str | None] = {}  # by the search
-        self._tails: set[str] = set()
         self._open: list[str] = []  # the parts around the one that is looked at
         self._looks = 0
 
@@ -38,10 +37,6 @@ class Shortest:
         whole, *inner = (self.text(part) for _, part in parts("/", self._schema))
         found = sorted({text for text in inner if text}, key=lambda text: (len(text), text))
         return [*found[:_MOST], *([whole] if whole else [])]
-
-    def tails(self) -> list[str]:
-        """Return what is left of objects and arrays that have begun, by the texts that were found, short ones first."""
-        return sorted(self._tails, key=lambda text: (len(text), text))[:_MOST]
 
     def ends(self) -> list[str]:
         """Return the ends of texts for strings and keys with a pattern or a format, for those that have begun."""
@@ -102,23 +97,12 @@ class Shortest:
         names = [name for name in properties if name in required]
         names += [name for name in required if name not in properties]
         texts = {name: self.text(properties.get(name, part.get("additionalProperties", True))) for name in names}
-        return self._joined("{}", [text and f"{_json(name)}:{text}" for name, text in texts.items()])
+        return _joined("{}", [text and f"{_json(name)}:{text}" for name, text in texts.items()])
 
     def _array(self, part: dict[str, Any]) -> str | None:
         least, first = part.get("minItems", 0), part.get("prefixItems", [])[: part.get("minItems", 0)]
         rest = self.text(part.get("items", True)) if least > len(first) else None
-        return self._joined("[]", [*map(self.text, first), *[rest] * min(least - len(first), _LONGEST)])
-
-    def _joined(self, brackets: str, texts: list[str | None]) -> str | None:
-        whole = [text for text in texts if text]
-        if len(whole) < len(texts) or sum(map(len, whole)) > _LONGEST:
-            return None
-        tail = brackets[1]
-        self._tails.add(tail)
-        for text in reversed(whole):
-            self._tails |= {text + tail, f",{text}{tail}"}
-            tail = f",{text}{tail}"
-        return brackets[0] + tail.removeprefix(",")
+        return _joined("[]", [*map(self.text, first), *[rest] * min(least - len(first), _LONGEST)])
 
     def _at(self, reference: str) -> object:
         """Return what a JSON pointer points to, False where that is nothing."""
@@ -127,6 +111,13 @@ class Shortest:
             name = name.replace("~1", "/").replace("~0", "~")
             place = place.get(name, False) if isinstance(place, dict) else False
         return place
+
+
+def _joined(brackets: str, texts: list[str | None]) -> str | None:
+    whole = [text for text in texts if text]
+    if len(whole) < len(texts) or sum(map(len, whole)) > _LONGEST:
+        return None
+    return f"{brackets[0]}{','.join(whole)}{brackets[1]}"
 
 
 def _least(texts: Iterable[str | None]) -> str | None:
