@@ -54,7 +54,7 @@ class Watched(FakeSession):
 
 def fake_model(tokenizer_json: bytes, context: int) -> Model:
     """Return a model over the watched fake, with a real tokenizer."""
-    tokenizer = Tokenizer(tokenizer_json, None, False)
+    tokenizer = Tokenizer.from_json(tokenizer_json, None, False)
     base = fake.model().manifest
     decoder = msgspec.structs.replace(base.decoder, n_vocab=tokenizer.n_tokens)
     manifest = msgspec.structs.replace(base, decoder=decoder, stops=[])

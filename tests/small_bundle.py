@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgepack import tokenizer_tables
 from edgepack.manifest import Manifest, decode, encode
 
 WORDS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "hello", "world", "one", "two", "three", "!")
@@ -104,6 +105,7 @@ def write(
     shared = {
         "LICENSE": b"MIT\n",
         "tokenizer.json": tokenizer_json(),
+        "tokenizer.bin": tokenizer_tables.encode(tokenizer_tables.compile_tokenizer(tokenizer_json())),
         "tokenizer_config.json": b'{"bos_token": "<s>", "eos_token": {"content": "</s>"}}',
     }
     if changes.get("chat", True) is not None:

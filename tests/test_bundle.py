@@ -179,7 +179,7 @@ def test_progress_adds_up_to_the_size(folder: Path) -> None:
     seen: list[tuple[str, int]] = []
     bundle.check(progress=lambda name, count: seen.append((name, count)))
     assert sum(count for _, count in seen) == bundle.size()
-    assert {name for name, _ in seen} == {"LICENSE", "tokenizer.json", "tokenizer_config.json",
+    assert {name for name, _ in seen} == {"LICENSE", "tokenizer.bin", "tokenizer.json", "tokenizer_config.json",
                                           "chat_template.jinja", WEIGHTS}  # fmt: skip
     assert bundle.size([]) == bundle.size() - len(b"weights")
 

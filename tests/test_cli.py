@@ -24,7 +24,7 @@ from edgepack.hardware import Hardware
 from edgepack.runtime import Runtime, Support
 from edgepack.tokenizer import Tokenizer
 
-ALPHABET = Tokenizer(small_bundle.tokenizer_json(), None, False)
+ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 ANSWER = [*ALPHABET.encode("Hello!"), 257]
 
 
@@ -300,9 +300,9 @@ def test_plan(invoke: Invoke, bundle: str) -> None:
 def test_verify(invoke: Invoke, bundle: str) -> None:
     code, out, err = invoke("verify", bundle)
     assert (code, err) == (0, "")
-    assert "sound: 5 files" in out
+    assert "sound: 6 files" in out
     report = json_of(invoke("verify", bundle, "--json", "--replay"))
-    assert report["files"] == 5
+    assert report["files"] == 6
     assert [(each["name"], each["verdict"]) for each in report["replays"]] == [
         ("tokenizer", "same"),
         ("chat template", "same"),

@@ -25,8 +25,8 @@ from edgepack.errors import SchemaError
 from edgepack.sample import Sampler, Sampling
 from edgepack.tokenizer import Tokenizer
 
-BYTE_LEVEL = Tokenizer(tiny.byte_level(), None, False)
-SENTENCEPIECE = Tokenizer(tiny.sentencepiece(), 1, False)
+BYTE_LEVEL = Tokenizer.from_json(tiny.byte_level(), None, False)
+SENTENCEPIECE = Tokenizer.from_json(tiny.sentencepiece(), 1, False)
 STOPS = {BYTE_LEVEL: frozenset({0}), SENTENCEPIECE: frozenset({2})}
 each_tokenizer = pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, SENTENCEPIECE], ids=["bytes", "sentencepiece"])
 SEEDS = st.integers(0, 2**32)
@@ -528,7 +528,7 @@ def test_the_answers_of_one_grammar_do_not_disturb_each_other() -> None:
 
 
 def test_a_vocabulary_is_made_once_and_goes_with_its_tokenizer() -> None:
-    tokenizer = Tokenizer(tiny.byte_level(), None, False)
+    tokenizer = Tokenizer.from_json(tiny.byte_level(), None, False)
     one = compile_grammar(tokenizer, 400, frozenset({0}), regex="a")
     two = compile_grammar(tokenizer, 400, frozenset({1}), regex="b")
     assert one is not None
@@ -567,7 +567,7 @@ PERSON = {
 @pytest.mark.parametrize("name", ["llama-3.2", "phi-3.5-mini", "qwen3", "smollm2"])
 def test_real_tokenizers_say_what_fits(shared: Path, name: str) -> None:
     data = (shared / "tokenizers" / name / "tokenizer.json").read_bytes()
-    tokenizer = Tokenizer(data, None, False)
+    tokenizer = Tokenizer.from_json(data, None, False)
     stops = frozenset(sorted(tokenizer.special_ids)[:2])
     text = (
         '{"name": "Zoë Ångström 👩‍🚀", "age": 42,\n  "email": "zoe@example.org", "tags": ["red", "light blue"],'

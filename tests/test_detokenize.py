@@ -10,7 +10,7 @@ from edgepack.detokenize import Detokenizer
 from edgepack.tokenizer import Tokenizer
 
 # In this vocabulary the token 3 + b is the byte b.
-TOKENIZER = Tokenizer(tiny.sentencepiece(), 1, False)
+TOKENIZER = Tokenizer.from_json(tiny.sentencepiece(), 1, False)
 PARTS = [b"\xe2\x82\xac", b"\xf0\x9f\x98\x80", b"\xe2\x82", b"\xf0\x9f", b"\xed\xa0\x80", b"\xc0", b"\xf4\x90", b"\x80"]
 TRICKY = st.lists(st.sampled_from([*PARTS, b"a", b" ", b"\xff"]), max_size=12).map(b"".join)
 BYTES = st.binary(max_size=30) | TRICKY
@@ -65,5 +65,5 @@ def test_only_one_space_is_dropped_and_special_tokens_do_not_count() -> None:
 
 
 def test_byte_level_tokenizers_keep_their_spaces() -> None:
-    tokenizer = Tokenizer(tiny.byte_level(), None, False)
+    tokenizer = Tokenizer.from_json(tiny.byte_level(), None, False)
     assert "".join(map(Detokenizer(tokenizer).push, tokenizer.encode(" the sea"))) == " the sea"

@@ -109,7 +109,7 @@ def source_of(folder: Path, template: str = CHAT_TEMPLATE, **config: object) -> 
 
 
 def vectors_of(text: Text, date: str | None = None, n_vocab: int = 384) -> Vectors:
-    tokenizer = Tokenizer(text.files["tokenizer.json"], text.bos, text.add_bos)
+    tokenizer = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
     return golden.vectors(text, tokenizer, n_vocab, date)
 
 
@@ -157,7 +157,7 @@ def test_a_template_without_bos_gets_none(tmp_path: Path) -> None:
     make_llama(tmp_path, add_bos=True)
     text = source_of(tmp_path / "b", FIRST)
     assert chat_of(text).goldens[0].ids[0] != 1
-    tokenizer = Tokenizer((tmp_path / "tokenizer.json").read_bytes(), 1, True)
+    tokenizer = Tokenizer.from_json((tmp_path / "tokenizer.json").read_bytes(), 1, True)
     assert tokenizer.encode("What")[0] == 1
 
 
@@ -207,7 +207,7 @@ def test_of_many_added_tokens_the_first_and_the_last_are_probed(tmp_path: Path) 
     flags = text.tokenizer["added_tokens"][0]
     many = [*text.tokenizer["added_tokens"], *(flags | {"id": 384 + i, "content": f"<r{i}>"} for i in range(40))]
     document = dict(text.tokenizer) | {"added_tokens": many}
-    tokenizer = Tokenizer(json.dumps(document).encode(), None, False)
+    tokenizer = Tokenizer.from_json(json.dumps(document).encode(), None, False)
     found = golden.probes(Text({}, document, None, False, (), None), tokenizer, 1000)
     assert len(found) == len(TEXTS) + 2 * 16
     assert any("<r39>" in probe.text for probe in found)
@@ -317,7 +317,7 @@ def test_transformers_gives_the_same_ids(folder: str, config: str, shared: Path,
     theirs = transformers.AutoTokenizer.from_pretrained(source)
     text = read_text(source, fields, families.describe(fields))
     assert text is not None
-    ours = Tokenizer(text.files["tokenizer.json"], text.bos, text.add_bos)
+    ours = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
     found = golden.vectors(text, ours, 10**9)
     for probe in found.probes:
         ids = theirs.encode(probe.text, add_special_tokens=False, split_special_tokens=not probe.special)

@@ -32,7 +32,7 @@ def source_of(folder: Path) -> Text:
 
 
 def prove(runtime_name: str, variant: Path, text: Text) -> Tokens:
-    tokenizer = Tokenizer(text.files["tokenizer.json"], text.bos, text.add_bos)
+    tokenizer = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
     return tokens.prove(runtime_name, variant, text, golden.vectors(text, tokenizer, 10**9), tokenizer)
 
 

@@ -29,7 +29,7 @@ from edgepack.replay import replay_variant
 from edgepack.runtime import Options, Runtime, Support
 from edgepack.tokenizer import Tokenizer
 
-ALPHABET = Tokenizer(small_bundle.tokenizer_json(), None, False)
+ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 STOP = 257
 
 

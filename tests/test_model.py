@@ -41,7 +41,7 @@ def sentencepiece(
 
     Its embedding has 8 rows more than the tokenizer has tokens.
     """
-    tokenizer = Tokenizer(tiny.sentencepiece(), 1, True)
+    tokenizer = Tokenizer.from_json(tiny.sentencepiece(), 1, True)
     script = [*tokenizer.encode(says, bos=False), 2] if isinstance(says, str) else says
     base = fake.model().manifest
     manifest: Manifest = msgspec.structs.replace(
@@ -160,7 +160,7 @@ def test_chat_parses_special_tokens_and_does_not_double_bos() -> None:
         plain = len(model.tokenize("[Hi]"))
         assert model.chat(USER).usage.prompt_tokens == plain
         assert model.tokenize("<s>").count(1) == 1
-        assert model.tokenize("hello") == [1, *Tokenizer(tiny.sentencepiece(), 1, False).encode("hello")]
+        assert model.tokenize("hello") == [1, *Tokenizer.from_json(tiny.sentencepiece(), 1, False).encode("hello")]
         assert model.detokenize(model.tokenize("hello")) == "hello"
 
 
@@ -184,7 +184,7 @@ def test_chat_refuses_what_the_template_does_not_know() -> None:
 
 
 def test_tokens_of_padding_and_special_tokens_give_no_text() -> None:
-    padding = Tokenizer(tiny.sentencepiece(), 1, True).n_tokens + 7
+    padding = Tokenizer.from_json(tiny.sentencepiece(), 1, True).n_tokens + 7
     with sentencepiece([padding, 1, 3 + 0x61, 2]) as model:
         result = model.generate("by")
     assert (result.text, result.token_ids) == ("a", (padding, 1, 3 + 0x61))

@@ -19,7 +19,7 @@ from edgepack.replay import Replay, replay_text
 from edgepack.state import state_folder
 from edgepack.tokenizer import Tokenizer
 
-ALPHABET = Tokenizer(small_bundle.tokenizer_json(), None, False)
+ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 PROMPT = "<|user|>hi<|assistant|>"
 USER = [{"role": "user", "content": "hi"}]
 RUNTIMES = {"fake": FakeRuntime()}

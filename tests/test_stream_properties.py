@@ -88,7 +88,7 @@ def tokenizer_of(pieces: dict[bytes, int]) -> Tokenizer:
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     }
-    return Tokenizer(json.dumps(document).encode(), None, False)
+    return Tokenizer.from_json(json.dumps(document).encode(), None, False)
 
 
 def say(

@@ -27,12 +27,12 @@ REAL = [
 
 @lru_cache
 def byte_level() -> Tokenizer:
-    return Tokenizer(tiny.byte_level(), None, False)
+    return Tokenizer.from_json(tiny.byte_level(), None, False)
 
 
 @lru_cache
 def sentencepiece(add_bos: bool = False) -> Tokenizer:
-    return Tokenizer(tiny.sentencepiece(), 1, add_bos)
+    return Tokenizer.from_json(tiny.sentencepiece(), 1, add_bos)
 
 
 @lru_cache
@@ -129,7 +129,7 @@ def test_truncation_and_padding_of_the_file_are_ignored() -> None:
                  "pad_type_id": 0, "pad_token": "<|end|>"},
     )  # fmt: skip
     text = "hello world, hello sea"
-    assert Tokenizer(data, None, False).encode(text) == byte_level().encode(text)
+    assert Tokenizer.from_json(data, None, False).encode(text) == byte_level().encode(text)
 
 
 def test_n_tokens_counts_added_tokens() -> None:
@@ -157,18 +157,18 @@ def test_n_tokens_counts_added_tokens() -> None:
 )
 def test_another_style_is_refused_by_name(decoder: object) -> None:
     with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: decoder: "):
-        Tokenizer(tiny.changed(tiny.byte_level(), decoder=decoder), None, False)
+        Tokenizer.from_json(tiny.changed(tiny.byte_level(), decoder=decoder), None, False)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"added_tokens": 3}', b'{"decoder": {"type": "ByteLevel"}}', b"\xff"])
 def test_a_file_that_is_no_tokenizer_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer"):
-        Tokenizer(data, None, False)
+        Tokenizer.from_json(data, None, False)
 
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(BundleError, match="BOS"):
-        Tokenizer(tiny.byte_level(), None, True)
+        Tokenizer.from_json(tiny.byte_level(), None, True)
     with pytest.raises(UsageError, match="surrogate pair at index 2"):
         byte_level().encode("ab\ud800")
     with pytest.raises(UsageError, match="type bytes"):
@@ -180,7 +180,7 @@ def test_wrong_arguments_are_refused() -> None:
 @pytest.fixture(scope="module", params=REAL)
 def real(request: pytest.FixtureRequest, shared: Path) -> tuple[Tokenizer, tokenizers.Tokenizer]:
     data = (shared / request.param / "tokenizer.json").read_bytes()
-    return Tokenizer(data, None, False), native(data)
+    return Tokenizer.from_json(data, None, False), native(data)
 
 
 @pytest.mark.shared
@@ -233,7 +233,7 @@ VECTORS = [
 @pytest.mark.parametrize(("name", "place"), VECTORS)
 def test_llama_cpp_vectors(name: str, place: str, shared: Path) -> None:
     folder = shared / "tokenizer-vectors/llama.cpp"
-    tokenizer = Tokenizer((shared / place / "tokenizer.json").read_bytes(), None, False)
+    tokenizer = Tokenizer.from_json((shared / place / "tokenizer.json").read_bytes(), None, False)
     # The texts hold carriage returns, so that they are read as bytes; after the last separator comes the empty text.
     texts = (folder / f"ggml-vocab-{name}.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     rows = (folder / f"ggml-vocab-{name}.gguf.out").read_text().split("\n")

@@ -21,6 +21,7 @@ from edgepack_packager.recipe import Recipe
 from edgepack_packager.strictjson import read_object
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.text import read_text
+from edgepack_packager.text.compiled import compiled
 from edgepack_packager.weights import Weights
 from edgepack_packager.write import write
 
@@ -56,7 +57,8 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
     # The element type is the weights' to say; it changes no scheme and little of the size.
     model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder))
-    text = seal.text_of(model)
+    text = compiled(seal.text_of(model))
+    model = replace(model, text=text)
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, decoder.n_vocab, recipe.date)
     requests = recipe.requests(model)

@@ -15,6 +15,7 @@ from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
 from edgepack.manifest import VERSION, File, Manifest, Schema
 from edgepack.tokenizer import Tokenizer
+from edgepack.tokenizer_tables import FILE, decode
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.golden import Vectors
 from edgepack_packager.licence import carry
@@ -32,8 +33,8 @@ PIECE = 1024 * 1024
 
 
 def tokenizer_of(text: Text) -> Tokenizer:
-    """Return the SDK's tokenizer over the source's tokenizer.json: the one that a device will use."""
-    return Tokenizer(text.files["tokenizer.json"], text.bos, text.add_bos)
+    """Return the SDK's tokenizer over the compiled file: the one that a device will use."""
+    return Tokenizer(decode(text.files[FILE]), text.bos, text.add_bos)
 
 
 @dataclass(frozen=True, slots=True)

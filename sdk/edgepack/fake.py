@@ -260,7 +260,7 @@ def model(
         setup=setup(manifest, options),
         opening=lambda: runtime.open(Path(), manifest.decoder, options),
         options=options,
-        tokenizer=Tokenizer(_tokenizer_json(), None, False),
+        tokenizer=Tokenizer.from_json(_tokenizer_json(), None, False),
         template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
     )
 

@@ -176,9 +176,10 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """Return a bundle's tokenizer and its chat template, None where it has none."""
     from edgepack.chat import ChatTemplate
     from edgepack.tokenizer import Tokenizer
+    from edgepack.tokenizer_tables import FILE, decode
 
     facts, chat = bundle.manifest.tokenizer, bundle.manifest.chat
-    tokenizer = Tokenizer(bundle.read("tokenizer.json"), facts.bos, facts.add_bos)
+    tokenizer = Tokenizer(decode(bundle.read(FILE)), facts.bos, facts.add_bos)
     if chat is None:
         return tokenizer, None
     names = ("tokenizer_config.json", "special_tokens_map.json")

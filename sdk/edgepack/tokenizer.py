@@ -1,6 +1,6 @@
-"""Text to token ids and back, from a bundle's ``tokenizer.json``. It knows nothing of chat, sampling or engines.
+"""Text to token ids and back, from a bundle's ``tokenizer.bin``. It knows nothing of chat, sampling or engines.
 
-Two styles of tokenizer are known, told apart by the decoder section of the file: byte-level BPE, where each
+Two styles of tokenizer are known, told apart by the decoder section of tokenizer.json: byte-level BPE, where each
 character of a token stands for a byte, and SentencePiece-style BPE, where "▁" is a space and ``<0xNN>`` a byte.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from threading import Lock
 
 import msgspec
 
+from edgepack.bpe import Bpe
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
+from edgepack.tokenizer_tables import Tables, compile_tokenizer
 
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -37,7 +37,7 @@ class _Step(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
-    """The parts of ``tokenizer.json`` that decide what bytes a token stands for."""
+    """The parts of tokenizer.json that decide what bytes a token stands for."""
 
     decoder: _Step | None = None
     added_tokens: list[_Added] = []
@@ -46,40 +46,29 @@ class _File(msgspec.Struct):
 class Tokenizer:
     """The tokenizer of one bundle. It may be used from several threads.
 
-    ``bos`` is the id of the token that begins a text, ``add_bos`` the bundle's policy of prepending it.
-    Raises ``BundleError`` for a file that is no tokenizer, ``UnsupportedModelError`` for one of another style.
+    ``bos`` is the id of the token that begins a text, ``add_bos`` the bundle's policy of prepending it. ``n_tokens``
+    are the entries of the vocabulary, added tokens included; the model's embedding may have more rows.
+    Raises ``BundleError`` for a policy without a token, ``UnsupportedModelError`` for a tokenizer of another style.
     """
 
-    def __init__(self, json_bytes: bytes, bos: int | None, add_bos: bool) -> None:
-        import tokenizers
-
+    def __init__(self, tables: Tables, bos: int | None, add_bos: bool) -> None:
         if add_bos and bos is None:
             raise BundleError("The bundle asks for a BOS token, but names none.", hint="Build the bundle again.")
-        try:
-            parts = msgspec.json.decode(json_bytes, type=_File)
-            self._native = tokenizers.Tokenizer.from_buffer(json_bytes)
-        except (msgspec.DecodeError, ValueError) as error:
-            reason = str(error).rstrip(".")
-            raise BundleError(
-                f"tokenizer.json is not a tokenizer: {reason}.", hint="Fetch the model's tokenizer.json again."
-            ) from None
-        _give_back_memory()
+        parts = msgspec.json.decode(tables.rest, type=_File)
         self._bytes_of, self.strips_space = _style(parts.decoder)
-        # A file may carry the settings of a training run; here they would silently cut or pad a prompt.
-        self._native.no_truncation()
-        self._native.no_padding()
-        self._lock = Lock()
+        self._bpe = Bpe(tables)
         self._bos = bos
         self._add_bos = add_bos
+        self.n_tokens = tables.n_tokens
         self.special_ids = frozenset(token.id for token in parts.added_tokens if token.special)
         self._bytes: dict[int, bytes] = {
             token.id: b"" if token.special else self._added_bytes(token.content) for token in parts.added_tokens
         }
 
-    @property
-    def n_tokens(self) -> int:
-        """Entries of the vocabulary, added tokens included. The model's embedding may have more rows."""
-        return self._native.get_vocab_size(with_added_tokens=True)
+    @classmethod
+    def from_json(cls, json_bytes: bytes, bos: int | None, add_bos: bool) -> Tokenizer:
+        """Return the tokenizer of a ``tokenizer.json``, compiled here. Raises as ``compile_tokenizer`` too."""
+        return cls(compile_tokenizer(json_bytes), bos, add_bos)
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
         """Return the token ids of a text.
@@ -97,9 +86,7 @@ class Tokenizer:
             raise UsageError(
                 f"The text has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
             ) from None
-        with self._lock:  # a property of the shared object decides how the call treats special tokens
-            self._native.encode_special_tokens = not special
-            ids: list[int] = self._native.encode(text, add_special_tokens=False).ids
+        ids = self._bpe.encode(text, special=special)
         wanted = self._add_bos if bos is None else bos
         if wanted and self._bos is None:
             raise UsageError("This bundle's tokenizer has no BOS token.", hint="Leave out bos=True.")
@@ -109,8 +96,8 @@ class Tokenizer:
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary writes it. Raises ``UsageError`` for an id without one."""
-        text = self._entry(token_id)
-        if text is None:
+        text = self._bpe.text(token_id).decode()
+        if not text:
             raise UsageError(f"The tokenizer has no token {token_id}.", hint=f"It has {self.n_tokens} tokens.")
         return text
 
@@ -129,9 +116,7 @@ class Tokenizer:
         """
         known = self._bytes.get(token_id)
         if known is None:
-            text = self._entry(token_id)
-            known = b"" if text is None else self._bytes_of(text)
-            self._bytes[token_id] = known
+            known = self._bytes[token_id] = self._bytes_of(self._bpe.text(token_id).decode())
         return known
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -139,25 +124,8 @@ class Tokenizer:
         text = b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
         return text.removeprefix(" ") if self.strips_space else text
 
-    def _entry(self, token_id: int) -> str | None:
-        if not 0 <= token_id < 2**32:  # the native method takes 32 bits and no sign
-            return None
-        entry: str | None = self._native.id_to_token(token_id)
-        return entry
-
     def _added_bytes(self, content: str) -> bytes:
         return self._bytes_of(content) if self._bytes_of is _sentencepiece_bytes else content.encode()
-
-
-def _give_back_memory() -> None:
-    """Return to the system what reading left behind: with 128,000 tokens and 280,000 merges 97 MiB of 142.
-
-    Only glibc keeps it, and has the function.
-    """
-    import ctypes
-
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _style(decoder: _Step | None) -> tuple[Callable[[str], bytes], bool]:

@@ -1,0 +1,56 @@
+"""The compiled tokenizer of a bundle, and its proof: the ids that it gives are those of the tokenizers library."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from edgepack.errors import ProofError
+from edgepack.tokenizer import Tokenizer
+from edgepack.tokenizer_tables import FILE, Tables, compile_tokenizer, decode, encode
+from edgepack_packager.battery import TEXTS
+from edgepack_packager.targets import Text
+from edgepack_packager.text.files import TOKENIZER
+
+_MIXED = 2000  # texts of tokens in any order, as no training text has them
+_LONGEST = 12  # tokens of such a text
+_SEED = 0
+
+
+def compiled(text: Text) -> Text:
+    """Return the text side with the compiled tokenizer among its files.
+
+    Raises ``UnsupportedModelError`` for a tokenizer that is not plain BPE, ``ProofError`` at the first text that it
+    splits otherwise than the library does.
+    """
+    data = encode(compile_tokenizer(text.files[TOKENIZER]))
+    prove(text.files[TOKENIZER], decode(data))
+    return replace(text, files={**text.files, FILE: data})
+
+
+def prove(json_bytes: bytes, tables: Tables) -> None:
+    """Compare the ids of the battery, of every token's text and of mixtures. Raises ``ProofError``."""
+    import tokenizers
+
+    library, ours = tokenizers.Tokenizer.from_buffer(json_bytes), Tokenizer(tables, None, False)
+    library.no_truncation()
+    library.no_padding()
+    pieces = [ours.piece(id) for id in sorted(library.get_vocab(with_added_tokens=True).values())]
+    mixed = [*TEXTS, *_mixed(pieces, [ours.token(id) for id in sorted(ours.special_ids)])]
+    for special, texts in ((False, pieces + mixed), (True, mixed)):
+        library.encode_special_tokens = not special
+        for text, wanted in zip(texts, library.encode_batch(texts, add_special_tokens=False), strict=True):
+            found = ours.encode(text, special=special)
+            if found != wanted.ids:
+                raise ProofError(
+                    f"{FILE} failed the proof: it gives {found} where {TOKENIZER} gives {wanted.ids}, for {text!r}.",
+                    hint="Report this, with the model's name.",
+                )
+
+
+def _mixed(pieces: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    choice = random.Random(_SEED)
+    for _ in range(_MIXED):
+        kinds = choice.choices((pieces, names or pieces), weights=(4, 1), k=choice.randint(1, _LONGEST))
+        yield "".join(map(choice.choice, kinds))

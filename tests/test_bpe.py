@@ -1,0 +1,161 @@
+"""The compiled tokenizer against the tokenizers library, whatever part of the merges is left to that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import pytest
+import tiny_tokenizers as tiny
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepack import tokenizer_tables
+from edgepack.bpe import Bpe
+from edgepack.errors import BundleDamagedError, ProofError, UnsupportedModelError
+from edgepack.tokenizer_tables import Tables, compile_tokenizer
+from edgepack_packager.text.compiled import prove
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.lists(
+    st.sampled_from([*" ".join(tiny.LINES).split(" "), " ", "  ", "\n", "<|end|>", "<s>", "▁", "▁▁", "é è", "<0x41>"]),
+    max_size=12,
+).map("".join)
+
+
+def whole_words() -> bytes:
+    """A byte-level tokenizer that takes a word whole where it is a token, which no merge makes."""
+    document = json.loads(tiny.byte_level())
+    vocab = document["model"]["vocab"]
+    first = max(vocab.values()) + 10  # behind the added tokens, with a gap
+    vocab |= {word: first + place for place, word in enumerate(["Ġlittle", "zebra", "she", "theĠsea"])}
+    document["model"] |= {"ignore_merges": True, "vocab": vocab}
+    return json.dumps(document).encode()
+
+
+def within_words() -> bytes:
+    """A SentencePiece-style tokenizer without a merge that reaches over the beginning of a word, as real ones are."""
+    document = json.loads(tiny.sentencepiece())
+    merges = document["model"]["merges"]
+    document["model"]["merges"] = [
+        [left, right] for left, right in merges if left.endswith("▁") or not right.startswith("▁")
+    ]
+    return json.dumps(document).encode()
+
+
+def old_merges() -> bytes:
+    """Merges as "a b", as tokenizers before 0.20 writes them."""
+    document = json.loads(tiny.byte_level())
+    document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
+    return json.dumps(document).encode()
+
+
+KINDS = [tiny.byte_level, tiny.sentencepiece, whole_words, within_words, old_merges]
+
+
+@lru_cache
+def both(kind: Callable[[], bytes], first: int) -> tuple[tokenizers.Tokenizer, Bpe]:
+    return tokenizers.Tokenizer.from_buffer(kind()), Bpe(compile_tokenizer(kind(), first))
+
+
+@pytest.mark.parametrize("first", [0, 7, tokenizer_tables.FIRST])
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=TEXTS, special=st.booleans())
+def test_it_gives_the_ids_of_the_library(kind: Callable[[], bytes], first: int, text: str, special: bool) -> None:
+    library, bpe = both(kind, first)
+    library.encode_special_tokens = not special
+    assert bpe.encode(text, special=special) == library.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_word_may_be_as_long_as_a_text(kind: Callable[[], bytes]) -> None:
+    library, bpe = both(kind, 7)
+    for text in ("a" * 5000, "theseahello" * 500, "▁" * 999, " " * 999):
+        assert bpe.encode(text, special=False) == library.encode(text, add_special_tokens=False).ids
+
+
+def test_words_are_told_apart_where_no_merge_reaches_over() -> None:
+    assert compile_tokenizer(within_words()).splits
+    assert not compile_tokenizer(tiny.sentencepiece()).splits
+    assert not compile_tokenizer(tiny.byte_level()).splits  # its library splits
+
+
+def test_every_token_has_the_text_of_the_vocabulary() -> None:
+    for kind in KINDS:
+        library, bpe = both(kind, 7)
+        vocab = library.get_vocab(with_added_tokens=True)
+        assert {bpe.text(id).decode(): id for id in range(max(vocab.values()) + 99) if bpe.text(id)} == vocab
+        assert bpe.text(-1) == b""
+
+
+def test_the_file_gives_the_same_tables() -> None:
+    tables = compile_tokenizer(tiny.byte_level(), 7)
+    data = tokenizer_tables.encode(tables)
+    assert tokenizer_tables.decode(data) == tables
+    assert tokenizer_tables.encode(compile_tokenizer(tiny.byte_level(), 7)) == data
+
+
+def test_a_damaged_file_is_refused() -> None:
+    data = tokenizer_tables.encode(compile_tokenizer(tiny.byte_level()))
+    fields: dict[str, Any] = msgspec.msgpack.decode(data)
+    odd = msgspec.msgpack.encode(fields | {"ids": fields["ids"][:-1]})
+    for damaged in (b"", data[:-1], b"\xc1" + data, msgspec.msgpack.encode({"rest": ""}), odd):
+        with pytest.raises(BundleDamagedError, match=r"tokenizer\.bin is damaged"):
+            tokenizer_tables.decode(damaged)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "a model of type WordLevel"),
+        ({"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 0}, "a model of type Unigram"),
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}, "BPE with dropout"),
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>"}, "BPE with end_of_word_suffix"),
+    ],
+)
+def test_another_model_is_refused_by_name(model: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"{why} is not supported"):
+        compile_tokenizer(tiny.changed(tiny.byte_level(), model=model, added_tokens=[]))
+
+
+def exchanged(tables: Tables) -> Tables:
+    ids = memoryview(tables.joined.tobytes()[4:8] + tables.joined.tobytes()[:4] + tables.joined.tobytes()[8:])
+    return msgspec.structs.replace(tables, joined=ids.cast("I"))
+
+
+def without_last(tables: Tables) -> Tables:
+    highest = max(tables.ranks)
+    kept = [place for place, rank in enumerate(tables.ranks) if rank != highest]
+    arrays = {
+        name: memoryview(b"".join(getattr(tables, name)[place : place + 1].tobytes() for place in kept)).cast(format)
+        for name, format in (("pairs", "Q"), ("ranks", "I"), ("joined", "I"))
+    }
+    return msgspec.structs.replace(tables, **arrays)
+
+
+def never_whole(tables: Tables) -> Tables:
+    return msgspec.structs.replace(tables, sorted=tables.sorted[:0])
+
+
+def split_wrongly(tables: Tables) -> Tables:
+    return msgspec.structs.replace(tables, splits=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (tiny.byte_level, exchanged),
+        (tiny.sentencepiece, exchanged),
+        (tiny.sentencepiece, without_last),
+        (whole_words, never_whole),
+        (tiny.sentencepiece, split_wrongly),
+    ],
+)
+def test_the_proof_finds_a_fault(kind: Callable[[], bytes], fault: Callable[[Tables], Tables]) -> None:
+    tables = compile_tokenizer(kind(), 0)
+    prove(kind(), tables)
+    with pytest.raises(ProofError, match=r"tokenizer\.bin failed the proof: it gives"):
+        prove(kind(), fault(tables))
