@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import numpy as np
@@ -18,12 +18,16 @@ import pytest
 import tiny_tokenizers as tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
+from edgepack.closing import BYTES, Closing
 from edgepack.constrain import Constraint, Grammar, compile_grammar
 from edgepack.detokenize import Detokenizer
 from edgepack.errors import SchemaError
+from edgepack.lark import to_lark
 from edgepack.sample import Sampler, Sampling
 from edgepack.tokenizer import Tokenizer
+from edgepack.vocabulary import of_bytes
 
 BYTE_LEVEL = Tokenizer.from_json(tiny.byte_level(), None, False)
 SENTENCEPIECE = Tokenizer.from_json(tiny.sentencepiece(), 1, False)
@@ -426,6 +430,10 @@ TOUGH: list[dict[str, Any]] = [
         "rows": {"type": "array", "minItems": 9, "items": {"type": "object", "required": ["id"], "properties": {
             "id": {"type": "string", "format": "uuid"}, "at": {"type": "integer", "minimum": 700}}}}},
         "required": ["body", "rows"], "additionalProperties": False}}},
+    {"json_schema": {"type": "array", "items": {"type": "integer", "multipleOf": 60, "minimum": 31}}},
+    {"json_schema": {"type": "object", "required": ["address", "version"], "properties": {
+        "address": {"type": "string", "pattern": r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$"},
+        "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"}}}},
     {"regex": r"(?s).*\.[^a]*b.*(end|stop)!"},
     {"regex": r"(\(.*\)|\[.*\]|\{.*\})*"},
     *({"grammar": lark} for lark in sorted(GRAMMARS)),
@@ -456,6 +464,60 @@ def test_the_shortest_answer_is_short() -> None:
     words = {"type": "object", "properties": {f"k{n}": {"enum": ["long one", "abc", "b"]} for n in range(30)}}
     path = bound(BYTE_LEVEL, json_schema=words | {"required": list(words["properties"])}).closing.path
     assert set(json.loads(path).values()) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "least"),
+    [
+        ({"type": "string", "pattern": r"^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\.[a-zA-Z]{2,}$"}, 8),
+        ({"type": "string", "pattern": "zz.*qq.*!"}, 7),
+        ({"type": "string", "minLength": 5000}, 5002),
+        ({"type": "integer", "multipleOf": 60, "minimum": 31}, 2),
+        ({"type": "integer", "multipleOf": 360, "minimum": 181}, 3),
+    ],
+)
+def test_an_answer_is_found_where_masks_do_not_show_the_way(schema: dict[str, Any], least: int) -> None:
+    path = bound(BYTE_LEVEL, json_schema=schema).closing.path
+    jsonschema.validate(json.loads(path), schema)
+    assert least <= len(path) <= least + 2
+
+
+class Counted:
+    """A matcher that counts what it is asked to do: bytes to move by, and masks."""
+
+    def __init__(self, grammar: str) -> None:
+        self._matcher = LLMatcher(of_bytes(), grammar, log_level=0)
+        self.work = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._matcher, name)
+
+    def consume_tokens(self, tokens: list[int]) -> bool:
+        self.work += len(tokens)
+        return self._matcher.consume_tokens(tokens)
+
+    def rollback(self, count: int) -> bool:
+        self.work += count
+        return self._matcher.rollback(count)
+
+    def compute_bitmask(self) -> bytes:
+        self.work += 1
+        return self._matcher.compute_bitmask()
+
+
+@pytest.mark.parametrize(
+    ("regex", "found", "most"),
+    [
+        (r"\d+\.\d+\.\d+", True, 10_000),
+        ("x[yz]{30000}", False, 60_000),
+        (r"[^a]*bcde[^a]*fghi", False, 60_000),
+    ],
+)
+def test_a_search_is_bounded_also_where_nothing_is_found(regex: str, found: bool, most: int) -> None:
+    counted = Counted(to_lark("regex", regex))
+    closing = Closing(cast("LLMatcher", counted), frozenset(BYTES))
+    assert closing.find() == found
+    assert counted.work <= most
 
 
 def test_a_part_may_refer_to_what_it_does_not_carry() -> None:

@@ -332,6 +332,46 @@ def test_tuned_settings_that_do_not_fit_the_memory_give_way_to_the_rule() -> Non
     assert roomy.memory.total > needed
 
 
+# Weights as stored
+
+
+def repacked(available: int, **arguments: Any) -> Plan:
+    """Return the plan for a variant of which llama.cpp makes a copy, where there is room."""
+    variant = small_bundle.variant("gguf-q4", quantization=quantized("q4_0", 4.5), weights_bytes=50_000)
+    manifest = small_bundle.read(small_bundle.manifest([variant]))
+    return make_plan(manifest, machine(available=available), {"gguf": CPU}, **arguments)
+
+
+def test_weights_are_taken_as_stored_where_there_is_no_memory_for_a_copy() -> None:
+    with_copy = repacked(8 * 1024 * MIB).choice
+    roomy = repacked(with_copy.memory.total).choice
+    tight = repacked(with_copy.memory.total - 1, strict=True).choice
+    assert (roomy.options.repack, tight.options.repack) == (None, False)
+    assert tight.memory.weights == 50_000 < roomy.memory.weights
+    assert "the weights as stored, since there is no memory for a copy" in tight.reason
+    assert "stored" not in roomy.reason
+    with pytest.raises(ContextTooLargeError, match="needs"):
+        _ = repacked(tight.memory.total - 1).choice
+
+
+def test_the_largest_context_that_fits_is_that_of_weights_as_stored() -> None:
+    tight = repacked(repacked(8 * 1024 * MIB).choice.memory.total - 1).choice
+    exactly = tight.memory.total
+    with pytest.raises(ContextTooLargeError) as caught:
+        _ = repacked(exactly, context=tight.options.context + 1).choice
+    assert caught.value.hint == f"The largest context that fits is {tight.options.context}."
+    assert repacked(exactly, context=tight.options.context).choice.options.repack is False
+
+
+@pytest.mark.parametrize("repack", [None, True])
+def test_tuned_settings_give_way_to_weights_as_stored(repack: bool | None) -> None:
+    tunings = {"gguf-q4": tuned("gguf-q4", 10.0, chunk=128, repack=repack)}
+    needed = repacked(8 * 1024 * MIB, tunings=tunings).choice.memory.total
+    tight = repacked(needed - 1, tunings=tunings).choice
+    assert (tight.options.repack, tight.tuning) == (False, None)
+    assert "measured" not in tight.reason
+
+
 # Strict
 
 

@@ -5,16 +5,19 @@ steps of an answer mostly follow the one that is known, or leave it standing (th
 bytes before they are back on it (an optional property), so that a search is seldom a long one.
 
 The search does not see the states of the grammar, only which bytes may come next: states with equal masks are taken to
-be equal, and of many bytes a few are tried. So it may miss a closing, or find a longer one; what it finds is valid.
+be equal, and of many bytes a few are tried. Masks do not show how far a number is from a multiple, or that an address
+has its dot: what the search misses is looked for at random, and made shorter. So a closing may be missed, or be longer
+than another; what is found is valid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,9 +26,10 @@ if TYPE_CHECKING:
 BYTES = tuple(bytes([value]) for value in range(256))
 END = 256  # the id of the end of an answer, after those of the bytes
 
-_WORK = 400_000  # of one search: bytes that the matcher moves by, and ways
+_WORKS = (10_000, 100_000)  # of a search, and of one after it: bytes that the matcher moves by, and ways
 _STATE = 20  # the work of looking at a state
 _WIDTH = 8  # states that it goes on from at each step
+_REACH = 16  # steps of the first ways at random
 _PLACES = 8  # at which a state may try to join the known closing
 _FEW = 16  # bytes, of which each is looked at
 _KINDS = b'"aA@.:-/,_'  # among more, those that patterns and formats are likely to ask for
@@ -94,13 +98,14 @@ class Closing:
 
     def find(self) -> bool:
         """Look for a closing from here, of its own or joining the one that was known. False where none is found."""
-        likely = _likely_in_json if self._values else _likely
-        return self._search(likely) or self._search(_all)
+        found = any(self._search(most) or self._wander(most) for most in _WORKS)
+        self._look(b"")
+        return found
 
-    def _search(self, steps: Callable[[bytes], tuple[bytes, ...]]) -> bool:
+    def _search(self, most: int) -> bool:
         """Look at what may come, all ways of one number of steps before any that takes more."""
         ways, work = [_Way()], 0
-        while ways and work < _WORK:
+        while ways and work < most:
             longer: list[_Way] = []
             seen: set[tuple[bytes, bytes]] = set()
             for way in sorted(ways, key=attrgetter("choices")):
@@ -117,11 +122,34 @@ class Closing:
                 if place is not None:
                     self._take(way.data, place)
                     return True
-                longer += self._longer(way, mask, steps(mask))
+                longer += self._longer(way, mask, self._likely(mask))
             work += len(longer)
             ways = longer
-        self._look(b"")
         return False
+
+    def _wander(self, most: int) -> bool:
+        """Go one way at random, and another where it does not end: the longer this has taken, the further."""
+        random, work = Random(0), 0  # the same answer is closed in the same way
+        while work < most:
+            ways = [_Way()]
+            for _ in range(_REACH + work // (_STATE * _REACH)):
+                if not ways:
+                    break
+                way = random.choice(ways)
+                work += _STATE + self._look(way.data)
+                mask = self._matcher.compute_bitmask()
+                if self._matcher.is_error():
+                    return False
+                place = self._joins(mask)
+                if place is not None:
+                    self._take(self._shorter(way.data, place), place)
+                    return True
+                ways = list(self._longer(way, mask, random.choice((self._likely, _all))(mask)))
+        return False
+
+    def _likely(self, mask: bytes) -> tuple[bytes, ...]:
+        """Return the bytes of a mask that are worth a look before all others."""
+        return _likely_in_json(mask) if self._values else _likely(mask)
 
     def _longer(self, way: _Way, mask: bytes, nexts: tuple[bytes, ...]) -> Iterator[_Way]:
         """Return the ways that go on from this one, where the matcher stands."""
@@ -151,9 +179,25 @@ class Closing:
         for length in range(len(way)):
             self._look(way[:length])
             masks.append(self._matcher.compute_bitmask())
-        self._look(b"")
         self._masks = masks + self._masks[place:]
         self.path = way + self.path[place:]
+
+    def _shorter(self, way: bytes, place: int) -> bytes:
+        """Return a way, which leads to a place, without the parts that it can do without."""
+        self._look(b"")
+        rest, size, work = self.path[place:], len(way), 0
+        while size and work < _WORKS[-1]:
+            for start in reversed(range(len(way) - size + 1)):
+                without = way[:start] + way[start + size :]
+                work += len(without) + len(rest)
+                if self._ends(without + rest):
+                    way = without
+            size = size * 3 // 4
+        return way
+
+    def _ends(self, data: bytes) -> bool:
+        """Say whether the answer is a whole one with these bytes, from where the matcher stands."""
+        return self._matcher.validate_tokens([*data, END]) == len(data) + 1
 
     def _joins(self, mask: bytes) -> int | None:
         """Return the place of the known closing from which it ends the answer also here; its end where none is needed.
@@ -165,7 +209,7 @@ class Closing:
         alike = (place for place, other in enumerate(self._masks) if place and other == mask)
         for place in islice(chain((0,), alike), _PLACES):
             rest = self.path[place:]
-            if rest and self._matcher.validate_tokens([*rest, END]) == len(rest) + 1:
+            if rest and self._ends(rest):
                 return place
         return None
 

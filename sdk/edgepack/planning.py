@@ -145,7 +145,7 @@ def make_plan(
     Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
     the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within
     one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
-    proven ones.
+    proven ones. Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
 
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
@@ -223,12 +223,13 @@ def _candidate(
     support: Support | None,
     asked: _Asked,
     tuning: Tuning | None,
+    repack: bool | None = None,
 ) -> Candidate:
     offered = support.kv_caches if support else ()
     kv: KvCache = "f32" if asked.kv_cache == "f32" else "f16"
     if asked.kv_cache is None:
         kv = default_kv_cache(variant.quantization.scheme, offered)
-    options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK)
+    options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
     if tuning is not None:
         options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
     device = support.devices[0] if support and support.devices else None
@@ -259,6 +260,8 @@ def _candidate(
         untuned = _candidate(manifest, variant, hardware, support, asked, None)
         if untuned.eligible:
             return untuned
+    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
+        return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
     if obstacle is None and support is not None:
         reason, hint = _merit(candidate, support)
     return replace(candidate, obstacle=obstacle, reason=reason, hint=hint)
@@ -298,6 +301,8 @@ def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
+    elif candidate.options.repack is False:
+        parts.append("the weights as stored, since there is no memory for a copy that is faster")
     if not candidate.proven:
         parts.append("unproven, so it ranks after every proven variant")
     if candidate.options.kv_cache == "f32" and "f16" not in support.kv_caches:

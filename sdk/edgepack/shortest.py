@@ -16,6 +16,7 @@ _LONGEST = 10_000  # characters of a text that is worth keeping
 _MOST = 200  # texts of a kind
 _LOOKS = 2_000  # at parts, of which one may be looked at more than once
 _OBJECT = {"type", "properties", "required", "additionalProperties"}
+_STRING = {"type", "minLength", "maxLength"}
 _ARRAY = {"type", "items", "prefixItems", "minItems", "maxItems"}
 
 Search = Callable[[dict[str, Any]], str | None]
@@ -83,6 +84,8 @@ class Shortest:
             return self._object(part)
         if part.get("type") == "array" and words <= _ARRAY and not isinstance(part.get("items"), list):
             return self._array(part)
+        if part.get("type") == "string" and words <= _STRING:
+            return _json("0" * min(part.get("minLength", 0), _LONGEST))
         return self._alone(part)
 
     def _alone(self, part: dict[str, Any]) -> str | None:
