@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from edgepack.hardware import detect
+from edgepack.device.hardware import detect
 from edgepack.runtime import Options
 from edgepack_packager import families
 from edgepack_packager.checkpoint import CONFIG

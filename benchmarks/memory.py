@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.bundle import Bundle, open_bundle
+from edgepack.device.memory import MIB, PROCESS
+from edgepack.device.planning import Candidate
 from edgepack.loading import plan
-from edgepack.memory import MIB, PROCESS
-from edgepack.planning import Candidate
 
 _APPLICATION = """
 import sys

@@ -20,7 +20,7 @@ from typing import Any
 
 import edgepack
 from edgepack import Model
-from edgepack.lookup import NGRAM
+from edgepack.decoding.lookup import NGRAM
 
 PASSAGE = (
     "The river rose in the night and took the bridge with it, and in the morning the clock of the old tower struck "

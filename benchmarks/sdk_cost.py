@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from edgepack import Model, fake
 from edgepack.fake import FakeRuntime, FakeSession
 from edgepack.runtime import Options
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 SCHEMA = {"type": "array", "items": {"type": "string"}}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgepack.tokenizer_tables import FILE, compile_tokenizer, encode
+from edgepack.text.tables import FILE, compile_tokenizer, encode
 
 TEXT = Path(__file__).parent.parent / "README.md"
 BEAT_S = 0.001
@@ -35,8 +35,8 @@ def _library(path: Path) -> Callable[[str], list[int]]:
 
 
 def _compiled(path: Path) -> Callable[[str], list[int]]:
-    from edgepack.tokenizer import Tokenizer
-    from edgepack.tokenizer_tables import decode
+    from edgepack.text.tables import decode
+    from edgepack.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(decode(path.read_bytes()), None, False)
     return lambda text: tokenizer.encode(text)

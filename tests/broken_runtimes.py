@@ -16,10 +16,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError
 from edgepack.fake import FakeRuntime, FakeSession
-from edgepack.hardware import Hardware
-from edgepack.probing import INSIDE
+from edgepack.isolation.probing import INSIDE
 from edgepack.runtime import Options, Session, Support
 
 ASKED, HELD = "EDGEPACK_TEST_ASKED", "EDGEPACK_TEST_HELD"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepack import tokenizer_tables
 from edgepack.manifest import Manifest, decode, encode
+from edgepack.text import tables as tokenizer_tables
 
 WORDS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "hello", "world", "one", "two", "three", "!")
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"

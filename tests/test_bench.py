@@ -8,9 +8,9 @@ import pytest
 import small_bundle
 
 from edgepack import FakeRuntime, open_bundle
-from edgepack.bench import Spread, bench, clip, decode_tps, gaps_ms, generate, percentile, random_tokens
 from edgepack.errors import ContextTooLargeError, UsageError
 from edgepack.loading import plan
+from edgepack.measuring.bench import Spread, bench, clip, decode_tps, gaps_ms, generate, percentile, random_tokens
 from edgepack.runtime import Options, Session
 
 

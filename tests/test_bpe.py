@@ -14,10 +14,10 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack import tokenizer_tables
-from edgepack.bpe import Bpe
 from edgepack.errors import BundleDamagedError, ProofError, UnsupportedModelError
-from edgepack.tokenizer_tables import Tables, compile_tokenizer
+from edgepack.text import tables as tokenizer_tables
+from edgepack.text.bpe import Bpe
+from edgepack.text.tables import Tables, compile_tokenizer
 from edgepack_packager.text.compiled import prove
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.lists(

@@ -7,8 +7,8 @@ from itertools import accumulate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.cache import Cache
-from edgepack.lookup import NGRAM, Lookup
+from edgepack.decoding.cache import Cache
+from edgepack.decoding.lookup import NGRAM, Lookup
 
 
 def filled(*steps: list[int]) -> Cache:

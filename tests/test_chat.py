@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from real_templates import real_template, vectors_of
 
-from edgepack import chat
-from edgepack.chat import ChatTemplate
 from edgepack.errors import BundleError, UsageError
+from edgepack.text import chat
+from edgepack.text.chat import ChatTemplate
 
 USER = [{"role": "user", "content": "Hi"}]
 

@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import small_bundle
 
-from edgepack import FakeRuntime, probing, runtime
+from edgepack import FakeRuntime, runtime
 from edgepack.cli import main
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
 from edgepack.fake import FakeSession
-from edgepack.hardware import Hardware
+from edgepack.isolation import probing
 from edgepack.runtime import Runtime, Support
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 ANSWER = [*ALPHABET.encode("Hello!"), 257]
@@ -433,7 +434,8 @@ CONVERSATION = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_cli
-from edgepack import FakeRuntime, probing, runtime
+from edgepack import FakeRuntime, runtime
+from edgepack.isolation import probing
 fake = FakeRuntime(test_cli.ANSWER, before_step=test_cli.interrupt_at({step}))
 runtime.names = lambda: ["fake"]
 runtime.find = lambda name: fake

@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
-from edgepack.closing import BYTES, Closing
-from edgepack.constrain import Constraint, Grammar, compile_grammar
-from edgepack.detokenize import Detokenizer
+from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.errors import SchemaError
-from edgepack.lark import to_lark
-from edgepack.sample import Sampler, Sampling
-from edgepack.tokenizer import Tokenizer
-from edgepack.vocabulary import of_bytes
+from edgepack.structured.closing import BYTES, Closing
+from edgepack.structured.constrain import Constraint, Grammar, compile_grammar
+from edgepack.structured.lark import to_lark
+from edgepack.structured.vocabulary import of_bytes
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 BYTE_LEVEL = Tokenizer.from_json(tiny.byte_level(), None, False)
 SENTENCEPIECE = Tokenizer.from_json(tiny.sentencepiece(), 1, False)

@@ -12,8 +12,8 @@ import pytest
 import edgepack
 from edgepack import fake, runtime
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import BundleError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Options, Support
 from edgepack_packager.build import Built
 

@@ -14,9 +14,9 @@ import weakref
 import pytest
 
 from edgepack import fake
+from edgepack.decoding.owner import Owner
 from edgepack.errors import EngineError, UsageError
 from edgepack.fake import FakeSession
-from edgepack.owner import Owner
 
 
 def test_work_is_done_in_order_on_one_other_thread() -> None:

@@ -6,8 +6,8 @@ import tiny_tokenizers as tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.detokenize import Detokenizer
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 # In this vocabulary the token 3 + b is the byte b.
 TOKENIZER = Tokenizer.from_json(tiny.sentencepiece(), 1, False)

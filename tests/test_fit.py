@@ -17,9 +17,9 @@ from oracle_models import ORACLE_MODELS, PHI4, Fixture
 
 from edgepack.cli import main
 from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.device.hardware import Hardware
+from edgepack.device.memory import Payload, kv_bytes, needed
 from edgepack.errors import UsageError
-from edgepack.hardware import Hardware
-from edgepack.memory import Payload, kv_bytes, needed
 from edgepack.runtime import Options
 from edgepack_packager import devices, families, targets
 from edgepack_packager.checkpoint import open_checkpoint

@@ -15,11 +15,11 @@ from models import make_llama
 from real_templates import vectors_of as vectors_in
 from text_side import CHAT_TEMPLATE
 
-from edgepack.chat import ChatTemplate
 from edgepack.errors import SourceError, UsageError
 from edgepack.loading import special_tokens
 from edgepack.manifest import Chat, Date
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families, golden, render
 from edgepack_packager.battery import CONVERSATIONS, DAY, TEXTS
 from edgepack_packager.golden import Vectors

@@ -11,10 +11,10 @@ from decoders import describe
 from models import make_llama
 
 from edgepack import runtime
+from edgepack.device.hardware import detect
 from edgepack.errors import EngineError, ProofError
-from edgepack.hardware import detect
 from edgepack.runtime import Tokenizing
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families, golden
 from edgepack_packager.proof import tokens
 from edgepack_packager.proof.tokens import Tokens

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepack import hardware
-from edgepack.hardware import (
+from edgepack.device import hardware
+from edgepack.device.hardware import (
     Group,
     Hardware,
     available_of_vm_stat,

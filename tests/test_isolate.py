@@ -30,7 +30,7 @@ from edgepack.errors import (
     UsageError,
 )
 from edgepack.fake import FakeRuntime
-from edgepack.isolate import IsolatedRuntime, IsolatedSession, isolated
+from edgepack.isolation.isolate import IsolatedRuntime, IsolatedSession, isolated
 from edgepack.runtime import Options, Session, Snapshots
 
 DECODER = describe(n_vocab=300)
@@ -296,7 +296,7 @@ def start(script: str) -> subprocess.Popen[str]:
         import msgspec
         from edgepack.decoder import Decoder
         from edgepack.errors import EngineError
-        from edgepack.isolate import IsolatedRuntime
+        from edgepack.isolation.isolate import IsolatedRuntime
         from edgepack.runtime import Options
         def open(**limits):
             decoder = msgspec.json.decode({msgspec.json.encode(DECODER)!r}, type=Decoder)

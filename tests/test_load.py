@@ -13,6 +13,7 @@ import small_bundle
 import edgepack
 from edgepack import FakeRuntime
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import (
     BundleDamagedError,
     BundleNotFoundError,
@@ -23,11 +24,10 @@ from edgepack.errors import (
     PromptTooLongError,
     UsageError,
 )
-from edgepack.hardware import Hardware, detect
 from edgepack.loading import probe_all, special_tokens
-from edgepack.replay import replay_variant
+from edgepack.measuring.replay import replay_variant
 from edgepack.runtime import Options, Runtime, Support
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 STOP = 257

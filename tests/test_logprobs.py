@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import edgepack
-from edgepack.logprobs import token_logprob
+from edgepack.decoding.logprobs import token_logprob
 from edgepack_packager.build import Built
 
 

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepack.decoder import Attention, Decoder
+from edgepack.device.hardware import Hardware
+from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
+from edgepack.device.planning import Plan, make_plan
 from edgepack.errors import ContextTooLargeError
-from edgepack.hardware import Hardware
-from edgepack.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
-from edgepack.planning import Plan, make_plan
 from edgepack.runtime import KvCache, Options, Support
-from edgepack.tokenizer_tables import compile_tokenizer, encode
+from edgepack.text.tables import compile_tokenizer, encode
 from edgepack_packager.build import Built
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "memory.py"
@@ -75,8 +75,8 @@ def test_a_tokenizer_takes_what_was_predicted(name: str, shared: Path, tmp_path:
     path = tmp_path / "tokenizer.bin"
     path.write_bytes(encode(compile_tokenizer(data)))
     code = (
-        "import sys; from edgepack import fake; from edgepack.tokenizer import Tokenizer; from pathlib import Path\n"
-        "from edgepack.tokenizer_tables import decode\n"
+        "import sys; from edgepack import fake; from pathlib import Path\n"
+        "from edgepack.text.tables import decode; from edgepack.text.tokenizer import Tokenizer\n"
         "def resident(): return next(int(l.split()[1]) << 10 for l in open('/proc/self/status') if 'VmRSS' in l)\n"
         "model = fake.model(); before = resident()\n"
         "tokenizer = Tokenizer(decode(Path(sys.argv[1]).read_bytes()), None, False)\n"

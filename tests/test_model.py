@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepack import fake
-from edgepack.chat import ChatTemplate
 from edgepack.errors import EngineError, PromptTooLongError, UnknownOptionError, UsageError
 from edgepack.fake import FakeRuntime, FakeSession
 from edgepack.manifest import Chat, Generation, Manifest, Stop
 from edgepack.model import Model
 from edgepack.runtime import Options
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tokenizer import Tokenizer
 
 END = 256
 USER = [{"role": "user", "content": "Hi"}]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import small_bundle
 
+from edgepack.device.hardware import Hardware
+from edgepack.device.memory import human
+from edgepack.device.planning import Plan, make_plan
+from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EngineMissingError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.manifest import Manifest
-from edgepack.memory import human
-from edgepack.planning import Plan, make_plan
 from edgepack.runtime import Support
-from edgepack.tuning import Tuning
 
 MIB = 1024**2
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))

@@ -12,8 +12,10 @@ import pytest
 import small_bundle
 
 import edgepack
-from edgepack import fake, probing, process, state
-from edgepack.hardware import Hardware
+from edgepack import fake
+from edgepack.device import state
+from edgepack.device.hardware import Hardware
+from edgepack.isolation import probing, process
 from edgepack.loading import probe_all
 from edgepack.runtime import Support
 from edgepack_runtimes.gguf import GgufRuntime, selfcheck

@@ -11,13 +11,14 @@ import pytest
 import small_bundle
 
 import edgepack
-from edgepack import FakeRuntime, first_open
+from edgepack import FakeRuntime
 from edgepack.bundle import Bundle
+from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError, UsageError
 from edgepack.loading import text_side
-from edgepack.replay import Replay, replay_text
-from edgepack.state import state_folder
-from edgepack.tokenizer import Tokenizer
+from edgepack.measuring import first_open
+from edgepack.measuring.replay import Replay, replay_text
+from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 PROMPT = "<|user|>hi<|assistant|>"

@@ -10,7 +10,7 @@ import pytest
 import edgepack
 from edgepack.cli import main
 from edgepack.errors import BundleError, UsageError
-from edgepack.rerun import read_result, rerun
+from edgepack.measuring.rerun import read_result, rerun
 from edgepack.results import Result
 from edgepack_packager.build import Built
 

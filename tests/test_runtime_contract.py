@@ -12,10 +12,10 @@ from models import LLAMA3, make_llama
 
 from edgepack import runtime
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import detect
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.fake import FakeRuntime
-from edgepack.hardware import detect
-from edgepack.isolate import IsolatedRuntime
+from edgepack.isolation.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Session
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint

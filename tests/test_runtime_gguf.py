@@ -25,8 +25,8 @@ from variants import nmse
 
 from edgepack import runtime
 from edgepack.decoder import Decoder, Rope
+from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.runtime import KvCache, Options, Session
 from edgepack_runtimes.gguf import GgufRuntime, abi, header, library, log, selfcheck
 from edgepack_runtimes.gguf.check import check

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from variants import ReadBack, nmse, token_ids
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
@@ -321,7 +321,7 @@ def test_nothing_is_imported_that_is_not_needed(tiny: tuple[Path, Decoder]) -> N
     script = (
         "import sys, pathlib, msgspec\n"
         "from edgepack.decoder import Decoder\n"
-        "from edgepack.hardware import Hardware\n"
+        "from edgepack.device.hardware import Hardware\n"
         "from edgepack.runtime import Options, find\n"
         "runtime = find('mlx')\n"
         "runtime.probe(Hardware('linux', 'x86_64', 2, 2, None, 1, 1))\n"

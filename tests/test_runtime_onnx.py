@@ -26,8 +26,8 @@ from onnx import helper
 from variants import ReadBack, nmse, token_ids
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.errors import EngineError, UsageError
-from edgepack.sample import Sampler, Sampling
 
 Logits = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -27,7 +27,7 @@ SETTINGS = st.builds(
 
 
 class Definition:
-    """The rules of ``edgepack.sample``, in order, on the whole vocabulary."""
+    """The rules of ``edgepack.decoding.sample``, in order, on the whole vocabulary."""
 
     def __init__(self, sampling: Sampling, prompt: list[int]) -> None:
         self.s = sampling

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgepack.stop import StopMatcher
+from edgepack.text.stop import StopMatcher
 
 STOPS = st.lists(st.text("abc", min_size=1, max_size=5), max_size=4)
 PIECES = st.lists(st.text("abc", max_size=6), max_size=8)

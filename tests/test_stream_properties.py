@@ -18,13 +18,13 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from edgepack import Chunk, FakeRuntime, Model, Result, fake
-from edgepack.detokenize import Detokenizer
-from edgepack.generation import Generation, Request
+from edgepack.decoding.generation import Generation, Request
+from edgepack.decoding.sample import Sampling
+from edgepack.decoding.stream import Stream
 from edgepack.runtime import Options
-from edgepack.sample import Sampling
-from edgepack.stop import StopMatcher
-from edgepack.stream import Stream
-from edgepack.tokenizer import BYTE_OF, Tokenizer
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.stop import StopMatcher
+from edgepack.text.tokenizer import BYTE_OF, Tokenizer
 
 END, SILENT, FIRST = 256, 257, 258  # the stop token, a token without text, the first of an example's own
 MOST = 64

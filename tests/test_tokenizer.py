@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text("ab <>|/ésend▁0xA\n", max_size=30)
 REAL = [

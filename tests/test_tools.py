@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_templates import real_template
 
-from edgepack.chat import ChatTemplate
 from edgepack.errors import EdgepackError, SchemaError, ToolCallError, UsageError
-from edgepack.tokenizer import Tokenizer
-from edgepack.tool_formats import format_of
-from edgepack.tools import ToolCall, Tools
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tokenizer import Tokenizer
+from edgepack.text.tool_formats import format_of
+from edgepack.text.tools import ToolCall, Tools
 
 # Functions
 

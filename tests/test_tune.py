@@ -15,13 +15,13 @@ import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle import Bundle, open_bundle
 from edgepack.cli import main
+from edgepack.device.hardware import Hardware, detect
+from edgepack.device.trial import Job, Measurement, measure, run, shorten
+from edgepack.device.tune import Trial, faster, thread_counts, tune
+from edgepack.device.tuning import Tuning, read_tunings, write_tunings
 from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError, EngineTimeoutError
-from edgepack.hardware import Hardware, detect
 from edgepack.loading import plan
 from edgepack.runtime import Options, Support
-from edgepack.trial import Job, Measurement, measure, run, shorten
-from edgepack.tune import Trial, faster, thread_counts, tune
-from edgepack.tuning import Tuning, read_tunings, write_tunings
 from edgepack_packager.build import Built
 
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -181,7 +181,7 @@ class Machine:
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setattr("edgepack.tune.detect", lambda: MACHINE)
+    monkeypatch.setattr("edgepack.device.tune.detect", lambda: MACHINE)
     variants = [small_bundle.variant("gguf-q4"), small_bundle.variant("fake-q4")]
     return open_bundle(small_bundle.write(tmp_path / "tuned", variants))
 
@@ -266,7 +266,7 @@ def test_where_everything_fails_every_reason_is_named(bundle: Bundle) -> None:
 
     with pytest.raises(EngineError, match=r"gguf-q4: The engine of gguf-q4 crashed.*fake-q4: The engine of fake-q4"):
         searched(bundle, Machine(fail))
-    assert not Path(edgepack.state.state_folder(), "tuned").exists()
+    assert not Path(edgepack.device.state.state_folder(), "tuned").exists()
 
 
 def test_quick_varies_only_what_is_fast_but_the_threads_of_all(bundle: Bundle) -> None:
@@ -286,7 +286,7 @@ def test_a_chunk_that_does_not_fit_the_memory_is_not_measured(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = plan(bundle, backend="fake", runtimes={"fake": FakeRuntime()}).choice.memory.total
-    monkeypatch.setattr("edgepack.tune.detect", lambda: replace(MACHINE, memory_available=needed + 1000))
+    monkeypatch.setattr("edgepack.device.tune.detect", lambda: replace(MACHINE, memory_available=needed + 1000))
     machine = Machine()
     report = searched(bundle, machine)
     assert {each.chunk for each in report.trials if each.reason == "It does not fit the memory."} == {256, 512}

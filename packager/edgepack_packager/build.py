@@ -11,8 +11,8 @@ from pathlib import Path
 
 from edgepack import runtime
 from edgepack.bundle import Bundle, open_bundle
+from edgepack.device.hardware import detect
 from edgepack.errors import EngineMissingError
-from edgepack.hardware import detect
 from edgepack.manifest import Manifest
 from edgepack_packager import families, golden, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint

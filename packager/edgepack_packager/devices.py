@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
 
+from edgepack.device.hardware import Hardware
+from edgepack.device.memory import human
 from edgepack.errors import UsageError
-from edgepack.hardware import Hardware
-from edgepack.memory import human
 from edgepack.runtime import KvCache
 
 GIB = 1 << 30

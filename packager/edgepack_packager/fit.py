@@ -1,7 +1,7 @@
 """Whether a model fits a device: sizes and memory of every variant, from the model's config.json alone.
 
 Pure arithmetic: a config and a device go in, rows come out. It reads no weights and asks no engine. The sizes are
-those of the writers' own layouts (``Target.measure``), the memory is that of the plan (``edgepack.memory``).
+those of the writers' own layouts (``Target.measure``), the memory is that of the plan (``edgepack.device.memory``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.decoder import Decoder
+from edgepack.device.memory import Memory, Payload, largest_context, needed
+from edgepack.device.planning import DEFAULT_CONTEXT, default_kv_cache
 from edgepack.errors import EngineMissingError, UnsupportedModelError
-from edgepack.memory import Memory, Payload, largest_context, needed
-from edgepack.planning import DEFAULT_CONTEXT, default_kv_cache
 from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
 from edgepack_packager.devices import Device

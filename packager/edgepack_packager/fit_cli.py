@@ -59,7 +59,7 @@ def fit(
 
 
 def _place(device: str | None, memory: str | None) -> Device:
-    from edgepack.hardware import detect
+    from edgepack.device.hardware import detect
     from edgepack_packager import devices
 
     named = devices.find(device) if device else None
@@ -95,7 +95,7 @@ def show(found: Fit, model: str) -> None:
     """Print what holds for all variants, a table of them, what cannot be built, and the verdict."""
     from rich.text import Text
 
-    from edgepack.memory import KV_BYTES, human, kv_bytes
+    from edgepack.device.memory import KV_BYTES, human, kv_bytes
 
     console = screen.out()
     decoder, device, context = found.decoder, found.device, found.decoder.context
@@ -113,7 +113,7 @@ def show(found: Fit, model: str) -> None:
 
 
 def _table(found: Fit) -> Any:
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     right = ("bits", "file bytes", "weights", "peak", "up to")
     rows = screen.table("variant", "bits", "file bytes", "weights", "KV", "peak", "up to", "fits", right=right)
@@ -145,7 +145,7 @@ def _remarks(found: Fit) -> list[str]:
 
 
 def _verdict(found: Fit, model: str) -> list[str]:
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     choice, context = found.choice, found.decoder.context
     if choice is None:

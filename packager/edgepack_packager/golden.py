@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgepack.errors import SourceError
 from edgepack.manifest import Chat, Date, Golden, Probe
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.battery import CONVERSATIONS, DAY, TEXTS
 from edgepack_packager.render import Rendered
 from edgepack_packager.targets import Text

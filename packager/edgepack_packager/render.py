@@ -17,8 +17,8 @@ from functools import lru_cache
 
 import msgspec
 
-from edgepack.chat import ChatTemplate
 from edgepack.errors import BundleError, SourceError, UsageError
+from edgepack.text.chat import ChatTemplate
 from edgepack_packager.battery import CONVERSATIONS, Conversation
 
 CPU_SECONDS = 10

@@ -14,8 +14,8 @@ from edgepack import manifest as manifests
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
 from edgepack.manifest import VERSION, File, Manifest, Schema
-from edgepack.tokenizer import Tokenizer
-from edgepack.tokenizer_tables import FILE, decode
+from edgepack.text.tables import FILE, decode
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.golden import Vectors
 from edgepack_packager.licence import carry

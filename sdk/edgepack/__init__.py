@@ -2,6 +2,11 @@
 
 ``load`` a bundle and ``generate``; ``plan`` says what ``load`` would choose and why. Importing this package imports
 no engine, no tokenizer and no command line: each name is fetched when it is first used.
+
+Where things are: ``errors``, ``decoder``, ``manifest`` and ``bundle`` are what the packager shares; ``runtime`` is the
+seam that engines stand behind; ``loading`` opens a bundle as a ``model``. Behind them: ``text`` (tokens, templates,
+tools), ``structured`` (answers bound to a schema), ``decoding`` (one token after another), ``device`` (what runs here,
+and how fast), ``isolation`` (engines in processes of their own), ``measuring`` (speed, quality, sameness) and ``cli``.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from edgepack.bundle import Bundle as Bundle
     from edgepack.bundle import open_bundle as open_bundle
     from edgepack.conversation import Conversation as Conversation
+    from edgepack.device.planning import Plan as Plan
     from edgepack.errors import BuildError as BuildError
     from edgepack.errors import BundleDamagedError as BundleDamagedError
     from edgepack.errors import BundleError as BundleError
@@ -42,7 +48,6 @@ if TYPE_CHECKING:
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
-    from edgepack.planning import Plan as Plan
     from edgepack.results import Chunk as Chunk
     from edgepack.results import Result as Result
 
@@ -57,7 +62,7 @@ _HOME = {
     "load": "loading",
     "plan": "loading",
     "Model": "model",
-    "Plan": "planning",
+    "Plan": "device.planning",
     "Chunk": "results",
     "Result": "results",
     **dict.fromkeys(

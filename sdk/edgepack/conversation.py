@@ -16,8 +16,8 @@ import msgspec
 
 from edgepack.atomic import write_atomically
 from edgepack.errors import BundleError, UsageError
-from edgepack.prompts import Prompt
 from edgepack.results import Result
+from edgepack.text.prompts import Prompt
 
 if TYPE_CHECKING:
     from edgepack.model import AsyncStream, ChatOptions, Model, Stream

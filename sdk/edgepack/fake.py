@@ -21,11 +21,11 @@ from threading import Event, get_ident
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack import snapshot
-from edgepack.chat import ChatTemplate
 from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.decoding import snapshot
+from edgepack.decoding.repro import Setup
+from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.manifest import (
     VERSION,
     Chat,
@@ -42,9 +42,9 @@ from edgepack.manifest import (
 )
 from edgepack.manifest import Tokenizer as TokenizerFacts
 from edgepack.model import Model
-from edgepack.repro import Setup
 from edgepack.runtime import Options, Support
-from edgepack.tokenizer import BYTE_OF, Tokenizer
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tokenizer import BYTE_OF, Tokenizer
 
 _PEAK = 40.0  # above the noise by so much that even a hot sampler follows the script
 _MASK = 2**64 - 1

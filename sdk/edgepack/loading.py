@@ -9,20 +9,21 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
-from edgepack import probing, runtime
+from edgepack import runtime
 from edgepack.bundle import Bundle, listed, open_bundle
+from edgepack.decoding.lookup import PAYS
+from edgepack.decoding.repro import Setup, machine, packages
+from edgepack.device.hardware import Hardware, detect
+from edgepack.device.planning import Candidate, Plan, make_plan
+from edgepack.device.tuning import read_tunings
 from edgepack.errors import BundleDamagedError, EngineError, UsageError, check_options
-from edgepack.hardware import Hardware, detect
-from edgepack.lookup import PAYS
-from edgepack.planning import Candidate, Plan, make_plan
-from edgepack.repro import Setup, machine, packages
+from edgepack.isolation import probing
 from edgepack.runtime import Options, Runtime, Session, Support
-from edgepack.tuning import read_tunings
 
 if TYPE_CHECKING:
-    from edgepack.chat import ChatTemplate
     from edgepack.model import Model
-    from edgepack.tokenizer import Tokenizer
+    from edgepack.text.chat import ChatTemplate
+    from edgepack.text.tokenizer import Tokenizer
 
 Runtimes = Mapping[str, Runtime]
 Where = str | os.PathLike[str] | Bundle
@@ -109,8 +110,8 @@ def open_candidate(
 ) -> Model:
     """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
     vectors, and load them. Raises as ``load``."""
-    from edgepack.first_open import check_text
-    from edgepack.isolate import isolated
+    from edgepack.isolation.isolate import isolated
+    from edgepack.measuring.first_open import check_text
     from edgepack.model import Model
 
     started = perf_counter()
@@ -174,9 +175,9 @@ def with_threads(options: Options, threads: int | None) -> Options:
 
 def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """Return a bundle's tokenizer and its chat template, None where it has none."""
-    from edgepack.chat import ChatTemplate
-    from edgepack.tokenizer import Tokenizer
-    from edgepack.tokenizer_tables import FILE, decode
+    from edgepack.text.chat import ChatTemplate
+    from edgepack.text.tables import FILE, decode
+    from edgepack.text.tokenizer import Tokenizer
 
     facts, chat = bundle.manifest.tokenizer, bundle.manifest.chat
     tokenizer = Tokenizer(decode(bundle.read(FILE)), facts.bos, facts.add_bos)

@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.chat import ChatTemplate
-from edgepack.desk import Desk
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.generation import Generation, Request
+from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.sample import Sampling
+from edgepack.decoding.stream import AsyncStream as AsyncStream
+from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.errors import PromptTooLongError, UsageError, check_options
-from edgepack.generation import Generation, Request
 from edgepack.manifest import Manifest, Variant
-from edgepack.prompts import Messages, OnOverflow, Prompt, Prompts, check_policy
-from edgepack.repro import Repro, Setup
 from edgepack.results import Result
 from edgepack.runtime import Options, Session
-from edgepack.sample import Sampling
-from edgepack.stream import AsyncStream as AsyncStream
-from edgepack.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.prompts import Messages, OnOverflow, Prompt, Prompts, check_policy
+from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgepack.constrain import Grammar
     from edgepack.conversation import Conversation
-    from edgepack.score import Score
-    from edgepack.tools import Tools
+    from edgepack.measuring.score import Score
+    from edgepack.structured.constrain import Grammar
+    from edgepack.text.tools import Tools
 
 Tool = Callable[..., object] | Mapping[str, object]
 
@@ -49,7 +49,7 @@ class GenerationOptions(TypedDict, total=False):
     a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
     probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
     guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
-    ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.prompts``.
+    ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.text.prompts``.
     """
 
     max_tokens: int | None
@@ -189,8 +189,8 @@ class Model:
             desk.leave(turn)
 
     def score(self, text: str) -> Score:
-        """Return how likely the model finds a text: see ``edgepack.score``. Raises ``UsageError`` for none."""
-        from edgepack.score import score
+        """Return how likely the model finds a text: see ``measuring.score``. Raises ``UsageError`` for none."""
+        from edgepack.measuring.score import score
 
         return score(self, text)
 
@@ -199,9 +199,9 @@ class Model:
     def generate(self, text: str, **options: Unpack[GenerationOptions]) -> Result:
         """Continue a text and return the new part.
 
-        Options, by keyword: see ``GenerationOptions``, and ``edgepack.sample.Sampling`` for the ranges. ``stop`` is a
-        string or a list of strings at which the text ends, without them. It also ends at the bundle's stop tokens,
-        after ``max_tokens``, and at the end of the context ("length").
+        Options, by keyword: see ``GenerationOptions``, and ``edgepack.decoding.sample.Sampling`` for the ranges.
+        ``stop`` is a string or a list of strings at which the text ends, without them. It also ends at the bundle's
+        stop tokens, after ``max_tokens``, and at the end of the context ("length").
         Raises ``UnknownOptionError`` for another keyword, ``UsageError`` for a value that cannot be honoured,
         ``PromptTooLongError`` before anything is evaluated, ``EngineError`` where the engine fails.
         """
@@ -414,7 +414,7 @@ class Model:
     def _tools(self, tools: Sequence[Tool] | None) -> Tools | None:
         if tools is None:
             return None
-        from edgepack.tools import Tools
+        from edgepack.text.tools import Tools
 
         made = Tools.of(tools)
         made.check(self.template.source)
@@ -424,7 +424,7 @@ class Model:
         asked = {name: options.get(name) for name in ("json_schema", "regex", "grammar")}
         if all(value is None for value in asked.values()):
             return None
-        from edgepack.constrain import compile_grammar
+        from edgepack.structured.constrain import compile_grammar
 
         values: dict[str, Any] = asked
         return compile_grammar(self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids, **values)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgepack.sample import Sampling
+from edgepack.decoding.sample import Sampling
 
 if TYPE_CHECKING:
-    from edgepack.logprobs import TokenLogprob
-    from edgepack.repro import Repro
-    from edgepack.tools import ToolCall
+    from edgepack.decoding.logprobs import TokenLogprob
+    from edgepack.decoding.repro import Repro
+    from edgepack.text.tools import ToolCall
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
-from edgepack.hardware import Hardware
 
 KvCache = Literal["f32", "f16"]
 

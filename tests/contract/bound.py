@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from contract.case import Case, Watched, WatchedRuntime, chunks_of, facts, watch_on
 from contract.registry import promise
 from contract.text import PROMPTS, QUESTION
-from edgepack import constrain, logprobs
-from edgepack.chat import ChatTemplate
-from edgepack.constrain import Constraint
+from edgepack.decoding import logprobs
+from edgepack.decoding.logprobs import Alternative
+from edgepack.decoding.sample import Sampler
 from edgepack.errors import SchemaError, ToolCallError
-from edgepack.logprobs import Alternative
 from edgepack.model import Model
-from edgepack.sample import Sampler
-from edgepack.tools import Tools
+from edgepack.structured import constrain
+from edgepack.structured.constrain import Constraint
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tools import Tools
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -232,7 +233,7 @@ def a_call_that_stays_in_the_text(patch: pytest.MonkeyPatch) -> None:
 
 @a_tool_call_is_parsed_and_its_arguments_are_valid.broken_by
 def arguments_that_are_not_validated(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("edgepack.tools._fault", lambda validator, arguments: None)
+    patch.setattr("edgepack.text.tools._fault", lambda validator, arguments: None)
 
 
 @a_tool_call_is_parsed_and_its_arguments_are_valid.broken_by

@@ -17,7 +17,7 @@ import edgepack
 from edgepack import runtime
 from edgepack.bundle import Bundle
 from edgepack.decoder import Decoder
-from edgepack.hardware import Hardware
+from edgepack.device.hardware import Hardware
 from edgepack.loading import open_candidate
 from edgepack.model import Model
 from edgepack.runtime import Options, Session, Snapshots, Support

@@ -11,11 +11,11 @@ import pytest
 from contract.case import LONG, Case, chunks_of, facts
 from contract.registry import promise
 from contract.text import PROMPTS
-from edgepack import generation
-from edgepack.desk import Desk
-from edgepack.generation import Generation, Request
+from edgepack.decoding import generation
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.generation import Generation, Request
 from edgepack.results import Result, Usage
-from edgepack.stop import StopMatcher
+from edgepack.text.stop import StopMatcher
 
 
 def changed_requests(patch: pytest.MonkeyPatch, change: Any) -> None:

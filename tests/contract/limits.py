@@ -10,10 +10,10 @@ import pytest
 from contract.case import Case, Logits
 from contract.ends import changed_requests, miscounted
 from contract.registry import promise
-from edgepack import prompts
+from edgepack.decoding.steps import Steps
 from edgepack.errors import PromptTooLongError, UsageError
-from edgepack.prompts import Prompt, Prompts
-from edgepack.steps import Steps
+from edgepack.text import prompts
+from edgepack.text.prompts import Prompt, Prompts
 
 CONTEXT = 48
 STORY = "First there was a red apple. " + "Then there was a green one. " * 8 + "At last the child ate it."

@@ -15,12 +15,13 @@ import edgepack
 from contract.case import LONG, Case, WatchedRuntime, facts, holds_what_it_should
 from contract.registry import promise
 from contract.text import PROMPTS, QUESTION
-from edgepack import desk, loading
-from edgepack.desk import Desk, Turn
+from edgepack import loading
+from edgepack.decoding import desk
+from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.owner import Owner
+from edgepack.decoding.stream import AsyncStream
 from edgepack.errors import UsageError
 from edgepack.model import Model
-from edgepack.owner import Owner
-from edgepack.stream import AsyncStream
 
 
 @promise

@@ -12,12 +12,12 @@ import pytest
 
 from contract.case import CHUNK, LONG, Case, Watched, holds_what_it_should
 from contract.registry import promise
-from edgepack.desk import Desk
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.owner import Owner
+from edgepack.decoding.steps import Steps
+from edgepack.decoding.stream import AsyncStream, Stream
 from edgepack.errors import EngineError
 from edgepack.model import Model
-from edgepack.owner import Owner
-from edgepack.steps import Steps
-from edgepack.stream import AsyncStream, Stream
 
 DECODING = 8  # a forward after the prefill of LONG
 

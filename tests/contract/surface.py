@@ -13,12 +13,13 @@ import edgepack
 from contract.case import LONG, Case, Watched, WatchedRuntime
 from contract.registry import promise
 from contract.text import COPY, PROMPTS, QUESTION
-from edgepack import desk, errors, generation, loading, runtime
+from edgepack import errors, loading, runtime
+from edgepack.decoding import desk, generation
+from edgepack.decoding.repro import Repro
 from edgepack.errors import EdgepackError, EngineCrashedError, EngineError, UnknownOptionError
-from edgepack.isolate import IsolatedSession
+from edgepack.isolation.isolate import IsolatedSession
+from edgepack.measuring.rerun import read_result, rerun
 from edgepack.model import ChatOptions, GenerationOptions, Model
-from edgepack.repro import Repro
-from edgepack.rerun import read_result, rerun
 from edgepack.results import Result
 
 ALIASES = {

@@ -11,13 +11,13 @@ import pytest
 
 from contract.case import LONG, Case, Logits, Watched, chunks_of, facts, holds_what_it_should
 from contract.registry import promise
-from edgepack import generation, sample
-from edgepack.cache import Cache
-from edgepack.detokenize import Detokenizer
-from edgepack.generation import Generation
-from edgepack.lookup import Lookup
-from edgepack.sample import Sampler, Sampling
-from edgepack.steps import Steps
+from edgepack.decoding import generation, sample
+from edgepack.decoding.cache import Cache
+from edgepack.decoding.generation import Generation
+from edgepack.decoding.lookup import Lookup
+from edgepack.decoding.sample import Sampler, Sampling
+from edgepack.decoding.steps import Steps
+from edgepack.text.detokenize import Detokenizer
 
 PROMPTS = ("Once upon a time", "The apples", "One day a child asked")
 QUESTION = [{"role": "user", "content": "How many apples?"}]

@@ -10,9 +10,9 @@ import pytest
 from contract.case import CHUNK, Case
 from contract.ends import miscounted
 from contract.registry import promise
-from edgepack.cache import Cache
 from edgepack.conversation import Conversation
-from edgepack.desk import Desk
+from edgepack.decoding.cache import Cache
+from edgepack.decoding.desk import Desk
 from edgepack.errors import BundleError
 
 SYSTEM = "Be brief. The apples are red, and the baskets are on the table by the door of the house."

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from edgepack import manifest
-from edgepack.planning import default_kv_cache
+from edgepack.device.planning import default_kv_cache
 from edgepack.runtime import Support
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.golden import Vectors
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import engine, loss, probe, structure, tensors, tokens

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineError
-from edgepack.hardware import detect
 from edgepack.runtime import KvCache, Options, find
 
 CHUNK = 128

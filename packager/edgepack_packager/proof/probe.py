@@ -8,7 +8,7 @@ from importlib.resources import files
 import numpy as np
 
 from edgepack.decoder import Decoder
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 TEXT_TOKENS = 160
 TOKENS = 320

@@ -20,7 +20,7 @@ from edgepack import runtime
 from edgepack.errors import EdgepackError, EngineError, ProofError
 from edgepack.manifest import Gate
 from edgepack.runtime import Tokenizing
-from edgepack.tokenizer import Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.golden import Vectors
 from edgepack_packager.proof import child
 from edgepack_packager.proof.gates import gate

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
 
+from edgepack.device.memory import human
 from edgepack.errors import BuildError
-from edgepack.memory import human
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgepack.errors import ProofError
-from edgepack.tokenizer import Tokenizer
-from edgepack.tokenizer_tables import FILE, Tables, compile_tokenizer, decode, encode
+from edgepack.text.tables import FILE, Tables, compile_tokenizer, decode, encode
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.battery import TEXTS
 from edgepack_packager.targets import Text
 from edgepack_packager.text.files import TOKENIZER

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Session, Support
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
-from edgepack.hardware import Hardware
 from edgepack_runtimes.gguf import abi, log
 
 INSTALL: Final = "pip install 'edgepack[gguf]'"

@@ -21,11 +21,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack import probing, process
 from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
+from edgepack.isolation import probing, process
 from edgepack.runtime import Options
-from edgepack.state import circumstances, recall, remember, stamps
 from edgepack_runtimes.gguf import abi, library, log
 from edgepack_runtimes.gguf.load import open_session
 

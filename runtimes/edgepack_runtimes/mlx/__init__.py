@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Options, Session, Support
 
 INSTALL = "pip install 'edgepack[mlx]'"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError, UsageError
-from edgepack.hardware import Hardware
 from edgepack.runtime import Options, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.session import OnnxSession

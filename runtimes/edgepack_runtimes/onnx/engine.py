@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineError, EngineMissingError
-from edgepack.hardware import Hardware
 
 if TYPE_CHECKING:
     from types import ModuleType

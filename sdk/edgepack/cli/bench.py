@@ -21,7 +21,7 @@ from edgepack.cli.screen import (
 )
 
 if TYPE_CHECKING:
-    from edgepack.bench import BenchReport, Spread
+    from edgepack.measuring.bench import BenchReport, Spread
 
 Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt, clipped to the context.")]
 Decode = Annotated[int, typer.Option("--decode-tokens", min=2, help="Tokens to generate, clipped to the context.")]
@@ -41,10 +41,10 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
-    from edgepack.bench import WARM_UP
-    from edgepack.bench import bench as measure
     from edgepack.bundle import open_bundle
     from edgepack.loading import plan
+    from edgepack.measuring.bench import WARM_UP
+    from edgepack.measuring.bench import bench as measure
 
     opened = open_bundle(bundle, verify="sizes")
     chosen = plan(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache).choice
@@ -67,7 +67,7 @@ def bench(
 
 def show(report: BenchReport) -> None:
     """Print a report: how it was measured, then one line for each figure."""
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     console = out()
     options = report.options

@@ -15,7 +15,7 @@ from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out,
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from edgepack.compare import Comparison, Pair, Prompt
+    from edgepack.measuring.compare import Comparison, Pair, Prompt
     from edgepack.results import Result
 
 A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
@@ -60,9 +60,9 @@ def compare(
 ) -> None:
     """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
     from edgepack.cli.textfile import read
-    from edgepack.compare import compare as ask
-    from edgepack.compare import read_prompts
     from edgepack.loading import load
+    from edgepack.measuring.compare import compare as ask
+    from edgepack.measuring.compare import read_prompts
 
     asked = read_prompts(read(prompts))
     opening = partial(load, context=context, kv_cache=kv_cache, threads=threads)
@@ -123,7 +123,7 @@ def _answers(pair: Pair) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from edgepack.compare import common_length
+    from edgepack.measuring.compare import common_length
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     grid.add_column("A", ratio=1, overflow="fold")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from edgepack.cli.screen import AsJson, as_json, facts, out, table
 
 if TYPE_CHECKING:
-    from edgepack.doctor import DoctorReport
+    from edgepack.device.doctor import DoctorReport
 
 
 def doctor(json: AsJson = False) -> None:
     """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
-    from edgepack.doctor import doctor as examine
+    from edgepack.device.doctor import doctor as examine
 
     report = examine()
     if json:
@@ -25,7 +25,7 @@ def show(report: DoctorReport) -> None:
     """Print a report: the machine, the engines, and what to act on."""
     from rich.text import Text
 
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     machine = report.hardware
     quota = "no limit" if machine.quota is None else f"limited to {machine.quota:g} cores"

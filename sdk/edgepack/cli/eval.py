@@ -25,8 +25,8 @@ from edgepack.cli.screen import (
 )
 
 if TYPE_CHECKING:
-    from edgepack.evaluate import EvalReport
-    from edgepack.repro import Setup
+    from edgepack.decoding.repro import Setup
+    from edgepack.measuring.evaluate import EvalReport
 
 Text = Annotated[Path, typer.Option(metavar="FILE", help="The text, in UTF-8.", show_default=False)]
 Against = Annotated[
@@ -69,8 +69,8 @@ def eval(
 ) -> None:
     """Measure perplexity on your own text; against another bundle or variant, KL divergence and top-1 agreement."""
     from edgepack.cli.textfile import read
-    from edgepack.evaluate import evaluate
     from edgepack.loading import load
+    from edgepack.measuring.evaluate import evaluate
 
     words = read(text)
     opening = partial(load, context=context, kv_cache=kv_cache, threads=threads)

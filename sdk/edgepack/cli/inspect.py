@@ -41,7 +41,7 @@ def show(bundle: Bundle) -> None:
     """Print a bundle: its facts, its variants, and the gates that each was held to."""
     from rich.text import Text
 
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     console = out()
     manifest = bundle.manifest
@@ -85,7 +85,7 @@ def _verdict(variant: Variant) -> Any:
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    from edgepack.memory import human, kv_bytes
+    from edgepack.device.memory import human, kv_bytes
 
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""

@@ -9,7 +9,7 @@ from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, S
 
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
-    from edgepack.planning import Plan
+    from edgepack.device.planning import Plan
 
 
 def plan(
@@ -48,7 +48,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
     """Print a plan: a line of what holds for all, a table of the candidates, and the reason of each."""
     from rich.text import Text
 
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     console = out()
     first = plan.candidates[0] if plan.candidates else None

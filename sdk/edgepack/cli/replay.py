@@ -10,7 +10,7 @@ import typer
 from edgepack.cli.screen import AsJson, as_json, err, out, table
 
 if TYPE_CHECKING:
-    from edgepack.rerun import Rerun
+    from edgepack.measuring.rerun import Rerun
 
 ResultPath = Annotated[
     Path, typer.Argument(metavar="RESULT", help="The JSON of edgepack run --json.", show_default=False)
@@ -23,7 +23,7 @@ BundleNow = Annotated[
 def replay(result: ResultPath, bundle: BundleNow = None, json: AsJson = False) -> None:
     """Generate a recorded result again, with its seed, threads and steps, and compare the two."""
     from edgepack.errors import EngineError
-    from edgepack.rerun import read_result, rerun
+    from edgepack.measuring.rerun import read_result, rerun
 
     recorded = read_result(result)
     again = rerun(recorded, bundle)

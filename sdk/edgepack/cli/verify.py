@@ -12,7 +12,7 @@ from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, ta
 
 if TYPE_CHECKING:
     from edgepack.bundle import Bundle
-    from edgepack.replay import Replay
+    from edgepack.measuring.replay import Replay
 
 WithReplay = Annotated[
     bool, typer.Option("--replay", help="Run the tokenizer's, the template's and each variant's own vectors as well.")
@@ -48,9 +48,9 @@ def _checked(path: Path) -> Bundle:
 
 
 def _replayed(bundle: Bundle) -> list[Replay]:
-    from edgepack.hardware import detect
+    from edgepack.device.hardware import detect
     from edgepack.loading import text_side
-    from edgepack.replay import replay_text, replay_variant
+    from edgepack.measuring.replay import replay_text, replay_variant
 
     hardware = detect()
     with steps() as progress:
@@ -82,7 +82,7 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     from rich.text import Text
 
     from edgepack.bundle import listed
-    from edgepack.memory import human
+    from edgepack.device.memory import human
 
     console = out()
     count = len(listed(bundle.manifest))

@@ -1,0 +1,244 @@
+"""One text in the making, on the owner's thread: logits to tokens, tokens to characters, until something ends it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoding.cache import Trail
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.sample import Sampler, Sampling
+from edgepack.decoding.steps import Steps
+from edgepack.errors import Cancelled
+from edgepack.results import Chunk, FinishReason, Result, Timings, Usage
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.stop import StopMatcher
+from edgepack.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgepack.decoding.logprobs import TokenLogprob
+    from edgepack.structured.constrain import Constraint, Grammar
+    from edgepack.text.tools import ToolCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to generate.
+
+    ``prompt``: the token ids; ``limit``: the most tokens to generate; ``stop_ids`` and ``stops`` end the text;
+    ``at_start``: no text stands before the new one; ``began``: ``perf_counter`` when the call was made.
+    ``grammar`` binds the text; ``n_best`` asks for logprobs with so many alternatives; ``looks_up`` guesses tokens;
+    ``exactly``, ``rolls_from``, ``trail``: see ``Steps``; ``truncated``: tokens that were left out of the prompt.
+    ``parse`` takes tool calls out of the finished text.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    limit: int
+    stop_ids: frozenset[int]
+    stops: tuple[str, ...]
+    at_start: bool
+    began: float
+    setup: Setup
+    load_s: float | None = None
+    grammar: Grammar | None = None
+    n_best: int | None = None
+    looks_up: bool = False
+    exactly: bool = True
+    rolls_from: int | None = None
+    trail: Trail | None = None
+    truncated: int = 0
+    parse: Callable[[str], tuple[str, tuple[ToolCall, ...]]] | None = None
+
+
+class Generation:
+    """The state of one text. ``step`` runs on the owner's thread, ``cancel`` on any, ``result`` when no step runs."""
+
+    def __init__(self, desk: Desk, tokenizer: Tokenizer, request: Request) -> None:
+        self._request = request
+        self._tokenizer = tokenizer
+        self._steps = Steps(
+            desk,
+            request.prompt,
+            exactly=request.exactly,
+            rolls_from=request.rolls_from,
+            looks_up=request.looks_up,
+            trail=request.trail,
+        )
+        self._sampler = Sampler(request.sampling, request.prompt)
+        self._matcher = StopMatcher(request.stops)
+        self._detokenizer = Detokenizer(tokenizer, at_start=request.at_start)
+        self._constraint = _constraint(request)
+        self._closing: deque[int] | None = None  # what is left of the tokens that close an answer before its limit
+        self._chunks: Iterator[Chunk] = self._generate()
+        self._handed_out: list[Chunk] = []
+        self._pending: list[int] = []  # tokens whose text has not been handed out
+        self._logprobs: list[TokenLogprob] = []
+        self._finish_reason: FinishReason = "cancelled"
+        self._stop: str | int | None = None
+        self._generated = 0
+        self._prefill_s = 0.0
+        self._first = self._last = 0.0
+
+    def step(self) -> Chunk | None:
+        """Return the next piece, None at the end."""
+        chunk = next(self._chunks, None)
+        if chunk is not None:
+            self._handed_out.append(chunk)
+        return chunk
+
+    def cancel(self) -> None:
+        """End the text as soon as the engine can."""
+        self._steps.cancel()
+
+    def _generate(self) -> Iterator[Chunk]:
+        request, text = self._request, ""
+        try:
+            logits = self._prefill()
+            while True:
+                token = self._choose(logits)
+                if token is None:  # nothing more fits
+                    self._finish_reason = "length"
+                    break
+                self._count()
+                if token in request.stop_ids:
+                    self._finish_reason, self._stop = "stop", token
+                    break
+                self._keep(token, logits)
+                text = self._matcher.push(self._detokenizer.push(token))
+                if self._matcher.matched is not None:
+                    break
+                if self._constraint is not None and self._constraint.finished:
+                    self._finish_reason = "length" if self._closing is not None else "stop"
+                    break
+                if self._generated == request.limit:
+                    self._finish_reason = "length"
+                    break
+                if text:
+                    yield self._chunk(text)
+                    text = ""
+                logits = self._steps.after(token, request.limit - self._generated)
+            self._steps.settle()
+        except Cancelled:
+            pass
+        # Held back until now: an unfinished character, or the beginning of a stop string that did not come.
+        text += self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
+        if self._matcher.matched is not None:
+            self._finish_reason, self._stop = "stop", self._matcher.matched
+        if text or self._pending:
+            yield self._chunk(text)
+
+    def _prefill(self) -> NDArray[np.float32]:
+        begun = perf_counter()
+        logits = self._steps.prefill()
+        self._prefill_s = perf_counter() - begun
+        return logits
+
+    def _choose(self, logits: NDArray[np.float32]) -> int | None:
+        """Return the next token, None where an answer that is bound to a grammar has to end here."""
+        bound = self._constraint
+        if bound is None:
+            return self._sampler(logits)
+        if self._closing is None:
+            token = self._sampler(logits, bound.allowed)
+            if token in self._request.stop_ids:
+                return token
+            closing = bound.closing(token, self._request.limit - self._generated)
+            if closing is None:
+                bound.accept(token)
+                return token
+            self._closing = deque(closing)
+        if not self._closing:
+            return None
+        token = self._closing.popleft()
+        bound.accept(token)
+        return token
+
+    def _keep(self, token: int, logits: NDArray[np.float32]) -> None:
+        self._pending.append(token)
+        if self._request.n_best is not None:
+            from edgepack.decoding.logprobs import token_logprob
+
+            text_of = self._tokenizer.piece
+            self._logprobs.append(token_logprob(logits, token, self._request.n_best, text_of))
+
+    def _chunk(self, text: str) -> Chunk:
+        logprobs = None if self._request.n_best is None else tuple(self._logprobs)
+        chunk = Chunk(text, tuple(self._pending), logprobs)
+        self._pending.clear()
+        self._logprobs.clear()
+        return chunk
+
+    def _count(self) -> None:
+        self._last = perf_counter()
+        if not self._generated:
+            self._first = self._last
+        self._generated += 1
+
+    def result(self) -> Result:
+        """Return what was handed out so far as a result."""
+        chunks, request, steps = self._handed_out, self._request, self._steps
+        text = "".join(chunk.text for chunk in chunks)
+        tool_calls: tuple[ToolCall, ...] = ()
+        if request.parse is not None and self._finish_reason == "stop":
+            text, tool_calls = request.parse(text)
+        return Result(
+            text=text,
+            token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+            finish_reason=self._finish_reason,
+            stop=self._stop,
+            sampling=self._sampler.sampling,
+            usage=Usage(
+                prompt_tokens=len(request.prompt),
+                completion_tokens=self._generated,
+                cached_tokens=steps.cached,
+                truncated_tokens=request.truncated + steps.rolled_off,
+                drafted_tokens=steps.drafted,
+                accepted_tokens=steps.accepted,
+            ),
+            timings=self._timings(),
+            repro=self._repro(),
+            tool_calls=tool_calls,
+            logprobs=None
+            if request.n_best is None
+            else tuple(each for chunk in chunks for each in chunk.logprobs or ()),
+        )
+
+    def _timings(self) -> Timings:
+        decoding = self._last - self._first
+        evaluated = len(self._request.prompt) - self._steps.cached
+        return Timings(
+            load_s=self._request.load_s,
+            ttft_s=self._first - self._request.began if self._generated else None,
+            prefill_tps=evaluated / self._prefill_s if self._prefill_s else None,
+            decode_tps=(self._generated - 1) / decoding if decoding else None,
+        )
+
+    def _repro(self) -> Repro:
+        request = self._request
+        return Repro(
+            setup=request.setup,
+            prompt_ids=tuple(request.prompt),
+            at_start=request.at_start,
+            cached=self._steps.cached_trail,
+            max_tokens=request.limit,
+            stop=request.stops,
+            constraint=None if request.grammar is None else request.grammar.asked,
+            prompt_lookup=request.looks_up,
+            rolls_from=request.rolls_from,
+        )
+
+
+def _constraint(request: Request) -> Constraint | None:
+    if request.grammar is None:
+        return None
+    from edgepack.structured.constrain import Constraint
+
+    return Constraint(request.grammar, request.limit, at_start=request.at_start)

@@ -1,0 +1,78 @@
+"""What it takes to get a result again: plain data beside every result. ``edgepack replay`` reads it back.
+
+The same bundle, engine, threads and steps give the same logits to the last bit, and the same seed then the same text.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from edgepack.decoding.cache import Trail
+
+LIBRARIES = ("edgepack", "numpy", "tokenizers", "jinja2", "llguidance")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a model was loaded as. ``engine`` is the runtime's own version, ``packages`` the libraries above it."""
+
+    bundle: str
+    bundle_id: str
+    variant: str
+    backend: str
+    engine: str | None
+    device: str
+    context: int
+    kv_cache: str
+    threads: int
+    chunk: int
+    repack: bool | None
+    machine: str
+    packages: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Repro:
+    """One generation: what was asked for, in token ids, and what stood in the KV cache before it.
+
+    ``cached`` are the steps that evaluated the first tokens of the prompt, as (tokens in a step, how many such steps);
+    the rest was evaluated in steps of ``setup.chunk``. ``rolls_from``: the tokens that a full context kept, None where
+    it was not to roll. The sampling with its seed is the result's own.
+    """
+
+    setup: Setup
+    prompt_ids: tuple[int, ...]
+    at_start: bool
+    cached: Trail
+    max_tokens: int
+    stop: tuple[str, ...]
+    constraint: dict[str, Any] | None
+    prompt_lookup: bool
+    rolls_from: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def machine() -> str:
+    """Return the system and the processor's architecture, as "linux x86_64"."""
+    return f"{platform.system().lower()} {platform.machine().lower()}"
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of the libraries that decide a text beside the engine."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a frozen application may leave the metadata out
+            found[name] = "unknown"
+    return found

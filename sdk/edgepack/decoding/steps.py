@@ -1,0 +1,133 @@
+"""The engine's side of one text: a prompt in chunks, then token after token, or several guessed ones at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoding.cache import Trail
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.lookup import Lookup
+from edgepack.errors import Cancelled
+
+Logits = NDArray[np.float32]
+
+
+class Steps:
+    """Gives the logits after each token of a text. It runs on the owner's thread, except for ``cancel``.
+
+    ``exactly`` takes from the cache only what a prefill from nothing would put there in the same steps; without it,
+    whatever the prompt shares. ``rolls_from`` is None, or how many tokens of the prompt stay when the context is full:
+    then the older half of the others is forgotten, and the rest evaluated anew. With ``looks_up``, guesses are made.
+    ``trail`` has the prompt's first tokens evaluated anew in just these steps, whatever is in the cache.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        prompt: Sequence[int],
+        *,
+        exactly: bool = True,
+        rolls_from: int | None = None,
+        looks_up: bool = False,
+        trail: Trail | None = None,
+    ) -> None:
+        self._desk = desk
+        self._prompt = prompt
+        self._exactly = exactly
+        self._rolls_from = rolls_from
+        self._lookup = Lookup(prompt) if looks_up else None
+        self._trail = trail
+        self._cancelled = Event()
+        self._guessed: deque[tuple[int, Logits]] = deque()  # a token that may come, and the logits after it
+        self._guess = 0
+        self.cached = 0
+        self.cached_trail: Trail = ()
+        self.rolled_off = 0
+        self.drafted = self.accepted = 0
+
+    def prefill(self) -> Logits:
+        """Evaluate the prompt, at least its last token, and return the logits after it.
+
+        A cancel that comes between two chunks is seen before the next. Raises ``Cancelled``.
+        """
+        share = self._share() if self._trail is None else self._follow(self._trail)
+        self.cached, self.cached_trail = share, self._desk.cache.trail
+        return self._evaluate(self._prompt[share:])
+
+    def after(self, token: int, left: int) -> Logits:
+        """Return the logits after one more token, of which at most ``left`` more will be asked for."""
+        if self._lookup is None:
+            return self._step([token], self._desk.forward)
+        self._lookup.append(token)
+        if self._guessed and self._guessed[0][0] == token:
+            self.accepted += 1
+            _, logits = self._guessed.popleft()
+            return logits
+        self.settle()
+        context, length = self._desk.options.context, len(self._desk.cache.tokens)
+        guess = self._lookup.guess(min(left - 1, context - length - 1))
+        if not guess:
+            return self._step([token], self._desk.forward)
+        rows = self._step([token, *guess], self._desk.forward_all)
+        self._guess = len(guess)
+        self.drafted += len(guess)
+        self._guessed.extend(zip(guess, rows[1:], strict=True))
+        first: Logits = rows[0]
+        return first
+
+    def settle(self) -> None:
+        """Forget the guessed tokens that did not come."""
+        if self._lookup is not None and self._guess:
+            wrong = len(self._guessed)
+            self._lookup.learn(self._guess, self._guess - wrong)
+            self._desk.rewind(len(self._desk.cache.tokens) - wrong)
+            self._guessed.clear()
+            self._guess = 0
+
+    def cancel(self) -> None:
+        """Let no further step begin. From any thread."""
+        self._cancelled.set()
+
+    def _share(self) -> int:
+        """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
+        cache, chunk = self._desk.cache, self._desk.options.chunk
+        share = cache.shared_exactly(self._prompt, chunk) if self._exactly else cache.shared(self._prompt)
+        self._desk.rewind(share)
+        return share
+
+    def _follow(self, trail: Trail) -> int:
+        self._desk.rewind(0)
+        done = 0
+        for size, count in trail:
+            for _ in range(count):
+                self._step(self._prompt[done : done + size], self._desk.forward)
+                done += size
+        return done
+
+    def _evaluate(self, tokens: Sequence[int]) -> Logits:
+        chunk = self._desk.options.chunk
+        for start in range(0, len(tokens), chunk):
+            logits = self._step(tokens[start : start + chunk], self._desk.forward)
+        return logits
+
+    def _step(self, tokens: Sequence[int], forward: Callable[[Sequence[int]], Logits]) -> Logits:
+        if self._cancelled.is_set():
+            raise Cancelled("The stream was cancelled.")
+        held, context = self._desk.cache.tokens, self._desk.options.context
+        if self._rolls_from is not None and len(held) + len(tokens) > context:
+            return self._roll(held, tokens)
+        return forward(tokens)
+
+    def _roll(self, held: Sequence[int], tokens: Sequence[int]) -> Logits:
+        """Forget the older half of what may be forgotten, and return the logits after the last of ``tokens``."""
+        kept = self._rolls_from or 0
+        forgotten = max(1, (len(held) - kept) // 2)
+        rest = [*held[kept + forgotten :], *tokens]
+        self._desk.rewind(kept)
+        self.rolled_off += forgotten
+        return self._evaluate(rest)

@@ -1,0 +1,358 @@
+"""The plan: which variant of a bundle runs here, on which engine, with what memory, and why. Pure arithmetic.
+
+It opens no file and asks no engine: a manifest, the facts of the machine and what each runtime says of itself go in,
+ranked candidates come out, each with its reason. Nothing is left out and nothing falls back: a candidate that cannot
+run stays in the list and says why, and where none can, ``Plan.choice`` raises that reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from edgepack.device.hardware import Hardware
+from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
+from edgepack.device.tuning import Tuning
+from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
+from edgepack.manifest import Manifest, Variant
+from edgepack.runtime import KvCache, Options, Support
+
+# A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
+DEFAULT_CONTEXT = 4096
+Obstacle = Literal["memory", "kv cache", "oracle", "engine", "not asked for"]
+# Fastest first; what the table does not know goes after it, accelerators before CPUs.
+_ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
+_CPU_ORDER = {"gguf": 4, "onnx": 5}
+_Rule = tuple[bool, int, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One variant on the best device that its runtime offers here, and why it stands where it does.
+
+    ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds,
+    0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
+    (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
+    there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
+    is an accelerator of the machine that it does not use.
+    """
+
+    variant: str
+    runtime: str
+    device: str | None
+    bits: float
+    proven: bool
+    options: Options
+    memory: Memory
+    fits_context: int
+    engine: str | None = None
+    obstacle: Obstacle | None = None
+    reason: str = ""
+    hint: str | None = None
+    tuning: Tuning | None = None
+    idle: str | None = None
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it can run here as asked."""
+        return self.obstacle is None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All candidates, best first. ``context`` is the one planned for, ``limit`` the largest that the bundle allows;
+    ``proven`` says whether a proof covers that limit or only the payloads are written for it; ``strict``, whether
+    ``choice`` refuses a substitute."""
+
+    context: int
+    limit: int
+    proven: bool
+    backend: str | None
+    candidates: tuple[Candidate, ...]
+    strict: bool = False
+
+    @property
+    def choice(self) -> Candidate:
+        """The first eligible candidate.
+
+        Raises ``ContextTooLargeError`` where only memory is lacking, else ``EngineMissingError``; both name the reason
+        of every candidate that was asked for. Where the plan is strict, ``EngineMissingError`` also for a substitute:
+        a candidate that is first only because a better one cannot run, or that leaves an accelerator idle.
+        """
+        chosen = next((candidate for candidate in self.candidates if candidate.eligible), None)
+        if chosen is None:
+            raise self._refusal()
+        if self.strict and (refusal := self._substitution(chosen)):
+            raise refusal
+        return chosen
+
+    @property
+    def tuned(self) -> bool:
+        """Whether any candidate was measured on this device."""
+        return any(candidate.tuning for candidate in self.candidates)
+
+    def _substitution(self, chosen: Candidate) -> EdgepackError | None:
+        for candidate in self.candidates:
+            if candidate.eligible or candidate.obstacle in ("not asked for", "oracle"):
+                continue
+            # What was never measured here, because it cannot run, is compared by rule.
+            first = min(candidate, chosen, key=_preference if candidate.tuning else _rule)
+            if first is candidate:
+                return EngineMissingError(
+                    f"{chosen.variant} would be a substitute for {candidate.variant}: {candidate.reason}.",
+                    hint=candidate.hint,
+                )
+        if chosen.idle and not any(each.eligible and each.device == chosen.idle for each in self.candidates):
+            return EngineMissingError(
+                f"{chosen.variant} would run on the {chosen.device}, a substitute: {chosen.reason}.", hint=chosen.hint
+            )
+        return None
+
+    def _refusal(self) -> EdgepackError:
+        asked = [candidate for candidate in self.candidates if candidate.obstacle != "not asked for"]
+        short = [candidate for candidate in asked if candidate.obstacle == "memory"]
+        if short:
+            best = max(short, key=lambda candidate: candidate.fits_context)
+            message = f"A context of {self.context} does not fit the memory: {best.variant} {best.reason}."
+            return ContextTooLargeError(message, hint=best.hint)
+        reasons = "; ".join(dict.fromkeys(f"{candidate.runtime}: {candidate.reason}" for candidate in asked))
+        hints = list(dict.fromkeys(candidate.hint for candidate in asked if candidate.hint))
+        hint = " Or: ".join(hints) or "See what this machine offers: edgepack doctor"
+        return EngineMissingError(f"No engine can run this bundle here: {reasons or 'it holds no variant'}.", hint=hint)
+
+
+def make_plan(
+    manifest: Manifest,
+    hardware: Hardware,
+    supports: Mapping[str, Support],
+    *,
+    context: int | None = None,
+    backend: str | None = None,
+    variant: str | None = None,
+    kv_cache: str | None = None,
+    tunings: Mapping[str, Tuning] | None = None,
+    strict: bool = False,
+) -> Plan:
+    """Rank the bundle's variants for a machine.
+
+    ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
+    bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice, ``kv_cache`` ("f32" or "f16") is
+    otherwise "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
+    measured of it on this device. ``strict``: see ``Plan.choice``.
+
+    Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
+    the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within
+    one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
+    proven ones. Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
+
+    Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
+    the limit.
+    """
+    _check_arguments(manifest, context, backend, variant, kv_cache)
+    limit, proven = context_limit(manifest)
+    if context is not None and context > limit:
+        what = "was verified for" if proven else "is written for (unproven)"
+        raise ContextTooLargeError(
+            f"A context of {context} is more than the {limit} tokens that {manifest.name} {what}.",
+            hint=f"Ask for context={limit} or less.",
+        )
+    planned = context or min(limit, DEFAULT_CONTEXT)
+    asked = _Asked(planned, backend, variant, kv_cache)
+    known = tunings or {}
+    found = [
+        _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
+        for each in manifest.variants
+    ]
+    return Plan(planned, limit, proven, backend, tuple(sorted(found, key=_rank)), strict)
+
+
+def context_limit(manifest: Manifest) -> tuple[int, bool]:
+    """Return the largest context that the bundle allows, and whether a proof covers it."""
+    context = manifest.context
+    if not context.verified:
+        return context.profile, False
+    return min(context.profile, context.verified), True
+
+
+def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:
+    """Return the KV cache's type for a variant's scheme: exact for f32 weights, else the smaller one if offered."""
+    wanted: KvCache = "f32" if scheme == "f32" else "f16"
+    return wanted if wanted in offered or not offered else offered[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    context: int
+    backend: str | None
+    variant: str | None
+    kv_cache: str | None
+
+
+def _check_arguments(
+    manifest: Manifest,
+    context: int | None,
+    backend: str | None,
+    variant: str | None,
+    kv_cache: str | None,
+) -> None:
+    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
+        raise UsageError(f"context cannot be {context!r}.", hint="It is a number of tokens, at least 1.")
+    if kv_cache is not None and kv_cache not in get_args(KvCache):
+        raise UsageError(f"kv_cache cannot be {kv_cache!r}.", hint=f"Choose from: {', '.join(get_args(KvCache))}.")
+    held = {v.id: v.runtime for v in manifest.variants}
+    if variant is not None and variant not in held:
+        raise UsageError(f"{manifest.name} holds no variant {variant!r}.", hint=f"It holds: {', '.join(held)}.")
+    if backend is None:
+        return
+    if backend not in held.values():
+        raise UsageError(
+            f"{manifest.name} holds no variant for the backend {backend!r}.", hint=f"It holds: {', '.join(held)}."
+        )
+    if variant is not None and held[variant] != backend:
+        raise UsageError(
+            f"{variant} runs on {held[variant]!r}, not on {backend!r}.", hint="Name one of the two, or a pair."
+        )
+
+
+def _candidate(
+    manifest: Manifest,
+    variant: Variant,
+    hardware: Hardware,
+    support: Support | None,
+    asked: _Asked,
+    tuning: Tuning | None,
+    repack: bool | None = None,
+) -> Candidate:
+    offered = support.kv_caches if support else ()
+    kv: KvCache = "f32" if asked.kv_cache == "f32" else "f16"
+    if asked.kv_cache is None:
+        kv = default_kv_cache(variant.quantization.scheme, offered)
+    options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
+    if tuning is not None:
+        options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
+    device = support.devices[0] if support and support.devices else None
+    available = hardware.memory_available if hardware.memory_total else None
+    payload = Payload(
+        decoder=manifest.decoder,
+        runtime=variant.runtime,
+        scheme=variant.quantization.scheme,
+        weights=variant.weights_bytes,
+        rows=manifest.tokenizer.rows,
+        device=device or "cpu",
+    )
+    candidate = Candidate(
+        variant=variant.id,
+        runtime=variant.runtime,
+        device=device,
+        bits=variant.quantization.bits,
+        proven=variant.proof is not None,
+        options=options,
+        memory=needed(payload, options, available),
+        fits_context=_largest_context(manifest, payload, options, available),
+        engine=support.version if support else None,
+        tuning=tuning,
+        idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
+    )
+    obstacle, reason, hint = _obstacle(candidate, variant, support, asked)
+    if obstacle == "memory" and tuning is not None:
+        untuned = _candidate(manifest, variant, hardware, support, asked, None)
+        if untuned.eligible:
+            return untuned
+    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
+        return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
+    if obstacle is None and support is not None:
+        reason, hint = _merit(candidate, support)
+    return replace(candidate, obstacle=obstacle, reason=reason, hint=hint)
+
+
+def _obstacle(
+    candidate: Candidate, variant: Variant, support: Support | None, asked: _Asked
+) -> tuple[Obstacle | None, str, str | None]:
+    """Return what keeps a candidate from running, in words, and the next step: the first that applies."""
+    if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
+        return "not asked for", f"{asked.variant or asked.backend} was asked for", None
+    if support is None:
+        return "engine", f"no runtime called {variant.runtime!r} is registered", None
+    install = f"Install it with: {support.install}" if support.install else None
+    if candidate.device is None:
+        return "engine", (support.reason or "it offers no device here").rstrip("."), install
+    if _older(support.version, variant.floor):
+        return "engine", f"version {support.version} is installed, the variant needs {variant.floor}", install
+    kv = candidate.options.kv_cache
+    if kv not in support.kv_caches:
+        offered = " or ".join(support.kv_caches)
+        return "kv cache", f"it offers a KV cache in {offered}, not in {kv}", f"Ask for kv_cache={offered}."
+    if (variant.runtime, candidate.device) == ("mlx", "cpu") and asked.backend is None and asked.variant is None:
+        reason = "on a CPU it is an oracle for small models, far too slow to serve"
+        return "oracle", reason, "Ask for it by name: backend=mlx."
+    memory = candidate.memory
+    if not memory.fits:
+        reason = f"needs {human(memory.total)}, {human(memory.available or 0)} are available"
+        if candidate.fits_context:
+            return "memory", reason, f"The largest context that fits is {candidate.fits_context}."
+        return "memory", reason, "Not one token fits: free memory, or take a smaller variant."
+    return None, "", None
+
+
+def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
+    """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
+    parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.tuning is not None:
+        parts.insert(0, measured(candidate.tuning))
+    elif candidate.options.repack is False:
+        parts.append("the weights as stored, since there is no memory for a copy that is faster")
+    if not candidate.proven:
+        parts.append("unproven, so it ranks after every proven variant")
+    if candidate.options.kv_cache == "f32" and "f16" not in support.kv_caches:
+        parts.append("the engine keeps its KV cache in f32")
+    if candidate.device == "cuda":
+        parts.append("the GPU's own memory is not checked")
+    if candidate.idle is None:
+        return "; ".join(parts), None
+    why = f": {support.reason.rstrip('.')}" if support.reason else ""
+    parts.append(f"{candidate.idle} stays idle{why}")
+    return "; ".join(parts), f"Install it with: {support.install}" if support.install else None
+
+
+def measured(tuning: Tuning) -> str:
+    """Return what was measured, with its settings, as people read it."""
+    threads = "1 thread" if tuning.threads == 1 else f"{tuning.threads} threads"
+    repack = {None: "", True: ", weights repacked", False: ", weights as stored"}[tuning.repack]
+    return f"measured {tuning.decode_tps:.1f} tok/s with {threads}, chunk {tuning.chunk}{repack}"
+
+
+def _rank(candidate: Candidate) -> tuple[int, bool, float, _Rule]:
+    return get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0, *_preference(candidate)
+
+
+def _preference(candidate: Candidate) -> tuple[bool, float, _Rule]:
+    """Return what orders candidates that could all run: the measured ones by their speed, then the others by rule."""
+    speed = candidate.tuning.decode_tps if candidate.tuning else 0.0
+    return not candidate.proven, -speed, _rule(candidate)
+
+
+def _rule(candidate: Candidate) -> _Rule:
+    """Return what orders candidates before anything was measured; where no device is offered, by the best there is."""
+    on_cpu = _CPU_ORDER.get(candidate.runtime, 6)
+    device = candidate.device or candidate.idle or "cpu"
+    other = on_cpu if device == "cpu" or candidate.device is None else 3
+    return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
+
+
+def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
+    limit, _ = context_limit(manifest)
+    return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
+
+
+def _older(version: str | None, floor: str) -> bool:
+    found, needed = _numbers(version or ""), _numbers(floor)
+    # 1 and 1.0 are the same version.
+    length = max(len(found), len(needed))
+    return bool(found and needed) and found + (0,) * (length - len(found)) < needed + (0,) * (length - len(needed))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"[0-9]{1,18}(\.[0-9]{1,18})*(?![0-9.])", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

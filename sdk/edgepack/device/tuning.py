@@ -1,0 +1,106 @@
+"""What ``edgepack tune`` found on this device, kept in the state folder. ``edgepack.device.tune`` measures it.
+
+A file belongs to one bundle on one device, and each of its entries to one version of an engine on one of its devices:
+what was measured with others says nothing, and is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from edgepack.atomic import write_atomically
+from edgepack.device.hardware import Hardware
+from edgepack.device.state import state_folder
+from edgepack.runtime import Support
+
+Count = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+_MEMORY_STEP = 1 << 28  # the same machine reports some megabytes more or less after an update of its kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The best settings of one variant here, and what they reach: rates are tokens per second.
+
+    ``batch_cost`` is the time of a ``forward_all`` of four tokens in times of a ``forward`` of one: what it costs the
+    engine to check a guess of three tokens.
+    """
+
+    variant: str
+    threads: Count
+    chunk: Count
+    repack: bool | None
+    decode_tps: Rate
+    prefill_tps: Rate
+    batch_cost: Rate
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A tuning, and the engine's version and device that it holds for."""
+
+    engine: str | None
+    device: str
+    tuning: Tuning
+
+
+def read_tunings(bundle_id: str, hardware: Hardware, supports: Mapping[str, Support]) -> dict[str, Tuning]:
+    """Return what was measured on this device with the engines as they are now, by variant.
+
+    ``supports`` maps a runtime's name to what it says of itself. Nothing, where this device was not tuned for the
+    bundle or the file cannot be read.
+    """
+    try:
+        entries = msgspec.json.decode(_place(bundle_id, hardware).read_bytes(), type=dict[str, list[_Entry]])
+    except (OSError, RuntimeError, ValueError, RecursionError):
+        return {}
+    return {
+        entry.tuning.variant: entry.tuning
+        for name, support in supports.items()
+        for entry in entries.get(name, ())
+        if (entry.engine, entry.device) == (support.version, support.devices[0] if support.devices else None)
+    }
+
+
+def write_tunings(
+    bundle_id: str, hardware: Hardware, supports: Mapping[str, Support], tunings: Iterable[tuple[str, Tuning]]
+) -> Path:
+    """Replace what is known of a bundle on this device with pairs of a runtime's name and a tuning; return the file.
+
+    Raises ``OSError``, or ``RuntimeError`` for a user without a home.
+    """
+    entries: dict[str, list[_Entry]] = {}
+    for name, tuning in tunings:
+        support = supports[name]
+        entries.setdefault(name, []).append(_Entry(support.version, support.devices[0], tuning))
+    place = _place(bundle_id, hardware)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, msgspec.json.format(msgspec.json.encode(entries)))
+    return place
+
+
+def device_key(hardware: Hardware) -> str:
+    """Return what is the same as long as measurements of this machine hold: a hash of its processor and what this
+    process may use of it, its accelerators, and its memory."""
+    facts = (
+        hardware.system,
+        hardware.machine,
+        hardware.processor,
+        hardware.physical_cores,
+        hardware.affinity,
+        hardware.quota,
+        hardware.accelerators,
+        hardware.gpus,
+        round(hardware.memory_total / _MEMORY_STEP),
+    )
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _place(bundle_id: str, hardware: Hardware) -> Path:
+    return state_folder() / "tuned" / f"{bundle_id}-{device_key(hardware)}.json"

@@ -1,0 +1,211 @@
+"""An engine in a process of its own: its crash or its hang is an error here, and the next call starts another.
+
+``IsolatedRuntime`` goes where a runtime goes. The child finds the runtime by its name, so that nothing but token ids,
+logits and snapshots crosses the border (``edgepack.isolation.wire``). ``edgepack.isolation.engine_process`` keeps the
+child, whose own side is ``edgepack.isolation.child``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import get_ident
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.decoder import Decoder
+from edgepack.device.hardware import Hardware
+from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
+from edgepack.isolation import process, wire
+from edgepack.isolation.engine_process import EngineProcess, Limits
+from edgepack.isolation.probing import probe
+from edgepack.runtime import Options, Runtime, Session, Support
+
+Float32 = NDArray[np.float32]
+
+
+class IsolatedRuntime:
+    """A registered runtime whose sessions run in child processes.
+
+    ``timeout_s`` bounds a step of at most ``Options.chunk`` tokens, ``start_timeout_s`` the load and the first step
+    after it. A session is usable after ``EngineCrashedError`` and ``EngineTimeoutError``: its ``length`` is 0 then.
+    """
+
+    def __init__(self, runtime_name: str, timeout_s: float = 60.0, start_timeout_s: float = 600.0) -> None:
+        self.name = runtime_name
+        self._limits = Limits(timeout_s, start_timeout_s)
+
+    def probe(self, hardware: Hardware) -> Support:
+        """Say what the runtime says of itself, in a child process as well."""
+        return probe(self.name, hardware)
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
+        """Start a child that loads the variant's folder. Raises as the runtime's own ``open``, and the two errors."""
+        if not process.can_start() or os.name != "posix":
+            raise EngineMissingError(
+                "An isolated engine needs a Python interpreter to run in, and this program cannot start one.",
+                hint="Load without isolate.",
+            )
+        job = wire.Open(self.name, os.fsencode(os.path.abspath(variant)), decoder, options)
+        child = EngineProcess(job, self._limits)
+        return (SnapshotSession if child.snapshots else IsolatedSession)(job, self._limits, child)
+
+
+def isolated(name: str, runtimes: Mapping[str, Runtime] | None) -> IsolatedRuntime:
+    """Return a runtime in isolation. Raises ``UsageError`` where ``runtimes`` replaces the registered ones."""
+    if runtimes is not None:
+        raise UsageError(
+            "A runtime that is given as an object cannot be isolated: its child finds it by name.",
+            hint="Register it under the entry point group edgepack.runtimes, or load without isolate.",
+        )
+    return IsolatedRuntime(name)
+
+
+class IsolatedSession:
+    """A ``Session`` in another process, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``.
+
+    The child's cache may be longer than ``length``: it is cut when the next forward says where it starts.
+    """
+
+    def __init__(self, job: wire.Open, limits: Limits, child: EngineProcess) -> None:
+        self._job = job
+        self._limits = limits
+        self._child = child
+        self._owner = get_ident()
+        self._closed = False
+        self._length = 0
+        self._running = False
+        self._number = 0  # of the forward that runs, or that ran last
+        self._cancelled = 0
+
+    @property
+    def device(self) -> str:
+        """What the child computes on."""
+        return self._child.device
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache, 0 after the process was lost. Raises ``EngineError`` after ``close``."""
+        if self._closed:
+            raise self._gone()
+        return self._length if self._child.alive else 0
+
+    def forward(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens (at least one) and return the logits after the last: float32 [n_vocab]."""
+        logits: Float32 = self._evaluate(tokens, every=False)[0]
+        return logits
+
+    def forward_all(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
+        return self._evaluate(tokens, every=True)
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+        self._enter()
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        self._length = length
+
+    def cancel(self) -> None:
+        """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
+        number = self._number
+        if self._running and self._cancelled != number:
+            self._cancelled = max(self._cancelled, number)
+            with suppress(OSError):  # a child that is gone computes nothing
+                self._child.send(wire.Cancel(number))
+
+    def close(self) -> None:
+        """End the process. Safe to call twice. Raises ``EngineError`` in a thread that does not own the session."""
+        if not self._closed:
+            self._enter()
+            self._closed = True
+            self._child.close()
+
+    def _enter(self) -> None:
+        if self._closed:
+            raise self._gone()
+        if get_ident() != self._owner:
+            raise EngineError(f"{self._place} belongs to another thread.", hint="Only cancel may come from elsewhere.")
+        if self._running:
+            raise EngineError(f"{self._place} was called in the middle of a forward.")
+
+    def _living(self) -> EngineProcess:
+        """Return the child, after starting another if it is lost."""
+        if not self._child.alive:
+            self._child = EngineProcess(self._job, self._limits)
+            self._length = 0
+        return self._child
+
+    def _evaluate(self, tokens: Sequence[int], *, every: bool) -> Float32:
+        ids = self._admit(tokens)
+        logits = np.empty((len(ids) if every else 1, self._job.decoder.n_vocab), np.float32)
+        self._number += 1
+        self._running = True
+        try:
+            self._run(ids, logits, every)
+        finally:
+            self._running = False
+        return logits
+
+    def _run(self, ids: NDArray[np.int32], logits: Float32, every: bool) -> None:
+        child, size = self._living(), max(1, self._job.options.chunk)
+        start = self._length
+        for begin in range(0, len(ids), size):
+            self._check_cancelled()
+            part = ids[begin : begin + size]
+            rows = logits[begin : begin + len(part)] if every else logits
+            step = wire.Forward(self._number, start + begin, every, child.limit_s)
+            child.ask(step, part.tobytes(), rows.data.cast("B"))
+        self._check_cancelled()
+        self._length = start + len(ids)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled == self._number:
+            raise Cancelled(f"A forward of {self._place} was cancelled; its KV cache is as it was before.")
+
+    def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+        self._enter()
+        ids = np.asarray(tokens)
+        n_vocab, context = self._job.decoder.n_vocab, self._job.options.context
+        if ids.ndim != 1 or not ids.size:
+            raise ValueError("forward needs a flat sequence of at least one token id")
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n_vocab:
+            raise ValueError(f"a token id is not an integer from 0 to {n_vocab - 1}")
+        if self.length + ids.size > context:
+            raise PromptTooLongError(
+                f"{ids.size} tokens after the {self.length} in the cache exceed the context of {context}.",
+                hint="Shorten the prompt, or load the model with a larger context.",
+            )
+        return ids.astype(np.int32, copy=False)
+
+    @property
+    def _place(self) -> str:
+        return f"The isolated session of {self._job.runtime} on {os.fsdecode(self._job.variant)}"
+
+    def _gone(self) -> EngineError:
+        return EngineError(f"{self._place} is closed.", hint="Load the model again.")
+
+
+class SnapshotSession(IsolatedSession):
+    """A session whose runtime has ``Snapshots``; they are the bytes that the runtime itself gives and takes."""
+
+    def snapshot(self) -> bytes:
+        """Return the cache in the engine's own form."""
+        self._enter()
+        child = self._living()
+        _, state = child.ask(wire.Snapshot(self._length))
+        return bytes(state)
+
+    def restore(self, state: bytes) -> None:
+        """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was or empty."""
+        self._enter()
+        child = self._living()
+        try:
+            answer, _ = child.ask(wire.Restore(), state)
+        except ValueError:
+            self._length = 0
+            raise
+        self._length = answer.length

@@ -1,0 +1,227 @@
+"""Bench: how fast a bundle answers on this machine, and how close that is to what its memory allows.
+
+The measuring is at the end of the module; everything before it is arithmetic on times, in seconds. The engine's seam
+is what is timed: a prompt of seeded random tokens, then one greedy token after the other; a stop token does not stop.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from edgepack.bundle import Bundle
+from edgepack.device.memory import kv_bytes
+from edgepack.device.planning import Candidate
+from edgepack.errors import ContextTooLargeError, UsageError
+from edgepack.loading import Runtimes, find, open_session, with_threads
+from edgepack.runtime import Options, Session
+
+WARM_UP = 1
+REPEATS = 5
+BUFFER = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of repeated measurements and their standard deviation (0 for a single one)."""
+
+    median: float
+    deviation: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Summarise at least one value."""
+        return cls(statistics.median(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What one variant reached. Times end in ``_s`` or ``_ms``, rates are tokens per second, the rest is bytes.
+
+    ``decode_tps`` is (n - 1) / (t_last - t_first) over the n generated tokens. ``bytes_per_token`` is what one
+    decoding step reads: all weights, and the KV cache at the middle of the answer; where the embedding is not tied to
+    the head it is an upper bound. ``roofline`` is the fraction of ``bandwidth`` (bytes per second) that
+    this makes. ``peak_rss`` is the process's, before the bandwidth was measured.
+    """
+
+    bundle: str
+    variant: str
+    runtime: str
+    device: str | None
+    options: Options
+    prompt_tokens: int
+    decode_tokens: int
+    repeats: int
+    load_s: float
+    ttft_s: Spread
+    prefill_tps: Spread
+    decode_tps: Spread
+    inter_token_p50_ms: Spread
+    inter_token_p95_ms: Spread
+    peak_rss: int
+    bandwidth: float
+    bytes_per_token: int
+    roofline: float
+
+
+def decode_tps(times: Sequence[float]) -> float:
+    """Return tokens per second between the first and the last of the times at which tokens were there."""
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return a percentile of at least one value, linear between the two nearest ranks."""
+    ranked = sorted(values)
+    place = (len(ranked) - 1) * percent / 100
+    low = int(place)
+    high = min(low + 1, len(ranked) - 1)
+    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+
+
+def gaps_ms(times: Sequence[float]) -> list[float]:
+    """Return the milliseconds between each token and the next."""
+    return [(after - before) * 1000 for before, after in pairwise(times)]
+
+
+def clip(prompt_tokens: int, decode_tokens: int, context: int) -> tuple[int, int]:
+    """Return the two counts, the prompt's shortened first, so that both fit the context.
+
+    Raises ``UsageError`` for a count that measures nothing, ``ContextTooLargeError`` where not even one prompt token
+    and two generated ones fit.
+    """
+    if prompt_tokens < 1 or decode_tokens < 2:
+        raise UsageError("A bench needs a prompt of at least 1 token and an answer of at least 2.")
+    if context < 3:
+        raise ContextTooLargeError(
+            f"A context of {context} is too short for a bench.", hint="Give it at least 3 tokens."
+        )
+    decode = min(decode_tokens, context - 1)
+    return min(prompt_tokens, context - decode), decode
+
+
+def bench(
+    bundle: Bundle,
+    candidate: Candidate,
+    *,
+    threads: int | None = None,
+    prompt_tokens: int = 128,
+    decode_tokens: int = 64,
+    repeats: int = REPEATS,
+    runtimes: Runtimes | None = None,
+    progress: Callable[[], None] | None = None,
+) -> BenchReport:
+    """Load a candidate of a plan and measure it: one warm-up, then ``repeats`` runs.
+
+    ``progress`` is called after each of the ``WARM_UP + repeats`` runs. Raises as ``edgepack.load`` and ``clip``.
+    """
+    if repeats < 1:
+        raise UsageError(f"repeats cannot be {repeats}.", hint="It is at least 1.")
+    prompt_tokens, decode_tokens = clip(prompt_tokens, decode_tokens, candidate.options.context)
+    decoder = bundle.manifest.decoder
+    started = time.perf_counter()
+    bundle.check([candidate.variant])
+    options = with_threads(candidate.options, threads)
+    session = open_session(bundle, candidate, options, find(candidate.runtime, runtimes))
+    load_s = time.perf_counter() - started
+    try:
+        prompt = random_tokens(bundle.manifest.tokenizer.rows, prompt_tokens)
+        runs = []
+        for repeat in range(WARM_UP + repeats):
+            times = generate(session, prompt, decode_tokens)
+            if repeat >= WARM_UP:
+                runs.append(times)
+            if progress is not None:
+                progress()
+    finally:
+        session.close()
+    rss = peak_rss()
+    bandwidth = read_bandwidth(options.threads)
+    middle = prompt_tokens + decode_tokens // 2
+    read = candidate.memory.weights + kv_bytes(decoder, options.kv_cache, middle)
+    tps = Spread.of([decode_tps(times) for times in runs])
+    return BenchReport(
+        bundle=bundle.id,
+        variant=candidate.variant,
+        runtime=candidate.runtime,
+        device=candidate.device,
+        options=options,
+        prompt_tokens=prompt_tokens,
+        decode_tokens=decode_tokens,
+        repeats=repeats,
+        load_s=load_s,
+        ttft_s=Spread.of([times[0] for times in runs]),
+        prefill_tps=Spread.of([prompt_tokens / times[0] for times in runs]),
+        decode_tps=tps,
+        inter_token_p50_ms=Spread.of([percentile(gaps_ms(times), 50) for times in runs]),
+        inter_token_p95_ms=Spread.of([percentile(gaps_ms(times), 95) for times in runs]),
+        peak_rss=rss,
+        bandwidth=bandwidth,
+        bytes_per_token=read,
+        roofline=tps.median * read / bandwidth,
+    )
+
+
+# Measuring
+
+
+def random_tokens(rows: int, count: int, seed: int = 0) -> list[int]:
+    """Return ``count`` token ids below ``rows``, the same for the same seed."""
+    import numpy as np
+
+    return [int(token) for token in np.random.default_rng(seed).integers(0, rows, count)]
+
+
+def generate(session: Session, prompt: Sequence[int], count: int) -> list[float]:
+    """Run the prompt from an empty cache and choose ``count`` tokens greedily.
+
+    Return when each was there, in seconds since the start.
+    """
+    session.rewind(0)
+    times: list[float] = []
+    tokens = list(prompt)
+    started = time.perf_counter()
+    for _ in range(count):
+        tokens = [int(session.forward(tokens).argmax())]
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def peak_rss() -> int:
+    """Return the most bytes that this process ever had in memory, file-backed pages included."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def read_bandwidth(threads: int, repeats: int = 5) -> float:
+    """Return the bytes per second that ``threads`` threads read from memory together: the best of ``repeats``.
+
+    Each thread folds its share of a buffer of integers into one with a bitwise or, which numpy does without the GIL
+    and faster than memory delivers. The buffer is four times the last-level cache, at least 256 MiB.
+    """
+    import numpy as np
+
+    numbers = np.ones(max(BUFFER, 4 * _cache_bytes()) // 8, np.int64)
+    parts = np.array_split(numbers, threads)
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(repeats):
+            started = time.perf_counter()
+            list(pool.map(np.bitwise_or.reduce, parts))
+            best = min(best, time.perf_counter() - started)
+    return numbers.nbytes / best
+
+
+def _cache_bytes() -> int:
+    try:
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip()
+        return int(text.removesuffix("K")) * 1024 if text.endswith("K") else 0
+    except (OSError, ValueError):
+        return 0

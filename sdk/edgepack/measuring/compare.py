@@ -1,0 +1,217 @@
+"""Compare: what two models answer to the same prompts, and how fast. One is loaded, asked and closed, then the other,
+so that neither the memory nor the speed of one depends on the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgepack.errors import EdgepackError, UsageError
+
+if TYPE_CHECKING:
+    from edgepack.decoding.repro import Setup
+    from edgepack.model import GenerationOptions, Model
+    from edgepack.results import Result
+
+Prompt = str | list[Any]
+"""A text, or the messages of a conversation."""
+
+_WARM_UP = "Hello"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One model and the medians of its answers; a figure that no answer reached is None, see ``Timings``.
+
+    ``chat`` says whether its chat template was used. Each model answers one short text before the prompts, which is
+    not counted.
+    """
+
+    setup: Setup
+    chat: bool
+    load_s: float | None
+    ttft_s: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt.
+
+    ``identical``: the same text. ``common_tokens``: how many tokens the answers share from their beginning, None where
+    the bundles have different tokenizers; ``first_difference``: the tokens of both that come next, None for an answer
+    that has ended, and None instead of both where all tokens are the same or cannot be compared.
+    """
+
+    prompt: Prompt
+    a: Result
+    b: Result
+    identical: bool
+    common_tokens: int | None
+    first_difference: tuple[str | None, str | None] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "prompt": self.prompt,
+            "a": self.a.to_dict(),
+            "b": self.b.to_dict(),
+            "identical": self.identical,
+            "common_tokens": self.common_tokens,
+            "first_difference": self.first_difference,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models and their answers, in the order of the prompts."""
+
+    a: Side
+    b: Side
+    pairs: tuple[Pair, ...]
+
+    @property
+    def identical(self) -> int:
+        """How many answers are the same."""
+        return sum(pair.identical for pair in self.pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        sides = {"a": asdict(self.a), "b": asdict(self.b)}
+        return sides | {"identical": self.identical, "pairs": [pair.to_dict() for pair in self.pairs]}
+
+
+def read_prompts(text: str) -> list[Prompt]:
+    """Return the prompts of a file: one a line, or JSON Lines where its first prompt begins with "{".
+
+    A line of JSON is an object with either "prompt", a string, or "messages", a list. Empty lines are no prompts.
+    Raises ``UsageError`` that names the line, or for a file without any prompt.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UsageError("The file has no prompt.", hint="Write one prompt on each line.")
+    if not lines[0][1].startswith("{"):
+        return [line for _, line in lines]
+    return [_parsed(number, line) for number, line in lines]
+
+
+def compare(
+    open_a: Callable[[], Model],
+    open_b: Callable[[], Model],
+    prompts: Sequence[Prompt],
+    *,
+    raw: bool = False,
+    options: GenerationOptions | None = None,
+    progress: Callable[[], None] | None = None,
+) -> Comparison:
+    """Ask two models the same, one after the other; each is loaded by its callable and closed.
+
+    A text is asked through the chat template where the bundle has one, unless ``raw``. ``options`` are those of
+    ``Model.generate``; the temperature is 0 and the seed 0 unless they say otherwise. ``progress`` is called after
+    each answer. Raises as ``Model.generate`` and ``Model.chat``, with the number of the prompt.
+    """
+    chosen: GenerationOptions = {"temperature": 0.0, "seed": 0, **(options or {})}
+    report = progress or (lambda: None)
+    a = _ask(open_a, prompts, raw, chosen, report)
+    b = _ask(open_b, prompts, raw, chosen, report)
+    piece = b.piece if a.tokenizer == b.tokenizer else None
+    pairs = (_pair(*each, piece) for each in zip(prompts, a.results, b.results, strict=True))
+    return Comparison(a.side, b.side, tuple(pairs))
+
+
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Return how many items two sequences have in common from their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one model said to all prompts, the digest of its tokenizer, and the pieces of its tokens."""
+
+    side: Side
+    results: list[Result]
+    tokenizer: str | None
+    piece: Callable[[int], str]
+
+
+def _ask(
+    opening: Callable[[], Model],
+    prompts: Sequence[Prompt],
+    raw: bool,
+    options: GenerationOptions,
+    report: Callable[[], None],
+) -> _Asked:
+    results = []
+    with opening() as model:
+        model.generate(_WARM_UP, max_tokens=2)
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                results.append(_answer(model, prompt, raw, options))
+            except EdgepackError as error:
+                raise type(error)(f"Prompt {number}: {error.message}", hint=error.hint) from error
+            report()
+    timings = [result.timings for result in results]
+    side = Side(
+        setup=model.setup,
+        chat=_chats(model, raw),
+        load_s=timings[0].load_s,
+        ttft_s=_median([each.ttft_s for each in timings]),
+        prefill_tps=_median([each.prefill_tps for each in timings]),
+        decode_tps=_median([each.decode_tps for each in timings]),
+    )
+    digests = {file.path: file.sha256 for file in model.manifest.files}
+    return _Asked(side, results, digests.get("tokenizer.json"), model.tokenizer.piece)
+
+
+def _answer(model: Model, prompt: Prompt, raw: bool, options: GenerationOptions) -> Result:
+    if isinstance(prompt, str):
+        if not _chats(model, raw):
+            return model.generate(prompt, **options)
+        return model.chat([{"role": "user", "content": prompt}], **options)
+    if raw:
+        raise UsageError("A conversation needs the chat template.", hint="Leave out raw, or give the text alone.")
+    return model.chat(prompt, **options)
+
+
+def _chats(model: Model, raw: bool) -> bool:
+    """Return whether a text is asked through the chat template."""
+    return model.manifest.chat is not None and not raw
+
+
+def _pair(prompt: Prompt, a: Result, b: Result, piece: Callable[[int], str] | None) -> Pair:
+    common, difference = None, None
+    if piece is not None:
+        common = common_length(a.token_ids, b.token_ids)
+        if a.token_ids != b.token_ids:
+            rest_a, rest_b = ([piece(token) for token in each.token_ids[common : common + 1]] for each in (a, b))
+            difference = (rest_a[0] if rest_a else None, rest_b[0] if rest_b else None)
+    return Pair(prompt, a, b, a.text == b.text, common, difference)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    return median(reached) if (reached := [value for value in values if value is not None]) else None
+
+
+def _parsed(number: int, line: str) -> Prompt:
+    try:
+        said = json.loads(line)
+    except ValueError as error:
+        raise UsageError(
+            f"Line {number} of the prompts is not JSON, as the first is: {error}.",
+            hint='Write a prompt that begins with "{" as {"prompt": "..."}.',
+        ) from None
+    kinds = {"prompt": str, "messages": list}
+    if isinstance(said, dict) and len(said) == 1:
+        (name, value) = next(iter(said.items()))
+        if name in kinds and isinstance(value, kinds[name]):
+            prompt: Prompt = value
+            return prompt
+    raise UsageError(
+        f"Line {number} of the prompts is no prompt.", hint='Write {"prompt": "..."} or {"messages": [...]}.'
+    )

@@ -1,0 +1,1 @@
+"""Answers that are bound to a schema, a regex or a grammar."""

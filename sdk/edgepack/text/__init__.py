@@ -1,0 +1,1 @@
+"""Text and tokens: what stands between an application's words and the ids that an engine knows."""

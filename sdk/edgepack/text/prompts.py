@@ -1,0 +1,184 @@
+"""From a text or a conversation to the ids of a prompt that fits the context, by the policy for those that do not.
+
+``error`` refuses a prompt that is too long. ``truncate_middle`` leaves out what stands between its beginning and its
+end: of a conversation the oldest turns after the system prompt, then the middle of the longest message. ``rolling``
+does the same, and goes on when the answer fills the context, by forgetting the older half of what it need not keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from edgepack.errors import EdgepackError, PromptTooLongError, UsageError
+from edgepack.manifest import Manifest
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.tokenizer import Tokenizer
+
+OnOverflow = Literal["error", "truncate_middle", "rolling"]
+Messages = Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The ids of a prompt. ``text`` is what they were made of, ``at_start`` says that what follows is a text of its
+    own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets."""
+
+    ids: list[int]
+    text: str
+    at_start: bool
+    truncated: int = 0
+    kept: int = 0
+
+
+class Prompts:
+    """Makes prompts for one bundle in one context."""
+
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate | None, context: int) -> None:
+        self._manifest = manifest
+        self._tokenizer = tokenizer
+        self._template = template
+        self._context = context
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template. Raises ``UsageError`` for a bundle without one."""
+        if self._template is None:
+            raise UsageError("This bundle has no chat template.", hint="Use generate or stream with a plain text.")
+        return self._template
+
+    def of_text(self, text: str, on_overflow: OnOverflow, max_tokens: int) -> Prompt:
+        """Return the prompt of a plain text. Raises ``UsageError`` for none, ``PromptTooLongError``."""
+        ids = self._tokenizer.encode(text)
+        if not ids:
+            raise UsageError("The prompt is empty, and this model has no BOS token to begin with.", hint="Pass a text.")
+        kept = int(ids[0] == self._manifest.tokenizer.bos)
+        # After a special token a text begins anew, with the space that the tokenizer puts there.
+        prompt = Prompt(ids, text, at_start=not self._tokenizer.token_bytes(ids[-1]), kept=kept)
+        if on_overflow != "error" and len(ids) > self._context:
+            room = self._room(max_tokens)
+            head = kept if on_overflow == "rolling" else room // 2
+            prompt = replace(prompt, ids=ids[:head] + ids[len(ids) - room + head :], truncated=len(ids) - room)
+        return self._checked(prompt)
+
+    def of_messages(
+        self,
+        messages: Messages,
+        tools: Sequence[Mapping[str, object]] | None,
+        variables: Mapping[str, object] | None,
+        date: str | None,
+        on_overflow: OnOverflow,
+        max_tokens: int,
+        continues: Callable[[str], list[int] | None] = lambda text: None,
+    ) -> Prompt:
+        """Return the prompt of a conversation.
+
+        ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
+        for a role or a date that the template cannot take, ``PromptTooLongError``.
+        """
+        template = self.template
+        self._check_date(date)
+
+        def render(chosen: Messages, ask: bool = True) -> Prompt:
+            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            # A template writes its own BOS, or wants none.
+            ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
+            return Prompt(ids, text, at_start=True)
+
+        prompt = render(messages)
+        self._check_roles(messages)
+        if on_overflow == "error":
+            return self._checked(prompt)
+        system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+        whole = len(prompt.ids)
+        if whole > self._context:
+            prompt = self._shortened(list(messages), system, self._room(max_tokens), render)
+        if on_overflow == "rolling":
+            prompt = replace(prompt, kept=_kept(prompt.ids, messages[:system], render))
+        return self._checked(replace(prompt, truncated=whole - len(prompt.ids)))
+
+    def _shortened(
+        self, messages: list[Mapping[str, object]], system: int, room: int, render: Callable[[Messages], Prompt]
+    ) -> Prompt:
+        """Leave out the oldest turns, then the middle of the longest message, until the prompt has at most ``room``."""
+        while len((prompt := render(messages)).ids) > room:
+            users = [i for i, message in enumerate(messages) if message["role"] == "user" and i >= system]
+            if len(users) > 1:
+                del messages[users[0] : users[1]]
+            elif not self._cut_longest(messages, len(prompt.ids) - room):
+                raise self._too_long(len(prompt.ids), "")
+        return prompt
+
+    def _cut_longest(self, messages: list[Mapping[str, object]], surplus: int) -> bool:
+        """Cut so many tokens out of the middle of the longest message; return whether that made it shorter.
+
+        The two ends may be tokenised otherwise where they meet, so that the caller may have to ask again.
+        """
+        longest = max(range(len(messages)), key=lambda i: len(str(messages[i]["content"])))
+        content = str(messages[longest]["content"])
+        ids = self._tokenizer.encode(content, bos=False)
+        left = len(ids) - surplus
+        if left < 2:
+            return False
+        head, tail = ids[: left // 2], ids[left // 2 + surplus :]
+        shorter = self._tokenizer.decode(head) + self._tokenizer.decode(tail)
+        messages[longest] = {**messages[longest], "content": shorter}
+        return len(shorter) < len(content)
+
+    def _room(self, max_tokens: int) -> int:
+        """Tokens that a shortened prompt may have: the answer gets what it asks for, at most half of the context."""
+        return self._context - min(max_tokens, self._context // 2)
+
+    def _check_date(self, date: str | None) -> None:
+        prints = None if self._manifest.chat is None else self._manifest.chat.date
+        if date is None and prints is not None and prints.policy == "passed":
+            raise UsageError("The chat template prints the day.", hint="Pass it: date='YYYY-MM-DD'.")
+        if date is not None and prints is None:
+            raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
+
+    def _check_roles(self, messages: Messages) -> None:
+        roles = self._manifest.chat.roles if self._manifest.chat else []
+        for index, message in enumerate(messages):
+            if roles and message["role"] not in roles:  # most templates leave it out without a word
+                raise UsageError(
+                    f"messages[{index}].role is {message['role']!r}.",
+                    hint=f"The bundle's chat template knows: {', '.join(roles)}.",
+                )
+
+    def _checked(self, prompt: Prompt) -> Prompt:
+        last = max(prompt.ids, default=0)
+        if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
+            raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
+        if len(prompt.ids) > self._context:
+            raise self._too_long(len(prompt.ids), "; on_overflow='truncate_middle' or 'rolling' shortens it for you")
+        return prompt
+
+    def _too_long(self, count: int, otherwise: str) -> PromptTooLongError:
+        most = self._manifest.context.profile
+        hint = f"load with context={count} or more" if count <= most else f"this bundle is made for {most} tokens"
+        return PromptTooLongError(
+            f"The prompt has {count} tokens, the context {self._context}.", hint=f"Shorten it, or {hint}{otherwise}."
+        )
+
+
+def check_policy(value: object) -> OnOverflow:
+    """Return the policy. Raises ``UsageError`` for another word."""
+    if value is None:
+        return "error"
+    for known in get_args(OnOverflow):
+        if value == known:
+            policy: OnOverflow = known
+            return policy
+    raise UsageError(f"on_overflow is {value!r}.", hint=f"Choose one of: {', '.join(get_args(OnOverflow))}.")
+
+
+def _kept(ids: Sequence[int], system: Messages, render: Callable[[Messages, bool], Prompt]) -> int:
+    """Return how many ids of a prompt are its system prompt: those that the system's messages alone begin with."""
+    if not system:
+        return 0
+    try:
+        alone = render(system, False).ids
+    except EdgepackError:  # some templates want a user's message
+        return 0
+    return next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), min(len(ids), len(alone)))

@@ -1,0 +1,204 @@
+"""Tools that a model may call: their definitions for the chat template, and the calls in an answer, validated.
+
+The form in which a model writes calls is its template's, see ``edgepack.text.tool_formats``. Nothing is executed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgepack.errors import SchemaError, ToolCallError
+from edgepack.text.tool_formats import ARGUMENTS, format_of
+from edgepack.text.tool_signature import definition_of
+
+if TYPE_CHECKING:
+    from edgepack.text.chat import ChatTemplate
+
+# Templates write a name between quotes as it is.
+_NAME = re.compile(r"[\w.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model asks for. ``arguments`` are valid by the tool's schema; ``id`` is the model's, if any."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"name": self.name, "arguments": self.arguments, "id": self.id}
+
+
+class Tools:
+    """The tools of one question. ``definitions`` are in OpenAI's form, ``{"type": "function", "function": {...}}``."""
+
+    def __init__(self, definitions: list[dict[str, Any]]) -> None:
+        self.definitions = definitions
+        self._validators = {
+            each["function"]["name"]: _validator(each["function"]["parameters"], f"tools[{index}].parameters")
+            for index, each in enumerate(definitions)
+        }
+
+    @classmethod
+    def of(cls, tools: Sequence[Callable[..., object] | Mapping[str, object]]) -> Tools:
+        """Return the tools for functions and for definitions in JSON schema, in OpenAI's form or only its "function".
+
+        See ``edgepack.text.tool_signature.definition_of`` for functions. Raises ``SchemaError`` that names the place.
+        """
+        if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
+            raise SchemaError(f"tools is of type {type(tools).__name__}.", hint="Pass a list of functions.")
+        if not tools:
+            raise SchemaError("tools is empty.", hint="Leave it out to have none.")
+        found = [_function(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+        names = [each["name"] for each in found]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise SchemaError(f"tools[{index}].name is {name!r}, as is another's.", hint="Give each its own name.")
+        return cls([{"type": "function", "function": each} for each in found])
+
+    def check(self, template_source: str) -> None:
+        """Raise ``SchemaError`` for a chat template whose form of calls is not known."""
+        format_of(template_source)
+
+    def given(
+        self, messages: Sequence[Mapping[str, object]], template: ChatTemplate
+    ) -> tuple[list[Mapping[str, object]], list[dict[str, Any]] | None, dict[str, object]]:
+        """Return the messages, tools and variables for ``ChatTemplate.render``: each template's own way to get them.
+
+        Most read ``tools``; SmolLM3's first one the variable ``xml_tools``, and Phi-4-mini's a field of the system
+        message, which is added where there is none.
+        """
+        functions = [each["function"] for each in self.definitions]
+        if "tools" not in template.reads and "xml_tools" in template.reads:
+            return [*messages], None, {"xml_tools": functions}
+        if "tools" in template.reads or not format_of(template.source).in_system:
+            return [*messages], self.definitions, {}
+        begun = bool(messages) and messages[0].get("role") == "system"
+        system = messages[0] if begun else {"role": "system", "content": ""}
+        with_tools = {**system, "tools": json.dumps(functions, ensure_ascii=False)}
+        return [with_tools, *messages[int(begun) :]], None, {}
+
+    def parse(self, text: str, template_source: str) -> tuple[str, tuple[ToolCall, ...]]:
+        """Return an answer without its calls, and the calls; an answer without any is returned as it is.
+
+        Raises ``ToolCallError`` for an answer that begins a call and is not one of a known tool with valid arguments,
+        ``SchemaError`` for a template as in ``check``.
+        """
+        content, found = format_of(template_source).split(text, self._validators)
+        return content, tuple(self._call(value, text) for value in found)
+
+    def result_message(self, call: ToolCall, content: str) -> dict[str, object]:
+        """Return the message that answers a call, with what the tool gave as text."""
+        message: dict[str, object] = {"role": "tool", "name": call.name, "content": content}
+        return message if call.id is None else {**message, "tool_call_id": call.id}
+
+    def _call(self, value: object, text: str) -> ToolCall:
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(name, str):
+            raise ToolCallError("A tool call is not an object with a name.", text=text)
+        if name not in self._validators:
+            hint = f"It was given: {', '.join(self._validators)}."
+            raise ToolCallError(f"The model called {name[:64]!r}, which is no tool.", text=text, hint=hint)
+        given = [value[key] for key in ARGUMENTS if key in value]
+        if len(given) != 1 or not isinstance(given[0], dict):
+            raise ToolCallError(f"A call of {name!r} has no object of arguments.", text=text)
+        if reason := _fault(self._validators[name], given[0]):
+            raise ToolCallError(f"The arguments of a call of {name!r} do not fit its schema: {reason}.", text=text)
+        mark = value.get("id")
+        return ToolCall(name, given[0], mark if isinstance(mark, str) else None)
+
+
+def _function(tool: object, place: str) -> dict[str, Any]:
+    """Return the name, description and parameters of a tool, checked but for the schema, in JSON's own types."""
+    if isinstance(tool, Mapping):
+        function = tool.get("function", tool)
+        if function is not tool and tool.get("type", "function") != "function":
+            raise SchemaError(f"{place}.type is {tool['type']!r}.", hint="It must be 'function'.")
+    elif callable(tool):
+        function = definition_of(tool, place)
+    else:
+        raise SchemaError(f"{place} is of type {type(tool).__name__}.", hint="Pass a function or its definition.")
+    if not isinstance(function, Mapping):
+        raise SchemaError(f"{place}.function is of type {type(function).__name__}.", hint="It must be a mapping.")
+    begun = {"name": None, "description": "", "parameters": {"type": "object", "properties": {}}}
+    try:
+        made: dict[str, Any] = json.loads(json.dumps({**begun, **function}, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SchemaError(f"{place} is not JSON: {error}.", hint="Use the values that JSON has.") from None
+    name, description, parameters = made["name"], made["description"], made["parameters"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise SchemaError(f"{place}.name is {name!r}.", hint="It must be 1 to 64 letters, digits, '_', '-' or '.'.")
+    if not isinstance(description, str):
+        raise SchemaError(f"{place}.description is of type {type(description).__name__}.", hint="It must be a string.")
+    if not isinstance(parameters, dict) or parameters.get("type") != "object":
+        raise SchemaError(f"{place}.parameters is no JSON schema of type 'object'.", hint="Arguments have names.")
+    return made
+
+
+def _validator(schema: dict[str, Any], place: str) -> Any:
+    """Return a validator for a schema, by the draft that it names. It fetches no schema from elsewhere."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError as WrongSchema
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import specification_with
+
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except WrongSchema as error:
+        raise SchemaError(f"{_at(place, error.absolute_path)}: {_short(error.message)}.") from None
+    except RecursionError:
+        raise SchemaError(f"{place} has too many levels.") from None
+    specification = specification_with(kind.ID_OF(kind.META_SCHEMA))
+    resolver = Registry().with_resource("", specification.create_resource(schema)).resolver()
+    for reference in _references(schema):
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            raise SchemaError(f"{place} refers to {reference!r}, which it does not hold.") from None
+    validator = kind(schema, registry=Registry())
+    try:
+        validator.is_valid({})
+    except RecursionError:
+        raise SchemaError(f"{place} refers to itself without end.") from None
+    return validator
+
+
+def _references(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (value[key] for key in ("$ref", "$dynamicRef") if isinstance(value.get(key), str))
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def _fault(validator: Any, arguments: dict[str, Any]) -> str | None:
+    from jsonschema.exceptions import best_match
+    from referencing.exceptions import Unresolvable
+
+    try:
+        error = best_match(validator.iter_errors(arguments))
+    except RecursionError:
+        return "they have too many levels"
+    except Unresolvable as error:  # a part with an $id of its own
+        return f"the schema refers to {error.ref!r}, which it does not hold"
+    return None if error is None else f"{_at('arguments', error.absolute_path)}: {_short(error.message)}"
+
+
+def _at(place: str, path: Sequence[str | int]) -> str:
+    return place + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+
+
+def _short(message: str) -> str:
+    """Return a validator's sentence, which may quote a whole value, without its middle."""
+    message = message.rstrip(".")
+    return message if len(message) <= 200 else f"{message[:100]} ... {message[-90:]}"
