@@ -60,7 +60,7 @@ def test_what_is_shared_is_a_common_beginning(steps: list[list[int]], prompt: li
 
 def test_a_guess_is_what_followed_the_last_time() -> None:
     lookup = Lookup([1, 2, 3, 4, 5, 9, 1, 2, 3])
-    assert lookup.guess(10) == [4, 5, 9, 1]
+    assert lookup.guess(10) == [4, 5, 9]
     assert lookup.guess(2) == [4, 5]
     assert lookup.guess(0) == []
     lookup.append(7)
@@ -76,9 +76,17 @@ def test_nothing_is_guessed_from_fewer_tokens_than_an_ngram() -> None:
 
 
 def test_guesses_grow_while_they_are_right() -> None:
-    lookup = Lookup([1, 2, 3, *range(10, 40), 1, 2, 3])
+    lookup = Lookup([1, 2, 3, *range(10, 80), 1, 2, 3])
     lengths = []
-    for right in (4, 8, 16, 2):
+    for right in (3, 6, 15, 31, 31, 20, 14, 1, 0, 1):
         lengths.append(len(lookup.guess(100)))
         lookup.learn(lengths[-1], right)
-    assert [*lengths, len(lookup.guess(100))] == [4, 8, 16, 16, 2]
+    # After a wrong guess the next step, with its first token, is no longer than the last one was right.
+    assert [*lengths, len(lookup.guess(100))] == [3, 6, 15, 31, 31, 31, 15, 6, 1, 1, 3]
+
+
+def test_a_guess_that_was_cut_short_counts_as_one() -> None:
+    lookup = Lookup([1, 2, 3, *range(10, 80), 1, 2, 3])
+    assert len(lookup.guess(2)) == 2
+    lookup.learn(2, 2)
+    assert len(lookup.guess(100)) == 6

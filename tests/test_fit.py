@@ -238,6 +238,14 @@ def test_a_smaller_quantisation_is_the_choice_where_q4_does_not_fit(config: dict
     assert not row(tight, "gguf-q4_k_m").fits
 
 
+def test_q4_0_fits_without_the_copy_that_is_rearranged(config: dict[str, Any]) -> None:
+    whole = row(fit(config, ANY, 512), "gguf-q4_0").memory
+    stored = row(fit(config, devices.with_memory(whole.total - 1), 512), "gguf-q4_0")
+    assert stored.fits
+    assert stored.fits_context == 512
+    assert stored.memory.weights < whole.weights
+
+
 def test_a_shorter_context_is_the_choice_where_nothing_fits(config: dict[str, Any]) -> None:
     least = row(fit(config, ANY, 200), "gguf-q4_k_m").memory.total
     short = fit(config, devices.with_memory(least), 512)
@@ -343,7 +351,7 @@ def test_the_command_reads_the_config_alone(folder: str, capsys: pytest.CaptureF
 
 
 def test_the_command_says_no_with_1(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", folder, "--memory", "32MiB"]) == 1
+    assert main(["fit", folder, "--memory", "31.8MiB"]) == 1
     told = capsys.readouterr().out
     assert "No: at 512 tokens gguf-q4_k_m needs" in told
     assert main(["fit", folder, "--memory", "0.1MB"]) == 1

@@ -15,6 +15,7 @@ import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle import Bundle, open_bundle
 from edgepack.cli import main
+from edgepack.decoding.lookup import PAYS
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.trial import Job, Measurement, measure, run, shorten
 from edgepack.device.tune import Trial, faster, thread_counts, tune
@@ -22,6 +23,7 @@ from edgepack.device.tuning import Tuning, read_tunings, write_tunings
 from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError, EngineTimeoutError
 from edgepack.loading import plan
 from edgepack.runtime import Options, Support
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.build import Built
 
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -130,6 +132,17 @@ def test_a_tuned_device_loads_with_its_settings_unless_told_otherwise(tmp_path: 
         assert (model.setup.threads, model.setup.chunk) == (7, 32)
     with edgepack.load(bundle, threads=2, runtimes=runtimes) as model:
         assert (model.setup.threads, model.setup.chunk) == (2, 32)
+
+
+@pytest.mark.parametrize(("cost", "pays"), [(PAYS - 0.1, True), (PAYS, False)])
+def test_guesses_are_made_unasked_where_a_batch_is_cheap(tmp_path: Path, cost: float, pays: bool) -> None:
+    bundle = open_bundle(small_bundle.write(tmp_path / "small"))
+    fake = FakeRuntime(Tokenizer.from_json(small_bundle.tokenizer_json(), None, False).encode("ab"))
+    write_tunings(bundle.id, detect(), {"fake": fake.probe(detect())}, [("fake", tuning(batch_cost=cost))])
+    with edgepack.load(bundle, runtimes={"fake": fake}) as model:
+        for asked, guesses in ((None, pays), (True, True), (False, False)):
+            result = model.generate("abababab", max_tokens=6, prompt_lookup=asked)
+            assert (result.usage.drafted_tokens > 0, result.repro.prompt_lookup) == (guesses, guesses)
 
 
 def test_an_engine_that_runs_elsewhere_than_planned_is_no_substitute(tmp_path: Path) -> None:

@@ -177,4 +177,6 @@ def _memory(target: Target, scheme: str, decoder: Decoder, weights: int, kv_cach
     # A tokenizer has as many entries as the embedding has rows, or a few less.
     computes = "metal" if "mlx" in device.engines else "cpu"
     payload = Payload(decoder, target.runtime, scheme, weights, decoder.n_vocab, computes)
-    return needed(payload, Options(decoder.context, 1, kv_cache), device.memory)
+    found = needed(payload, Options(decoder.context, 1, kv_cache), device.memory)
+    # As a plan does: without the copy that llama.cpp rearranges where only that is too much.
+    return found if found.fits else needed(payload, Options(decoder.context, 1, kv_cache, repack=False), device.memory)

@@ -114,6 +114,26 @@ def an_option_that_does_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 @promise
+def a_long_copy_takes_few_steps(case: Case) -> None:
+    model, size = case.model, 64
+    prompt = model.tokenizer.decode(range(300, 300 + size))  # nothing appears in it twice
+    ids = model.tokenize(prompt)
+    case.watch.says(len(ids), ids[-size:])
+    plain = model.generate(prompt, max_tokens=size)
+    case.watch.calls.clear()
+    guessed = model.generate(prompt, max_tokens=size, prompt_lookup=True)
+    assert guessed.token_ids == plain.token_ids == tuple(ids[-size:])
+    # The prefill gives the first token, two more make an n-gram that was there before.
+    assert [len(step) for step in case.watch.calls][-7:] == [1, 1, 4, 7, 16, 32, 2]
+    assert guessed.usage.drafted_tokens == guessed.usage.accepted_tokens == 3 + 6 + 15 + 31 + 1
+
+
+@a_long_copy_takes_few_steps.broken_by
+def guesses_that_teach_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lookup, "learn", lambda self, guessed, right: None)
+
+
+@promise
 def a_seed_decides_a_text_and_another_seed_another(case: Case) -> None:
     model = case.model
     shapes: list[dict[str, Any]] = [{"temperature": 1.5}, {"temperature": 3, "top_p": 0.95, "min_p": 0.001}]
