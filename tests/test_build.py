@@ -131,6 +131,29 @@ def test_fallbacks_are_recorded(tmp_path: Path) -> None:
         assert all("down" in fallback.tensor and fallback.reason for fallback in variant.quantization.fallbacks)
 
 
+def test_an_f16_cache_is_built_in_where_a_target_can(sharded_llama: Path, tmp_path: Path) -> None:
+    built = build(str(sharded_llama), Recipe(("gguf", "onnx"), ("f32", "q4"), kv_cache="f16"), tmp_path / "out")
+    manifest = built.manifest
+    assert manifest.schema.features == ["kv_cache"]
+    assert manifest.producer.recipe["kv_cache"] == "f16"
+    found = {variant.id: variant.kv_cache for variant in manifest.variants}
+    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4-kv16": "f16"}
+    limit = manifest.decoder.n_layers * 16 * 2**-22 / 3
+    figures = gates(built, "onnx-f32-kv16")
+    assert EXACT < figures["structure.nmse"] <= limit
+    assert EXACT < figures["loss.nmse"] <= limit
+    assert gates(built, "onnx-int4-kv16")["structure.nmse"] == figures["structure.nmse"]
+    with edgepack.load(built.path, variant="onnx-int4-kv16") as model:
+        assert model.generate("hello", max_tokens=4).usage.completion_tokens
+        assert model.setup.kv_cache == "f16"
+    with pytest.raises(EngineMissingError, match="it offers a KV cache in f16, not in f32"):
+        edgepack.load(built.path, variant="onnx-int4-kv16", kv_cache="f32")
+    replayed = subprocess.run(
+        [sys.executable, "-m", "edgepack", "verify", str(built.path), "--replay"], capture_output=True, text=True
+    )
+    assert replayed.returncode == 0, replayed.stdout
+
+
 # Wrong input
 
 
@@ -179,6 +202,10 @@ def test_no_tokenizer(source: Path) -> None:
 @pytest.mark.parametrize(("targets", "quants"), [(("tflite",), ("q4",)), (("onnx",), ("q3",)), ((), ("q4",))])
 def test_an_unknown_target_or_quantisation(targets: tuple[str, ...], quants: tuple[str, ...], source: Path) -> None:
     refuse(source, UsageError, "tflite|q3|nothing to build", Recipe(targets, quants))
+
+
+def test_a_kv_cache_that_no_target_has_built_in(source: Path) -> None:
+    refuse(source, UsageError, "None of the targets gguf, mlx has", Recipe(("gguf", "mlx"), ("q4",), kv_cache="f16"))
 
 
 def test_an_existing_output(source: Path, tmp_path: Path) -> None:

@@ -101,12 +101,14 @@ def test_a_mac_whose_llama_sees_no_gpu_gets_the_one_that_is_compiled(monkeypatch
     assert installs(MAC, {"gguf": GgufRuntime().probe(MAC)}) == {"gguf": "pip install llama-cpp-python==0.3.36"}
 
 
-def test_onnx_on_nvidia_says_why_it_stays_on_the_processor() -> None:
+def test_onnx_on_nvidia_says_why_it_stays_on_the_processor_and_what_to_install() -> None:
     support = OnnxRuntime().probe(NVIDIA)
     assert support.devices == ("cpu",)
-    assert installs(NVIDIA, {"onnx": support}) == {}
+    (install,) = installs(NVIDIA, {"onnx": support}).values()
+    assert install == "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
     assert any(
-        "onnx leaves cuda idle: The graphs compute in float32" in note for note in notes(NVIDIA, {"onnx": support}, 64)
+        "onnx leaves cuda idle: This onnxruntime is built without CUDA." in note
+        for note in notes(NVIDIA, {"onnx": support}, 64)
     )
 
 

@@ -43,6 +43,15 @@ def test_a_newer_schema_asks_for_an_upgrade_whatever_else_it_holds(schema: dict[
         decode(as_bytes({"schema": schema, "fields": "of the future"}))
 
 
+def test_a_built_in_kv_cache_is_told_and_no_other() -> None:
+    document = plain() | {"schema": {"version": 1, "features": ["kv_cache"]}}
+    document["variants"][1]["kv_cache"] = "f16"
+    manifest = decode(as_bytes(document))
+    assert [variant.kv_cache for variant in manifest.variants] == [None, "f16"]
+    assert encode(manifest).count(b'"kv_cache": "f16"') == 1
+    assert b'"kv_cache": null' not in encode(manifest)
+
+
 def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     *parents, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
     place: Any = document
@@ -70,6 +79,7 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("variants.0.id", "a/b", "variants"),
         ("source.revision", "main", "source.revision"),
         ("variants.0.proof.gates.0.holds", "<", "holds"),
+        ("variants.0.kv_cache", "f8", "kv_cache"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(path: str, value: object, named: str) -> None:

@@ -117,6 +117,12 @@ def test_onnx_keeps_the_scores_of_what_its_tiles_cannot_do(changes: dict[str, An
     assert kept.overhead - plain.overhead == 4 * 128 * 4 * 1024
 
 
+def test_onnx_keeps_the_scores_of_an_f16_cache() -> None:
+    half, whole = memory("onnx", 1024, "f16"), memory("onnx", 1024)
+    assert half.overhead - whole.overhead == 4 * 128 * 4 * 1024
+    assert 2 * half.kv_cache == whole.kv_cache
+
+
 def test_a_chunk_is_never_more_than_the_context() -> None:
     assert memory(context=16).overhead == memory(context=16, chunk=16).overhead
     assert memory(context=128).overhead < memory(context=256, chunk=256).overhead

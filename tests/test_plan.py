@@ -372,6 +372,63 @@ def test_tuned_settings_give_way_to_weights_as_stored(repack: bool | None) -> No
     assert "measured" not in tight.reason
 
 
+# A KV cache that is built in
+
+PLAIN = Support(("cpu",), version="1.2", kv_caches=("f32",), needs={"cuda": "f16"})
+GPU = replace(PLAIN, devices=("cuda", "cpu"))
+
+
+def built_in(*, supports: Support, strict: bool = False, **arguments: Any) -> Plan:
+    """The plan of an NVIDIA machine for two variants of one engine: with a cache of f16 built in, and without."""
+    variants = [small_bundle.variant("onnx-int4-kv16", kv_cache="f16"), small_bundle.variant("onnx-int4")]
+    manifest = small_bundle.read(small_bundle.manifest(variants))
+    hardware = replace(machine(), accelerators=("cuda",))
+    return make_plan(manifest, hardware, {"onnx": supports}, strict=strict, **arguments)
+
+
+def test_a_built_in_cache_is_what_a_variant_runs_with() -> None:
+    plan = built_in(supports=PLAIN)
+    assert {each.variant: each.options.kv_cache for each in plan.candidates} == {
+        "onnx-int4-kv16": "f16",
+        "onnx-int4": "f32",
+    }
+    half, whole = sorted(plan.candidates, key=lambda each: each.memory.kv_cache)
+    assert 2 * half.memory.kv_cache == whole.memory.kv_cache
+
+
+def test_another_cache_than_the_one_that_is_built_in_is_refused() -> None:
+    plan = built_in(supports=PLAIN, kv_cache="f32")
+    assert plan.choice.variant == "onnx-int4"
+    assert plan.candidates[1].obstacle == "kv cache"
+    assert plan.candidates[1].reason == "it offers a KV cache in f16, not in f32"
+
+
+def test_a_gpu_takes_the_variant_with_the_cache_that_it_needs() -> None:
+    plan = built_in(supports=GPU, strict=True)
+    assert (plan.choice.variant, plan.choice.device, plan.choice.idle) == ("onnx-int4-kv16", "cuda", None)
+    other = plan.candidates[1]
+    assert (other.variant, other.device, other.idle) == ("onnx-int4", "cpu", "cuda")
+    assert "cuda stays idle: it takes variants with a KV cache in f16" in other.reason
+    assert other.hint == "Build such a variant with: --kv-cache f16"
+
+
+def test_a_variant_that_leaves_the_gpu_idle_is_a_substitute() -> None:
+    plan = built_in(supports=GPU, variant="onnx-int4", strict=True)
+    with pytest.raises(EngineMissingError, match=r"would run on the cpu, a substitute.*takes variants") as caught:
+        _ = plan.choice
+    assert caught.value.hint == "Build such a variant with: --kv-cache f16"
+
+
+def test_an_engine_without_cuda_is_the_reason_only_for_the_variant_that_could_use_it() -> None:
+    lacking = replace(PLAIN, reason="It is built without CUDA.", install="pip install gpu")
+    half, whole = built_in(supports=lacking).candidates
+    if half.variant != "onnx-int4-kv16":
+        half, whole = whole, half
+    assert "cuda stays idle: It is built without CUDA" in half.reason
+    assert half.hint == "Install it with: pip install gpu"
+    assert whole.hint == "Build such a variant with: --kv-cache f16"
+
+
 # Strict
 
 

@@ -22,15 +22,23 @@ from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.proof import compare, engine, probe, structure
-from edgepack_packager.targets import Model, Request, Written
+from edgepack_packager.targets import FixesKvCache, Model, Request, Target, Written
 from edgepack_packager.weights import Float32, Weights
 from edgepack_packager.write import write
 
-TARGETS = ("gguf", "mlx", "onnx")
+TARGETS = ("gguf", "mlx", "onnx", "onnx with an f16 cache")
 # What an engine has no exact formulation for: llama.cpp runs Phi's and Qwen's windows as full attention.
 REFUSED = {("phi3-4k", "gguf"), ("qwen2-window", "gguf")}
 
 Change = Callable[[str, Float32], Float32]
+
+
+def target_of(name: str) -> Target:
+    found = targets.find(name.split()[0])
+    if name.endswith("f16 cache"):
+        assert isinstance(found, FixesKvCache)
+        return found.with_kv_cache("f16")
+    return found
 
 
 @contextmanager
@@ -42,7 +50,7 @@ def opened(name: str, tmp_path: Path) -> Iterator[Weights]:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ORACLE_MODELS)
 def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path: Path) -> None:
-    chosen = targets.find(target)
+    chosen = target_of(target)
     with opened(name, tmp_path) as weights:
         decoder = weights.decoder
         model = Model(name, decoder, weights.dtype)
@@ -53,12 +61,14 @@ def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path:
         ids = probe.make(decoder, None).ids
         assert len(ids) > max((*decoder.windows, 0)) or not decoder.windows
         expected = reference.logits(weights, ids)
-        schemes = {"f32": chosen.nmse(decoder)} | halves(target, weights)
-        write(weights, [Request(chosen, scheme, scheme) for scheme in schemes], tmp_path, model)
-        for scheme, limit in schemes.items():
-            variant = tmp_path / f"{target}-{scheme}"
-            with engine.logits(chosen.runtime, variant, decoder, ids, "f32", tmp_path) as (_, rows):
-                assert compare.nmse(rows, expected) <= limit, scheme
+        exact = chosen.nmse(decoder)
+        limits = {"f32": exact} | {scheme: exact + limit for scheme, limit in halves(chosen.name, weights).items()}
+        requests = [Request(chosen, scheme, scheme) for scheme in limits]
+        write(weights, requests, tmp_path, model)
+        for request in requests:
+            cache = chosen.kv_cache or "f32"
+            with engine.logits(chosen.runtime, tmp_path / request.id, decoder, ids, cache, tmp_path) as (_, rows):
+                assert compare.nmse(rows, expected) <= limits[request.scheme], request.id
         (gate,) = structure.prove([chosen], weights, ids, tmp_path).values()
         assert gate.passes, gate
 
@@ -194,7 +204,7 @@ def test_structure_hears(fault: str, target: str, tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(structure, "write", broken_write)
         monkeypatch.setattr(engine, "logits", deceived)
         try:
-            (found,) = structure.prove([targets.find(target)], weights, ids, tmp_path).values()
+            (found,) = structure.prove([target_of(target)], weights, ids, tmp_path).values()
         except UnsupportedModelError as error:
             pytest.skip(f"no such payload can be written: {error}")
     assert found.value > 100 * found.limit, found

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
 
@@ -54,6 +54,10 @@ Date = Annotated[
         show_default=False,
     ),
 ]
+KvCache = Annotated[
+    Literal["f32", "f16"],
+    typer.Option(help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16; others choose at load."),
+]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -68,6 +72,7 @@ def build(
     name: Name = None,
     accept_licence: AcceptLicence = False,
     date: Date = None,
+    kv_cache: KvCache = "f32",
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -77,7 +82,8 @@ def build(
     from edgepack_packager.targets import names
 
     targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
-    built = _build(model, Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date), out)
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache)
+    built = _build(model, recipe, out)
     if json:
         screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
     else:

@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass
 
 from edgepack.errors import UsageError
+from edgepack.runtime import KvCache
 from edgepack_packager import targets
-from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets import FixesKvCache, Model, Request, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Recipe:
     ``unproven`` allows a target whose engine is not on this host. ``name`` is the bundle's (None: the source's), and
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
+    ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in.
     """
 
     targets: tuple[str, ...]
@@ -27,6 +29,7 @@ class Recipe:
     name: str | None = None
     accept_licence: bool = False
     date: str | None = None
+    kv_cache: KvCache = "f32"
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -40,14 +43,25 @@ class Recipe:
     def requests(self, model: Model) -> list[Request]:
         """Return the variants to build, each once. Raises ``UsageError`` for a name that no target knows."""
         found: dict[str, Request] = {}
-        for name in self.targets:
-            target = targets.find(name)
+        for target in self._targets():
             for quant in self.quants:
                 request = Request(target, quant, target.scheme(quant, model))
                 found.setdefault(request.id, request)
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
+
+    def _targets(self) -> list[Target]:
+        """Return the targets. Raises ``UsageError`` where none has the KV cache built in that was asked for."""
+        found = list(map(targets.find, self.targets))
+        if self.kv_cache == "f32":
+            return found
+        if not any(isinstance(target, FixesKvCache) for target in found):
+            raise UsageError(
+                f"None of the targets {', '.join(self.targets)} has its KV cache built in.",
+                hint=f"Ask for kv_cache={self.kv_cache} when the bundle is loaded.",
+            )
+        return [target.with_kv_cache(self.kv_cache) if isinstance(target, FixesKvCache) else target for target in found]
 
 
 def _is_day(text: str) -> bool:

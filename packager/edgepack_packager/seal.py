@@ -13,7 +13,7 @@ import msgspec
 from edgepack import manifest as manifests
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
-from edgepack.manifest import VERSION, File, Manifest, Schema
+from edgepack.manifest import KV_CACHE, VERSION, File, Manifest, Schema
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG
@@ -70,7 +70,7 @@ def seal(
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION),
+        schema=Schema(VERSION, [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts),
@@ -110,6 +110,7 @@ def text_of(model: Model) -> Text:
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
+    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -119,6 +120,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
+            **cache,
         },
     )
 
@@ -130,6 +132,7 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
         target=target.name,
         runtime=target.runtime,
         floor=target.floor,
+        kv_cache=target.kv_cache,
         quantization=manifests.Quantization(
             asked=request.asked,
             scheme=request.scheme,

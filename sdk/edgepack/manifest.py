@@ -13,9 +13,11 @@ import msgspec
 
 from edgepack.decoder import Count, Decoder
 from edgepack.errors import BundleDamagedError, BundleTooNewError
+from edgepack.runtime import KvCache
 
 VERSION = 1
-FEATURES: frozenset[str] = frozenset()
+KV_CACHE = "kv_cache"
+FEATURES: frozenset[str] = frozenset({KV_CACHE})
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -211,13 +213,17 @@ class SelfTest(_Plain, frozen=True, kw_only=True):
     top1: list[TokenId | None]
 
 
-class Variant(_Plain, frozen=True, kw_only=True):
-    """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``."""
+class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``.
+
+    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one.
+    """
 
     id: PlainName
     target: str
     runtime: str
     floor: str
+    kv_cache: KvCache | None = None
     quantization: Quantization
     weights_bytes: Size
     files: list[File]

@@ -6,7 +6,7 @@ A runtime is found through the entry point group ``edgepack.runtimes``: a name a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -27,7 +27,8 @@ class Support:
 
     ``devices`` names what it can use, best first ("metal", "cuda", "cpu"); empty means that it cannot run,
     ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
-    ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here.
+    ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here, for variants that have none
+    built in; ``needs`` names the only type that a device takes, for devices that do not take every one.
     """
 
     devices: tuple[str, ...]
@@ -35,6 +36,11 @@ class Support:
     install: str | None = None
     version: str | None = None
     kv_caches: tuple[KvCache, ...] = ("f32",)
+    needs: Mapping[str, KvCache] = field(default_factory=dict)
+
+    def device(self, kv_cache: KvCache) -> str | None:
+        """Return the best device that takes a KV cache of that type."""
+        return next((name for name in self.devices if self.needs.get(name, kv_cache) == kv_cache), None)
 
 
 @dataclass(frozen=True, slots=True)

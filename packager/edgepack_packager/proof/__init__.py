@@ -84,7 +84,7 @@ class Prover:
             decoder,
             self._probe,
             expected,
-            kv_cache=default_kv_cache(request.scheme, support.kv_caches),
+            kv_cache=request.target.kv_cache or default_kv_cache(request.scheme, support.kv_caches),
             scratch=self._scratch,
         )
         gates = [self._structure[request.target.name], checked.gate, told.gate, *lost.gates]

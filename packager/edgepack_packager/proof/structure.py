@@ -33,7 +33,8 @@ def prove(targets: Sequence[Target], weights: Weights, ids: Sequence[int], scrat
         write(part, requests, Path(folder), model)
         for request in requests:
             place, runtime = Path(folder, request.id), request.target.runtime
-            with engine.logits(runtime, place, part.decoder, part_ids, "f32", scratch) as (_, rows):
+            cache = request.target.kv_cache or "f32"
+            with engine.logits(runtime, place, part.decoder, part_ids, cache, scratch) as (_, rows):
                 gates[request.target.name] = gate(
                     "structure.nmse", compare.nmse(rows, expected), "<=", request.target.nmse(part.decoder)
                 )

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from edgepack.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.manifest import Fallback
+from edgepack.runtime import KvCache
 from edgepack_packager.weights import Float32
 
 UNIFORM = ("f32", "f16", "q8", "q4")
@@ -100,7 +101,8 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact).
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``kv_cache`` is the
+    element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Target(Protocol):
     floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
+    kv_cache: KvCache | None
 
     def nmse(self, decoder: Decoder) -> float:
         """Return the limit of an exact variant: 1e-10, more only where the engine's own arithmetic needs it."""
@@ -135,6 +138,15 @@ class Target(Protocol):
         ...
 
 
+@runtime_checkable
+class FixesKvCache(Protocol):
+    """A target whose payloads have the type of their KV cache built in."""
+
+    def with_kv_cache(self, kv_cache: KvCache) -> Target:
+        """Return the target of payloads with a KV cache of that type."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means."""
@@ -146,7 +158,8 @@ class Request:
     @property
     def id(self) -> str:
         """The variant's name in the bundle."""
-        return f"{self.target.name}-{self.scheme}"
+        cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
+        return f"{self.target.name}-{self.scheme}{cache}"
 
 
 def names() -> list[str]:

@@ -1,11 +1,12 @@
-"""The onnx runtime: plain onnxruntime on the CPU."""
+"""The onnx runtime: plain onnxruntime on the CPU, or with CUDA on an NVIDIA GPU."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from edgepack.decoder import Decoder
-from edgepack.device.hardware import Hardware
+from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import Options, Support
 from edgepack_runtimes.onnx import engine
@@ -15,8 +16,8 @@ from edgepack_runtimes.onnx.session import OnnxSession
 class OnnxRuntime:
     """onnxruntime 1.27 or later.
 
-    Only the CPU: the graphs compute in float32, and the CUDA build has no float32 kernel of their attention, so that
-    every layer would silently go through the host.
+    The GPU takes variants with a KV cache of f16 only: CUDA has no float32 kernel of their attention, and every layer
+    would silently go through the host.
     """
 
     name = "onnx"
@@ -28,14 +29,24 @@ class OnnxRuntime:
         except EngineMissingError as error:
             why = engine.unavailable(hardware)
             return Support((), reason=why or error.message, install=None if why else engine.INSTALL)
-        reason = engine.NO_CUDA if "cuda" in hardware.accelerators else None
-        return Support(("cpu",), reason=reason, version=version, kv_caches=("f32",))
+        support = Support(("cpu",), version=version, kv_caches=("f32",), needs={"cuda": "f16"})
+        if "cuda" not in hardware.accelerators:
+            return support
+        if reason := engine.no_cuda():
+            install = engine.INSTALL_CUDA if hardware.machine == "x86_64" else None
+            return replace(support, reason=reason, install=install)
+        return replace(support, devices=("cuda", "cpu"))
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:
-        """Check the variant's files, then load them. Raises ``UsageError`` for options that it cannot honour."""
+        """Check the variant's files, then load them on the device that ``probe`` offers first for its KV cache.
+
+        Raises ``UsageError`` for options that it cannot honour.
+        """
         if options.repack is not None:
             raise UsageError(
                 f"The runtime onnx cannot be told repack={options.repack}.",
                 hint="onnxruntime lays out the weights by itself.",
             )
-        return OnnxSession(variant, decoder, options)
+        # Only such a variant can run on a GPU: no other needs the look for one.
+        device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
+        return OnnxSession(variant, decoder, options, device or "cpu")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineError, EngineMissingError
@@ -18,10 +22,14 @@ if TYPE_CHECKING:
 
 FLOOR = (1, 27)
 INSTALL = "pip install 'edgepack[onnx]'"
-NO_CUDA = (
-    "The graphs compute in float32, and ONNX Runtime has no float32 kernel of their attention for CUDA, "
-    "with onnxruntime-gpu neither."
-)
+# Both packages write the same folder, so that one must go before the other comes.
+INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
+
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+# What the graphs call the lengths that come from a shape: onnxruntime computes them on the host, where they are read.
+_ON_HOST = frozenset({"mask.total", "total_sequence_length", "input.length", "input.start"})
+# TensorFloat-32, the default, keeps 10 bits of a float32.
+_OPTIONS = {"cuda": {"use_tf32": "0"}, "cpu": {}}
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _log = logging.getLogger(__name__)
@@ -65,8 +73,28 @@ def unavailable(hardware: Hardware) -> str | None:
     return None
 
 
-def start(path: Path, threads: int) -> InferenceSession:
-    """Load a model on the CPU. Raises ``EngineError`` with the engine's own reason."""
+def no_cuda() -> str | None:
+    """Return why CUDA cannot be used here, None where a value can be put on the GPU.
+
+    The list of providers tells what was compiled; whether its libraries load and a GPU answers shows when it is used.
+    """
+    engine = load()
+    if PROVIDERS["cuda"] not in engine.get_available_providers():
+        return "This onnxruntime is built without CUDA."
+    engine.set_default_logger_severity(4)
+    # It prints what it does not find; the libraries may be the system's own.
+    with redirect_stdout(io.StringIO()):
+        engine.preload_dlls()
+    try:
+        engine.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:  # whatever its libraries and the driver raise
+        return f"onnxruntime cannot use the GPU: {reason(error)}"
+    return None
+
+
+def start(path: Path, threads: int, device: str) -> InferenceSession:
+    """Load a model on a device. Raises ``EngineError`` with the engine's own reason, or where it would compute any of
+    the model elsewhere."""
     engine = load()
     options = engine.SessionOptions()
     options.intra_op_num_threads = threads
@@ -78,10 +106,29 @@ def start(path: Path, threads: int) -> InferenceSession:
     options.enable_mem_pattern = False
     # Only fatal messages reach stderr; what goes wrong is in the exception.
     options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    provider = (PROVIDERS[device], _OPTIONS[device])
     try:
-        return engine.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = engine.InferenceSession(str(path), options, providers=[provider], enable_fallback=0)
     except Exception as error:  # its exceptions have no common base but this
         raise EngineError(f"{path}: onnxruntime could not load the model: {reason(error)}") from error
+    if elsewhere := [name for name, used in assigned(session) if used != PROVIDERS[device]]:
+        raise EngineError(
+            f"{path}: onnxruntime would compute {elsewhere[0]} on the host, with {len(elsewhere) - 1} more operators.",
+            hint="See what this machine offers: edgepack doctor",
+        )
+    return session
+
+
+def assigned(session: InferenceSession) -> list[tuple[str, str]]:
+    """Return the name of each operator and the provider that the engine assigned it to, without those that only
+    compute with lengths."""
+    return [
+        (node.name, part.ep_name)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+        if node.name not in _ON_HOST
+    ]
 
 
 def reason(error: Exception) -> str:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder
 from edgepack.decoding import snapshot
+from edgepack.device.memory import KV_BYTES
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
+from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
 from edgepack_runtimes.onnx.check import GRAPH_FILE, check
 
 Float32 = NDArray[np.float32]
@@ -23,15 +25,11 @@ Float32 = NDArray[np.float32]
 class OnnxSession:
     """See ``edgepack.runtime.Session``.
 
-    Every input and output is bound once to memory of this session, and only what changes its shape is bound again: at
-    a single token the attention mask and the logits. A cancel stops the engine between two operators.
+    The caches are bound once, and stay on the device. The other inputs and the logits are this session's memory, bound
+    again at each step: an input of a GPU is copied to it then. A cancel stops the engine between two operators.
     """
 
-    def __init__(self, variant: Path, decoder: Decoder, options: Options) -> None:
-        if options.kv_cache != "f32":
-            raise EngineError(
-                f"The runtime onnx has no KV cache of {options.kv_cache}.", hint="Its graphs take kv_cache='f32'."
-            )
+    def __init__(self, variant: Path, decoder: Decoder, options: Options, device: str) -> None:
         if options.context > decoder.context:
             raise ContextTooLargeError(
                 f"A context of {options.context} exceeds the {decoder.context} positions that the variant covers."
@@ -50,20 +48,19 @@ class OnnxSession:
         self._cancelled = False
         self._run_options = RunOptions()
         self._run_options.log_severity_level = 4
-        self._engine = engine.start(variant / GRAPH_FILE, options.threads)
+        self._engine = engine.start(variant / GRAPH_FILE, options.threads, device)
         self._check_signature(variant / GRAPH_FILE)
         self._binding = self._engine.io_binding()
-        self._caches = self._bind_caches()
+        self._caches = self._bind_caches(device)
         self._ids = np.zeros(max(1, min(options.chunk, options.context)), np.int64)
         self._mask = np.ones(options.context, np.int64)
         self._start = np.zeros(1, np.int64)
-        self._bind_input("logits_start", self._start, (1,))
-        self._bound_ids = 0
 
     @property
     def device(self) -> str:
-        """What the graph runs on, by the providers that the engine registered for it."""
-        return {"CUDAExecutionProvider": "cuda"}.get(self._engine.get_providers()[0], "cpu")
+        """What the graph runs on, by the provider that the engine assigned its operators to."""
+        used = {provider for _, provider in engine.assigned(self._engine)}
+        return "cuda" if used == {engine.PROVIDERS["cuda"]} else "cpu"
 
     @property
     def length(self) -> int:
@@ -93,18 +90,18 @@ class OnnxSession:
         self._length = length
 
     def snapshot(self) -> bytes:
-        """Return the keys and values of each layer, float32 [KV heads, length, head dimension], sealed."""
+        """Return the keys and values of each layer, [KV heads, length, head dimension], sealed."""
         self._check_use()
-        return snapshot.seal(self._facts, self._length, [part.tobytes() for part in self._filled(self._length)])
+        return snapshot.seal(self._facts, self._length, [each.read(self._length).tobytes() for each in self._caches])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
         self._check_use()
         length, payload = snapshot.unseal(state, self._facts, self._options.context)
-        parts = self._filled(length)
-        values = np.frombuffer(payload, np.float32).reshape(len(parts), *parts[0].shape)
-        for part, saved in zip(parts, values, strict=True):
-            part[:] = saved
+        shape = (len(self._caches), self._decoder.n_kv_heads, length, self._decoder.head_dim)
+        values: Numbers = np.frombuffer(payload, DTYPES[self._options.kv_cache]).reshape(shape)
+        for cache, saved in zip(self._caches, values, strict=True):
+            cache.write(saved)
         self._length = length
 
     def cancel(self) -> None:
@@ -144,10 +141,9 @@ class OnnxSession:
         count = len(ids)
         self._ids[:count] = ids
         self._start[0] = start
-        if count != self._bound_ids:
-            self._bind_input("input_ids", self._ids, (1, count))
-            self._bound_ids = count
+        self._bind_input("input_ids", self._ids, (1, count))
         self._bind_input("attention_mask", self._mask, (1, self._length + count))
+        self._bind_input("logits_start", self._start, (1,))
         # An empty output is bound too, to an address that is never written.
         target = logits if len(logits) else self._start
         shape = (1, len(logits), self._decoder.n_vocab)
@@ -170,10 +166,6 @@ class OnnxSession:
             with self._lock:
                 self._running = False
                 self._run_options.terminate = False
-
-    def _filled(self, length: int) -> list[Float32]:
-        """Return the first positions of each cache, in place: float32 [KV heads, length, head dimension]."""
-        return [cache[0, :, :length] for cache in self._caches]
 
     def _checked(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         self._check_use()
@@ -200,7 +192,8 @@ class OnnxSession:
     def _check_signature(self, path: Path) -> None:
         """The graph must be this decoder's: the buffers below are made to the decoder's measure."""
         decoder = self._decoder
-        shapes = {node.name: node.shape for node in (*self._engine.get_inputs(), *self._engine.get_outputs())}
+        nodes = (*self._engine.get_inputs(), *self._engine.get_outputs())
+        shapes = {node.name: node.shape for node in nodes}
         shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
         cache = (decoder.n_kv_heads, decoder.head_dim)
         wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,)}
@@ -210,22 +203,29 @@ class OnnxSession:
         if found != wanted:
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             raise EngineError(f"{path} is not the graph of this decoder: {names[0]} differs.", hint="Build it again.")
+        built_in = {"tensor(float)": "f32", "tensor(float16)": "f16"}
+        for node in nodes:
+            if wanted[node.name] == cache and built_in.get(node.type) != self._options.kv_cache:
+                raise EngineError(
+                    f"{path} has no KV cache of {self._options.kv_cache}: {node.name} is a {node.type}.",
+                    hint="The type is built into the variant: leave kv_cache out.",
+                )
 
-    def _bind_caches(self) -> list[Float32]:
+    def _bind_caches(self, device: str) -> list[Cache]:
         decoder, context = self._decoder, self._options.context
         shape = (1, decoder.n_kv_heads, context, decoder.head_dim)
+        owner = "system" if device == "cpu" else "GPU"
         caches = []
         for past, present in _cache_names(decoder):
             try:
-                cache = np.zeros(shape, np.float32)
-            except MemoryError:
-                size = 4 * decoder.kv_values_per_token * context
+                cache = Cache(shape, self._options.kv_cache, device)
+            except (MemoryError, RuntimeError):
+                size = KV_BYTES[self._options.kv_cache] * decoder.kv_values_per_token * context
                 raise ContextTooLargeError(
-                    f"The KV cache of {context} tokens needs {size} bytes, which the system does not grant.",
+                    f"The KV cache of {context} tokens needs {size} bytes, which the {owner} does not grant.",
                     hint="Load the model with a smaller context.",
                 ) from None
-            self._bind_input(past, cache, shape)
-            self._binding.bind_output(present, "cpu", 0, np.float32, shape, cache.ctypes.data)
+            cache.bind(self._binding, past, present)
             caches.append(cache)
         return caches
 

@@ -130,7 +130,8 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
 
     - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
       an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy.
-    - ONNX Runtime keeps none from 1.28 on, but for a softcap or a window, which its tiled attention does not do.
+    - ONNX Runtime keeps none from 1.28 on, but for a softcap, a window or an f16 cache, which its tiled attention does
+      not do.
     - MLX, and whatever is not known, keeps them, their softmax and a buffer of an earlier step.
 
     Once: two rows of logits (the engine's and the caller's).
@@ -140,8 +141,8 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     if runtime == "gguf":
         row += max(mlp, scores + context) + (scores // 2 if kv_cache == "f16" else 0)
     elif runtime == "onnx":
-        tiled = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
-        row += mlp + (0 if tiled else scores)
+        plain = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
+        row += mlp + (0 if plain and kv_cache == "f32" else scores)
     else:
         row += mlp + 3 * scores
     return 4 * (chunk * row + 2 * decoder.n_vocab)

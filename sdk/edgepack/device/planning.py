@@ -176,6 +176,13 @@ def context_limit(manifest: Manifest) -> tuple[int, bool]:
     return min(context.profile, context.verified), True
 
 
+def kv_caches(variant: Variant, support: Support | None) -> tuple[KvCache, ...]:
+    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers."""
+    if variant.kv_cache:
+        return (variant.kv_cache,)
+    return support.kv_caches if support else ()
+
+
 def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:
     """Return the KV cache's type for a variant's scheme: exact for f32 weights, else the smaller one if offered."""
     wanted: KvCache = "f32" if scheme == "f32" else "f16"
@@ -225,14 +232,14 @@ def _candidate(
     tuning: Tuning | None,
     repack: bool | None = None,
 ) -> Candidate:
-    offered = support.kv_caches if support else ()
+    offered = kv_caches(variant, support)
     kv: KvCache = "f32" if asked.kv_cache == "f32" else "f16"
     if asked.kv_cache is None:
         kv = default_kv_cache(variant.quantization.scheme, offered)
     options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
     if tuning is not None:
         options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
-    device = support.devices[0] if support and support.devices else None
+    device = support.device(kv) if support else None
     available = hardware.memory_available if hardware.memory_total else None
     payload = Payload(
         decoder=manifest.decoder,
@@ -255,7 +262,7 @@ def _candidate(
         tuning=tuning,
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
     )
-    obstacle, reason, hint = _obstacle(candidate, variant, support, asked)
+    obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
     if obstacle == "memory" and tuning is not None:
         untuned = _candidate(manifest, variant, hardware, support, asked, None)
         if untuned.eligible:
@@ -268,7 +275,11 @@ def _candidate(
 
 
 def _obstacle(
-    candidate: Candidate, variant: Variant, support: Support | None, asked: _Asked
+    candidate: Candidate,
+    variant: Variant,
+    support: Support | None,
+    kv_caches: tuple[KvCache, ...],
+    asked: _Asked,
 ) -> tuple[Obstacle | None, str, str | None]:
     """Return what keeps a candidate from running, in words, and the next step: the first that applies."""
     if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
@@ -281,8 +292,8 @@ def _obstacle(
     if _older(support.version, variant.floor):
         return "engine", f"version {support.version} is installed, the variant needs {variant.floor}", install
     kv = candidate.options.kv_cache
-    if kv not in support.kv_caches:
-        offered = " or ".join(support.kv_caches)
+    if kv not in kv_caches:
+        offered = " or ".join(kv_caches)
         return "kv cache", f"it offers a KV cache in {offered}, not in {kv}", f"Ask for kv_cache={offered}."
     if (variant.runtime, candidate.device) == ("mlx", "cpu") and asked.backend is None and asked.variant is None:
         reason = "on a CPU it is an oracle for small models, far too slow to serve"
@@ -311,6 +322,10 @@ def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
         parts.append("the GPU's own memory is not checked")
     if candidate.idle is None:
         return "; ".join(parts), None
+    needed = support.needs.get(candidate.idle, candidate.options.kv_cache)
+    if needed != candidate.options.kv_cache:
+        parts.append(f"{candidate.idle} stays idle: it takes variants with a KV cache in {needed}")
+        return "; ".join(parts), f"Build such a variant with: --kv-cache {needed}"
     why = f": {support.reason.rstrip('.')}" if support.reason else ""
     parts.append(f"{candidate.idle} stays idle{why}")
     return "; ".join(parts), f"Install it with: {support.install}" if support.install else None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from edgepack.bundle import Bundle
 from edgepack.device.hardware import Hardware
-from edgepack.device.planning import default_kv_cache
+from edgepack.device.planning import default_kv_cache, kv_caches
 from edgepack.errors import BundleError, EdgepackError, UsageError
 from edgepack.loading import Runtimes, find, probe_all
 from edgepack.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
@@ -100,7 +100,7 @@ def _run(
     support: Support,
     runtimes: Runtimes | None,
 ) -> tuple[list[str | None], int]:
-    kv = default_kv_cache(variant.quantization.scheme, support.kv_caches)
+    kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support))
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
     session = find(variant.runtime, runtimes).open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)
     try:

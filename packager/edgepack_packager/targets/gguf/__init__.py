@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from edgepack.decoder import Decoder
 from edgepack.errors import UsageError
+from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.quantize import find_quantizer
@@ -27,6 +28,7 @@ class GgufTarget:
     # The oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older still.
     floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
+    kv_cache: KvCache | None = None
 
     def __init__(self) -> None:
         self.packages: tuple[str, ...] = ("numpy", *_installed("llama-cpp-python", "xllamacpp"))

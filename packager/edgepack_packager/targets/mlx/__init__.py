@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from edgepack.decoder import Decoder
 from edgepack.errors import UsageError
+from edgepack.runtime import KvCache
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.layout import SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
@@ -32,6 +33,7 @@ class MlxTarget:
     floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "8bit": 8, "4bit": 4})
+    kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
         self._shard_bytes = shard_bytes

@@ -4,6 +4,10 @@ Measured with onnxruntime 1.27 and 1.31 on a CPU, against float64: its ``local_w
 itself, as ``Attention.window`` does; windows, softcap and scale are the same in one shot, in chunks and token by
 token. Its own rotation wants a head dimension and a table of whole 16s (narrower than the head is partial rotation),
 and it has no norms of q and k there: what it cannot do is done by operators before it.
+
+With a cache of f16, q, k and v are rounded to it at the operator's door, after a rotation in float32, and its result is
+cast back: CUDA has no other kernel of it. All the rest stays float32, whose range Gemma needs, and because CUDA's
+RMSNorm of f16 also sums the squares in f16 (onnxruntime issue 29034).
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
     nodes.add("Cast", [last], "seqlens_k", to=TensorProto.INT32)
     total = nodes.add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
     nodes.add("Cast", [total], "total_sequence_length", to=TensorProto.INT32)
-    if all(_rotates_inside(decoder, rope) for rope in decoder.ropes):
+    if all(_rotates_inside(nodes, decoder, rope) for rope in decoder.ropes):
         return
     zero = nodes.integers("zero", 0)
     counts = nodes.add("CumSum", ["attention_mask", one], "mask.counts")
@@ -48,10 +52,12 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     if kind.rope:
         cosine, sine = nodes.layout.tables[kind.rope]
         tables = [nodes.stored(cosine), nodes.stored(sine)]
-        if not _rotates_inside(decoder, kind.rope):
+        if not _rotates_inside(nodes, decoder, kind.rope):
             q = _rotate(nodes, f"{name}.q", q, decoder.n_heads, kind.rope, tables)
             k = _rotate(nodes, f"{name}.k", k, decoder.n_kv_heads, kind.rope, tables)
             tables = []
+    if nodes.kv_cache == "f16":
+        q, k, v = (nodes.cast(each, f"{name}.{part}.half", "f16") for each, part in ((q, "q"), (k, "k"), (v, "v")))
     caches = [PAST.format(layer, part) for part in ("key", "value")]
     output = nodes.contrib(
         "GroupQueryAttention",
@@ -65,11 +71,13 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
         scale=decoder.score_scale,
         softcap=decoder.attention_softcap or 0.0,
     )
+    if nodes.kv_cache == "f16":
+        output = nodes.cast(output, f"{name}.output.single", "f32")
     return nodes.linear(f"{name}.o", output)
 
 
-def _rotates_inside(decoder: Decoder, rope: Rope) -> bool:
-    return decoder.head_dim % 16 == 0 and rope.dim % 16 == 0
+def _rotates_inside(nodes: Nodes, decoder: Decoder, rope: Rope) -> bool:
+    return nodes.kv_cache == "f32" and decoder.head_dim % 16 == 0 and rope.dim % 16 == 0
 
 
 def _head_norm(nodes: Nodes, name: str, inputs: str, heads: tuple[int, int]) -> str:

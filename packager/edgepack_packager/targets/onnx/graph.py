@@ -9,27 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgepack.decoder import Decoder
+from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
 from edgepack_packager.targets.onnx.layout import BLOCK, SCHEMES, Layout
-from edgepack_packager.targets.onnx.nodes import Nodes
+from edgepack_packager.targets.onnx.nodes import Nodes, onnx_type
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
 
-def serialize(decoder: Decoder, layout: Layout) -> bytes:
+def serialize(decoder: Decoder, layout: Layout, kv_cache: KvCache) -> bytes:
     """Return the bytes of ``model.onnx``, a function of the arguments alone; the weights are by reference into
-    ``model.onnx.data``."""
-    data: bytes = _model(decoder, layout).SerializeToString(deterministic=True)
+    ``model.onnx.data``. ``kv_cache`` is the element type of the attention and of its cache."""
+    data: bytes = _model(decoder, layout, kv_cache).SerializeToString(deterministic=True)
     return data
 
 
-def _model(decoder: Decoder, layout: Layout) -> ModelProto:
+def _model(decoder: Decoder, layout: Layout, kv_cache: KvCache) -> ModelProto:
     from onnx import helper
 
-    nodes = Nodes(layout, decoder.norm_eps)
+    nodes = Nodes(layout, decoder.norm_eps, kv_cache)
     _decode(nodes, decoder)
-    inputs, outputs = _inputs(decoder), _outputs(decoder)
+    inputs, outputs = _inputs(decoder, kv_cache), _outputs(decoder, kv_cache)
     return helper.make_model(
         helper.make_graph(nodes.nodes, "decoder", inputs, outputs, list(nodes.initializers.values())),
         opset_imports=[helper.make_opsetid("", 22), helper.make_opsetid("com.microsoft", 1)],
@@ -38,31 +39,31 @@ def _model(decoder: Decoder, layout: Layout) -> ModelProto:
     )
 
 
-def _inputs(decoder: Decoder) -> list[ValueInfoProto]:
+def _inputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
     from onnx import TensorProto, helper
 
     return [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"]),
-        *_caches(decoder, PAST, "past"),
+        *_caches(decoder, PAST, "past", kv_cache),
         helper.make_tensor_value_info("logits_start", TensorProto.INT64, [1]),
     ]
 
 
-def _outputs(decoder: Decoder) -> list[ValueInfoProto]:
+def _outputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
     from onnx import TensorProto, helper
 
     shape = ["batch", "positions", decoder.n_vocab]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    return [logits, *_caches(decoder, PRESENT, "present")]
+    return [logits, *_caches(decoder, PRESENT, "present", kv_cache)]
 
 
-def _caches(decoder: Decoder, pattern: str, length: str) -> list[ValueInfoProto]:
-    from onnx import TensorProto, helper
+def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> list[ValueInfoProto]:
+    from onnx import helper
 
     shape: list[Any] = ["batch", decoder.n_kv_heads, length, decoder.head_dim]
     return [
-        helper.make_tensor_value_info(pattern.format(layer, part), TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape)
         for layer in range(decoder.n_layers)
         for part in ("key", "value")
     ]
@@ -97,13 +98,11 @@ def _embed(nodes: Nodes, decoder: Decoder) -> str:
 
 
 def _gather(nodes: Nodes) -> str:
-    from onnx import TensorProto
-
     stored, output = nodes.layout.tensors["embedding"], "embedding.output"
     weight = stored.weight
     if stored.scales is None:
         rows = nodes.add("Gather", [nodes.stored(weight), "input_ids"], "embedding.rows")
-        return rows if stored.scheme == "f32" else nodes.add("Cast", [rows], output, to=TensorProto.FLOAT)
+        return rows if stored.scheme == "f32" else nodes.cast(rows, output, "f32")
     rows = nodes.contrib(
         "GatherBlockQuantized",
         [nodes.stored(weight, shape=(weight.shape[0], weight.row_bytes)), "input_ids", nodes.stored(stored.scales)],

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, SCHEMES, Layout, Region, Stored
+from edgepack.runtime import KvCache
+from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, SCHEMES, Element, Layout, Region, Stored
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -17,10 +18,14 @@ _ACCURACY_LEVEL = 4
 
 
 class Nodes:
-    """Nodes and initialisers under construction. What adds a node returns the name of its first output."""
+    """Nodes and initialisers under construction. What adds a node returns the name of its first output.
 
-    def __init__(self, layout: Layout, epsilon: float) -> None:
+    ``kv_cache`` is the element type of the attention and of its cache; everything else computes in float32.
+    """
+
+    def __init__(self, layout: Layout, epsilon: float, kv_cache: KvCache) -> None:
         self.layout = layout
+        self.kv_cache = kv_cache
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self._epsilon = epsilon
@@ -37,6 +42,10 @@ class Nodes:
     def contrib(self, operator: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
         """Add a node of onnxruntime's domain com.microsoft."""
         return self.add(operator, inputs, *outputs, domain="com.microsoft", **attributes)
+
+    def cast(self, inputs: str, output: str, element: Element) -> str:
+        """Add a conversion to another element type."""
+        return self.add("Cast", [inputs], output, to=onnx_type(element))
 
     def integers(self, name: str, *values: int) -> str:
         """Add a vector of int64, unless it is there."""
@@ -86,8 +95,6 @@ class Nodes:
 
     def product(self, name: str, stored: Stored, weight: str, inputs: str, output: str) -> str:
         """Add inputs @ weight.T, the weight as [output rows, input columns], for any way of storing it."""
-        from onnx import TensorProto
-
         if stored.scales is not None:
             return self.contrib(
                 "MatMulNBits",
@@ -100,15 +107,22 @@ class Nodes:
                 accuracy_level=_ACCURACY_LEVEL,
             )
         if stored.scheme == "f16":
-            weight = self.add("Cast", [weight], f"{name}.weight.f32", to=TensorProto.FLOAT)
+            weight = self.cast(weight, f"{name}.weight.f32", "f32")
         return self.contrib("FusedMatMul", [inputs, weight], output, transB=1)
+
+
+def onnx_type(element: Element) -> int:
+    """Return ONNX's number of an element type."""
+    from onnx import TensorProto
+
+    types: dict[Element, int] = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
+    return types[element]
 
 
 def _external(region: Region, name: str, shape: tuple[int, ...]) -> TensorProto:
     from onnx import TensorProto
 
-    elements = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
-    tensor = TensorProto(name=name, dims=shape, data_type=elements[region.element])
+    tensor = TensorProto(name=name, dims=shape, data_type=onnx_type(region.element))
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", DATA_FILE), ("offset", region.offset), ("length", region.size)):
         tensor.external_data.add(key=key, value=str(value))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
+from edgepack.runtime import KvCache
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Region, Stored, layout
@@ -20,14 +21,14 @@ class OnnxWriter:
     """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model with a text side,
     ``genai_config.json`` with the tokenizer's files."""
 
-    def __init__(self, folder: Path, model: Model, scheme: str) -> None:
+    def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
         self._path = folder / DATA_FILE
         self._decoder = model.decoder
         self._layout = layout(model.decoder, scheme)
         self._rows = dict.fromkeys(self._layout.tensors, 0)
         self._file = -1
         try:
-            (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout))
+            (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout, kv_cache))
             if model.text is not None:
                 (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:

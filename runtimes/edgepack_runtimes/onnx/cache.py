@@ -1,0 +1,54 @@
+"""A layer's keys or values, in the memory of the device that computes with them: the engine works in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.runtime import KvCache
+
+if TYPE_CHECKING:
+    from onnxruntime import IOBinding
+
+Numbers = NDArray[np.floating[Any]]
+
+DTYPES: Mapping[KvCache, type[np.floating[Any]]] = MappingProxyType({"f32": np.float32, "f16": np.float16})
+
+
+class Cache:
+    """Zeros [1, KV heads, context, head dimension] at first. ``device`` is "cpu" or "cuda".
+
+    Raises ``MemoryError``, or the ``RuntimeError`` of onnxruntime, where they are not granted.
+    """
+
+    def __init__(self, shape: tuple[int, ...], kv_cache: KvCache, device: str) -> None:
+        from onnxruntime import OrtValue
+
+        zeros = np.zeros(shape, DTYPES[kv_cache])
+        self._value = OrtValue.ortvalue_from_numpy(zeros, device, 0)
+        # On the CPU the value is the array itself, elsewhere a copy.
+        self._array = zeros if device == "cpu" else None
+
+    def bind(self, binding: IOBinding, past: str, present: str) -> None:
+        """Let the engine read the cache as one input and write it as one output."""
+        binding.bind_ortvalue_input(past, self._value)
+        binding.bind_ortvalue_output(present, self._value)
+
+    def read(self, length: int) -> Numbers:
+        """Return the first positions: [KV heads, length, head dimension]."""
+        return self._whole()[0, :, :length]
+
+    def write(self, values: Numbers) -> None:
+        """Replace the first positions: [KV heads, length, head dimension]."""
+        whole = self._whole()
+        whole[0, :, : values.shape[1]] = values
+        if self._array is None:
+            self._value.update_inplace(whole)
+
+    def _whole(self) -> Numbers:
+        whole: Numbers = self._value.numpy() if self._array is None else self._array
+        return whole
