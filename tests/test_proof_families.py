@@ -60,8 +60,7 @@ def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path:
             return
         ids = probe.make(decoder, None).ids
         assert len(ids) > max((*decoder.windows, 0)) or not decoder.windows
-        expected = reference.logits(weights, ids)
-        exact = chosen.nmse(decoder)
+        expected, exact = structure.expectation(chosen, weights, ids, reference.logits(weights, ids))
         limits = {"f32": exact} | {scheme: exact + limit for scheme, limit in halves(chosen.name, weights).items()}
         requests = [Request(chosen, scheme, scheme) for scheme in limits]
         write(weights, requests, tmp_path, model)

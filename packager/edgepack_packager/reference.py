@@ -13,28 +13,34 @@ from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder, Rope
 from edgepack.errors import UsageError
+from edgepack.runtime import KvCache
 from edgepack_packager.weights import Float32, Weights, row_blocks
 
 
-def logits(weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None) -> Float32:
+def logits(
+    weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None, *, kv_cache: KvCache = "f32"
+) -> Float32:
     """Return the logits after each of the token ids, which take the positions from 0: float32 [n, n_vocab].
 
-    ``progress`` and errors as in ``hidden``.
+    Arguments and errors as in ``hidden``.
     """
-    return head(weights, hidden(weights, ids, progress))
+    return head(weights, hidden(weights, ids, progress, kv_cache=kv_cache))
 
 
-def hidden(weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None) -> Float32:
+def hidden(
+    weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None, *, kv_cache: KvCache = "f32"
+) -> Float32:
     """Return the normed states after the last layer, from which ``head`` makes logits: float32 [n, h].
 
-    ``progress`` is called after each layer. Memory: a block of weights, some [n, intermediate] and [n, n] arrays.
+    ``progress`` is called after each layer. With a ``kv_cache`` of "f16", q, k, v and the attention's result are
+    rounded to it, and nothing else. Memory: a block of weights, some [n, intermediate] and [n, n] arrays.
     Raises ``UsageError`` for ids outside the embedding.
     """
     decoder = weights.decoder
     if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
         raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
-    model = _Model(weights)
+    model = _Model(weights, kv_cache)
     x = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids]) * np.float32(decoder.embedding_scale)
     for layer in range(decoder.n_layers):
         _attention(model, layer, x)
@@ -50,10 +56,11 @@ def head(weights: Weights, states: Float32) -> Float32:
 
 
 class _Model:
-    """The two operations that have weights."""
+    """The two operations that have weights, and the rounding of the attention."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, kv_cache: KvCache = "f32") -> None:
         self.weights = weights
+        self.kv_cache = kv_cache
         self.decoder = weights.decoder
         self.shapes = dict(weights.decoder.tensors())
 
@@ -73,6 +80,10 @@ class _Model:
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
         return normed * self.weights.rows(name, 0, x.shape[-1])
 
+    def round(self, x: Float32) -> Float32:
+        """The values that the KV cache's type has for these."""
+        return x if self.kv_cache == "f32" else x.astype(np.float16).astype(np.float32)
+
 
 def _attention(model: _Model, layer: int, x: Float32) -> None:
     """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
@@ -87,13 +98,14 @@ def _attention(model: _Model, layer: int, x: Float32) -> None:
     if kind.rope:
         rotation = _rotation(kind.rope, n)
         q, k = _rotate(q, *rotation), _rotate(k, *rotation)
+    q, k, v = model.round(q), model.round(k), model.round(v)
     mixed = np.empty_like(q)
     hidden = _hidden_positions(n, kind.window)
     for head, kv_head in _heads(decoder):
         scores = _softcap(q[:, head] @ k[:, kv_head].T * np.float32(decoder.score_scale), decoder.attention_softcap)
         scores[hidden] = -np.inf
         mixed[:, head] = _softmax(scores) @ v[:, kv_head]
-    output = model.linear(f"{name}.o", mixed.reshape(n, decoder.q_size))
+    output = model.linear(f"{name}.o", model.round(mixed).reshape(n, decoder.q_size))
     x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
 
 

@@ -63,7 +63,8 @@ def prove(
 ) -> Loss:
     """Run the probe through the variant's engine and compare with the rows ``expected``: float32 [n_vocab] each.
 
-    A scheme of 32 bits is exact and held to the target's limit; any other to the limits of its nominal bits.
+    A scheme of 32 bits is exact and held to the target's limit; any other to the limits of its nominal bits, which a
+    KV cache of fewer bits makes those of the exact one.
     """
     top1: list[int | None] = []
 
@@ -75,7 +76,7 @@ def prove(
 
     with engine.logits(target.runtime, variant, decoder, probe.ids, kv_cache, scratch) as (name, rows):
         lost = compare.difference(map(watch, rows), expected, probe.ids, probe.text)
-    bits = target.schemes[scheme]
+    bits = min(target.schemes[scheme], 16 if target.kv_cache == "f16" else 32)
     if bits == 32:
         gates = [gate("loss.nmse", lost.nmse, "<=", target.nmse(decoder))]
     else:
