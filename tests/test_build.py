@@ -17,8 +17,8 @@ import pytest
 from models import make_llama
 
 import edgepack
-from edgepack import runtime
 from edgepack.errors import EngineMissingError, OutputExistsError, ProofError, SourceError, UsageError
+from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager.build import Built, build
 from edgepack_packager.proof import loss
@@ -223,7 +223,8 @@ def test_a_missing_engine_needs_the_word_unproven(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = Support((), reason="onnxruntime is not installed.", install="pip install 'edgepack[onnx]'")
-    monkeypatch.setattr(type(runtime.find("onnx")), "probe", lambda self, hardware: absent)
+    probe = probing.probe
+    monkeypatch.setattr(probing, "probe", lambda name, machine: absent if name == "onnx" else probe(name, machine))
     refuse(source, EngineMissingError, r"onnxruntime is not installed.*edgepack\[onnx\].*--unproven")
     built = build(str(source), Recipe(("gguf", "onnx"), ("q8",), unproven=True), tmp_path / "unproven")
     proven = {variant.target: variant.proof is not None for variant in built.manifest.variants}

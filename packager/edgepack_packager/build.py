@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepack import runtime
 from edgepack.bundle import Bundle, open_bundle
 from edgepack.device.hardware import detect
 from edgepack.errors import EngineMissingError
+from edgepack.isolation import probing
 from edgepack.manifest import Manifest
+from edgepack.runtime import Support
 from edgepack_packager import families, golden, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.progress import Progress, Silent
@@ -97,12 +98,15 @@ def _write_and_prove(
     ]
 
 
-def _engines(requests: Sequence[Request], unproven: bool) -> dict[str, runtime.Support]:
-    """Return what each runtime that the requests need can do here, without those that cannot run."""
+def _engines(requests: Sequence[Request], unproven: bool) -> dict[str, Support]:
+    """Return what each runtime that the requests need can do here, without those that cannot run.
+
+    Each is asked in a child process, where a crash is only a reason.
+    """
     hardware = detect()
     found = {}
     for name in sorted({request.target.runtime for request in requests}):
-        support = runtime.find(name).probe(hardware)
+        support = probing.probe(name, hardware)
         if support.devices:
             found[name] = support
         elif not unproven:
