@@ -47,7 +47,7 @@ class Bundle:
         elif (entry := listed(self.manifest).get(name)) is not None:
             data, digest = _read(self.path, name, entry.size), entry.sha256
         else:
-            raise BundleNotFoundError(f"{self.path} lists no file {name!r}.")
+            raise BundleNotFoundError(f"{self.path} lists no file {name!r}.", hint=_REBUILD)
         if hashlib.sha256(data).hexdigest() != digest:
             raise _damaged(name, "its sha256 differs from the manifest's")
         return data
