@@ -70,4 +70,6 @@ class _Tokens:
 def _native(tokens: Sequence[bytes]) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    return LLTokenizer(TokenizerWrapper(_Tokens([*tokens, b""], len(tokens))))
+    whole = LLTokenizer(TokenizerWrapper(_Tokens([*tokens, b""], len(tokens))), slices=[])
+    # By itself, so that other threads run in between: each of the two holds the interpreter.
+    return whole.with_slices(LLTokenizer.general_slices())
