@@ -31,11 +31,6 @@ from edgepack_packager.text import read_text
 FIRST = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "CPU_SECONDS", 1)
-
-
 def test_a_conversation_is_asked_for_where_the_template_has_a_use_for_it() -> None:
     always = [asked.name for asked in CONVERSATIONS if not asked.needs]
     assert list(battery(FIRST, "", "", DAY).answers) == always
@@ -60,25 +55,30 @@ def test_a_refusal_is_an_answer() -> None:
     assert answers["user"].text == CONVERSATIONS[0].messages[0]["content"]
 
 
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "runs for more than 1 s"),
-        ("{{ 'x' * 10**10 }}", "needs more than 512 MiB"),
-        ("{{ '%9000000000d' % 1 }}", "needs more than 512 MiB"),
-        (
-            "{% set n = namespace(a='xx') %}{% for i in range(40) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
-            "needs more than 512 MiB",
-        ),
-    ],
-)
-@pytest.mark.usefixtures("impatient")
-def test_a_bomb_is_stopped_and_named(source: str, reason: str) -> None:
+def stopped(source: str, reason: str) -> None:
+    """A template is stopped for this reason, which names the conversation."""
     with pytest.raises(SourceError, match=rf"chat_template\.jinja {reason} on the conversation 'user'\."):
         battery(source, "", "", DAY)
     armed = "{% if messages[0].role == 'system' %}" + source + "{% endif %}"
     with pytest.raises(SourceError, match=rf"chat_template\.jinja {reason} on the conversation 'system'\."):
         battery(armed, "", "", DAY)
+
+
+def test_a_template_without_an_end_is_stopped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "CPU_SECONDS", 1)
+    stopped("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "runs for more than 1 s")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 10**10 }}",
+        "{{ '%9000000000d' % 1 }}",
+        "{% set n = namespace(a='xx') %}{% for i in range(40) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+    ],
+)
+def test_a_template_that_takes_all_memory_is_stopped_and_named(source: str) -> None:
+    stopped(source, "needs more than 512 MiB")
 
 
 def test_a_template_that_does_not_compile_is_named() -> None:
