@@ -37,10 +37,10 @@ def test_a_prompt_takes_over_whole_steps_and_leaves_one_token() -> None:
 
 def test_an_exact_share_has_the_steps_of_a_prefill_from_nothing() -> None:
     cache = filled([1, 2, 3, 4], [5, 6, 7, 8], [9], [10])
-    assert cache.shared_exactly([*range(1, 20)], 4) == 8
-    assert cache.shared_exactly([*range(1, 9)], 4) == 4
-    assert cache.shared_exactly([*range(1, 20)], 8) == 0
-    assert filled([1, 2, 3], [4, 5, 6, 7]).shared_exactly([*range(1, 20)], 4) == 0
+    assert cache.shared([*range(1, 20)], 4) == 8
+    assert cache.shared([*range(1, 9)], 4) == 4
+    assert cache.shared([*range(1, 20)], 8) == 0
+    assert filled([1, 2, 3], [4, 5, 6, 7]).shared([*range(1, 20)], 4) == 0
 
 
 @given(
@@ -52,7 +52,7 @@ def test_what_is_shared_is_a_common_beginning(steps: list[list[int]], prompt: li
     cache = filled(*steps)
     cache.cut(min(length, len(cache.tokens)))
     assert sum(cache.steps) == len(cache.tokens)
-    for share in (cache.shared(prompt), cache.shared_exactly(prompt, 4)):
+    for share in (cache.shared(prompt), cache.shared(prompt, 4)):
         assert share < len(prompt)
         assert cache.tokens[:share] == prompt[:share]
         assert share in (0, *accumulate(cache.steps))

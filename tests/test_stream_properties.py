@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from contract.ends import cut
+from endings import cut
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 

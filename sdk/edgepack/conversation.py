@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from edgepack.atomic import write_atomically
+from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import BundleError, UsageError
 from edgepack.results import Result
 from edgepack.text.prompts import Prompt
@@ -77,10 +78,7 @@ class Conversation:
 
         Options of this call go before those of the conversation. Raises as ``Model.chat``.
         """
-        with self.stream(said, **options) as stream:
-            for _ in stream:
-                pass
-        return stream.result
+        return whole(self.stream(said, **options))
 
     def stream(self, said: Said, **options: Unpack[ChatOptions]) -> Stream:
         """``send``, piece by piece: the turn is remembered when the ``with`` block is left."""
@@ -98,10 +96,7 @@ class Conversation:
 
     async def asend(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
         """``send`` for an event loop."""
-        async with self.astream(said, **options) as stream:
-            async for _ in stream:
-                pass
-        return stream.result
+        return await awhole(self.astream(said, **options))
 
     def astream(self, said: Said, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``stream`` for an event loop."""
@@ -124,13 +119,9 @@ class Conversation:
 
         The file is written whole or not at all. It is as large as the KV cache of the conversation.
         """
-        desk = self._model.desk
-        setup = self._model.setup
-        turn = desk.enter()
-        try:
+        desk, setup = self._model.desk, self._model.setup
+        with desk.turn():
             tokens, steps, state = desk.owner.call(self._state)
-        finally:
-            desk.leave(turn)
         turns = [([dict(message) for message in each.messages], each.text, list(each.ids)) for each in self._turns]
         saved = _Saved(
             version=_VERSION,
@@ -165,11 +156,8 @@ class Conversation:
         conversation._turns = [_Turn(tuple(messages), text, tuple(ids)) for messages, text, ids in saved.turns]
         if saved.state and (saved.variant, saved.engine) == (model.setup.variant, model.setup.engine):
             desk = model.desk
-            turn = desk.enter()
-            try:
+            with desk.turn():
                 desk.owner.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
-            finally:
-                desk.leave(turn)
         return conversation
 
     def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgepack.decoder import Count, Decoder
+from edgepack.decoder import Count, Decoder, KvCache
 from edgepack.errors import BundleDamagedError, BundleTooNewError
-from edgepack.runtime import KvCache
 
 VERSION = 1
 KV_CACHE = "kv_cache"

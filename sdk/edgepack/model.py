@@ -22,6 +22,7 @@ from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.sample import Sampling
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
+from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
 from edgepack.manifest import Manifest, Variant
 from edgepack.results import Result
@@ -179,14 +180,11 @@ class Model:
         """
         self._check_ids(ids)
         desk = self._desk
-        turn = desk.enter()
-        try:
+        with desk.turn() as turn:
             desk.owner.call(lambda: desk.rewind(0))
             for start in range(0, len(ids), slice_tokens):
                 piece = ids[start : start + slice_tokens]
                 yield desk.owner.call(partial(desk.forward_all, piece), lambda: desk.cancel(turn))
-        finally:
-            desk.leave(turn)
 
     def score(self, text: str) -> Score:
         """Return how likely the model finds a text: see ``measuring.score``. Raises ``UsageError`` for none."""
@@ -205,7 +203,7 @@ class Model:
         Raises ``UnknownOptionError`` for another keyword, ``UsageError`` for a value that cannot be honoured,
         ``PromptTooLongError`` before anything is evaluated, ``EngineError`` where the engine fails.
         """
-        return _whole(self.stream(text, **options))
+        return whole(self.stream(text, **options))
 
     def stream(self, text: str, **options: Unpack[GenerationOptions]) -> Stream:
         """Continue a text piece by piece: ``with model.stream("...") as stream: for chunk in stream: ...``.
@@ -214,13 +212,13 @@ class Model:
         """
         began = perf_counter()
         check_options("Generation", options, GenerationOptions.__annotations__)
-        policy, max_tokens = check_policy(options.get("on_overflow")), self._max_tokens(options.get("max_tokens"))
+        policy, max_tokens = self._room(options)
         prompt = self._prompts.of_text(text, policy, max_tokens)
         return Stream(self._desk, self._generation(prompt, options, began))
 
     async def agenerate(self, text: str, **options: Unpack[GenerationOptions]) -> Result:
         """``generate`` for an event loop, which goes on meanwhile. A cancelled task stops the engine."""
-        return await _awhole(self.astream(text, **options))
+        return await awhole(self.astream(text, **options))
 
     def astream(self, text: str, **options: Unpack[GenerationOptions]) -> AsyncStream:
         """``stream`` for an event loop: ``async with model.astream("...") as stream: async for chunk in stream: ...``.
@@ -251,7 +249,7 @@ class Model:
             return Conversation(self, system, options)
         if system is not None:
             raise UsageError("system was given beside messages.", hint="Make it the first of the messages.")
-        return _whole(self.stream_chat(messages, **options))
+        return whole(self.stream_chat(messages, **options))
 
     def stream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream:
         """Answer messages piece by piece. Arguments and errors as in ``chat``."""
@@ -259,7 +257,7 @@ class Model:
 
     async def achat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Result:
         """``chat`` with messages, for an event loop."""
-        return await _awhole(self.astream_chat(messages, **options))
+        return await awhole(self.astream_chat(messages, **options))
 
     def astream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``stream_chat`` for an event loop."""
@@ -286,7 +284,7 @@ class Model:
         """
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
-        policy, max_tokens = check_policy(options.get("on_overflow")), self._max_tokens(options.get("max_tokens"))
+        policy, max_tokens = self._room(options)
         tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
         if tools is not None:
             messages, definitions, own = tools.given(messages, self.template)
@@ -325,7 +323,7 @@ class Model:
             rolls_from=repro.rolls_from,
             trail=repro.cached,
         )
-        return _whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
+        return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
 
     @property
     def desk(self) -> Desk:
@@ -380,8 +378,7 @@ class Model:
         tools: Tools | None = None,
         exactly: bool = True,
     ) -> Generation:
-        policy = check_policy(options.get("on_overflow"))
-        limit = self._max_tokens(options.get("max_tokens"))
+        policy, limit = self._room(options)
         if policy != "rolling":
             # The last token that is generated is never evaluated, so it needs no room in the cache.
             limit = min(limit, self.context - len(prompt.ids) + 1)
@@ -435,12 +432,14 @@ class Model:
         values |= {name: value for name, value in options.items() if name in values and value is not None}
         return Sampling(**values)
 
-    def _max_tokens(self, value: int | None) -> int:
+    def _room(self, options: GenerationOptions) -> tuple[OnOverflow, int]:
+        """Return what is to happen when the context is full, and the most tokens to generate."""
+        policy, value = check_policy(options.get("on_overflow")), options.get("max_tokens")
         if value is None:
-            return self._manifest.generation.max_tokens
+            return policy, self._manifest.generation.max_tokens
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
-        return value
+        return policy, value
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if not len(ids):
@@ -455,20 +454,6 @@ class Model:
             raise PromptTooLongError(
                 f"The sequence has {len(ids)} tokens, the context {self.context}.", hint="Load with a larger context."
             )
-
-
-def _whole(stream: Stream) -> Result:
-    with stream:
-        for _ in stream:
-            pass
-    return stream.result
-
-
-async def _awhole(stream: AsyncStream) -> Result:
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.result
 
 
 def _n_best(options: GenerationOptions) -> int | None:

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder
+from edgepack.decoder import KvCache as KvCache
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
-
-KvCache = Literal["f32", "f16"]
 
 
 @dataclass(frozen=True, slots=True)

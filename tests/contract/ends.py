@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from endings import cut
 
 from contract.case import LONG, Case, chunks_of, facts
 from contract.registry import promise
@@ -73,16 +73,6 @@ def a_stop_string_neither_leaks_nor_eats(case: Case) -> None:
             assert (result.finish_reason, result.stop) == ("stop", stop)
             assert case.model.detokenize(result.token_ids).startswith(shown + stop)
         case.same(("stops", *stops), facts(result))
-
-
-def cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """Return the text before the stop string that is complete first, the longest of several, and that string."""
-    for end in range(1, len(text) + 1):
-        ending = [stop for stop in stops if text[:end].endswith(stop)]
-        if ending:
-            longest = max(ending, key=len)
-            return text[: end - len(longest)], longest
-    return text, None
 
 
 @a_stop_string_neither_leaks_nor_eats.broken_by

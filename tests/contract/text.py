@@ -11,8 +11,7 @@ import pytest
 
 from contract.case import LONG, Case, Logits, Watched, chunks_of, facts, holds_what_it_should
 from contract.registry import promise
-from edgepack.decoding import generation, sample
-from edgepack.decoding.cache import Cache
+from edgepack.decoding import cache, generation, sample
 from edgepack.decoding.generation import Generation
 from edgepack.decoding.lookup import Lookup
 from edgepack.decoding.sample import Sampler, Sampling
@@ -63,12 +62,12 @@ def what_the_cache_held_before_does_not_change_a_text(case: Case) -> None:
 
 @what_the_cache_held_before_does_not_change_a_text.broken_by
 def a_cache_that_does_not_compare_tokens(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "_common", lambda self, prompt: max(0, min(len(self.tokens), len(prompt) - 1)))
+    patch.setattr(cache, "common_length", lambda held, prompt: min(len(held), len(prompt)))
 
 
 @what_the_cache_held_before_does_not_change_a_text.broken_by
 def a_cache_that_is_never_reused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "_common", lambda self, prompt: 0)
+    patch.setattr(cache, "common_length", lambda held, prompt: 0)
 
 
 @promise

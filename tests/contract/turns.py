@@ -48,7 +48,7 @@ def a_turn_evaluates_only_what_is_new(case: Case) -> None:
 
 @a_turn_evaluates_only_what_is_new.broken_by
 def a_turn_that_prefills_everything(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "shared", lambda self, prompt: 0)
+    patch.setattr(Cache, "shared", lambda self, prompt, chunk: 0)
 
 
 @a_turn_evaluates_only_what_is_new.broken_by
@@ -56,8 +56,8 @@ def a_turn_that_only_says_so(patch: pytest.MonkeyPatch) -> None:
     real = Cache.shared
     shared: list[int] = []
 
-    def forget(self: Cache, prompt: Any) -> int:
-        shared.append(real(self, prompt))
+    def forget(self: Cache, prompt: Any, chunk: int | None) -> int:
+        shared.append(real(self, prompt, chunk))
         return 0
 
     patch.setattr(Cache, "shared", forget)
@@ -78,7 +78,7 @@ def a_system_prompt_is_evaluated_once(case: Case) -> None:
 
 @a_system_prompt_is_evaluated_once.broken_by
 def a_cache_of_one_conversation_only(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "shared", lambda self, prompt: 0)
+    patch.setattr(Cache, "shared", lambda self, prompt, chunk: 0)
 
 
 @promise

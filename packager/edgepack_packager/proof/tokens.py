@@ -11,12 +11,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import msgspec
 
 from edgepack import runtime
+from edgepack.decoding.cache import common_length
 from edgepack.errors import EdgepackError, EngineError, ProofError
 from edgepack.manifest import Gate
 from edgepack.runtime import Tokenizing
@@ -123,7 +123,7 @@ def compare(
 
 
 def _difference(case: Case, ids: Sequence[int]) -> str:
-    same = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ids, case.ids, strict=False))])
+    same = common_length(ids, case.ids)
     theirs, ours = ([*tokens[same : same + 4]] for tokens in (ids, case.ids))
     return f"Its vocabulary gives {theirs} where {TOKENIZER} gives {ours}, after {same} tokens of {case.text!r}."
 

@@ -7,7 +7,7 @@ last bit only where the same tokens came in the same steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 Trail = tuple[tuple[int, int], ...]
 """Steps in order, as (tokens in a step, how many such steps one after the other)."""
@@ -32,41 +32,28 @@ class Cache:
 
     def cut(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
-        while sum(self.steps) > length:
-            surplus = sum(self.steps) - length
-            if self.steps[-1] <= surplus:
-                self.steps.pop()
-            else:
-                self.steps[-1] -= surplus
+        surplus = len(self.tokens) - length
+        while surplus > 0:
+            last = self.steps.pop()
+            if last > surplus:
+                self.steps.append(last - surplus)
+            surplus -= last
         del self.tokens[length:]
 
-    def shared(self, prompt: Sequence[int]) -> int:
+    def shared(self, prompt: Sequence[int], chunk: int | None = None) -> int:
         """Return how many tokens a prompt can take over: whole steps of the common beginning, never all of it.
 
-        At least one token of a prompt is evaluated, because its logits are wanted.
+        At least one token of a prompt is evaluated, because its logits are wanted. With a ``chunk``, only steps count
+        that a prefill from nothing would take too: of so many tokens each.
         """
-        return self._whole_steps(self._common(prompt))
-
-    def shared_exactly(self, prompt: Sequence[int], chunk: int) -> int:
-        """Return the same, of those steps only that a prefill from nothing would take too: ``chunk`` tokens each."""
-        common, kept = self._common(prompt), 0
+        common, kept = min(common_length(self.tokens, prompt), len(prompt) - 1), 0
         for size in self.steps:
-            if size != chunk or kept + size > common:
+            if kept + size > common or chunk not in (None, size):
                 break
             kept += size
         return kept
 
-    def _common(self, prompt: Sequence[int]) -> int:
-        most = min(len(self.tokens), len(prompt) - 1)
-        for index in range(most):
-            if self.tokens[index] != prompt[index]:
-                return index
-        return max(0, most)
 
-    def _whole_steps(self, length: int) -> int:
-        kept = 0
-        for size in self.steps:
-            if kept + size > length:
-                break
-            kept += size
-        return kept
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Return how many items two sequences have in common from their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -91,6 +91,15 @@ class Desk:
                         self._holder = next_one
                         next_one.granted.set_result(None)
 
+    @contextmanager
+    def turn(self) -> Iterator[Turn]:
+        """Hold the desk for a ``with`` block. Raises as ``enter``."""
+        turn = self.enter()
+        try:
+            yield turn
+        finally:
+            self.leave(turn)
+
     def check(self) -> None:
         """Raise ``EngineError`` where the session is closed or has failed."""
         if self._out_of_use is not None:

@@ -6,6 +6,8 @@ The same bundle, engine, threads and steps give the same logits to the last bit,
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -69,10 +71,14 @@ def machine() -> str:
 
 def packages() -> dict[str, str]:
     """Return the versions of the libraries that decide a text beside the engine."""
-    found = {}
-    for name in LIBRARIES:
-        try:
+    return {name: found or "unknown" for name, found in versions(LIBRARIES).items()}
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str | None]:
+    """Return the versions of libraries; None for one whose metadata is not there: a frozen application may lack it."""
+    found: dict[str, str | None] = {}
+    for name in libraries:
+        found[name] = None
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:  # a frozen application may leave the metadata out
-            found[name] = "unknown"
     return found

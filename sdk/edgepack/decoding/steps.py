@@ -95,8 +95,7 @@ class Steps:
 
     def _share(self) -> int:
         """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
-        cache, chunk = self._desk.cache, self._desk.options.chunk
-        share = cache.shared_exactly(self._prompt, chunk) if self._exactly else cache.shared(self._prompt)
+        share = self._desk.cache.shared(self._prompt, self._desk.options.chunk if self._exactly else None)
         self._desk.rewind(share)
         return share
 

@@ -98,6 +98,14 @@ class Stream:
             self._desk.leave(self._turn)
 
 
+def whole(stream: Stream) -> Result:
+    """Read a stream to its end, and return its result."""
+    with stream:
+        for _ in stream:
+            pass
+    return stream.result
+
+
 class AsyncStream:
     """A ``Stream`` for an event loop, which goes on while the engine works: ``async with``, ``async for``, ``result``.
 
@@ -159,3 +167,11 @@ class AsyncStream:
                 "A stream was read outside of a with block.", hint="async with model.astream(...) as stream: ..."
             )
         return self._stream
+
+
+async def awhole(stream: AsyncStream) -> Result:
+    """``whole`` for an event loop."""
+    async with stream:
+        async for _ in stream:
+            pass
+    return stream.result

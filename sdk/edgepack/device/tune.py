@@ -242,8 +242,8 @@ class _Search:
         except EdgepackError as error:
             self.trials.append(replace(trial, reason=error.message))
             return None
-        rates = (measured.decode_tps, measured.prefill_tps, measured.batch_cost)
-        self.trials.append(replace(trial, decode_tps=rates[0], prefill_tps=rates[1], batch_cost=rates[2]))
+        decode, prefill, batch = measured.decode_tps, measured.prefill_tps, measured.batch_cost
+        self.trials.append(replace(trial, decode_tps=decode, prefill_tps=prefill, batch_cost=batch))
         return measured
 
     def _check_memory(self, candidate: Candidate) -> None:

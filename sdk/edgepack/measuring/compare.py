@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import takewhile
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from edgepack.decoding.cache import common_length
 from edgepack.errors import EdgepackError, UsageError
 
 if TYPE_CHECKING:
@@ -123,11 +123,6 @@ def compare(
     piece = b.piece if a.tokenizer == b.tokenizer else None
     pairs = (_pair(*each, piece) for each in zip(prompts, a.results, b.results, strict=True))
     return Comparison(a.side, b.side, tuple(pairs))
-
-
-def common_length(a: Sequence[object], b: Sequence[object]) -> int:
-    """Return how many items two sequences have in common from their beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 @dataclass(frozen=True, slots=True)

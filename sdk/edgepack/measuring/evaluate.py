@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.decoding.cache import common_length
 from edgepack.decoding.logprobs import logprobs
 from edgepack.errors import UsageError
-from edgepack.measuring.compare import common_length
 from edgepack.measuring.score import SLICE, perplexity, predictions, windows
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ with the bundle's vectors, a line in the state folder says so, and the bundle op
 from __future__ import annotations
 
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgepack.bundle import Bundle
+from edgepack.decoding.repro import versions
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError
 from edgepack.measuring.replay import replay_text
@@ -49,10 +49,4 @@ def _mark(bundle: Bundle) -> Path:
 
 
 def _libraries() -> str:
-    found = []
-    for name in LIBRARIES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # a frozen application may leave the metadata out
-            found.append(f"{name} of an unknown version")
-    return ", ".join(found)
+    return ", ".join(f"{name} {found or 'of an unknown version'}" for name, found in versions(LIBRARIES).items())

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from edgepack.bundle import open_bundle
+from edgepack.decoding.cache import common_length
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import BundleError, UsageError
@@ -90,9 +91,7 @@ def _options(planned: Options, then: Setup) -> Options:
 
 def _compared(recorded: Recorded, result: Result, now: Setup) -> Rerun:
     same = recorded.token_ids == result.token_ids
-    pairs = enumerate(zip(recorded.token_ids, result.token_ids, strict=False))
-    shorter = min(len(recorded.token_ids), len(result.token_ids))
-    first = None if same else next((index for index, (a, b) in pairs if a != b), shorter)
+    first = None if same else common_length(recorded.token_ids, result.token_ids)
     return Rerun(result, same, first, _changed(recorded.repro.setup.to_dict(), now.to_dict()))
 
 
