@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from edgepack import runtime
-from edgepack.decoding.cache import common_length
 from edgepack.errors import EdgepackError, EngineError, ProofError
 from edgepack.manifest import Gate
+from edgepack.prefix import common_length
 from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.golden import Vectors

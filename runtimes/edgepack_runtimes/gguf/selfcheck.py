@@ -108,7 +108,7 @@ def _judge(engine: library.Engine) -> Verdict:
         return Verdict((), reason=error.message)
     question = f"selfcheck of {engine.distribution}"
     now = circumstances(stamps([path, *Path(__file__).parent.glob("*.py")]))
-    if known := _recalled(question, now):
+    if known := recall(question, now, Verdict):
         return known
     found = _found(engine)
     if found.devices:
@@ -116,14 +116,6 @@ def _judge(engine: library.Engine) -> Verdict:
     elif found.reason:
         log.logger.warning("%s", found.reason)  # installed, and yet passed over: never in silence
     return found
-
-
-def _recalled(question: str, now: str) -> Verdict | None:
-    answer = recall(question, now)
-    try:
-        return None if answer is None else msgspec.json.decode(answer, type=Verdict)
-    except msgspec.DecodeError:
-        return None
 
 
 def _found(engine: library.Engine) -> Verdict:

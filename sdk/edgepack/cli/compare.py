@@ -123,7 +123,7 @@ def _answers(pair: Pair) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from edgepack.decoding.cache import common_length
+    from edgepack.prefix import common_length
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     grid.add_column("A", ratio=1, overflow="fold")

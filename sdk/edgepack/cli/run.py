@@ -19,6 +19,7 @@ from edgepack.cli.screen import (
     BundlePath,
     Context,
     KvCache,
+    Strict,
     Threads,
     Variant,
     as_json,
@@ -53,7 +54,6 @@ OnOverflow = Annotated[
     typer.Option(help="A prompt that is too long: error, truncate_middle or rolling.", show_default=False),
 ]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse every substitute for the best engine and device.")]
 
 
 def run(
@@ -143,10 +143,9 @@ class _Asking:
 
     def silent(self, text: str) -> dict[str, Any]:
         """Answer without streaming; return the result and what produced it, as JSON values."""
-        with self._stream(text) as stream:
-            for _ in stream:
-                pass
-        return stream.result.to_dict()
+        from edgepack.decoding.stream import whole
+
+        return whole(self._stream(text)).to_dict()
 
     def once(self, text: str) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""

@@ -7,7 +7,9 @@ last bit only where the same tokens came in the same steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby, takewhile
+from itertools import groupby
+
+from edgepack.prefix import common_length
 
 Trail = tuple[tuple[int, int], ...]
 """Steps in order, as (tokens in a step, how many such steps one after the other)."""
@@ -52,8 +54,3 @@ class Cache:
                 break
             kept += size
         return kept
-
-
-def common_length(a: Sequence[object], b: Sequence[object]) -> int:
-    """Return how many items two sequences have in common from their beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

@@ -13,10 +13,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from edgepack.atomic import write_atomically
+
+T = TypeVar("T")
 
 _TROUBLE = (OSError, RuntimeError, ValueError)
 # What decides which library a loader takes, and which accelerators a driver shows.
@@ -57,12 +60,12 @@ def circumstances(*facts: str) -> str:
     return whole.hexdigest()
 
 
-def recall(question: str, circumstances: str) -> bytes | None:
-    """Return the answer that was found to a question under the same circumstances: JSON; None where there is none."""
+def recall(question: str, circumstances: str, kind: type[T]) -> T | None:
+    """Return the answer of that kind that was found to a question under the same circumstances, None without one."""
     with suppress(*_TROUBLE):
         finding = msgspec.json.decode(_place(question).read_bytes(), type=_Finding)
         if finding.circumstances == circumstances:
-            return bytes(finding.answer)
+            return msgspec.json.decode(finding.answer, type=kind)
     return None
 
 

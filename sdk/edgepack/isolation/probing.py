@@ -47,7 +47,7 @@ def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Su
     now = circumstances(facts, stamps(_sources(name)))
     with _lock:
         if (name, now) not in _answers:
-            _answers[name, now] = _recalled(name, now) or _found(name, now, hardware, timeout_s)
+            _answers[name, now] = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
         return _answers[name, now]
 
 
@@ -69,14 +69,6 @@ def main() -> None:
     answer.write(msgspec.json.encode(ask(sys.argv[1], runtime.find, hardware)))
     answer.flush()
     os._exit(0)  # what an engine does at the end of an interpreter is no part of the answer
-
-
-def _recalled(name: str, now: str) -> Support | None:
-    answer = recall(_question(name), now)
-    try:
-        return None if answer is None else msgspec.json.decode(answer, type=Support)
-    except msgspec.DecodeError:
-        return None
 
 
 def _found(name: str, now: str, hardware: Hardware, timeout_s: float) -> Support:

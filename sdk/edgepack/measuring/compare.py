@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from edgepack.decoding.cache import common_length
 from edgepack.errors import EdgepackError, UsageError
+from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
     from edgepack.decoding.repro import Setup

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoding.cache import common_length
 from edgepack.decoding.logprobs import logprobs
 from edgepack.errors import UsageError
 from edgepack.measuring.score import SLICE, perplexity, predictions, windows
+from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
     from edgepack.decoding.repro import Setup

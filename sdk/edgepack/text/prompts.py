@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from edgepack.errors import EdgepackError, PromptTooLongError, UsageError
 from edgepack.manifest import Manifest
+from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
 
@@ -181,4 +182,4 @@ def _kept(ids: Sequence[int], system: Messages, render: Callable[[Messages, bool
         alone = render(system, False).ids
     except EdgepackError:  # some templates want a user's message
         return 0
-    return next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), min(len(ids), len(alone)))
+    return common_length(ids, alone)
