@@ -13,8 +13,7 @@ from decoders import RandomWeights, describe
 from gguf_decoders import GEMMA2, GEMMA3, WINDOW
 from variants import token_ids
 
-from edgepack import runtime
-from edgepack.decoding import snapshot
+from edgepack import runtime, snapshot
 from edgepack.errors import EngineError
 from edgepack.fake import FakeRuntime
 from edgepack.runtime import Options, Runtime, Session, Snapshots

@@ -4,9 +4,10 @@
 no engine, no tokenizer and no command line: each name is fetched when it is first used.
 
 Where things are: ``errors``, ``decoder``, ``manifest`` and ``bundle`` are what the packager shares; ``runtime`` is the
-seam that engines stand behind; ``loading`` opens a bundle as a ``model``. Behind them: ``text`` (tokens, templates,
-tools), ``structured`` (answers bound to a schema), ``decoding`` (one token after another), ``device`` (what runs here,
-and how fast), ``isolation`` (engines in processes of their own), ``measuring`` (speed, quality, sameness) and ``cli``.
+seam that engines stand behind, ``snapshot`` the form of their saved caches; ``loading`` opens a bundle as a ``model``.
+Behind them: ``text`` (tokens, templates, tools), ``structured`` (answers bound to a schema), ``decoding`` (one token
+after another), ``device`` (what runs here, and how fast), ``isolation`` (engines in processes of their own),
+``measuring`` (speed, quality, sameness) and ``cli``.
 """
 
 from __future__ import annotations

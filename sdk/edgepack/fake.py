@@ -21,8 +21,8 @@ from threading import Event, get_ident
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.decoder import Attention, Decoder, Rope
-from edgepack.decoding import snapshot
 from edgepack.decoding.repro import Setup
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError

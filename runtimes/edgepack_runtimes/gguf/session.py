@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoding import snapshot
+from edgepack import snapshot
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library

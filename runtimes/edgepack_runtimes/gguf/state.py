@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from edgepack.decoding.snapshot import Buffer
+from edgepack.snapshot import Buffer
 
 _SEQUENCE: Final = 0
 _SEQUENCE_HEAD: Final = struct.pack("<Ii", 0xAF143CD8, _SEQUENCE)

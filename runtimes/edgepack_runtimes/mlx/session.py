@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.decoder import Decoder
-from edgepack.decoding import snapshot
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Options
 from edgepack_runtimes.mlx.cache import LayerCache

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import snapshot
 from edgepack.decoder import Decoder
-from edgepack.decoding import snapshot
 from edgepack.device.memory import KV_BYTES
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Options
