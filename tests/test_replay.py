@@ -13,6 +13,7 @@ import small_bundle
 import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle import Bundle
+from edgepack.decoding import repro
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError, UsageError
 from edgepack.loading import text_side
@@ -180,7 +181,7 @@ def test_another_library_replays_again(
 ) -> None:
     bundle = bundle_of(tmp_path / "bundle", [golden()])
     edgepack.load(bundle, runtimes=RUNTIMES).close()
-    monkeypatch.setattr(first_open, "version", lambda name: "99")
+    monkeypatch.setattr(repro, "version", lambda name: "99")
     edgepack.load(bundle, runtimes=RUNTIMES).close()
     edgepack.load(bundle, runtimes=RUNTIMES).close()
     assert len(replays) == 2
