@@ -16,7 +16,7 @@ from edgepack.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.manifest import Fallback
 from edgepack.runtime import KvCache
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.weights import Float32
 
 UNIFORM = ("f32", "f16", "q8", "q4")
 

@@ -15,8 +15,8 @@ from edgepack.errors import SourceError
 from edgepack.loading import special_tokens
 from edgepack.manifest import Stop
 from edgepack_packager.battery import CONVERSATIONS, DAY
+from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
 from edgepack_packager.render import Rendered, battery
-from edgepack_packager.strictjson import parse_object, read_bytes
 from edgepack_packager.targets import Text
 from edgepack_packager.text import bos, endings
 from edgepack_packager.text.defaults import generation as generation
