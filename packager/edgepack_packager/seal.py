@@ -13,7 +13,7 @@ import msgspec
 from edgepack import manifest as manifests
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
-from edgepack.manifest import KV_CACHE, VERSION, File, Manifest, Schema
+from edgepack.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG
@@ -64,14 +64,11 @@ def seal(
     for name, data in text.files.items():
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
-    (bundle / EVIDENCE).mkdir()
-    for part in parts:
-        evidence = msgspec.json.encode(part.verdict.evidence)
-        (bundle / EVIDENCE / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+    write_evidence(bundle / EVIDENCE, parts)
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []),
+        schema=Schema(VERSION, _features(parts)),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts),
@@ -103,6 +100,22 @@ def seal(
     return manifest, hashlib.sha256(data).hexdigest()
 
 
+def write_evidence(folder: Path, parts: Sequence[Part]) -> None:
+    """Write all figures of each variant into a new folder: ``<variant>.json``."""
+    folder.mkdir()
+    for part in parts:
+        evidence = msgspec.json.encode(part.verdict.evidence)
+        (folder / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+
+
+def _features(parts: Sequence[Part]) -> list[str]:
+    has = {
+        KV_CACHE: any(part.request.target.kv_cache for part in parts),
+        LOSS: any(part.verdict.proof and part.verdict.proof.loss for part in parts),
+    }
+    return [feature for feature, used in has.items() if used]
+
+
 def text_of(model: Model) -> Text:
     """Return the model's text side. Raises ``SourceError`` for a source without a tokenizer."""
     if model.text is None:
@@ -112,6 +125,7 @@ def text_of(model: Model) -> Text:
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
     cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    limit: dict[str, str] = {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -122,6 +136,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "context": decoder.context,
             "unproven": int(recipe.unproven),
             **cache,
+            **limit,
         },
     )
 
