@@ -11,7 +11,7 @@ import pytest
 
 import edgepack
 from edgepack import fake, runtime
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import BundleError, UsageError
 from edgepack.runtime import Options, Support

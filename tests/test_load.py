@@ -12,7 +12,7 @@ import small_bundle
 
 import edgepack
 from edgepack import FakeRuntime
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import (
     BundleDamagedError,

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepack import fake
+from edgepack.bundle.manifest import Chat, Generation, Manifest, Stop
 from edgepack.errors import EngineError, PromptTooLongError, UnknownOptionError, UsageError
 from edgepack.fake import FakeRuntime, FakeSession
-from edgepack.manifest import Chat, Generation, Manifest, Stop
 from edgepack.model import Model
 from edgepack.runtime import Options
 from edgepack.text.chat import ChatTemplate

@@ -12,7 +12,7 @@ import small_bundle
 
 import edgepack
 from edgepack import FakeRuntime
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.decoding import repro
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError, UsageError

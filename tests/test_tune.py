@@ -13,7 +13,7 @@ import small_bundle
 
 import edgepack
 from edgepack import FakeRuntime
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.cli import main
 from edgepack.decoding.lookup import PAYS
 from edgepack.device.hardware import Hardware, detect

@@ -3,7 +3,7 @@
 ``load`` a bundle and ``generate``; ``plan`` says what ``load`` would choose and why. Importing this package imports
 no engine, no tokenizer and no command line: each name is fetched when it is first used.
 
-Where things are: ``errors``, ``decoder``, ``manifest`` and ``bundle`` are what the packager shares; ``runtime`` is the
+Where things are: ``errors`` and ``bundle`` (what is on disk) are what the packager shares; ``runtime`` is the
 seam that engines stand behind, ``snapshot`` the form of their saved caches; ``loading`` opens a bundle as a ``model``.
 Behind them: ``text`` (tokens, templates, tools), ``structured`` (answers bound to a schema), ``decoding`` (one token
 after another), ``device`` (what runs here, and how fast), ``isolation`` (engines in processes of their own),
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepack.asynchronous import aload as aload
-    from edgepack.bundle import Bundle as Bundle
-    from edgepack.bundle import open_bundle as open_bundle
+    from edgepack.bundle.files import Bundle as Bundle
+    from edgepack.bundle.files import open_bundle as open_bundle
     from edgepack.conversation import Conversation as Conversation
     from edgepack.device.planning import Plan as Plan
     from edgepack.errors import BuildError as BuildError
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "Bundle": "bundle",
-    "open_bundle": "bundle",
+    "Bundle": "bundle.files",
+    "open_bundle": "bundle.files",
     "Conversation": "conversation",
     "FakeRuntime": "fake",
     "aload": "asynchronous",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import msgspec
 
-from edgepack.atomic import write_atomically
+from edgepack.bundle.writing import write_atomically
 from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import BundleError, UsageError
 from edgepack.results import Result

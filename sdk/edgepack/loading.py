@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
 from edgepack import runtime
-from edgepack.bundle import Bundle, listed, open_bundle
+from edgepack.bundle.files import Bundle, listed, open_bundle
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
 from edgepack.device.hardware import Hardware, detect

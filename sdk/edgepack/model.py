@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.repro import Repro, Setup
@@ -24,7 +25,6 @@ from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
-from edgepack.manifest import Manifest, Variant
 from edgepack.results import Result
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate

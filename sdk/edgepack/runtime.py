@@ -14,8 +14,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
-from edgepack.decoder import KvCache as KvCache
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import KvCache as KvCache
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
 

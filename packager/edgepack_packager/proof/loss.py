@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Gate, SelfTest
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Gate, SelfTest
 from edgepack.runtime import KvCache
 from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.gates import gate

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
 from edgepack.loading import special_tokens
-from edgepack.manifest import Stop
 from edgepack_packager.battery import CONVERSATIONS, DAY
 from edgepack_packager.render import Rendered, battery
 from edgepack_packager.strictjson import parse_object, read_bytes

@@ -19,7 +19,7 @@ Quick = Annotated[
 
 def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None:
     """Measure each variant with other threads, weight layouts and chunks, and remember the best for this device."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.device.tune import tune as measure
 
     opened = open_bundle(bundle, verify="sizes")

@@ -11,7 +11,7 @@ import typer
 from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
+    from edgepack.bundle.files import Bundle
     from edgepack.measuring.replay import Replay
 
 WithReplay = Annotated[
@@ -38,7 +38,7 @@ def verify(bundle: BundlePath, replay: WithReplay = False, json: AsJson = False)
 
 
 def _checked(path: Path) -> Bundle:
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
 
     opened = open_bundle(path, verify="sizes")
     with bar() as progress:
@@ -66,7 +66,7 @@ def _replayed(bundle: Bundle) -> list[Replay]:
 def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from edgepack.bundle import listed
+    from edgepack.bundle.files import listed
 
     return {
         "id": bundle.id,
@@ -81,7 +81,7 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     """Print what was compared and what each replay gave."""
     from rich.text import Text
 
-    from edgepack.bundle import listed
+    from edgepack.bundle.files import listed
     from edgepack.device.memory import human
 
     console = out()

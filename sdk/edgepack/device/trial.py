@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from edgepack.bundle import open_bundle
+from edgepack.bundle.files import open_bundle
 from edgepack.device.planning import Candidate
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.isolation import process

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypedDict
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.planning import Candidate, make_plan
 from edgepack.device.trial import Job, Measurement, run

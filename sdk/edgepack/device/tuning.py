@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgepack.atomic import write_atomically
+from edgepack.bundle.writing import write_atomically
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import state_folder
 from edgepack.runtime import Support

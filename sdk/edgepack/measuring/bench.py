@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.device.memory import kv_bytes
 from edgepack.device.planning import Candidate
 from edgepack.errors import ContextTooLargeError, UsageError

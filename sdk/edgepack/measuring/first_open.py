@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.decoding.repro import versions
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
+from edgepack.bundle.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
 from edgepack.device.hardware import Hardware
 from edgepack.device.planning import default_kv_cache, kv_caches
 from edgepack.errors import BundleError, EdgepackError, UsageError
 from edgepack.loading import Runtimes, find, probe_all
-from edgepack.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
 from edgepack.runtime import Options, Support
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from edgepack.bundle import open_bundle
+from edgepack.bundle.files import open_bundle
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import BundleError, UsageError

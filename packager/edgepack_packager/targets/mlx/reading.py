@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, SourceError
 from edgepack_packager.safetensors import Entry, SafetensorsFile
 from edgepack_packager.strictjson import read_object
