@@ -6,8 +6,8 @@ no engine, no tokenizer and no command line: each name is fetched when it is fir
 Where things are: ``errors`` and ``bundle`` (what is on disk) are what the packager shares; ``runtime`` is the
 seam that engines stand behind, ``snapshot`` the form of their saved caches; ``loading`` opens a bundle as a ``model``.
 Behind them: ``text`` (tokens, templates, tools), ``structured`` (answers bound to a schema), ``decoding`` (one token
-after another), ``device`` (what runs here, and how fast), ``isolation`` (engines in processes of their own),
-``measuring`` (speed, quality, sameness) and ``cli``.
+after another), ``device`` (its facts, and the plans that follow from them), ``isolation`` (engines in processes of
+their own), ``measuring`` (speed, quality, sameness), ``tuning`` (the best settings here) and ``cli``.
 """
 
 from __future__ import annotations

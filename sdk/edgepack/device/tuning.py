@@ -1,4 +1,4 @@
-"""What ``edgepack tune`` found on this device, kept in the state folder. ``edgepack.device.tune`` measures it.
+"""What ``edgepack tune`` found on this device, kept in the state folder. ``edgepack.tuning.tune`` measures it.
 
 A file belongs to one bundle on one device, and each of its entries to one version of an engine on one of its devices:
 what was measured with others says nothing, and is not read.

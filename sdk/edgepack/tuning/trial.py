@@ -1,6 +1,6 @@
 """A trial: one setting of one candidate, measured in a process of its own, whose crash or hang is only a reason.
 
-Run as ``python -m edgepack.device.trial``: a job comes in on standard input, what was measured goes out on standard
+Run as ``python -m edgepack.tuning.trial``: a job comes in on standard input, what was measured goes out on standard
 output.
 """
 
