@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle as Bundle
     from edgepack.bundle.files import open_bundle as open_bundle
     from edgepack.conversation import Conversation as Conversation
+    from edgepack.decoding.results import Chunk as Chunk
+    from edgepack.decoding.results import Result as Result
     from edgepack.device.planning import Plan as Plan
     from edgepack.errors import BuildError as BuildError
     from edgepack.errors import BundleDamagedError as BundleDamagedError
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
-    from edgepack.results import Chunk as Chunk
-    from edgepack.results import Result as Result
 
     __version__: str
 
@@ -64,8 +64,8 @@ _HOME = {
     "plan": "loading",
     "Model": "model",
     "Plan": "device.planning",
-    "Chunk": "results",
-    "Result": "results",
+    "Chunk": "decoding.results",
+    "Result": "decoding.results",
     **dict.fromkeys(
         (
             "BuildError",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Unpack
 import msgspec
 
 from edgepack.bundle.writing import write_atomically
+from edgepack.decoding.results import Result
 from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import BundleError, UsageError
-from edgepack.results import Result
 from edgepack.text.prompts import Prompt
 
 if TYPE_CHECKING:

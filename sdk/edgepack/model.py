@@ -20,12 +20,12 @@ from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
-from edgepack.results import Result
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.prompts import Messages, OnOverflow, Prompt, Prompts, check_policy

@@ -16,11 +16,11 @@ from contract.text import COPY, PROMPTS, QUESTION
 from edgepack import errors, loading, runtime
 from edgepack.decoding import desk, generation
 from edgepack.decoding.repro import Repro
+from edgepack.decoding.results import Result
 from edgepack.errors import EdgepackError, EngineCrashedError, EngineError, UnknownOptionError
 from edgepack.isolation.isolate import IsolatedSession
 from edgepack.measuring.rerun import read_result, rerun
 from edgepack.model import ChatOptions, GenerationOptions, Model
-from edgepack.results import Result
 
 ALIASES = {
     "max_new_tokens": "max_tokens",

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from edgepack.decoding.cache import Trail
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.results import Chunk, FinishReason, Result, Timings, Usage
 from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.decoding.steps import Steps
 from edgepack.errors import Cancelled
-from edgepack.results import Chunk, FinishReason, Result, Timings, Usage
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.stop import StopMatcher
 from edgepack.text.tokenizer import Tokenizer

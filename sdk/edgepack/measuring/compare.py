@@ -15,8 +15,8 @@ from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
     from edgepack.decoding.repro import Setup
+    from edgepack.decoding.results import Result
     from edgepack.model import GenerationOptions, Model
-    from edgepack.results import Result
 
 Prompt = str | list[Any]
 """A text, or the messages of a conversation."""
