@@ -16,9 +16,9 @@ from typing import Annotated
 import msgspec
 
 from edgepack.bundle.writing import write_atomically
+from edgepack.device.engine import Support
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import state_folder
-from edgepack.runtime import Support
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
