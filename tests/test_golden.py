@@ -17,8 +17,8 @@ from text_side import CHAT_TEMPLATE
 
 from edgepack.bundle.manifest import Chat, Date
 from edgepack.errors import SourceError, UsageError
-from edgepack.loading import special_tokens
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.opening import special_tokens
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families, golden, render
 from edgepack_packager.battery import CONVERSATIONS, DAY, TEXTS

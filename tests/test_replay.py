@@ -16,9 +16,9 @@ from edgepack.bundle.files import Bundle
 from edgepack.decoding import repro
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError, UsageError
-from edgepack.loading import text_side
 from edgepack.measuring import first_open
 from edgepack.measuring.replay import Replay, replay_text
+from edgepack.text.opening import text_side
 from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)

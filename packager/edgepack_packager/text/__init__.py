@@ -13,7 +13,7 @@ from typing import Any
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
-from edgepack.loading import special_tokens
+from edgepack.text.opening import special_tokens
 from edgepack_packager.battery import CONVERSATIONS, DAY
 from edgepack_packager.render import Rendered, battery
 from edgepack_packager.strictjson import parse_object, read_bytes

@@ -49,8 +49,8 @@ def _checked(path: Path) -> Bundle:
 
 def _replayed(bundle: Bundle) -> list[Replay]:
     from edgepack.device.hardware import detect
-    from edgepack.loading import text_side
     from edgepack.measuring.replay import replay_text, replay_variant
+    from edgepack.text.opening import text_side
 
     hardware = detect()
     with steps() as progress:

@@ -9,8 +9,8 @@ from edgepack.bundle.files import Bundle
 from edgepack.bundle.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
 from edgepack.device.hardware import Hardware
 from edgepack.device.planning import default_kv_cache, kv_caches
+from edgepack.engines import Runtimes, find, probe_all
 from edgepack.errors import BundleError, EdgepackError, UsageError
-from edgepack.loading import Runtimes, find, probe_all
 from edgepack.runtime import Options, Support
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer

@@ -16,9 +16,9 @@ import msgspec
 
 from edgepack.bundle.files import open_bundle
 from edgepack.device.planning import Candidate
+from edgepack.engines import Runtimes, find, open_session
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.isolation import process
-from edgepack.loading import Runtimes, find, open_session
 from edgepack.measuring.bench import clip, decode_tps, generate, random_tokens
 from edgepack.runtime import Session
 

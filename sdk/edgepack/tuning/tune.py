@@ -17,8 +17,8 @@ from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.planning import Candidate, make_plan
 from edgepack.device.tuning import Tuning, write_tunings
+from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
-from edgepack.loading import Runtimes, probe_all
 from edgepack.runtime import Support
 from edgepack.tuning.trial import Job, Measurement, run
 
