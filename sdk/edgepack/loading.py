@@ -103,8 +103,8 @@ def open_candidate(
 ) -> Model:
     """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
     vectors, and load them. Raises as ``load``."""
+    from edgepack.first_open import check_text
     from edgepack.isolation.isolate import isolated
-    from edgepack.measuring.first_open import check_text
     from edgepack.model import Model
     from edgepack.text.opening import text_side
 

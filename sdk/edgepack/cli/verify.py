@@ -12,7 +12,7 @@ from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, ta
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
-    from edgepack.measuring.replay import Replay
+    from edgepack.text.replay import Replay
 
 WithReplay = Annotated[
     bool, typer.Option("--replay", help="Run the tokenizer's, the template's and each variant's own vectors as well.")
@@ -49,8 +49,9 @@ def _checked(path: Path) -> Bundle:
 
 def _replayed(bundle: Bundle) -> list[Replay]:
     from edgepack.device.hardware import detect
-    from edgepack.measuring.replay import replay_text, replay_variant
+    from edgepack.measuring.replay import replay_variant
     from edgepack.text.opening import text_side
+    from edgepack.text.replay import replay_text
 
     hardware = detect()
     with steps() as progress:
