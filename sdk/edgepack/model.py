@@ -22,6 +22,7 @@ from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
+from edgepack.decoding.score import Score, score
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.decoding.stream import awhole, whole
@@ -33,7 +34,6 @@ from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgepack.conversation import Conversation
-    from edgepack.measuring.score import Score
     from edgepack.structured.constrain import Grammar
     from edgepack.text.tools import Tools
 
@@ -187,9 +187,7 @@ class Model:
                 yield desk.owner.call(partial(desk.forward_all, piece), lambda: desk.cancel(turn))
 
     def score(self, text: str) -> Score:
-        """Return how likely the model finds a text: see ``measuring.score``. Raises ``UsageError`` for none."""
-        from edgepack.measuring.score import score
-
+        """Return how likely the model finds a text: see ``edgepack.decoding.score``. Raises ``UsageError`` for none."""
         return score(self, text)
 
     # A text
