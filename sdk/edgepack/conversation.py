@@ -21,7 +21,8 @@ from edgepack.errors import BundleError, UsageError
 from edgepack.text.prompts import Prompt
 
 if TYPE_CHECKING:
-    from edgepack.model import AsyncStream, ChatOptions, Model, Stream
+    from edgepack.decoding.options import ChatOptions
+    from edgepack.model import AsyncStream, Model, Stream
 
 _VERSION = 1
 Said = str | Mapping[str, object]
