@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.conversation import Conversation
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.options import (
@@ -44,7 +45,6 @@ from edgepack.text.prompts import Messages, Prompt, Prompts
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgepack.conversation import Conversation
     from edgepack.structured.constrain import Grammar
     from edgepack.text.tools import Tools
 
@@ -209,8 +209,6 @@ class Model:
         that it leaves to the application raise ``UsageError``.
         """
         if messages is None:
-            from edgepack.conversation import Conversation
-
             return Conversation(self, system, options)
         if system is not None:
             raise UsageError("system was given beside messages.", hint="Make it the first of the messages.")
@@ -230,8 +228,6 @@ class Model:
 
     def resume(self, path: str | Path) -> Conversation:
         """Return a conversation that was saved with ``Conversation.save``. Raises as ``Conversation.resume``."""
-        from edgepack.conversation import Conversation
-
         return Conversation.resume(self, Path(path))
 
     def answer(
