@@ -16,7 +16,7 @@ from models import encode, make_llama, safetensors_bytes
 
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.safetensors import MAX_HEADER_BYTES, SafetensorsFile
+from edgepack_packager.checkpoint.safetensors import MAX_HEADER_BYTES, SafetensorsFile
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -15,12 +15,13 @@ from edgepack.device.hardware import detect
 from edgepack.errors import EngineError, ProofError
 from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import families, golden
+from edgepack_packager import families
 from edgepack_packager.proof import tokens
 from edgepack_packager.proof.tokens import Tokens
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
-from edgepack_packager.text import read_text
+from edgepack_packager.text import golden, read_text
+from edgepack_packager.text.side import Text
 
 
 def source_of(folder: Path) -> Text:

@@ -15,11 +15,11 @@ from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import EngineError, ProofError, SourceError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import child, compare, loss, probe, structure, tensors
 from edgepack_packager.proof.gates import enforce, gate
 from edgepack_packager.proof.loss import limits
 from edgepack_packager.targets import Model, Request, Written
-from edgepack_packager.weights import Float32, Weights
 from edgepack_packager.write import write
 
 Change = Callable[[Weights, str, int, int], Float32]

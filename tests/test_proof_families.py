@@ -21,9 +21,9 @@ from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import compare, engine, probe, structure
 from edgepack_packager.targets import FixesKvCache, Model, Request, Target, Written
-from edgepack_packager.weights import Float32, Weights
 from edgepack_packager.write import write
 
 TARGETS = ("gguf", "mlx", "onnx", "onnx with an f16 cache")

@@ -15,9 +15,9 @@ from variants import nmse
 
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
-from edgepack_packager import families, reference, weights
-from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.weights import Float32, Weights
+from edgepack_packager import families, reference
+from edgepack_packager.checkpoint import open_checkpoint, weights
+from edgepack_packager.checkpoint.weights import Float32, Weights
 
 GOLDEN = Path(__file__).parent / "golden"
 

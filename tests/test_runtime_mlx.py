@@ -29,9 +29,9 @@ from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
-from edgepack_packager.weights import blocks
 
 POSITIONS = 300
 

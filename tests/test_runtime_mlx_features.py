@@ -21,9 +21,9 @@ from variants import ReadBack, nmse, token_ids
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
-from edgepack_packager.weights import Weights, blocks
 
 POSITIONS = 300
 

@@ -18,8 +18,8 @@ from edgepack.errors import EngineError
 from edgepack.fake import FakeRuntime
 from edgepack.runtime import Options, Runtime, Session, Snapshots
 from edgepack_packager import targets
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.weights import Float32
 from edgepack_packager.write import write
 
 ENGINES = ("fake", "gguf", "mlx", "onnx")

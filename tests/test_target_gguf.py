@@ -18,6 +18,7 @@ from edgepack import runtime
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, EngineMissingError, UsageError
 from edgepack_packager import targets
+from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model, Target, Written
 from edgepack_packager.targets.gguf import GgufTarget, header
 from edgepack_packager.targets.gguf.architecture import choose
@@ -27,7 +28,6 @@ from edgepack_packager.targets.gguf.quantize import Encoder, Quantizer, find_qua
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, SCHEMES, Kind, choices
 from edgepack_packager.targets.gguf.tensors import gguf_name
-from edgepack_packager.weights import blocks
 
 LLAMA3 = Llama3Scaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64)
 

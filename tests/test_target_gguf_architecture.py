@@ -12,6 +12,7 @@ from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, 
 
 from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import UnsupportedModelError
+from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
 from edgepack_packager.targets.gguf.architecture import choose
@@ -20,7 +21,6 @@ from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.parse import parse
 from edgepack_packager.targets.gguf.recipe import SCHEMES
 from edgepack_packager.targets.gguf.tensors import factor
-from edgepack_packager.weights import blocks
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -19,9 +19,9 @@ from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Options, Session
 from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
-from edgepack_packager.weights import Float32, Weights, blocks
 
 # Past many windows, and past the original context of the long rope.
 LENGTH = 300

@@ -20,12 +20,12 @@ from edgepack.bundle.decoder import Attention, LinearScaling, Llama3Scaling, Lon
 from edgepack.errors import ProofError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.proof import tensors
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx import MlxTarget
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.text import read_text
-from edgepack_packager.weights import Weights, blocks
 
 # Each family's fields of config.json.
 FAMILIES: Mapping[str, Mapping[str, Any]] = {

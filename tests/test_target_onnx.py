@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
-from edgepack_packager.targets import Model, Text, Written, find
+from edgepack_packager.checkpoint.weights import Float32, blocks
+from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
 from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
-from edgepack_packager.weights import Float32, blocks
+from edgepack_packager.text.side import Text
 
 QUANTIZED = {"int8": 8, "int4": 4}
 COLUMNS = (20, 32, 33, 40, 172, 256)
@@ -455,7 +456,7 @@ import numpy as np
 import onnx
 from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack_packager.targets import Model, find
-from edgepack_packager.weights import blocks
+from edgepack_packager.checkpoint.weights import blocks
 decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,
                   n_kv_heads=4, head_dim=64, intermediate_size=4096, n_vocab=32000, context=131072, norm_eps=1e-5,
                   trained_context=131072, pattern=(Attention(Rope(theta=10000.0, dim=64)),), tied=True)

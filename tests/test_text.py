@@ -16,11 +16,11 @@ from text_side import CHAT_TEMPLATE
 from edgepack.bundle.manifest import Generation, Stop
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families, text
-from edgepack_packager.battery import DAY
 from edgepack_packager.licence import Licence, read_licence
-from edgepack_packager.render import battery
-from edgepack_packager.targets import Text
 from edgepack_packager.text import endings
+from edgepack_packager.text.battery import DAY
+from edgepack_packager.text.render import battery
+from edgepack_packager.text.side import Text
 
 
 def read(folder: Path) -> Text | None:

@@ -19,7 +19,7 @@ import msgspec
 
 from edgepack.errors import BundleError, SourceError, UsageError
 from edgepack.text.chat import ChatTemplate
-from edgepack_packager.battery import CONVERSATIONS, Conversation
+from edgepack_packager.text.battery import CONVERSATIONS, Conversation
 
 CPU_SECONDS = 10
 MEMORY_MIB = 512
@@ -68,7 +68,7 @@ def battery(source: str, bos_token: str, eos_token: str, day: str) -> Rendered:
     Raises ``SourceError`` for a template that does not compile, or that takes more time or memory than it gets.
     """
     job = Job(source, bos_token, eos_token, day, CPU_SECONDS, MEMORY_MIB)
-    command = [sys.executable, "-m", "edgepack_packager.render"]
+    command = [sys.executable, "-m", "edgepack_packager.text.render"]
     try:
         child = subprocess.run(
             command, input=msgspec.json.encode(job), capture_output=True, timeout=WALL_SECONDS, check=False

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from edgepack.errors import SourceError
-from edgepack_packager.safetensors import Entry, SafetensorsFile
-from edgepack_packager.strictjson import read_object
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Float32
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

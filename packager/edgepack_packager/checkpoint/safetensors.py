@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.strictjson import parse_object
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.strictjson import parse_object
+from edgepack_packager.checkpoint.weights import Float32
 
 # The bound that the format's own implementation sets.
 MAX_HEADER_BYTES = 100_000_000
