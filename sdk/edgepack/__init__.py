@@ -3,11 +3,12 @@
 ``load`` a bundle and ``generate``; ``plan`` says what ``load`` would choose and why. Importing this package imports
 no engine, no tokenizer and no command line: each name is fetched when it is first used.
 
-Where things are: ``errors`` and ``bundle`` (what is on disk) are what the packager shares; ``runtime`` is the
-seam that engines stand behind, ``snapshot`` the form of their saved caches; ``loading`` opens a bundle as a ``model``.
-Behind them: ``text`` (tokens, templates, tools), ``structured`` (answers bound to a schema), ``decoding`` (one token
-after another), ``device`` (its facts, and the plans that follow from them), ``isolation`` (engines in processes of
-their own), ``measuring`` (speed, quality, sameness), ``tuning`` (the best settings here) and ``cli``.
+Where things are, from the ground up: ``errors``; ``bundle`` (what is on disk); ``device`` (its facts, and the plans
+that follow from them); ``runtime``, the seam that engines stand behind, and ``snapshot``, the form of their saved
+caches; ``isolation`` (engines in processes of their own) and ``text`` (tokens, templates, tools); ``structured``
+(answers bound to a schema); ``decoding`` (one token after another); ``conversation`` and ``model``; ``engines`` (found
+and opened), ``loading`` (from a bundle to a model); ``measuring`` (speed, quality, sameness), ``tuning`` (the best
+settings here) and ``cli``. A room knows only what stands below it.
 """
 
 from __future__ import annotations
