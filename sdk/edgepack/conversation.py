@@ -22,6 +22,7 @@ from edgepack.decoding.results import Result
 from edgepack.decoding.stream import AsyncStream, Stream, awhole, whole
 from edgepack.errors import BundleError, UsageError
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.detokenize import Detokenizer
 from edgepack.text.prompts import Messages, Prompt
 from edgepack.text.tokenizer import Tokenizer
 
@@ -185,15 +186,14 @@ class Conversation:
         return conversation
 
     def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
-        text = result.text
+        text, words = result.text, Detokenizer(self._model.tokenizer)
+        spoken = "".join(map(words.push, result.token_ids))
         if result.tool_calls and "tool_calls" not in self._model.template.source:
-            text = self._model.tokenizer.decode(
-                result.token_ids
-            )  # a template that cannot write calls is told their words
+            text = spoken  # a template that cannot write calls is told their words
         elif result.tool_calls:
             return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))
         answered: tuple[dict[str, object], ...] = (said, {"role": "assistant", "content": text})
-        if isinstance(result.stop, str):  # the tokens that spelled it are not part of the text
+        if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
             return _Turn(answered)
         return _Turn(answered, prompt.text + text, (*prompt.ids, *result.token_ids))
 
