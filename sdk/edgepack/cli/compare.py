@@ -59,7 +59,7 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
-    from edgepack.cli.textfile import read
+    from edgepack.cli.textfile import argument, read
     from edgepack.loading import load
     from edgepack.measuring.compare import compare as ask
     from edgepack.measuring.compare import read_prompts
@@ -80,7 +80,7 @@ def compare(
                 "top_k": top_k,
                 "min_p": min_p,
                 "repetition_penalty": repetition_penalty,
-                "stop": stop,
+                "stop": None if stop is None else [argument(each) for each in stop],
                 "seed": seed,
             },
             progress=lambda: progress.advance(task),

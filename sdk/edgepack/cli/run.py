@@ -95,17 +95,17 @@ def run(
         "top_k": top_k,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
-        "stop": stop,
+        "stop": None if stop is None else [textfile.argument(each) for each in stop],
         "seed": seed,
         "json_schema": None if json_schema is None else textfile.read(json_schema),
-        "regex": regex,
+        "regex": None if regex is None else textfile.argument(regex),
         "grammar": None if grammar is None else textfile.read(grammar),
         "logprobs": logprobs or None,
         "n_best": n_best,
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
     }
-    talk = prompt is None and sys.stdin.isatty()
+    talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
@@ -123,8 +123,8 @@ def run(
 def _prompt(argument: str | None) -> str:
     from edgepack.errors import UsageError
 
-    text = argument
-    if text is None:
+    text = "" if argument is None else textfile.argument(argument)
+    if argument is None and sys.stdin is not None:
         try:
             text = sys.stdin.buffer.read().decode().removesuffix("\n")
         except UnicodeDecodeError as error:
@@ -167,7 +167,7 @@ class _Asking:
         )
         while True:
             try:
-                text = input("> ").strip()
+                text = textfile.argument(input("> ").strip())
             except EOFError:
                 sys.stdout.write("\n")
                 return

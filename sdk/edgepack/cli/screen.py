@@ -120,7 +120,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
 def as_json(report: object) -> None:
     """Print a dataclass or a mapping as JSON on standard output."""
     plain: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    text = json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # "?" in the place of a character would be another report
+        text = json.dumps(plain, indent=2, default=_plain) + "\n"
+    sys.stdout.write(text)
 
 
 def _plain(value: object) -> object:
