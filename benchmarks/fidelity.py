@@ -35,8 +35,8 @@ from fidelity_tools import (
 
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof.compare import difference
-from edgepack_packager.weights import Float32
 
 
 def main() -> None:

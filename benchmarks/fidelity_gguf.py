@@ -19,7 +19,7 @@ from edgepack.device.hardware import detect
 from edgepack.runtime import Options
 from edgepack_packager import families
 from edgepack_packager.checkpoint import CONFIG
-from edgepack_packager.strictjson import read_object
+from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_runtimes.gguf import library, load
 
 

@@ -21,10 +21,10 @@ from fidelity_models import CONTEXT
 from edgepack.errors import EdgepackError, UnsupportedModelError
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import engine
-from edgepack_packager.strictjson import read_object
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.weights import Float32
 from edgepack_packager.write import write
 
 HERE = Path(__file__).parent

@@ -13,12 +13,12 @@ from pathlib import Path
 from edgepack_packager import families
 from edgepack_packager.build import build
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.text import read_text
-from edgepack_packager.weights import Weights, blocks
 from edgepack_packager.write import write
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgepack.decoder import Attention, Decoder, Rope
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.weights import Float32
 
 
 def describe(**fields: Any) -> Decoder:

@@ -12,10 +12,10 @@ from edgepack.decoder import Decoder
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Reader
 from edgepack_packager.targets import find as find_target
 from edgepack_packager.text import read_text
-from edgepack_packager.weights import Float32, blocks
 
 
 def pack(target: str, source: Path, out: Path, scheme: str) -> Decoder:

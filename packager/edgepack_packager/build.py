@@ -15,15 +15,15 @@ from edgepack.errors import EngineMissingError
 from edgepack.isolation import probing
 from edgepack.manifest import Manifest
 from edgepack.runtime import Support
-from edgepack_packager import families, golden, licence, proof, seal, source, work
+from edgepack_packager import families, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.strictjson import read_object
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import read_text
+from edgepack_packager.text import golden, read_text
 from edgepack_packager.text.compiled import compiled
-from edgepack_packager.weights import Weights
 from edgepack_packager.write import write
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgepack.decoder import Decoder, Rope
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.weights import Float32, Weights, row_blocks
+from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks
 
 
 def logits(

@@ -17,13 +17,14 @@ from edgepack.manifest import KV_CACHE, VERSION, File, Manifest, Schema
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG
-from edgepack_packager.golden import Vectors
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
-from edgepack_packager.targets import Model, Request, Text, Written
+from edgepack_packager.targets import Model, Request, Written
 from edgepack_packager.text import entries, generation, stops
+from edgepack_packager.text.golden import Vectors
+from edgepack_packager.text.side import Text
 
 MANIFEST = "manifest.json"
 VARIANTS = "variants"

@@ -11,8 +11,8 @@ from shutil import disk_usage
 import numpy as np
 
 from edgepack.errors import BuildError, SourceError
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.targets import Model, Request, Writer, Written
-from edgepack_packager.weights import Float32, Weights, blocks
 
 
 def write(

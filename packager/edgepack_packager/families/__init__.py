@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
+from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, smollm3, unbuilt
 from edgepack_packager.families.mapping import MappedWeights, Source
-from edgepack_packager.weights import Weights
 
 
 class Family(Protocol):

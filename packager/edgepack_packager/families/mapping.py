@@ -11,8 +11,8 @@ import numpy as np
 from edgepack.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
-from edgepack_packager.safetensors import FLOATS
-from edgepack_packager.weights import Float32, row_blocks
+from edgepack_packager.checkpoint.safetensors import FLOATS
+from edgepack_packager.checkpoint.weights import Float32, row_blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import numpy as np
 from edgepack.decoder import Decoder
 from edgepack.runtime import KvCache
 from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import child
-from edgepack_packager.weights import Float32, Weights
 
 # Rows of logits that the reference computes at once: each time it reads the whole head.
 POSITIONS = 64

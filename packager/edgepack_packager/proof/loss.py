@@ -11,11 +11,11 @@ import numpy as np
 from edgepack.decoder import Decoder
 from edgepack.manifest import Gate, SelfTest
 from edgepack.runtime import KvCache
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.proof.probe import Probe
 from edgepack_packager.targets import Target
-from edgepack_packager.weights import Float32
 
 SELF_TEST_TOKENS = 32
 # A likeliest token that leads by less than this (in logits) may be another one on another device.

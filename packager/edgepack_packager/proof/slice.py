@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edgepack.decoder import Attention, Decoder
-from edgepack_packager.weights import Float32, Weights
+from edgepack_packager.checkpoint.weights import Float32, Weights
 
 LAYERS = 2  # at least, so that an index can be wrong
 WINDOW = 96

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 
 from edgepack.manifest import Gate
 from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.proof.slice import cut
 from edgepack_packager.targets import Model, Request, Target
-from edgepack_packager.weights import Float32, Weights
 from edgepack_packager.write import write
 
 SCHEME = "f32"

@@ -13,9 +13,9 @@ import numpy as np
 
 from edgepack.errors import ProofError
 from edgepack.manifest import Gate
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.targets import Target
-from edgepack_packager.weights import Float32, Weights, blocks
 
 
 @dataclass(frozen=True, slots=True)

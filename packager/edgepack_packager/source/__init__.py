@@ -15,10 +15,10 @@ from typing import Any
 
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.progress import Progress
 from edgepack_packager.source import catalog
 from edgepack_packager.source.space import Need
-from edgepack_packager.strictjson import read_object
 
 __all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "read_config"]
 

@@ -14,11 +14,9 @@ from edgepack.decoder import Decoder
 from edgepack.errors import SourceError
 from edgepack.loading import special_tokens
 from edgepack.manifest import Stop
-from edgepack_packager.battery import CONVERSATIONS, DAY
-from edgepack_packager.render import Rendered, battery
-from edgepack_packager.strictjson import parse_object, read_bytes
-from edgepack_packager.targets import Text
+from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
 from edgepack_packager.text import bos, endings
+from edgepack_packager.text.battery import CONVERSATIONS, DAY
 from edgepack_packager.text.defaults import generation as generation
 from edgepack_packager.text.files import (
     CARRIED,
@@ -28,6 +26,8 @@ from edgepack_packager.text.files import (
     TOKENIZER_CONFIG,
     parsed,
 )
+from edgepack_packager.text.render import Rendered, battery
+from edgepack_packager.text.side import Text
 
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 

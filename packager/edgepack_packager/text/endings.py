@@ -7,10 +7,10 @@ from typing import Any
 
 from edgepack.errors import SourceError
 from edgepack.manifest import Stop
-from edgepack_packager.battery import ANSWER
 from edgepack_packager.checkpoint import CONFIG
-from edgepack_packager.render import Rendered
+from edgepack_packager.text.battery import ANSWER
 from edgepack_packager.text.files import GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, parsed, token_name
+from edgepack_packager.text.render import Rendered
 
 
 def find(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.errors import SourceError
-from edgepack_packager.strictjson import parse_object
+from edgepack_packager.checkpoint.strictjson import parse_object
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

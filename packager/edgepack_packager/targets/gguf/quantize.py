@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from edgepack import runtime
 from edgepack.errors import BuildError, EngineMissingError
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, Kind
-from edgepack_packager.weights import Float32
 
 Bytes = NDArray[np.uint8]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from edgepack.decoder import Decoder
 from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.parse import Info, parse
 from edgepack_packager.targets.gguf.tensors import factor, parts
-from edgepack_packager.weights import Float32
 
 # Half precision: unit roundoff, and half of the smallest subnormal.
 _HALF = 2.0**-11

@@ -13,8 +13,8 @@ from math import sqrt
 import numpy as np
 
 from edgepack.decoder import Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
-from edgepack_packager.weights import Float32
 
 _ROOTS = {"embedding": "token_embd", "norm": "output_norm", "head": "output"}
 _BLOCKS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.architecture import choose
@@ -16,7 +17,6 @@ from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import Bytes, Encoder, find_quantizer
 from edgepack_packager.targets.gguf.recipe import K_QUANTS
 from edgepack_packager.targets.gguf.tensors import factor, tables
-from edgepack_packager.weights import Float32
 
 
 class GgufWriter:

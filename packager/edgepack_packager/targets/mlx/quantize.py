@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.weights import Float32
 
 Float = Literal["f32", "f16", "bf16"]
 Bytes = NDArray[np.uint8]

@@ -12,12 +12,12 @@ import numpy as np
 
 from edgepack.decoder import Decoder
 from edgepack.errors import BuildError, SourceError
-from edgepack_packager.safetensors import Entry, SafetensorsFile
-from edgepack_packager.strictjson import read_object
+from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
 from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
-from edgepack_packager.weights import Float32
 
 _ROUNDING = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8}
 """Half a unit in the last place over the value, of a normal number."""

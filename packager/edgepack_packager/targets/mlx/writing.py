@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
@@ -22,7 +23,6 @@ from edgepack_packager.targets.mlx.layout import (
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
 from edgepack_packager.targets.mlx.quantize import Float, quantize, round_to
-from edgepack_packager.weights import Float32
 
 
 class MlxWriter:

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.onnx.layout import BLOCK, blocks_of
-from edgepack_packager.weights import Float32
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
 _RUN = 8192

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from edgepack.decoder import Decoder
 from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.onnx import blocks
 from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, GRAPH_FILE
-from edgepack_packager.weights import Float32
 
 if TYPE_CHECKING:
     from onnx import TensorProto

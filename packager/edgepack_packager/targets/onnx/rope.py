@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoder import Rope
-from edgepack_packager.weights import Float32
+from edgepack_packager.checkpoint.weights import Float32
 
 Float64 = NDArray[np.float64]
 

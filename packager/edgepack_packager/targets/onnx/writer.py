@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Region, Stored, layout
-from edgepack_packager.weights import Float32
 
 
 class OnnxWriter:

@@ -1,0 +1,129 @@
+"""The commands that pack a model: ``build``, and ``demo`` for the one that ships with edgepack.
+
+Heavy imports live in the functions: ``edgepack --help`` loads no packager.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from edgepack.cli import screen
+from edgepack_packager.cli.bar import Bar, Interrupts
+
+if TYPE_CHECKING:
+    from edgepack_packager.build import Built
+    from edgepack_packager.recipe import Recipe
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, or `demo`.",
+        show_default=False,
+    ),
+]
+Targets = Annotated[list[str], typer.Option("--target", "-t", help="gguf, mlx, onnx or all. Repeatable.")]
+Quants = Annotated[list[str], typer.Option("--quant", "-q", help="f32, f16, q8, q4 or a target's own. Repeatable.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.  [default: ./NAME.edgepack]")]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        "-c",
+        help="Pack for sequences of up to so many tokens, as 4096 or 4k. Default: the model's own.",
+        parser=screen.token_count,
+        metavar="TOKENS",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="The bundle's name.  [default: the model's]", show_default=False),
+]
+AcceptLicence = Annotated[
+    bool, typer.Option("--accept-licence", help="Say that you accept the model's licence, where it asks for that.")
+]
+Date = Annotated[
+    str | None,
+    typer.Option(
+        help="The day that a chat template prints, or `passed`: the application passes it.  [default: a fixed day]",
+        show_default=False,
+    ),
+]
+KvCache = Annotated[
+    Literal["f32", "f16"],
+    typer.Option(help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16; others choose at load."),
+]
+Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
+DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
+Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
+
+
+def build(
+    model: Model,
+    target: Targets = ["all"],  # noqa: B006 - typer reads the default and never changes it
+    quant: Quants = ["q4"],  # noqa: B006
+    out: Out = None,
+    context: Context = None,
+    name: Name = None,
+    accept_licence: AcceptLicence = False,
+    date: Date = None,
+    kv_cache: KvCache = "f32",
+    unproven: Unproven = False,
+    json: screen.AsJson = False,
+) -> None:
+    """Convert a model, prove that every variant is the same model, and seal the bundle."""
+    from edgepack.cli.inspect import as_mapping
+    from edgepack_packager.recipe import Recipe
+    from edgepack_packager.targets import names
+
+    targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache)
+    built = _build(model, recipe, out)
+    if json:
+        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
+    else:
+        _show(built)
+
+
+def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
+    """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
+    from edgepack.bundle import open_bundle
+    from edgepack.cli import plan as plans
+    from edgepack.loading import load, plan
+    from edgepack_packager.recipe import Recipe
+    from edgepack_packager.source import DEMO
+    from edgepack_packager.targets import names
+
+    console = screen.out()
+    if out.exists():
+        console.print(f"{out} is there already and is used as it is.\n", soft_wrap=True)
+    else:
+        _show(_build(DEMO, Recipe(tuple(names()), ("q4",)), out))
+        console.print()
+    bundle = open_bundle(out)
+    plans.show(bundle, plan(bundle))
+    with load(bundle) as model, model.stream_chat([{"role": "user", "content": prompt}]) as stream:
+        console.print(f"\n[bold]> {prompt}[/]")
+        for chunk in stream:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+        speed = stream.result.timings.decode_tps or 0
+        console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
+
+
+def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
+    from edgepack_packager.build import build as run
+
+    with Interrupts() as interrupts, Bar(interrupts) as progress:
+        return run(model, recipe, out, progress=progress)
+
+
+def _show(built: Built) -> None:
+    from edgepack.cli.inspect import show
+
+    show(built.open())
+    screen.out().print(f"\nSealed [bold]{built.path}[/]", soft_wrap=True)

@@ -1,0 +1,168 @@
+"""``edgepack fit``: whether a model fits a device, before anything but its config.json is there."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgepack.cli import screen
+from edgepack_packager.cli.build import Model
+
+if TYPE_CHECKING:
+    from edgepack_packager.fit import Fit, Row
+    from edgepack_packager.fit.devices import Device
+
+DeviceName = Annotated[
+    str | None,
+    typer.Option("--device", "-d", help="As pi5-8gb or mac-16gb. Default: this machine.", show_default=False),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option("--memory", "-m", help="What the model may take, as 4GB or 4GiB.", metavar="SIZE", show_default=False),
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        "-c",
+        help="Tokens to pack and run for, as 4096 or 4k. Default: 4096, or the model's own if less.",
+        parser=screen.token_count,
+        metavar="TOKENS",
+        show_default=False,
+    ),
+]
+
+
+def fit(
+    model: Model,
+    device: DeviceName = None,
+    memory: Memory = None,
+    context: Context = None,
+    json: screen.AsJson = False,
+) -> None:
+    """Compute the size and the peak memory of every variant from a model's config alone. Ends with 1 if none fits."""
+    from edgepack_packager.fit import fit as compute
+    from edgepack_packager.source import read_config
+
+    place = _place(device, memory)
+    config = read_config(model)
+    found = compute(config, place, context)
+    if json:
+        screen.as_json(as_mapping(found, model))
+    else:
+        show(found, model)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+def _place(device: str | None, memory: str | None) -> Device:
+    from edgepack.device.hardware import detect
+    from edgepack_packager.fit import devices
+
+    named = devices.find(device) if device else None
+    if memory:
+        return devices.with_memory(devices.read_memory(memory), named)
+    return named or devices.this_machine(detect())
+
+
+def as_mapping(found: Fit, model: str) -> dict[str, Any]:
+    """Return the answer as JSON values: every size in bytes, and the command that builds the choice."""
+    choice, device = found.choice, found.device
+    return {
+        "model": model,
+        "parameters": found.decoder.n_parameters,
+        "context": found.decoder.context,
+        "trained_context": found.decoder.trained_context,
+        "device": {"name": device.name, "memory": device.memory, "basis": device.basis},
+        "fits": found.fits,
+        "choice": choice.id if choice else None,
+        "command": _command(found, choice, model) if choice else None,
+        "variants": [_row(row) for row in found.rows],
+        "refused": [asdict(refusal) for refusal in found.refusals],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    values = asdict(row)
+    memory = values.pop("memory")
+    return {"variant": row.id, **values, "memory": memory | {"total": row.memory.total}, "fits": row.fits}
+
+
+def show(found: Fit, model: str) -> None:
+    """Print what holds for all variants, a table of them, what cannot be built, and the verdict."""
+    from rich.text import Text
+
+    from edgepack.device.memory import KV_BYTES, human, kv_bytes
+
+    console = screen.out()
+    decoder, device, context = found.decoder, found.device, found.decoder.context
+    caches = ", ".join(f"{human(kv_bytes(decoder, kind, context))} in {kind}" for kind in sorted(KV_BYTES))
+    size = f"{decoder.n_parameters / 1e6:,.1f} M parameters, context {context} of {decoder.trained_context}"
+    console.print(Text.assemble((model, "bold"), f"  {size}"), soft_wrap=True)
+    console.print(f"{device.name}: {human(device.memory)} for a model ({device.basis})", soft_wrap=True)
+    console.print(f"KV cache {caches}\n", soft_wrap=True)
+    console.print(_table(found))
+    console.print()
+    for line in _remarks(found):
+        console.print(Text(line, "dim"), soft_wrap=True)
+    for line in _verdict(found, model):
+        console.print(Text(line, "bold"), soft_wrap=True)
+
+
+def _table(found: Fit) -> Any:
+    from edgepack.device.memory import human
+
+    right = ("bits", "file bytes", "weights", "peak", "up to")
+    rows = screen.table("variant", "bits", "file bytes", "weights", "KV", "peak", "up to", "fits", right=right)
+    for row in found.rows:
+        rows.add_row(
+            row.id,
+            f"{row.bits:.2f}",
+            f"{row.file_bytes:,}",
+            human(row.memory.weights),
+            row.kv_cache,
+            human(row.memory.total),
+            str(row.fits_context) if row.served else "-",
+            "yes" if row.fits else "no" if row.served else "-",
+            style="bold" if row is found.choice else None if row.fits else "dim",
+        )
+    return rows
+
+
+def _remarks(found: Fit) -> list[str]:
+    absent = sorted({row.target for row in found.rows if not row.served})
+    refused: dict[tuple[str, str], list[str]] = {}
+    for refusal in found.refusals:
+        refused.setdefault((refusal.target, refusal.reason), []).append(refusal.scheme)
+    return [
+        "File bytes are those of the weight files. On top of a GGUF file comes its header, which holds the tokenizer.",
+        *(f"{target}: {found.device.name} has no engine for it." for target in absent),
+        *(f"{target} {', '.join(schemes)}: {reason}" for (target, reason), schemes in refused.items()),
+    ]
+
+
+def _verdict(found: Fit, model: str) -> list[str]:
+    from edgepack.device.memory import human
+
+    choice, context = found.choice, found.decoder.context
+    if choice is None:
+        smallest = min((row for row in found.rows if row.served), key=lambda row: row.memory.total, default=None)
+        what = f" {smallest.id}, the smallest, needs {human(smallest.memory.total)}." if smallest else ""
+        return [f"No: not one token fits.{what} Take a smaller model, or a device with more memory."]
+    needs = f"{choice.id} needs {human(choice.memory.total)}"
+    if found.fits:
+        first = f"Yes: {needs}, and the largest context that fits is {choice.fits_context}."
+    else:
+        first = (
+            f"No: at {context} tokens {needs}. Take a context of {choice.fits_context} or less, the largest that fits."
+        )
+    return [first, f"Build it with: {_command(found, choice, model)}"]
+
+
+def _command(found: Fit, choice: Row, model: str) -> str:
+    context = min(choice.fits_context, found.decoder.context)
+    options = f"--target {choice.target} --quant {choice.scheme} --context {context}"
+    return f"edgepack build {shlex.quote(model)} {options}"

@@ -1,0 +1,216 @@
+"""The licence of a source: what its files say, whether a build may use it, and what the bundle carries of it.
+
+What a licence asks for is data of ``licence.terms``; what a bundle says of it is ``manifest.License``.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+
+from edgepack.errors import LicenceError
+from edgepack.manifest import License, Obligation
+from edgepack_packager.licence.terms import UNKNOWN, Terms, standard_text, terms_of
+
+CARD = "README.md"
+TEXT = "LICENSE"
+NOTICE = "NOTICE"
+
+_FILES = re.compile(r"(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?", re.IGNORECASE)
+_TEXTS = re.compile(r"(LICEN[SC]E|COPYING)", re.IGNORECASE)
+
+# The hub's identifiers that are SPDX licences but for the case of their letters.
+_SPDX: Mapping[str, str] = {
+    spdx.lower(): spdx
+    for spdx in (
+        *(
+            "MIT",
+            "MIT-0",
+            "Apache-2.0",
+            "BSD-2-Clause",
+            "BSD-3-Clause",
+            "BSD-3-Clause-Clear",
+            "ISC",
+            "Zlib",
+            "Unlicense",
+        ),
+        *("CC0-1.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-ND-4.0"),
+        *("GPL-2.0", "GPL-3.0", "LGPL-2.1", "LGPL-3.0", "AGPL-3.0", "MPL-2.0", "EPL-2.0", "EUPL-1.2", "WTFPL"),
+        *(
+            "AFL-3.0",
+            "Artistic-2.0",
+            "BSL-1.0",
+            "ECL-2.0",
+            "MS-PL",
+            "NCSA",
+            "OFL-1.1",
+            "PostgreSQL",
+            "CDLA-Permissive-2.0",
+        ),
+    )
+}
+
+# How the texts of licences begin that are common beside models whose card is missing.
+_TITLES: tuple[tuple[str, str], ...] = (
+    (r"MIT License\b", "MIT"),
+    (r"Apache License\s+Version 2\.0\b", "Apache-2.0"),
+    (r"(META )?LLAMA (?P<version>[\d.]*\d) COMMUNITY LICENSE AGREEMENT\b", r"LicenseRef-llama\g<version>"),
+    (r"Gemma Terms of Use\b", "LicenseRef-gemma"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """An SPDX identifier or a LicenseRef, and the names of the source's files that carry the terms, sorted.
+
+    ``link`` is where the card says that the text is; ``gated`` says that the source's host asks for agreement first.
+    """
+
+    id: str
+    files: tuple[str, ...]
+    link: str | None = None
+    gated: bool = False
+
+    @property
+    def url(self) -> str | None:
+        """The address of the text, where one is known."""
+        return terms_of(self.id).url or self.link
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The files that carry the text itself, not a notice or a policy."""
+        return tuple(name for name in self.files if _TEXTS.match(name))
+
+
+def read_licence(folder: Path) -> Licence:
+    """Return the licence facts of a folder; the model card's front matter is asked before the licence files."""
+    files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file() and _FILES.fullmatch(path.name)))
+    card = _front_matter(folder / CARD)
+    name = card.get("license", "")
+    if name.lower() == "other":
+        name = card.get("license_name", "")
+    link = card.get("license_link", "")
+    return Licence(
+        id=_identifier(name) or _from_titles(folder, files) or UNKNOWN,
+        files=files,
+        link=link if link.startswith("https://") else None,
+        gated=any(key.startswith("extra_gated_") for key in card),
+    )
+
+
+def check(licence: Licence, model: str, name: str, accepted: bool) -> None:
+    """Raise ``LicenceError`` where the licence of ``model`` asks for what a build as ``name`` was not given.
+
+    It needs the identifier alone, so it can be asked before anything is downloaded.
+    """
+    terms = terms_of(licence.id)
+    command = f"edgepack build {shlex.quote(model)}"
+    if terms.asks and not accepted:
+        place = licence.url or ", ".join(licence.texts) or "see the model's page"
+        raise LicenceError(
+            f"{model} is under the {terms.name} ({place}), which must be accepted.",
+            hint=f"Read it, and if you accept it: {command} --accept-licence",
+        )
+    if terms.prefix and not _begins_with(name, terms.prefix):
+        better = shlex.quote(f"{terms.prefix.replace(' ', '-')}-{name}")
+        raise LicenceError(
+            f"The {terms.name} wants the name of a model to begin with {terms.prefix!r}, unlike {name!r}.",
+            hint=f"Name the bundle: {command}{' --accept-licence' if terms.asks else ''} --name {better}",
+        )
+
+
+def carry(folder: Path, bundle: Path, origin: str, accepted: bool) -> License:
+    """Copy the card and all files of the licence into a bundle, add what is missing, and return the manifest's record.
+
+    Missing may be the text, where it is a standard one, and a NOTICE with the sentence that the licence wants and a
+    statement of the change; ``origin`` names in it what was converted. A NOTICE of the source is kept and continued.
+    """
+    licence = read_licence(folder)
+    terms = terms_of(licence.id)
+    files = set(licence.files)
+    for name in [*files, CARD]:
+        if (folder / name).is_file():
+            copyfile(folder / name, bundle / name)
+    text = None if licence.texts else standard_text(licence.id)
+    if text is not None:
+        (bundle / TEXT).write_bytes(text)
+        files.add(TEXT)
+    if terms.notice or terms.changes:
+        files.add(_write_notice(bundle, licence, terms, origin))
+    return License(
+        id=licence.id,
+        name=terms.name,
+        url=licence.url,
+        files=sorted(files),
+        notice=terms.notice,
+        obligations=list(_obligations(terms, licence, lacks_text=not licence.texts and text is None)),
+        accepted=terms.asks and accepted,
+        gated=licence.gated,
+    )
+
+
+def _write_notice(bundle: Path, licence: Licence, terms: Terms, origin: str) -> str:
+    """Write or continue the bundle's NOTICE and return its name."""
+    name = next((name for name in licence.files if name.upper().startswith(NOTICE)), NOTICE)
+    before = (bundle / name).read_text("utf-8", errors="replace") if name in licence.files else ""
+    lines = [f"The files below variants/ were changed: edgepack converted them from {origin}."]
+    if terms.notice and " ".join(terms.notice.split()) not in " ".join(before.split()):
+        lines.insert(0, terms.notice)
+    with open(bundle / name, "ab") as file:
+        file.write(("\n" * bool(before) + "\n".join(lines) + "\n").encode())
+    return name
+
+
+def _obligations(terms: Terms, licence: Licence, lacks_text: bool) -> Iterator[Obligation]:
+    if terms.display:
+        yield Obligation(kind="display", text=terms.display)
+    if terms.prefix:
+        yield Obligation(kind="name", text=terms.prefix)
+    if terms.limit:
+        yield Obligation(kind="limit", text=terms.limit)
+    if terms.policy:
+        yield Obligation(kind="policy", text="Use must follow the use policy.", url=terms.policy)
+    if lacks_text and licence.id != UNKNOWN:
+        yield Obligation(kind="text", text="The source has no text of the licence: pass it on.", url=licence.url)
+
+
+def _begins_with(name: str, prefix: str) -> bool:
+    """Compare letters and digits; Meta's own "Meta-Llama-3" counts as Llama."""
+    plain, wanted = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (name, prefix))
+    return plain.removeprefix("meta").startswith(wanted)
+
+
+def _front_matter(card: Path) -> dict[str, str]:
+    """Return the top-level fields of the card's YAML front matter that fit in a line; others are empty."""
+    if not card.is_file():
+        return {}
+    lines = card.read_text("utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return {}
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        if found := re.fullmatch(r"(\w+):(.*)", line):
+            fields[found[1]] = re.sub(r"\s+#.*", "", found[2]).strip().strip("[]\"'")
+    return fields
+
+
+def _identifier(name: str) -> str | None:
+    if name.lower() in ("", "unknown", "other", "null"):
+        return None
+    # A LicenseRef may have letters, digits, dots and hyphens only.
+    return _SPDX.get(name.lower()) or "LicenseRef-" + re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+
+
+def _from_titles(folder: Path, files: tuple[str, ...]) -> str | None:
+    for name in files:
+        start = (folder / name).read_text("utf-8", errors="replace")[:200].lstrip()
+        for pattern, identifier in _TITLES:
+            if found := re.match(pattern, start, re.IGNORECASE):
+                return found.expand(identifier)
+    return None

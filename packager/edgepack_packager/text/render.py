@@ -1,0 +1,161 @@
+"""Render the battery through a source's chat template, in a process with little time and little memory.
+
+A chat template is a program of a stranger. Jinja's sandbox keeps it from the machine, but not from running for hours
+or filling the memory, so that it runs in a child process under the limits of the operating system. The child answers
+line by line, so that the first conversation without an answer is the one to blame.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+
+from edgepack.errors import BundleError, SourceError, UsageError
+from edgepack.text.chat import ChatTemplate
+from edgepack_packager.text.battery import CONVERSATIONS, Conversation
+
+CPU_SECONDS = 10
+MEMORY_MIB = 512
+# A child that waits for a processor is not to blame; only one that never ends meets this limit.
+WALL_SECONDS = 120
+
+_OUT_OF_MEMORY = 3
+_HINT = "A template is a program: read it, or remove it to build without chat."
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What the child renders, and its limits."""
+
+    source: str
+    bos_token: str
+    eos_token: str
+    day: str
+    cpu_seconds: int
+    memory_mib: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A line of the child: a conversation's text, or why there is none. The first says what the template reads."""
+
+    name: str = ""
+    text: str | None = None
+    refusal: str | None = None
+    reads: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a template made of the battery: by conversation, without those that it has no use for.
+
+    ``reads`` are the names that it reads from outside.
+    """
+
+    reads: frozenset[str]
+    answers: Mapping[str, Answer]
+
+
+@lru_cache(maxsize=4)
+def battery(source: str, bos_token: str, eos_token: str, day: str) -> Rendered:
+    """Render the battery, with ``day`` (YYYY-MM-DD) where the template prints one.
+
+    Raises ``SourceError`` for a template that does not compile, or that takes more time or memory than it gets.
+    """
+    job = Job(source, bos_token, eos_token, day, CPU_SECONDS, MEMORY_MIB)
+    command = [sys.executable, "-m", "edgepack_packager.text.render"]
+    try:
+        child = subprocess.run(
+            command, input=msgspec.json.encode(job), capture_output=True, timeout=WALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _stopped(error.output or b"", f"runs for more than {WALL_SECONDS} s") from None
+    if child.returncode == -signal.SIGXCPU:
+        raise _stopped(child.stdout, f"runs for more than {CPU_SECONDS} s")
+    if child.returncode == _OUT_OF_MEMORY:
+        raise _stopped(child.stdout, f"needs more than {MEMORY_MIB} MiB")
+    if child.returncode != 0:
+        last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise _stopped(child.stdout, f"ends its process with code {child.returncode} {last}".rstrip())
+    first, *others = _answers(child.stdout)
+    if first.reads is None:
+        raise SourceError(first.refusal or "chat_template.jinja does not compile.", hint=_HINT)
+    return Rendered(frozenset(first.reads), {answer.name: answer for answer in others})
+
+
+def _answers(output: bytes) -> list[Answer]:
+    return [msgspec.json.decode(line, type=Answer) for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _stopped(output: bytes, what: str) -> SourceError:
+    answers = _answers(output)
+    place = "while it compiles"
+    if answers:
+        done = {answer.name for answer in answers}
+        names = [asked.name for asked in _asked(set(answers[0].reads or ())) if asked.name not in done]
+        place = f"on the conversation {names[0]!r}" if names else "after the last conversation"
+    return SourceError(f"chat_template.jinja {what} {place}.", hint=_HINT)
+
+
+def _asked(reads: set[str]) -> Iterator[Conversation]:
+    return (conversation for conversation in CONVERSATIONS if conversation.needs <= reads)
+
+
+def main() -> None:
+    """Read a job from standard input and answer on standard output."""
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    _limit(job)
+    try:
+        template = ChatTemplate(job.source, bos_token=job.bos_token, eos_token=job.eos_token, date=None)
+        reads = set(template.reads)
+    except BundleError as error:
+        _say(Answer(refusal=_reason(error)))
+        return
+    _say(Answer(reads=sorted(reads)))
+    day = job.day if "strftime_now" in reads else None
+    for conversation in _asked(reads):
+        _say(_rendered(template, conversation, day))
+
+
+def _rendered(template: ChatTemplate, asked: Conversation, day: str | None) -> Answer:
+    try:
+        text = template.render(
+            asked.messages,
+            tools=asked.tools,
+            variables=asked.variables,
+            add_generation_prompt=asked.add_generation_prompt,
+            date=day,
+        )
+    except (UsageError, BundleError) as error:
+        return Answer(name=asked.name, refusal=_reason(error))
+    return Answer(name=asked.name, text=text)
+
+
+def _reason(error: UsageError | BundleError) -> str:
+    if isinstance(error.__cause__, MemoryError):
+        sys.exit(_OUT_OF_MEMORY)
+    return error.message
+
+
+def _say(answer: Answer) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _limit(job: Job) -> None:
+    with suppress(ImportError):  # Windows has no such limits; there the clock alone ends a child
+        import resource
+
+        memory = job.memory_mib * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_CPU, (job.cpu_seconds, job.cpu_seconds + 1))
+        with suppress(ValueError, OSError):  # macOS refuses it
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+if __name__ == "__main__":
+    main()
