@@ -100,7 +100,7 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
 
     console = screen.out()
     if out.exists():
-        console.print(f"{out} is there already and is used as it is.\n", soft_wrap=True)
+        screen.say(console, f"{out} is there already and is used as it is.\n")
     else:
         _show(_build(DEMO, Recipe(tuple(names()), ("q4",)), out))
         console.print()
@@ -126,4 +126,4 @@ def _show(built: Built) -> None:
     from edgepack.cli.inspect import show
 
     show(built.open())
-    screen.out().print(f"\nSealed [bold]{built.path}[/]", soft_wrap=True)
+    screen.say(screen.out(), f"\nSealed [bold]{built.path}[/]")

@@ -16,6 +16,7 @@ from edgepack.cli.screen import (
     Variant,
     as_json,
     out,
+    say,
     steps,
     table,
 )
@@ -71,15 +72,15 @@ def show(report: BenchReport) -> None:
 
     console = out()
     options = report.options
-    console.print(
+    say(
+        console,
         f"[bold]{report.variant}[/]  {report.runtime} on {report.device}, {options.threads} thread(s), "
         f"context {options.context}, KV cache {options.kv_cache}",
-        soft_wrap=True,
     )
-    console.print(
+    say(
+        console,
         f"prompt {report.prompt_tokens} tokens, answer {report.decode_tokens} tokens, "
         f"median and standard deviation of {report.repeats} runs",
-        soft_wrap=True,
     )
     rows = table("", "median", "±", "", right=("median", "±"))
     rows.add_row("load", f"{report.load_s:.3f}", "", "s")

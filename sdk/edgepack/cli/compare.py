@@ -10,7 +10,7 @@ import typer
 
 from edgepack.cli.eval import described
 from edgepack.cli.run import Number, Raw, Real, Stop
-from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, steps, table
+from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, say, steps, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,7 +97,7 @@ def show(comparison: Comparison) -> None:
 
     console, a, b = out(), comparison.a, comparison.b
     for name, side in (("A", a), ("B", b)):
-        console.print(Text(f"{name}: {described(side.setup)}", "bold"), soft_wrap=True)
+        say(console, Text(f"{name}: {described(side.setup)}", "bold"))
     for number, pair in enumerate(comparison.pairs, 1):
         console.print()
         console.rule(Text(f"{number}. {_words(pair.prompt)}", overflow="ellipsis"), align="left")
@@ -110,7 +110,7 @@ def show(comparison: Comparison) -> None:
     console.print()
     console.print(medians)
     console.print()
-    console.print(f"{comparison.identical} of {len(comparison.pairs)} answers are the same", soft_wrap=True)
+    say(console, f"{comparison.identical} of {len(comparison.pairs)} answers are the same")
 
 
 def _words(prompt: Prompt) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepack.cli.screen import AsJson, as_json, facts, out, table
+from edgepack.cli.screen import AsJson, as_json, facts, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.measuring.doctor import DoctorReport
@@ -63,4 +63,4 @@ def show(report: DoctorReport) -> None:
     if report.notes:
         console.print()
     for note in report.notes:
-        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+        say(console, Text(f"note: {note}", "yellow"))

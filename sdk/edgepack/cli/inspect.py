@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
@@ -46,7 +46,7 @@ def show(bundle: Bundle) -> None:
 
     console = out()
     manifest = bundle.manifest
-    console.print(Text(f"{manifest.name} {manifest.version}", "bold"), soft_wrap=True)
+    say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
     console.print(facts([("bundle", bundle.id), *_facts(manifest)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:

@@ -24,6 +24,7 @@ from edgepack.cli.screen import (
     Variant,
     as_json,
     err,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class _Asking:
         """Ask for prompts until the end of the input. Ctrl-C ends an answer; at the prompt it ends the command."""
         import readline  # noqa: F401 - input() edits lines once it is imported
 
+        from rich.text import Text
+
         from edgepack.errors import EdgepackError
 
         notes = err()
@@ -174,7 +177,7 @@ class _Asking:
             try:
                 self._obey(text)
             except EdgepackError as error:
-                notes.print(f"error: {error}\n", style="red", markup=False, soft_wrap=True)
+                say(notes, Text(f"error: {error}\n", "red"))
 
     def _obey(self, text: str) -> None:
         if text in ("/undo", "/clear"):

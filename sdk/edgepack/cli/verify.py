@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, say, steps, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -87,7 +87,7 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
 
     console = out()
     count = len(listed(bundle.manifest))
-    console.print(f"[bold]{bundle.manifest.name}[/]  {bundle.id}", soft_wrap=True)
+    say(console, f"[bold]{bundle.manifest.name}[/]  {bundle.id}")
     console.print(f"[green]sound[/]: {count} files, {human(bundle.size())}, every size and sha256 as the manifest says")
     if not replays:
         return

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -13,7 +18,8 @@ import small_bundle
 
 from edgepack_packager.build import Built
 
-RUN = [sys.executable, "-m", "edgepack", "run"]
+EDGEPACK = [sys.executable, "-m", "edgepack"]
+RUN = [*EDGEPACK, "run"]
 OPTIONS = ("--backend", "onnx", "--threads", "1", "--max-tokens", "12")
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAID = "é👩é👩"
@@ -57,6 +63,37 @@ def test_a_closed_stream_is_one_sentence(closed: str, said: str, demo_bundle: Bu
 
 def test_an_answer_needs_no_open_standard_input(tmp_path: Path) -> None:
     path = small_bundle.write(tmp_path / "small")
-    ended = run("sh", "-c", '"$@" <&- 2>&-', "sh", sys.executable, "-m", "edgepack", "inspect", str(path))
+    ended = run("sh", "-c", '"$@" <&- 2>&-', "sh", *EDGEPACK, "inspect", str(path))
     assert ended.returncode == 0
     assert ended.stdout.startswith(b"small ")
+
+
+COLUMNS = 80
+
+
+@pytest.mark.parametrize("words", ["plan BUNDLE", "inspect BUNDLE", "fit demo --device pi5-8gb"])
+def test_a_terminal_cuts_no_word_and_a_pipe_gets_whole_lines(words: str, demo_bundle: Built) -> None:
+    ask = [*EDGEPACK, *words.replace("BUNDLE", str(demo_bundle.path)).split()]
+    shown, piped = on_terminal(ask), run(*ask, env={"COLUMNS": str(COLUMNS)}).stdout.decode()
+    assert max(map(len, shown.splitlines())) <= COLUMNS
+    assert {word for word in shown.split() if word.isalpha()} <= set(piped.split())
+    if not words.startswith("inspect"):  # which prints tables alone
+        assert max(map(len, piped.splitlines())) > COLUMNS
+
+
+def on_terminal(words: list[str]) -> str:
+    """Return what a command shows on a terminal, without colours."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    process = subprocess.Popen(words, stdin=its, stdout=its, stderr=its, env=env)
+    os.close(its)
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:  # the other end is closed
+        pass
+    process.wait()
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
