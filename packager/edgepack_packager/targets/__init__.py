@@ -17,20 +17,9 @@ from edgepack.errors import UsageError
 from edgepack.manifest import Fallback
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.text.side import Text
 
 UNIFORM = ("f32", "f16", "q8", "q4")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along."""
-
-    files: Mapping[str, bytes]
-    tokenizer: Mapping[str, Any]
-    bos: int | None
-    add_bos: bool
-    stops: tuple[int, ...]
-    chat_template: str | None
 
 
 @dataclass(frozen=True, slots=True)

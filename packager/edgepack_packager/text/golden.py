@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from edgepack.errors import SourceError
 from edgepack.manifest import Chat, Date, Golden, Probe
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.targets import Text
 from edgepack_packager.text import rendered
 from edgepack_packager.text.battery import CONVERSATIONS, DAY, TEXTS
 from edgepack_packager.text.render import Rendered
+from edgepack_packager.text.side import Text
 
 # A vocabulary may hold hundreds of reserved names that differ by a number; the first and the last stand for them.
 _ADDED_TOKENS = 16

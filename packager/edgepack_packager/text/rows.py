@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import SourceError
-from edgepack_packager.targets import Text
 from edgepack_packager.text.files import TOKENIZER
+from edgepack_packager.text.side import Text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,9 +21,9 @@ def check_ids(tokenizer: Mapping[str, Any], native: Tokenizer) -> None:
         given = native.token_to_id(added["content"])
         if given != added["id"]:
             raise SourceError(
-                f"{TOKENIZER}: the added token {added['content']!r} has the id {added['id']}, and gets the id {given}, "
-                "because ids before it belong to no token.",
-                hint="Name a token for each missing id, as those who trained the model counted them, and save it again.",
+                f"{TOKENIZER}: the added token {added['content']!r} has the id {added['id']}, and gets the id {given}: "
+                "the library that reads the file leaves out ids without a token.",
+                hint="Give each missing id a token in added_tokens, if the model was trained with the ids in the file.",
             )
 
 

@@ -16,14 +16,15 @@ import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.header import U32, Value
 from edgepack_packager.targets.gguf.pretokenizer import adds_space_prefix, byte_level_name
+from edgepack_packager.text.side import Text
 
 Json = Mapping[str, Any]
 
-# Tokens of code models. Where no key names them, llama.cpp looks for these words and makes what it finds a control token,
-# which no plain text can contain.
+# Tokens of code models. Where no key names one, llama.cpp looks for these words and makes what it finds a control
+# token, which no plain text can contain.
 _FILL_IN: Mapping[str, tuple[str, ...]] = {
     "fim_pre": (
         "<|fim_prefix|>",
