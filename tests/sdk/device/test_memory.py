@@ -25,7 +25,7 @@ from edgepack.runtime import KvCache, Options, Support
 from edgepack.text.tables import compile_tokenizer, encode
 from edgepack_packager.build import Built
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "memory.py"
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "memory.py"
 TOLERANCE = 0.1
 
 

@@ -19,7 +19,7 @@ from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint, weights
 from edgepack_packager.checkpoint.weights import Float32, Weights
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("name", golden_models.params())

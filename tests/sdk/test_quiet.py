@@ -97,7 +97,7 @@ class Place:
         """Run a script and yield what is not quiet in it, by the audit events of Python."""
         needs("test", "-d", "/proc/self/fd")
         events = self.folder / "events"
-        hook = Path(__file__).parent / "watched"
+        hook = Path(__file__).parents[1] / "watched"
         yield from self.run(script, engine, WATCHED=str(events), PYTHONPATH=str(hook))
         for line in events.read_text().splitlines():
             kind, _, detail = line.partition("\t")
