@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from decoders import describe
-from published import tokenizer as published
 
 from edgepack import runtime
 from edgepack.device.hardware import detect
@@ -27,11 +27,9 @@ SPACES = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Text:
-    """Gemma's text side as a build reads it, with the small model's config for all else."""
-    folder = published("gemma3", tmp_path_factory.mktemp("gemma") / "tokenizer")
-    config = {"eos_token_id": [1, 106], "bos_token_id": 2}
-    found = read_text(folder, config, describe(n_vocab=ROWS))
+def text(published: Callable[[str], Path]) -> Text:
+    """Gemma's text side as a build reads it."""
+    found = read_text(published("gemma3"), {"eos_token_id": [1, 106], "bos_token_id": 2}, describe(n_vocab=ROWS))
     assert found is not None
     return found
 

@@ -432,7 +432,7 @@ def test_an_interrupt_while_loading_ends_with_130(invoke: Invoke, bundle: str, r
 
 CONVERSATION = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {places!r}
 import test_cli
 from edgepack import FakeRuntime, runtime
 from edgepack.isolation import probing
@@ -446,7 +446,9 @@ sys.exit(test_cli.main(["run", {bundle!r}, *{options!r}]))
 
 def converse(bundle: str, typed: Sequence[bytes], *options: str, step: int = 0) -> tuple[int, str]:
     """Run a chat on a terminal of its own, typing at each prompt; return its exit code and what the terminal showed."""
-    code = CONVERSATION.format(tests=str(Path(__file__).parent), bundle=bundle, options=options, step=step)
+    here = Path(__file__)
+    places = [str(here.parent), str(here.parents[2])]  # its own, and what the tests share
+    code = CONVERSATION.format(places=places, bundle=bundle, options=options, step=step)
     terminal, inside = pty.openpty()
     environment = os.environ | {"TERM": "dumb", "NO_COLOR": "1"}
     pending, shown = list(typed), b""
