@@ -61,7 +61,7 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     text = compiled(seal.text_of(model))
     model = replace(model, text=text)
     tokenizer = seal.tokenizer_of(text)
-    vectors = golden.vectors(text, tokenizer, decoder.n_vocab, recipe.date)
+    vectors = golden.vectors(text, tokenizer, recipe.date)
     requests = recipe.requests(model)
     engines = _engines(requests, recipe.unproven)
     source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))

@@ -108,8 +108,13 @@ class Tokenizing(Protocol):
         """
         ...
 
-    def known_difference(self, tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
-        """Return why the engine cannot do with this text what a parsed tokenizer.json does, None where it can."""
+    def known_differences(
+        self, variant: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
+    ) -> list[str | None]:
+        """Return for each text why the engine cannot do what a parsed tokenizer.json does with it, None where it can.
+
+        The reasons follow from rules over the vocabulary, whatever the ids are.
+        """
         ...
 
 

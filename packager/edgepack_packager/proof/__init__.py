@@ -88,11 +88,12 @@ class Prover:
             kv_cache=request.target.kv_cache or default_kv_cache(request.scheme, support.kv_caches),
             scratch=self._scratch,
         )
-        gates = [self._structure[request.target.name], checked.gate, told.gate, *lost.gates]
+        gates = [self._structure[request.target.name], checked.gate, *([told.gate] if told else []), *lost.gates]
         enforce(request.id, gates, "Choose more bits with --quant, or report this if the model is a common one.")
         self._progress.advance()
         proven = manifest.Proof(engine=lost.engine, tokens=len(self._probe.ids), gates=gates)
-        evidence["tokens"] = told.figures
+        if told:
+            evidence["tokens"] = told.figures
         evidence |= {"engine": lost.engine, "ids": self._probe.ids, "text": self._probe.text, "loss": lost.figures}
         return Verdict(proven, lost.self_test, evidence)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
 from edgepack.text.opening import special_tokens
 from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
-from edgepack_packager.text import bos, endings
+from edgepack_packager.text import bos, endings, rows
 from edgepack_packager.text.battery import CONVERSATIONS, DAY
 from edgepack_packager.text.defaults import generation as generation
 from edgepack_packager.text.files import (
@@ -28,6 +28,9 @@ from edgepack_packager.text.files import (
 )
 from edgepack_packager.text.render import Rendered, battery
 from edgepack_packager.text.side import Text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 
@@ -50,13 +53,12 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder) -> Text
     if template is not None:
         files[TEMPLATE] = template.encode()
     tokenizer = parse_object(files[TOKENIZER], str(folder / TOKENIZER))
-    _check_loads(files[TOKENIZER], folder / TOKENIZER)
+    rows.check_ids(tokenizer, _loaded(files[TOKENIZER], folder / TOKENIZER))
     tokens = entries(tokenizer)
     begin = bos.find(files, config, {text: id for id, text in tokens.items()})
     text = Text(files, tokenizer, begin, bos.is_added(tokenizer, begin), (), template)
     text = replace(text, stops=tuple(stop.id for stop in stops(text, config)))
-    _check_rows(text, tokens, decoder)
-    return text
+    return rows.without_rowless(text, tokens, decoder.n_vocab)
 
 
 def rendered(text: Text, day: str = DAY) -> Rendered | None:
@@ -95,21 +97,6 @@ def entries(tokenizer: Mapping[str, Any]) -> dict[int, str]:
     return dict(sorted(tokens.items()))
 
 
-def _check_rows(text: Text, tokens: Mapping[int, str], decoder: Decoder) -> None:
-    """Refuse a token without a row in the embedding; more rows than tokens are allowed.
-
-    An added token may lack one where nothing needs it: Gemma 3 has a mark for images that its text models never see.
-    """
-    added = {token["id"] for token in text.tokenizer.get("added_tokens") or []}
-    last = max({*tokens} - added | {*text.stops} | ({text.bos} if text.bos is not None else {0}))
-    if last >= decoder.n_vocab:
-        raise SourceError(
-            f"{TOKENIZER} does not belong to the model: the token {tokens[last]!r} has the id {last}, "
-            f"the embedding has {decoder.n_vocab} rows.",
-            hint="Fetch the tokenizer and the weights from the same revision.",
-        )
-
-
 def _chat_template(folder: Path, files: Mapping[str, bytes]) -> str | None:
     """The template: from its own file, else from the JSON files that older tools put it in."""
     if TEMPLATE in files:
@@ -139,12 +126,12 @@ def _default_template(templates: list[Any], place: str) -> Any:
     return named["default"]
 
 
-def _check_loads(data: bytes, path: Path) -> None:
-    """Raise ``SourceError`` unless the library that devices use reads the file, which settles its structure."""
+def _loaded(data: bytes, path: Path) -> Tokenizer:
+    """Return the file as the library that devices use reads it, which settles its structure. Raises ``SourceError``."""
     from tokenizers import Tokenizer
 
     try:
-        Tokenizer.from_buffer(data)
+        return Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
         raise SourceError(f"{path} is not a tokenizer: {error}.", hint="Fetch the file again.") from None
 

@@ -25,23 +25,23 @@ class Vectors:
     chat: Chat | None
 
 
-def vectors(text: Text, tokenizer: Tokenizer, n_vocab: int, date: str | None = None) -> Vectors:
-    """Return the vectors of a source's text side, whose embedding has ``n_vocab`` rows; ``date`` is the recipe's.
+def vectors(text: Text, tokenizer: Tokenizer, date: str | None = None) -> Vectors:
+    """Return the vectors of a source's text side; ``date`` is the recipe's.
 
     Raises ``SourceError`` for a chat template that fails or that writes BOS twice.
     """
     policy = Date(policy="passed", day=DAY) if date == "passed" else Date(policy="pinned", day=date or DAY)
     found = rendered(text, policy.day)
     chatting = None if found is None else chat(found, tokenizer, text.bos, policy)
-    return Vectors(probes(text, tokenizer, n_vocab), chatting)
+    return Vectors(probes(text, tokenizer), chatting)
 
 
-def probes(text: Text, tokenizer: Tokenizer, n_vocab: int) -> list[Probe]:
+def probes(text: Text, tokenizer: Tokenizer) -> list[Probe]:
     """Return the texts of the battery, and names of added tokens inside a text, with their ids without BOS.
 
     The latter stand there twice: as text of a user, and with special tokens parsed, as a template's text is.
     """
-    added = [token for token in text.tokenizer.get("added_tokens") or [] if token["id"] < n_vocab]
+    added = text.tokenizer.get("added_tokens") or []
     kinds = [
         [token["content"] for token in added if bool(token.get("special")) is special] for special in (True, False)
     ]

@@ -15,6 +15,7 @@ from text_side import CHAT_TEMPLATE
 
 from edgepack.bundle.manifest import Generation, Stop
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families, text
 from edgepack_packager.licence import Licence, read_licence
 from edgepack_packager.text import endings
@@ -214,13 +215,36 @@ def test_the_longest_token_ends_a_turn(folder: Path) -> None:
     assert found(folder).stops == ()
 
 
-def test_an_added_token_that_nothing_needs_may_lack_a_row(folder: Path) -> None:
+def test_an_added_token_without_a_row_is_left_out_where_nothing_needs_it(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     image = tokenizer["added_tokens"][0] | {"id": 384, "content": "<image>"}
     edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], image])
-    assert found(folder).stops == (0, 2)
+    left = found(folder)
+    assert left.stops == (0, 2)
+    assert json.loads(left.files["tokenizer.json"]) == left.tokenizer == tokenizer
+    assert max(Tokenizer.from_json(left.files["tokenizer.json"], None, False).encode("a<image>", special=True)) < 384
     edit(folder / "generation_config.json", eos_token_id=[2, 384])
-    with pytest.raises(SourceError, match=r"'<image>' has the id 384, the embedding has 384 rows"):
+    with pytest.raises(SourceError, match=r"stop token '<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
+    (folder / "generation_config.json").unlink()
+    edit(folder / "tokenizer_config.json", bos_token="<image>")
+    with pytest.raises(SourceError, match=r"BOS token '<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
+
+
+def test_every_token_with_a_row_leaves_the_file_as_it_is(folder: Path) -> None:
+    assert found(folder).files["tokenizer.json"] == (folder / "tokenizer.json").read_bytes()
+
+
+def test_an_added_token_that_gets_another_id_is_refused(folder: Path) -> None:
+    """The tokenizers library numbers added tokens without gaps, whatever the file says."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    late = tokenizer["added_tokens"][0] | {"id": 390, "content": "<late>"}
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], late])
+    edit(folder / "config.json", vocab_size=400)
+    with pytest.raises(
+        SourceError, match=r"tokenizer\.json: the added token '<late>' has the id 390, and gets the id 384"
+    ):
         read(folder)
 
 

@@ -352,6 +352,23 @@ def test_gemmas_vocabulary(tmp_path: Path) -> None:
     assert answer["ends"] == [2, end]
 
 
+def test_runs_of_spaces_that_merges_make_are_merged(tmp_path: Path) -> None:
+    """Added tokens that are written in blocks are in no text of spaces: merges make them, in their own order."""
+    tokenizer = sentencepiece(normalizer=SPACES_TO_BLOCKS, pre_tokenizer=AT_SPACES)
+    model = tokenizer["model"]
+    end, runs = len(model["vocab"]), ["▁▁", "▁▁▁▁", "▁▁▁"]
+    model["vocab"] |= {run: end + place for place, run in enumerate(runs)}
+    word = next(right for left, right in model["merges"] if left == "▁")
+    first, last = [["▁", "▁"], ["▁▁", "▁▁"]], [["▁▁", "▁"]]
+    model["merges"] = [*first, *model["merges"], *last]
+    flags = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] += [flags | {"id": end + place, "content": run} for place, run in enumerate(runs)]
+    texts = [f"a{' ' * length}{word}{' ' * length}" for length in range(12)]
+    check(tokenizer, tmp_path, [*TEXTS, *texts, "a▁▁▁b", "▁"])
+    longest = Tokenizer.from_str(json.dumps(tokenizer)).encode(f"a   {word}", add_special_tokens=False).ids
+    assert end + 2 not in longest  # a search for the longest run would find it
+
+
 def test_gaps_between_added_ids_are_unused_tokens(tmp_path: Path) -> None:
     tokenizer = trained([split(O200K_REGEX), byte_level(False)])
     first = max(added["id"] for added in tokenizer["added_tokens"]) + 1

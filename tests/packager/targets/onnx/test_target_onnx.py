@@ -496,7 +496,6 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
         "model.onnx",
         "model.onnx.data",
         "genai_config.json",
-        "tokenizer.json",
         "chat_template.jinja",
     }
     config = json.loads((tmp_path / "genai_config.json").read_text())
