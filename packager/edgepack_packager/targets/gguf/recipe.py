@@ -87,7 +87,7 @@ class Choice:
         if self.kind == self.asked:
             return None
         block = FORMATS[self.asked].block
-        reason = f"its rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
+        reason = f"rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
         return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
 
 
