@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
@@ -175,7 +175,8 @@ def with_threads(options: Options, threads: int | None) -> Options:
 
 def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """Return a bundle's tokenizer and its chat template, None where it has none."""
-    from edgepack.text.chat import ChatTemplate
+    from edgepack.text.chat import FILE as TEMPLATE_FILE
+    from edgepack.text.chat import TOOL_USE_FILE, ChatTemplate
     from edgepack.text.tables import FILE, decode
     from edgepack.text.tokenizer import Tokenizer
 
@@ -186,11 +187,18 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     names = ("tokenizer_config.json", "special_tokens_map.json")
     bos, eos = special_tokens([bundle.read(name) for name in names if name in listed(bundle.manifest)])
     day = chat.date.day if chat.date is not None and chat.date.policy == "pinned" else None
-    try:
-        source = bundle.read("chat_template.jinja").decode()
-    except UnicodeDecodeError as error:
-        raise BundleDamagedError(f"chat_template.jinja of the bundle is not UTF-8: {error.reason}.") from None
-    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=day)
+
+    def made(file: str, parts: Sequence[str], tool_use: ChatTemplate | None = None) -> ChatTemplate:
+        try:
+            source = bundle.read(file).decode()
+        except UnicodeDecodeError as error:
+            raise BundleDamagedError(f"{file} of the bundle is not UTF-8: {error.reason}.") from None
+        return ChatTemplate(
+            source, bos_token=bos, eos_token=eos, date=day, parts=parts, tool_use=tool_use, file=file
+        )
+
+    with_tools = None if chat.tool_use is None else made(TOOL_USE_FILE, chat.tool_use.parts)
+    return tokenizer, made(TEMPLATE_FILE, chat.parts, with_tools)
 
 
 def special_tokens(configs: Iterable[bytes]) -> tuple[str, str]:

@@ -23,7 +23,11 @@ UNIFORM = ("f32", "f16", "q8", "q4")
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along."""
+    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along.
+
+    ``tool_use`` is the template that takes the chat template's place where tools are given, ``left_out`` are the names
+    of templates that are not carried.
+    """
 
     files: Mapping[str, bytes]
     tokenizer: Mapping[str, Any]
@@ -31,6 +35,8 @@ class Text:
     add_bos: bool
     stops: tuple[int, ...]
     chat_template: str | None
+    tool_use: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.errors import SourceError
+from edgepack.text import chat
 from edgepack_packager.checkpoint.strictjson import parse_object
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 GENERATION = "generation_config.json"
-TEMPLATE = "chat_template.jinja"
+TEMPLATE = chat.FILE
+TOOL_USE = chat.TOOL_USE_FILE
 
-CARRIED = (TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, TEMPLATE)
+CARRIED = (TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, TEMPLATE, TOOL_USE)
 
 
 def parsed(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

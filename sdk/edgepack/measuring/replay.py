@@ -10,7 +10,7 @@ from edgepack.device.hardware import Hardware
 from edgepack.device.planning import default_kv_cache, kv_caches
 from edgepack.errors import BundleError, EdgepackError, UsageError
 from edgepack.loading import Runtimes, find, probe_all
-from edgepack.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
+from edgepack.manifest import Golden, Manifest, Probe, SelfTest, Variant
 from edgepack.runtime import Options, Support
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
@@ -31,8 +31,13 @@ def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate
     probes = manifest.tokenizer.probes
     found = [_compared("tokenizer", len(probes), [_probed(tokenizer, probe) for probe in probes])]
     if manifest.chat is not None and template is not None:
-        problems = [_rendered(manifest.chat, template, tokenizer, golden) for golden in manifest.chat.goldens]
+        day = manifest.chat.date.day if manifest.chat.date else None
+        problems = [_rendered(day, template, tokenizer, golden) for golden in manifest.chat.goldens]
         found.append(_compared("chat template", len(problems), problems))
+        if manifest.chat.tool_use is not None:
+            goldens = manifest.chat.tool_use.goldens
+            problems = [_rendered(day, template.for_tools, tokenizer, golden) for golden in goldens]
+            found.append(_compared("chat template for tools", len(problems), problems))
     return found
 
 
@@ -41,7 +46,7 @@ def _probed(tokenizer: Tokenizer, probe: Probe) -> str | None:
     return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
 
 
-def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
+def _rendered(day: str | None, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
     """Say how a conversation differs from its golden, None where it does not."""
     try:
         text = template.render(
@@ -49,7 +54,7 @@ def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: 
             tools=golden.tools,
             variables=golden.variables,
             add_generation_prompt=golden.add_generation_prompt,
-            date=chat.date.day if chat.date else None,
+            date=day,
         )
     except UsageError as error:
         return None if golden.refusal == error.message else f"{golden.name!r}: {error.message}"

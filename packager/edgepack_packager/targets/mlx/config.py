@@ -19,6 +19,7 @@ TEXT_FILES = (
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
     "tokenizer.model",
 )
 
