@@ -21,9 +21,9 @@ from edgepack.device.hardware import Hardware
 from edgepack.device.memory import Payload, kv_bytes, needed
 from edgepack.errors import UsageError
 from edgepack.runtime import Options
-from edgepack_packager import devices, families, targets
+from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.fit import Fit, Row, element_type, fit
+from edgepack_packager.fit import Fit, Row, devices, element_type, fit
 from edgepack_packager.source import read_config
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.targets.gguf.parse import parse

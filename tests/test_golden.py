@@ -22,11 +22,11 @@ from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Text
 from edgepack_packager.text import golden, read_text, render
 from edgepack_packager.text.battery import CONVERSATIONS, DAY, TEXTS
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.render import battery
+from edgepack_packager.text.side import Text
 
 FIRST = "{% for m in messages %}{{ m.content }}{% endfor %}"
 

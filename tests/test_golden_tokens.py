@@ -18,9 +18,10 @@ from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
 from edgepack_packager.proof import tokens
 from edgepack_packager.proof.tokens import Tokens
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
 from edgepack_packager.text import golden, read_text
+from edgepack_packager.text.side import Text
 
 
 def source_of(folder: Path) -> Text:

@@ -15,8 +15,8 @@ from edgepack.errors import LicenceError, UsageError
 from edgepack.manifest import License, Obligation
 from edgepack_packager.build import build
 from edgepack_packager.licence import Licence, carry, check, read_licence
+from edgepack_packager.licence.terms import TERMS, terms_of
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.terms import TERMS, terms_of
 
 LLAMA = Licence("LicenseRef-llama3.2", ("LICENSE.txt", "USE_POLICY.md"))
 LLAMA_NOTICE = (
@@ -205,7 +205,7 @@ def test_every_entry_can_be_shown() -> None:
         assert terms_of(name) is terms
         assert terms.name
         assert not name.startswith("LicenseRef-") or terms.asks
-    text = (files("edgepack_packager") / "licences" / "Apache-2.0.txt").read_text()
+    text = (files("edgepack_packager.licence") / "texts" / "Apache-2.0.txt").read_text()
     assert text.strip().startswith("Apache License")
     assert "END OF TERMS AND CONDITIONS" in text
 

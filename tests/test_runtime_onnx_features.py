@@ -16,8 +16,9 @@ from edgepack.decoder import Attention, Decoder, LinearScaling, LongRopeScaling,
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
+from edgepack_packager.text.side import Text
 
 # Longer than any window here, and not a multiple of one.
 POSITIONS = 300

@@ -19,12 +19,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from edgepack.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.header import U32
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.vocabulary import TokenType, vocabulary
+from edgepack_packager.text.side import Text
 
 TEXTS = [
     "Hello, world!",

@@ -25,11 +25,12 @@ from edgepack.errors import BuildError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_blocks
-from edgepack_packager.targets import Model, Text, Written, find
+from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.mlx import MlxTarget
 from edgepack_packager.targets.mlx.layout import lay_out
 from edgepack_packager.targets.mlx.quantize import dequantize, quantize, round_to
 from edgepack_packager.text import read_text
+from edgepack_packager.text.side import Text
 
 KINDS = ("f32", "f16", "bf16")
 MLX_TYPES = {"f32": mx.float32, "f16": mx.float16, "bf16": mx.bfloat16}

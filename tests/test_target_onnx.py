@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from edgepack.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
-from edgepack_packager.targets import Model, Text, Written, find
+from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
 from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
+from edgepack_packager.text.side import Text
 
 QUANTIZED = {"int8": 8, "int4": 4}
 COLUMNS = (20, 32, 33, 40, 172, 256)

@@ -17,10 +17,10 @@ from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack.manifest import Generation, Stop
 from edgepack_packager import families, text
 from edgepack_packager.licence import Licence, read_licence
-from edgepack_packager.targets import Text
 from edgepack_packager.text import endings
 from edgepack_packager.text.battery import DAY
 from edgepack_packager.text.render import battery
+from edgepack_packager.text.side import Text
 
 
 def read(folder: Path) -> Text | None:

@@ -21,9 +21,10 @@ from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
-from edgepack_packager.targets import Model, Request, Text, Written
+from edgepack_packager.targets import Model, Request, Written
 from edgepack_packager.text import entries, generation, stops
 from edgepack_packager.text.golden import Vectors
+from edgepack_packager.text.side import Text
 
 MANIFEST = "manifest.json"
 VARIANTS = "variants"

@@ -20,8 +20,9 @@ from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import engine, loss, probe, structure, tensors, tokens
 from edgepack_packager.proof.gates import enforce
-from edgepack_packager.targets import Request, Text
+from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
+from edgepack_packager.text.side import Text
 
 
 @dataclass(frozen=True, slots=True)

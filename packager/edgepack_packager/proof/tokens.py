@@ -23,9 +23,9 @@ from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.proof import child
 from edgepack_packager.proof.gates import gate
-from edgepack_packager.targets import Text
 from edgepack_packager.text.files import TOKENIZER
 from edgepack_packager.text.golden import Vectors
+from edgepack_packager.text.side import Text
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,26 +17,9 @@ from edgepack.errors import UsageError
 from edgepack.manifest import Fallback
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.text.side import Text
 
 UNIFORM = ("f32", "f16", "q8", "q4")
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along.
-
-    ``tool_use`` is the template that takes the chat template's place where tools are given, ``left_out`` are the names
-    of templates that are not carried.
-    """
-
-    files: Mapping[str, bytes]
-    tokenizer: Mapping[str, Any]
-    bos: int | None
-    add_bos: bool
-    stops: tuple[int, ...]
-    chat_template: str | None
-    tool_use: str | None = None
-    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

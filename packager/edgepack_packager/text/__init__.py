@@ -15,7 +15,6 @@ from edgepack.errors import SourceError
 from edgepack.loading import special_tokens
 from edgepack.manifest import Stop
 from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
-from edgepack_packager.targets import Text
 from edgepack_packager.text import bos, endings, templates
 from edgepack_packager.text.battery import DAY
 from edgepack_packager.text.defaults import generation as generation
@@ -28,6 +27,7 @@ from edgepack_packager.text.files import (
     TOOL_USE,
 )
 from edgepack_packager.text.render import Rendered, battery
+from edgepack_packager.text.side import Text
 
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from edgepack.errors import ProofError
 from edgepack.text.tables import FILE, Tables, compile_tokenizer, decode, encode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.targets import Text
 from edgepack_packager.text.battery import TEXTS
 from edgepack_packager.text.files import TOKENIZER
+from edgepack_packager.text.side import Text
 
 _MIXED = 2000  # texts of tokens in any order, as no training text has them
 _LONGEST = 12  # tokens of such a text

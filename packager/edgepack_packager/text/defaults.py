@@ -8,8 +8,8 @@ from typing import Any
 
 from edgepack.errors import SourceError
 from edgepack.manifest import Generation
-from edgepack_packager.targets import Text
 from edgepack_packager.text.files import GENERATION, parsed
+from edgepack_packager.text.side import Text
 
 
 def generation(text: Text) -> Generation:

@@ -9,11 +9,11 @@ from typing import Any
 from edgepack.errors import SourceError
 from edgepack.manifest import Chat, Date, Golden, Probe, ToolUse
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.targets import Text
 from edgepack_packager.text import rendered, rendered_with_tools
 from edgepack_packager.text.battery import DAY, TEXTS, Conversation
 from edgepack_packager.text.files import TEMPLATE, TOOL_USE
 from edgepack_packager.text.render import Answer, Rendered
+from edgepack_packager.text.side import Text
 
 # A vocabulary may hold hundreds of reserved names that differ by a number; the first and the last stand for them.
 _ADDED_TOKENS = 16

@@ -7,13 +7,14 @@ import re
 import numpy as np
 
 from edgepack.decoder import Decoder, LinearScaling, LongRopeScaling
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
 from edgepack_packager.targets.gguf.recipe import SCHEMES
 from edgepack_packager.targets.gguf.tensors import stream_factor
 from edgepack_packager.targets.gguf.vocabulary import vocabulary
+from edgepack_packager.text.side import Text
 
 # GGML_QNT_VERSION of ggml.h: the version of the block formats
 _QUANTIZATION_VERSION = 2

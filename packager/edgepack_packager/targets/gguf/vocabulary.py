@@ -16,9 +16,10 @@ import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.header import U32, Value
 from edgepack_packager.targets.gguf.pretokenizer import adds_space_prefix, byte_level_name
+from edgepack_packager.text.side import Text
 
 Json = Mapping[str, Any]
 

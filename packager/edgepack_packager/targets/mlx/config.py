@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.decoder import Decoder
-from edgepack_packager.targets import Model, Text
+from edgepack_packager.targets import Model
 from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
 from edgepack_packager.targets.mlx.quantize import GROUP
 from edgepack_packager.targets.mlx.rope import rope_fields
+from edgepack_packager.text.side import Text
 
 TEXT_FILES = (
     "tokenizer.json",

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from edgepack.decoder import Decoder
-from edgepack_packager.targets import Text
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT
 from edgepack_packager.targets.onnx.layout import GRAPH_FILE
+from edgepack_packager.text.side import Text
 
 FILE = "genai_config.json"
 TOKENIZER_FILES = (

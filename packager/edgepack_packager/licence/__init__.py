@@ -1,6 +1,6 @@
 """The licence of a source: what its files say, whether a build may use it, and what the bundle carries of it.
 
-What a licence asks for is data of ``edgepack_packager.terms``; what a bundle says of it is ``manifest.License``.
+What a licence asks for is data of ``licence.terms``; what a bundle says of it is ``manifest.License``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from shutil import copyfile
 
 from edgepack.errors import LicenceError
 from edgepack.manifest import License, Obligation
-from edgepack_packager.terms import UNKNOWN, Terms, standard_text, terms_of
+from edgepack_packager.licence.terms import UNKNOWN, Terms, standard_text, terms_of
 
 CARD = "README.md"
 TEXT = "LICENSE"

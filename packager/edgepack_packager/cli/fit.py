@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgepack.cli import screen
-from edgepack_packager.cli import Model
+from edgepack_packager.cli.build import Model
 
 if TYPE_CHECKING:
-    from edgepack_packager.devices import Device
     from edgepack_packager.fit import Fit, Row
+    from edgepack_packager.fit.devices import Device
 
 DeviceName = Annotated[
     str | None,
@@ -60,7 +60,7 @@ def fit(
 
 def _place(device: str | None, memory: str | None) -> Device:
     from edgepack.device.hardware import detect
-    from edgepack_packager import devices
+    from edgepack_packager.fit import devices
 
     named = devices.find(device) if device else None
     if memory:

@@ -1,19 +1,18 @@
-"""The packager's commands, which the ``edgepack`` command finds through the entry point group ``edgepack.commands``.
+"""The commands that pack a model: ``build``, and ``demo`` for the one that ships with edgepack.
 
 Heavy imports live in the functions: ``edgepack --help`` loads no packager.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgepack.cli import screen
+from edgepack_packager.cli.bar import Bar, Interrupts
 
 if TYPE_CHECKING:
     from edgepack_packager.build import Built
@@ -116,29 +115,10 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
         console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
 
 
-def models(json: screen.AsJson = False) -> None:
-    """List the models that have a short name: what `edgepack build NAME` fetches from the hub."""
-    from msgspec import structs
-
-    from edgepack_packager.source import catalog
-
-    if json:
-        screen.as_json({"models": [structs.asdict(entry) for entry in catalog.entries()]})
-        return
-    table = screen.table("name", "repository", "params", "licence", "", "", right=("params",))
-    for entry in catalog.entries():
-        licence, gated = entry.licence.removeprefix("LicenseRef-"), "gated" if entry.gated else ""
-        table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence, gated, entry.note)
-    console = screen.out()
-    # Names are to be copied: a narrow terminal may wrap them, but not cut them off.
-    console.width = max(console.width, 120)
-    console.print(table)
-
-
 def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
     from edgepack_packager.build import build as run
 
-    with _Interrupts() as interrupts, _Bar(interrupts) as progress:
+    with Interrupts() as interrupts, Bar(interrupts) as progress:
         return run(model, recipe, out, progress=progress)
 
 
@@ -147,67 +127,3 @@ def _show(built: Built) -> None:
 
     show(built.open())
     screen.out().print(f"\nSealed [bold]{built.path}[/]", soft_wrap=True)
-
-
-class _Interrupts:
-    """Let a SIGTERM end a build as Ctrl-C does, so that it cleans up, and let neither get lost.
-
-    An extension module that is being imported may swallow the exception or replace it: then the next step raises it.
-    """
-
-    def __init__(self) -> None:
-        self._pending = False
-
-    def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if one came."""
-        if self._pending:
-            raise KeyboardInterrupt
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._pending = True
-        raise KeyboardInterrupt
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if error is not None:
-            self.check()
-
-
-class _Bar:
-    """A build's progress on a terminal: a line a stage, which stays, and a bar while it runs."""
-
-    def __init__(self, interrupts: _Interrupts) -> None:
-        self._bar, self._interrupts = screen.stages(), interrupts
-
-    def stage(self, title: str, total: int) -> None:
-        """Begin a stage; the one before is done."""
-        self._interrupts.check()
-        self._finish()
-        self._bar.add_task(title, total=total)
-
-    def advance(self, steps: int = 1) -> None:
-        """Move the bar."""
-        self._interrupts.check()
-        self._bar.advance(self._bar.task_ids[-1], steps)
-
-    def _finish(self) -> None:
-        for task in self._bar.tasks:
-            self._bar.update(task.id, completed=task.total)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self._finish()
-        self._bar.stop()

@@ -17,7 +17,7 @@ from edgepack.device.planning import DEFAULT_CONTEXT, default_kv_cache
 from edgepack.errors import EngineMissingError, UnsupportedModelError
 from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
-from edgepack_packager.devices import Device
+from edgepack_packager.fit.devices import Device
 from edgepack_packager.targets import Model, Target
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}

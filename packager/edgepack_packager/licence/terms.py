@@ -123,5 +123,5 @@ def terms_of(licence: str) -> Terms:
 
 def standard_text(licence: str) -> bytes | None:
     """Return the text of a licence that is the same for every work under it; None where it is not at hand."""
-    place = files("edgepack_packager") / "licences" / f"{licence}.txt"
+    place = files("edgepack_packager.licence") / "texts" / f"{licence}.txt"
     return place.read_bytes() if place.is_file() else None

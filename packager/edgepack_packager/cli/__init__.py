@@ -1,0 +1,1 @@
+"""The commands that the packager adds to ``edgepack``, a module each."""
