@@ -193,9 +193,7 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
             source = bundle.read(file).decode()
         except UnicodeDecodeError as error:
             raise BundleDamagedError(f"{file} of the bundle is not UTF-8: {error.reason}.") from None
-        return ChatTemplate(
-            source, bos_token=bos, eos_token=eos, date=day, parts=parts, tool_use=tool_use, file=file
-        )
+        return ChatTemplate(source, bos_token=bos, eos_token=eos, date=day, parts=parts, tool_use=tool_use, file=file)
 
     with_tools = None if chat.tool_use is None else made(TOOL_USE_FILE, chat.tool_use.parts)
     return tokenizer, made(TEMPLATE_FILE, chat.parts, with_tools)

@@ -165,11 +165,11 @@ class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def features(self) -> list[str]:
         """What a reader must understand of it, among ``FEATURES``."""
-        templates = [self] if self.tool_use is None else [self, self.tool_use]
+        tools = self.tool_use
         used = {
-            CHAT_PARTS: any(each.parts for each in templates),
-            CHAT_LEADING: any(each.leading for each in templates),
-            CHAT_TOOL_USE: self.tool_use is not None,
+            CHAT_PARTS: self.parts or (tools and tools.parts),
+            CHAT_LEADING: self.leading or (tools and tools.leading),
+            CHAT_TOOL_USE: tools,
         }
         return [name for name, needed in used.items() if needed]
 

@@ -87,10 +87,22 @@ def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     return found
 
 
+def warnings(text: Text) -> list[str]:
+    """Return what whoever builds should know of the templates: those that are left out, and roles that are silent."""
+    found = []
+    if text.left_out:
+        names = ", ".join(map(repr, text.left_out))
+        found.append(f"The source's chat templates {names} are left out: a bundle holds the default and tool_use.")
+    for file, each in ((TEMPLATE, rendered(text)), (TOOL_USE, rendered_with_tools(text))):
+        for role, place in each.arrival.lost.items() if each else ():
+            found.append(f"{file} does not print what a {role!r} says ({place}): chat refuses such messages.")
+    return found
+
+
 def stops(text: Text, config: Mapping[str, Any]) -> list[Stop]:
     """Return the tokens that end a turn, by ascending id, each with the source files that say so."""
-    written = {TEMPLATE: rendered(text), TOOL_USE: rendered_with_tools(text)}
-    return endings.find(text.files, config, text.tokenizer, entries(text.tokenizer), written)
+    found = rendered(text), rendered_with_tools(text)
+    return endings.find(text.files, config, text.tokenizer, entries(text.tokenizer), *found)
 
 
 def entries(tokenizer: Mapping[str, Any]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Which roles a chat template prints, and in which form it reads what they say: proven with words that stand nowhere else.
+"""Which roles a chat template prints, and in which form it reads what they say, proven with words of their own.
 
 A template that leaves out what a message says does so without a word, and the model answers something else. So each
 role speaks in several places of several conversations, and wherever the template takes one, every word must arrive.

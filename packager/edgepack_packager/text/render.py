@@ -74,7 +74,8 @@ class Rendered:
 def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = TEMPLATE) -> Rendered:
     """Render the battery, with ``day`` (YYYY-MM-DD) where the template prints one, and find whose words arrive.
 
-    ``file`` is the template's: that for tools gets a tool in each conversation. Raises ``SourceError`` for a template that does not compile, or that takes more time or memory than it gets.
+    ``file`` is the template's: that for tools gets a tool in each conversation. Raises ``SourceError`` for a template
+    that does not compile, or that takes more time or memory than it gets.
     """
     job = Job(source, bos_token, eos_token, day, file, CPU_SECONDS, MEMORY_MIB)
     command = [sys.executable, "-m", "edgepack_packager.text.render"]
@@ -130,52 +131,58 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     _limit(job)
     try:
-        template = _template(job)
-        reads = set(template.reads)
+        reads = set(_template(job).reads)
     except BundleError as error:
         _say(Answer(refusal=_reason(error)))
         return
     _say(Answer(reads=sorted(reads)))
-    day = job.day if "strftime_now" in reads else None
     for conversation in _asked(job, reads):
-        _say(_rendered(template, conversation, day))
-    ways = [_tools(reads)] if job.file == TOOL_USE else [{}, *filter(None, [_tools(reads)])]
+        _say(_rendered(job, conversation))
+    arrival = arrive(job)
+    if arrival.parts:
+        for conversation in _asked(job, reads, arrival.parts):
+            _say(_rendered(job, conversation, arrival.parts))
+    _say(Answer(arrival=arrival))
+
+
+def arrive(job: Job) -> Arrival:
+    """Return whose words the template of a job prints, with tools and without, as it is used. It sets no limit."""
+    with_tools = _tools(_template(job).reads)
+    ways = [with_tools] if job.file == TOOL_USE else [{}, *filter(None, [with_tools])]
 
     def probed(probe: Probe, parts: Collection[str]) -> Iterator[str]:
         for given in ways:
-            conversation = Conversation(name=probe.name, messages=probe.messages, **given)
-            text = _rendered(_template(job, tuple(parts)), conversation, day).text
+            asked = Conversation(name=probe.name, messages=probe.messages, **given)
+            text = _rendered(job, asked, parts).text
             if text is not None:
                 yield text
 
-    arrival = settle(probed, tools="tool" in job.source)
-    if arrival.parts:
-        for conversation in _asked(job, reads, arrival.parts):
-            _say(_rendered(_template(job, tuple(arrival.parts)), conversation, day))
-    _say(Answer(arrival=arrival))
+    return settle(probed, tools="tool" in job.source)
 
 
 @cache
 def _template(job: Job, parts: tuple[str, ...] = ()) -> ChatTemplate:
-    names = {"bos_token": job.bos_token, "eos_token": job.eos_token, "file": job.file}
-    return ChatTemplate(job.source, **names, date=None, parts=parts)
+    return ChatTemplate(
+        job.source, bos_token=job.bos_token, eos_token=job.eos_token, date=None, parts=parts, file=job.file
+    )
 
 
-def _tools(reads: set[str]) -> dict[str, Any]:
+def _tools(reads: Collection[str]) -> dict[str, Any]:
     """Return a conversation's fields that give a tool to a template, by the name that it reads them from."""
     if "tools" in reads:
         return {"tools": [WEATHER]}
     return {"variables": {"xml_tools": [WEATHER]}} if "xml_tools" in reads else {}
 
 
-def _rendered(template: ChatTemplate, asked: Conversation, day: str | None) -> Answer:
+def _rendered(job: Job, asked: Conversation, parts: Collection[str] = ()) -> Answer:
+    template = _template(job, tuple(parts))
     try:
         text = template.render(
             asked.messages,
             tools=asked.tools,
             variables=asked.variables,
             add_generation_prompt=asked.add_generation_prompt,
-            date=day,
+            date=job.day if "strftime_now" in template.reads else None,
         )
     except (UsageError, BundleError) as error:
         return Answer(name=asked.name, refusal=_reason(error))
