@@ -2,7 +2,7 @@
 
 A promise takes a ``Case``, one engine over the demo bundle's exact variant, and asserts. A fault changes one piece of
 the SDK or of the engine so that the promise does not hold any more: a promise that no fault breaks says nothing.
-``tests/test_contract.py`` runs them all.
+``tests/contract/test_contract.py`` runs them all.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def build(
 
 def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
     """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.cli import plan as plans
     from edgepack.loading import load, plan
     from edgepack_packager.recipe import Recipe

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgepack.bundle.manifest import Chat, Date, Golden, Probe, ToolUse
 from edgepack.errors import SourceError
-from edgepack.manifest import Chat, Date, Golden, Probe, ToolUse
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text import rendered, rendered_with_tools
 from edgepack_packager.text.battery import DAY, TEXTS, Conversation

@@ -41,7 +41,7 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.loading import plan
     from edgepack.measuring.bench import WARM_UP
     from edgepack.measuring.bench import bench as measure

@@ -15,8 +15,8 @@ from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out,
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgepack.decoding.results import Result
     from edgepack.measuring.compare import Comparison, Pair, Prompt
-    from edgepack.results import Result
 
 A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
 B = Annotated[Path, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from edgepack.cli.screen import AsJson, as_json, facts, out, table
 
 if TYPE_CHECKING:
-    from edgepack.device.doctor import DoctorReport
+    from edgepack.measuring.doctor import DoctorReport
 
 
 def doctor(json: AsJson = False) -> None:
     """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
-    from edgepack.device.doctor import doctor as examine
+    from edgepack.measuring.doctor import doctor as examine
 
     report = examine()
     if json:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
-    from edgepack.decoder import Attention, Scaling
-    from edgepack.manifest import License, Manifest, Variant
+    from edgepack.bundle.decoder import Attention, Scaling
+    from edgepack.bundle.files import Bundle
+    from edgepack.bundle.manifest import License, Manifest, Variant
 
 # How an obligation reads whose text is only the words that it is about.
 _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
@@ -18,7 +18,7 @@ _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made wit
 
 def inspect(bundle: BundlePath, json: AsJson = False) -> None:
     """Show a bundle's source, licence, model, variants and proof."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
 
     opened = open_bundle(bundle, verify="sizes")
     if json:
@@ -146,7 +146,7 @@ def _attention(attention: Attention, context: int) -> str:
 
 
 def _scaling(scaling: Scaling | None, context: int) -> str:
-    from edgepack.decoder import LongRopeScaling
+    from edgepack.bundle.decoder import LongRopeScaling
 
     match scaling:
         case None:

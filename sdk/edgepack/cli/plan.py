@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Strict, Variant, as_json, out, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
+    from edgepack.bundle.files import Bundle
     from edgepack.device.planning import Plan
 
 
@@ -22,7 +22,7 @@ def plan(
     json: AsJson = False,
 ) -> None:
     """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")

@@ -27,8 +27,8 @@ from edgepack.cli.screen import (
 )
 
 if TYPE_CHECKING:
+    from edgepack.decoding.results import Result
     from edgepack.model import Model, Stream
-    from edgepack.results import Result
 
 Prompt = Annotated[str | None, typer.Argument(help="What to ask. Without it: standard input, or an interactive chat.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")]

@@ -9,8 +9,8 @@ import typer
 from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, steps, table
 
 if TYPE_CHECKING:
-    from edgepack.device.tune import Trial, TuneReport
     from edgepack.device.tuning import Tuning
+    from edgepack.tuning.tune import Trial, TuneReport
 
 Quick = Annotated[
     bool, typer.Option("--quick", help="Measure less: shorter runs, and fewer settings of slow variants.")
@@ -19,8 +19,8 @@ Quick = Annotated[
 
 def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None:
     """Measure each variant with other threads, weight layouts and chunks, and remember the best for this device."""
-    from edgepack.bundle import open_bundle
-    from edgepack.device.tune import tune as measure
+    from edgepack.bundle.files import open_bundle
+    from edgepack.tuning.tune import tune as measure
 
     opened = open_bundle(bundle, verify="sizes")
     with steps() as progress:

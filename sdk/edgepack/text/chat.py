@@ -26,8 +26,8 @@ _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augu
            "November", "December")  # fmt: skip
 
 
-FILE = "chat_template.jinja"
-TOOL_USE_FILE = "additional_chat_templates/tool_use.jinja"
+TEMPLATE = "chat_template.jinja"
+TOOL_USE = "additional_chat_templates/tool_use.jinja"
 
 # Far above what any context holds: a longer prompt is a template that runs away.
 MAX_CHARACTERS = 16 * 1024 * 1024
@@ -56,7 +56,7 @@ class ChatTemplate:
         date: str | None,
         parts: Collection[str] = (),
         tool_use: ChatTemplate | None = None,
-        file: str = FILE,
+        file: str = TEMPLATE,
     ) -> None:
         from jinja2 import TemplateSyntaxError
 

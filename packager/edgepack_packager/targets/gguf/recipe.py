@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Fallback
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
 Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]

@@ -1,0 +1,222 @@
+"""A bundle on disk: opened strictly, read through its manifest, and handed to an engine only when its bytes agree.
+
+It knows folders, sizes and digests, nothing of engines or of text. The rules are those of ``docs/bundle-format.md``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgepack.bundle import manifest as manifest_file
+from edgepack.bundle.manifest import File, Manifest, Variant
+from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
+
+MANIFEST = "manifest.json"
+BLOCK = 1024 * 1024
+# A manifest describes files, it does not hold them: anything larger is not one, and is not worth the memory.
+MAX_MANIFEST = 64 * 1024 * 1024
+
+Progress = Callable[[str, int], None]
+
+_REBUILD = "Build or copy the bundle again."
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved."""
+
+    path: Path
+    manifest: Manifest
+    id: str
+
+    def read(self, name: str) -> bytes:
+        """Return a listed file, checked against its sha256. ``name`` is its path relative to the bundle's folder.
+
+        Raises ``BundleNotFoundError`` for a name that the manifest does not list and ``BundleDamagedError`` for
+        bytes that differ from it.
+        """
+        if name == MANIFEST:
+            data, digest = _read(self.path, name, MAX_MANIFEST), self.id
+        elif (entry := listed(self.manifest).get(name)) is not None:
+            data, digest = _read(self.path, name, entry.size), entry.sha256
+        else:
+            raise BundleNotFoundError(f"{self.path} lists no file {name!r}.", hint=_REBUILD)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise _damaged(name, "its sha256 differs from the manifest's")
+        return data
+
+    def variant(self, id: str) -> Variant:
+        """Return the variant of that id. Raises ``UsageError`` where there is none."""
+        for variant in self.manifest.variants:
+            if variant.id == id:
+                return variant
+        known = ", ".join(variant.id for variant in self.manifest.variants) or "none"
+        raise UsageError(f"{self.path.name} holds no variant {id!r}.", hint=f"It holds: {known}.")
+
+    def variant_path(self, id: str) -> Path:
+        """Return the folder of the variant of that id, for its engine. Raises ``UsageError`` where there is none."""
+        return self.path / "variants" / self.variant(id).id
+
+    def check(self, variants: Iterable[str] | None = None, progress: Progress | None = None) -> None:
+        """Compare the sha256 of the shared files and of the named variants (None: all) with the manifest.
+
+        Files are read in blocks of 1 MiB; ``progress`` gets each block's file and length in bytes. Raises
+        ``BundleDamagedError`` for the first file that differs.
+        """
+        for name, file in self._files(variants):
+            digest = hashlib.sha256()
+            for block in _blocks(self.path, name, file.size):
+                digest.update(block)
+                if progress is not None:
+                    progress(name, len(block))
+            if digest.hexdigest() != file.sha256:
+                raise _damaged(name, "its sha256 differs from the manifest's")
+
+    def size(self, variants: Iterable[str] | None = None) -> int:
+        """Return the bytes of the files that ``check`` reads for the same variants."""
+        return sum(file.size for _, file in self._files(variants))
+
+    def _files(self, variants: Iterable[str] | None) -> Iterator[tuple[str, File]]:
+        yield from ((file.path, file) for file in self.manifest.files)
+        for variant in self.manifest.variants if variants is None else [self.variant(id) for id in variants]:
+            yield from ((f"variants/{variant.id}/{file.path}", file) for file in variant.files)
+
+
+def open_bundle(path: str | os.PathLike[str], *, verify: Literal["full", "sizes"] = "full") -> Bundle:
+    """Open a bundle's folder and check it against its manifest.
+
+    Both levels refuse a missing or unlisted file, anything but regular files and folders, and a wrong size;
+    "full" compares every sha256 as well. Raises ``BundleNotFoundError``, ``BundleTooNewError``, or
+    ``BundleDamagedError``, which names the file and what differs.
+    """
+    if verify not in ("full", "sizes"):
+        raise UsageError(f"verify cannot be {verify!r}.", hint="Choose 'full' or 'sizes'.")
+    folder = _folder(path)
+    data = _read(folder, MANIFEST, MAX_MANIFEST)
+    bundle = Bundle(folder, manifest_file.decode(data), hashlib.sha256(data).hexdigest())
+    _check_tree(folder, listed(bundle.manifest))
+    if verify == "full":
+        bundle.check()
+    return bundle
+
+
+def listed(manifest: Manifest) -> dict[str, File]:
+    """Return every file that the manifest lists, by its path relative to the bundle's folder.
+
+    Raises ``BundleDamagedError`` where two entries name the same place or an entry names one that is not its own.
+    """
+    files: dict[str, File] = {}
+    ids: set[str] = set()
+    for variant in manifest.variants:
+        if variant.id in ids:
+            raise _damaged(MANIFEST, f"the variant id {variant.id!r} stands there twice")
+        ids.add(variant.id)
+    entries = [(file.path, file) for file in manifest.files]
+    if any(name == MANIFEST or name.split("/")[0] == "variants" for name, _ in entries):
+        raise _damaged(MANIFEST, f"'files' lists {MANIFEST} or a file below variants/")
+    entries += [(f"variants/{v.id}/{file.path}", file) for v in manifest.variants for file in v.files]
+    for name, file in entries:
+        if name in files or "\0" in name:
+            raise _damaged(MANIFEST, f"the path {name!r} is listed twice or holds a null character")
+        files[name] = file
+    return files
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    try:
+        folder = Path(path).resolve()
+        if not folder.exists():
+            raise BundleNotFoundError(f"There is no bundle at {path}.", hint="Check the path.")
+        if not folder.is_dir():
+            raise BundleNotFoundError(
+                f"{path} is a file; a bundle is a folder.", hint=f"Name the folder of {MANIFEST}."
+            )
+        if not os.path.lexists(folder / MANIFEST):
+            raise BundleNotFoundError(
+                f"{path} is not a bundle: it has no {MANIFEST}.", hint="Make one with: edgepack build"
+            )
+    except ValueError as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleNotFoundError(f"There is no bundle at {path!r}: {error}.") from None
+    except (OSError, RuntimeError) as error:
+        # Python 3.11 and 3.12 report a loop of links as a RuntimeError.
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise BundleNotFoundError(f"{path} cannot be opened: {reason}.", hint="Check the path.") from None
+    return folder
+
+
+def _check_tree(folder: Path, files: dict[str, File]) -> None:
+    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there."""
+    missing = set(files)
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        try:
+            with os.scandir(folder / below) as entries:
+                for entry in entries:
+                    name = below + entry.name
+                    if entry.is_symlink():
+                        raise _damaged(name, "it is a symbolic link, and a bundle holds none")
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(name + "/")
+                    elif name != MANIFEST:
+                        _check_entry(name, entry.stat(follow_symlinks=False), files.get(name))
+                        missing.discard(name)
+        except OSError as error:
+            raise BundleError(f"{below or folder} cannot be read: {error.strerror}.") from None
+    if missing:
+        raise _damaged(min(missing), "it is missing")
+
+
+def _check_entry(name: str, found: os.stat_result, file: File | None) -> None:
+    if file is None:
+        raise _damaged(name, "the manifest does not list it", hint="Delete it, or copy the bundle again.")
+    if not stat.S_ISREG(found.st_mode):
+        raise _damaged(name, "it is not a regular file")
+    if found.st_size != file.size:
+        raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {file.size:,}")
+
+
+def _read(folder: Path, name: str, limit: int) -> bytes:
+    data = bytearray()
+    for block in _blocks(folder, name, None):
+        data += block
+        if len(data) > limit:
+            raise _damaged(name, f"it has more than {limit:,} bytes")
+    return bytes(data)
+
+
+def _blocks(folder: Path, name: str, size: int | None) -> Iterator[bytes]:
+    """Yield a regular file's bytes; never through a link at its end, never waiting for a pipe's other side."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(folder / name, flags)
+    except FileNotFoundError:
+        raise _damaged(name, "it is missing") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _damaged(name, "it is a symbolic link, and a bundle holds none") from None
+        raise BundleError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
+    with open(descriptor, "rb", buffering=0) as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise _damaged(name, "it is not a regular file")
+        if size is not None and found.st_size != size:
+            raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
+        try:
+            while block := file.read(BLOCK):
+                yield block
+        except OSError as error:
+            raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
+
+
+def _damaged(name: str, what: str, *, hint: str = _REBUILD) -> BundleDamagedError:
+    return BundleDamagedError(f"{name} of the bundle is damaged: {what}.", hint=hint)

@@ -1,0 +1,315 @@
+"""The manifest: what a bundle says of itself. ``docs/bundle-format.md`` defines each field; this is the same in types.
+
+Plain data, bytes in and values out: it opens no file. An unknown field is an error, because the version and the
+features say beforehand whether this reader understands the document.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgepack.bundle.decoder import Count, Decoder, KvCache
+from edgepack.errors import BundleDamagedError, BundleTooNewError
+
+VERSION = 1
+KV_CACHE = "kv_cache"
+CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
+FEATURES: frozenset[str] = frozenset({KV_CACHE, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
+
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Size = Annotated[int, msgspec.Meta(ge=0)]
+PlainName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
+Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+TokenId = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """The only part that every reader of every version can read."""
+
+    version: Count
+    features: list[str] = []
+
+
+class File(_Plain, frozen=True, kw_only=True):
+    """A file of the bundle: its path relative to the bundle's folder (a variant's: to the variant's folder)."""
+
+    path: str
+    size: Size
+    sha256: Sha256
+
+
+class Producer(_Plain, frozen=True, kw_only=True):
+    """The tools that wrote the bundle, and the recipe that they were given."""
+
+    edgepack: str
+    packages: dict[str, str]
+    recipe: dict[str, str | int | list[str]]
+
+
+class Source(_Plain, frozen=True, kw_only=True):
+    """What was converted."""
+
+    name: str
+    repository: str | None
+    revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None
+    files: list[File]
+
+
+class Obligation(_Plain, frozen=True, kw_only=True):
+    """What a licence asks of whoever passes the model on: its kind, the exact words, and where to read more."""
+
+    kind: str
+    text: str
+    url: str | None = None
+
+
+class License(_Plain, frozen=True, kw_only=True):
+    """The terms of the model: an SPDX expression or a LicenseRef, and the files that carry the text and the notices.
+
+    ``notice`` is the sentence that every copy carries, ``accepted`` says that the licence asks to be accepted and that
+    the builder did, ``gated`` that the source's host asks for agreement before a download.
+    """
+
+    id: str
+    files: list[str]
+    name: str | None = None
+    url: str | None = None
+    notice: str | None = None
+    obligations: list[Obligation] = []
+    accepted: bool = False
+    gated: bool = False
+
+
+class Probe(_Plain, frozen=True, kw_only=True):
+    """A text and the token ids that it must give, without BOS. ``special``: names of special tokens are parsed."""
+
+    text: str
+    special: bool = False
+    ids: list[TokenId]
+
+
+class Tokenizer(_Plain, frozen=True, kw_only=True):
+    """Facts of ``tokenizer.json``. ``rows`` counts its entries, which may be fewer than the embedding's."""
+
+    rows: Count
+    bos: TokenId | None
+    add_bos: bool
+    probes: list[Probe]
+
+
+class Stop(_Plain, frozen=True, kw_only=True):
+    """A token that ends a turn, its text, and the files that say so."""
+
+    id: TokenId
+    text: str
+    sources: list[str]
+
+
+class Golden(_Plain, frozen=True, kw_only=True):
+    """A conversation and what the chat template must make of it: a text and its token ids, or a refusal.
+
+    ``tools`` and ``variables`` are given to the template as ``ChatTemplate.render`` takes them. ``refusal`` is the
+    SDK's sentence for a conversation that the template refuses, such as one with a system role; text and ids are then
+    empty.
+    """
+
+    name: str
+    messages: list[dict[str, object]]
+    tools: list[dict[str, object]] | None = None
+    variables: dict[str, object] = {}
+    add_generation_prompt: bool = True
+    text: str = ""
+    ids: list[TokenId] = []
+    refusal: str | None = None
+
+
+class Date(_Plain, frozen=True, kw_only=True):
+    """The day that a template prints. ``day`` (YYYY-MM-DD) is the goldens'; where ``policy`` is "pinned", it is the
+    day of every prompt for which the application names no other; where it is "passed", the application must name one.
+    """
+
+    policy: Literal["pinned", "passed"]
+    day: Day
+
+
+class ToolUse(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template that takes the place of the other where tools are given; fields as those of ``Chat``."""
+
+    roles: list[str]
+    goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+
+
+class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none.
+
+    Of the roles, ``parts`` are those whose content it reads as a list of text parts, ``leading`` those that it prints
+    only of the first message. ``tool_use`` is left out where the template is used with tools as well.
+    """
+
+    roles: list[str]
+    date: Date | None
+    goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+    tool_use: ToolUse | None = None
+
+    @property
+    def features(self) -> list[str]:
+        """What a reader must understand of it, among ``FEATURES``."""
+        tools = self.tool_use
+        used = {
+            CHAT_PARTS: self.parts or (tools and tools.parts),
+            CHAT_LEADING: self.leading or (tools and tools.leading),
+            CHAT_TOOL_USE: tools,
+        }
+        return [name for name, needed in used.items() if needed]
+
+
+class Generation(_Plain, frozen=True, kw_only=True):
+    """Defaults of generation. A temperature of 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: Count = 256
+
+
+class Context(_Plain, frozen=True, kw_only=True):
+    """Positions: what the source was trained for, what the payloads are written for, what the proof covers."""
+
+    trained: Count
+    profile: Count
+    verified: Size
+    kv_values_per_token: Count
+
+
+class Fallback(_Plain, frozen=True, kw_only=True):
+    """A tensor that could not take the scheme, what it took instead, and why."""
+
+    tensor: str
+    scheme: str
+    reason: str
+
+
+class Quantization(_Plain, frozen=True, kw_only=True):
+    """The scheme; ``bits`` are the effective ones: 8 times the bytes of all tensors over the decoder's parameters."""
+
+    asked: str
+    scheme: str
+    bits: float
+    fallbacks: list[Fallback]
+
+
+class Gate(_Plain, frozen=True, kw_only=True):
+    """A figure of the proof and the limit that it was held to."""
+
+    name: str
+    value: float
+    limit: float
+    holds: Literal["<=", ">="]
+
+    @property
+    def passes(self) -> bool:
+        """Whether the figure meets its limit; NaN meets none."""
+        return self.value <= self.limit if self.holds == "<=" else self.value >= self.limit
+
+
+class Proof(_Plain, frozen=True, kw_only=True):
+    """What was measured before the bundle was sealed, with which engine."""
+
+    engine: str
+    tokens: Count
+    gates: list[Gate]
+
+
+class SelfTest(_Plain, frozen=True, kw_only=True):
+    """Token ids, and the likeliest next token after each where the margin is safe (elsewhere null)."""
+
+    ids: list[TokenId]
+    top1: list[TokenId | None]
+
+
+class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``.
+
+    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one.
+    """
+
+    id: PlainName
+    target: str
+    runtime: str
+    floor: str
+    kv_cache: KvCache | None = None
+    quantization: Quantization
+    weights_bytes: Size
+    files: list[File]
+    proof: Proof | None
+    self_test: SelfTest | None
+
+
+class Manifest(_Plain, frozen=True, kw_only=True):
+    """The whole document."""
+
+    schema: Schema
+    name: str
+    version: str
+    producer: Producer
+    source: Source
+    license: License
+    decoder: Decoder
+    tokenizer: Tokenizer
+    stops: list[Stop]
+    chat: Chat | None
+    generation: Generation
+    context: Context
+    files: list[File]
+    variants: list[Variant]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest's bytes: JSON, UTF-8, two-space indent, fields in the order of the types, a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, place: str = "manifest.json") -> Manifest:
+    """Parse and check a manifest.
+
+    Raises ``BundleTooNewError`` for a newer schema or an unknown feature, ``BundleDamagedError`` for anything else
+    that the types or the path rules do not allow; the message names the field.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Head).schema
+        if schema.version > VERSION or (unknown := sorted(set(schema.features) - FEATURES)):
+            what = f"schema {schema.version}" if schema.version > VERSION else f"the feature {unknown[0]!r}"
+            raise BundleTooNewError(
+                f"{place} uses {what}; this edgepack reads schema {VERSION}.",
+                hint="Upgrade with: pip install -U edgepack",
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleDamagedError(f"{place} is not a valid manifest: {error}.", hint="Build the bundle again.") from None
+    for owner, files in [("files", manifest.files)] + [(f"variants/{v.id}", v.files) for v in manifest.variants]:
+        for file in files:
+            _check_path(file.path, f"{place}: {owner}")
+    return manifest
+
+
+class _Head(msgspec.Struct):
+    schema: Schema
+
+
+def _check_path(path: str, place: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
+        raise BundleDamagedError(f"{place}: the path {path!r} leaves the bundle or is not in its plain form.")

@@ -1,0 +1,112 @@
+"""What a generation returns: plain frozen data, each with ``to_dict`` for JSON. No behaviour, no engine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepack.decoding.sample import Sampling
+
+if TYPE_CHECKING:
+    from edgepack.decoding.logprobs import TokenLogprob
+    from edgepack.decoding.repro import Repro
+    from edgepack.text.tools import ToolCall
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text.
+
+    ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` did not fit and were left out;
+    they are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup, ``accepted_tokens`` came true.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    truncated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds and tokens a second; a figure that was not reached is None.
+
+    ``load_s``: opening the model, measured once by the loader. ``ttft_s``: from the call to the first token.
+    ``prefill_tps``: prompt tokens that were not cached over the time of their evaluation. ``decode_tps``:
+    (n - 1) / (t_last - t_first) over the n tokens that were generated, the stop token included.
+    """
+
+    load_s: float | None
+    ttft_s: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a stream: new text, and the tokens that were generated since the chunk before.
+
+    Text may lag behind the tokens (an unfinished character, the possible beginning of a stop string), never the
+    other way round. ``logprobs`` has an entry for each token where they were asked for.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        plain = {"text": self.text, "token_ids": list(self.token_ids)}
+        return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished generation.
+
+    ``text`` is the new text only, cut before a matched stop string, and before a character that the end left without
+    all its bytes. ``token_ids`` are all generated tokens except a stop token; those that spelled what was cut are among
+    them. ``finish_reason``: "stop" (a stop token or a
+    stop string), "length" (``max_tokens``, or the end of the context), "cancelled". ``stop`` is the stop string or
+    the stop token's id that ended the text, else None. ``sampling`` is what was used, with the seed. ``tool_calls`` are
+    what the model asks the application to do; their words are not part of the text. ``logprobs`` has an entry for each
+    of ``token_ids`` where they were asked for. ``repro`` is what it takes to get the same again.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop: str | int | None
+    sampling: Sampling
+    usage: Usage
+    timings: Timings
+    repro: Repro
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        plain = {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "stop": self.stop,
+            "sampling": self.sampling.to_dict(),
+            "usage": self.usage.to_dict(),
+            "timings": self.timings.to_dict(),
+            "tool_calls": [call.to_dict() for call in self.tool_calls],
+            "repro": self.repro.to_dict(),
+        }
+        return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}

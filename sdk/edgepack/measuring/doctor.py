@@ -1,0 +1,101 @@
+"""Doctor: what this machine has, which engines can use it, and what to install where one cannot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from edgepack.device.hardware import Hardware, detect
+from edgepack.engines import Runtimes, probe_all
+from edgepack.runtime import Support
+
+TELEMETRY = "ORT_DISABLE_TELEMETRY"
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """The facts. ``telemetry`` says how ONNX Runtime's own is switched off; ``installs`` are the commands that give
+    this machine an engine or its accelerator, by engine; ``notes`` are things to know or to act on."""
+
+    edgepack: str
+    python: str
+    platform: str
+    hardware: Hardware
+    threads: int
+    runtimes: dict[str, Support]
+    telemetry: str
+    installs: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def doctor(runtimes: Runtimes | None = None) -> DoctorReport:
+    """Examine the machine and ask every runtime whether it can run here. Never raises, loads no model."""
+    hardware = detect()
+    # Read first: the probe of the onnx runtime may set it.
+    setting = os.environ.get(TELEMETRY)
+    supports = probe_all(hardware, runtimes=runtimes)
+    return DoctorReport(
+        edgepack=version("edgepack"),
+        python=f"{platform.python_implementation()} {platform.python_version()}, {_bits()}-bit",
+        platform=platform.platform(terse=True),
+        hardware=hardware,
+        threads=hardware.threads,
+        runtimes=supports,
+        telemetry=telemetry(setting),
+        installs=installs(hardware, supports),
+        notes=notes(hardware, supports, _bits()),
+    )
+
+
+def telemetry(setting: str | None) -> str:
+    """Return what a value of ``ORT_DISABLE_TELEMETRY`` in the environment (None: unset) means."""
+    if setting == "1":
+        return f"off: {TELEMETRY}=1 in the environment"
+    return f"off: the onnx runtime sets {TELEMETRY}=1 before it imports ONNX Runtime"
+
+
+def installs(hardware: Hardware, supports: dict[str, Support]) -> dict[str, str]:
+    """Return the commands that change what an engine can do on this machine: run, or use its accelerator."""
+    found = {}
+    for name, support in supports.items():
+        complete = bool(support.devices) and not _unused(hardware, support)
+        # On a CPU it is an oracle for small models, and no engine to answer anybody.
+        oracle = name == "mlx" and "metal" not in hardware.accelerators
+        if support.install and not complete and not oracle:
+            found[name] = support.install
+    return found
+
+
+def notes(hardware: Hardware, supports: dict[str, Support], bits: int) -> tuple[str, ...]:
+    """Return what a user of this machine should know, one sentence each."""
+    found = []
+    if bits == 32:
+        found.append("This Python is 32-bit, and no engine has wheels for it: install a 64-bit system.")
+    elif hardware.machine not in ("x86_64", "arm64"):
+        found.append(f"No engine has wheels for {hardware.machine}.")
+    if not any(support.devices for support in supports.values()):
+        found.append("No engine can run here: install at least one.")
+    if hardware.quota is not None and hardware.threads < min(hardware.affinity, hardware.physical_cores):
+        found.append(f"A control group grants {hardware.quota:g} cores: engines get {hardware.threads} thread(s).")
+    for accelerator in hardware.accelerators:
+        if not any(accelerator in support.devices for support in supports.values()):
+            found.append(f"This machine has {accelerator}, and no installed engine can use it.")
+    for name, support in supports.items():
+        if support.devices and support.reason and _unused(hardware, support):
+            found.append(f"{name} leaves {', '.join(_unused(hardware, support))} idle: {support.reason}")
+    if any("CMAKE_ARGS" in command for command in installs(hardware, supports).values()):
+        found.append("CMAKE_ARGS means compiling: it takes minutes, a C++ compiler and NVIDIA's CUDA toolkit (nvcc).")
+    if not hardware.memory_total:
+        found.append("The system does not say how much memory it has: plans cannot check it.")
+    return tuple(found)
+
+
+def _unused(hardware: Hardware, support: Support) -> list[str]:
+    return [accelerator for accelerator in hardware.accelerators if accelerator not in support.devices]
+
+
+def _bits() -> int:
+    return 64 if sys.maxsize > 2**32 else 32

@@ -1,0 +1,279 @@
+"""Tune: measure what a bundle reaches on this device with other settings, and keep the best of each variant.
+
+Each candidate of the plan is measured as the rules would open it. Then one setting after the other is varied while
+the best of the others stays: threads, weight repacking, chunk. What is measured, ``edgepack.tuning.trial`` says; where
+it is kept, ``edgepack.device.tuning``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TypedDict
+
+from edgepack.bundle.files import Bundle
+from edgepack.device.hardware import Hardware, detect
+from edgepack.device.planning import Candidate, make_plan
+from edgepack.device.tuning import Tuning, write_tunings
+from edgepack.engines import Runtimes, probe_all
+from edgepack.errors import EdgepackError, EngineError
+from edgepack.runtime import Support
+from edgepack.tuning.trial import Job, Measurement, run
+
+MARGIN = 1.03
+"""How many times as fast another setting must be to replace one: less may be noise."""
+
+CHUNKS = (64, 128, 256, 512)
+_SLOWER = 10.0  # times as long as the first trial may another of the same candidate take
+_PATIENCE_S = 60.0
+
+
+class Setting(TypedDict, total=False):
+    """A field of ``Options`` that is varied, with its new value."""
+
+    threads: int
+    repack: bool
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How thoroughly to measure: the runs of a trial as in ``Job``, and how long the first trial of a candidate may
+    take. ``chunks`` are tried, as other weights are, for candidates that reach ``share`` of the fastest one's speed."""
+
+    prompt: int
+    decode: int
+    repeats: int
+    least_s: float
+    most_s: float
+    trial_s: float
+    chunks: tuple[int, ...]
+    share: float
+
+
+FULL = Effort(512, 32, repeats=3, least_s=1.0, most_s=10.0, trial_s=900.0, chunks=CHUNKS, share=0.0)
+QUICK = Effort(256, 16, repeats=2, least_s=0.3, most_s=2.0, trial_s=300.0, chunks=(64, 256), share=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One line of the search: a setting, and what it reached or why there is nothing to say."""
+
+    variant: str
+    runtime: str
+    device: str | None
+    threads: int
+    chunk: int
+    repack: bool | None
+    decode_tps: float | None = None
+    prefill_tps: float | None = None
+    batch_cost: float | None = None
+    reason: str | None = None
+
+
+Measure = Callable[[Job, float], Measurement]
+Watch = Callable[[Trial, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TuneReport:
+    """What was found. ``winner`` is what the plan takes from now on; ``file`` keeps the tunings, None where the state
+    folder could not be written to."""
+
+    bundle: str
+    bundle_id: str
+    quick: bool
+    trials: tuple[Trial, ...]
+    tunings: tuple[Tuning, ...]
+    winner: Tuning
+    file: str | None
+
+
+def tune(
+    bundle: Bundle,
+    *,
+    quick: bool = False,
+    runtimes: Runtimes | None = None,
+    measure: Measure = run,
+    watch: Watch = lambda trial, done, total: None,
+) -> TuneReport:
+    """Measure the bundle's variants on this device and keep the best settings of each.
+
+    ``watch`` is told of each trial before it begins, how many are done, and how many there may be. Raises as
+    ``edgepack.load``, and ``EngineError`` where nothing could be measured.
+    """
+    hardware = detect()
+    supports = probe_all(hardware, {each.runtime for each in bundle.manifest.variants}, runtimes)
+    plan = make_plan(bundle.manifest, hardware, supports)
+    _ = plan.choice  # raises where there is nothing to measure
+    search = _Search(bundle, hardware, supports, QUICK if quick else FULL, measure)
+    search.run([candidate for candidate in plan.candidates if candidate.eligible], watch)
+    tunings = search.tunings()
+    winner = make_plan(bundle.manifest, hardware, supports, tunings=tunings).choice.tuning
+    if winner is None:
+        reasons = "; ".join(f"{trial.variant}: {trial.reason}" for trial in search.trials if trial.reason)
+        raise EngineError(f"Nothing of {bundle.manifest.name} could be measured here: {reasons}")
+    by_runtime = [(bundle.variant(each.variant).runtime, each) for each in tunings.values()]
+    try:
+        file = str(write_tunings(bundle.id, hardware, supports, by_runtime))
+    except (OSError, RuntimeError):  # a kiosk with a read-only disk; the figures are worth showing all the same
+        file = None
+    return TuneReport(
+        bundle=bundle.manifest.name,
+        bundle_id=bundle.id,
+        quick=quick,
+        trials=tuple(search.trials),
+        tunings=tuple(tunings.values()),
+        winner=winner,
+        file=file,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """What won so far of one candidate, which holds the options; no other of its trials may take longer."""
+
+    candidate: Candidate
+    measured: Measurement
+    limit_s: float
+
+
+class _Search:
+    """The trials of one bundle on one machine, in their order, and the best of each variant so far."""
+
+    def __init__(
+        self, bundle: Bundle, hardware: Hardware, supports: Mapping[str, Support], effort: Effort, measure: Measure
+    ) -> None:
+        self.trials: list[Trial] = []
+        self._bundle, self._hardware, self._supports = bundle, hardware, supports
+        self._effort, self._measure = effort, measure
+        self._best: dict[str, _Best] = {}
+
+    def run(self, candidates: Sequence[Candidate], watch: Watch) -> None:
+        """Try each candidate by rule and with other threads, then vary the rest for those that are fast enough."""
+        total = sum(1 + len(self._threads(each)) + len(self._others(each)) for each in candidates)
+
+        def say(trial: Trial) -> None:
+            watch(trial, len(self.trials), total)
+
+        for candidate in candidates:
+            self._bundle.check([candidate.variant])
+            self._first(candidate, say)
+            # Threads that fight for a core with another program are slower by any factor, so they are for everyone.
+            self._vary(candidate.variant, self._threads(candidate), say)
+        fastest = max((best.measured.decode_tps for best in self._best.values()), default=0.0)
+        for variant, best in list(self._best.items()):
+            if best.measured.decode_tps >= self._effort.share * fastest:
+                self._vary(variant, self._others(best.candidate), say)
+
+    def tunings(self) -> dict[str, Tuning]:
+        """Return the best that was found of each candidate that could be measured, by variant."""
+        return {variant: self._tuning(variant, best) for variant, best in self._best.items()}
+
+    def _tuning(self, variant: str, best: _Best) -> Tuning:
+        options = best.candidate.options
+        # A chunk only concerns prefill: trials that differ in it alone have all measured the same decoding.
+        same = [
+            each
+            for each in self.trials
+            if (each.variant, each.threads, each.repack) == (variant, options.threads, options.repack)
+        ]
+        return Tuning(
+            variant=variant,
+            threads=options.threads,
+            chunk=options.chunk,
+            repack=options.repack,
+            decode_tps=median(each.decode_tps for each in same if each.decode_tps),
+            prefill_tps=best.measured.prefill_tps,
+            batch_cost=median(each.batch_cost for each in same if each.batch_cost),
+        )
+
+    def _threads(self, candidate: Candidate) -> list[Setting]:
+        # An accelerator leaves the processor nothing to do but to feed it.
+        counts = thread_counts(self._hardware) if candidate.device == "cpu" else []
+        return [{"threads": count} for count in counts if count != candidate.options.threads]
+
+    def _others(self, candidate: Candidate) -> list[Setting]:
+        options = candidate.options
+        chunks = [chunk for chunk in self._effort.chunks if chunk != options.chunk and chunk <= options.context]
+        settings: list[Setting] = [{"chunk": chunk} for chunk in chunks]
+        scheme = self._bundle.variant(candidate.variant).quantization.scheme
+        if candidate.runtime == "gguf" and candidate.device == "cpu" and scheme != "f32":  # it has no other form
+            settings[:0] = [{"repack": True}, {"repack": False}]
+        return settings
+
+    def _first(self, candidate: Candidate, say: Callable[[Trial], None]) -> None:
+        effort, started = self._effort, time.monotonic()
+        job = Job(
+            str(self._bundle.path),
+            candidate,
+            effort.prompt,
+            effort.decode,
+            effort.repeats,
+            effort.least_s,
+            effort.most_s,
+        )
+        if measured := self._try(job, effort.trial_s, say):
+            limit_s = _PATIENCE_S + _SLOWER * (time.monotonic() - started)
+            self._best[candidate.variant] = _Best(candidate, measured, limit_s)
+
+    def _vary(self, variant: str, settings: Iterable[Setting], say: Callable[[Trial], None]) -> None:
+        for setting in settings if variant in self._best else ():
+            best = self._best[variant]
+            changed = replace(best.candidate, options=replace(best.candidate.options, **setting))
+            # With the lengths that the first trial found: the rates of others could not be compared.
+            lengths = best.measured.prompt, best.measured.decode
+            job = Job(str(self._bundle.path), changed, *lengths, self._effort.repeats, self._effort.least_s)
+            measured = self._try(job, best.limit_s, say)
+            if measured and faster(measured, best.measured, prefill_only="chunk" in setting):
+                self._best[variant] = replace(best, candidate=changed, measured=measured)
+
+    def _try(self, job: Job, limit_s: float, say: Callable[[Trial], None]) -> Measurement | None:
+        candidate, options = job.candidate, job.candidate.options
+        trial = Trial(
+            candidate.variant, candidate.runtime, candidate.device, options.threads, options.chunk, options.repack
+        )
+        say(trial)
+        try:
+            self._check_memory(candidate)
+            measured = self._measure(job, limit_s)
+        except EdgepackError as error:
+            self.trials.append(replace(trial, reason=error.message))
+            return None
+        decode, prefill, batch = measured.decode_tps, measured.prefill_tps, measured.batch_cost
+        self.trials.append(replace(trial, decode_tps=decode, prefill_tps=prefill, batch_cost=batch))
+        return measured
+
+    def _check_memory(self, candidate: Candidate) -> None:
+        """Raise ``EngineError`` for settings that the plan would not take for lack of memory."""
+        options = candidate.options
+        asked = Tuning(candidate.variant, options.threads, options.chunk, options.repack, 1.0, 1.0, 1.0)
+        tunings = {candidate.variant: asked}
+        plan = make_plan(self._bundle.manifest, self._hardware, self._supports, tunings=tunings)
+        if not any(each.eligible and each.tuning is asked for each in plan.candidates):
+            raise EngineError("It does not fit the memory.")
+
+
+def thread_counts(hardware: Hardware) -> list[int]:
+    """Return the counts of threads worth trying: one, half of the physical cores, all of them, and all that are
+    usable, as far as a control group grants them."""
+    granted = hardware.affinity if hardware.quota is None else min(hardware.affinity, int(hardware.quota))
+    cores = hardware.physical_cores
+    wanted = {1, cores // 2, cores, hardware.threads, hardware.affinity}
+    return sorted(count for count in wanted if 1 <= count <= max(1, granted))
+
+
+def faster(one: Measurement, other: Measurement, *, prefill_only: bool) -> bool:
+    """Say whether one setting is better than another: by decoding, or where that is about equal by prefill.
+
+    A chunk only concerns prefill.
+    """
+    pairs = [(one.decode_tps, other.decode_tps), (one.prefill_tps, other.prefill_tps)]
+    for rate, than in pairs[1:] if prefill_only else pairs:
+        if rate > than * MARGIN:
+            return True
+        if rate * MARGIN < than:
+            return False
+    return False

@@ -1,0 +1,238 @@
+"""Which of llama.cpp's architectures a decoder becomes, what is refused by name, and what a file then says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from decoders import RandomWeights, describe
+from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, architecture, rope
+
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.errors import UnsupportedModelError
+from edgepack_packager.checkpoint.weights import blocks
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf import GgufTarget
+from edgepack_packager.targets.gguf.architecture import choose
+from edgepack_packager.targets.gguf.layout import place
+from edgepack_packager.targets.gguf.metadata import metadata
+from edgepack_packager.targets.gguf.parse import parse
+from edgepack_packager.targets.gguf.recipe import SCHEMES
+from edgepack_packager.targets.gguf.tensors import factor
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_first_architecture_that_has_all_features(name: str) -> None:
+    assert choose(DECODERS[name]).name == architecture(name)
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"pattern": (LOCAL,)}, "llama lacks attention windows", "--context 24"),
+    ({"pattern": (LOCAL, Attention(rope(), 48))}, "windows of several sizes", "--context 24"),
+    ({"pattern": (LOCAL, FAR)}, "lacks attention windows and lacks a rope of its own", "other targets"),
+    ({"pattern": (Attention(rope(dim=12), 24),)}, "attention windows", "24"),
+    ({"qk_norm": True, "rope": rope(dim=12)}, "heads of which a part is rotated", "other targets"),
+    (
+        {"qk_norm": True, "rope": rope(scaling=LLAMA3)},
+        "llama lacks norms of q and k, qwen3 lacks llama3 rope scaling",
+        "",
+    ),
+    ({"qk_norm": True, "output_bias": True}, "bias on the attention's output", ""),
+    ({"rope": rope(scaling=LONG), "head_dim": 16, "n_heads": 2}, "heads that together are not as wide", ""),
+    ({"pattern": (GLOBAL, Attention(None))}, "layers without rope that are not every fourth", ""),
+    ({"pattern": (Attention(None),)}, "layers without rope", ""),
+    ({"activation": "gelu_tanh"}, "lacks gelu", ""),
+    ({"post_norms": True}, "norms after each block", ""),
+    ({"embedding_scale": 3.0}, "embeddings times another number", ""),
+    ({"logits_softcap": 30.0}, "softcap on the logits", ""),
+    (GEMMA3 | {"qk_norm": False}, "always has norms of q and k", ""),
+    (GEMMA2 | {"tied": False}, "gemma2 lacks a head of its own", ""),
+    (GEMMA2 | {"pattern": (LOCAL, FAR)}, "a rope of its own for layers with a window", ""),
+    (
+        GEMMA3 | {"pattern": (Attention(rope(scaling=LINEAR), 24), FAR)},
+        "linear rope scaling in layers with a window",
+        "",
+    ),
+    (GEMMA3 | {"pattern": (LOCAL, GLOBAL, FAR)}, "ropes that do not follow the windows", ""),
+    (GEMMA3 | {"embedding_scale": 8.1}, "embeddings times another number", ""),
+    (GEMMA | {"attention_softcap": 4.0}, "always has a softcap on the logits", ""),
+]
+
+
+@pytest.mark.parametrize(("fields", "feature", "hint"), REFUSED)
+def test_what_no_architecture_computes_is_named(
+    fields: dict[str, Any], feature: str, hint: str, tmp_path: Path
+) -> None:
+    model = Model("tiny", describe(**fields), "f32")
+    for attempt in (
+        lambda: GgufTarget().scheme("f32", model),
+        lambda: GgufTarget().measure(model.decoder, "f32", "f32"),
+        lambda: GgufTarget().open(tmp_path, model, "f32"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=feature) as error:
+            attempt()
+        assert hint in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_within_the_window_the_context_makes_a_model_possible() -> None:
+    fields = {"pattern": (Attention(rope(scaling=LONG), 96),), "tied": False}
+    with pytest.raises(UnsupportedModelError, match=r"--context 96"):
+        choose(describe(**fields))
+    assert choose(describe(**fields, context=96)).name == "phi3"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_measure_is_what_the_writer_reports(name: str, scheme: str, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    written = _write(tmp_path, decoder, scheme)
+    measured = GgufTarget().measure(decoder, "f32", scheme)
+    assert measured == written
+    data = (tmp_path / "model.gguf").read_bytes()
+    found = parse(memoryview(data), "model.gguf")
+    sizes = [info.shape[0] * info.row_bytes for info in found.tensors.values()]
+    assert written.weights_bytes == sum(sizes)
+    assert written.data_bytes == len(data) - min(info.start for info in found.tensors.values())
+    assert written.tensor_bytes == sum(t.size for t in place(decoder, scheme).canonical.values())
+    # rows of 64 do not fill a block of 256
+    assert bool(written.fallbacks) == (scheme in ("q4_0", "q4_k_m", "q5_k_m", "q6_k"))
+
+
+@pytest.mark.parametrize("scheme", ["f32", "bf16", "q8_0"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_reading_back_undoes_every_transform(name: str, scheme: str, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = RandomWeights(decoder)
+    _write(tmp_path, decoder, scheme)
+    reader = GgufTarget().read(tmp_path, decoder)
+    for tensor, start, stop in blocks(decoder):
+        expected = weights.rows(tensor, start, stop).reshape(stop - start, -1)
+        actual = reader.rows(tensor, start, stop).reshape(stop - start, -1)
+        error, size = np.linalg.norm(actual - expected, axis=1), np.linalg.norm(expected, axis=1)
+        assert (error <= reader.bound(tensor) * size + reader.floor(tensor)).all(), tensor
+        if scheme == "f32" and factor(decoder, tensor) == 1:
+            assert not error.any(), tensor
+    reader.close()
+
+
+def test_only_what_must_be_is_multiplied() -> None:
+    scaled = {
+        name: {tensor for tensor, _ in decoder.tensors() if factor(decoder, tensor) != 1}
+        for name, decoder in DECODERS.items()
+    }
+    assert {name for name, tensors in scaled.items() if tensors} == {
+        name for name in DECODERS if "scores" in name or "rounded" in name
+    }
+    assert all(t.endswith((".q", ".q.bias")) for t in scaled["llama: scores"] | scaled["phi3: partial, biases, scores"])
+    assert all(t.endswith(".q_norm") for t in scaled["qwen3: scores"])
+    assert all(t.endswith("post_norm") for t in scaled["gemma3: rounded embedding scale"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "scale"), [(46, 12**-0.5), (26, 16**-0.5)], ids=["taken for the 27B", "not taken for it"]
+)
+def test_the_scale_that_llama_cpp_chooses_by_the_number_of_layers(layers: int, scale: float) -> None:
+    fields = GEMMA2 | {"n_layers": layers, "hidden_size": 48, "embedding_scale": 48**0.5}
+    natural, other = describe(**fields, attention_scale=scale), describe(**fields, attention_scale=0.2)
+    assert factor(natural, "layers.0.attention.q") == 1
+    assert factor(other, "layers.0.attention.q") == pytest.approx(0.2 / scale)
+
+
+def test_gemma_3_27b_has_its_own_number_of_layers() -> None:
+    fields = GEMMA3 | {"n_layers": 62, "hidden_size": 48, "embedding_scale": 48**0.5, "attention_scale": 12**-0.5}
+    assert factor(describe(**fields), "layers.0.attention.q_norm") == 1
+
+
+def test_phi3_holds_q_k_and_v_in_one_tensor_and_gate_and_up_in_another(tmp_path: Path) -> None:
+    decoder = DECODERS["phi3: partial, biases, scores"]
+    _write(tmp_path, decoder, "f32")
+    data = (tmp_path / "model.gguf").read_bytes()
+    tensors = parse(memoryview(data), "model.gguf").tensors
+    assert tensors["blk.1.attn_qkv.weight"].shape == (64 + 32 + 32, 64)
+    assert tensors["blk.1.attn_qkv.bias"].shape == (128,)
+    assert tensors["blk.1.ffn_up.weight"].shape == (2 * 96, 64)
+    assert not [name for name in tensors if "gate" in name or "attn_q." in name]
+    values = np.frombuffer(data, "<f4", 192 * 64, tensors["blk.1.ffn_up.weight"].start).reshape(192, 64)
+    weights = RandomWeights(decoder)
+    assert np.array_equal(values[:96], weights.rows("layers.1.mlp.gate", 0, 96))
+    assert np.array_equal(values[96:], weights.rows("layers.1.mlp.up", 0, 96))
+
+
+def test_both_lists_of_longrope_are_the_decoders(tmp_path: Path) -> None:
+    _write(tmp_path, DECODERS["phi3: beyond the original context"], "f16")
+    data = (tmp_path / "model.gguf").read_bytes()
+    found = parse(memoryview(data), "model.gguf")
+    for name in ("rope_factors_long.weight", "rope_factors_short.weight"):
+        values = np.frombuffer(data, "<f4", 8, found.tensors[name].start)
+        assert np.array_equal(values, np.array(LONG.factors, np.float32))
+    assert found.keys["phi3.rope.scaling.attn_factor"] == np.float32(1.19)
+    assert found.keys["phi3.rope.scaling.original_context_length"] == 128
+
+
+KEYS: list[tuple[str, dict[str, float | str | int]]] = [
+    ("phi3: partial, within the original context", {"phi3.rope.dimension_count": 12}),
+    (
+        "gemma2",
+        {
+            "gemma2.attention.sliding_window": 24,
+            "gemma2.attn_logit_softcapping": 4.0,
+            "gemma2.final_logit_softcapping": 6.0,
+        },
+    ),
+    (
+        "gemma3: linear rope on global layers",
+        {
+            "gemma3.attention.sliding_window": 24,
+            "gemma3.rope.freq_base": 1e6,
+            "gemma3.rope.freq_base_swa": 1e4,
+            "gemma3.rope.scaling.type": "linear",
+            "gemma3.rope.scaling.factor": LINEAR.factor,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), KEYS)
+def test_the_keys_of_an_architecture(name: str, expected: dict[str, float | str | int], tmp_path: Path) -> None:
+    _write(tmp_path, DECODERS[name], "f32")
+    found = parse(memoryview((tmp_path / "model.gguf").read_bytes()), "model.gguf").keys
+    assert expected.items() <= found.items()
+    assert not [key for key in found if key.endswith("sliding_window_pattern")]
+
+
+def test_a_pattern_that_llama_cpp_does_not_assume_is_written() -> None:
+    def pattern(name: str) -> list[int]:
+        decoder = DECODERS[name]
+        key = f"{architecture(name)}.attention.sliding_window_pattern"
+        value = metadata(Model("tiny", decoder, "f32"), "f32")[key]
+        assert isinstance(value, np.ndarray)
+        return [int(local) for local in value]
+
+    assert pattern("gemma2: windows on odd layers, linear rope, scores") == [0, 1, 0, 1]
+    assert pattern("gemma2: no windows") == [1, 1, 1, 1]  # as long as the context
+    assert pattern("gemma3: three to one, softcap, untied, scores") == [1, 1, 1, 0] * 3
+
+
+@pytest.mark.parametrize("layers", [40, 80])
+def test_fused_values_are_as_sensitive_as_values(layers: int) -> None:
+    fields = {"n_layers": layers, "hidden_size": 256, "n_heads": 4, "head_dim": 64, "intermediate_size": 256}
+    decoder = describe(**fields, rope=rope(dim=48))
+    kinds = {name: tensor.kind for name, tensor in place(decoder, "q4_k_m").canonical.items()}
+    for role in ("q", "k", "v"):
+        assert kinds[f"layers.0.attention.{role}"] == "q6_K"
+        assert kinds[f"layers.{layers // 8}.attention.{role}"] == "q4_K"
+    assert {kinds[f"layers.{layer}.mlp.up"] for layer in range(layers)} == {"q4_K"}
+
+
+def _write(folder: Path, decoder: Decoder, scheme: str) -> Any:
+    weights = RandomWeights(decoder)
+    writer = GgufTarget().open(folder, Model("tiny", decoder, "f32"), scheme)
+    try:
+        for tensor, start, stop in blocks(decoder):
+            writer.write(tensor, start, weights.rows(tensor, start, stop))
+        return writer.finish()
+    finally:
+        writer.abort()

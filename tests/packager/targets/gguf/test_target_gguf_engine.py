@@ -1,0 +1,212 @@
+"""What the GGUF target writes is the same model: llama.cpp computes from it what the reference computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from decoders import RandomWeights, describe
+from gguf_decoders import DECODERS, FAR, FAR_LINEAR, GLOBAL, LOCAL, LONG, SHORT, WINDOW, rope
+from variants import nmse
+
+from edgepack import runtime
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.errors import EngineMissingError
+from edgepack.runtime import Options, Session
+from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf import GgufTarget
+
+# Past many windows, and past the original context of the long rope.
+LENGTH = 300
+IDS: list[int] = np.random.default_rng(3).integers(0, 128, LENGTH).tolist()
+
+
+def write(folder: Path, weights: Weights, scheme: str = "f32") -> Path:
+    writer = GgufTarget().open(folder, Model("tiny", weights.decoder, weights.dtype), scheme)
+    try:
+        for tensor, start, stop in blocks(weights.decoder):
+            writer.write(tensor, start, weights.rows(tensor, start, stop))
+        writer.finish()
+    finally:
+        writer.abort()
+    return folder
+
+
+@contextmanager
+def opened(folder: Path, decoder: Decoder, chunk: int = 512) -> Iterator[Session]:
+    options = Options(context=decoder.context, threads=1, kv_cache="f32", chunk=chunk)
+    try:
+        session = runtime.find("gguf").open(folder, decoder, options)
+    except EngineMissingError as error:
+        pytest.skip(str(error))
+    yield session
+    session.close()
+
+
+class WithoutMlps(RandomWeights):
+    """A model whose MLPs add nothing, so that ggml's rounded gelu is not heard."""
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        return super().rows(name, start, stop) * np.float32(not name.endswith("mlp.down"))
+
+
+def exact(decoder: Decoder) -> RandomWeights:
+    """Weights with which llama.cpp computes as the reference does but for the last place."""
+    return RandomWeights(decoder) if decoder.activation == "silu" else WithoutMlps(decoder)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_f32_is_the_reference(name: str, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = RandomWeights(decoder)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights), decoder) as session:
+        assert nmse(session.forward_all(IDS), expected) <= (2e-11 if decoder.activation == "silu" else 2e-7)
+
+
+@pytest.mark.parametrize("name", [name for name, decoder in DECODERS.items() if decoder.activation != "silu"])
+def test_gelu_is_all_that_differs(name: str, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = WithoutMlps(decoder)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights), decoder) as session:
+        assert nmse(session.forward_all(IDS), expected) <= 1e-11
+    assert GgufTarget().nmse(decoder) == 1e-6
+
+
+def test_a_rounded_embedding_scale_is_exact_for_rows_as_small_as_epsilon(tmp_path: Path) -> None:
+    decoder = DECODERS["gemma3: rounded embedding scale"]
+    weights = WithoutMlps(decoder)
+    weights.tensors["embedding"][::2] *= np.float32(2**-13)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights), decoder) as session:
+        assert nmse(session.forward_all(IDS), expected) <= 1e-11
+
+
+def test_large_heads_far_along_are_within_the_limit(tmp_path: Path) -> None:
+    decoder = describe(hidden_size=128, n_heads=1, n_kv_heads=1, head_dim=128, rope=rope(dim=128))
+    weights = RandomWeights(decoder)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights), decoder) as session:
+        assert nmse(session.forward_all(IDS), expected) <= GgufTarget().nmse(decoder) == 1e-9
+
+
+CROSSING = ["gemma2", "gemma3: linear rope on global layers", "phi3: beyond the original context", "smollm3"]
+
+
+@pytest.mark.parametrize("chunk", [1, WINDOW - 5, 128])
+@pytest.mark.parametrize("name", CROSSING)
+def test_chunks_across_a_window_change_nothing(name: str, chunk: int, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = exact(decoder)
+    write(tmp_path, weights)
+    expected = reference.logits(weights, IDS)
+    with opened(tmp_path, decoder, chunk) as session:
+        assert nmse(session.forward_all(IDS), expected) <= 2e-11
+
+
+@pytest.mark.parametrize("name", CROSSING)
+def test_a_rewind_behind_a_window_finds_all_tokens_again(name: str, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = exact(decoder)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights), decoder, chunk=64) as session:
+        session.forward_all(IDS)
+        for length in (200, 30, 100):  # the last one: what was written twice
+            session.rewind(length)
+            session.forward_all(IDS[length : length + 80][::-1])
+            session.rewind(length - 7)
+            assert nmse(session.forward_all(IDS[length - 7 :]), expected[length - 7 :]) <= 2e-11
+
+
+@pytest.mark.parametrize(("scheme", "limit"), [("f16", 2e-5), ("bf16", 1e-3)])
+@pytest.mark.parametrize("name", DECODERS)
+def test_half_precision_stays_close(name: str, scheme: str, limit: float, tmp_path: Path) -> None:
+    decoder = DECODERS[name]
+    weights = RandomWeights(decoder)
+    expected = reference.logits(weights, IDS)
+    with opened(write(tmp_path, weights, scheme), decoder) as session:
+        assert nmse(session.forward_all(IDS), expected) <= limit
+
+
+def _missing_one(weights: RandomWeights) -> None:
+    for name in weights.tensors:
+        if name.endswith("norm"):
+            weights.tensors[name] -= 1
+
+
+def _swapped(one: str, other: str) -> Callable[[RandomWeights], None]:
+    def swap(weights: RandomWeights) -> None:
+        tensors = weights.tensors
+        for layer in range(weights.decoder.n_layers):
+            name, with_name = f"layers.{layer}.{one}", f"layers.{layer}.{other}"
+            tensors[name], tensors[with_name] = tensors[with_name], tensors[name]
+
+    return swap
+
+
+FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] = {
+    "the other layers have the windows": ("gemma2", {"pattern": (GLOBAL, LOCAL)}),
+    "a window of one more": ("gemma2", {"pattern": (Attention(rope(), WINDOW + 1), GLOBAL)}),
+    "no windows": ("gemma2", {"pattern": (GLOBAL,)}),
+    "no softcap on the scores": ("gemma2", {"attention_softcap": None}),
+    "no softcap on the logits": ("gemma2", {"logits_softcap": None}),
+    "another scale of the scores": ("gemma2", {"attention_scale": 0.26}),
+    "gemma's one is missing from the norms": ("gemma2", _missing_one),
+    "norms before and after a block swapped": ("gemma2", _swapped("mlp.norm", "mlp.post_norm")),
+    "silu for gelu": ("gemma2", {"activation": "silu"}),
+    "the far base on local layers": (
+        "gemma3",
+        {"pattern": (Attention(rope(1e6), WINDOW),) * 5 + (FAR,)},
+    ),
+    "the near base on global layers": ("gemma3", {"pattern": (LOCAL,) * 5 + (GLOBAL,)}),
+    "one layer too early without window": ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}),
+    "the linear factor is lost": ("gemma3: linear rope on global layers", {"pattern": (LOCAL,) * 5 + (FAR,)}),
+    "the linear factor on local layers too": (
+        "gemma3: linear rope on global layers",
+        {
+            "pattern": (Attention(rope(scaling=FAR_LINEAR.rope and FAR_LINEAR.rope.scaling), WINDOW),) * 5
+            + (FAR_LINEAR,)
+        },
+    ),
+    "the embedding scale is not rounded": ("gemma3: rounded embedding scale", {"embedding_scale": 8.0}),
+    "norms of q and k swapped": ("qwen3", _swapped("attention.q_norm", "attention.k_norm")),
+    "no rotation of the last pairs": (
+        "phi3: partial, within the original context",
+        {"pattern": (Attention(rope(dim=10, scaling=msgspec.structs.replace(SHORT, factors=SHORT.factors[:5]))),)},
+    ),
+    "other factors": (
+        "phi3: beyond the original context",
+        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
+    ),
+    "no magnitude": (
+        "phi3: beyond the original context",
+        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.0))),)},
+    ),
+    "gate and up swapped": ("phi3: beyond the original context", _swapped("mlp.gate", "mlp.up")),
+    "k and v swapped": ("phi3: beyond the original context", _swapped("attention.k", "attention.v")),
+    "rope in all layers": ("smollm3", {"pattern": (GLOBAL,)}),
+    "another fourth layer without rope": ("smollm3", {"pattern": (Attention(None), GLOBAL, GLOBAL, GLOBAL)}),
+    "no rope base": ("qwen2", {"pattern": (GLOBAL,)}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_far_above_the_limit(fault: str) -> None:
+    """The engine is within the limit of the right reference: a wrong one must be far away from that."""
+    name, change = FAULTS[fault]
+    decoder = DECODERS[name]
+    weights, faulty = RandomWeights(decoder), RandomWeights(decoder)
+    if callable(change):
+        change(faulty)
+    else:
+        faulty.decoder = msgspec.structs.replace(decoder, **change)
+    error = nmse(reference.logits(faulty, IDS), reference.logits(weights, IDS))
+    assert error >= 10 * GgufTarget().nmse(decoder)

@@ -1,0 +1,521 @@
+"""The ONNX target: its bytes against onnxruntime's own quantiser, its files against onnx, its faults by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from decoders import describe
+from numpy.typing import NDArray
+
+from edgepack.bundle.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.errors import BuildError, UnsupportedModelError, UsageError
+from edgepack_packager.checkpoint.weights import Float32, blocks
+from edgepack_packager.targets import Model, Written, find
+from edgepack_packager.targets.onnx import OnnxTarget
+from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
+from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
+from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
+from edgepack_packager.text.side import Text
+
+QUANTIZED = {"int8": 8, "int4": 4}
+COLUMNS = (20, 32, 33, 40, 172, 256)
+
+
+def decoder(**fields: Any) -> Decoder:
+    """A decoder of two layers; the input of ``mlp.down`` does not fill its last block."""
+    shape = {"n_layers": 2, "hidden_size": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "n_vocab": 50}
+    rope = Rope(theta=10000.0, dim=16)
+    rest = {"intermediate_size": 172, "context": 96, "norm_eps": 1e-5, "rope": rope, "tied": True}
+    return describe(**{"family": "llama", "architecture": "LlamaForCausalLM", **shape, **rest, **fields})
+
+
+def elaborate(**fields: Any) -> Decoder:
+    """A decoder with every feature at once: two ropes and a layer without one, windows, norms, softcaps and scales."""
+    local = Attention(Rope(theta=10000.0, dim=12), window=24)
+    far = Attention(Rope(theta=1e6, dim=16, scaling=LongRopeScaling(tuple(range(1, 9)), 1.19, 64)))
+    rest = {"n_layers": 4, "pattern": (local, far, Attention(None)), "qk_norm": True, "post_norms": True}
+    caps = {"attention_softcap": 50.0, "logits_softcap": 30.0, "attention_scale": 0.2, "embedding_scale": 8.0}
+    return decoder(**{"rope": None, "activation": "gelu_tanh", "qkv_bias": True, **rest, **caps, **fields})
+
+
+DECODERS = {"llama": decoder, "elaborate": elaborate}
+
+
+def random_tensors(described: Decoder, seed: int = 0) -> dict[str, Float32]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in described.tensors()}
+
+
+def pack(
+    folder: Path, described: Decoder, tensors: Mapping[str, Float32], scheme: str, text: Text | None = None
+) -> Written:
+    folder.mkdir(exist_ok=True)
+    writer = find("onnx").open(folder, Model("tiny", described, "f32", text=text), scheme)
+    for name, start, stop in blocks(described):
+        writer.write(name, start, tensors[name][start:stop])
+    return writer.finish()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def row_errors(found: Float32, exact: Float32) -> NDArray[np.float64]:
+    """Relative L2 error of each row; of each number of a vector."""
+    found, exact = found.reshape(len(found), -1), exact.reshape(len(exact), -1)
+    return np.linalg.norm(found.astype(np.float64) - exact, axis=1) / np.linalg.norm(exact.astype(np.float64), axis=1)
+
+
+# The quantiser -------------------------------------------------------------------------------------------------------
+
+
+def engines_own(rows: Float32, bits: int) -> tuple[NDArray[np.uint8], Float32]:
+    """What onnxruntime's quantiser makes of the rows, padded with zeros as its Python front end does."""
+    from onnxruntime.capi import _pybind_state
+
+    n, columns = rows.shape
+    count = -(-columns // 32)
+    padded = np.pad(rows, ((0, 0), (0, count * 32 - columns)))
+    codes = np.zeros((n, count, 4 * bits), np.uint8)
+    scales = np.zeros(n * count, np.float32)
+    zero_points = np.zeros(n * count, np.uint8)
+    native = getattr(_pybind_state, f"quantize_matmul_{bits}bits")
+    native(codes, np.ascontiguousarray(padded.T), scales, zero_points, 32, n, count * 32, True)
+    return codes, scales.reshape(n, count)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def as_bf16(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    return (normal(rng, shape).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def whole_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    """Many blocks in which both signs reach the largest magnitude."""
+    return rng.integers(-3, 4, shape).astype(np.float32)
+
+
+def signed_zeros(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    return np.where(rng.random(shape) < 0.5, np.float32(-0.0), np.float32(0.0))
+
+
+def tiny_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    return normal(rng, shape) * np.float32(1e-30)
+
+
+@pytest.mark.parametrize("draw", [normal, as_bf16, whole_numbers, signed_zeros, tiny_numbers])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes_and_scales_are_those_of_onnxruntime(bits: int, draw: Any) -> None:
+    rng = np.random.default_rng(bits)
+    for columns in COLUMNS:
+        rows = draw(rng, (64, columns))
+        codes, scales = quantize(rows, bits)
+        engine_codes, engine_scales = engines_own(rows, bits)
+        assert np.array_equal(codes, engine_codes)
+        assert np.array_equal(scales.view(np.uint32), engine_scales.view(np.uint32))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_numbers_below_every_scale_become_zeros(bits: int) -> None:
+    rows = np.full((1, 32), 1e-42, np.float32)
+    codes, scales = quantize(rows, bits)
+    assert np.abs(dequantize(codes, scales, 32)).max() == 0
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(bits: int) -> None:
+    rng = np.random.default_rng(1)
+    half = 2 ** (bits - 1)
+    worst = np.full((1, 32), 0.5, np.float32)
+    worst[0, 0] = -half
+    codes, scales = quantize(worst, bits)
+    reached = row_errors(dequantize(codes, scales, 32), worst)[0]
+    assert 0.999 * bound(bits) < reached <= bound(bits)
+    for columns in COLUMNS:
+        rows = rng.standard_normal((200, columns), dtype=np.float32) ** 3
+        codes, scales = quantize(rows, bits)
+        assert row_errors(dequantize(codes, scales, columns), rows).max() <= bound(bits)
+
+
+# The layout ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_sizes_are_told_before_anything_is_written(tmp_path: Path, scheme: str, tied: bool, kind: str) -> None:
+    described = DECODERS[kind](tied=tied, qkv_bias=True)
+    target, planned = OnnxTarget(), layout(described, scheme)
+    measured = target.measure(described, "bf16", scheme)
+    assert pack(tmp_path, described, random_tensors(described), scheme) == measured
+    assert (tmp_path / "model.onnx.data").stat().st_size == measured.data_bytes
+    assert (tmp_path / "model.onnx").stat().st_size == target.graph_bytes(described, scheme)
+    assert (measured.tensor_bytes, measured.weights_bytes) == (planned.tensor_bytes, planned.resident_bytes)
+    assert measured.fallbacks == ()
+    ends = 0
+    for region in planned.regions:
+        assert region.offset % ALIGNMENT == 0
+        assert ends <= region.offset < ends + ALIGNMENT
+        ends = region.offset + region.size
+    assert ends == planned.size
+
+
+def llama_1b() -> Decoder:
+    """The shape of Llama-3.2-1B."""
+    scaling = Llama3Scaling(32.0, 1.0, 4.0, 8192)
+    return decoder(
+        n_layers=16,
+        hidden_size=2048,
+        n_heads=32,
+        n_kv_heads=8,
+        head_dim=64,
+        intermediate_size=8192,
+        n_vocab=128256,
+        context=131072,
+        rope=Rope(theta=500000.0, dim=64, scaling=scaling),
+    )
+
+
+def test_a_tied_embedding_counts_once_in_the_file_and_twice_in_memory() -> None:
+    described = llama_1b()
+    tied, untied = (layout(msgspec.structs.replace(described, tied=choice), "int4") for choice in (True, False))
+    table = described.n_vocab * described.hidden_size
+    vectors = (2 * described.n_layers + 1) * described.hidden_size
+    # 4 bits, and 32 bits of scale for 32 numbers, make 5 bits; in memory 7 for a product's matrix.
+    matrices = described.n_parameters - vectors
+    assert tied.tensor_bytes == matrices * 5 // 8 + vectors * 4
+    assert untied.tensor_bytes - tied.tensor_bytes == table * 5 // 8
+    # The head keeps the scales of a tied embedding.
+    assert tied.resident_bytes == matrices * 7 // 8 + table * 4 // 8 + vectors * 4
+    assert untied.resident_bytes == matrices * 7 // 8 + table * 5 // 8 + vectors * 4
+
+
+def test_an_unpacked_matrix_is_kept_as_float32() -> None:
+    described = llama_1b()
+    table = described.n_vocab * described.hidden_size
+    f32, f16 = layout(described, "f32"), layout(described, "f16")
+    assert f32.resident_bytes == 4 * (described.n_parameters + table)
+    # The largest matrix, here the head's, is float32 before it is packed.
+    assert f16.resident_bytes == f32.resident_bytes
+
+
+# The files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> None:
+    described = elaborate(tied=False, mlp_bias=True, output_bias=True)
+    tensors = random_tensors(described)
+    pack(tmp_path, described, tensors, scheme)
+    reader = find("onnx").read(tmp_path, described)
+    for name, shape in described.tensors():
+        found = np.concatenate([reader.rows(name, start, start + 1) for start in range(shape[0])])
+        assert found.dtype == np.float32
+        assert found.shape == shape
+        errors = row_errors(found, tensors[name])
+        assert errors.max() <= reader.bound(name)
+        if len(shape) == 1 or scheme == "f32":
+            assert np.array_equal(found, tensors[name])
+        elif scheme == "f16":
+            assert np.array_equal(found, tensors[name].astype(np.float16).astype(np.float32))
+        else:
+            assert errors.min() > 0
+            codes, scales = engines_own(tensors[name], QUANTIZED[scheme])
+            assert np.array_equal(found, dequantize(codes, scales, shape[1]))
+    reader.close()
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_same_model_gives_the_same_bytes_in_blocks_of_any_size(tmp_path: Path, scheme: str, kind: str) -> None:
+    described = DECODERS[kind]()
+    tensors = random_tensors(described)
+    pack(tmp_path / "whole", described, tensors, scheme)
+    (tmp_path / "rows").mkdir()
+    writer = find("onnx").open(tmp_path / "rows", Model("another name", described, "bf16"), scheme)
+    for name, shape in described.tensors():
+        for start in range(0, shape[0], 7):
+            writer.write(name, start, tensors[name][start : start + 7])
+    writer.finish()
+    writer.abort()
+    assert digests(tmp_path / "whole") == digests(tmp_path / "rows")
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+def test_a_tied_head_names_the_bytes_of_the_embedding(tmp_path: Path, scheme: str, kind: str) -> None:
+    described = DECODERS[kind](qkv_bias=False)
+    pack(tmp_path, described, random_tensors(described), scheme)
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    places = {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    assert places["head.weight"] == places["embedding.weight"]
+    assert {place["location"] for place in places.values()} == {"model.onnx.data"}
+    assert model.producer_name == "edgepack"
+    assert {name.removesuffix(".weight") for name in places if name.endswith("weight")} == {
+        "head",
+        *(name for name, _ in described.tensors()),
+    }
+
+
+def test_a_file_reference_elsewhere_is_not_read_back(tmp_path: Path) -> None:
+    described = decoder()
+    pack(tmp_path, described, random_tensors(described), "f32")
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data[0].value = "elsewhere.data"
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BuildError, match=r"elsewhere\.data"):
+        find("onnx").read(tmp_path, described)
+
+
+def test_a_damaged_variant_is_named(tmp_path: Path) -> None:
+    described = decoder()
+    pack(tmp_path, described, random_tensors(described), "int4")
+    target = find("onnx")
+    with pytest.raises(BuildError, match=r"lacks the tensor layers\.0\.attention\.q\.bias"):
+        target.read(tmp_path, msgspec.structs.replace(described, qkv_bias=True)).rows("layers.0.attention.q.bias", 0, 1)
+    with pytest.raises(BuildError, match=r"The decoder has no tensor head"):
+        target.read(tmp_path, described).rows("head", 0, 1)
+    data = tmp_path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(BuildError, match=r"model\.onnx\.data ends before the rows 0 to 1 of norm"):
+        target.read(tmp_path, described).rows("norm", 0, 1)
+    data.unlink()
+    with pytest.raises(BuildError, match="No such file"):
+        target.read(tmp_path, described)
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(BuildError, match="could not be read as an ONNX model"):
+        target.read(tmp_path, described)
+
+
+def test_another_shape_is_found_when_it_is_read_back(tmp_path: Path) -> None:
+    described = decoder()
+    pack(tmp_path / "f32", described, random_tensors(described), "f32")
+    pack(tmp_path / "int4", described, random_tensors(described), "int4")
+    wider = msgspec.structs.replace(described, intermediate_size=180)
+    for scheme in ("f32", "int4"):
+        with pytest.raises(BuildError, match=r"layers\.0\.mlp\.gate has"):
+            find("onnx").read(tmp_path / scheme, wider).rows("layers.0.mlp.gate", 0, 1)
+
+
+# Rope ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
+    described = llama_1b()
+    angles = np.arange(131072, dtype=np.float32)[::101, None] * described.ropes[0].frequencies()
+    cosine, sine = cosine_and_sine(angles.astype(np.float64))
+    assert np.abs(cosine - np.cos(angles.astype(np.float64))).max() < 1e-15
+    assert np.abs(sine - np.sin(angles.astype(np.float64))).max() < 1e-15
+    rows = dict.fromkeys(("cosine", "sine"), 0)
+    for start, cosines, sines in tables(described.ropes[0], described.context):
+        assert rows["cosine"] == start
+        rows = {"cosine": start + len(cosines), "sine": start + len(sines)}
+        if start == 0:
+            assert np.array_equal(cosines[0], np.ones(32, np.float32))
+            assert np.array_equal(sines[0], np.zeros(32, np.float32))
+            position = len(cosines) - 1
+            exact = np.cos((np.float32(position) * described.ropes[0].frequencies()).astype(np.float64))
+            assert np.abs(cosines[-1] - exact).max() <= 2.0**-25
+    assert rows == {"cosine": 131072, "sine": 131072}
+
+
+def test_each_rope_has_its_own_tables_times_its_magnitude(tmp_path: Path) -> None:
+    described = elaborate()
+    pack(tmp_path, described, random_tensors(described), "int4")
+    placed = layout(described, "int4").tables
+    assert list(placed) == list(described.ropes)
+    data = (tmp_path / "model.onnx.data").read_bytes()
+    for rope, regions in placed.items():
+        angles = (np.arange(96, dtype=np.float32)[:, None] * rope.frequencies()).astype(np.float64)
+        for region, function in zip(regions, (np.cos, np.sin), strict=True):
+            assert region.shape == (96, rope.dim // 2)
+            table = np.frombuffer(data, "<f4", 96 * rope.dim // 2, region.offset).reshape(region.shape)
+            assert np.abs(table - rope.magnitude * function(angles)).max() <= 2.0**-24
+
+
+def test_a_model_without_positions_has_no_tables(tmp_path: Path) -> None:
+    described = decoder(rope=None, pattern=(Attention(None),))
+    written = pack(tmp_path, described, random_tensors(described), "f32")
+    assert written.data_bytes == 4 * described.n_parameters
+    assert layout(described, "f32").tables == {}
+
+
+# Schemes and bad input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "scheme"),
+    [
+        ("f32", "f32"),
+        ("fp32", "f32"),
+        ("f16", "f16"),
+        ("q8", "int8"),
+        ("q4", "int4"),
+        ("int8", "int8"),
+        ("int4", "int4"),
+    ],
+)
+def test_a_quantization_maps_to_its_scheme(asked: str, scheme: str) -> None:
+    assert find("onnx").scheme(asked, Model("tiny", decoder(), "f32")) == scheme
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_feature_can_be_expressed_in_every_scheme(scheme: str) -> None:
+    assert find("onnx").scheme(scheme, Model("tiny", elaborate(wide=True), "bf16")) == scheme
+
+
+def test_an_unknown_quantization_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"no quantization 'q4_k_m'.*int4"):
+        find("onnx").scheme("q4_k_m", Model("tiny", decoder(), "f32"))
+
+
+def test_a_head_dimension_that_the_engine_cannot_take_is_refused() -> None:
+    described = decoder(head_dim=12, rope=Rope(theta=10000.0, dim=12))
+    with pytest.raises(UnsupportedModelError, match="head dimension of 12"):
+        find("onnx").scheme("f32", Model("tiny", described, "f32"))
+
+
+@pytest.mark.parametrize(("scheme", "number"), [("f16", 65520.0), ("f16", np.nan), ("int8", np.inf), ("int4", np.nan)])
+def test_a_number_that_does_not_fit_names_its_row(tmp_path: Path, scheme: str, number: float) -> None:
+    described = decoder()
+    tensors = random_tensors(described)
+    tensors["layers.1.attention.k"][5, 60] = number
+    with pytest.raises(BuildError, match=rf"layers\.1\.attention\.k: row 5 .* does not fit {scheme}"):
+        pack(tmp_path, described, tensors, scheme)
+
+
+def test_the_largest_half_fits(tmp_path: Path) -> None:
+    described = decoder()
+    tensors = random_tensors(described)
+    tensors["layers.1.attention.k"][5, 60] = 65519.0
+    pack(tmp_path, described, tensors, "f16")
+    assert find("onnx").read(tmp_path, described).rows("layers.1.attention.k", 5, 6)[0, 60] == 65504
+
+
+def test_rows_that_are_missing_or_out_of_order_are_refused(tmp_path: Path) -> None:
+    described = decoder()
+    writer = find("onnx").open(tmp_path, Model("tiny", described, "f32"), "int4")
+    with pytest.raises(BuildError, match="no place for the tensor head"):
+        writer.write("head", 0, np.zeros((1, 64), np.float32))
+    with pytest.raises(BuildError, match="rows 3 to 4 of 50"):
+        writer.write("embedding", 3, np.zeros((1, 64), np.float32))
+    with pytest.raises(BuildError, match="rows 0 to 51 of 50"):
+        writer.write("embedding", 0, np.zeros((51, 64), np.float32))
+    with pytest.raises(BuildError, match="rows 0 to 1 of 50"):
+        writer.write("embedding", 0, np.zeros((1, 32), np.float32))
+    writer.write("embedding", 0, np.zeros((49, 64), np.float32))
+    with pytest.raises(BuildError, match="embedding: only 49 of 50 rows"):
+        writer.finish()
+    writer.abort()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_shows_before_the_work(tmp_path: Path) -> None:
+    described = decoder()
+    with largest_file(100_000), pytest.raises(BuildError, match="could not be written: File too large"):
+        find("onnx").open(tmp_path, Model("tiny", described, "f32"), "f32")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="missing could not be written: No such file"):
+        find("onnx").open(tmp_path / "missing", Model("tiny", decoder(), "f32"), "f32")
+
+
+STREAM = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import onnx
+from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack_packager.targets import Model, find
+from edgepack_packager.checkpoint.weights import blocks
+decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,
+                  n_kv_heads=4, head_dim=64, intermediate_size=4096, n_vocab=32000, context=131072, norm_eps=1e-5,
+                  trained_context=131072, pattern=(Attention(Rope(theta=10000.0, dim=64)),), tied=True)
+shapes = dict(decoder.tensors())
+noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
+writer = find("onnx").open(Path(sys.argv[1]), Model("stream", decoder, "bf16"), "int4")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name, start, stop in blocks(decoder):
+    shape = (stop - start, *shapes[name][1:])
+    writer.write(name, start, noise[: np.prod(shape)].reshape(shape))
+writer.finish()
+unit = 1 if sys.platform == "darwin" else 1024
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    """375 MB of float32 pass through; what the writer holds is a few blocks' worth of codes and of rope tables."""
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert int(done.stdout) < 64e6
+
+
+# onnxruntime-genai ---------------------------------------------------------------------------------------------------
+
+
+def text_side() -> Text:
+    files = {"tokenizer.json": b"{}", "chat_template.jinja": b"{{ messages }}", "README.md": b"not a tokenizer's file"}
+    return Text(files=files, tokenizer={}, bos=1, add_bos=True, stops=(2, 7), chat_template="{{ messages }}")
+
+
+def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) -> None:
+    described = elaborate(context=100_000)
+    pack(tmp_path, described, random_tensors(described), "int4", text_side())
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "model.onnx",
+        "model.onnx.data",
+        "genai_config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+    }
+    config = json.loads((tmp_path / "genai_config.json").read_text())
+    model, search = config["model"], config["search"]
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (1, [2, 7], 2)
+    assert (model["context_length"], model["vocab_size"]) == (100_000, 50)
+    assert (search["max_length"], search["past_present_share_buffer"]) == (4096, True)
+    # As "phi3" it would compute the prompt again at 4097 tokens, and a sliding window is the graph's own affair.
+    assert model["type"] == "llama"
+    assert "sliding_window" not in model["decoder"]
+    graph = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False).graph
+    inputs = {node.name for node in graph.input} - {node.name for node in graph.initializer}
+    named = model["decoder"]["inputs"]
+    layers = range(model["decoder"]["num_hidden_layers"])
+    caches = {named[f"past_{part}_names"] % layer for part in ("key", "value") for layer in layers}
+    assert inputs == {named["input_ids"], named["attention_mask"], *caches}
+
+
+def test_a_slice_without_text_is_only_the_graph_and_its_data(tmp_path: Path) -> None:
+    described = decoder()
+    pack(tmp_path, described, random_tensors(described), "f32")
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}

@@ -1,0 +1,210 @@
+"""The reference against committed logits of transformers, and its own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import golden_models
+import numpy as np
+import pytest
+from models import LLAMA3, make_llama
+from msgspec.structs import replace
+from variants import nmse
+
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.errors import UsageError
+from edgepack_packager import families, reference
+from edgepack_packager.checkpoint import open_checkpoint, weights
+from edgepack_packager.checkpoint.weights import Float32, Weights
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("name", golden_models.params())
+def test_golden_logits(name: str, tmp_path: Path) -> None:
+    folder = golden_models.folder(name, tmp_path)
+    golden = np.load(GOLDEN / f"{name}.npz")
+    assert golden["weights"] == golden_models.digest(folder), "the model changed: run tests/golden/make.py"
+
+    with open_checkpoint(folder) as checkpoint:
+        found = reference.logits(families.open_model(checkpoint, golden_models.context(name)), golden["ids"].tolist())
+
+    assert golden["ids"].tolist() == golden_models.ids(name, folder)
+    assert nmse(found[:, golden["columns"]], golden["logits"]) <= 1e-10
+
+
+class Changed:
+    """Other weights under a decoder with some facts changed, with two tensors swapped, or with less gain."""
+
+    def __init__(
+        self, inner: Weights, decoder: Decoder | None = None, swap: tuple[str, str] | None = None, gain: float = 0
+    ) -> None:
+        self.decoder = decoder or inner.decoder
+        self.dtype = inner.dtype
+        self._inner = inner
+        self._swap = dict([swap, swap[::-1]]) if swap else {}
+        self._gain = np.float32(gain)
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        rows = self._inner.rows(self._swap.get(name, name), start, stop)
+        return rows + self._gain if name.endswith("norm") else rows
+
+
+Plant = Callable[[Weights], Weights]
+
+
+def facts(**changes: Any) -> Plant:
+    return lambda weights: Changed(weights, replace(weights.decoder, **changes))
+
+
+def pattern(change: Callable[[tuple[Attention, ...]], Sequence[Attention]]) -> Plant:
+    return lambda weights: facts(pattern=tuple(change(weights.decoder.pattern)))(weights)
+
+
+def ropes(change: Callable[[Rope], Rope]) -> Plant:
+    return pattern(lambda layers: [replace(layer, rope=layer.rope and change(layer.rope)) for layer in layers])
+
+
+def scaling(change: Callable[[Any], Any]) -> Plant:
+    return ropes(lambda rope: replace(rope, scaling=change(rope.scaling)))
+
+
+def swap(first: str, second: str) -> Plant:
+    return lambda weights: Changed(weights, swap=(first, second))
+
+
+def same_rope(layers: Sequence[Attention]) -> list[Attention]:
+    return [replace(layer, rope=layers[0].rope) for layer in layers]
+
+
+def same_scaling(layers: Sequence[Attention]) -> list[Attention]:
+    last = layers[-1].rope
+    return [replace(layer, rope=layer.rope and last and replace(layer.rope, scaling=last.scaling)) for layer in layers]
+
+
+def wider(layers: Sequence[Attention]) -> list[Attention]:
+    return [replace(layer, window=layer.window and layer.window + 1) for layer in layers]
+
+
+def inverted(layers: Sequence[Attention]) -> list[Attention]:
+    rope = layers[0].rope
+    return [replace(layer, rope=None if layer.rope else rope) for layer in layers]
+
+
+def whole_heads(rope: Rope) -> Rope:
+    assert isinstance(rope.scaling, LongRopeScaling)
+    factors = rope.scaling.factors + (1.0,) * 4
+    return replace(rope, dim=32, scaling=replace(rope.scaling, factors=factors))
+
+
+FAULTS: Mapping[str, tuple[str, Plant]] = {
+    "rope scaling dropped": ("sharded-llama3", scaling(lambda _: None)),
+    "rope scaling of another kind": ("sharded-llama3", scaling(lambda _: LinearScaling(8.0))),
+    "another theta": ("sharded-llama3", ropes(lambda rope: replace(rope, theta=10000.0))),
+    "another epsilon": ("sharded-llama3", facts(norm_eps=1e-3)),
+    "gate and up swapped": ("sharded-llama3", swap("layers.0.mlp.gate", "layers.0.mlp.up")),
+    "keys and values swapped": ("sharded-llama3", swap("layers.1.attention.k", "layers.1.attention.v")),
+    "a layer less": ("sharded-llama3", facts(n_layers=3)),
+    "a part of each head rotates, taken for all of it": ("phi4", ropes(whole_heads)),
+    "the magnitude of longrope dropped": ("phi3-long", scaling(lambda long: replace(long, magnitude=1.0))),
+    "gate and up of a fused tensor swapped": ("phi3-long", swap("layers.0.mlp.gate", "layers.0.mlp.up")),
+    "keys and values of a fused tensor swapped": ("phi3-long", swap("layers.0.attention.k", "layers.0.attention.v")),
+    "the window dropped": ("phi3-4k", pattern(lambda layers: [replace(layer, window=None) for layer in layers])),
+    "the window one position wider": ("phi3-4k", pattern(wider)),
+    "windows on the odd layers": ("gemma2", pattern(lambda layers: layers[::-1])),
+    "the gain of the norms without its one": ("gemma2", lambda weights: Changed(weights, gain=-1)),
+    "the embeddings not scaled": ("gemma2", facts(embedding_scale=1.0)),
+    "the softcap of the scores dropped": ("gemma2", facts(attention_softcap=None)),
+    "the softcap of the logits dropped": ("gemma2", facts(logits_softcap=None)),
+    "the scores scaled by the head dimension": ("gemma2", facts(attention_scale=None)),
+    "silu in place of gelu": ("gemma2", facts(activation="silu")),
+    "the norms behind the blocks dropped": ("gemma2", facts(post_norms=False)),
+    "the embedding scale not rounded": ("gemma3", facts(embedding_scale=192**0.5)),
+    "the global layer first": ("gemma3", pattern(lambda layers: layers[::-1])),
+    "the local rope on the global layers": ("gemma3", pattern(same_rope)),
+    "the linear factor on the local layers too": ("gemma3", pattern(same_scaling)),
+    "the bias of q, k and v dropped": ("qwen2", facts(qkv_bias=False)),
+    "the windows on the first layers": ("qwen2-window", pattern(lambda layers: layers[::-1])),
+    "the norms of q and k dropped": ("qwen3", facts(qk_norm=False)),
+    "rope on the layers without and none on the others": ("smollm3", pattern(inverted)),
+    "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_golden_logits_hear_a_fault(fault: str, tmp_path: Path) -> None:
+    name, plant = FAULTS[fault]
+    assert deviation(name, tmp_path, plant) > 1e-8
+
+
+@pytest.mark.parametrize(("name", "other"), [("phi3-short", 512), ("phi3-long", 64)])
+def test_golden_logits_hear_the_factors_of_another_context(name: str, other: int, tmp_path: Path) -> None:
+    with open_checkpoint(golden_models.folder(name, tmp_path)) as checkpoint:
+        wrong = families.describe(checkpoint.config, other).pattern
+    assert deviation(name, tmp_path, facts(pattern=wrong)) > 1e-8
+
+
+@pytest.mark.parametrize("name", ["v5-spelling", "phi3-v5", "gemma3-v5"])
+def test_golden_logits_hear_that_the_spelling_of_version_5_is_ignored(name: str, tmp_path: Path) -> None:
+    with open_checkpoint(golden_models.folder(name, tmp_path)) as checkpoint:
+        config = {**checkpoint.config, "rope_parameters": None}
+        wrong = families.describe(config, golden_models.context(name)).pattern
+    assert deviation(name, tmp_path, facts(pattern=wrong)) > 1e-8
+
+
+def test_golden_logits_hear_that_q_and_k_rotate_before_their_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotate, norm, gains = reference._rotate, reference._Model.norm, []
+
+    def without_gain(model: Any, name: str, x: Float32) -> Float32:
+        if not name.endswith(("q_norm", "k_norm")):
+            return norm(model, name, x)
+        gains.append(model.weights.rows(name, 0, x.shape[-1]))
+        return norm(model, name, x) / gains[-1]
+
+    # The division by the root mean square commutes with a rotation, the gain does not.
+    monkeypatch.setattr(reference._Model, "norm", without_gain)
+    monkeypatch.setattr(reference, "_rotate", lambda x, cos, sin: rotate(x, cos, sin) * gains.pop(0))
+    assert deviation("qwen3", tmp_path, lambda weights: weights) > 1e-8
+
+
+def deviation(name: str, scratch: Path, plant: Plant) -> float:
+    """Return how far a model with a planted fault is from its golden logits: NMSE."""
+    golden = np.load(GOLDEN / f"{name}.npz")
+    with open_checkpoint(golden_models.folder(name, scratch)) as checkpoint:
+        wrong = plant(families.open_model(checkpoint, golden_models.context(name)))
+        found = reference.logits(wrong, golden["ids"].tolist())
+    return nmse(found[:, golden["columns"]], golden["logits"])
+
+
+def test_a_position_sees_only_those_before_it(tmp_path: Path) -> None:
+    with open_checkpoint(make_llama(tmp_path, rope=LLAMA3)) as checkpoint:
+        model = families.open_model(checkpoint)
+        whole = reference.logits(model, [5, 9, 300, 7, 7, 1])
+        part = reference.logits(model, [5, 9, 300])
+    np.testing.assert_allclose(part, whole[:3], rtol=0, atol=1e-4)
+
+
+def test_small_blocks_give_the_same_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_checkpoint(make_llama(tmp_path, tied=False)) as checkpoint:
+        model = families.open_model(checkpoint)
+        whole = reference.logits(model, range(40))
+        monkeypatch.setattr(weights, "BLOCK_ELEMENTS", 1000)
+        blocks = reference.logits(model, range(40))
+    assert nmse(blocks, whole) < 1e-12
+
+
+def test_progress_is_told_of_every_layer(tmp_path: Path) -> None:
+    calls: list[None] = []
+    with open_checkpoint(make_llama(tmp_path, layers=3)) as checkpoint:
+        reference.logits(families.open_model(checkpoint), [1, 2], progress=lambda: calls.append(None))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [384], [0, 1000]])
+def test_ids_outside_the_embedding_are_refused(ids: list[int], tmp_path: Path) -> None:
+    with open_checkpoint(make_llama(tmp_path)) as checkpoint, pytest.raises(UsageError, match="from 0 to 383"):
+        reference.logits(families.open_model(checkpoint), ids)

@@ -1,0 +1,453 @@
+"""The text side of a source: BOS, stops, template, defaults and licence, each from the files that say so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from models import make_llama
+from real_templates import real_template
+from text_side import CHAT_TEMPLATE
+
+from edgepack.bundle.manifest import Generation, Stop
+from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager import families, text
+from edgepack_packager.licence import Licence, read_licence
+from edgepack_packager.text import endings
+from edgepack_packager.text.battery import DAY
+from edgepack_packager.text.render import battery
+from edgepack_packager.text.side import Text
+
+
+def read(folder: Path) -> Text | None:
+    config = json.loads((folder / "config.json").read_text())
+    return text.read_text(folder, config, families.describe(config))
+
+
+def found(folder: Path) -> Text:
+    result = read(folder)
+    assert result is not None
+    return result
+
+
+def edit(path: Path, **fields: object) -> None:
+    value = json.loads(path.read_text()) if path.exists() else {}
+    value |= fields
+    path.write_text(json.dumps({key: item for key, item in value.items() if item is not ...}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_llama(tmp_path)
+
+
+def test_what_a_source_says(folder: Path) -> None:
+    words = found(folder)
+    assert sorted(words.files) == [
+        "chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert words.files["tokenizer.json"] == (folder / "tokenizer.json").read_bytes()
+    assert (words.bos, words.add_bos, words.stops) == (1, False, (0, 2))
+    assert words.chat_template == CHAT_TEMPLATE
+    assert list(text.entries(words.tokenizer)) == list(range(384))
+
+
+def test_a_source_without_a_tokenizer_has_no_text_side(tmp_path: Path) -> None:
+    assert read(make_llama(tmp_path, tokenizer=False)) is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_tokenizer_in_another_format_only_is_refused(name: str, tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, tokenizer=False)
+    (folder / name).write_bytes(b"{}")
+    with pytest.raises(SourceError, match=f"has {re.escape(name)} but no tokenizer.json") as raised:
+        read(folder)
+    assert "save_pretrained" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"model": {"type": "BPE"}}', b"\xff"])
+def test_a_damaged_tokenizer_is_refused(content: bytes, folder: Path) -> None:
+    (folder / "tokenizer.json").write_bytes(content)
+    with pytest.raises(SourceError, match=r"tokenizer\.json"):
+        read(folder)
+
+
+def test_a_token_without_a_row_is_refused(folder: Path) -> None:
+    edit(folder / "config.json", vocab_size=383)
+    with pytest.raises(SourceError, match=r"has the id 383, the embedding has 383 rows"):
+        read(folder)
+
+
+def test_more_rows_than_tokens_are_allowed(tmp_path: Path) -> None:
+    words = found(make_llama(tmp_path, n_vocab=512))
+    assert len(text.entries(words.tokenizer)) == 384
+
+
+def test_an_id_with_two_texts_is_refused() -> None:
+    tokenizer = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 1, "content": "<s>"}]}
+    with pytest.raises(SourceError, match="the id 1 stands for 'b' and for '<s>'"):
+        text.entries(tokenizer)
+
+
+def test_entries_of_a_unigram_model_are_numbered_by_place() -> None:
+    tokenizer = {"model": {"vocab": [["<unk>", 0.0], ["a", -1.5]]}, "added_tokens": [{"id": 2, "content": "<s>"}]}
+    assert text.entries(tokenizer) == {0: "<unk>", 1: "a", 2: "<s>"}
+
+
+BOS: list[tuple[Mapping[str, Any], bool, int | None, bool]] = [
+    # tokenizer_config.json, does the post-processor add BOS, expected: BOS, is it added
+    ({}, False, 1, False),
+    ({}, True, 1, True),
+    # As in transformers 5, tokenizer.json decides (test_transformers_gives_the_same_ids).
+    ({"add_bos_token": True}, False, 1, False),
+    ({"add_bos_token": False}, True, 1, True),
+    ({"bos_token": {"content": "<|endoftext|>"}}, False, 0, False),
+    ({"bos_token": None}, False, None, False),
+]
+
+
+@pytest.mark.parametrize(("config", "post_processor", "bos", "added"), BOS)
+def test_bos(config: Mapping[str, Any], post_processor: bool, bos: int | None, added: bool, tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, add_bos=post_processor)
+    edit(folder / "tokenizer_config.json", **config)
+    assert (found(folder).bos, found(folder).add_bos) == (bos, added)
+
+
+def test_bos_is_numbered_by_the_config_where_no_tokenizer_file_names_it(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", bos_token=...)
+    edit(folder / "special_tokens_map.json", bos_token=...)
+    edit(folder / "config.json", bos_token_id=0)
+    assert found(folder).bos == 0
+    edit(folder / "config.json", bos_token_id=...)
+    assert found(folder).bos is None
+
+
+def test_contradictions_about_bos_are_refused(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, add_bos=True)
+    edit(folder / "tokenizer_config.json", bos_token="<s>")
+    with pytest.raises(SourceError, match=r"bos_token, '<s>', is not in tokenizer\.json"):
+        read(folder)
+    edit(folder / "tokenizer_config.json", bos_token=None)
+    with pytest.raises(SourceError, match="no bos_token"):
+        read(folder)
+    edit(folder / "tokenizer_config.json", bos_token="<|endoftext|>")
+    with pytest.raises(UnsupportedModelError, match=r"starts a text with the ids \[1\], not with BOS"):
+        read(folder)
+
+
+def test_a_post_processor_that_adds_more_than_bos_is_refused(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path, add_bos=True)
+    processor = json.loads((folder / "tokenizer.json").read_text())["post_processor"]
+    processor["single"].append(processor["single"][0])
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    sequence = {"type": "Sequence", "processors": [byte_level, processor]}
+    edit(folder / "tokenizer.json", post_processor=sequence)
+    with pytest.raises(UnsupportedModelError, match="adds a token after a text"):
+        read(folder)
+
+
+def test_stops_name_their_sources(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert text.stops(found(folder), config) == [
+        Stop(id=0, text="<|endoftext|>", sources=["generation_config.json"]),
+        Stop(
+            id=2,
+            text="<|im_end|>",
+            sources=["config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"],
+        ),
+    ]
+
+
+def only_eos(folder: Path, eos: int | None = 0) -> None:
+    """Leave nothing but config.json and the template to say what ends a turn."""
+    edit(folder / "config.json", eos_token_id=eos)
+    (folder / "generation_config.json").unlink()
+    edit(folder / "tokenizer_config.json", eos_token=...)
+
+
+def test_what_the_template_writes_after_an_answer_stops_although_no_config_names_it(folder: Path) -> None:
+    only_eos(folder)
+    assert found(folder).stops == (0, 2)
+    (folder / "chat_template.jinja").unlink()
+    assert found(folder).stops == (0,)
+
+
+TURN_ENDS: list[tuple[str, tuple[int, ...]]] = [
+    # what the template writes after a message, expected: the stops
+    ("<|im_end|>", (2,)),
+    ("  \n<|im_end|>\n<|endoftext|>", (2,)),
+    ("<|endoftext|>", (0,)),
+    (".<|im_end|>", ()),
+    ("", ()),
+    ("</turn>", ()),
+]
+
+
+@pytest.mark.parametrize(("after", "stops"), TURN_ENDS)
+def test_a_turn_ends_with_the_first_special_token_after_it(after: str, stops: tuple[int, ...], folder: Path) -> None:
+    only_eos(folder, None)
+    source = (
+        "{% for m in messages %}<|im_start|>" + "{{ m.content + '" + after.replace("\n", "\\n") + "' }}{% endfor %}"
+    )
+    (folder / "chat_template.jinja").write_text(source)
+    assert found(folder).stops == stops
+
+
+def test_the_longest_token_ends_a_turn(folder: Path) -> None:
+    only_eos(folder, None)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    flags = tokenizer["added_tokens"][0]
+    added = [flags | {"id": 384, "content": "<|im_end|>>"}, flags | {"id": 385, "content": "<x>", "special": False}]
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], *added])
+    edit(folder / "config.json", vocab_size=400)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|im_end|>>{% endfor %}")
+    assert found(folder).stops == (384,)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<x>{% endfor %}")
+    assert found(folder).stops == ()
+
+
+def test_an_added_token_that_nothing_needs_may_lack_a_row(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    image = tokenizer["added_tokens"][0] | {"id": 384, "content": "<image>"}
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], image])
+    assert found(folder).stops == (0, 2)
+    edit(folder / "generation_config.json", eos_token_id=[2, 384])
+    with pytest.raises(SourceError, match=r"'<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
+
+
+@pytest.mark.parametrize("id", [384, -1, "2"])
+def test_a_stop_that_is_no_token_is_refused(id: object, folder: Path) -> None:
+    edit(folder / "generation_config.json", eos_token_id=[2, id])
+    with pytest.raises(SourceError, match=r"generation_config\.json: the stop token .* is not in tokenizer\.json"):
+        read(folder)
+
+
+def test_a_template_is_found_wherever_tools_put_it(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    assert found(folder).chat_template is None
+
+    named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    edit(folder / "tokenizer_config.json", chat_template=named)
+    words = found(folder)
+    assert words.chat_template == "D"
+    assert words.files["chat_template.jinja"] == b"D"
+
+    edit(folder / "tokenizer_config.json", chat_template="S")
+    assert found(folder).chat_template == "S"
+    (folder / "chat_template.json").write_text('{"chat_template": "J"}')
+    assert found(folder).chat_template == "J"
+    (folder / "chat_template.jinja").write_text("F")
+    assert found(folder).chat_template == "F"
+
+
+@pytest.mark.parametrize("template", [[], [{"name": "rag", "template": "R"}], 3])
+def test_a_template_that_is_none_is_refused(template: object, folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    edit(folder / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(SourceError, match=r"tokenizer_config\.json: chat_template"):
+        read(folder)
+
+
+GENERATION: list[tuple[Mapping[str, Any], Generation]] = [
+    ({}, Generation()),
+    ({"temperature": 0.7, "top_p": 0.9}, Generation()),
+    ({"do_sample": False, "repetition_penalty": 1.1}, Generation(repetition_penalty=1.1)),
+    ({"do_sample": True}, Generation(temperature=1.0)),
+    (
+        {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": None, "max_new_tokens": 64},
+        Generation(temperature=0.6, top_p=0.9, max_tokens=64),
+    ),
+    ({"do_sample": True, "top_k": 20, "min_p": 0.05}, Generation(temperature=1.0, top_k=20, min_p=0.05)),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), GENERATION)
+def test_generation_defaults(config: Mapping[str, Any], expected: Generation, folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    assert text.generation(found(folder)) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"temperature": -1}, {"temperature": "hot"}, {"top_p": 1.5}, {"top_k": 1.5}, {"min_p": 2}, {"max_new_tokens": 0}],
+)
+def test_a_generation_default_out_of_range_is_named(config: Mapping[str, Any], folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, **config}))
+    with pytest.raises(SourceError, match=rf"generation_config\.json: {next(iter(config))}"):
+        text.generation(found(folder))
+
+
+REAL: list[tuple[str, str, int | None, bool, tuple[int, ...]]] = [
+    ("models/stories-260K", "models/stories-260K/config.json", 1, True, (1, 2)),
+    # Its configuration asks for BOS, its tokenizer.json has none.
+    ("tokenizers/phi-3.5-mini", "configs/Phi-3.5-mini-instruct.json", 1, False, (32000, 32007)),
+    ("tokenizers/qwen3", "configs/Qwen3-0.6B.json", None, False, (151645,)),
+    ("tokenizers/smollm2", "configs/SmolLM2-135M.json", 0, False, (0,)),
+    ("tokenizers/llama-3.2", "configs/Llama-3.2-1B-Instruct.json", 128000, True, (128001, 128008, 128009)),
+]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("folder", "config", "bos", "added", "stops"), REAL)
+def test_real_tokenizers(
+    folder: str, config: str, bos: int | None, added: bool, stops: tuple[int, ...], shared: Path
+) -> None:
+    fields = json.loads((shared / config).read_text())
+    words = text.read_text(shared / folder, fields, families.describe(fields))
+    assert words is not None
+    assert (words.bos, words.add_bos, words.stops) == (bos, added, stops)
+
+
+# template, special tokens, eos of config.json, of generation_config.json and of tokenizer_config.json, expected.
+# The ids are those of the published files; where the template alone names one, it is the last.
+TEMPLATE, CONFIG, GENERATED, NAMED = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+)
+FAMILIES: list[tuple[str, dict[int, str], Any, Any, str | None, dict[int, list[str]]]] = [
+    (
+        "Llama-3.2",
+        {128001: "<|end_of_text|>", 128008: "<|eom_id|>", 128009: "<|eot_id|>"},
+        [128001, 128008, 128009],
+        [128001, 128008, 128009],
+        "<|eot_id|>",
+        {
+            128001: [CONFIG, GENERATED],
+            128008: [CONFIG, GENERATED],
+            128009: [CONFIG, GENERATED, NAMED, TEMPLATE],
+        },
+    ),
+    (
+        "Phi-3.5-mini",
+        {32000: "<|endoftext|>", 32001: "<|assistant|>", 32007: "<|end|>"},
+        32000,
+        [32007, 32001, 32000],
+        "<|endoftext|>",
+        {32000: [CONFIG, GENERATED, NAMED], 32001: [GENERATED], 32007: [GENERATED, TEMPLATE]},
+    ),
+    (
+        "Phi-4-mini",
+        {199999: "<|endoftext|>", 200020: "<|end|>"},
+        199999,
+        [200020, 199999],
+        "<|endoftext|>",
+        {199999: [CONFIG, GENERATED, NAMED], 200020: [GENERATED, TEMPLATE]},
+    ),
+    (
+        "gemma-2-it",
+        {1: "<eos>", 107: "<end_of_turn>"},
+        1,
+        1,
+        "<eos>",
+        {1: [CONFIG, GENERATED, NAMED], 107: [TEMPLATE]},
+    ),
+    (
+        "gemma-3-it",
+        {1: "<eos>", 106: "<end_of_turn>"},
+        [1, 106],
+        [1, 106],
+        "<eos>",
+        {1: [CONFIG, GENERATED, NAMED], 106: [CONFIG, GENERATED, TEMPLATE]},
+    ),
+    (
+        "Qwen2.5",
+        {151643: "<|endoftext|>", 151645: "<|im_end|>"},
+        151645,
+        [151645, 151643],
+        "<|im_end|>",
+        {151643: [GENERATED], 151645: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "Qwen3",
+        {151643: "<|endoftext|>", 151645: "<|im_end|>"},
+        151645,
+        [151645, 151643],
+        "<|im_end|>",
+        {151643: [GENERATED], 151645: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "ChatML",
+        {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>"},
+        2,
+        2,
+        "<|im_end|>",
+        {2: [CONFIG, GENERATED, NAMED, TEMPLATE]},
+    ),
+    (
+        "ChatML with the mark of training",
+        {128001: "<|end_of_text|>", 128012: "<|im_end|>"},
+        128012,
+        None,
+        None,
+        {128012: [CONFIG, TEMPLATE]},
+    ),
+]
+MARKED = CHAT_TEMPLATE.replace("{{- '<|im_start|>' +", "{% generation %}{{- '<|im_start|>' +", 1).replace(
+    "'\\n' }}\n", "'\\n' }}{% endgeneration %}\n", 1
+)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "special", "config", "generation", "named", "expected"), FAMILIES)
+def test_the_stops_of_each_family(
+    name: str,
+    special: dict[int, str],
+    config: Any,
+    generation: Any,
+    named: str | None,
+    expected: dict[int, list[str]],
+    shared: Path,
+) -> None:
+    own = {"ChatML": CHAT_TEMPLATE, "ChatML with the mark of training": MARKED}
+    source = own[name] if name in own else real_template(name, shared / "chat-templates")
+    files = {
+        GENERATED: json.dumps({"eos_token_id": generation}).encode(),
+        NAMED: json.dumps({"eos_token": named}).encode(),
+    }
+    tokenizer = {"added_tokens": [{"id": id, "content": text, "special": True} for id, text in special.items()]}
+    found = endings.find(
+        files, {"eos_token_id": config}, tokenizer, special, battery(source, "<bos>", named or "", DAY)
+    )
+    assert {stop.id: stop.sources for stop in found} == expected
+    assert all(stop.text == special[stop.id] for stop in found)
+
+
+LICENCES: list[tuple[Mapping[str, str], Licence]] = [
+    ({}, Licence("LicenseRef-unknown", ())),
+    ({"README.md": "# A model"}, Licence("LicenseRef-unknown", ())),
+    ({"README.md": "---\nlicense: apache-2.0\n---\n"}, Licence("Apache-2.0", ())),
+    ({"README.md": "---\ntags:\n- x\nlicense: 'mit' # short\n---\n"}, Licence("MIT", ())),
+    ({"README.md": "---\nlicense: llama3.2\n---\n"}, Licence("LicenseRef-llama3.2", ())),
+    ({"README.md": "---\nlicense: other\nlicense_name: my terms (v2)\n---\n"}, Licence("LicenseRef-my-terms-v2", ())),
+    ({"README.md": "---\nlicense: other\n---\n"}, Licence("LicenseRef-unknown", ())),
+    ({"README.md": "---\ntitle: x\n---\nlicense: mit\n"}, Licence("LicenseRef-unknown", ())),
+    ({"LICENSE": "MIT License\n\nCopyright"}, Licence("MIT", ("LICENSE",))),
+    ({"LICENSE.txt": "   Apache License\n   Version 2.0, January 2004"}, Licence("Apache-2.0", ("LICENSE.txt",))),
+    (
+        {"LICENSE.txt": "LLAMA 3.2 COMMUNITY LICENSE AGREEMENT\n", "USE_POLICY.md": "Use", "NOTICE": "N"},
+        Licence("LicenseRef-llama3.2", ("LICENSE.txt", "NOTICE", "USE_POLICY.md")),
+    ),
+    (
+        {"README.md": "---\nlicense: gemma\n---\n", "LICENSE": "MIT License"},
+        Licence("LicenseRef-gemma", ("LICENSE",)),
+    ),
+    ({"LICENSE": "All rights reserved.", "LICENSED_DATA.csv": ""}, Licence("LicenseRef-unknown", ("LICENSE",))),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), LICENCES)
+def test_licence(files: Mapping[str, str], expected: Licence, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    assert read_licence(tmp_path) == expected

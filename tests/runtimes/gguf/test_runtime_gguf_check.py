@@ -1,0 +1,207 @@
+"""A GGUF header must describe the very decoder of the bundle, number by number, before llama.cpp sees the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from gguf_decoders import DECODERS, FAR, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, WINDOW, architecture, rope
+
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.errors import EngineError
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf import header as encoding
+from edgepack_packager.targets.gguf.header import F32, U32, Value
+from edgepack_packager.targets.gguf.layout import Layout, place
+from edgepack_packager.targets.gguf.metadata import metadata
+from edgepack_packager.targets.gguf.tensors import tables
+from edgepack_runtimes.gguf import header
+from edgepack_runtimes.gguf.check import check
+
+Change = Callable[[dict[str, Value]], None]
+
+
+def file_of(folder: Path, decoder: Decoder, change: Change = lambda keys: None) -> Path:
+    """A file whose header is complete and whose tensors are zero, but for the tables of the rope."""
+    keys, layout = metadata(Model("tiny", decoder, "f32"), "f32"), place(decoder, "f32")
+    change(keys)
+    head = encoding.encode(keys, layout)
+    data = bytearray(layout.data_bytes)
+    for tensor in layout.tensors:
+        if tensor.name in (beside := tables(decoder)):
+            data[tensor.offset : tensor.offset + tensor.size] = beside[tensor.name].tobytes()
+    path = folder / "model.gguf"
+    path.write_bytes(head + data)
+    return path
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_what_the_target_writes_is_accepted(name: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path, DECODERS[name])
+    assert check(header.read(path), DECODERS[name], path) == architecture(name)
+
+
+OTHERS: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"norm_eps": 2e-5}, r"llama\.attention\.layer_norm_rms_epsilon is .*, the model's is"),
+    ("llama", {"pattern": (FAR,)}, "the rope's base of layer 0 is 10000.0, the model's is 1000000.0"),
+    ("llama", {"pattern": (Attention(rope(dim=12)),)}, "the rotation of parts of heads of its architecture is False"),
+    ("llama", {"pattern": (LOCAL,)}, "the window of layer 0 is None, the model's is 24"),
+    ("llama", {"pattern": (Attention(None),)}, "its architecture has one rope, the model 0"),
+    ("llama", {"pattern": (GLOBAL, Attention(None))}, "the rope's base of layer 1 is 10000.0, the model's is None"),
+    ("llama", {"pattern": (Attention(rope(scaling=LINEAR)),)}, "the rope's linear factor of layer 0 is 1.0"),
+    ("llama", {"pattern": (Attention(rope(scaling=LLAMA3)),)}, r"it has no tensor rope_freqs\.weight"),
+    ("llama", {"pattern": (GLOBAL, Attention(rope(scaling=LLAMA3)))}, "its architecture has one rope, the model 2"),
+    ("llama", {"qk_norm": True}, "the norm of q and k of its architecture is False"),
+    ("llama", {"post_norms": True}, "the norm after each block of its architecture is False"),
+    ("llama", {"activation": "gelu_tanh"}, "the activation of its architecture is silu"),
+    ("llama", {"attention_softcap": 50.0}, "the softcap on the scores"),
+    ("llama", {"logits_softcap": 30.0}, "the softcap on the logits"),
+    ("llama", {"embedding_scale": 8.0}, "its architecture multiplies embeddings by 1, the model by 8"),
+    ("llama", {"tied": False}, "it has no head of its own"),
+    ("llama", {"qkv_bias": True}, "it has biases on nothing"),
+    ("llama: everything", {"mlp_bias": False}, "it has biases on attn_k, attn_output"),
+    ("llama: everything", {"tied": True}, "it has a head of its own"),
+    ("llama: everything", {"pattern": (Attention(rope(5e5)),)}, r"it has a tensor rope_freqs\.weight"),
+    (
+        "llama: everything",
+        {"pattern": (Attention(rope(5e5, scaling=msgspec.structs.replace(LLAMA3, factor=9.0))),)},
+        r"rope_freqs\.weight holds other factors",
+    ),
+    (
+        "phi3: beyond the original context",
+        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
+        r"rope_factors_long\.weight holds other factors",
+    ),
+    (
+        "phi3: beyond the original context",
+        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.2))),)},
+        r"phi3\.rope\.scaling\.attn_factor is 1\.19",
+    ),
+    ("phi3: partial, biases, scores", {"pattern": (GLOBAL,)}, "the rope's dimension of layer 0 is 12"),
+    ("smollm3", {"pattern": (GLOBAL,)}, "the rope's base of layer 3 is None"),
+    ("gemma2", {"pattern": (GLOBAL, LOCAL)}, "the window of layer 0 is 24, the model's is None"),
+    ("gemma2", {"pattern": (Attention(rope(), WINDOW + 1), GLOBAL)}, "the window of layer 0 is 24, the model's is 25"),
+    ("gemma2", {"attention_softcap": 5.0}, r"gemma2\.attn_logit_softcapping is 4\.0, the model's is 5\.0"),
+    ("gemma2", {"attention_softcap": None}, "the softcap on the scores of its architecture is True"),
+    ("gemma2", {"logits_softcap": None}, r"gemma2\.final_logit_softcapping is 6\.0, the model's is None"),
+    ("gemma2", {"embedding_scale": 8.03125}, "layer_norm_rms_epsilon"),
+    ("gemma3", {"embedding_scale": 1.0}, "its architecture multiplies embeddings by 8, the model by 1"),
+    ("gemma3", {"qk_norm": False}, "the norm of q and k of its architecture is True"),
+    ("gemma3", {"logits_softcap": 30.0}, r"gemma3\.final_logit_softcapping is None"),
+    ("gemma3", {"pattern": (LOCAL,) * 5 + (GLOBAL,)}, "the rope's base of layer 5 is 1000000.0"),
+    ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}, "the rope's base of layer 4 is 10000.0"),
+    (
+        "gemma3: linear rope on global layers",
+        {"pattern": (Attention(rope(scaling=LINEAR), WINDOW),) * 5 + (Attention(rope(1e6, scaling=LINEAR)),)},
+        "the rope's linear factor of layer 0 is 1.0, the model's is 8.0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "complaint"), OTHERS)
+def test_a_file_of_another_decoder_is_refused_by_what_differs(
+    name: str, changes: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    path = file_of(tmp_path, DECODERS[name])
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), msgspec.structs.replace(DECODERS[name], **changes), path)
+
+
+def test_a_window_that_hides_nothing_is_none(tmp_path: Path) -> None:
+    decoder = msgspec.structs.replace(DECODERS["gemma2"], context=WINDOW)
+    path = file_of(tmp_path, decoder)
+    without = msgspec.structs.replace(decoder, pattern=(GLOBAL,))
+    assert check(header.read(path), without, path) == "gemma2"
+
+
+def _set(key: str, value: Value) -> Change:
+    return lambda keys: keys.update({key: value})
+
+
+def _without(key: str) -> Change:
+    return lambda keys: keys.__delitem__(key)
+
+
+def _renamed(one: str, other: str) -> Change:
+    def rename(keys: dict[str, Value]) -> None:
+        for key in list(keys):
+            keys[key.replace(f"{one}.", f"{other}.", 1)] = keys.pop(key)
+        keys["general.architecture"] = other
+
+    return rename
+
+
+KEYS: list[tuple[str, Change, str]] = [
+    ("llama", _renamed("llama", "qwen2moe"), "general.architecture is 'qwen2moe', not one of llama, qwen2"),
+    ("llama", _renamed("llama", "qwen3"), "the norm of q and k of its architecture is True"),
+    ("llama", _renamed("llama", "smollm3"), "^$"),
+    ("llama", _without("general.architecture"), "general.architecture is None"),
+    ("llama", _set("llama.expert_count", U32(8)), r"the key llama\.expert_count is not one that edgepack writes"),
+    ("llama", _set("llama.attention.sliding_window", U32(8)), r"the key llama\.attention\.sliding_window is not one"),
+    ("llama", _set("llama.block_count", F32(2.0)), r"llama\.block_count is 2\.0, not an integer"),
+    ("llama", _set("llama.rope.freq_base", F32(0.0)), r"llama\.rope\.freq_base is 0\.0, not a positive number"),
+    ("llama", _set("llama.rope.freq_base", F32(float("inf"))), "not a positive number"),
+    ("llama", _set("llama.attention.layer_norm_rms_epsilon", F32(float("nan"))), "not a positive number"),
+    ("llama", _without("llama.attention.layer_norm_rms_epsilon"), "epsilon is None"),
+    ("llama", _set("llama.rope.scaling.type", "yarn"), r"llama\.rope\.scaling\.type is yarn"),
+    ("llama", _set("llama.rope.scaling.factor", F32(2.0)), "the rope's linear factor of layer 0 is 2.0"),
+    ("llama: linear rope", _without("llama.rope.scaling.factor"), "the rope's linear factor of layer 0 is 1.0"),
+    ("gemma2", _without("gemma2.attn_logit_softcapping"), r"attn_logit_softcapping is 50\.0, the model's is 4\.0"),
+    ("gemma2", _without("gemma2.attention.sliding_window"), "the window of layer 0 is None, the model's is 24"),
+    ("gemma2", _set("gemma2.attention.sliding_window", U32(0)), "no layer has a window"),
+    ("gemma2: no windows", _without("gemma2.attention.sliding_window_pattern"), "^$"),
+    ("gemma3", _without("gemma3.attention.sliding_window"), "the rope's base of layer 0 is 1000000.0"),
+    ("gemma3", _set("gemma3.rope.freq_base_swa", F32(2e4)), "the rope's base of layer 0 is 20000.0"),
+    ("gemma3", _without("gemma3.rope.freq_base_swa"), "^$"),
+    (
+        "gemma3: three to one, softcap, untied, scores",
+        _without("gemma3.attention.sliding_window_pattern"),
+        "the rope's base of layer 3",
+    ),
+    (
+        "gemma3",
+        _set("gemma3.attention.sliding_window_pattern", np.ones(3, np.int32)),
+        r"gemma3\.attention\.sliding_window_pattern is .*, not 12 numbers",
+    ),
+    ("gemma3", _set("gemma3.attention.sliding_window_pattern", U32(6)), "is 6, not 12 numbers"),
+    (
+        "gemma2",
+        _set("gemma2.attention.sliding_window_pattern", np.zeros(4, np.int32)),
+        "no layer has a window, and its architecture needs one",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "complaint"), KEYS)
+def test_keys_that_make_another_model_are_refused(name: str, change: Change, complaint: str, tmp_path: Path) -> None:
+    """Where llama.cpp would assume the same for a key, or knows the same graph by another name, nothing is refused."""
+    path = file_of(tmp_path, DECODERS[name], change)
+    found = header.read(path)
+    if complaint == "^$":
+        check(found, DECODERS[name], path)
+        return
+    with pytest.raises(EngineError, match=complaint) as error:
+        check(found, DECODERS[name], path)
+    assert str(path) in str(error.value)
+
+
+def test_more_layers_than_llama_cpp_allows(tmp_path: Path) -> None:
+    decoder = msgspec.structs.replace(DECODERS["llama"], n_layers=513)
+    path = file_of(tmp_path, decoder)
+    with pytest.raises(EngineError, match=r"it has 513 layers, llama\.cpp allows 512"):
+        check(header.read(path), decoder, path)
+
+
+def test_a_missing_embedding_is_refused(tmp_path: Path) -> None:
+    decoder = DECODERS["llama"]
+    layout = place(decoder, "f32")
+    rest = Layout(layout.tensors[:1], layout.canonical, ())
+    path = tmp_path / "model.gguf"
+    renamed = msgspec.structs.replace(decoder, n_vocab=127)
+    path.write_bytes(encoding.encode(metadata(Model("tiny", renamed, "f32"), "f32"), rest) + bytes(layout.data_bytes))
+    with pytest.raises(EngineError, match=r"token_embd\.weight has shape \(64, 128\)"):
+        check(header.read(path), renamed, path)

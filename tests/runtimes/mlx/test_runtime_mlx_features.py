@@ -1,0 +1,313 @@
+"""The MLX runtime against the reference for every feature that a decoder can have, and against mlx-lm's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+import numpy as np
+import pytest
+import variants
+from decoders import RandomWeights, describe
+from numpy.typing import NDArray
+from variants import ReadBack, nmse, token_ids
+
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.errors import EngineError
+from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Weights, blocks
+from edgepack_packager.targets import Model
+from edgepack_packager.targets import find as find_target
+
+POSITIONS = 300
+
+ROPE = Rope(theta=10000.0, dim=16)
+FAR = Rope(theta=1000000.0, dim=16)
+LINEAR = Rope(theta=1000000.0, dim=16, scaling=LinearScaling(8.0))
+LLAMA3 = Rope(theta=500000.0, dim=16, scaling=Llama3Scaling(8.0, 1.0, 4.0, 64))
+LOCAL = Attention(ROPE, window=24)
+# The magnitude of a context that was stretched from 64 to 512.
+STRETCH = 1.5**0.5
+
+GEMMA: dict[str, Any] = {"activation": "gelu_tanh", "post_norms": True, "embedding_scale": 8.0, "wide": True}
+
+
+def longrope(dim: int, steepness: float, magnitude: float) -> Rope:
+    factors = tuple(1.0 + steepness * i * i for i in range(dim // 2))
+    return Rope(theta=10000.0, dim=dim, scaling=LongRopeScaling(factors, magnitude, original_context=64))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A decoder, the type of mlx-lm that its payload names, and a fault: fields that make it another model."""
+
+    fields: dict[str, Any]
+    kind: str
+    fault: dict[str, Any]
+
+
+CASES = {
+    "one window": Case({"pattern": (LOCAL,)}, "phi3", {"pattern": (Attention(ROPE, 25),)}),
+    "alternating windows": Case(
+        {"pattern": (LOCAL, Attention(ROPE)), "n_layers": 4}, "llama", {"pattern": (Attention(ROPE), LOCAL)}
+    ),
+    "two ropes": Case(
+        {"pattern": (*[LOCAL] * 5, Attention(FAR)), "n_layers": 6, **GEMMA, "qk_norm": True},
+        "gemma3_text",
+        {"pattern": (*[LOCAL] * 5, Attention(ROPE))},
+    ),
+    "linear on global layers": Case(
+        {"pattern": (*[LOCAL] * 2, Attention(LINEAR)), "n_layers": 5, **GEMMA, "qk_norm": True, "attention_scale": 0.2},
+        "gemma3_text",
+        {"pattern": (*[Attention(LINEAR, 24)] * 2, Attention(LINEAR))},
+    ),
+    "softcap of scores": Case({"attention_softcap": 4.0}, "edgepack", {"attention_softcap": None}),
+    "softcap of logits": Case({"logits_softcap": 6.0}, "edgepack", {"logits_softcap": 6.1}),
+    "softcaps and windows": Case(
+        {
+            "pattern": (LOCAL, Attention(ROPE)),
+            "n_layers": 4,
+            **GEMMA,
+            "attention_softcap": 4.0,
+            "logits_softcap": 6.0,
+            "attention_scale": 24**-0.5,
+        },
+        "gemma2",
+        {"attention_softcap": 4.1},
+    ),
+    "llama3 rope": Case({"rope": LLAMA3}, "llama", {"pattern": (Attention(Rope(theta=500000.0, dim=16)),)}),
+    "longrope": Case({"rope": longrope(16, 0.05, STRETCH)}, "phi3", {"pattern": (Attention(longrope(16, 0.05, 1.0)),)}),
+    "steeper longrope": Case(
+        {"rope": longrope(16, 0.5, STRETCH)}, "phi3", {"pattern": (Attention(longrope(16, 0.05, STRETCH)),)}
+    ),
+    "partial longrope": Case(
+        {"rope": longrope(12, 0.05, STRETCH)}, "phi3", {"pattern": (Attention(longrope(12, 0.05, 1.0)),)}
+    ),
+    "partial rope": Case({"rope": Rope(10000.0, 12)}, "phi3", {"pattern": (Attention(Rope(10000.0, 10)),)}),
+    "layers without rope": Case(
+        {"pattern": (*[Attention(ROPE)] * 3, Attention(None)), "n_layers": 4},
+        "smollm3",
+        {"pattern": (Attention(ROPE),)},
+    ),
+    "norms of q and k": Case({"qk_norm": True, "tied": False}, "qwen3", {"qk_norm": False}),
+    "post norms": Case({"post_norms": True}, "edgepack", {"post_norms": False}),
+    "gelu": Case({"activation": "gelu_tanh"}, "edgepack", {"activation": "silu"}),
+    "bias of q, k and v": Case({"qkv_bias": True}, "qwen2", {"qkv_bias": False}),
+    "bias of o": Case({"output_bias": True}, "edgepack", {"output_bias": False}),
+    "all biases": Case(
+        {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "tied": False}, "llama", {"mlp_bias": False}
+    ),
+    "other head dimension": Case(
+        {"head_dim": 32, "n_heads": 3, "n_kv_heads": 1}, "llama", {"attention_scale": 16**-0.5}
+    ),
+    "scale of embeddings": Case({"embedding_scale": 3.3}, "edgepack", {"embedding_scale": 3.4}),
+    "heads of 256": Case(
+        {
+            "head_dim": 256,
+            "n_kv_heads": 1,
+            "pattern": (Attention(Rope(10000.0, 256), 24), Attention(Rope(1000000.0, 256))),
+            **GEMMA,
+            "qk_norm": True,
+        },
+        "gemma3_text",
+        {"pattern": (Attention(Rope(10000.0, 256), 24), Attention(Rope(1010000.0, 256)))},
+    ),
+}
+
+
+def pack(weights: Weights, folder: Path, scheme: str) -> Path:
+    """Write a variant; what the writer reports is what was measured from the decoder alone."""
+    folder.mkdir()
+    target = find_target("mlx")
+    writer = target.open(folder, Model("tiny", weights.decoder, weights.dtype), scheme)
+    for name, start, stop in blocks(weights.decoder):
+        writer.write(name, start, weights.rows(name, start, stop))
+    assert writer.finish() == target.measure(weights.decoder, weights.dtype, scheme)
+    return folder
+
+
+start = partial(variants.start, "mlx")
+
+
+def run(folder: Path, decoder: Decoder, ids: Sequence[int], **options: Any) -> NDArray[np.float32]:
+    session = start(folder, decoder, **options)
+    logits = session.forward_all(ids)
+    session.close()
+    return logits
+
+
+def expected_of(folder: Path, decoder: Decoder, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the reference's logits of what a folder holds."""
+    return reference.logits(ReadBack(decoder, find_target("mlx").read(folder, decoder)), ids)
+
+
+def model_type(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["model_type"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_f32_variant_is_the_reference_and_no_other_model(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    weights = RandomWeights(describe(**case.fields), seed=3)
+    decoder, ids = weights.decoder, token_ids(weights.decoder, POSITIONS)
+    expected = reference.logits(weights, ids)
+    folder = pack(weights, tmp_path / "f32", "f32")
+    assert model_type(folder) == case.kind
+    found = run(folder, decoder, ids, chunk=512)
+    assert nmse(found, expected) <= 1e-10
+    assert nmse(run(folder, decoder, ids, chunk=7), expected) <= 1e-10
+    weights.decoder = msgspec.structs.replace(decoder, **case.fault)
+    assert nmse(found, reference.logits(weights, ids)) >= 1e-6
+
+
+SMALLER = [
+    (name, scheme)
+    for name in CASES
+    for scheme in ("f16", "bf16", "8bit", "4bit")
+    if scheme != "f16" or "wide" not in CASES[name].fields
+]
+
+
+@pytest.mark.parametrize(("name", "scheme"), SMALLER)
+def test_smaller_variant_is_the_reference_of_its_own_weights(name: str, scheme: str, tmp_path: Path) -> None:
+    weights = RandomWeights(describe(**CASES[name].fields), seed=3, dtype="bf16")
+    folder = pack(weights, tmp_path / scheme, scheme)
+    ids = token_ids(weights.decoder, 100)
+    assert nmse(run(folder, weights.decoder, ids), expected_of(folder, weights.decoder, ids)) <= 1e-10
+
+
+# Windows and the cache -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["alternating windows", "softcaps and windows"])
+def windowed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Decoder, NDArray[np.float32]]:
+    """A packed decoder, with mlx's fused attention and with explicit scores; the reference's logits of 300 ids."""
+    weights = RandomWeights(describe(**CASES[request.param].fields), seed=4)
+    folder = pack(weights, tmp_path_factory.mktemp("windowed") / "f32", "f32")
+    return folder, weights.decoder, reference.logits(weights, token_ids(weights.decoder, POSITIONS))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 23, 24, 25, 64])
+def test_chunks_cross_the_window_anywhere(windowed: tuple[Path, Decoder, NDArray[np.float32]], chunk: int) -> None:
+    folder, decoder, expected = windowed
+    ids = token_ids(decoder, 80)
+    assert nmse(run(folder, decoder, ids, chunk=chunk), expected[:80]) <= 1e-10
+
+
+def test_steps_and_rewinds_see_what_has_left_the_window(windowed: tuple[Path, Decoder, NDArray[np.float32]]) -> None:
+    folder, decoder, expected = windowed
+    ids = token_ids(decoder, POSITIONS)
+    session = start(folder, decoder, chunk=16)
+    session.forward(ids[:100])
+    assert nmse(np.stack([session.forward([token]) for token in ids[100:130]]), expected[100:130]) <= 1e-10
+    for length in (90, 23, 0):
+        session.forward(ids[:7])
+        session.rewind(length)
+        assert nmse(session.forward_all(ids[length:140]), expected[length:140]) <= 1e-10
+    session.close()
+
+
+def test_wide_decoder_gets_a_cache_of_its_range(tmp_path: Path) -> None:
+    """Values beyond 65504, the largest f16, pass through the cache that f32 weights get when 16 bits are asked for."""
+    for wide in (True, False):
+        weights = RandomWeights(describe(wide=wide, post_norms=True), seed=5)
+        for layer in range(weights.decoder.n_layers):
+            weights.tensors[f"layers.{layer}.attention.v"] *= np.float32(2.0**17)
+        folder = pack(weights, tmp_path / f"wide-{wide}", "f32")
+        ids = token_ids(weights.decoder, 20)
+        found = run(folder, weights.decoder, ids, kv_cache="f16")
+        assert np.isfinite(found).all() == wide
+        if wide:
+            assert nmse(found, reference.logits(weights, ids)) <= 1e-3
+
+
+def test_f16_weights_of_a_wide_decoder_are_refused(tmp_path: Path) -> None:
+    weights = RandomWeights(describe())
+    folder = pack(weights, tmp_path / "f16", "f16")
+    with pytest.raises(EngineError, match=r"f16: the weights are F16, and the model's activations exceed its range"):
+        start(folder, msgspec.structs.replace(weights.decoder, wide=True))
+
+
+@pytest.mark.parametrize(("name", "field"), [
+    ("one window", "sliding_window"),
+    ("two ropes", "rope_local_base_freq"),
+    ("linear on global layers", "rope_scaling"),
+    ("softcaps and windows", "attn_logit_softcapping"),
+    ("softcaps and windows", "query_pre_attn_scalar"),
+    ("softcap of logits", "final_logit_softcapping"),
+    ("steeper longrope", "rope_scaling"),
+    ("partial rope", "partial_rotary_factor"),
+    ("layers without rope", "no_rope_layers"),
+    ("gelu", "hidden_act"),
+])  # fmt: skip
+def test_field_that_mlx_lm_would_miss_is_missed_here(name: str, field: str, tmp_path: Path) -> None:
+    weights = RandomWeights(describe(**CASES[name].fields))
+    folder = pack(weights, tmp_path / "v", "f32")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != field}))
+    with pytest.raises(EngineError, match=rf"config\.json: {field} is None, the manifest says"):
+        start(folder, weights.decoder)
+
+
+# In mlx-lm -------------------------------------------------------------------------------------------------------
+
+NATIVE = [name for name, case in CASES.items() if case.kind != "edgepack"]
+
+# Where mlx-lm's own file stops being exact: at the window, which these files do not have.
+EXACT_UP_TO = {"one window": 24, "softcaps and windows": 24}
+
+
+def native(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the logits of mlx-lm's own model file."""
+    from mlx_lm.utils import load_model
+
+    with mx.stream(mx.cpu):
+        return np.array(load_model(folder)[0](mx.array([ids]))[0].astype(mx.float32))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_mlx_lm_computes_the_same_model(name: str, tmp_path: Path) -> None:
+    weights = RandomWeights(describe(**CASES[name].fields), seed=6)
+    folder = pack(weights, tmp_path / "f32", "f32")
+    ids = token_ids(weights.decoder, POSITIONS)[: EXACT_UP_TO.get(name, POSITIONS)]
+    assert nmse(native(folder, ids), reference.logits(weights, ids)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", EXACT_UP_TO)
+def test_mlx_lm_is_another_model_beyond_a_window_that_it_ignores(name: str, tmp_path: Path) -> None:
+    weights = RandomWeights(describe(**CASES[name].fields), seed=6)
+    folder = pack(weights, tmp_path / "f32", "f32")
+    ids = token_ids(weights.decoder, POSITIONS)
+    expected = reference.logits(weights, ids)
+    assert nmse(native(folder, ids), expected) >= 1e-3
+    assert nmse(run(folder, weights.decoder, ids), expected) <= 1e-10
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("scheme", ["bf16", "8bit", "4bit"])
+def test_mlx_lm_loads_every_scheme(name: str, scheme: str, tmp_path: Path) -> None:
+    """In 16 bits mlx-lm and the runtime round the same steps: one is no further from the reference than the other."""
+    weights = RandomWeights(describe(**CASES[name].fields), seed=6, dtype="bf16")
+    folder = pack(weights, tmp_path / scheme, scheme)
+    ids = token_ids(weights.decoder, 24)
+    expected = expected_of(folder, weights.decoder, ids)
+    ours, theirs = (
+        nmse(run(folder, weights.decoder, ids, kv_cache="f16"), expected),
+        nmse(native(folder, ids), expected),
+    )
+    assert theirs <= 0.02
+    assert ours <= 1.5 * theirs
+
+
+def test_mlx_lm_refuses_what_it_cannot_express(tmp_path: Path) -> None:
+    folder = pack(RandomWeights(describe(qkv_bias=True, qk_norm=True)), tmp_path / "f32", "f32")
+    with pytest.raises(ValueError, match="Model type edgepack not supported"):
+        native(folder, [1])

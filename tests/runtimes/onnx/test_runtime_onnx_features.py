@@ -1,0 +1,217 @@
+"""Every feature of a decoder in onnxruntime: exact against the reference, and audible when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from decoders import RandomWeights, describe
+from variants import ReadBack, nmse
+
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.runtime import Options, Session, find
+from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
+from edgepack_packager.targets import Model
+from edgepack_packager.targets import find as find_target
+from edgepack_packager.text.side import Text
+
+# Longer than any window here, and not a multiple of one.
+POSITIONS = 300
+CONTEXT = 320
+
+
+def rope(theta: float = 10000.0, dim: int = 16, scaling: Any = None) -> Rope:
+    return Rope(theta=theta, dim=dim, scaling=scaling)
+
+
+def longrope(dim: int, original: int, slope: float, magnitude: float = 1.19) -> Rope:
+    """Factors that grow with the wavelength, as Phi's do; short ones where ``original`` is the context or more."""
+    factors = tuple(1 + slope * pair for pair in range(dim // 2))
+    return rope(dim=dim, scaling=LongRopeScaling(factors, magnitude, original))
+
+
+def pattern(*kinds: tuple[Rope | None, int | None]) -> dict[str, Any]:
+    return {"pattern": tuple(Attention(*kind) for kind in kinds)}
+
+
+LOCAL = (rope(), 24)
+GLOBAL = (rope(), None)
+FAR = (rope(1e6, scaling=LinearScaling(8.0)), None)
+GEMMA = {"n_layers": 7, "post_norms": True, "activation": "gelu_tanh", "embedding_scale": 8.0, "wide": True}
+GEMMA2 = {**GEMMA, "n_layers": 4, "head_dim": 32, "attention_softcap": 4.0, "logits_softcap": 6.0}
+WIDE_LOCAL, WIDE_GLOBAL = (rope(dim=32), 24), (rope(dim=32), None)
+WHOLE, PART = (rope(dim=32), None), (rope(1e6, dim=24), 24)
+
+# Each feature: the decoder that has it, and the changes to its description that a graph might make by mistake.
+FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "a window": (pattern(LOCAL), [pattern((rope(), window)) for window in (None, 23, 25)]),
+    "alternating windows": (
+        {**pattern(LOCAL, GLOBAL), "n_layers": 4},
+        [pattern(GLOBAL, LOCAL), pattern(LOCAL, LOCAL), pattern(GLOBAL, GLOBAL)],
+    ),
+    "five windows to one": (
+        {**pattern(*[LOCAL] * 5, GLOBAL), "n_layers": 7},
+        [pattern(GLOBAL, *[LOCAL] * 5), pattern(*[LOCAL] * 4, GLOBAL, LOCAL), pattern(LOCAL)],
+    ),
+    "a window beyond the context": (pattern((rope(), 2**32 + 24)), [pattern(LOCAL)]),
+    "an attention softcap": ({"attention_softcap": 4.0}, [{"attention_softcap": None}, {"attention_softcap": 4.1}]),
+    "a logits softcap": ({"logits_softcap": 6.0}, [{"logits_softcap": None}, {"logits_softcap": 6.1}]),
+    "an attention scale": ({"attention_scale": 0.4}, [{"attention_scale": None}]),
+    "an embedding scale": ({"embedding_scale": 7.5}, [{"embedding_scale": 1.0}, {"embedding_scale": 7.6}]),
+    "two ropes": (
+        {**pattern(LOCAL, FAR), "n_layers": 4},
+        [pattern(LOCAL, GLOBAL), pattern((FAR[0], 24), FAR), pattern((FAR[0], 24), GLOBAL)],
+    ),
+    "short longrope": ({"rope": longrope(16, CONTEXT, 0.02)}, [{"rope": longrope(16, CONTEXT, 0.02, magnitude=1.0)}]),
+    "long longrope": ({"rope": longrope(16, 64, 0.7)}, [{"rope": longrope(16, 64, 0.02)}, {"rope": rope()}]),
+    "12 of 16 rotate": ({"rope": rope(dim=12)}, [{"rope": rope()}]),
+    "24 of 32 rotate": ({"head_dim": 32, "rope": rope(dim=24)}, [{"rope": rope(dim=32)}]),
+    "16 of 32 rotate": ({"head_dim": 32, "rope": rope()}, [{"rope": rope(dim=32)}]),
+    "96 of 128 rotate": (
+        {"head_dim": 128, "tied": False, "n_layers": 3, "rope": longrope(96, 64, 0.7)},
+        [{"rope": longrope(128, 64, 0.7)}, {"rope": longrope(96, 64, 0.7, magnitude=1.0)}],
+    ),
+    "one rope within attention and one before it": (
+        {**pattern(WHOLE, PART), "head_dim": 32, "n_layers": 4},
+        [pattern(PART, WHOLE), pattern(WHOLE, (rope(1e6, dim=32), 24))],
+    ),
+    "norms of q and k": ({"qk_norm": True, "norm_eps": 1e-2}, [{"qk_norm": False}, {"norm_eps": 1e-3}]),
+    "norms of q and k, heads of 24": ({"qk_norm": True, "head_dim": 24}, [{"qk_norm": False}]),
+    "norms after a block": ({"post_norms": True}, [{"post_norms": False}]),
+    "gelu": ({"activation": "gelu_tanh"}, [{"activation": "silu"}]),
+    "biases of q, k and v alone": ({"qkv_bias": True}, [{"qkv_bias": False}]),
+    "no positions in every fourth layer": (
+        {**pattern(GLOBAL, GLOBAL, GLOBAL, (None, None)), "n_layers": 5},
+        [pattern(GLOBAL), pattern((None, None), GLOBAL, GLOBAL, GLOBAL)],
+    ),
+    "no positions at all": (pattern((None, None)), [pattern(GLOBAL)]),
+    "heads wider than the model": ({"head_dim": 64}, [{"attention_scale": 0.25}]),
+    "one head of keys and values": ({"n_kv_heads": 1, **pattern(LOCAL)}, [pattern(GLOBAL)]),
+    "Gemma 2": (
+        {**GEMMA2, **pattern(WIDE_LOCAL, WIDE_GLOBAL), "attention_scale": 0.2},
+        [pattern(WIDE_GLOBAL, WIDE_LOCAL), {"attention_scale": None}, {"attention_softcap": None}],
+    ),
+    "Gemma 3": ({**GEMMA, **pattern(*[LOCAL] * 5, FAR), "qk_norm": True}, [pattern(LOCAL), pattern(FAR)]),
+}
+FAULTS = [(name, fault) for name, (_, faults) in FEATURES.items() for fault in faults]
+
+
+def decoder_of(name: str, **changes: Any) -> Decoder:
+    return describe(**{"context": CONTEXT, **FEATURES[name][0], **changes})
+
+
+def faulty(decoder: Decoder, fault: dict[str, Any]) -> Decoder:
+    changes = dict(fault)
+    if "rope" in changes:
+        changes["pattern"] = (Attention(changes.pop("rope")),)
+    return msgspec.structs.replace(decoder, **changes)
+
+
+def pack(folder: Path, weights: Weights, scheme: str = "f32", written: Decoder | None = None) -> Path:
+    """Write a variant; ``written`` is what the target is told of the weights' decoder where that is not the truth."""
+    decoder = written or weights.decoder
+    text = Text(files={}, tokenizer={}, bos=None, add_bos=False, stops=(0,), chat_template=None)
+    folder.mkdir(exist_ok=True)
+    writer = find_target("onnx").open(folder, Model("tiny", decoder, "f32", text=text), scheme)
+    for name, start, stop in blocks(decoder):
+        writer.write(name, start, weights.rows(name, start, stop))
+    writer.finish()
+    return folder
+
+
+def start(folder: Path, decoder: Decoder, chunk: int = 512) -> Session:
+    return find("onnx").open(folder, decoder, Options(context=CONTEXT, threads=1, kv_cache="f32", chunk=chunk))
+
+
+def run(folder: Path, decoder: Decoder, ids: list[int], chunk: int = 512) -> Float32:
+    session = start(folder, decoder, chunk)
+    found = session.forward_all(ids)
+    session.close()
+    return found
+
+
+def token_ids(count: int = POSITIONS) -> list[int]:
+    return [int(token) for token in np.random.default_rng(5).integers(1, 128, count)]
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_f32_is_the_reference_in_any_chunks_and_f16_is_close(tmp_path: Path, name: str) -> None:
+    weights, ids = RandomWeights(decoder_of(name)), token_ids()
+    expected = reference.logits(weights, ids)
+    pack(tmp_path / "f32", weights)
+    for chunk in (512, 64, 1):
+        assert nmse(run(tmp_path / "f32", weights.decoder, ids, chunk), expected) <= 1e-10
+    pack(tmp_path / "f16", weights, "f16")
+    assert nmse(run(tmp_path / "f16", weights.decoder, ids), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(FAULTS)])
+def test_a_graph_of_another_description_is_far_from_the_reference(
+    tmp_path: Path, name: str, fault: dict[str, Any]
+) -> None:
+    weights, ids = RandomWeights(decoder_of(name)), token_ids()
+    pack(tmp_path, weights, written=faulty(weights.decoder, fault))
+    assert nmse(run(tmp_path, weights.decoder, ids), reference.logits(weights, ids)) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["alternating windows", "Gemma 3", "one rope within attention and one before it"])
+def test_a_rewind_across_windows_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    weights, ids = RandomWeights(decoder_of(name)), token_ids()
+    expected = reference.logits(weights, ids)
+    session = start(pack(tmp_path, weights), weights.decoder, chunk=40)
+    session.forward([7] * POSITIONS)
+    for kept in (0, 20, 24, 25, 150, 290):
+        session.rewind(0)
+        session.forward([*ids[:kept], *[7] * (POSITIONS - kept)])
+        session.rewind(kept)
+        assert nmse(session.forward_all(ids[kept:]), expected[kept:]) <= 1e-10
+    session.close()
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "biases of q, k and v alone"])
+def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
+    """Exactly so but for the engine's own rounding of activations, which is relative: it holds for large ones too."""
+    weights, ids = RandomWeights(decoder_of(name)), token_ids(100)
+    for tensor, values in weights.tensors.items():
+        if tensor.endswith("mlp.norm"):
+            weights.tensors[tensor] = values * np.float32(3e4 if weights.decoder.wide else 1)
+    decoder = weights.decoder
+    pack(tmp_path, weights, scheme)
+    reader = find_target("onnx").read(tmp_path, decoder)
+    expected = reference.logits(ReadBack(decoder, reader), ids)
+    reader.close()
+    assert 1e-10 < nmse(run(tmp_path, decoder, ids), expected) < 2e-2
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert nmse(run(tmp_path, decoder, ids), expected) <= 1e-10
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("scheme", ["f32", "int4"])
+@pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "no positions in every fourth layer"])
+def test_genai_computes_the_same_logits_at_every_token(tmp_path: Path, name: str, scheme: str) -> None:
+    genai = pytest.importorskip("onnxruntime_genai")
+    decoder, prompt = decoder_of(name), token_ids(40)
+    pack(tmp_path, RandomWeights(decoder), scheme)
+    session = start(tmp_path, decoder)
+    expected = session.forward(prompt)
+    parameters = genai.GeneratorParams(genai.Model(str(tmp_path)))
+    parameters.set_search_options(max_length=POSITIONS)
+    generator = genai.Generator(genai.Model(str(tmp_path)), parameters)
+    generator.append_tokens(np.array([prompt]))
+    for token in token_ids(POSITIONS - len(prompt)):
+        found = np.asarray(generator.get_logits()).reshape(-1, decoder.n_vocab)[-1]
+        assert nmse(found, expected) < 1e-10
+        generator.append_tokens(np.array([[token]]))
+        expected = session.forward([token])
+    session.close()

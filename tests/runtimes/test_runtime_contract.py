@@ -1,0 +1,209 @@
+"""One contract for every runtime: the seam's promises, on each engine and on the fake that ships in the SDK."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import LLAMA3, make_llama
+
+from edgepack import runtime
+from edgepack.bundle.decoder import Decoder
+from edgepack.device.hardware import detect
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.fake import FakeRuntime
+from edgepack.isolation.isolate import IsolatedRuntime
+from edgepack.runtime import Options, Runtime, Session
+from edgepack_packager import families, targets
+from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.targets import Model, Request
+from edgepack_packager.write import write
+
+ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "onnx")
+CONTEXT = 96
+IDS = [int(i) for i in np.random.default_rng(3).integers(0, 384, CONTEXT)]
+
+Open = Callable[..., Session]
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decoder]:
+    """A folder with an f32 variant for each engine, and their decoder."""
+    folder = tmp_path_factory.mktemp("contract")
+    with open_checkpoint(make_llama(folder / "source", seed=5, hidden=64, rope=LLAMA3)) as checkpoint:
+        weights = families.open_model(checkpoint)
+        requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
+        write(weights, requests, folder, Model("tiny", weights.decoder, weights.dtype))
+        return folder, weights.decoder
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Runtime:
+    name, _, isolated = request.param.partition(" ")
+    if isolated:
+        return IsolatedRuntime(name)
+    return FakeRuntime() if name == "fake" else runtime.find(name)
+
+
+@pytest.fixture
+def opening(engine: Runtime, variants: tuple[Path, Decoder]) -> Iterator[Open]:
+    folder, decoder = variants
+    opened: list[Session] = []
+
+    def open_session(**changes: object) -> Session:
+        options = {"context": CONTEXT, "threads": 1, "kv_cache": "f32", "chunk": 16} | changes
+        opened.append(engine.open(folder / f"{engine.name}-f32", decoder, Options(**options)))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_session
+    for session in opened:
+        session.close()
+
+
+def test_the_engine_says_what_it_is(engine: Runtime) -> None:
+    support = engine.probe(detect())
+    assert support.devices
+    assert support.version
+    assert "f32" in support.kv_caches
+
+
+def test_forward_is_the_last_row_of_forward_all(opening: Open) -> None:
+    session = opening()
+    every = session.forward_all(IDS[:40])
+    assert every.shape == (40, 384)
+    assert every.dtype == np.float32
+    session.rewind(0)
+    last = session.forward(IDS[:40])
+    assert last.shape == (384,)
+    assert session.length == 40
+    assert int(last.argmax()) == int(every[-1].argmax())
+    np.testing.assert_allclose(last, every[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_way_a_sequence_is_split_does_not_matter(opening: Open) -> None:
+    session = opening()
+    whole = session.forward_all(IDS)
+    for split in (1, 15, 16, 17, 95):
+        session.rewind(0)
+        parts = np.concatenate([session.forward_all(IDS[:split]), session.forward_all(IDS[split:])])
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_rewind_forgets_and_only_that(opening: Open) -> None:
+    session = opening()
+    first = session.forward_all(IDS[:30])
+    session.forward_all(IDS[50:70])
+    session.rewind(20)
+    assert session.length == 20
+    np.testing.assert_allclose(session.forward_all(IDS[20:30]), first[20:], rtol=1e-4, atol=1e-4)
+    for length in (-1, 31):
+        with pytest.raises(ValueError, match=r"\d"):
+            session.rewind(length)
+    assert session.length == 30
+
+
+def test_arrays_belong_to_the_caller(opening: Open) -> None:
+    session = opening()
+    kept = session.forward(IDS[:3])
+    copy = kept.copy()
+    session.forward(IDS[3:4])
+    assert np.array_equal(kept, copy)
+    kept[:] = 0
+
+
+@pytest.mark.parametrize("ids", [[], [-1], [384], [1, 2**31]])
+def test_wrong_ids_are_refused_before_anything_is_evaluated(ids: list[int], opening: Open) -> None:
+    session = opening()
+    session.forward(IDS[:5])
+    for call in (session.forward, session.forward_all):
+        with pytest.raises(ValueError, match=r"(?i)token|id"):
+            call(ids)
+    assert session.length == 5
+    session.forward(IDS[5:6])
+
+
+def test_the_context_is_a_limit_and_can_be_filled(opening: Open) -> None:
+    session = opening(context=20)
+    session.forward(IDS[:15])
+    with pytest.raises(PromptTooLongError, match="20"):
+        session.forward(IDS[15:21])
+    assert session.length == 15
+    session.forward(IDS[15:20])
+    assert session.length == 20
+
+
+def test_a_cancel_stops_a_prefill_and_the_session_goes_on(opening: Open) -> None:
+    session = opening(chunk=1)
+    expected = session.forward(IDS[:10])
+    session.rewind(0)
+    session.forward(IDS[:4])
+    done = threading.Event()
+
+    def keep_cancelling() -> None:
+        while not done.is_set():
+            session.cancel()
+
+    thread = threading.Thread(target=keep_cancelling)
+    thread.start()
+    try:
+        with pytest.raises(Cancelled):
+            for _ in range(100_000):  # a cancel between two calls must do nothing, one within a call must stop it
+                session.forward(IDS[4:80])
+                session.rewind(4)
+    finally:
+        done.set()
+        thread.join()
+    assert session.length == 4
+    np.testing.assert_allclose(session.forward(IDS[4:10]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cancel_of_nothing_does_nothing(opening: Open) -> None:
+    session = opening()
+    session.cancel()
+    assert session.forward(IDS[:3]).shape == (384,)
+
+
+def test_closing_is_final_and_may_be_repeated(opening: Open) -> None:
+    session = opening()
+    session.forward(IDS[:2])
+    session.close()
+    session.close()
+    with pytest.raises(EngineError):
+        session.forward(IDS[:1])
+    with pytest.raises(EngineError):
+        session.rewind(0)
+
+
+def test_another_thread_is_refused(opening: Open) -> None:
+    session = opening()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            session.forward(IDS[:2])
+        except EngineError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    assert session.forward(IDS[:2]).shape == (384,)
+
+
+def test_two_sessions_do_not_disturb_each_other(opening: Open) -> None:
+    one, two = opening(), opening()
+    expected = one.forward(IDS[:20])
+    one.rewind(10)
+    two.forward(IDS[40:60])
+    np.testing.assert_allclose(one.forward(IDS[10:20]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_variant_that_is_not_there(engine: Runtime, variants: tuple[Path, Decoder], tmp_path: Path) -> None:
+    if engine.name == "fake":
+        pytest.skip("the fake reads no file")
+    with pytest.raises(EngineError, match=str(tmp_path.name)):
+        engine.open(tmp_path, variants[1], Options(CONTEXT, 1, "f32"))

@@ -1,0 +1,149 @@
+"""The manifest as bytes: what it accepts, what it refuses, and that nothing makes it fail in another way."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import small_bundle
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgepack.bundle.files import listed
+from edgepack.bundle.manifest import decode, encode
+from edgepack.errors import BundleDamagedError, BundleTooNewError, EdgepackError
+
+
+def plain() -> dict[str, Any]:
+    return small_bundle.manifest(
+        [small_bundle.variant("gguf-q4"), small_bundle.variant("onnx-int4")],
+        files=[small_bundle.entry("LICENSE", b"MIT")],
+    )
+
+
+def as_bytes(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+SEED = as_bytes(plain())
+
+
+def test_bytes_survive_a_round_trip() -> None:
+    data = encode(decode(SEED))
+    assert encode(decode(data)) == data
+    assert data.endswith(b"}\n")
+    assert list(json.loads(data)) == list(plain())
+
+
+@pytest.mark.parametrize("schema", [{"version": 2, "features": []}, {"version": 1, "features": ["paged"]}])
+def test_a_newer_schema_asks_for_an_upgrade_whatever_else_it_holds(schema: dict[str, Any]) -> None:
+    with pytest.raises(BundleTooNewError, match="pip install -U edgepack"):
+        decode(as_bytes({"schema": schema, "fields": "of the future"}))
+
+
+def test_a_built_in_kv_cache_is_told_and_no_other() -> None:
+    document = plain() | {"schema": {"version": 1, "features": ["kv_cache"]}}
+    document["variants"][1]["kv_cache"] = "f16"
+    manifest = decode(as_bytes(document))
+    assert [variant.kv_cache for variant in manifest.variants] == [None, "f16"]
+    assert encode(manifest).count(b'"kv_cache": "f16"') == 1
+    assert b'"kv_cache": null' not in encode(manifest)
+
+
+def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    *parents, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
+    place: Any = document
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("surprise", 1, "surprise"),
+        ("variants.0.surprise", 1, "variants"),
+        ("decoder.n_layers", 0, "decoder.n_layers"),
+        ("decoder.n_layers", "2", "decoder.n_layers"),
+        ("decoder.pattern.0.rope.scaling", {"type": "yarn"}, "scaling"),
+        ("files.0.sha256", "ABC", "files"),
+        ("files.0.size", -1, "files"),
+        ("files.0.path", "../LICENSE", "LICENSE"),
+        ("files.0.path", "/etc/passwd", "passwd"),
+        ("files.0.path", "a//b", "a//b"),
+        ("files.0.path", "a\\b", "a"),
+        ("files.0.path", "", "files"),
+        ("variants.0.id", "a/b", "variants"),
+        ("source.revision", "main", "source.revision"),
+        ("variants.0.proof.gates.0.holds", "<", "holds"),
+        ("variants.0.kv_cache", "f8", "kv_cache"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(path: str, value: object, named: str) -> None:
+    with pytest.raises(BundleDamagedError, match=named.replace("\\", "")):
+        decode(as_bytes(change(plain(), path, value)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("variants.0.id", ".."),
+        ("variants.0.id", "onnx-int4"),
+        ("variants.0.id", "a\0b"),
+        ("files.0.path", "manifest.json"),
+        ("files.0.path", "variants/gguf-q4/model.bin"),
+        ("files.0.path", "a\0b"),
+    ],
+)
+def test_a_path_that_is_not_its_owners_is_refused(path: str, value: str) -> None:
+    with pytest.raises(BundleDamagedError):
+        listed(decode(as_bytes(change(plain(), path, value))))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, SEED[:-1], SEED + b"x"])
+def test_what_is_no_manifest_is_damaged(data: bytes) -> None:
+    with pytest.raises(BundleDamagedError, match=r"manifest\.json"):
+        decode(data)
+
+
+def holds_or_refuses(data: bytes) -> None:
+    with suppress(EdgepackError):
+        listed(decode(data))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(SEED) - 1), st.integers(0, 255)), min_size=1, max_size=8))
+def test_changed_bytes_raise_nothing_but_our_errors(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(SEED)
+    for place, value in changes:
+        data[place] = value
+    holds_or_refuses(bytes(data))
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
+values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_size=5), leaves, max_size=3)
+
+
+def paths(document: object, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else []
+    )
+    below = [path for key, value in items for path in paths(value, (*above, key))]
+    return [above, *below] if above else below
+
+
+@given(st.sampled_from(paths(plain())), values)
+def test_changed_fields_raise_nothing_but_our_errors(path: tuple[Any, ...], value: object) -> None:
+    document = plain()
+    place: Any = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    holds_or_refuses(as_bytes(document))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_raise_nothing_but_our_errors(data: bytes) -> None:
+    holds_or_refuses(data)

@@ -1,0 +1,232 @@
+"""A runtime's probe in a child process: whatever it does to itself is a reason, and what it found is remembered."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import broken_runtimes
+import pytest
+import small_bundle
+
+import edgepack
+from edgepack import fake
+from edgepack.device import state
+from edgepack.device.hardware import Hardware
+from edgepack.engines import probe_all
+from edgepack.isolation import probing, process
+from edgepack.runtime import Support
+from edgepack_runtimes.gguf import GgufRuntime, selfcheck
+
+HARDWARE = Hardware("linux", "x86_64", 2, 2, None, 1 << 30, 1 << 29)
+SOUND = Support(("cpu",), version="1", kv_caches=("f16", "f32"))
+
+
+@pytest.fixture(autouse=True)
+def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The broken runtimes, registered, in a process and with a state folder that know nothing yet."""
+    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv(broken_runtimes.ASKED, str(tmp_path / "asked"))
+    forget(monkeypatch)
+    return broken_runtimes.register(tmp_path / "site", monkeypatch)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be another process."""
+    monkeypatch.setattr(probing, "_answers", {})
+    monkeypatch.setattr(selfcheck, "_verdicts", {})
+
+
+def times_asked(tmp_path: Path) -> int:
+    return len((tmp_path / "asked").read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("aborts", "The probe of aborts was ended by SIGABRT: engine.c:7: ENGINE_ASSERT(sound) failed."),
+        ("segfaults", "The probe of segfaults was ended by SIGSEGV."),
+        ("illegal", "The probe of illegal used instructions that this processor lacks (SIGILL)."),
+        ("exits", "The probe of exits ended without a valid answer."),
+        ("exits-with-code", "The probe of exits-with-code ended by itself with exit code 3."),
+        ("lies", "The probe of lies ended without a valid answer."),
+        ("raises", "the runtime cannot be used: libengine.so: undefined symbol"),
+        ("absent", "the runtime cannot be used: No module named 'no_such_module'"),
+    ],
+)
+def test_a_broken_probe_is_a_reason(name: str, reason: str) -> None:
+    support = probing.probe(name, HARDWARE)
+    assert support.devices == ()
+    assert support.reason == reason
+    assert support.install is None
+
+
+def test_a_probe_that_hangs_is_ended() -> None:
+    support = probing.probe("hangs", HARDWARE, timeout_s=1.5)
+    assert support == Support((), reason="The probe of hangs did not end within 1.5 s.")
+
+
+def test_a_malformed_entry_point_is_a_reason() -> None:
+    support = probing.probe("malformed", HARDWARE)
+    assert support.devices == ()
+    assert support.reason
+
+
+def test_an_extra_of_edgepack_that_cannot_be_imported_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> fake.FakeRuntime:
+        raise ImportError("libengine.so is missing")
+
+    assert probing.ask("onnx", find, HARDWARE).install == "pip install 'edgepack[onnx]'"
+
+
+def test_what_an_engine_prints_is_not_its_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    assert probing.probe("chatters", HARDWARE) == SOUND
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_gives_the_reason_and_goes_on(tmp_path: Path) -> None:
+    variants = [small_bundle.variant("aborts-q4"), small_bundle.variant("sound-q4")]
+    plan = edgepack.plan(small_bundle.write(tmp_path / "two", variants))
+    assert plan.choice.variant == "sound-q4"
+    assert "SIGABRT" in plan.candidates[1].reason
+
+
+def test_a_runtime_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [probing.probe("sound", HARDWARE) for _ in range(3)] == [SOUND] * 3
+    assert times_asked(tmp_path) == 1
+    forget(monkeypatch)
+    assert probing.probe("sound", replace(HARDWARE, memory_available=7)) == SOUND
+    assert times_asked(tmp_path) == 1
+
+
+def test_only_that_it_can_run_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        probing.probe("raises", HARDWARE)
+    assert times_asked(tmp_path) == 1
+    forget(monkeypatch)
+    probing.probe("raises", HARDWARE)
+    assert times_asked(tmp_path) == 2
+
+
+def reinstall(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    os.utime(metadata, ns=(1, 1))
+    return HARDWARE
+
+
+def upgrade(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    metadata.rename(metadata.parent / "broken_runtimes-1.1.dist-info")
+    return HARDWARE
+
+
+def edit(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    (metadata.parent / "broken_runtimes.py").write_text(Path(broken_runtimes.__file__).read_text())
+    return HARDWARE
+
+
+def see_a_gpu(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    return replace(HARDWARE, accelerators=("cuda",))
+
+
+def hide_a_gpu(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    return HARDWARE
+
+
+def install_something(metadata: Path, monkeypatch: pytest.MonkeyPatch) -> Hardware:
+    (metadata.parent / "engine-2.0.dist-info").mkdir()
+    return HARDWARE
+
+
+def test_it_is_asked_again_when_something_changes(
+    tmp_path: Path, metadata: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probing.probe("sound", HARDWARE)
+    for count, change in enumerate((reinstall, edit, see_a_gpu, hide_a_gpu, install_something, upgrade), 2):
+        assert probing.probe("sound", change(metadata, monkeypatch)) == SOUND
+        assert times_asked(tmp_path) == count, change.__name__
+
+
+def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probing.probe("sound", HARDWARE)
+    (finding,) = (tmp_path / "state" / "findings").iterdir()
+    sound = finding.read_bytes()
+    damaged = [b"", b"\xff", b"{}", sound[:-1], sound.replace(b'"cpu"', b"5"), sound.replace(b'":"', b'":"0', 1)]
+    for count, content in enumerate(damaged, 2):
+        finding.write_bytes(content)
+        forget(monkeypatch)
+        assert probing.probe("sound", HARDWARE) == SOUND
+        assert times_asked(tmp_path) == count, content
+        assert finding.read_bytes() == sound
+
+
+def test_a_state_folder_that_cannot_be_used_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for place in (str(tmp_path / "file" / "below"), "\udcff\0"):
+        monkeypatch.setattr(state, "state_folder", lambda place=place: Path(place))
+        forget(monkeypatch)
+        assert probing.probe("sound", HARDWARE) == SOUND
+    assert times_asked(tmp_path) == 2
+
+
+def test_a_frozen_program_asks_in_its_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(process, "run", lambda *arguments, **named: pytest.fail("a child was started"))
+    assert probing.probe("sound", HARDWARE) == SOUND
+    assert "undefined symbol" in str(probing.probe("raises", HARDWARE).reason)
+
+
+def test_an_interpreter_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert "could not be started" in str(probing.probe("sound", HARDWARE).reason)
+
+
+def test_runtimes_that_are_given_are_asked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here(fake.FakeRuntime):
+        def probe(self, hardware: Hardware) -> Support:
+            return Support(("cpu",), version=str(os.getpid()))
+
+    monkeypatch.setattr(process, "run", lambda *arguments, **named: pytest.fail("a child was started"))
+    assert probe_all(HARDWARE, runtimes={"here": Here()})["here"].version == str(os.getpid())
+
+
+def test_the_probe_of_gguf_proves_the_engine_for_the_session_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children = []
+    run = process.run
+
+    def counted(what: str, *arguments: str, **named: object) -> bytes:
+        children.append(what)
+        return run(what, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(process, "run", counted)
+    assert probing.probe("gguf", HARDWARE).devices
+    assert GgufRuntime().engine_version()
+    assert children == ["The probe of gguf"]
+    for finding in (tmp_path / "state" / "findings").iterdir():
+        finding.unlink()
+    forget(monkeypatch)
+    assert GgufRuntime().engine_version()
+    assert len(children) == 2
+    assert "selfcheck" in children[1]
+
+
+def test_a_child_of_the_probe_is_the_selfchecks_child_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert probing.probe("tells", HARDWARE).version
+    monkeypatch.setenv(probing.INSIDE, "1")
+    monkeypatch.setattr(process, "run", lambda *arguments, **named: pytest.fail("a second child was started"))
+    assert GgufRuntime().probe(HARDWARE).devices
+
+
+def test_the_probes_of_the_engines_write_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME", "TMPDIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    assert all(probing.probe(name, HARDWARE).devices for name in ("gguf", "mlx", "onnx"))
+    assert list(home.rglob("*")) == []
+    assert len(list((tmp_path / "state").rglob("*.json"))) == 4  # and the selfcheck's
