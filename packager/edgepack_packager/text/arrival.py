@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache
 from itertools import combinations, product
 
 import msgspec
@@ -16,7 +17,7 @@ from edgepack_packager.text.battery import ZURICH, call
 
 _ROLES = ("user", "system", "assistant", "tool")
 # Templates that cut a long content short would pass with a short one.
-_LINES = 60
+_LINES = 20
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ Render = Callable[[Probe, Collection[str]], Iterable[str]]
 
 
 def settle(render: Render, *, tools: bool) -> Arrival:
-    """Return the form of contents in which a template prints the most roles, as few of them in parts as that takes.
+    """Return the form of contents in which a template prints the most roles: strings where they will do.
 
     ``tools`` says that the template speaks of tools, so that their answers are asked about.
     """
@@ -66,7 +67,10 @@ def settle(render: Render, *, tools: bool) -> Arrival:
 
 
 def _subsets(roles: list[str]) -> Iterator[tuple[str, ...]]:
-    return (some for count in range(len(roles) + 1) for some in combinations(roles, count))
+    """Yield the sets of roles to try: none and all, which nearly every template is written for, then what is between."""
+    yield ()
+    yield tuple(roles)
+    yield from (some for count in range(1, len(roles)) for some in combinations(roles, count))
 
 
 def _worth(found: Arrival) -> tuple[bool, int]:
@@ -80,10 +84,11 @@ def _found(render: Render, parts: Collection[str], asked: Collection[str]) -> Ar
     for probe in PROBES:
         texts = list(render(probe, parts)) if probe.roles <= {*asked} else []
         for text, role in product(texts, probe.roles):
-            if all(_arrives(text, message) for message in probe.messages if message["role"] == role):
+            arrives = all(_arrives(text, message) for message in probe.messages if message["role"] == role)
+            if probe.later == role:
+                leading |= set() if arrives else {role}
+            elif arrives:
                 heard.add(role)
-            elif probe.later == role:
-                leading.add(role)
             else:
                 lost.setdefault(role, probe.name)
     roles = sorted(heard - lost.keys())
@@ -106,6 +111,7 @@ _PART = re.compile(r"""["']text["']\s*:\s*["']$""")
 _WORD = re.compile(r"\b(?:Opens|Stays|Closes)[A-Z][a-z]+[A-Z]\b")
 
 
+@cache
 def _words(content: str) -> list[str]:
     return _WORD.findall(content)
 
