@@ -67,7 +67,7 @@ def settle(render: Render, *, tools: bool) -> Arrival:
 
 
 def _subsets(roles: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the sets of roles to try: none and all, which nearly every template is written for, then what is between."""
+    """Yield the sets of roles to try: none and all, as nearly every template is written, then what is between."""
     yield ()
     yield tuple(roles)
     yield from (some for count in range(1, len(roles)) for some in combinations(roles, count))

@@ -102,12 +102,6 @@ def choices(decoder: Decoder, scheme: str) -> Iterator[Choice]:
         yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
 
 
-def uniform_q4(decoder: Decoder) -> str:
-    """Return the scheme that "q4" means: q4_k_m where every row is a multiple of 256, else q4_0 with blocks of 32."""
-    widths = (decoder.hidden_size, decoder.intermediate_size, decoder.q_size)
-    return "q4_k_m" if all(width % FORMATS["q4_K"].block == 0 for width in widths) else "q4_0"
-
-
 def _fitting(kind: Kind, columns: int) -> Kind:
     while columns % FORMATS[kind].block:
         kind = _NARROWER.get(kind, "f16")
