@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import detect
 from edgepack.errors import EngineMissingError, ProofError
 from edgepack.isolation import probing
-from edgepack.manifest import Manifest
 from edgepack.runtime import Support
 from edgepack_packager import families, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
@@ -23,7 +23,7 @@ from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import golden, read_text
+from edgepack_packager.text import golden, read_text, warnings
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
@@ -81,7 +81,9 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     text = compiled(seal.text_of(model))
     model = replace(model, text=text)
     tokenizer = seal.tokenizer_of(text)
-    vectors = golden.vectors(text, tokenizer, decoder.n_vocab, recipe.date)
+    vectors = golden.vectors(text, tokenizer, recipe.date)
+    for sentence in warnings(text):
+        progress.warn(sentence)
     requests = recipe.requests(model)
     engines = _engines(requests, recipe.unproven)
     source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgepack import manifest as manifests
-from edgepack.decoder import Decoder
+from edgepack.bundle import manifest as manifests
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
-from edgepack.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG
@@ -62,13 +62,14 @@ def seal(
     """
     text = text_of(model)
     for name, data in text.files.items():
+        (bundle / name).parent.mkdir(exist_ok=True)
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     write_evidence(bundle / EVIDENCE, parts)
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, _features(parts)),
+        schema=Schema(VERSION, _features(vectors, parts)),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts),
@@ -108,19 +109,17 @@ def write_evidence(folder: Path, parts: Sequence[Part]) -> None:
         (folder / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
 
 
-def _features(parts: Sequence[Part]) -> list[str]:
-    has = {
-        KV_CACHE: any(part.request.target.kv_cache for part in parts),
-        LOSS: any(part.verdict.proof and part.verdict.proof.loss for part in parts),
-    }
-    return [feature for feature, used in has.items() if used]
-
-
 def text_of(model: Model) -> Text:
     """Return the model's text side. Raises ``SourceError`` for a source without a tokenizer."""
     if model.text is None:
         raise SourceError(f"{model.name} has no tokenizer.json.", hint="Fetch the model's tokenizer files as well.")
     return model.text
+
+
+def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
+    cache = [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []
+    loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
+    return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:

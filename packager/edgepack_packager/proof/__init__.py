@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgepack import manifest
+from edgepack.bundle import manifest
+from edgepack.bundle.manifest import Gate
 from edgepack.device.planning import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
-from edgepack.manifest import Gate
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint.weights import Weights
@@ -78,7 +78,7 @@ class Prover:
 
     def variant(self, request: Request, folder: Path) -> Verdict:
         """Prove one finished variant: its tensors, and all else where its engine is here. It raises for no gate."""
-        trial = _Trial()
+        trial = _Trial(request.id)
         evidence: dict[str, object] = {"variant": request.id}
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
         with trial.part():
@@ -89,8 +89,9 @@ class Prover:
         if support := self._engines.get(request.target.runtime):
             with trial.part():
                 told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
-                trial.findings.append(Finding(told.gate))
-                evidence["tokens"] = told.figures
+                if told:
+                    trial.findings.append(Finding(told.gate))
+                    evidence["tokens"] = told.figures
             with trial.part():
                 trial.findings.append(Finding(self._structural_gate(request.target.name)))
             with trial.part():
@@ -146,8 +147,9 @@ class Prover:
 class _Trial:
     """What the parts of a variant's proof found: gates, and errors that ended a part."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str) -> None:
         self.findings: list[Finding] = []
+        self._variant = variant
         self._errors: list[EdgepackError] = []
 
     @contextmanager
@@ -160,4 +162,6 @@ class _Trial:
 
     @property
     def missed(self) -> list[str]:
-        return [*missed(self.findings), *(error.message.rstrip(".") for error in self._errors)]
+        """The end of a sentence for each gate that does not hold, and for each error."""
+        said = (error.message.removeprefix(f"{self._variant} failed the proof: ").rstrip(".") for error in self._errors)
+        return [*missed(self.findings), *said]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.manifest import Gate
+from edgepack.bundle.manifest import Gate
 
 
 @dataclass(frozen=True, slots=True)

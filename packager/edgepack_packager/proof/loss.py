@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from edgepack.manifest import Loss, ProbePart, SelfTest
+from edgepack.bundle.manifest import Loss, ProbePart, SelfTest
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import compare
 from edgepack_packager.proof.probe import Probe

@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgepack.decoder import Decoder
-from edgepack.runtime import KvCache, Options
+from edgepack.bundle.decoder import Decoder, KvCache
+from edgepack.device.engine import Options
 
 CHUNK = 128
 KV_BYTES: Mapping[KvCache, int] = {"f32": 4, "f16": 2}
@@ -23,8 +23,10 @@ PROCESS = 36 * MIB
 _KV_PADDING: Mapping[str, int] = {"gguf": 256}
 """The cells of llama.cpp's KV cache are a multiple of this."""
 
-_REPACKED_BITS: Mapping[str, float] = {"q4_0": 4.5, "q4_k_m": 3.8}
-"""Bits of a layer's weight that llama.cpp can rearrange: all of them, and all but those in q6_K, a seventh."""
+_REPACKED: Mapping[str, tuple[int, float]] = {"q4_0": (32, 4.5), "q4_k_m": (256, 3.8)}
+"""The blocks that a row must consist of for llama.cpp to rearrange it, and the bits of a layer's weight that it then
+rearranges: all of them, and all but those in q6_K, a seventh. What q4_k_m has in their place in other rows has no such
+form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,11 @@ def _repacked_bytes(payload: Payload, repack: bool | None) -> int:
 
     Left to itself, the runtime makes one where most bytes are q4_0 (``edgepack_runtimes.gguf.load``).
     """
-    bits = _REPACKED_BITS.get(payload.scheme)
-    if payload.runtime != "gguf" or payload.device != "cpu" or bits is None or repack is False:
+    if payload.runtime != "gguf" or payload.device != "cpu" or payload.scheme not in _REPACKED or repack is False:
         return 0
+    block, bits = _REPACKED[payload.scheme]
     matrices = (shape for name, shape in payload.decoder.tensors() if name.startswith("layers.") and len(shape) == 2)
-    copy = int(sum(rows * columns for rows, columns in matrices) * bits / 8)
+    copy = int(sum(rows * columns for rows, columns in matrices if columns % block == 0) * bits / 8)
     return copy if repack or (payload.scheme == "q4_0" and 2 * copy > payload.weights) else 0
 
 

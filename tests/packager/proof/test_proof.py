@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.manifest import Gate, Loss
 from edgepack.errors import EngineError, ProofError, SourceError
-from edgepack.manifest import Gate, Loss
 from edgepack.runtime import KvCache
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint

@@ -17,9 +17,9 @@ import pytest
 from msgspec.structs import replace
 from oracle_models import ORACLE_MODELS
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.manifest import Gate
 from edgepack.errors import UnsupportedModelError
-from edgepack.manifest import Gate
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights

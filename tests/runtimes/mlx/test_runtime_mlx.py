@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Session, find
@@ -90,6 +91,7 @@ def test_mlx_lm_loads_the_folder_and_says_the_same(scheme: str, tmp_path: Path) 
     session = start(tmp_path / scheme, decoder, kv_cache="f32" if scheme == "f32" else "f16")
     ours = session.forward_all(ids)
     session.close()
+    shutil.copy(source / "tokenizer.json", tmp_path / scheme)
     model, tokenizer = mlx_lm.load(str(tmp_path / scheme))
     theirs = np.array(model(mx.array([ids]))[0].astype(mx.float32))
     # The frequencies of their rope are off by 1e-7, which may round a 16-bit activation the other way.
@@ -321,7 +323,7 @@ def test_nothing_is_imported_that_is_not_needed(tiny: tuple[Path, Decoder]) -> N
     folder, decoder = tiny
     script = (
         "import sys, pathlib, msgspec\n"
-        "from edgepack.decoder import Decoder\n"
+        "from edgepack.bundle.decoder import Decoder\n"
         "from edgepack.device.hardware import Hardware\n"
         "from edgepack.runtime import Options, find\n"
         "runtime = find('mlx')\n"

@@ -16,7 +16,7 @@ import small_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
 from edgepack.device.planning import Plan, make_plan
@@ -140,11 +140,18 @@ def test_llama_cpp_rounds_its_cells_up() -> None:
      ("q8_0", True, 0), ("f16", True, 0)],
 )  # fmt: skip
 def test_llama_cpp_may_keep_a_second_copy(scheme: str, repack: bool | None, bits: float) -> None:
-    # 2 layers of q 64 x 64, k and v 32 x 64, o 64 x 64, and three of 64 x 128.
-    copy = int(2 * (64 * 64 * 3 + 3 * 64 * 128) * bits / 8)
-    assert memory("gguf", scheme=scheme, weights=50_000, repack=repack).weights == 50_000 + copy
-    assert memory("gguf", scheme=scheme, weights=50_000, repack=repack, device="metal").weights == 50_000
-    assert memory("onnx", scheme=scheme, weights=50_000, repack=repack).weights == 50_000
+    # 2 layers of q and o 256 x 256, k and v 128 x 256, and three of 256 x 512.
+    wide = {"hidden_size": 256, "n_heads": 16, "n_kv_heads": 8, "intermediate_size": 512}
+    copy = int(2 * (256 * 256 * 3 + 3 * 256 * 512) * bits / 8)
+    for runtime, device, more in [("gguf", "cpu", copy), ("gguf", "metal", 0), ("onnx", "cpu", 0)]:
+        found = memory(runtime, scheme=scheme, weights=500_000, repack=repack, device=device, **wide)
+        assert found.weights == 500_000 + more
+
+
+def test_what_q4_k_m_has_in_narrow_rows_is_not_rearranged() -> None:
+    # Of rows of 64 and 256, only those of the down projections are whole blocks of 256.
+    found = memory("gguf", scheme="q4_k_m", weights=500_000, repack=True, intermediate_size=256)
+    assert found.weights == 500_000 + int(2 * 64 * 256 * 3.8 / 8)
 
 
 def test_where_the_embedding_is_most_of_q4_0_no_copy_is_made() -> None:

@@ -7,14 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
-from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES, uniform_q4
+from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
 FILE = "model.gguf"
@@ -61,7 +61,7 @@ class GgufTarget:
         is installed that makes them, ``UnsupportedModelError`` for a decoder that no architecture computes.
         """
         half = "bf16" if model.decoder.wide else "f16"
-        uniform = {"f32": "f32", "f16": half, "q8": "q8_0", "q4": uniform_q4(model.decoder)}
+        uniform = {"f32": "f32", "f16": half, "q8": "q8_0", "q4": "q4_k_m"}
         scheme = uniform.get(quant, quant)
         if scheme not in self.schemes:
             names = ", ".join([*UNIFORM, *(name for name in self.schemes if name not in UNIFORM)])

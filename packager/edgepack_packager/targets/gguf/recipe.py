@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Fallback
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
 Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
@@ -87,7 +87,7 @@ class Choice:
         if self.kind == self.asked:
             return None
         block = FORMATS[self.asked].block
-        reason = f"its rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
+        reason = f"rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
         return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
 
 
@@ -100,12 +100,6 @@ def choices(decoder: Decoder, scheme: str) -> Iterator[Choice]:
     for name, shape in decoder.tensors():
         asked = _asked(decoder, architecture, scheme, name, shape)
         yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
-
-
-def uniform_q4(decoder: Decoder) -> str:
-    """Return the scheme that "q4" means: q4_k_m where every row is a multiple of 256, else q4_0 with blocks of 32."""
-    widths = (decoder.hidden_size, decoder.intermediate_size, decoder.q_size)
-    return "q4_k_m" if all(width % FORMATS["q4_K"].block == 0 for width in widths) else "q4_0"
 
 
 def _fitting(kind: Kind, columns: int) -> Kind:

@@ -1,4 +1,4 @@
-"""The MLX target: a folder that mlx-lm loads unmodified, written with numpy alone.
+"""The MLX target: a folder that mlx-lm loads with the bundle's tokenizer.json beside it, written with numpy alone.
 
 Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
 and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte, but for
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written

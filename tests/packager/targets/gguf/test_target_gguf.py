@@ -15,7 +15,7 @@ from decoders import describe
 from numpy.typing import NDArray
 
 from edgepack import runtime
-from edgepack.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, EngineMissingError, UsageError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.weights import blocks
@@ -247,14 +247,11 @@ def test_fallbacks_are_reported() -> None:
     assert place(decoder(), "q4_k_m").fallbacks == ()
 
 
-@pytest.mark.parametrize(
-    ("changes", "q4"),
-    [({}, "q4_k_m"), ({"hidden_size": 288}, "q4_0"), ({"intermediate_size": 300}, "q4_0"), ({"n_heads": 2}, "q4_0")],
-)
-def test_uniform_names(changes: dict[str, Any], q4: str) -> None:
+@pytest.mark.parametrize("changes", [{}, {"hidden_size": 288}, {"intermediate_size": 300}, {"n_heads": 2}])
+def test_uniform_names(changes: dict[str, Any]) -> None:
     model = Model("tiny", decoder(**changes), "bf16")
     target = GgufTarget()
-    assert [target.scheme(name, model) for name in ("f32", "f16", "q8", "q4")] == ["f32", "f16", "q8_0", q4]
+    assert [target.scheme(name, model) for name in ("f32", "f16", "q8", "q4")] == ["f32", "f16", "q8_0", "q4_k_m"]
     assert [target.scheme(name, model) for name in target.schemes] == list(SCHEMES)
     # ggml rounds activations to the type of 16-bit weights
     assert target.scheme("f16", Model("wide", decoder(**changes, wide=True), "bf16")) == "bf16"
@@ -528,8 +525,8 @@ def test_without_the_engine_k_quants_say_what_to_install(monkeypatch: pytest.Mon
     for quant in ("f32", "f16", "q8"):
         (tmp_path / quant).mkdir()
         write(tmp_path / quant, decoder(), target.scheme(quant, model))
-    # blocks of 32 are numpy's, so a narrow model becomes q4_0 without any engine
-    assert target.scheme("q4", Model("narrow", decoder(**NARROW, intermediate_size=288), "bf16")) == "q4_0"
+    # Blocks of 32 are numpy's: a model whose rows all fall back to them needs no engine.
+    assert target.scheme("q4", Model("narrow", decoder(**NARROW, intermediate_size=288), "bf16")) == "q4_k_m"
 
 
 def test_a_writer_refuses_what_does_not_follow(tmp_path: Path) -> None:

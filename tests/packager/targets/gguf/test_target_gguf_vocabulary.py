@@ -17,7 +17,7 @@ import pytest
 from decoders import describe
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header
@@ -352,6 +352,23 @@ def test_gemmas_vocabulary(tmp_path: Path) -> None:
     assert answer["ends"] == [2, end]
 
 
+def test_runs_of_spaces_that_merges_make_are_merged(tmp_path: Path) -> None:
+    """Added tokens that are written in blocks are in no text of spaces: merges make them, in their own order."""
+    tokenizer = sentencepiece(normalizer=SPACES_TO_BLOCKS, pre_tokenizer=AT_SPACES)
+    model = tokenizer["model"]
+    end, runs = len(model["vocab"]), ["▁▁", "▁▁▁▁", "▁▁▁"]
+    model["vocab"] |= {run: end + place for place, run in enumerate(runs)}
+    word = next(right for left, right in model["merges"] if left == "▁")
+    first, last = [["▁", "▁"], ["▁▁", "▁▁"]], [["▁▁", "▁"]]
+    model["merges"] = [*first, *model["merges"], *last]
+    flags = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] += [flags | {"id": end + place, "content": run} for place, run in enumerate(runs)]
+    texts = [f"a{' ' * length}{word}{' ' * length}" for length in range(12)]
+    check(tokenizer, tmp_path, [*TEXTS, *texts, "a▁▁▁b", "▁"])
+    longest = Tokenizer.from_str(json.dumps(tokenizer)).encode(f"a   {word}", add_special_tokens=False).ids
+    assert end + 2 not in longest  # a search for the longest run would find it
+
+
 def test_gaps_between_added_ids_are_unused_tokens(tmp_path: Path) -> None:
     tokenizer = trained([split(O200K_REGEX), byte_level(False)])
     first = max(added["id"] for added in tokenizer["added_tokens"]) + 1
@@ -416,6 +433,11 @@ def test_special_tokens_and_template(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.add_bos_token"] is True
     assert keys["tokenizer.ggml.add_eos_token"] is False
     assert keys["tokenizer.chat_template"] == "{{ messages }}<turn>"
+    assert "tokenizer.chat_templates" not in keys
+    assert model.text is not None
+    keys = vocabulary(replace(model, text=replace(model.text, tool_use="{{ tools }}")))
+    assert keys["tokenizer.chat_templates"] == ["tool_use"]
+    assert keys["tokenizer.chat_template.tool_use"] == "{{ tools }}"
     answer = llama_tokenize(model, ["x"], tmp_path, special=True)
     assert answer["ids"][0][0] == 0
     assert len(answer["ids"][0]) == 2

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 from decoders import describe
 from numpy.typing import NDArray
 
-from edgepack.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
@@ -454,7 +455,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import onnx
-from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack_packager.targets import Model, find
 from edgepack_packager.checkpoint.weights import blocks
 decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,
@@ -496,7 +497,6 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
         "model.onnx",
         "model.onnx.data",
         "genai_config.json",
-        "tokenizer.json",
         "chat_template.jinja",
     }
     config = json.loads((tmp_path / "genai_config.json").read_text())
@@ -513,6 +513,14 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
     layers = range(model["decoder"]["num_hidden_layers"])
     caches = {named[f"past_{part}_names"] % layer for part in ("key", "value") for layer in layers}
     assert inputs == {named["input_ids"], named["attention_mask"], *caches}
+
+
+def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
+    described, text = decoder(), text_side()
+    name = "additional_chat_templates/tool_use.jinja"
+    text = replace(text, files={**text.files, name: b"{{ tools }}"}, tool_use="{{ tools }}")
+    pack(tmp_path, described, random_tensors(described), "f32", text)
+    assert (tmp_path / name).read_bytes() == b"{{ tools }}"
 
 
 def test_a_slice_without_text_is_only_the_graph_and_its_data(tmp_path: Path) -> None:
