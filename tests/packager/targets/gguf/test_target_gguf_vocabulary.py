@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.text.tokenizer import Tokenizer as CompiledTokenizer
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.header import U32
@@ -313,6 +314,8 @@ def test_odd_texts_are_split_as_tokenizer_json_splits_them(
     joining.train_from_iterator((text[i : i + 5] for text in texts for i in range(0, len(text), 2)), trainer)
     tokenizer |= {"model": json.loads(joining.to_str())["model"] | {"ignore_merges": ignore_merges}, "added_tokens": []}
     expected = Tokenizer.from_str(json.dumps(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    ours = CompiledTokenizer.from_json(json.dumps(tokenizer).encode(), None, False)
+    assert [ours.encode(text) for text in texts] == [wanted.ids for wanted in expected]
     actual = llama_tokenize(as_model(tokenizer), texts, tmp_path)["ids"]
     rules = Differences(tokenizer, "gpt2", name)
     others = [text for text, ids, wanted in zip(texts, actual, expected, strict=True) if ids != wanted.ids]
