@@ -22,7 +22,7 @@ from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import golden, read_text
+from edgepack_packager.text import golden, read_text, warnings
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
@@ -62,6 +62,8 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     model = replace(model, text=text)
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date)
+    for sentence in warnings(text):
+        progress.warn(sentence)
     requests = recipe.requests(model)
     engines = _engines(requests, recipe.unproven)
     source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))

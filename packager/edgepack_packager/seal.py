@@ -62,6 +62,7 @@ def seal(
     """
     text = text_of(model)
     for name, data in text.files.items():
+        (bundle / name).parent.mkdir(exist_ok=True)
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     (bundle / EVIDENCE).mkdir()
@@ -71,7 +72,7 @@ def seal(
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []),
+        schema=Schema(VERSION, _features(vectors, parts)),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts),
@@ -108,6 +109,11 @@ def text_of(model: Model) -> Text:
     if model.text is None:
         raise SourceError(f"{model.name} has no tokenizer.json.", hint="Fetch the model's tokenizer files as well.")
     return model.text
+
+
+def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
+    cache = [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []
+    return [*cache, *(vectors.chat.features if vectors.chat else [])]
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:

@@ -16,7 +16,8 @@ from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1
 KV_CACHE = "kv_cache"
-FEATURES: frozenset[str] = frozenset({KV_CACHE})
+CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
+FEATURES: frozenset[str] = frozenset({KV_CACHE, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
@@ -138,12 +139,39 @@ class Date(_Plain, frozen=True, kw_only=True):
     day: Day
 
 
-class Chat(_Plain, frozen=True, kw_only=True):
-    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none."""
+class ToolUse(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template that takes the place of the other where tools are given; fields as those of ``Chat``."""
+
+    roles: list[str]
+    goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+
+
+class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none.
+
+    Of the roles, ``parts`` are those whose content it reads as a list of text parts, ``leading`` those that it prints
+    only of the first message. ``tool_use`` is left out where the template is used with tools as well.
+    """
 
     roles: list[str]
     date: Date | None
     goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+    tool_use: ToolUse | None = None
+
+    @property
+    def features(self) -> list[str]:
+        """What a reader must understand of it, among ``FEATURES``."""
+        tools = self.tool_use
+        used = {
+            CHAT_PARTS: self.parts or (tools and tools.parts),
+            CHAT_LEADING: self.leading or (tools and tools.leading),
+            CHAT_TOOL_USE: tools,
+        }
+        return [name for name, needed in used.items() if needed]
 
 
 class Generation(_Plain, frozen=True, kw_only=True):

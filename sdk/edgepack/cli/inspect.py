@@ -143,7 +143,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "chat", f"no template; stops at {stops}"
     else:
         date = f", dated {manifest.chat.date.day} ({manifest.chat.date.policy})" if manifest.chat.date else ""
-        yield "chat", f"{', '.join(manifest.chat.roles)}{date}; stops at {stops}"
+        tools = "; tools by a template of their own" if manifest.chat.tool_use else ""
+        yield "chat", f"{', '.join(manifest.chat.roles)}{date}{tools}; stops at {stops}"
     g = manifest.generation
     yield (
         "defaults",

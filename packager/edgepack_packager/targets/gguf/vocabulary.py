@@ -205,6 +205,9 @@ def _special_tokens(text: Text, index: Mapping[str, int]) -> dict[str, Value]:
     keys["tokenizer.ggml.add_eos_token"] = False
     if text.chat_template is not None:
         keys["tokenizer.chat_template"] = text.chat_template
+    if text.tool_use is not None:
+        keys["tokenizer.chat_templates"] = ["tool_use"]
+        keys["tokenizer.chat_template.tool_use"] = text.tool_use
     return keys
 
 

@@ -15,7 +15,13 @@ from edgepack_packager.targets.mlx.rope import rope_fields
 from edgepack_packager.text.side import Text
 
 # Without tokenizer.json, which lies once in a bundle and is large.
-TEXT_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja")
+TEXT_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+)
 
 # What a source's config may add: facts that change nothing in how mlx-lm computes. Everything else comes from the
 # decoder, so that a field that the source misspells, or one that names code to run, has no way in.

@@ -519,6 +519,11 @@ def test_special_tokens_and_template(tmp_path: Path) -> None:
     assert keys["tokenizer.ggml.add_bos_token"] is True
     assert keys["tokenizer.ggml.add_eos_token"] is False
     assert keys["tokenizer.chat_template"] == "{{ messages }}<turn>"
+    assert "tokenizer.chat_templates" not in keys
+    assert model.text is not None
+    keys = vocabulary(replace(model, text=replace(model.text, tool_use="{{ tools }}")))
+    assert keys["tokenizer.chat_templates"] == ["tool_use"]
+    assert keys["tokenizer.chat_template.tool_use"] == "{{ tools }}"
     answer = llama_tokenize(model, ["x"], tmp_path, special=True)
     assert answer["ids"][0][0] == 0
     assert len(answer["ids"][0]) == 2

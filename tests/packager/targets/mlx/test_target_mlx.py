@@ -317,6 +317,14 @@ def test_only_the_tokenizer_files_are_carried(tmp_path: Path) -> None:
     ]
 
 
+def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
+    name = "additional_chat_templates/tool_use.jinja"
+    files = {"tokenizer.json": b"{}", "chat_template.jinja": b"A", name: b"B"}
+    text = Text(files, {}, None, False, (), "A", tool_use="B")
+    write(random_weights(decoder()), tmp_path / "v", "f32", text=text)
+    assert (tmp_path / "v" / name).read_bytes() == b"B"
+
+
 # Reading back ----------------------------------------------------------------------------------------------------
 
 

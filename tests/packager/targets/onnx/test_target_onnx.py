@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -519,6 +520,14 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
     layers = range(model["decoder"]["num_hidden_layers"])
     caches = {named[f"past_{part}_names"] % layer for part in ("key", "value") for layer in layers}
     assert inputs == {named["input_ids"], named["attention_mask"], *caches}
+
+
+def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
+    described, text = decoder(), text_side()
+    name = "additional_chat_templates/tool_use.jinja"
+    text = replace(text, files={**text.files, name: b"{{ tools }}"}, tool_use="{{ tools }}")
+    pack(tmp_path, described, random_tensors(described), "f32", text)
+    assert (tmp_path / name).read_bytes() == b"{{ tools }}"
 
 
 def test_a_slice_without_text_is_only_the_graph_and_its_data(tmp_path: Path) -> None:
