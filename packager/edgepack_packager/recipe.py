@@ -19,7 +19,8 @@ class Recipe:
     ``unproven`` allows a target whose engine is not on this host. ``name`` is the bundle's (None: the source's), and
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
-    ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in.
+    ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``no_chat`` leaves the
+    chat templates out: the bundle continues texts.
     """
 
     targets: tuple[str, ...]
@@ -30,6 +31,7 @@ class Recipe:
     accept_licence: bool = False
     date: str | None = None
     kv_cache: KvCache = "f32"
+    no_chat: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):

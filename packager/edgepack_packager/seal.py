@@ -117,7 +117,8 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual: dict[str, str | int] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual |= {"no_chat": 1} if recipe.no_chat else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -127,7 +128,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **cache,
+            **unusual,
         },
     )
 

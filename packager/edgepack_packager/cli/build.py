@@ -57,6 +57,7 @@ KvCache = Annotated[
     Literal["f32", "f16"],
     typer.Option(help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16; others choose at load."),
 ]
+NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -72,6 +73,7 @@ def build(
     accept_licence: AcceptLicence = False,
     date: Date = None,
     kv_cache: KvCache = "f32",
+    no_chat: NoChat = False,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -81,7 +83,7 @@ def build(
     from edgepack_packager.targets import names
 
     targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache)
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, no_chat)
     built = _build(model, recipe, out)
     if json:
         screen.as_json({"path": str(built.path)} | as_mapping(built.open()))

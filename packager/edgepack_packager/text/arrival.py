@@ -142,7 +142,7 @@ def _said(turns: str) -> list[dict[str, object]]:
 
 PROBES = (
     Probe("one message", _said("u")),
-    Probe("several turns", _said("uauauau")),
+    Probe("several turns", _said("uauauauauau")),
     Probe("a system prompt", _said("su")),
     Probe("a system prompt and several turns", _said("suauau")),
     Probe("a tool's answer", _said("uct")),

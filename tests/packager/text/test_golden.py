@@ -167,7 +167,7 @@ def test_a_template_that_does_not_print_a_user_is_refused(body: str, tmp_path: P
         SourceError, match=r"chat_template\.jinja does not print what a user says.*'one message'"
     ) as caught:
         chat_of(text)
-    assert "remove it" in (caught.value.hint or "")
+    assert "--no-chat" in (caught.value.hint or "")
 
 
 TOOL_USE = "{% if tools %}{{ tools | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
