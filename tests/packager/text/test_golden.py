@@ -285,7 +285,7 @@ def test_of_many_added_tokens_the_first_and_the_last_are_probed(tmp_path: Path) 
     many = [*text.tokenizer["added_tokens"], *(flags | {"id": 384 + i, "content": f"<r{i}>"} for i in range(40))]
     document = dict(text.tokenizer) | {"added_tokens": many}
     tokenizer = Tokenizer.from_json(json.dumps(document).encode(), None, False)
-    found = golden.probes(Text({}, document, None, False, (), None), tokenizer, 1000)
+    found = golden.probes(Text({}, document, None, False, (), None), tokenizer)
     assert len(found) == len(TEXTS) + 2 * 16
     assert any("<r39>" in probe.text for probe in found)
 
