@@ -84,8 +84,7 @@ def rendered_with_tools(text: Text, day: str = DAY) -> Rendered | None:
 def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     names = special_tokens([text.files[name] for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in text.files])
     found = battery(source, *names, day, file)
-    reason = found.answers[found.conversations[0].name].refusal
-    if reason and "user" not in found.arrival.lost:
+    if reason := found.answers[found.conversations[0].name].refusal:
         raise SourceError(
             f"{file} cannot print one message of a user: {reason}", hint="Mend it, or build without it: --no-chat"
         )
