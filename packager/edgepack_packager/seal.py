@@ -123,8 +123,9 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    limit: dict[str, str] = {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual: dict[str, str | int] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {"no_chat": 1} if recipe.no_chat else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -134,8 +135,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **cache,
-            **limit,
+            **unusual,
         },
     )
 

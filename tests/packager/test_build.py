@@ -22,6 +22,7 @@ from edgepack.errors import EngineError, EngineMissingError, OutputExistsError, 
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager.build import Built, VariantsFailedError, build
+from edgepack_packager.progress import Silent
 from edgepack_packager.proof import child
 from edgepack_packager.recipe import Recipe
 
@@ -171,6 +172,48 @@ def refuse(source: Path, error: type[Exception], match: str, recipe: Recipe | No
         build(str(source), recipe or Recipe(("onnx",), ("q4",)), out)
     assert not out.exists()
     assert not list(source.parent.glob(".out*"))
+
+
+def test_a_template_that_is_silent_is_sealed_without_alone(source: Path, tmp_path: Path) -> None:
+    (source / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.role }}]{% endfor %}")
+    refuse(source, SourceError, "does not print what a user says.*--no-chat")
+    built = build(str(source), Recipe(("gguf",), ("f32",), no_chat=True), tmp_path / "plain.edgepack")
+    assert built.manifest.chat is None
+    assert built.manifest.producer.recipe["no_chat"] == 1
+    assert not (built.path / "chat_template.jinja").exists()
+    with edgepack.load(built.path, backend="gguf") as model:
+        assert model.generate("Once", max_tokens=2).usage.completion_tokens == 2
+        with pytest.raises(UsageError, match="no chat template"):
+            model.chat([{"role": "user", "content": "Hi"}])
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def warn(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def test_a_template_for_tools_is_sealed_and_used(source: Path, tmp_path: Path) -> None:
+    """Through the bundle and its first opening, which replays the goldens of both templates."""
+    plain = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant"
+    tools = '{% if tools %}<tool_call> {"arguments": }{% endif %}' + plain
+    named = [{"name": name, "template": one} for name, one in (("default", plain), ("tool_use", tools), ("rag", plain))]
+    (source / "chat_template.jinja").unlink()
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    heard = Heard()
+    built = build(str(source), Recipe(("gguf", "mlx", "onnx"), ("f32",)), tmp_path / "two.edgepack", progress=heard)
+    assert [sentence for sentence in heard.sentences if "'rag'" in sentence]
+    assert built.manifest.schema.features == ["chat_tool_use"]
+    file = "additional_chat_templates/tool_use.jinja"
+    for folder in (built.path, *(built.path / "variants" / name for name in ("mlx-f32", "onnx-f32"))):
+        assert (folder / file).read_text() == tools
+    tool = {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}
+    with edgepack.load(built.path, backend="gguf") as model:
+        said = [{"role": "user", "content": "Hi"}]
+        without = model.chat(said, max_tokens=1).usage.prompt_tokens
+        assert model.chat(said, tools=[tool], max_tokens=1).usage.prompt_tokens > without + 5
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
