@@ -277,7 +277,7 @@ def test_what_a_target_cannot_express_is_named(tmp_path: Path) -> None:
 def test_the_largest_context_is_one_that_can_be_built(config: dict[str, Any]) -> None:
     # llama.cpp's qwen2 has no windows, which hide nothing in a context that is no longer than they are.
     windows = {"use_sliding_window": True, "sliding_window": 200, "max_window_layers": 1}
-    windowed = config | {"architectures": ["Qwen2ForCausalLM"]} | windows
+    windowed = config | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"} | windows
     assert row(fit(windowed, ANY, 100), "gguf-q8_0").fits_context == 200
     assert row(fit(windowed, ANY, 100), "onnx-int8").fits_context == 512
     assert "--context 200" in {each.target: each.reason for each in fit(windowed, ANY, 300).refusals}["gguf"]

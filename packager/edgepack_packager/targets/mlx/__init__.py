@@ -61,6 +61,9 @@ class MlxTarget:
             )
         return scheme
 
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
+
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""
         return lay_out(decoder, scheme, dtype, self._shard_bytes).written

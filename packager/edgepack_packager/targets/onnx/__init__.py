@@ -64,6 +64,9 @@ class OnnxTarget:
         _require_onnx()
         return chosen
 
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
+
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""
         return layout(decoder, scheme).written
