@@ -269,8 +269,8 @@ def fails(source: Path, recipe: Recipe, out: Path) -> VariantsFailedError:
 
 
 def test_a_failed_variant_costs_only_itself(source: Path, tmp_path: Path) -> None:
-    error = fails(source, Recipe(ALL, ("f32", "q4"), max_kl=1e-6), tmp_path / "one.edgepack")
-    assert list(error.missed) == ["gguf-q4_0", "mlx-4bit", "onnx-int4"]
+    error = fails(source, Recipe(ALL, ("f32", "q8"), max_kl=1e-6), tmp_path / "one.edgepack")
+    assert list(error.missed) == ["gguf-q8_0", "mlx-8bit", "onnx-int8"]
     for variant, gates in error.missed.items():
         (gate,) = gates
         assert re.fullmatch(r"loss\.kl is [0-9.e-]+, the limit is <= 1e-06", gate)
@@ -279,11 +279,11 @@ def test_a_failed_variant_costs_only_itself(source: Path, tmp_path: Path) -> Non
     assert [variant.id for variant in error.built.manifest.variants] == ["gguf-f32", "mlx-f32", "onnx-f32"]
     assert error.built.manifest.producer.recipe["max_kl"] == "1e-06"
     edgepack.open_bundle(error.built.path)
-    assert not list(error.built.path.rglob("*int4*"))
+    assert not list(error.built.path.rglob("*int8*"))
 
     assert error.evidence == tmp_path / "one.failed"
     kept = {path.name: json.loads(path.read_text()) for path in error.evidence.iterdir()}
-    assert sorted(kept) == ["gguf-q4_0.json", "mlx-4bit.json", "onnx-int4.json"]
+    assert sorted(kept) == ["gguf-q8_0.json", "mlx-8bit.json", "onnx-int8.json"]
     for evidence in kept.values():
         assert evidence["missed"] == list(error.missed[evidence["variant"]])
         assert {gate["name"] for gate in evidence["gates"]} >= {"structure.nmse", "engine.nmse", "loss.kl"}
