@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.memory import MIB, PROCESS
 from edgepack.device.planning import Candidate
 from edgepack.loading import plan

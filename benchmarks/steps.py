@@ -12,7 +12,7 @@ import argparse
 import time
 from statistics import median
 
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
 from edgepack.device.planning import default_kv_cache
 from edgepack.runtime import Options, Session, find

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError
 from edgepack.fake import FakeRuntime, FakeSession

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack_packager.checkpoint.weights import Float32
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from decoders import describe
 
-from edgepack.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 WINDOW = 24
 

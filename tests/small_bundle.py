@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepack.manifest import Manifest, decode, encode
+from edgepack.bundle.manifest import Manifest, decode, encode
 from edgepack.text import tables as tokenizer_tables
 
 WORDS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "hello", "world", "one", "two", "three", "!")

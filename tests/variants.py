@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

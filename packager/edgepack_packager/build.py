@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import detect
 from edgepack.errors import EngineMissingError
 from edgepack.isolation import probing
-from edgepack.manifest import Manifest
 from edgepack.runtime import Support
 from edgepack_packager import families, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint

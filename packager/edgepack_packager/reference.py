@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgepack import manifest as manifests
-from edgepack.decoder import Decoder
+from edgepack.bundle import manifest as manifests
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import KV_CACHE, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
-from edgepack.manifest import KV_CACHE, VERSION, File, Manifest, Schema
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint import CONFIG

@@ -3,11 +3,12 @@
 ``load`` a bundle and ``generate``; ``plan`` says what ``load`` would choose and why. Importing this package imports
 no engine, no tokenizer and no command line: each name is fetched when it is first used.
 
-Where things are: ``errors``, ``decoder``, ``manifest`` and ``bundle`` are what the packager shares; ``runtime`` is the
-seam that engines stand behind, ``snapshot`` the form of their saved caches; ``loading`` opens a bundle as a ``model``.
-Behind them: ``text`` (tokens, templates, tools), ``structured`` (answers bound to a schema), ``decoding`` (one token
-after another), ``device`` (what runs here, and how fast), ``isolation`` (engines in processes of their own),
-``measuring`` (speed, quality, sameness) and ``cli``.
+Where things are, from the ground up: ``errors``; ``bundle`` (what is on disk); ``device`` (its facts, and the plans
+that follow from them); ``runtime``, the seam that engines stand behind, and ``snapshot``, the form of their saved
+caches; ``isolation`` (engines in processes of their own) and ``text`` (tokens, templates, tools); ``structured``
+(answers bound to a schema); ``decoding`` (one token after another); ``conversation`` and ``model``; ``engines`` (found
+and opened), ``loading`` (from a bundle to a model); ``measuring`` (speed, quality, sameness), ``tuning`` (the best
+settings here) and ``cli``. A room knows only what stands below it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepack.asynchronous import aload as aload
-    from edgepack.bundle import Bundle as Bundle
-    from edgepack.bundle import open_bundle as open_bundle
+    from edgepack.bundle.files import Bundle as Bundle
+    from edgepack.bundle.files import open_bundle as open_bundle
     from edgepack.conversation import Conversation as Conversation
+    from edgepack.decoding.results import Chunk as Chunk
+    from edgepack.decoding.results import Result as Result
     from edgepack.device.planning import Plan as Plan
     from edgepack.errors import BuildError as BuildError
     from edgepack.errors import BundleDamagedError as BundleDamagedError
@@ -49,14 +52,12 @@ if TYPE_CHECKING:
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
-    from edgepack.results import Chunk as Chunk
-    from edgepack.results import Result as Result
 
     __version__: str
 
 _HOME = {
-    "Bundle": "bundle",
-    "open_bundle": "bundle",
+    "Bundle": "bundle.files",
+    "open_bundle": "bundle.files",
     "Conversation": "conversation",
     "FakeRuntime": "fake",
     "aload": "asynchronous",
@@ -64,8 +65,8 @@ _HOME = {
     "plan": "loading",
     "Model": "model",
     "Plan": "device.planning",
-    "Chunk": "results",
-    "Result": "results",
+    "Chunk": "decoding.results",
+    "Result": "decoding.results",
     **dict.fromkeys(
         (
             "BuildError",

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
+    from edgepack.bundle.files import Bundle
     from edgepack.model import Model
 
 

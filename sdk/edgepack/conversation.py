@@ -7,24 +7,49 @@ share less; ``usage.cached_tokens`` of each result says how much it did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Protocol, Unpack
 
 import msgspec
 
-from edgepack.atomic import write_atomically
-from edgepack.decoding.stream import awhole, whole
+from edgepack.bundle.writing import write_atomically
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.options import ChatOptions
+from edgepack.decoding.repro import Setup
+from edgepack.decoding.results import Result
+from edgepack.decoding.stream import AsyncStream, Stream, awhole, whole
 from edgepack.errors import BundleError, UsageError
-from edgepack.results import Result
-from edgepack.text.prompts import Prompt
-
-if TYPE_CHECKING:
-    from edgepack.model import AsyncStream, ChatOptions, Model, Stream
+from edgepack.text.chat import ChatTemplate
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.prompts import Messages, Prompt
+from edgepack.text.tokenizer import Tokenizer
 
 _VERSION = 1
 Said = str | Mapping[str, object]
+
+
+class Answering(Protocol):
+    """What a conversation asks of the one that answers: an ``edgepack.Model`` is one."""
+
+    @property
+    def setup(self) -> Setup: ...
+    @property
+    def desk(self) -> Desk: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def template(self) -> ChatTemplate: ...
+    def later(self, making: Callable[[], Stream]) -> AsyncStream: ...
+    def answer(
+        self,
+        messages: Messages,
+        options: ChatOptions,
+        *,
+        continues: Callable[[str], list[int] | None] | None = None,
+        finished: Callable[[Prompt, Result], None] | None = None,
+    ) -> Stream: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +82,7 @@ class Conversation:
     that failed leaves the conversation as it was.
     """
 
-    def __init__(self, model: Model, system: str | None = None, options: ChatOptions | None = None) -> None:
+    def __init__(self, model: Answering, system: str | None = None, options: ChatOptions | None = None) -> None:
         self._model = model
         self._options: ChatOptions = options or {}
         begun: list[dict[str, object]] = [] if system is None else [{"role": "system", "content": system}]
@@ -136,7 +161,7 @@ class Conversation:
         write_atomically(Path(path), msgspec.msgpack.encode(saved))
 
     @classmethod
-    def resume(cls, model: Model, path: Path, **options: Unpack[ChatOptions]) -> Conversation:
+    def resume(cls, model: Answering, path: Path, **options: Unpack[ChatOptions]) -> Conversation:
         """Return a conversation that was saved. The engine's state is put back where it fits this engine; elsewhere
         the next turn evaluates the conversation anew.
 
@@ -148,7 +173,7 @@ class Conversation:
             raise BundleError(
                 f"{path} is not a conversation: {error}.", hint="Save one with chat.save(path)."
             ) from None
-        if saved.version != _VERSION or saved.bundle_id != model.bundle_id:
+        if saved.version != _VERSION or saved.bundle_id != model.setup.bundle_id:
             raise BundleError(
                 f"{path} is a conversation with another bundle.", hint="Load the bundle it was held with."
             )
@@ -161,13 +186,14 @@ class Conversation:
         return conversation
 
     def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
-        text = result.text
+        text, words = result.text, Detokenizer(self._model.tokenizer)
+        spoken = "".join(map(words.push, result.token_ids))
         if result.tool_calls and "tool_calls" not in self._model.template.source:
-            text = self._model.detokenize(result.token_ids)  # a template that cannot write calls is told their words
+            text = spoken  # a template that cannot write calls is told their words
         elif result.tool_calls:
             return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))
         answered: tuple[dict[str, object], ...] = (said, {"role": "assistant", "content": text})
-        if isinstance(result.stop, str):  # the tokens that spelled it are not part of the text
+        if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
             return _Turn(answered)
         return _Turn(answered, prompt.text + text, (*prompt.ids, *result.token_ids))
 

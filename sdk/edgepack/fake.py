@@ -22,11 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.decoder import Attention, Decoder, Rope
-from edgepack.decoding.repro import Setup
-from edgepack.device.hardware import Hardware
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
-from edgepack.manifest import (
+from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.manifest import (
     VERSION,
     Chat,
     Context,
@@ -40,7 +37,10 @@ from edgepack.manifest import (
     Stop,
     Variant,
 )
-from edgepack.manifest import Tokenizer as TokenizerFacts
+from edgepack.bundle.manifest import Tokenizer as TokenizerFacts
+from edgepack.decoding.repro import Setup
+from edgepack.device.hardware import Hardware
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.model import Model
 from edgepack.runtime import Options, Support
 from edgepack.text.chat import ChatTemplate

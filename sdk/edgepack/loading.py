@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
-from edgepack import runtime
-from edgepack.bundle import Bundle, listed, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
-from edgepack.device.hardware import Hardware, detect
+from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
 from edgepack.device.tuning import read_tunings
-from edgepack.errors import BundleDamagedError, EngineError, UsageError, check_options
-from edgepack.isolation import probing
-from edgepack.runtime import Options, Runtime, Session, Support
+from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
+from edgepack.errors import check_options
+from edgepack.runtime import Options
 
 if TYPE_CHECKING:
     from edgepack.model import Model
-    from edgepack.text.chat import ChatTemplate
-    from edgepack.text.tokenizer import Tokenizer
 
-Runtimes = Mapping[str, Runtime]
 Where = str | os.PathLike[str] | Bundle
 
 
@@ -110,9 +103,10 @@ def open_candidate(
 ) -> Model:
     """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
     vectors, and load them. Raises as ``load``."""
+    from edgepack.first_open import check_text
     from edgepack.isolation.isolate import isolated
-    from edgepack.measuring.first_open import check_text
     from edgepack.model import Model
+    from edgepack.text.opening import text_side
 
     started = perf_counter()
     options = with_threads(candidate.options, threads)
@@ -132,20 +126,6 @@ def open_candidate(
     )
 
 
-def open_session(bundle: Bundle, candidate: Candidate, options: Options, engine: Runtime) -> Session:
-    """Open a candidate's engine, without a check of its files. Raises as ``load``, and ``EngineError`` where the engine
-    does not run on the device that the plan says."""
-    session = engine.open(bundle.variant_path(candidate.variant), bundle.manifest.decoder, options)
-    if session.device != candidate.device:
-        ran = session.device
-        session.close()
-        raise EngineError(
-            f"{candidate.variant} was to run on {candidate.device}, and {candidate.runtime} put it on {ran}.",
-            hint="See what this machine offers: edgepack doctor",
-        )
-    return session
-
-
 def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
     return Setup(
         bundle=str(bundle.path),
@@ -162,79 +142,6 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
         machine=machine(),
         packages=packages(),
     )
-
-
-def with_threads(options: Options, threads: int | None) -> Options:
-    """Return the options with so many threads, as they are for None. Raises ``UsageError`` for less than one."""
-    if threads is None:
-        return options
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads cannot be {threads!r}.", hint="It is a number of threads, at least 1.")
-    return replace(options, threads=threads)
-
-
-def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
-    """Return a bundle's tokenizer and its chat template, None where it has none."""
-    from edgepack.text.chat import ChatTemplate
-    from edgepack.text.tables import FILE, decode
-    from edgepack.text.tokenizer import Tokenizer
-
-    facts, chat = bundle.manifest.tokenizer, bundle.manifest.chat
-    tokenizer = Tokenizer(decode(bundle.read(FILE)), facts.bos, facts.add_bos)
-    if chat is None:
-        return tokenizer, None
-    names = ("tokenizer_config.json", "special_tokens_map.json")
-    bos, eos = special_tokens([bundle.read(name) for name in names if name in listed(bundle.manifest)])
-    day = chat.date.day if chat.date is not None and chat.date.policy == "pinned" else None
-    try:
-        source = bundle.read("chat_template.jinja").decode()
-    except UnicodeDecodeError as error:
-        raise BundleDamagedError(f"chat_template.jinja of the bundle is not UTF-8: {error.reason}.") from None
-    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=day)
-
-
-def special_tokens(configs: Iterable[bytes]) -> tuple[str, str]:
-    """Return the texts of BOS and EOS that a template may print, "" where there is none.
-
-    ``configs`` are tokenizer_config.json and special_tokens_map.json, as far as they exist; the first that names a
-    token decides, as a string or as an object with a "content".
-    """
-    found = {"bos_token": "", "eos_token": ""}
-    for config in reversed(list(configs)):
-        try:
-            said = json.loads(config)
-        except (ValueError, RecursionError):
-            said = None
-        if not isinstance(said, dict):
-            raise BundleDamagedError("The configuration of the bundle's tokenizer is not a JSON object.")
-        found |= {name: said[name] for name in found if name in said}
-    texts = [token.get("content") if isinstance(token, dict) else token for token in found.values()]
-    bos, eos = (text if isinstance(text, str) else "" for text in texts)
-    return bos, eos
-
-
-def probe_all(
-    hardware: Hardware, names: Iterable[str] | None = None, runtimes: Runtimes | None = None
-) -> dict[str, Support]:
-    """Return what each runtime says of itself, by name; of all registered ones unless ``names`` picks some.
-
-    A registered runtime is asked in a child process, so that one which crashes, hangs, or cannot even be imported is
-    reported as one that cannot run. Never raises.
-    """
-    known = sorted(runtimes) if runtimes is not None else runtime.names()
-    wanted = known if names is None else [name for name in known if name in set(names)]
-    return {name: _probe(name, hardware, runtimes) for name in wanted}
-
-
-def find(name: str, runtimes: Runtimes | None) -> Runtime:
-    """Return the runtime of that name, from ``runtimes`` where they are given, else the registered one."""
-    return runtimes[name] if runtimes is not None else runtime.find(name)
-
-
-def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
-    if runtimes is None:
-        return probing.probe(name, hardware)
-    return probing.ask(name, runtimes.__getitem__, hardware)
 
 
 def _open(bundle: Where) -> Bundle:

@@ -11,75 +11,42 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.conversation import Conversation
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
+from edgepack.decoding.options import (
+    ChatOptions,
+    GenerationOptions,
+    Tool,
+    read_grammar,
+    read_lookup,
+    read_n_best,
+    read_room,
+    read_sampling,
+    read_stops,
+)
 from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
+from edgepack.decoding.score import Score, score
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
-from edgepack.manifest import Manifest, Variant
-from edgepack.results import Result
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
-from edgepack.text.prompts import Messages, OnOverflow, Prompt, Prompts, check_policy
+from edgepack.text.prompts import Messages, Prompt, Prompts
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from edgepack.conversation import Conversation
-    from edgepack.measuring.score import Score
     from edgepack.structured.constrain import Grammar
     from edgepack.text.tools import Tools
-
-Tool = Callable[..., object] | Mapping[str, object]
-
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_N_BEST = 20
-
-
-class GenerationOptions(TypedDict, total=False):
-    """How a text is generated. What is left out, or None, is the bundle's default.
-
-    ``json_schema`` (a schema, or a class that has one), ``regex`` and ``grammar`` (Lark) bind the text, one of them at
-    a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
-    probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
-    guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
-    ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.text.prompts``.
-    """
-
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    repetition_penalty: float | None
-    stop: str | Sequence[str] | None
-    seed: int | None
-    json_schema: Mapping[str, object] | str | bool | type | None
-    regex: str | None
-    grammar: str | None
-    logprobs: bool | None
-    n_best: int | None
-    prompt_lookup: bool | None
-    on_overflow: OnOverflow | None
-
-
-class ChatOptions(GenerationOptions, total=False):
-    """How a conversation is answered, beside the options of a text.
-
-    ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
-    ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
-    """
-
-    tools: Sequence[Tool] | None
-    variables: Mapping[str, object] | None
-    date: str | None
 
 
 class Model:
@@ -187,9 +154,7 @@ class Model:
                 yield desk.owner.call(partial(desk.forward_all, piece), lambda: desk.cancel(turn))
 
     def score(self, text: str) -> Score:
-        """Return how likely the model finds a text: see ``measuring.score``. Raises ``UsageError`` for none."""
-        from edgepack.measuring.score import score
-
+        """Return how likely the model finds a text: see ``edgepack.decoding.score``. Raises ``UsageError`` for none."""
         return score(self, text)
 
     # A text
@@ -212,7 +177,7 @@ class Model:
         """
         began = perf_counter()
         check_options("Generation", options, GenerationOptions.__annotations__)
-        policy, max_tokens = self._room(options)
+        policy, max_tokens = read_room(options, self._manifest.generation)
         prompt = self._prompts.of_text(text, policy, max_tokens)
         return Stream(self._desk, self._generation(prompt, options, began))
 
@@ -244,8 +209,6 @@ class Model:
         that it leaves to the application raise ``UsageError``.
         """
         if messages is None:
-            from edgepack.conversation import Conversation
-
             return Conversation(self, system, options)
         if system is not None:
             raise UsageError("system was given beside messages.", hint="Make it the first of the messages.")
@@ -265,8 +228,6 @@ class Model:
 
     def resume(self, path: str | Path) -> Conversation:
         """Return a conversation that was saved with ``Conversation.save``. Raises as ``Conversation.resume``."""
-        from edgepack.conversation import Conversation
-
         return Conversation.resume(self, Path(path))
 
     def answer(
@@ -284,7 +245,7 @@ class Model:
         """
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
-        policy, max_tokens = self._room(options)
+        policy, max_tokens = read_room(options, self._manifest.generation)
         tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
         if tools is not None:
             messages, definitions, own = tools.given(messages, self.template)
@@ -378,19 +339,17 @@ class Model:
         tools: Tools | None = None,
         exactly: bool = True,
     ) -> Generation:
-        policy, limit = self._room(options)
+        policy, limit = read_room(options, self._manifest.generation)
         if policy != "rolling":
             # The last token that is generated is never evaluated, so it needs no room in the cache.
             limit = min(limit, self.context - len(prompt.ids) + 1)
-        stops, grammar = _stops(options.get("stop")), self._grammar(options)
+        stops, grammar = read_stops(options), self._grammar(options)
         if grammar is not None and stops:
             raise UsageError("stop was given beside a schema.", hint="A bound answer ends where its schema says.")
-        looks_up = options.get("prompt_lookup")
-        if looks_up is not None and not isinstance(looks_up, bool):
-            raise UsageError(f"prompt_lookup is {looks_up!r}.", hint="It is True, False or None.")
+        looks_up = read_lookup(options, self._lookup_pays)
         request = Request(
             prompt=prompt.ids,
-            sampling=self._sampling(options),
+            sampling=read_sampling(options, self._manifest.generation),
             limit=limit,
             stop_ids=self._stop_ids,
             stops=stops,
@@ -399,8 +358,8 @@ class Model:
             setup=self._setup,
             load_s=self._load_s,
             grammar=grammar,
-            n_best=_n_best(options),
-            looks_up=self._lookup_pays if looks_up is None else looks_up,
+            n_best=read_n_best(options),
+            looks_up=looks_up,
             exactly=exactly,
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
@@ -418,28 +377,7 @@ class Model:
         return made
 
     def _grammar(self, options: Mapping[str, Any]) -> Grammar | None:
-        asked = {name: options.get(name) for name in ("json_schema", "regex", "grammar")}
-        if all(value is None for value in asked.values()):
-            return None
-        from edgepack.structured.constrain import compile_grammar
-
-        values: dict[str, Any] = asked
-        return compile_grammar(self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids, **values)
-
-    def _sampling(self, options: GenerationOptions) -> Sampling:
-        defaults = self._manifest.generation
-        values: dict[str, Any] = {name: getattr(defaults, name) for name in _SAMPLING} | {"seed": None}
-        values |= {name: value for name, value in options.items() if name in values and value is not None}
-        return Sampling(**values)
-
-    def _room(self, options: GenerationOptions) -> tuple[OnOverflow, int]:
-        """Return what is to happen when the context is full, and the most tokens to generate."""
-        policy, value = check_policy(options.get("on_overflow")), options.get("max_tokens")
-        if value is None:
-            return policy, self._manifest.generation.max_tokens
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
-        return policy, value
+        return read_grammar(options, self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if not len(ids):
@@ -454,32 +392,3 @@ class Model:
             raise PromptTooLongError(
                 f"The sequence has {len(ids)} tokens, the context {self.context}.", hint="Load with a larger context."
             )
-
-
-def _n_best(options: GenerationOptions) -> int | None:
-    """Return how many alternatives each token's logprob gets, None where none were asked for."""
-    wanted, n_best = options.get("logprobs"), options.get("n_best")
-    if wanted is not None and not isinstance(wanted, bool):
-        raise UsageError(f"logprobs is {wanted!r}.", hint="It is True or False; n_best is the number of alternatives.")
-    if n_best is None:
-        return 0 if wanted else None
-    if isinstance(n_best, bool) or not isinstance(n_best, int) or not 0 <= n_best <= _N_BEST:
-        raise UsageError(f"n_best is {n_best!r}.", hint=f"It is a number of alternatives from 0 to {_N_BEST}.")
-    if wanted is False and n_best:
-        raise UsageError("n_best was given beside logprobs=False.", hint="Leave one of them out.")
-    return n_best
-
-
-def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
-    if isinstance(stop, str):
-        if not stop:
-            raise UsageError("stop is an empty string.", hint="Leave it out to have no stop string.")
-        return (stop,)
-    if not isinstance(stop, Sequence):
-        raise UsageError(f"stop is of type {type(stop).__name__}.", hint="It must be a string or a list of strings.")
-    for index, text in enumerate(stop):
-        if not isinstance(text, str) or not text:
-            raise UsageError(f"stop[{index}] is {text!r}.", hint="It must be a string that is not empty.")
-    return tuple(stop)

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 
 Buffer = bytes | memoryview
 

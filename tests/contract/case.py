@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 import edgepack
 from edgepack import runtime
-from edgepack.bundle import Bundle
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware
 from edgepack.loading import open_candidate
 from edgepack.model import Model

@@ -14,7 +14,7 @@ from contract.text import PROMPTS
 from edgepack.decoding import generation
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
-from edgepack.results import Result, Usage
+from edgepack.decoding.results import Result, Usage
 from edgepack.text.stop import StopMatcher
 
 

@@ -15,12 +15,13 @@ from contract.registry import promise
 from contract.text import COPY, PROMPTS, QUESTION
 from edgepack import errors, loading, runtime
 from edgepack.decoding import desk, generation
+from edgepack.decoding.options import ChatOptions, GenerationOptions
 from edgepack.decoding.repro import Repro
+from edgepack.decoding.results import Result
 from edgepack.errors import EdgepackError, EngineCrashedError, EngineError, UnknownOptionError
 from edgepack.isolation.isolate import IsolatedSession
 from edgepack.measuring.rerun import read_result, rerun
-from edgepack.model import ChatOptions, GenerationOptions, Model
-from edgepack.results import Result
+from edgepack.model import Model
 
 ALIASES = {
     "max_new_tokens": "max_tokens",

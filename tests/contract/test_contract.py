@@ -14,7 +14,7 @@ import pytest
 from contract import bound, ends, limits, loops, stopping, surface, text, turns
 from contract.case import Case
 from contract.registry import PROMISES, Fault, Promise
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.errors import EdgepackError
 from edgepack_packager.build import Built
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from endings import whole
 
 from contract.case import LONG, Case, Logits, Watched, chunks_of, facts, holds_what_it_should
 from contract.registry import promise
@@ -187,11 +188,40 @@ def a_detokenizer_that_looks_at_one_token(patch: pytest.MonkeyPatch) -> None:
 
 
 @promise
+def an_answer_cut_inside_a_character_ends_before_it(case: Case) -> None:
+    model, text = case.model, "né 🚀"
+    ids, end = model.tokenizer.encode(text, bos=False), model.manifest.stops[0].id
+    data = list(map(model.tokenizer.token_bytes, ids))
+    cuts = [count for count in range(1, len(ids)) if "\ufffd" in b"".join(data[:count]).decode(errors="replace")]
+    assert len(cuts) >= 3
+    for count in cuts:
+        shown = whole(b"".join(data[:count]))
+        asks: list[tuple[list[int], dict[str, Any]]] = [(ids, {"max_tokens": count}), ([*ids[:count], end], {})]
+        for said, options in asks:
+            case.watch.says(len(model.tokenize(PROMPTS[0])), said)
+            pieces, result = chunks_of(model, PROMPTS[0], n_best=1, **options)
+            assert "".join(piece.text for piece in pieces) == result.text == shown
+            assert [token for piece in pieces for token in piece.token_ids] == list(result.token_ids) == ids[:count]
+            assert [each.token_id for each in result.logprobs or ()] == ids[:count]
+            assert result.finish_reason == ("length" if options else "stop")
+            again = model.repeat(result.repro, result.sampling)
+            assert (again.text, again.token_ids) == (result.text, result.token_ids)
+            case.same(("cut", count, len(said)), facts(result))
+
+
+@an_answer_cut_inside_a_character_ends_before_it.broken_by
+def a_detokenizer_that_shows_halves(patch: pytest.MonkeyPatch) -> None:
+    real = Detokenizer.push
+    patch.setattr(Detokenizer, "push", lambda self, token: real(self, token) + "\ufffd" * self.unfinished)
+
+
+@promise
 def bytes_that_are_no_text_are_replaced_once(case: Case) -> None:
     for seed in range(3):
         options: dict[str, Any] = {"temperature": 100, "seed": seed, "max_tokens": 40}
         pieces, result = chunks_of(case.model, PROMPTS[0], **options)
-        assert "".join(piece.text for piece in pieces) == result.text == case.model.detokenize(result.token_ids)
+        said = whole(b"".join(map(case.model.tokenizer.token_bytes, result.token_ids)))
+        assert "".join(piece.text for piece in pieces) == result.text == said
         assert "\ufffd" in result.text
         result.text.encode()
         case.same(("bytes", seed), facts(result))

@@ -13,7 +13,7 @@ from models import LLAMA3, make_llama
 from msgspec.structs import replace
 from variants import nmse
 
-from edgepack.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint, weights

@@ -11,7 +11,7 @@ import pytest
 from models import LLAMA3, make_llama
 
 from edgepack import runtime
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import detect
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.fake import FakeRuntime

@@ -11,7 +11,7 @@ import pytest
 
 import edgepack
 from edgepack import fake, runtime
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import BundleError, UsageError
 from edgepack.runtime import Options, Support
@@ -117,6 +117,16 @@ def test_a_stop_string_leaves_no_trace_in_the_next_prompt() -> None:
         second = chat.send("y")
     assert first.text == "abc "
     text = "<|start|>user\nx<|end|>\n<|start|>assistant\nabc <|end|>\n<|start|>user\ny<|end|>\n<|start|>assistant\n"
+    assert model.tokenizer.encode(text, bos=False, special=True) == list(second.repro.prompt_ids)
+
+
+def test_half_a_character_leaves_no_trace_in_the_next_prompt() -> None:
+    with fake.model(says="aé b") as model:
+        chat = model.chat()
+        first, second = chat.send("x", max_tokens=2), chat.send("y")
+    assert first.text == "a"
+    assert len(first.token_ids) == 2
+    text = "<|start|>user\nx<|end|>\n<|start|>assistant\na<|end|>\n<|start|>user\ny<|end|>\n<|start|>assistant\n"
     assert model.tokenizer.encode(text, bos=False, special=True) == list(second.repro.prompt_ids)
 
 

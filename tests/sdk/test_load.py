@@ -12,8 +12,9 @@ import small_bundle
 
 import edgepack
 from edgepack import FakeRuntime
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
+from edgepack.engines import probe_all
 from edgepack.errors import (
     BundleDamagedError,
     BundleNotFoundError,
@@ -24,9 +25,9 @@ from edgepack.errors import (
     PromptTooLongError,
     UsageError,
 )
-from edgepack.loading import probe_all, special_tokens
 from edgepack.measuring.replay import replay_variant
 from edgepack.runtime import Options, Runtime, Support
+from edgepack.text.opening import special_tokens
 from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)

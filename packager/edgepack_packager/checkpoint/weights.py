@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 
 Float32 = NDArray[np.float32]
 

@@ -91,7 +91,7 @@ def build(
 
 def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
     """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.cli import plan as plans
     from edgepack.loading import load, plan
     from edgepack_packager.recipe import Recipe
@@ -100,7 +100,7 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
 
     console = screen.out()
     if out.exists():
-        console.print(f"{out} is there already and is used as it is.\n", soft_wrap=True)
+        screen.say(console, f"{out} is there already and is used as it is.\n")
     else:
         _show(_build(DEMO, Recipe(tuple(names()), ("q4",)), out))
         console.print()
@@ -126,4 +126,4 @@ def _show(built: Built) -> None:
     from edgepack.cli.inspect import show
 
     show(built.open())
-    screen.out().print(f"\nSealed [bold]{built.path}[/]", soft_wrap=True)
+    screen.say(screen.out(), f"\nSealed [bold]{built.path}[/]")

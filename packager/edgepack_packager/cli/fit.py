@@ -101,15 +101,17 @@ def show(found: Fit, model: str) -> None:
     decoder, device, context = found.decoder, found.device, found.decoder.context
     caches = ", ".join(f"{human(kv_bytes(decoder, kind, context))} in {kind}" for kind in sorted(KV_BYTES))
     size = f"{decoder.n_parameters / 1e6:,.1f} M parameters, context {context} of {decoder.trained_context}"
-    console.print(Text.assemble((model, "bold"), f"  {size}"), soft_wrap=True)
-    console.print(f"{device.name}: {human(device.memory)} for a model ({device.basis})", soft_wrap=True)
-    console.print(f"KV cache {caches}\n", soft_wrap=True)
+    screen.say(console, Text.assemble((model, "bold"), f"  {size}"))
+    screen.say(console, f"{device.name}: {human(device.memory)} for a model ({device.basis})")
+    screen.say(console, f"KV cache {caches}\n")
     console.print(_table(found))
     console.print()
     for line in _remarks(found):
-        console.print(Text(line, "dim"), soft_wrap=True)
-    for line in _verdict(found, model):
-        console.print(Text(line, "bold"), soft_wrap=True)
+        screen.say(console, Text(line, "dim"))
+    screen.say(console, Text(_verdict(found), "bold"))
+    if found.choice is not None:  # whole, for whoever copies it
+        command = _command(found, found.choice, model)
+        console.print(Text(f"Build it with: {command}", "bold"), soft_wrap=True)
 
 
 def _table(found: Fit) -> Any:
@@ -144,22 +146,18 @@ def _remarks(found: Fit) -> list[str]:
     ]
 
 
-def _verdict(found: Fit, model: str) -> list[str]:
+def _verdict(found: Fit) -> str:
     from edgepack.device.memory import human
 
     choice, context = found.choice, found.decoder.context
     if choice is None:
         smallest = min((row for row in found.rows if row.served), key=lambda row: row.memory.total, default=None)
         what = f" {smallest.id}, the smallest, needs {human(smallest.memory.total)}." if smallest else ""
-        return [f"No: not one token fits.{what} Take a smaller model, or a device with more memory."]
+        return f"No: not one token fits.{what} Take a smaller model, or a device with more memory."
     needs = f"{choice.id} needs {human(choice.memory.total)}"
     if found.fits:
-        first = f"Yes: {needs}, and the largest context that fits is {choice.fits_context}."
-    else:
-        first = (
-            f"No: at {context} tokens {needs}. Take a context of {choice.fits_context} or less, the largest that fits."
-        )
-    return [first, f"Build it with: {_command(found, choice, model)}"]
+        return f"Yes: {needs}, and the largest context that fits is {choice.fits_context}."
+    return f"No: at {context} tokens {needs}. Take a context of {choice.fits_context} or less, the largest that fits."
 
 
 def _command(found: Fit, choice: Row, model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack_packager.families import gemma_like, llama_like
 from edgepack_packager.families.fields import count, flag, positive, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern

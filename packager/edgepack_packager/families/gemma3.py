@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import gemma_like
 from edgepack_packager.families.fields import FILE, agreed, count, flag, only, read_context

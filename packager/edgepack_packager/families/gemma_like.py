@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import FILE, agreed, only, positive

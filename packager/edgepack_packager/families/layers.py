@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgepack.decoder import Attention
+from edgepack.bundle.decoder import Attention
 from edgepack.errors import SourceError
 from edgepack_packager.families.fields import FILE, count
 

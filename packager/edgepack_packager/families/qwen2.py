@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import count, flag, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern, window

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import SourceError
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import FILE, count, flag, only, read_context

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import Memory, Payload, largest_context, needed
 from edgepack.device.planning import DEFAULT_CONTEXT, default_kv_cache
 from edgepack.errors import EngineMissingError, UnsupportedModelError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import copyfile
 
+from edgepack.bundle.manifest import License, Obligation
 from edgepack.errors import LicenceError
-from edgepack.manifest import License, Obligation
 from edgepack_packager.licence.terms import UNKNOWN, Terms, standard_text, terms_of
 
 CARD = "README.md"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from edgepack import manifest
+from edgepack.bundle import manifest
 from edgepack.device.planning import default_kv_cache
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.runtime import KvCache, Options, find

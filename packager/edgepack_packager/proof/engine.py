@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import KvCache
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights

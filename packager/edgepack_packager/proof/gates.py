@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from edgepack.bundle.manifest import Gate
 from edgepack.errors import ProofError
-from edgepack.manifest import Gate
 
 
 def gate(name: str, value: float, holds: Literal["<=", ">="], limit: float) -> Gate:

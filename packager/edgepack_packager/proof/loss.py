@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Gate, SelfTest
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Gate, SelfTest
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import compare, engine

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.text.tokenizer import Tokenizer
 
 TEXT_TOKENS = 160

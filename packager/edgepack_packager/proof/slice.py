@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack_packager.checkpoint.weights import Float32, Weights
 
 LAYERS = 2  # at least, so that an index can be wrong

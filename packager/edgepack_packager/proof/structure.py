@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgepack.manifest import Gate
+from edgepack.bundle.manifest import Gate
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import compare, engine

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepack.bundle.manifest import Gate
 from edgepack.errors import ProofError
-from edgepack.manifest import Gate
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.targets import Target

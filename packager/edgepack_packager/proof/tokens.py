@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from edgepack import runtime
+from edgepack.bundle.manifest import Gate
 from edgepack.errors import EdgepackError, EngineError, ProofError
-from edgepack.manifest import Gate
 from edgepack.prefix import common_length
 from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer

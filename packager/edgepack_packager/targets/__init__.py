@@ -12,9 +12,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack.errors import UsageError
-from edgepack.manifest import Fallback
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.text.side import Text

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
-from edgepack.loading import special_tokens
-from edgepack.manifest import Stop
+from edgepack.text.opening import special_tokens
 from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
 from edgepack_packager.text import bos, endings
 from edgepack_packager.text.battery import CONVERSATIONS, DAY

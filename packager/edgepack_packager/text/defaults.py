@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from edgepack.bundle.manifest import Generation
 from edgepack.errors import SourceError
-from edgepack.manifest import Generation
 from edgepack_packager.text.files import GENERATION, parsed
 from edgepack_packager.text.side import Text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
-from edgepack.manifest import Stop
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.text.battery import ANSWER
 from edgepack_packager.text.files import GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, parsed, token_name

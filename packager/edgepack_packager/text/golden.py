@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgepack.bundle.manifest import Chat, Date, Golden, Probe
 from edgepack.errors import SourceError
-from edgepack.manifest import Chat, Date, Golden, Probe
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text import rendered
 from edgepack_packager.text.battery import CONVERSATIONS, DAY, TEXTS

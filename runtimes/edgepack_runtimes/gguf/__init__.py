@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgepack.decoder import Decoder
+    from edgepack.bundle.decoder import Decoder
     from edgepack.runtime import Options
     from edgepack_runtimes.gguf.library import Engine, Library
     from edgepack_runtimes.gguf.selfcheck import Verdict

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
 

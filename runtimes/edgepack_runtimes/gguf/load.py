@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from edgepack import snapshot
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log

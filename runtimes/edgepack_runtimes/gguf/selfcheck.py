@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.isolation import probing, process

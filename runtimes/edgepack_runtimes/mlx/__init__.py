@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import Options, Session, Support

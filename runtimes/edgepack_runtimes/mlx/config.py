@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 
 @dataclass(frozen=True, slots=True)

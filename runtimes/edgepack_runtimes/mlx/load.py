@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError
 from edgepack_runtimes.mlx.model import Transformer
 from edgepack_runtimes.mlx.payload import Payload, Tensor

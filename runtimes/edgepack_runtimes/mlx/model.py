@@ -1,4 +1,4 @@
-"""A decoder in MLX: all that ``edgepack.decoder`` can describe, under the names that mlx-lm gives the tensors.
+"""A decoder in MLX: all that ``edgepack.bundle.decoder`` can describe, under the names that mlx-lm gives the tensors.
 
 What is computed is defined in ``edgepack_packager.reference``. Arrays are [1, n, hidden size], per head
 [1, heads, n, head dimension], in one type, that of the weights which are not packed; softmax, norms, angles and
@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
 
 Mask = mx.array | Literal["causal"] | None

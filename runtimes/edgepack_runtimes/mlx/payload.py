@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError
 from edgepack_runtimes.mlx.config import SPELLINGS, Spelling, disagreement
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Options
 from edgepack_runtimes.mlx.cache import LayerCache

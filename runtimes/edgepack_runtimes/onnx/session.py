@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import KV_BYTES
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Options

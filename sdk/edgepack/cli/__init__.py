@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import StringIO, TextIOWrapper
 
 from edgepack.errors import EdgepackError, UsageError
 
@@ -17,6 +18,7 @@ DEBUG = "EDGEPACK_DEBUG"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit code. Raises nothing unless EDGEPACK_DEBUG=1."""
     try:
+        _prepare_streams()
         code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code
@@ -50,6 +52,16 @@ def _invoke(argv: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return outcome if isinstance(outcome, int) else 0
+
+
+def _prepare_streams() -> None:
+    """Let the standard streams take any text. Raises ``UsageError`` where standard output is closed."""
+    if sys.stderr is None:
+        sys.stderr = StringIO()
+    if sys.stdout is None:
+        raise UsageError("Standard output is closed.", hint="Send it to a file, or to /dev/null.")
+    if isinstance(sys.stdout, TextIOWrapper):  # a test may have put another in its place
+        sys.stdout.reconfigure(errors="replace")  # an old terminal lacks some characters, and shows the others
 
 
 def _say(message: str, hint: str | None, code: int, error: BaseException) -> int:

@@ -16,6 +16,7 @@ from edgepack.cli.screen import (
     Variant,
     as_json,
     out,
+    say,
     steps,
     table,
 )
@@ -41,7 +42,7 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.loading import plan
     from edgepack.measuring.bench import WARM_UP
     from edgepack.measuring.bench import bench as measure
@@ -71,15 +72,15 @@ def show(report: BenchReport) -> None:
 
     console = out()
     options = report.options
-    console.print(
+    say(
+        console,
         f"[bold]{report.variant}[/]  {report.runtime} on {report.device}, {options.threads} thread(s), "
         f"context {options.context}, KV cache {options.kv_cache}",
-        soft_wrap=True,
     )
-    console.print(
+    say(
+        console,
         f"prompt {report.prompt_tokens} tokens, answer {report.decode_tokens} tokens, "
         f"median and standard deviation of {report.repeats} runs",
-        soft_wrap=True,
     )
     rows = table("", "median", "±", "", right=("median", "±"))
     rows.add_row("load", f"{report.load_s:.3f}", "", "s")

@@ -10,13 +10,13 @@ import typer
 
 from edgepack.cli.eval import described
 from edgepack.cli.run import Number, Raw, Real, Stop
-from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, steps, table
+from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, say, steps, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from edgepack.decoding.results import Result
     from edgepack.measuring.compare import Comparison, Pair, Prompt
-    from edgepack.results import Result
 
 A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
 B = Annotated[Path, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]
@@ -59,7 +59,7 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
-    from edgepack.cli.textfile import read
+    from edgepack.cli.textfile import argument, read
     from edgepack.loading import load
     from edgepack.measuring.compare import compare as ask
     from edgepack.measuring.compare import read_prompts
@@ -80,7 +80,7 @@ def compare(
                 "top_k": top_k,
                 "min_p": min_p,
                 "repetition_penalty": repetition_penalty,
-                "stop": stop,
+                "stop": None if stop is None else [argument(each) for each in stop],
                 "seed": seed,
             },
             progress=lambda: progress.advance(task),
@@ -97,7 +97,7 @@ def show(comparison: Comparison) -> None:
 
     console, a, b = out(), comparison.a, comparison.b
     for name, side in (("A", a), ("B", b)):
-        console.print(Text(f"{name}: {described(side.setup)}", "bold"), soft_wrap=True)
+        say(console, Text(f"{name}: {described(side.setup)}", "bold"))
     for number, pair in enumerate(comparison.pairs, 1):
         console.print()
         console.rule(Text(f"{number}. {_words(pair.prompt)}", overflow="ellipsis"), align="left")
@@ -110,7 +110,7 @@ def show(comparison: Comparison) -> None:
     console.print()
     console.print(medians)
     console.print()
-    console.print(f"{comparison.identical} of {len(comparison.pairs)} answers are the same", soft_wrap=True)
+    say(console, f"{comparison.identical} of {len(comparison.pairs)} answers are the same")
 
 
 def _words(prompt: Prompt) -> str:

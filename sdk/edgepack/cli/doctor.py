@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepack.cli.screen import AsJson, as_json, facts, out, table
+from edgepack.cli.screen import AsJson, as_json, facts, out, say, table
 
 if TYPE_CHECKING:
-    from edgepack.device.doctor import DoctorReport
+    from edgepack.measuring.doctor import DoctorReport
 
 
 def doctor(json: AsJson = False) -> None:
     """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
-    from edgepack.device.doctor import doctor as examine
+    from edgepack.measuring.doctor import doctor as examine
 
     report = examine()
     if json:
@@ -63,4 +63,4 @@ def show(report: DoctorReport) -> None:
     if report.notes:
         console.print()
     for note in report.notes:
-        console.print(Text(f"note: {note}", "yellow"), soft_wrap=True)
+        say(console, Text(f"note: {note}", "yellow"))

@@ -19,6 +19,7 @@ from edgepack.cli.screen import (
     Variant,
     as_json,
     out,
+    say,
     steps,
     table,
     token_count,
@@ -98,12 +99,12 @@ def show(report: EvalReport) -> None:
     from rich.text import Text
 
     console, against = out(), report.against
-    console.print(Text(described(report.model.setup), "bold"), soft_wrap=True)
+    say(console, Text(described(report.model.setup), "bold"))
     if against is not None:
-        console.print(Text(f"against {described(against.other.setup)}"), soft_wrap=True)
-    console.print(
+        say(console, Text(f"against {described(against.other.setup)}"))
+    say(
+        console,
         f"{report.tokens} tokens scored ({report.bytes} bytes), {report.windows} window(s) of at most {report.context}",
-        soft_wrap=True,
     )
     found = [report.model] if against is None else [report.model, against.other]
     columns = ["model", "against"][: len(found)]

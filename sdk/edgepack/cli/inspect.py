@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, say, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
-    from edgepack.decoder import Attention, Scaling
-    from edgepack.manifest import License, Manifest, Variant
+    from edgepack.bundle.decoder import Attention, Scaling
+    from edgepack.bundle.files import Bundle
+    from edgepack.bundle.manifest import Fallback, License, Manifest, Variant
 
 # How an obligation reads whose text is only the words that it is about.
 _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
@@ -18,7 +19,7 @@ _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made wit
 
 def inspect(bundle: BundlePath, json: AsJson = False) -> None:
     """Show a bundle's source, licence, model, variants and proof."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
 
     opened = open_bundle(bundle, verify="sizes")
     if json:
@@ -45,7 +46,7 @@ def show(bundle: Bundle) -> None:
 
     console = out()
     manifest = bundle.manifest
-    console.print(Text(f"{manifest.name} {manifest.version}", "bold"), soft_wrap=True)
+    say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
     console.print(facts([("bundle", bundle.id), *_facts(manifest)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:
@@ -67,10 +68,39 @@ def show(bundle: Bundle) -> None:
     if gates.row_count:
         console.print()
         console.print(gates)
-    for variant in manifest.variants:
-        for fallback in variant.quantization.fallbacks:
-            text = f"{variant.id}: {fallback.tensor} is {fallback.scheme}: {fallback.reason}"
-            console.print(Text(text, "dim"), soft_wrap=True)
+    others = [(each.id, line) for each in manifest.variants for line in grouped(each.quantization.fallbacks)]
+    if others:
+        console.print()
+        console.print(facts(others))
+
+
+def grouped(fallbacks: Iterable[Fallback]) -> Iterator[str]:
+    """Yield a sentence for all tensors that took the same scheme for the same reason, by kind and layers."""
+    groups: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for fallback in fallbacks:
+        in_layer = re.fullmatch(r"layers\.(\d+)\.(.+)", fallback.tensor)
+        layer, kind = ([int(in_layer[1])], in_layer[2]) if in_layer else ([], fallback.tensor)
+        groups.setdefault((fallback.scheme, fallback.reason), {}).setdefault(kind, []).extend(layer)
+    for (scheme, reason), kinds in groups.items():
+        places: dict[str, list[str]] = {}
+        for kind, layers in kinds.items():
+            places.setdefault(_in_layers(layers), []).append(kind)
+        count = sum(len(layers) or 1 for layers in kinds.values())
+        verb = "tensor is" if count == 1 else "tensors are"
+        where = "; ".join(", ".join(kinds_there) + place for place, kinds_there in places.items())
+        yield f"{count} {verb} {scheme}, because {reason}: {where}"
+
+
+def _in_layers(layers: Sequence[int]) -> str:
+    """Name ascending layers in spans, " in layers 0-3, 7, 9-29", and nothing for what is in none."""
+    spans: list[list[int]] = []
+    for layer in layers:
+        if spans and layer == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], layer]
+        else:
+            spans.append([layer])
+    noun = " in layers " if len(layers) > 1 else " in layer " if layers else ""
+    return noun + ", ".join("-".join(map(str, span)) for span in spans)
 
 
 def _verdict(variant: Variant) -> Any:
@@ -145,7 +175,7 @@ def _attention(attention: Attention, context: int) -> str:
 
 
 def _scaling(scaling: Scaling | None, context: int) -> str:
-    from edgepack.decoder import LongRopeScaling
+    from edgepack.bundle.decoder import LongRopeScaling
 
     match scaling:
         case None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Strict, Variant, as_json, out, table
+from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Strict, Variant, as_json, out, say, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
+    from edgepack.bundle.files import Bundle
     from edgepack.device.planning import Plan
 
 
@@ -22,7 +22,7 @@ def plan(
     json: AsJson = False,
 ) -> None:
     """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")
@@ -53,11 +53,11 @@ def show(bundle: Bundle, plan: Plan) -> None:
     console = out()
     first = plan.candidates[0] if plan.candidates else None
     proven = "verified" if plan.proven else "unproven"
-    console.print(f"[bold]{bundle.manifest.name}[/]  context {plan.context} of {plan.limit} ({proven})", soft_wrap=True)
+    say(console, f"[bold]{bundle.manifest.name}[/]  context {plan.context} of {plan.limit} ({proven})")
     if first is not None:
         free = first.memory.available
         memory = "memory unknown" if free is None else f"{human(free)} of memory available"
-        console.print(f"{memory}, {first.options.threads} thread(s) for the engine", soft_wrap=True)
+        say(console, f"{memory}, {first.options.threads} thread(s) for the engine")
     rows = table(
         "", "variant", "device", "bits", "KV", "weights", "KV cache", "working", "total",
         right=("bits", "weights", "KV cache", "working", "total"),
@@ -80,10 +80,10 @@ def show(bundle: Bundle, plan: Plan) -> None:
     for rank, candidate in enumerate(plan.candidates, 1):
         style = "" if candidate.eligible else "dim"
         chosen = "chosen: " if rank == 1 and candidate.eligible else ""
-        console.print(Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style), soft_wrap=True)
+        say(console, Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style))
         if candidate.hint:
-            console.print(Text(f"{'':<{width}}  {candidate.hint}", style), soft_wrap=True)
+            say(console, Text(f"{'':<{width}}  {candidate.hint}", style))
     if not plan.tuned:
         console.print()
         line = f"Ranked by rule: this device has not been tuned for the bundle. Measure it: edgepack tune {bundle.path}"
-        console.print(Text(line, "dim"), soft_wrap=True)
+        say(console, Text(line, "dim"))

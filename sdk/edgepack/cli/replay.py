@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, as_json, err, out, table
+from edgepack.cli.screen import AsJson, as_json, err, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.measuring.rerun import Rerun
@@ -40,7 +40,9 @@ def replay(result: ResultPath, bundle: BundleNow = None, json: AsJson = False) -
 
 def show(again: Rerun) -> None:
     """Print the text on standard output, and on standard error whether it is the same and what changed since."""
-    out().print(again.result.text, markup=False, soft_wrap=True)
+    from rich.text import Text
+
+    say(out(), Text(again.result.text))
     notes = err()
     if again.same:
         notes.print(f"[green]The same text[/], {len(again.result.token_ids)} tokens.")

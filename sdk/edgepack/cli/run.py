@@ -24,11 +24,12 @@ from edgepack.cli.screen import (
     Variant,
     as_json,
     err,
+    say,
 )
 
 if TYPE_CHECKING:
+    from edgepack.decoding.results import Result
     from edgepack.model import Model, Stream
-    from edgepack.results import Result
 
 Prompt = Annotated[str | None, typer.Argument(help="What to ask. Without it: standard input, or an interactive chat.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")]
@@ -95,17 +96,17 @@ def run(
         "top_k": top_k,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
-        "stop": stop,
+        "stop": None if stop is None else [textfile.argument(each) for each in stop],
         "seed": seed,
         "json_schema": None if json_schema is None else textfile.read(json_schema),
-        "regex": regex,
+        "regex": None if regex is None else textfile.argument(regex),
         "grammar": None if grammar is None else textfile.read(grammar),
         "logprobs": logprobs or None,
         "n_best": n_best,
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
     }
-    talk = prompt is None and sys.stdin.isatty()
+    talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
@@ -123,8 +124,8 @@ def run(
 def _prompt(argument: str | None) -> str:
     from edgepack.errors import UsageError
 
-    text = argument
-    if text is None:
+    text = "" if argument is None else textfile.argument(argument)
+    if argument is None and sys.stdin is not None:
         try:
             text = sys.stdin.buffer.read().decode().removesuffix("\n")
         except UnicodeDecodeError as error:
@@ -158,6 +159,8 @@ class _Asking:
         """Ask for prompts until the end of the input. Ctrl-C ends an answer; at the prompt it ends the command."""
         import readline  # noqa: F401 - input() edits lines once it is imported
 
+        from rich.text import Text
+
         from edgepack.errors import EdgepackError
 
         notes = err()
@@ -167,14 +170,14 @@ class _Asking:
         )
         while True:
             try:
-                text = input("> ").strip()
+                text = textfile.argument(input("> ").strip())
             except EOFError:
                 sys.stdout.write("\n")
                 return
             try:
                 self._obey(text)
             except EdgepackError as error:
-                notes.print(f"error: {error}\n", style="red", markup=False, soft_wrap=True)
+                say(notes, Text(f"error: {error}\n", "red"))
 
     def _obey(self, text: str) -> None:
         if text in ("/undo", "/clear"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
 BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.", show_default=False)]
 Backend = Annotated[str | None, typer.Option(help="Only this engine: gguf, onnx or mlx.", show_default=False)]
@@ -62,6 +63,11 @@ def err() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, emoji=False)
+
+
+def say(console: Console, text: str | Text) -> None:
+    """Print a line: broken between words where a terminal would cut it, and whole anywhere else."""
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def bar() -> Progress:
@@ -120,7 +126,12 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
 def as_json(report: object) -> None:
     """Print a dataclass or a mapping as JSON on standard output."""
     plain: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    text = json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # "?" in the place of a character would be another report
+        text = json.dumps(plain, indent=2, default=_plain) + "\n"
+    sys.stdout.write(text)
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,9 @@
-"""The files that a command reads its text from."""
+"""The texts that a command is given: files, and words of the command line."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from edgepack.errors import UsageError
@@ -18,3 +20,13 @@ def read(path: Path) -> str:
     if not text:
         raise UsageError(f"{path} is empty.")
     return text
+
+
+def argument(text: str) -> str:
+    """Return a word of the command line as it was typed, in UTF-8: in the C locale Python keeps it byte by byte."""
+    if not re.search("[\udc80-\udcff]", text):
+        return text
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeDecodeError:
+        return text

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, steps, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, say, steps, table
 
 if TYPE_CHECKING:
-    from edgepack.device.tune import Trial, TuneReport
     from edgepack.device.tuning import Tuning
+    from edgepack.tuning.tune import Trial, TuneReport
 
 Quick = Annotated[
     bool, typer.Option("--quick", help="Measure less: shorter runs, and fewer settings of slow variants.")
@@ -19,8 +19,8 @@ Quick = Annotated[
 
 def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None:
     """Measure each variant with other threads, weight layouts and chunks, and remember the best for this device."""
-    from edgepack.bundle import open_bundle
-    from edgepack.device.tune import tune as measure
+    from edgepack.bundle.files import open_bundle
+    from edgepack.tuning.tune import tune as measure
 
     opened = open_bundle(bundle, verify="sizes")
     with steps() as progress:
@@ -35,7 +35,7 @@ def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None
     else:
         show(report)
     if report.file is None:
-        err().print("[yellow]The state folder could not be written to: nothing is remembered.[/]", soft_wrap=True)
+        say(err(), "[yellow]The state folder could not be written to: nothing is remembered.[/]")
 
 
 def show(report: TuneReport) -> None:
@@ -65,21 +65,21 @@ def show(report: TuneReport) -> None:
             style=style,
         )
         previous = trial.variant
-    console.print(f"[bold]{report.bundle}[/]  {len(report.trials)} settings tried, rates in tokens/s", soft_wrap=True)
+    say(console, f"[bold]{report.bundle}[/]  {len(report.trials)} settings tried, rates in tokens/s")
     console.print()
     console.print(rows)
     console.print()
     winner = report.winner
-    console.print(
+    say(
+        console,
         Text.assemble(
             ("winner: ", "green"),
             (winner.variant, "bold"),
             f", {settings(winner)}: {winner.decode_tps:.1f} tokens/s, the median over its chunks",
         ),
-        soft_wrap=True,
     )
     if report.file is not None:
-        console.print(Text(f"edgepack.load takes it from now on. Remembered in {report.file}", "dim"), soft_wrap=True)
+        say(console, Text(f"edgepack.load takes it from now on. Remembered in {report.file}", "dim"))
 
 
 _WEIGHTS = {None: "by rule", True: "repacked", False: "as stored"}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, steps, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, say, steps, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle import Bundle
-    from edgepack.measuring.replay import Replay
+    from edgepack.bundle.files import Bundle
+    from edgepack.text.replay import Replay
 
 WithReplay = Annotated[
     bool, typer.Option("--replay", help="Run the tokenizer's, the template's and each variant's own vectors as well.")
@@ -38,7 +38,7 @@ def verify(bundle: BundlePath, replay: WithReplay = False, json: AsJson = False)
 
 
 def _checked(path: Path) -> Bundle:
-    from edgepack.bundle import open_bundle
+    from edgepack.bundle.files import open_bundle
 
     opened = open_bundle(path, verify="sizes")
     with bar() as progress:
@@ -49,8 +49,9 @@ def _checked(path: Path) -> Bundle:
 
 def _replayed(bundle: Bundle) -> list[Replay]:
     from edgepack.device.hardware import detect
-    from edgepack.loading import text_side
-    from edgepack.measuring.replay import replay_text, replay_variant
+    from edgepack.measuring.replay import replay_variant
+    from edgepack.text.opening import text_side
+    from edgepack.text.replay import replay_text
 
     hardware = detect()
     with steps() as progress:
@@ -66,7 +67,7 @@ def _replayed(bundle: Bundle) -> list[Replay]:
 def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from edgepack.bundle import listed
+    from edgepack.bundle.files import listed
 
     return {
         "id": bundle.id,
@@ -81,12 +82,12 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     """Print what was compared and what each replay gave."""
     from rich.text import Text
 
-    from edgepack.bundle import listed
+    from edgepack.bundle.files import listed
     from edgepack.device.memory import human
 
     console = out()
     count = len(listed(bundle.manifest))
-    console.print(f"[bold]{bundle.manifest.name}[/]  {bundle.id}", soft_wrap=True)
+    say(console, f"[bold]{bundle.manifest.name}[/]  {bundle.id}")
     console.print(f"[green]sound[/]: {count} files, {human(bundle.size())}, every size and sha256 as the manifest says")
     if not replays:
         return

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Cache
-from edgepack.decoding.owner import Owner
+from edgepack.decoding.owner import Owner, outcome_of
 from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
 from edgepack.runtime import Options, Session, Snapshots
 
@@ -61,7 +61,7 @@ class Desk:
         """Return this caller's turn once it has come. Raises ``UsageError`` where the caller itself holds the desk."""
         turn = self._queue(lambda holder: holder.thread == get_ident())
         try:
-            turn.granted.result()
+            outcome_of(turn.granted)
         except BaseException:
             self.leave(turn)
             raise

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from edgepack.decoding.cache import Trail
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.results import Chunk, FinishReason, Result, Timings, Usage
 from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.decoding.steps import Steps
 from edgepack.errors import Cancelled
-from edgepack.results import Chunk, FinishReason, Result, Timings, Usage
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.stop import StopMatcher
 from edgepack.text.tokenizer import Tokenizer
@@ -128,8 +128,8 @@ class Generation:
             self._steps.settle()
         except Cancelled:
             pass
-        # Held back until now: an unfinished character, or the beginning of a stop string that did not come.
-        text += self._matcher.push(self._detokenizer.finish()) + self._matcher.finish()
+        # Held back until now: the beginning of a stop string that did not come. An unfinished character stays out.
+        text += self._matcher.finish()
         if self._matcher.matched is not None:
             self._finish_reason, self._stop = "stop", self._matcher.matched
         if text or self._pending:

@@ -19,6 +19,8 @@ from edgepack.errors import EngineError
 
 T = TypeVar("T")
 
+_LOOK_S = 0.25
+
 
 class Owner:
     """A thread that does one piece of work after the other, in the order in which they come.
@@ -70,7 +72,7 @@ class Owner:
             return work()
         future = self.submit(work)
         try:
-            return future.result()
+            return outcome_of(future)
         except BaseException:
             if not future.done():
                 interrupt()
@@ -95,6 +97,20 @@ class Owner:
         self._stopped = True
         if timeout_s is not None and current_thread() is not thread:
             wait_for([given_back], timeout_s)
+
+
+def outcome_of(future: Future[T]) -> T:
+    """Return what a future returns, or raise what it raises, and notice every Ctrl-C on the way.
+
+    A signal that comes after the interpreter's last look for one and before the wait begins does not end the wait, so
+    that it is interrupted to look again: on a busy machine that moment is long.
+    """
+    while True:
+        try:
+            return future.result(_LOOK_S)
+        except TimeoutError:
+            if future.done():  # the work's own, or it ended this moment
+                return future.result()
 
 
 class _Worker(Thread):

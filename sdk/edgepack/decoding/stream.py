@@ -8,8 +8,8 @@ from types import TracebackType
 
 from edgepack.decoding.desk import Desk, Turn
 from edgepack.decoding.generation import Generation
+from edgepack.decoding.results import Chunk, Result
 from edgepack.errors import UsageError
-from edgepack.results import Chunk, Result
 
 
 class Stream:

@@ -1,1 +1,1 @@
-"""This machine: what it has, what would run on it, and how well."""
+"""This machine: its facts, what is remembered of it, and the plans that follow. Nothing here opens an engine."""

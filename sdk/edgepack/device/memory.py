@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgepack.decoder import Decoder
-from edgepack.runtime import KvCache, Options
+from edgepack.bundle.decoder import Decoder, KvCache
+from edgepack.device.engine import Options
 
 CHUNK = 128
 KV_BYTES: Mapping[KvCache, int] = {"f32": 4, "f16": 2}

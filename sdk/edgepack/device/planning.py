@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from edgepack.bundle.decoder import KvCache
+from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.device.engine import Options, Support
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
-from edgepack.manifest import Manifest, Variant
-from edgepack.runtime import KvCache, Options, Support
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from edgepack.atomic import write_atomically
+from edgepack.bundle.writing import write_atomically
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""What ``edgepack tune`` found on this device, kept in the state folder. ``edgepack.device.tune`` measures it.
+"""What ``edgepack tune`` found on this device, kept in the state folder. ``edgepack.tuning.tune`` measures it.
 
 A file belongs to one bundle on one device, and each of its entries to one version of an engine on one of its devices:
 what was measured with others says nothing, and is not read.
@@ -15,10 +15,10 @@ from typing import Annotated
 
 import msgspec
 
-from edgepack.atomic import write_atomically
+from edgepack.bundle.writing import write_atomically
+from edgepack.device.engine import Support
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import state_folder
-from edgepack.runtime import Support
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]

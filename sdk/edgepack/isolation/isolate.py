@@ -16,7 +16,7 @@ from threading import get_ident
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
 from edgepack.isolation import process, wire

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from edgepack import errors
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EdgepackError
 from edgepack.runtime import Options
 

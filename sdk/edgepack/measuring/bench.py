@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.device.memory import kv_bytes
 from edgepack.device.planning import Candidate
+from edgepack.engines import Runtimes, find, open_session, with_threads
 from edgepack.errors import ContextTooLargeError, UsageError
-from edgepack.loading import Runtimes, find, open_session, with_threads
 from edgepack.runtime import Options, Session
 
 WARM_UP = 1

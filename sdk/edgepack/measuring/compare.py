@@ -14,9 +14,10 @@ from edgepack.errors import EdgepackError, UsageError
 from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
+    from edgepack.decoding.options import GenerationOptions
     from edgepack.decoding.repro import Setup
-    from edgepack.model import GenerationOptions, Model
-    from edgepack.results import Result
+    from edgepack.decoding.results import Result
+    from edgepack.model import Model
 
 Prompt = str | list[Any]
 """A text, or the messages of a conversation."""

@@ -1,7 +1,7 @@
 """Evaluate: how well a model knows a user's own text, and how far it is from another on the same text.
 
 Both models read the text in the same windows, a slice at a time side by side, so that only two slices of logits are
-ever held; see ``edgepack.measuring.score`` for the windows.
+ever held; see ``edgepack.decoding.score`` for the windows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.logprobs import logprobs
+from edgepack.decoding.score import SLICE, perplexity, predictions, windows
 from edgepack.errors import UsageError
-from edgepack.measuring.score import SLICE, perplexity, predictions, windows
 from edgepack.prefix import common_length
 
 if TYPE_CHECKING:

@@ -1,73 +1,15 @@
-"""Replay: a bundle's own vectors, run again on this machine: tokenizer, chat template and each variant's self-test."""
+"""Replay of a variant: its self-test, run again through its engine on this machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
+from edgepack.bundle.manifest import SelfTest, Variant
 from edgepack.device.hardware import Hardware
 from edgepack.device.planning import default_kv_cache, kv_caches
-from edgepack.errors import BundleError, EdgepackError, UsageError
-from edgepack.loading import Runtimes, find, probe_all
-from edgepack.manifest import Chat, Golden, Manifest, Probe, SelfTest, Variant
+from edgepack.engines import Runtimes, find, probe_all
+from edgepack.errors import EdgepackError
 from edgepack.runtime import Options, Support
-from edgepack.text.chat import ChatTemplate
-from edgepack.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The outcome of one vector set. ``checked`` counts the texts or positions compared."""
-
-    name: str
-    verdict: Literal["same", "differs", "skipped"]
-    checked: int
-    reason: str
-
-
-def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate | None) -> list[Replay]:
-    """Encode the tokenizer's probes and render the chat template's conversations, and compare with the manifest."""
-    probes = manifest.tokenizer.probes
-    found = [_compared("tokenizer", len(probes), [_probed(tokenizer, probe) for probe in probes])]
-    if manifest.chat is not None and template is not None:
-        problems = [_rendered(manifest.chat, template, tokenizer, golden) for golden in manifest.chat.goldens]
-        found.append(_compared("chat template", len(problems), problems))
-    return found
-
-
-def _probed(tokenizer: Tokenizer, probe: Probe) -> str | None:
-    ids = tokenizer.encode(probe.text, bos=False, special=probe.special)
-    return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
-
-
-def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
-    """Say how a conversation differs from its golden, None where it does not."""
-    try:
-        text = template.render(
-            golden.messages,
-            tools=golden.tools,
-            variables=golden.variables,
-            add_generation_prompt=golden.add_generation_prompt,
-            date=chat.date.day if chat.date else None,
-        )
-    except UsageError as error:
-        return None if golden.refusal == error.message else f"{golden.name!r}: {error.message}"
-    except BundleError as error:  # the words are jinja2's own, and may change with its version
-        return None if golden.refusal else f"{golden.name!r}: {error.message}"
-    if golden.refusal is not None:
-        return f"{golden.name!r} is rendered, and was refused: {golden.refusal}"
-    if text != golden.text:
-        return f"{golden.name!r} is rendered as {_first_difference(text, golden.text)}"
-    ids = tokenizer.encode(text, bos=False, special=True)
-    return None if ids == golden.ids else f"{golden.name!r} gives {_first_difference(ids, golden.ids)}"
-
-
-def _first_difference(found: str | list[int], wanted: str | list[int]) -> str:
-    place = next(
-        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted))
-    )
-    return f"{found[place : place + 8]!r} instead of {wanted[place : place + 8]!r} at index {place}"
+from edgepack.text.replay import Replay, compared
 
 
 def replay_variant(bundle: Bundle, variant: Variant, hardware: Hardware, runtimes: Runtimes | None = None) -> Replay:
@@ -89,7 +31,7 @@ def replay_variant(bundle: Bundle, variant: Variant, hardware: Hardware, runtime
         problems, checked = _run(bundle, variant, test, hardware, support, runtimes)
     except (EdgepackError, ValueError) as error:
         return Replay(variant.id, "differs", 0, str(error))
-    return _compared(variant.id, checked, problems)
+    return compared(variant.id, checked, problems)
 
 
 def _run(
@@ -113,11 +55,3 @@ def _run(
         f"token {likeliest[place]} instead of {top} after position {place}" for place, top in wrong
     ]
     return problems, len(wanted)
-
-
-def _compared(name: str, checked: int, outcomes: list[str | None]) -> Replay:
-    problems = [outcome for outcome in outcomes if outcome is not None]
-    if not problems:
-        return Replay(name, "same", checked, "")
-    more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
-    return Replay(name, "differs", checked, problems[0] + more)

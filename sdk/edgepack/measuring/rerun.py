@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from edgepack.bundle import open_bundle
+from edgepack.bundle.files import open_bundle
 from edgepack.decoding.repro import Repro, Setup
+from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import BundleError, UsageError
 from edgepack.loading import open_candidate, plan
 from edgepack.prefix import common_length
-from edgepack.results import Result
 from edgepack.runtime import Options
 
 

@@ -14,7 +14,8 @@ class Detokenizer:
 
     ``at_start`` says that no text stands before the first token, so that the space which SentencePiece-style
     tokenizers put in front of every text is dropped. After text, that space is a real one and stays.
-    The pieces joined are what ``bytes.decode("utf-8", errors="replace")`` gives for all bytes at once.
+    The pieces joined are what ``bytes.decode("utf-8", errors="replace")`` gives for all bytes at once, without the
+    character at their end that lacks bytes: U+FFFD stands for what cannot become one.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, at_start: bool = True) -> None:
@@ -24,14 +25,13 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """Return the text that this token completes; empty while a character lacks bytes."""
-        return self._text(self._utf8.decode(self._tokenizer.token_bytes(token_id)))
-
-    def finish(self) -> str:
-        """Return what is left of an unfinished character: U+FFFD, or nothing."""
-        return self._text(self._utf8.decode(b"", final=True))
-
-    def _text(self, text: str) -> str:
+        text = self._utf8.decode(self._tokenizer.token_bytes(token_id))
         if self._drop_space and text:
             self._drop_space = False
             return text.removeprefix(" ")
         return text
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last character lacks bytes, so that the tokens say more than the text."""
+        return bool(self._utf8.getstate()[0])

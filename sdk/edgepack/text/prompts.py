@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from edgepack.bundle.manifest import Manifest
 from edgepack.errors import EdgepackError, PromptTooLongError, UsageError
-from edgepack.manifest import Manifest
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ import pytest
 from models import make_model, write_safetensors
 from oracle_models import GEMMA2, GEMMA3, GEMMA3_V5, GEMMA3_VISION
 
-from edgepack.decoder import Attention, LinearScaling, Rope
+from edgepack.bundle.decoder import Attention, LinearScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

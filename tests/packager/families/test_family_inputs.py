@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from models import make_llama, make_model, write_safetensors
 from oracle_models import ORACLE_MODELS
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import LINEAR, LLAMA3, make_llama, write_safetensors
 
-from edgepack.decoder import LinearScaling, Llama3Scaling, Rope
+from edgepack.bundle.decoder import LinearScaling, Llama3Scaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

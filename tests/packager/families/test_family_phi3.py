@@ -14,7 +14,7 @@ import pytest
 from models import make_model
 from oracle_models import LONGROPE, PHI3, PHI3_4K, PHI3_V5, PHI4
 
-from edgepack.decoder import Attention, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, LongRopeScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

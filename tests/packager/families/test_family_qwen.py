@@ -13,7 +13,7 @@ import pytest
 from models import make_model
 from oracle_models import QWEN2, QWEN2_WINDOW, QWEN3
 
-from edgepack.decoder import Attention, Rope
+from edgepack.bundle.decoder import Attention, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

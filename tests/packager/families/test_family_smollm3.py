@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from oracle_models import SMOLLM3
 
-from edgepack.decoder import Attention, Rope
+from edgepack.bundle.decoder import Attention, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 

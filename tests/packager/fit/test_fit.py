@@ -15,8 +15,8 @@ import pytest
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS, PHI4, Fixture
 
+from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack.cli import main
-from edgepack.decoder import Attention, Decoder, Rope
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import Payload, kv_bytes, needed
 from edgepack.errors import UsageError

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from models import make_llama
 
+from edgepack.bundle.manifest import License, Obligation
 from edgepack.errors import LicenceError, UsageError
-from edgepack.manifest import License, Obligation
 from edgepack_packager.build import build
 from edgepack_packager.licence import Licence, carry, check, read_licence
 from edgepack_packager.licence.terms import TERMS, terms_of

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import EngineError, ProofError, SourceError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 from oracle_models import ORACLE_MODELS
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint

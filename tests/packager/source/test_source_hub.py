@@ -14,7 +14,7 @@ import pytest
 from hub import TOKEN, Hub
 from models import make_llama
 
-from edgepack.bundle import open_bundle
+from edgepack.bundle.files import open_bundle
 from edgepack.errors import BuildError, OutputExistsError, SourceError, UnsupportedModelError, UsageError
 from edgepack_packager import source
 from edgepack_packager.build import build

@@ -15,10 +15,10 @@ from models import make_llama
 from real_templates import vectors_of as vectors_in
 from text_side import CHAT_TEMPLATE
 
+from edgepack.bundle.manifest import Chat, Date
 from edgepack.errors import SourceError, UsageError
-from edgepack.loading import special_tokens
-from edgepack.manifest import Chat, Date
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.opening import special_tokens
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
 from edgepack_packager.recipe import Recipe

@@ -13,8 +13,8 @@ from models import make_llama
 from real_templates import real_template
 from text_side import CHAT_TEMPLATE
 
+from edgepack.bundle.manifest import Generation, Stop
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack.manifest import Generation, Stop
 from edgepack_packager import families, text
 from edgepack_packager.licence import Licence, read_licence
 from edgepack_packager.text import endings

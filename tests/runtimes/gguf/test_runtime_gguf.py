@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
 from edgepack.runtime import KvCache, Options, Session
@@ -528,7 +528,7 @@ class TestSilence:
         import logging, sys
         from pathlib import Path
         import msgspec
-        from edgepack.decoder import Decoder
+        from edgepack.bundle.decoder import Decoder
         from edgepack.errors import EngineError
         from edgepack.runtime import Options
         from edgepack_runtimes.gguf import GgufRuntime

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gguf_decoders import DECODERS, FAR, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, WINDOW, architecture, rope
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import EngineError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header as encoding

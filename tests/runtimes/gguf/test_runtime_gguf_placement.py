@@ -11,7 +11,7 @@ import pytest
 from models import make_llama
 from variants import nmse, pack, start, token_ids
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack_runtimes.gguf import abi, library, log
 from edgepack_runtimes.gguf.placement import device_of

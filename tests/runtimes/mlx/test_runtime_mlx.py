@@ -23,7 +23,7 @@ from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
 from variants import ReadBack, nmse, token_ids
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Session, find
@@ -320,7 +320,7 @@ def test_nothing_is_imported_that_is_not_needed(tiny: tuple[Path, Decoder]) -> N
     folder, decoder = tiny
     script = (
         "import sys, pathlib, msgspec\n"
-        "from edgepack.decoder import Decoder\n"
+        "from edgepack.bundle.decoder import Decoder\n"
         "from edgepack.device.hardware import Hardware\n"
         "from edgepack.runtime import Options, find\n"
         "runtime = find('mlx')\n"

@@ -18,7 +18,7 @@ from decoders import RandomWeights, describe
 from numpy.typing import NDArray
 from variants import ReadBack, nmse, token_ids
 
-from edgepack.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Weights, blocks

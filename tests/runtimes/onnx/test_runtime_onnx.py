@@ -25,7 +25,7 @@ from models import LINEAR, LLAMA3, make_llama
 from onnx import helper
 from variants import ReadBack, nmse, token_ids
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Session, find
@@ -358,7 +358,7 @@ USE = """
 import sys
 from pathlib import Path
 import msgspec
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError
 from edgepack.runtime import Options, find
 decoder = msgspec.json.decode(sys.argv[2], type=Decoder)

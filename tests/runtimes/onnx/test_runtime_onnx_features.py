@@ -12,7 +12,7 @@ import pytest
 from decoders import RandomWeights, describe
 from variants import ReadBack, nmse
 
-from edgepack.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks

@@ -12,7 +12,7 @@ import small_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgepack.bundle import MANIFEST, Bundle, open_bundle
+from edgepack.bundle.files import MANIFEST, Bundle, open_bundle
 from edgepack.errors import (
     BundleDamagedError,
     BundleError,

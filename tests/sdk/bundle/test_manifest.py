@@ -11,9 +11,9 @@ import small_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.bundle import listed
+from edgepack.bundle.files import listed
+from edgepack.bundle.manifest import decode, encode
 from edgepack.errors import BundleDamagedError, BundleTooNewError, EdgepackError
-from edgepack.manifest import decode, encode
 
 
 def plain() -> dict[str, Any]:

@@ -285,6 +285,31 @@ def test_inspect(invoke: Invoke, tmp_path: Path, register: Callable[..., None]) 
     assert len(report["id"]) == 64
 
 
+def test_inspect_tells_fallbacks_by_kind(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, odd = "rows of 576 are not a multiple of 256", "rows of 100 are not a multiple of 32"
+    taken = [(f"layers.{layer}.{kind}", "q5_0", narrow) for layer in range(30) for kind in ("attention.q", "mlp.up")]
+    taken += [(f"layers.{layer}.attention.v", "q5_0", narrow) for layer in (0, 1, 5, 28, 29)]
+    taken += [("embedding", "q8_0", narrow), ("layers.7.mlp.down", "f16", odd)]
+    fallbacks = [dict(zip(("tensor", "scheme", "reason"), each, strict=True)) for each in taken]
+    quantization = small_bundle.variant("fake-q4")["quantization"] | {"fallbacks": fallbacks}
+    path = str(small_bundle.write(tmp_path / "deep", [small_bundle.variant("fake-q4", quantization=quantization)]))
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = invoke("inspect", path)
+    assert code == 0
+    told = " ".join(out.split())
+    for sentence in (
+        f"65 tensors are q5_0, because {narrow}: attention.q, mlp.up in layers 0-29; "
+        "attention.v in layers 0-1, 5, 28-29",
+        f"1 tensor is q8_0, because {narrow}: embedding",
+        f"1 tensor is f16, because {odd}: mlp.down in layer 7",
+    ):
+        assert told.count(sentence) == 1
+    assert max(map(len, out.splitlines())) <= 80
+    assert len(out.splitlines()) < 30
+    report = json_of(invoke("inspect", path, "--json"))
+    assert report["variants"][0]["quantization"]["fallbacks"] == fallbacks
+
+
 def test_plan(invoke: Invoke, bundle: str) -> None:
     code, out, err = invoke("plan", bundle)
     assert (code, err) == (0, "")
@@ -432,7 +457,7 @@ def test_an_interrupt_while_loading_ends_with_130(invoke: Invoke, bundle: str, r
 
 CONVERSATION = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {places!r}
 import test_cli
 from edgepack import FakeRuntime, runtime
 from edgepack.isolation import probing
@@ -446,7 +471,9 @@ sys.exit(test_cli.main(["run", {bundle!r}, *{options!r}]))
 
 def converse(bundle: str, typed: Sequence[bytes], *options: str, step: int = 0) -> tuple[int, str]:
     """Run a chat on a terminal of its own, typing at each prompt; return its exit code and what the terminal showed."""
-    code = CONVERSATION.format(tests=str(Path(__file__).parent), bundle=bundle, options=options, step=step)
+    here = Path(__file__)
+    places = [str(here.parent), str(here.parents[2])]  # its own, and what the tests share
+    code = CONVERSATION.format(places=places, bundle=bundle, options=options, step=step)
     terminal, inside = pty.openpty()
     environment = os.environ | {"TERM": "dumb", "NO_COLOR": "1"}
     pending, shown = list(typed), b""

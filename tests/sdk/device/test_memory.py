@@ -16,7 +16,7 @@ import small_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
 from edgepack.device.planning import Plan, make_plan

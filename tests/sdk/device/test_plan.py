@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import small_bundle
 
+from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import human
 from edgepack.device.planning import Plan, make_plan
 from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EngineMissingError, UsageError
-from edgepack.manifest import Manifest
 from edgepack.runtime import Support
 
 MIB = 1024**2

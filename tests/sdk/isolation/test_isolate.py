@@ -294,7 +294,7 @@ def start(script: str) -> subprocess.Popen[str]:
         import os, signal, sys, warnings
         from pathlib import Path
         import msgspec
-        from edgepack.decoder import Decoder
+        from edgepack.bundle.decoder import Decoder
         from edgepack.errors import EngineError
         from edgepack.isolation.isolate import IsolatedRuntime
         from edgepack.runtime import Options

@@ -15,8 +15,8 @@ import edgepack
 from edgepack import fake
 from edgepack.device import state
 from edgepack.device.hardware import Hardware
+from edgepack.engines import probe_all
 from edgepack.isolation import probing, process
-from edgepack.loading import probe_all
 from edgepack.runtime import Support
 from edgepack_runtimes.gguf import GgufRuntime, selfcheck
 

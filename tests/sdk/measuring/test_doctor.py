@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgepack.device.doctor import installs, notes
 from edgepack.device.hardware import Hardware
+from edgepack.measuring.doctor import installs, notes
 from edgepack.runtime import Support
 from edgepack_runtimes.gguf import GgufRuntime, library, selfcheck
 from edgepack_runtimes.mlx import MlxRuntime

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 import edgepack
 from edgepack import EngineError, FakeRuntime, Model, PromptTooLongError, UsageError, fake
 from edgepack.cli import main
+from edgepack.decoding.score import SLICE, Window, score, windows
 from edgepack.measuring.compare import Prompt, compare, read_prompts
 from edgepack.measuring.evaluate import divergence, evaluate
-from edgepack.measuring.score import SLICE, Window, score, windows
 from edgepack_packager import families, reference, source
 from edgepack_packager.build import Built, build
 from edgepack_packager.checkpoint import open_checkpoint

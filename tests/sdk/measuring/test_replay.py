@@ -11,14 +11,13 @@ import pytest
 import small_bundle
 
 import edgepack
-from edgepack import FakeRuntime
-from edgepack.bundle import Bundle
+from edgepack import FakeRuntime, first_open
+from edgepack.bundle.files import Bundle
 from edgepack.decoding import repro
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError, UsageError
-from edgepack.loading import text_side
-from edgepack.measuring import first_open
-from edgepack.measuring.replay import Replay, replay_text
+from edgepack.text.opening import text_side
+from edgepack.text.replay import Replay, replay_text
 from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)

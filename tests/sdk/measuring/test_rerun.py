@@ -9,9 +9,9 @@ import pytest
 
 import edgepack
 from edgepack.cli import main
+from edgepack.decoding.results import Result
 from edgepack.errors import BundleError, UsageError
 from edgepack.measuring.rerun import read_result, rerun
-from edgepack.results import Result
 from edgepack_packager.build import Built
 
 ENGINES = ("gguf", "mlx", "onnx")

@@ -84,7 +84,8 @@ class Answer:
         assert len(self.ids) <= limit
         assert constraint.allowed[list(grammar.stop_ids)].all()
         detokenizer = Detokenizer(tokenizer, at_start=at_start)
-        self.text = "".join(map(detokenizer.push, self.ids)) + detokenizer.finish()
+        self.text = "".join(map(detokenizer.push, self.ids))
+        assert not detokenizer.unfinished
         assert not tokenizer.special_ids.intersection(self.ids)
         assert not grammar.stop_ids.intersection(self.ids)
         assert max(self.ids, default=0) < tokenizer.n_tokens

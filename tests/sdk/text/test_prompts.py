@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgepack import fake
+from edgepack.decoding.results import Result
 from edgepack.errors import PromptTooLongError, UsageError
-from edgepack.results import Result
 
 SYSTEM = {"role": "system", "content": "SYSTEM"}
 

@@ -13,17 +13,17 @@ import small_bundle
 
 import edgepack
 from edgepack import FakeRuntime
-from edgepack.bundle import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.cli import main
 from edgepack.decoding.lookup import PAYS
 from edgepack.device.hardware import Hardware, detect
-from edgepack.device.trial import Job, Measurement, measure, run, shorten
-from edgepack.device.tune import Trial, faster, thread_counts, tune
 from edgepack.device.tuning import Tuning, read_tunings, write_tunings
 from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError, EngineTimeoutError
 from edgepack.loading import plan
 from edgepack.runtime import Options, Support
 from edgepack.text.tokenizer import Tokenizer
+from edgepack.tuning.trial import Job, Measurement, measure, run, shorten
+from edgepack.tuning.tune import Trial, faster, thread_counts, tune
 from edgepack_packager.build import Built
 
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -194,7 +194,7 @@ class Machine:
 
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
-    monkeypatch.setattr("edgepack.device.tune.detect", lambda: MACHINE)
+    monkeypatch.setattr("edgepack.tuning.tune.detect", lambda: MACHINE)
     variants = [small_bundle.variant("gguf-q4"), small_bundle.variant("fake-q4")]
     return open_bundle(small_bundle.write(tmp_path / "tuned", variants))
 
@@ -299,7 +299,7 @@ def test_a_chunk_that_does_not_fit_the_memory_is_not_measured(
     tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = plan(bundle, backend="fake", runtimes={"fake": FakeRuntime()}).choice.memory.total
-    monkeypatch.setattr("edgepack.device.tune.detect", lambda: replace(MACHINE, memory_available=needed + 1000))
+    monkeypatch.setattr("edgepack.tuning.tune.detect", lambda: replace(MACHINE, memory_available=needed + 1000))
     machine = Machine()
     report = searched(bundle, machine)
     assert {each.chunk for each in report.trials if each.reason == "It does not fit the memory."} == {256, 512}

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Model, Reader, Writer, Written

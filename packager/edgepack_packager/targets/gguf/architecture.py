@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from math import sqrt
 
-from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import UnsupportedModelError
 
 

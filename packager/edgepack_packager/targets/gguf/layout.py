@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Fallback
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.gguf.recipe import FORMATS, Kind, choices
 from edgepack_packager.targets.gguf.tensors import parts, tables

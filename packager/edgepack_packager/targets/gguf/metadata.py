@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from edgepack.decoder import Decoder, LinearScaling, LongRopeScaling
+from edgepack.bundle.decoder import Decoder, LinearScaling, LongRopeScaling
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value

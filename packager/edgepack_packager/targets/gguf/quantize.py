@@ -1,7 +1,8 @@
 """Rows of float32 become rows of bytes in one of ggml's element types. Every row is encoded alone.
 
-The types with blocks of 32 are numpy, and so are the same on every host; K-quants are the installed engine's own code.
-Both give ggml's bytes (``quantize_row_*_ref`` in ggml-quants.c).
+The types with blocks of 32 are numpy, and so are the same on every host; K-quants are the installed engine's own code,
+which gives some blocks other bytes on another kind of processor. Both give ggml's bytes (``quantize_row_*_ref`` in
+ggml-quants.c).
 """
 
 from __future__ import annotations

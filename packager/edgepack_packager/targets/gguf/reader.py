@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.architecture import choose

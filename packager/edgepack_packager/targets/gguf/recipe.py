@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Fallback
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 from edgepack_packager.targets.mixture import is_favoured
 

@@ -12,7 +12,7 @@ from math import sqrt
 
 import numpy as np
 
-from edgepack.decoder import Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, module_bits
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling
+from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling
 
 
 def features(decoder: Decoder) -> frozenset[str]:

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from edgepack.decoder import Decoder
-from edgepack.manifest import Fallback
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.mixture import sensitive
 from edgepack_packager.targets.mlx.model_types import choose

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.decoder import Decoder, LongRopeScaling
+from edgepack.bundle.decoder import Decoder, LongRopeScaling
 from edgepack_packager.targets.mlx.features import features
 from edgepack_packager.targets.mlx.rope import parameters
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, SourceError
 from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import read_object

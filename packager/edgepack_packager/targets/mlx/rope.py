@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgepack.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 
 def rope_fields(decoder: Decoder) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Model, Written

@@ -12,7 +12,7 @@ RMSNorm of f16 also sums the squares in f16 (onnxruntime issue 29034).
 
 from __future__ import annotations
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack_packager.targets.onnx.nodes import Nodes
 
 PAST = "past_key_values.{}.{}"

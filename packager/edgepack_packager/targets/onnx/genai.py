@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT
 from edgepack_packager.targets.onnx.layout import GRAPH_FILE
 from edgepack_packager.text.side import Text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
 from edgepack_packager.targets.onnx.layout import Layout

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.mixture import sensitive
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.onnx import blocks

@@ -15,7 +15,7 @@ from decoders import describe
 from numpy.typing import NDArray
 
 from edgepack import runtime
-from edgepack.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, EngineMissingError, UsageError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.weights import blocks

@@ -10,7 +10,7 @@ import pytest
 from decoders import RandomWeights, describe
 from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, architecture, rope
 
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model

@@ -15,7 +15,7 @@ from gguf_decoders import DECODERS, FAR, FAR_LINEAR, GLOBAL, LOCAL, LONG, SHORT,
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Options, Session
 from edgepack_packager import reference

@@ -17,7 +17,7 @@ import pytest
 from decoders import describe
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgepack.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header

@@ -21,7 +21,7 @@ from decoders import describe
 from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
 
-from edgepack.decoder import Decoder, Llama3Scaling, Rope
+from edgepack.bundle.decoder import Decoder, Llama3Scaling, Rope
 from edgepack.errors import BuildError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
@@ -495,7 +495,7 @@ def test_build_host_needs_no_mlx(tmp_path: Path) -> None:
     described = msgspec.json.encode(decoder()).decode()
     script = (
         "import sys, pathlib, msgspec, numpy\n"
-        "from edgepack.decoder import Decoder\n"
+        "from edgepack.bundle.decoder import Decoder\n"
         "from edgepack_packager.targets import Model, find\n"
         f"decoder = msgspec.json.decode({described!r}, type=Decoder)\n"
         f"writer = find('mlx').open(pathlib.Path({str(tmp_path)!r}), Model('tiny', decoder, 'bf16'), '4bit')\n"

@@ -16,7 +16,7 @@ from decoders import RandomWeights, describe
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS
 
-from edgepack.decoder import Attention, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import ProofError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint

@@ -19,7 +19,7 @@ import pytest
 from decoders import describe
 from numpy.typing import NDArray
 
-from edgepack.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
@@ -499,7 +499,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import onnx
-from edgepack.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack_packager.targets import Model, find
 from edgepack_packager.checkpoint.weights import blocks
 decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,

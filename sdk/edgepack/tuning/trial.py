@@ -1,6 +1,6 @@
 """A trial: one setting of one candidate, measured in a process of its own, whose crash or hang is only a reason.
 
-Run as ``python -m edgepack.device.trial``: a job comes in on standard input, what was measured goes out on standard
+Run as ``python -m edgepack.tuning.trial``: a job comes in on standard input, what was measured goes out on standard
 output.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from edgepack.bundle import open_bundle
+from edgepack.bundle.files import open_bundle
 from edgepack.device.planning import Candidate
+from edgepack.engines import Runtimes, find, open_session
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.isolation import process
-from edgepack.loading import Runtimes, find, open_session
 from edgepack.measuring.bench import clip, decode_tps, generate, random_tokens
 from edgepack.runtime import Session
 

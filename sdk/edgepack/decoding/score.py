@@ -10,19 +10,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.bundle.manifest import Manifest
 from edgepack.decoding.logprobs import TokenLogprob, token_logprob
 from edgepack.errors import EngineError, UsageError
-
-if TYPE_CHECKING:
-    from edgepack.model import Model
+from edgepack.text.tokenizer import Tokenizer
 
 SLICE = 32
 """Tokens whose logits are held at once: 16 MB at a vocabulary of 128k."""
+
+
+class Reader(Protocol):
+    """What reads a text and says what it expects next: an ``edgepack.Model`` is one."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    def tokenize(self, text: str) -> list[int]: ...
+    def evaluate(self, ids: Sequence[int], slice_tokens: int) -> Iterator[NDArray[np.float32]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class Score:
         }
 
 
-def score(model: Model, text: str | Sequence[int], *, slice_tokens: int = SLICE) -> Score:
+def score(model: Reader, text: str | Sequence[int], *, slice_tokens: int = SLICE) -> Score:
     """Score a text, or token ids as ``Model.tokenize`` gives them.
 
     Raises ``UsageError`` for fewer than two tokens or an id outside the vocabulary, ``EngineError`` where the engine
@@ -88,7 +100,7 @@ def windows(ids: Sequence[int], context: int, bos: int | None) -> list[Window]:
 
 
 def predictions(
-    model: Model, windows: Iterable[Window], slice_tokens: int = SLICE
+    model: Reader, windows: Iterable[Window], slice_tokens: int = SLICE
 ) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Yield each token to score with the logits that predict it, float32 [n_vocab].
 

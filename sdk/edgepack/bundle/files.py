@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgepack import manifest as manifest_file
+from edgepack.bundle import manifest as manifest_file
+from edgepack.bundle.manifest import File, Manifest, Variant
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
-from edgepack.manifest import File, Manifest, Variant
 
 MANIFEST = "manifest.json"
 BLOCK = 1024 * 1024

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgepack.decoder import Count, Decoder, KvCache
+from edgepack.bundle.decoder import Count, Decoder, KvCache
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1

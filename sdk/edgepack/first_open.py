@@ -9,12 +9,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.decoding.repro import versions
 from edgepack.device.state import state_folder
 from edgepack.errors import ReplayError
-from edgepack.measuring.replay import replay_text
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.replay import replay_text
 from edgepack.text.tokenizer import Tokenizer
 
 LIBRARIES = ("edgepack", "jinja2", "tokenizers")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from edgepack.device.hardware import Hardware, detect
-from edgepack.loading import Runtimes, probe_all
+from edgepack.engines import Runtimes, probe_all
 from edgepack.runtime import Support
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"

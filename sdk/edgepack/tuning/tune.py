@@ -1,7 +1,7 @@
 """Tune: measure what a bundle reaches on this device with other settings, and keep the best of each variant.
 
 Each candidate of the plan is measured as the rules would open it. Then one setting after the other is varied while
-the best of the others stays: threads, weight repacking, chunk. What is measured, ``edgepack.device.trial`` says; where
+the best of the others stays: threads, weight repacking, chunk. What is measured, ``edgepack.tuning.trial`` says; where
 it is kept, ``edgepack.device.tuning``.
 """
 
@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypedDict
 
-from edgepack.bundle import Bundle
+from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.planning import Candidate, make_plan
-from edgepack.device.trial import Job, Measurement, run
 from edgepack.device.tuning import Tuning, write_tunings
+from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
-from edgepack.loading import Runtimes, probe_all
 from edgepack.runtime import Support
+from edgepack.tuning.trial import Job, Measurement, run
 
 MARGIN = 1.03
 """How many times as fast another setting must be to replace one: less may be noise."""

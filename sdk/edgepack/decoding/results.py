@@ -76,8 +76,9 @@ class Chunk:
 class Result:
     """A finished generation.
 
-    ``text`` is the new text only, cut before a matched stop string. ``token_ids`` are all generated tokens except a
-    stop token; the tokens that spelled a stop string are among them. ``finish_reason``: "stop" (a stop token or a
+    ``text`` is the new text only, cut before a matched stop string, and before a character that the end left without
+    all its bytes. ``token_ids`` are all generated tokens except a stop token; those that spelled what was cut are among
+    them. ``finish_reason``: "stop" (a stop token or a
     stop string), "length" (``max_tokens``, or the end of the context), "cancelled". ``stop`` is the stop string or
     the stop token's id that ended the text, else None. ``sampling`` is what was used, with the seed. ``tool_calls`` are
     what the model asks the application to do; their words are not part of the text. ``logprobs`` has an entry for each

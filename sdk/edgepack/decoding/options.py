@@ -1,0 +1,132 @@
+"""How a text is asked for: the options of ``generate`` and ``chat``, and what each comes to beside a bundle's defaults.
+
+Whatever cannot be honoured raises ``UsageError`` here, before anything is evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from edgepack.bundle.manifest import Generation
+from edgepack.decoding.sample import Sampling
+from edgepack.errors import UsageError
+from edgepack.text.prompts import OnOverflow, check_policy
+from edgepack.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgepack.structured.constrain import Grammar
+
+Tool = Callable[..., object] | Mapping[str, object]
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_BINDING = ("json_schema", "regex", "grammar")
+_N_BEST = 20
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How a text is generated. What is left out, or None, is the bundle's default.
+
+    ``json_schema`` (a schema, or a class that has one), ``regex`` and ``grammar`` (Lark) bind the text, one of them at
+    a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
+    probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
+    guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
+    ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.text.prompts``.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    json_schema: Mapping[str, object] | str | bool | type | None
+    regex: str | None
+    grammar: str | None
+    logprobs: bool | None
+    n_best: int | None
+    prompt_lookup: bool | None
+    on_overflow: OnOverflow | None
+
+
+class ChatOptions(GenerationOptions, total=False):
+    """How a conversation is answered, beside the options of a text.
+
+    ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
+    ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+    """
+
+    tools: Sequence[Tool] | None
+    variables: Mapping[str, object] | None
+    date: str | None
+
+
+def read_sampling(options: GenerationOptions, defaults: Generation) -> Sampling:
+    """Return the sampling that the options ask for, the bundle's where they leave it open."""
+    values: dict[str, Any] = {name: getattr(defaults, name) for name in _SAMPLING} | {"seed": None}
+    values |= {name: value for name, value in options.items() if name in values and value is not None}
+    return Sampling(**values)
+
+
+def read_room(options: GenerationOptions, defaults: Generation) -> tuple[OnOverflow, int]:
+    """Return what is to happen when the context is full, and the most tokens to generate."""
+    policy, value = check_policy(options.get("on_overflow")), options.get("max_tokens")
+    if value is None:
+        return policy, defaults.max_tokens
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
+    return policy, value
+
+
+def read_stops(options: GenerationOptions) -> tuple[str, ...]:
+    """Return the strings at which the text ends."""
+    stop = options.get("stop")
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        if not stop:
+            raise UsageError("stop is an empty string.", hint="Leave it out to have no stop string.")
+        return (stop,)
+    if not isinstance(stop, Sequence):
+        raise UsageError(f"stop is of type {type(stop).__name__}.", hint="It must be a string or a list of strings.")
+    for index, text in enumerate(stop):
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"stop[{index}] is {text!r}.", hint="It must be a string that is not empty.")
+    return tuple(stop)
+
+
+def read_grammar(
+    options: Mapping[str, Any], tokenizer: Tokenizer, rows: int, stop_ids: frozenset[int]
+) -> Grammar | None:
+    """Return what binds the text, None where nothing does. ``rows`` are those of the logits."""
+    asked = {name: options.get(name) for name in _BINDING}
+    if all(value is None for value in asked.values()):
+        return None
+    from edgepack.structured.constrain import compile_grammar
+
+    values: dict[str, Any] = asked
+    return compile_grammar(tokenizer, rows, stop_ids, **values)
+
+
+def read_n_best(options: GenerationOptions) -> int | None:
+    """Return how many alternatives each token's logprob gets, None where none were asked for."""
+    wanted, count = options.get("logprobs"), options.get("n_best")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise UsageError(f"logprobs is {wanted!r}.", hint="It is True or False; n_best is the number of alternatives.")
+    if count is None:
+        return 0 if wanted else None
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _N_BEST:
+        raise UsageError(f"n_best is {count!r}.", hint=f"It is a number of alternatives from 0 to {_N_BEST}.")
+    if wanted is False and count:
+        raise UsageError("n_best was given beside logprobs=False.", hint="Leave one of them out.")
+    return count
+
+
+def read_lookup(options: GenerationOptions, pays: bool) -> bool:
+    """Return whether prompt lookup guesses: as asked for, else whether it pays on this device."""
+    wanted = options.get("prompt_lookup")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise UsageError(f"prompt_lookup is {wanted!r}.", hint="It is True, False or None.")
+    return pays if wanted is None else wanted

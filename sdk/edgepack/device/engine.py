@@ -1,0 +1,46 @@
+"""What an engine offers on a device, and how a plan has it open a variant: the plain data of ``edgepack.runtime``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgepack.bundle.decoder import KvCache
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a runtime can run on a machine.
+
+    ``devices`` names what it can use, best first ("metal", "cuda", "cpu"); empty means that it cannot run,
+    ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
+    ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here, for variants that have none
+    built in; ``needs`` names the only type that a device takes, for devices that do not take every one.
+    """
+
+    devices: tuple[str, ...]
+    reason: str | None = None
+    install: str | None = None
+    version: str | None = None
+    kv_caches: tuple[KvCache, ...] = ("f32",)
+    needs: Mapping[str, KvCache] = field(default_factory=dict)
+
+    def device(self, kv_cache: KvCache) -> str | None:
+        """Return the best device that takes a KV cache of that type."""
+        return next((name for name in self.devices if self.needs.get(name, kv_cache) == kv_cache), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open a variant: ``context`` in tokens, ``threads`` of the engine, the KV cache's element type, and
+    ``chunk``, the most tokens that one prefill step evaluates (a cancel takes effect between steps or sooner).
+
+    ``repack`` says whether the engine rearranges the weights for this processor at load, None that it decides itself;
+    a runtime that cannot choose raises ``UsageError`` for anything else.
+    """
+
+    context: int
+    threads: int
+    kv_cache: KvCache
+    chunk: int = 128
+    repack: bool | None = None
