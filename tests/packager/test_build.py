@@ -118,7 +118,7 @@ def test_the_manifest_tells_the_whole_story(demo_bundle: Built) -> None:
 
 
 def test_more_bits_lose_less(sharded: Built) -> None:
-    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit"), ("onnx", "int8", "int4")):
+    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit_mixed"), ("onnx", "int8", "int4_mixed")):
         half, eight, four = (gates(sharded, f"{target}-{scheme}")["loss.kl"] for scheme in ("f16", q8, q4))
         assert half < eight < four
 
@@ -137,16 +137,16 @@ def test_an_f16_cache_is_built_in_where_a_target_can(sharded_llama: Path, tmp_pa
     assert manifest.schema.features == ["kv_cache"]
     assert manifest.producer.recipe["kv_cache"] == "f16"
     found = {variant.id: variant.kv_cache for variant in manifest.variants}
-    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4-kv16": "f16"}
+    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4_mixed-kv16": "f16"}
     figures = gates(built, "onnx-f32-kv16")
     assert figures["structure.nmse"] > 0
     assert figures["loss.kl"] < 1e-4  # held to the limits of 16 bits
-    assert gates(built, "onnx-int4-kv16")["structure.nmse"] == figures["structure.nmse"]
-    with edgepack.load(built.path, variant="onnx-int4-kv16") as model:
+    assert gates(built, "onnx-int4_mixed-kv16")["structure.nmse"] == figures["structure.nmse"]
+    with edgepack.load(built.path, variant="onnx-int4_mixed-kv16") as model:
         assert model.generate("hello", max_tokens=4).usage.completion_tokens
         assert model.setup.kv_cache == "f16"
     with pytest.raises(EngineMissingError, match="it offers a KV cache in f16, not in f32"):
-        edgepack.load(built.path, variant="onnx-int4-kv16", kv_cache="f32")
+        edgepack.load(built.path, variant="onnx-int4_mixed-kv16", kv_cache="f32")
     replayed = subprocess.run(
         [sys.executable, "-m", "edgepack", "verify", str(built.path), "--replay"], capture_output=True, text=True
     )
@@ -216,7 +216,7 @@ def test_an_existing_output(source: Path, tmp_path: Path) -> None:
 
 def test_a_gate_that_fails_leaves_no_bundle(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss, "limits", lambda bits: loss.Limits(kl=0, top1=1, perplexity_ratio=1))
-    refuse(source, ProofError, r"onnx-int4 failed the proof: loss\.kl is")
+    refuse(source, ProofError, r"onnx-int4_mixed failed the proof: loss\.kl is")
 
 
 def test_a_missing_engine_needs_the_word_unproven(
