@@ -5,7 +5,7 @@ docs/quality.md has the measurements behind it, docs/adr/0009-mixtures-by-shape.
 
 from __future__ import annotations
 
-from edgepack.decoder import Decoder
+from edgepack.bundle.decoder import Decoder
 
 SMALL = 1_000_000_000
 """Parameters below which a model gets the whole mixture: the matrices of larger ones are so wide that more of their
