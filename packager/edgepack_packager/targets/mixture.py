@@ -17,21 +17,24 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
 
     Of every model what makes the logits, the head or the tied embedding, and the value projections where several
     query heads share one: those are small, and all that is read passes through them. Of a model below ``SMALL`` all
-    embeddings and value projections, and the down projections of ``is_favoured`` layers.
+    embeddings and value projections, the down projection of every third layer, and the whole last layer.
     """
-    small = decoder.n_parameters < SMALL
-    values = small or decoder.n_kv_heads < decoder.n_heads
-    names = {"head"} | ({"embedding"} if small or decoder.tied else set())
-    for layer in range(decoder.n_layers):
-        names |= {f"layers.{layer}.attention.v"} if values else set()
-        names |= {f"layers.{layer}.mlp.down"} if small and is_favoured(layer, decoder.n_layers) else set()
-    return frozenset(names)
+    layers = range(decoder.n_layers)
+    if decoder.n_parameters >= SMALL:
+        shared = decoder.n_kv_heads < decoder.n_heads
+        values = {f"layers.{layer}.attention.v" for layer in layers} if shared else set()
+        return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
+    last = f"layers.{decoder.n_layers - 1}."
+    downs = {f"layers.{layer}.mlp.down" for layer in layers[2::3]}
+    return frozenset(
+        name
+        for name, shape in decoder.tensors()
+        if len(shape) == 2 and (name.startswith(("embedding", "head", last)) or name.endswith(".v") or name in downs)
+    )
 
 
-def is_favoured(layer: int, n_layers: int) -> bool:
-    """Say whether a layer is of the first or the last eighth, or every third of the others.
-
-    Source: ``use_more_bits`` in llama.cpp's src/llama-quant.cpp.
-    """
-    eighth = n_layers // 8
-    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
+def next_sensitive(decoder: Decoder) -> frozenset[str]:
+    """Return those that come next, of a model below ``SMALL``: its key projections and the other down projections."""
+    layers = range(decoder.n_layers if decoder.n_parameters < SMALL else 0)
+    parts = ("attention.k", "mlp.down")
+    return frozenset(f"layers.{layer}.{part}" for layer in layers for part in parts) - sensitive(decoder)

@@ -14,7 +14,6 @@ from typing import Literal
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
-from edgepack_packager.targets.mixture import is_favoured
 
 Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
 
@@ -88,7 +87,7 @@ class Choice:
         if self.kind == self.asked:
             return None
         block = FORMATS[self.asked].block
-        reason = f"its rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
+        reason = f"rows of {self.shape[-1]} are not a multiple of {self.asked}'s block of {block}"
         return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
 
 
@@ -128,7 +127,7 @@ def _sensitive(decoder: Decoder, architecture: Architecture, scheme: str, name: 
     """The value and down projections: the mixtures give them more bits in the first, the last and every third layer."""
     kind = SCHEMES[scheme].kind
     layer = int(name.split(".")[1])
-    if scheme in ("q4_k_m", "q5_k_m") and is_favoured(layer, decoder.n_layers):
+    if scheme in ("q4_k_m", "q5_k_m") and _more_bits(layer, decoder.n_layers):
         return "q6_K"
     if kind == "q4_K" and name.endswith("attention.v") and _is_70b(decoder, architecture):
         return "q5_K"
@@ -139,3 +138,8 @@ def _is_70b(decoder: Decoder, architecture: Architecture) -> bool:
     """Whether llama.cpp takes a model for one of 70 B, whose value projections are small: it counts the layers."""
     grouped = decoder.n_heads != decoder.n_kv_heads
     return decoder.n_layers == 80 and (architecture.name == "qwen2" or (architecture.name == "llama" and grouped))
+
+
+def _more_bits(layer: int, n_layers: int) -> bool:
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2

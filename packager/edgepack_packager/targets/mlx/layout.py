@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import Written
-from edgepack_packager.targets.mixture import sensitive
+from edgepack_packager.targets.mixture import next_sensitive, sensitive
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, Float
@@ -112,7 +112,7 @@ def module_bits(decoder: Decoder, scheme: str) -> dict[str, int]:
 
     Parts that are fused have the bits of the most sensitive one.
     """
-    wide = sensitive(decoder) if scheme == MIXED else frozenset()
+    wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
     bits: dict[str, int] = {}
     for name, shape in decoder.tensors():
         if quantizes(scheme, shape):
