@@ -16,6 +16,10 @@ class Progress(Protocol):
         """So many steps of the current stage are done."""
         ...
 
+    def warn(self, sentence: str) -> None:
+        """Something is not as one might expect, and the build goes on."""
+        ...
+
 
 class Silent:
     """A progress that nobody watches."""
@@ -23,3 +27,5 @@ class Silent:
     def stage(self, title: str, total: int) -> None: ...
 
     def advance(self, steps: int = 1) -> None: ...
+
+    def warn(self, sentence: str) -> None: ...

@@ -188,7 +188,7 @@ class Conversation:
     def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
         text, words = result.text, Detokenizer(self._model.tokenizer)
         spoken = "".join(map(words.push, result.token_ids))
-        if result.tool_calls and "tool_calls" not in self._model.template.source:
+        if result.tool_calls and "tool_calls" not in self._model.template.for_tools.source:
             text = spoken  # a template that cannot write calls is told their words
         elif result.tool_calls:
             return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))

@@ -41,6 +41,7 @@ from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.messages import checked
 from edgepack.text.prompts import Messages, Prompt, Prompts
 from edgepack.text.tokenizer import Tokenizer
 
@@ -246,12 +247,15 @@ class Model:
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
         policy, max_tokens = read_room(options, self._manifest.generation)
+        messages = checked(messages)
         tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
+        template = self.template if tools is None else self.template.for_tools
         if tools is not None:
-            messages, definitions, own = tools.given(messages, self.template)
+            messages, definitions, own = tools.given(messages, template)
             variables = {**(variables or {}), **own}
         prompt = self._prompts.of_messages(
             messages,
+            template,
             definitions,
             variables,
             options.get("date"),
@@ -363,7 +367,7 @@ class Model:
             exactly=exactly,
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
-            parse=None if tools is None else lambda text: tools.parse(text, self.template.source),
+            parse=None if tools is None else lambda text: tools.parse(text, self.template.for_tools.source),
         )
         return Generation(self._desk, self._tokenizer, request)
 
@@ -373,7 +377,7 @@ class Model:
         from edgepack.text.tools import Tools
 
         made = Tools.of(tools)
-        made.check(self.template.source)
+        made.check(self.template.for_tools.source)
         return made
 
     def _grammar(self, options: Mapping[str, Any]) -> Grammar | None:

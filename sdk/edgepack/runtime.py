@@ -96,7 +96,7 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """A runtime whose payloads carry a vocabulary in a format of their own, where others carry tokenizer.json as it is.
+    """A runtime whose payloads carry a vocabulary in a format of their own, where others go by tokenizer.json.
 
     The SDK tokenises by itself; a build proves with this that both give the same ids.
     """
@@ -108,8 +108,13 @@ class Tokenizing(Protocol):
         """
         ...
 
-    def known_difference(self, tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
-        """Return why the engine cannot do with this text what a parsed tokenizer.json does, None where it can."""
+    def known_differences(
+        self, variant: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
+    ) -> list[str | None]:
+        """Return for each text why the engine cannot do what a parsed tokenizer.json does with it, None where it can.
+
+        The reasons follow from rules over the vocabulary, whatever the ids are.
+        """
         ...
 
 

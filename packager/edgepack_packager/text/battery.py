@@ -44,7 +44,7 @@ _CODE = (
 )
 _UNICODE = "Grüße, Ελλάδα! 日本語と한국어、العَرَبِيَّة हिन्दी ภาษาไทย 👩🏽‍🚀🏳️‍🌈 ½ ≠ ∞"
 
-_WEATHER: dict[str, object] = {
+WEATHER: dict[str, object] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -59,21 +59,18 @@ _WEATHER: dict[str, object] = {
         },
     },
 }
+ZURICH: dict[str, object] = {"city": "Zürich", "unit": "celsius"}
+
+
+def call(id: str, arguments: dict[str, object]) -> dict[str, object]:
+    """Return a call of the battery's tool. The id has nine letters and digits: Mistral's templates refuse others."""
+    return {"id": id, "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
+
+
 _ASKED = [_user("What is the weather in Zürich?")]
 _CALLED: list[dict[str, object]] = [
     *_ASKED,
-    {
-        "role": "assistant",
-        "content": "",
-        # Nine letters and digits: the templates of Mistral refuse any other id.
-        "tool_calls": [
-            {
-                "id": "call00001",
-                "type": "function",
-                "function": {"name": "get_weather", "arguments": {"city": "Zürich", "unit": "celsius"}},
-            }
-        ],
-    },
+    {"role": "assistant", "content": "", "tool_calls": [call("call00001", ZURICH)]},
     {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": "21 degrees, a clear sky"},
 ]
 _TURNS = [_user("Hi"), _assistant("Hello! How can I help?"), _user("Add 2 and 3.")]
@@ -88,15 +85,15 @@ CONVERSATIONS = (
     Conversation(name="unicode", messages=[_user(_UNICODE), _assistant("Jó napot! 你好 🙂"), _user("à bientôt")]),
     Conversation(name="code", messages=[_user(_CODE)]),
     Conversation(name="white space", messages=[_user("  two spaces,\n\n\n  three lines, a tab\t \n")]),
-    Conversation(name="tools", messages=_ASKED, tools=[_WEATHER]),
-    Conversation(name="tools and system", messages=[_system("Be brief."), *_ASKED], tools=[_WEATHER]),
-    Conversation(name="tool call", messages=_CALLED, tools=[_WEATHER]),
+    Conversation(name="tools", messages=_ASKED, tools=[WEATHER]),
+    Conversation(name="tools and system", messages=[_system("Be brief."), *_ASKED], tools=[WEATHER]),
+    Conversation(name="tool call", messages=_CALLED, tools=[WEATHER]),
     # Phi-4-mini reads them, as text, from a field of the message.
     Conversation(
         name="tools in a message",
         messages=[{**_system("Be brief."), "tools": '[{"name": "get_weather", "parameters": {}}]'}, *_ASKED],
     ),
-    Conversation(name="xml tools", messages=_CALLED, variables={"xml_tools": [_WEATHER]}),
+    Conversation(name="xml tools", messages=_CALLED, variables={"xml_tools": [WEATHER]}),
     Conversation(name="thinking", messages=_TURNS, variables={"enable_thinking": True}),
     Conversation(name="no thinking", messages=_TURNS, variables={"enable_thinking": False}),
 )
@@ -134,3 +131,12 @@ TEXTS = (
     "antidisestablishmentarianism" * 4 + " aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "<|im_start|>user<|im_end|></s><|eot_id|><end_of_turn><|end|>",
 )
+
+
+def asked(reads: set[str], with_tools: bool) -> list[Conversation]:
+    """Return the conversations that a template has a use for, by the names that it reads.
+
+    ``with_tools`` gives each a tool, as a template for tools alone always gets.
+    """
+    fitting = [each for each in CONVERSATIONS if each.needs <= reads]
+    return [msgspec.structs.replace(each, tools=each.tools or [WEATHER]) if with_tools else each for each in fitting]

@@ -9,7 +9,7 @@ from edgepack.bundle.manifest import Stop
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.text.battery import ANSWER
-from edgepack_packager.text.files import GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, parsed, token_name
+from edgepack_packager.text.files import GENERATION, TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TOOL_USE, parsed, token_name
 from edgepack_packager.text.render import Rendered
 
 
@@ -19,14 +19,20 @@ def find(
     tokenizer: Mapping[str, Any],
     tokens: Mapping[int, str],
     rendered: Rendered | None,
+    with_tools: Rendered | None = None,
 ) -> list[Stop]:
     """Return the tokens that end a turn, by ascending id, each with the files that say so.
 
+    ``rendered`` and ``with_tools`` are what the chat template and that for tools make of the battery.
     Raises ``SourceError`` where a file names a token that the tokenizer does not have.
     """
     sources: dict[int, list[str]] = {}
     ids = {text: id for id, text in tokens.items()}
-    said = [*_configured(files, config, ids), *((TEMPLATE, id) for id in _written(tokenizer, rendered))]
+    said = [
+        *_configured(files, config, ids),
+        *((TEMPLATE, id) for id in _written(tokenizer, rendered)),
+        *((TOOL_USE, id) for id in _written(tokenizer, with_tools)),
+    ]
     for place, id in said:
         if id not in tokens:
             raise SourceError(f"{place}: the stop token {id!r} is not in {TOKENIZER}.")

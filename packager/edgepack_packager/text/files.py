@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.errors import SourceError
+from edgepack.text.chat import TEMPLATE as TEMPLATE
+from edgepack.text.chat import TOOL_USE as TOOL_USE
 from edgepack_packager.checkpoint.strictjson import parse_object
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 GENERATION = "generation_config.json"
-TEMPLATE = "chat_template.jinja"
 
 CARRIED = (TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, TEMPLATE)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from edgepack.bundle.manifest import Chat, Date, Golden, Probe
+from edgepack.bundle.manifest import Chat, Date, Golden, Probe, ToolUse
 from edgepack.errors import SourceError
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.text import rendered
-from edgepack_packager.text.battery import CONVERSATIONS, DAY, TEXTS
-from edgepack_packager.text.render import Rendered
+from edgepack_packager.text import rendered, rendered_with_tools
+from edgepack_packager.text.battery import DAY, TEXTS, Conversation
+from edgepack_packager.text.files import TEMPLATE, TOOL_USE
+from edgepack_packager.text.render import Answer, Rendered
 from edgepack_packager.text.side import Text
 
 # A vocabulary may hold hundreds of reserved names that differ by a number; the first and the last stand for them.
@@ -25,23 +27,24 @@ class Vectors:
     chat: Chat | None
 
 
-def vectors(text: Text, tokenizer: Tokenizer, n_vocab: int, date: str | None = None) -> Vectors:
-    """Return the vectors of a source's text side, whose embedding has ``n_vocab`` rows; ``date`` is the recipe's.
+def vectors(text: Text, tokenizer: Tokenizer, date: str | None = None) -> Vectors:
+    """Return the vectors of a source's text side; ``date`` is the recipe's.
 
-    Raises ``SourceError`` for a chat template that fails or that writes BOS twice.
+    Raises ``SourceError`` for a chat template that fails, that does not print what a user says, or that writes BOS
+    twice.
     """
     policy = Date(policy="passed", day=DAY) if date == "passed" else Date(policy="pinned", day=date or DAY)
-    found = rendered(text, policy.day)
-    chatting = None if found is None else chat(found, tokenizer, text.bos, policy)
-    return Vectors(probes(text, tokenizer, n_vocab), chatting)
+    found, with_tools = rendered(text, policy.day), rendered_with_tools(text, policy.day)
+    chatting = None if found is None else chat(found, with_tools, tokenizer, text.bos, policy)
+    return Vectors(probes(text, tokenizer), chatting)
 
 
-def probes(text: Text, tokenizer: Tokenizer, n_vocab: int) -> list[Probe]:
+def probes(text: Text, tokenizer: Tokenizer) -> list[Probe]:
     """Return the texts of the battery, and names of added tokens inside a text, with their ids without BOS.
 
     The latter stand there twice: as text of a user, and with special tokens parsed, as a template's text is.
     """
-    added = [token for token in text.tokenizer.get("added_tokens") or [] if token["id"] < n_vocab]
+    added = text.tokenizer.get("added_tokens") or []
     kinds = [
         [token["content"] for token in added if bool(token.get("special")) is special] for special in (True, False)
     ]
@@ -54,35 +57,43 @@ def probes(text: Text, tokenizer: Tokenizer, n_vocab: int) -> list[Probe]:
     ]
 
 
-def chat(found: Rendered, tokenizer: Tokenizer, bos: int | None, date: Date) -> Chat:
-    """Return the chat facts of a rendered template: the roles that it prints, its date and its goldens."""
-    goldens, roles = [], set()
-    for asked in CONVERSATIONS:
-        answer = found.answers.get(asked.name)
-        if answer is None:
-            continue
-        text = answer.text or ""
-        ids = tokenizer.encode(text, bos=False, special=True)
-        if bos is not None and ids[:2] == [bos, bos]:
-            raise SourceError(f"chat_template.jinja writes BOS twice before the conversation {asked.name!r}.")
-        roles |= {str(message["role"]) for message in asked.messages if _prints(text, str(message["content"]))}
-        goldens.append(
-            Golden(
-                name=asked.name,
-                messages=asked.messages,
-                tools=asked.tools,
-                variables=asked.variables,
-                add_generation_prompt=asked.add_generation_prompt,
-                text=text,
-                ids=ids,
-                refusal=answer.refusal,
-            )
+def chat(found: Rendered, with_tools: Rendered | None, tokenizer: Tokenizer, bos: int | None, date: Date) -> Chat:
+    """Return the chat facts of rendered templates: what they print, the date and their goldens."""
+    dated = "strftime_now" in found.reads or (with_tools is not None and "strftime_now" in with_tools.reads)
+    return Chat(
+        **_facts(found, TEMPLATE, tokenizer, bos),
+        date=date if dated else None,
+        tool_use=None if with_tools is None else ToolUse(**_facts(with_tools, TOOL_USE, tokenizer, bos)),
+    )
+
+
+def _facts(found: Rendered, file: str, tokenizer: Tokenizer, bos: int | None) -> dict[str, Any]:
+    arrival = found.arrival
+    if "user" not in arrival.roles:
+        raise SourceError(
+            f"{file} does not print what a user says, neither as a string nor as a list of parts: it is missing in the "
+            f"conversation {arrival.lost['user']!r}.",
+            hint="Mend the template, or remove it to build without chat.",
         )
-    return Chat(roles=sorted(roles), date=date if "strftime_now" in found.reads else None, goldens=goldens)
+    goldens = [_golden(asked, found.answers[asked.name], file, tokenizer, bos) for asked in found.conversations]
+    return {"roles": arrival.roles, "parts": arrival.parts, "leading": arrival.leading, "goldens": goldens}
 
 
-def _prints(text: str, content: str) -> bool:
-    return bool(content.strip()) and content.strip() in text
+def _golden(asked: Conversation, answer: Answer, file: str, tokenizer: Tokenizer, bos: int | None) -> Golden:
+    text = answer.text or ""
+    ids = tokenizer.encode(text, bos=False, special=True)
+    if bos is not None and ids[:2] == [bos, bos]:
+        raise SourceError(f"{file} writes BOS twice before the conversation {asked.name!r}.")
+    return Golden(
+        name=asked.name,
+        messages=asked.messages,
+        tools=asked.tools,
+        variables=asked.variables,
+        add_generation_prompt=asked.add_generation_prompt,
+        text=text,
+        ids=ids,
+        refusal=answer.refusal,
+    )
 
 
 def _ends(names: Sequence[str]) -> Sequence[str]:

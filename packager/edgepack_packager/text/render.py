@@ -10,16 +10,20 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 import msgspec
 
 from edgepack.errors import BundleError, SourceError, UsageError
 from edgepack.text.chat import ChatTemplate
-from edgepack_packager.text.battery import CONVERSATIONS, Conversation
+from edgepack.text.messages import in_parts
+from edgepack_packager.text.arrival import Arrival, Probe, settle
+from edgepack_packager.text.battery import WEATHER, Conversation, asked
+from edgepack_packager.text.files import TEMPLATE, TOOL_USE
 
 CPU_SECONDS = 10
 MEMORY_MIB = 512
@@ -37,73 +41,89 @@ class Job(msgspec.Struct, frozen=True):
     bos_token: str
     eos_token: str
     day: str
+    file: str
     cpu_seconds: int
     memory_mib: int
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A line of the child: a conversation's text, or why there is none. The first says what the template reads."""
+    """A line of the child: a conversation's text, or why there is none. The first says what the template reads, the
+    one after the conversations whose words arrive."""
 
     name: str = ""
     text: str | None = None
     refusal: str | None = None
     reads: list[str] | None = None
+    arrival: Arrival | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """What a template made of the battery: by conversation, without those that it has no use for.
 
-    ``reads`` are the names that it reads from outside.
+    ``reads`` are the names that it reads from outside; ``conversations`` what it was given, contents in their form.
     """
 
     reads: frozenset[str]
+    conversations: Sequence[Conversation]
     answers: Mapping[str, Answer]
+    arrival: Arrival
 
 
 @lru_cache(maxsize=4)
-def battery(source: str, bos_token: str, eos_token: str, day: str) -> Rendered:
-    """Render the battery, with ``day`` (YYYY-MM-DD) where the template prints one.
+def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = TEMPLATE) -> Rendered:
+    """Render the battery, with ``day`` (YYYY-MM-DD) where the template prints one, and find whose words arrive.
 
-    Raises ``SourceError`` for a template that does not compile, or that takes more time or memory than it gets.
+    ``file`` is the template's: that for tools gets a tool in each conversation. Raises ``SourceError`` for a template
+    that does not compile, or that takes more time or memory than it gets.
     """
-    job = Job(source, bos_token, eos_token, day, CPU_SECONDS, MEMORY_MIB)
+    job = Job(source, bos_token, eos_token, day, file, CPU_SECONDS, MEMORY_MIB)
     command = [sys.executable, "-m", "edgepack_packager.text.render"]
     try:
         child = subprocess.run(
             command, input=msgspec.json.encode(job), capture_output=True, timeout=WALL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise _stopped(error.output or b"", f"runs for more than {WALL_SECONDS} s") from None
+        raise _stopped(job, error.output or b"", f"runs for more than {WALL_SECONDS} s") from None
     if child.returncode == -signal.SIGXCPU:
-        raise _stopped(child.stdout, f"runs for more than {CPU_SECONDS} s")
+        raise _stopped(job, child.stdout, f"runs for more than {CPU_SECONDS} s")
     if child.returncode == _OUT_OF_MEMORY:
-        raise _stopped(child.stdout, f"needs more than {MEMORY_MIB} MiB")
+        raise _stopped(job, child.stdout, f"needs more than {MEMORY_MIB} MiB")
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise _stopped(child.stdout, f"ends its process with code {child.returncode} {last}".rstrip())
+        raise _stopped(job, child.stdout, f"ends its process with code {child.returncode} {last}".rstrip())
     first, *others = _answers(child.stdout)
     if first.reads is None:
-        raise SourceError(first.refusal or "chat_template.jinja does not compile.", hint=_HINT)
-    return Rendered(frozenset(first.reads), {answer.name: answer for answer in others})
+        raise SourceError(first.refusal or f"{file} does not compile.", hint=_HINT)
+    (arrival,) = (answer.arrival for answer in others if answer.arrival is not None)
+    return Rendered(
+        reads=frozenset(first.reads),
+        conversations=_asked(job, set(first.reads), arrival.parts),
+        answers={answer.name: answer for answer in others if answer.arrival is None},
+        arrival=arrival,
+    )
 
 
 def _answers(output: bytes) -> list[Answer]:
     return [msgspec.json.decode(line, type=Answer) for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def _stopped(output: bytes, what: str) -> SourceError:
+def _stopped(job: Job, output: bytes, what: str) -> SourceError:
     answers = _answers(output)
     place = "while it compiles"
     if answers:
         done = {answer.name for answer in answers}
-        names = [asked.name for asked in _asked(set(answers[0].reads or ())) if asked.name not in done]
-        place = f"on the conversation {names[0]!r}" if names else "after the last conversation"
-    return SourceError(f"chat_template.jinja {what} {place}.", hint=_HINT)
+        names = [each.name for each in _asked(job, set(answers[0].reads or ())) if each.name not in done]
+        place = f"on the conversation {names[0]!r}" if names else "on a longer conversation"
+    return SourceError(f"{job.file} {what} {place}.", hint=_HINT)
 
 
-def _asked(reads: set[str]) -> Iterator[Conversation]:
-    return (conversation for conversation in CONVERSATIONS if conversation.needs <= reads)
+def _asked(job: Job, reads: set[str], parts: Collection[str] = ()) -> list[Conversation]:
+    """Return the conversations of a template that reads these names, with the contents of these roles as parts."""
+    return [
+        msgspec.structs.replace(each, messages=in_parts(each.messages, parts))
+        for each in asked(reads, with_tools=job.file == TOOL_USE)
+    ]
 
 
 def main() -> None:
@@ -111,25 +131,58 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     _limit(job)
     try:
-        template = ChatTemplate(job.source, bos_token=job.bos_token, eos_token=job.eos_token, date=None)
-        reads = set(template.reads)
+        reads = set(_template(job).reads)
     except BundleError as error:
         _say(Answer(refusal=_reason(error)))
         return
     _say(Answer(reads=sorted(reads)))
-    day = job.day if "strftime_now" in reads else None
-    for conversation in _asked(reads):
-        _say(_rendered(template, conversation, day))
+    for conversation in _asked(job, reads):
+        _say(_rendered(job, conversation))
+    arrival = arrive(job)
+    if arrival.parts:
+        for conversation in _asked(job, reads, arrival.parts):
+            _say(_rendered(job, conversation, arrival.parts))
+    _say(Answer(arrival=arrival))
 
 
-def _rendered(template: ChatTemplate, asked: Conversation, day: str | None) -> Answer:
+def arrive(job: Job) -> Arrival:
+    """Return whose words the template of a job prints, with tools and without, as it is used. It sets no limit."""
+    with_tools = _tools(_template(job).reads)
+    ways = [with_tools] if job.file == TOOL_USE else [{}, *filter(None, [with_tools])]
+
+    def probed(probe: Probe, parts: Collection[str]) -> Iterator[str]:
+        for given in ways:
+            asked = Conversation(name=probe.name, messages=probe.messages, **given)
+            text = _rendered(job, asked, parts).text
+            if text is not None:
+                yield text
+
+    return settle(probed, tools="tool" in job.source)
+
+
+@cache
+def _template(job: Job, parts: tuple[str, ...] = ()) -> ChatTemplate:
+    return ChatTemplate(
+        job.source, bos_token=job.bos_token, eos_token=job.eos_token, date=None, parts=parts, file=job.file
+    )
+
+
+def _tools(reads: Collection[str]) -> dict[str, Any]:
+    """Return a conversation's fields that give a tool to a template, by the name that it reads them from."""
+    if "tools" in reads:
+        return {"tools": [WEATHER]}
+    return {"variables": {"xml_tools": [WEATHER]}} if "xml_tools" in reads else {}
+
+
+def _rendered(job: Job, asked: Conversation, parts: Collection[str] = ()) -> Answer:
+    template = _template(job, tuple(parts))
     try:
         text = template.render(
             asked.messages,
             tools=asked.tools,
             variables=asked.variables,
             add_generation_prompt=asked.add_generation_prompt,
-            date=day,
+            date=job.day if "strftime_now" in template.reads else None,
         )
     except (UsageError, BundleError) as error:
         return Answer(name=asked.name, refusal=_reason(error))

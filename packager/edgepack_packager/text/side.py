@@ -9,7 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along."""
+    """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along.
+
+    ``tool_use`` is the template that takes the chat template's place where tools are given, ``left_out`` are the names
+    of templates that are not carried.
+    """
 
     files: Mapping[str, bytes]
     tokenizer: Mapping[str, Any]
@@ -17,3 +21,5 @@ class Text:
     add_bos: bool
     stops: tuple[int, ...]
     chat_template: str | None
+    tool_use: str | None = None
+    left_out: tuple[str, ...] = ()

@@ -61,11 +61,13 @@ class GgufRuntime:
 
         return tokenize(self._library(), variant / "model.gguf", texts, special=special)
 
-    def known_difference(self, tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
-        """Return why llama.cpp cannot tokenise this text as a parsed tokenizer.json does, None where it can."""
-        from edgepack_runtimes.gguf.vocabulary import known_difference
+    def known_differences(
+        self, variant: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
+    ) -> list[str | None]:
+        """Return for each text why llama.cpp cannot tokenise it as a parsed tokenizer.json does, None where it can."""
+        from edgepack_runtimes.gguf.vocabulary import known_differences
 
-        return known_difference(tokenizer, text, special=special)
+        return known_differences(variant / "model.gguf", tokenizer, texts, special=special)
 
     def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Encode float32 [n, k] as uint8 [n, row bytes] with ggml's own quantiser; see ``quantize.quantize``."""

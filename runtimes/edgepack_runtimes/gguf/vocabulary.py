@@ -1,20 +1,15 @@
-"""The vocabulary that a GGUF file carries, read by llama.cpp's own tokenizer, without the weights.
-
-Source of what llama.cpp does otherwise than tokenizer.json: ``llama_vocab::impl`` in its src/llama-vocab.cpp.
-"""
+"""The vocabulary that a GGUF file carries, read by llama.cpp's own tokenizer, without the weights."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import msgspec
 
 from edgepack.errors import EngineError
 from edgepack_runtimes.gguf import abi, header, log
+from edgepack_runtimes.gguf.differences import Differences
 from edgepack_runtimes.gguf.library import Library
 
 
@@ -48,49 +43,10 @@ def _ids(native: ctypes.CDLL, vocabulary: int, text: bytes, special: bool) -> li
     return list(ids)
 
 
-class _Step(msgspec.Struct):
-    """A normalizer or pre-tokenizer of tokenizer.json, with the steps of a sequence."""
-
-    type: str
-    normalizers: list[_Step] = []
-
-
-class _Added(msgspec.Struct):
-    content: str
-    special: bool = False
-
-
-class _Tokenizer(msgspec.Struct):
-    normalizer: _Step | None = None
-    pre_tokenizer: _Step | None = None
-    added_tokens: list[_Added] = []
-
-
-# Tokens that llama.cpp makes control tokens by their name alone, so that it finds none of them in a plain text.
-_CONTROL_BY_NAME = frozenset(
-    {"</s>", "<eos>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"}
-)
-
-
-def known_difference(tokenizer: Mapping[str, object], text: str, *, special: bool) -> str | None:
-    """Return why llama.cpp cannot tokenise this text as a parsed tokenizer.json does, None where it can."""
-    parts = msgspec.convert(tokenizer, _Tokenizer)
-    if "NFC" in _types(parts.normalizer) and unicodedata.normalize("NFC", text) != text:
-        return "llama.cpp does not normalise a text, and tokenizer.json composes it first (NFC)"
-    if not special:
-        for added in parts.added_tokens:
-            if added.content in _CONTROL_BY_NAME and not added.special and added.content in text:
-                return f"llama.cpp takes {added.content} for a control token by its name, tokenizer.json does not"
-    if "Metaspace" in _types(parts.pre_tokenizer):
-        if text.startswith(" "):
-            return "llama.cpp puts a space before a text that begins with one, the Metaspace of tokenizer.json does not"
-        if any(added.content in text for added in parts.added_tokens):
-            return "llama.cpp puts a space after an added token, the Metaspace of tokenizer.json does not"
-    return None
-
-
-def _types(step: _Step | None) -> Iterator[str]:
-    if step is not None:
-        yield step.type
-        for inner in step.normalizers:
-            yield from _types(inner)
+def known_differences(
+    path: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
+) -> list[str | None]:
+    """Return for each text why llama.cpp cannot tokenise it as a parsed tokenizer.json does, None where it can."""
+    keys = header.read(path).metadata
+    rules = Differences(tokenizer, str(keys["tokenizer.ggml.model"]), str(keys["tokenizer.ggml.pre"]))
+    return [rules.explain(text, special=special) for text in texts]

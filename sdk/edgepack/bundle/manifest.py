@@ -16,12 +16,19 @@ from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1
 KV_CACHE = "kv_cache"
-FEATURES: frozenset[str] = frozenset({KV_CACHE})
+LOSS = "loss"
+CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
+FEATURES: frozenset[str] = frozenset({KV_CACHE, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
+
+HIGH_LOSS = 0.25
+"""Nats on text. Of simple facts that a model of 135 M parameters knows, a variant that loses 0.3 to 0.45 answers about
+half, one that loses 0.06 nearly all; ``docs/proof.md``."""
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Size = Annotated[int, msgspec.Meta(ge=0)]
 PlainName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+ProbePart = Literal["text", "random"]
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -138,12 +145,39 @@ class Date(_Plain, frozen=True, kw_only=True):
     day: Day
 
 
-class Chat(_Plain, frozen=True, kw_only=True):
-    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none."""
+class ToolUse(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template that takes the place of the other where tools are given; fields as those of ``Chat``."""
+
+    roles: list[str]
+    goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+
+
+class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none.
+
+    Of the roles, ``parts`` are those whose content it reads as a list of text parts, ``leading`` those that it prints
+    only of the first message. ``tool_use`` is left out where the template is used with tools as well.
+    """
 
     roles: list[str]
     date: Date | None
     goldens: list[Golden]
+    parts: list[str] = []
+    leading: list[str] = []
+    tool_use: ToolUse | None = None
+
+    @property
+    def features(self) -> list[str]:
+        """What a reader must understand of it, among ``FEATURES``."""
+        tools = self.tool_use
+        used = {
+            CHAT_PARTS: self.parts or (tools and tools.parts),
+            CHAT_LEADING: self.leading or (tools and tools.leading),
+            CHAT_TOOL_USE: tools,
+        }
+        return [name for name, needed in used.items() if needed]
 
 
 class Generation(_Plain, frozen=True, kw_only=True):
@@ -197,12 +231,38 @@ class Gate(_Plain, frozen=True, kw_only=True):
         return self.value <= self.limit if self.holds == "<=" else self.value >= self.limit
 
 
+class Loss(_Plain, frozen=True):
+    """What quantisation cost on so many tokens, against the source: means, each with its standard error.
+
+    ``kl``: KL(source || variant) of the next-token distributions, in nats. ``top1``: the share of positions with the
+    same likeliest token. ``perplexity``: that of the variant over that of the source.
+    """
+
+    tokens: Count
+    kl: float
+    kl_error: float
+    top1: float
+    top1_error: float
+    perplexity: float
+    perplexity_error: float
+
+    @property
+    def high(self) -> bool:
+        """Whether so much was lost that it shows in answers: ``HIGH_LOSS``."""
+        return self.kl > HIGH_LOSS
+
+
 class Proof(_Plain, frozen=True, kw_only=True):
-    """What was measured before the bundle was sealed, with which engine."""
+    """What was measured before the bundle was sealed, with which engine.
+
+    ``gates`` say that the variant is the model, and that the engine computes it; ``loss`` what quantisation cost, on
+    "text" and on "random" token ids.
+    """
 
     engine: str
     tokens: Count
     gates: list[Gate]
+    loss: dict[ProbePart, Loss] = {}
 
 
 class SelfTest(_Plain, frozen=True, kw_only=True):

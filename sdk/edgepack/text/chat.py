@@ -11,11 +11,12 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgepack.errors import BundleError, UsageError
+from edgepack.text.messages import checked, in_parts, plain
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,6 +25,9 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December")  # fmt: skip
 
+
+TEMPLATE = "chat_template.jinja"
+TOOL_USE = "additional_chat_templates/tool_use.jinja"
 
 # Far above what any context holds: a longer prompt is a template that runs away.
 MAX_CHARACTERS = 16 * 1024 * 1024
@@ -38,27 +42,47 @@ class ChatTemplate:
     ``bos_token`` and ``eos_token`` are the strings that it may print ("" where the tokenizer has none). ``date``
     (YYYY-MM-DD) is the day that it prints unless a call names another. Without any date ``strftime_now`` is
     undefined, and the template takes the day that it has for that case: never the clock of the device.
+    ``parts`` are the roles whose content it reads as a list of parts, ``tool_use`` is the template that is used in its
+    place where tools are given, ``file`` its name in the bundle.
     Raises ``BundleError`` for a template that does not compile.
     """
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str, date: str | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str,
+        eos_token: str,
+        date: str | None,
+        parts: Collection[str] = (),
+        tool_use: ChatTemplate | None = None,
+        file: str = TEMPLATE,
+    ) -> None:
         from jinja2 import TemplateSyntaxError
 
         self._source = source
+        self._parts = frozenset(parts)
+        self._tool_use = tool_use
+        self._file = file
         self._names = {"bos_token": bos_token, "eos_token": eos_token}
         self._date = date
         try:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
-            raise BundleError(f"chat_template.jinja, line {error.lineno}: {error.message}.") from None
+            raise BundleError(f"{file}, line {error.lineno}: {error.message}.") from None
         except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
             reason = str(error) or type(error).__name__
-            raise BundleError(f"chat_template.jinja does not compile: {reason}.") from error
+            raise BundleError(f"{file} does not compile: {reason}.") from error
 
     @property
     def source(self) -> str:
         """The template as it is written."""
         return self._source
+
+    @property
+    def for_tools(self) -> ChatTemplate:
+        """The template that is used where tools are given: one of its own where the model has it, else this."""
+        return self._tool_use or self
 
     @cached_property
     def reads(self) -> frozenset[str]:
@@ -76,8 +100,8 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         date: str | None = None,
     ) -> str:
-        """Return the prompt for messages, each a mapping with ``role``, ``content`` (text) and, where the template
-        reads them, other fields of JSON's types; a message with ``tool_calls`` may have no content.
+        """Return the prompt for messages, each a mapping with ``role``, ``content`` (a text, or a list of text parts,
+        see ``edgepack.text.messages``) and, where the template reads them, other fields of JSON's types.
 
         ``tools`` are function definitions in JSON schema, ``variables`` are the template's own, such as
         ``enable_thinking``. Raises ``UsageError`` for messages of another form, for tools or variables that the
@@ -87,7 +111,7 @@ class ChatTemplate:
         context: dict[str, Any] = {
             **self._checked_variables(variables or {}),
             **self._names,
-            "messages": _checked(messages),
+            "messages": in_parts(checked(messages), self._parts),
             "tools": self._checked_tools(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -106,7 +130,7 @@ class ChatTemplate:
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_CHARACTERS:
-                    raise BundleError(f"chat_template.jinja writes more than {MAX_CHARACTERS:,} characters.")
+                    raise BundleError(f"{self._file} writes more than {MAX_CHARACTERS:,} characters.")
         except (UsageError, BundleError):
             raise
         except (
@@ -121,7 +145,7 @@ class ChatTemplate:
         ) as e:
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
             reason = str(e).rstrip(".") or type(e).__name__
-            raise BundleError(f"chat_template.jinja fails on these messages: {reason}.", hint=hint) from e
+            raise BundleError(f"{self._file} fails on these messages: {reason}.", hint=hint) from e
         return "".join(pieces)
 
     def _checked_tools(self, tools: Sequence[Mapping[str, object]] | None) -> list[Any] | None:
@@ -134,7 +158,7 @@ class ChatTemplate:
         for index, tool in enumerate(tools):
             if not isinstance(tool, Mapping):
                 raise UsageError(f"tools[{index}] is of type {type(tool).__name__}.", hint="It must be a mapping.")
-        return [_plain(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+        return [plain(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
 
     def _checked_variables(self, variables: Mapping[str, object]) -> dict[str, Any]:
         known = sorted(self.reads.difference(_ARGUMENTS, _environment().globals)) if variables else []
@@ -142,48 +166,7 @@ class ChatTemplate:
             if name not in known:
                 hint = f"It reads: {', '.join(known) or 'none'}."
                 raise UsageError(f"This bundle's chat template reads no variable {name!r}.", hint=hint)
-        return {name: _plain(value, name) for name, value in variables.items()}
-
-
-def _checked(messages: Sequence[Mapping[str, object]]) -> list[Any]:
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
-        raise UsageError(
-            "messages is not a list of at least one message.", hint='Pass [{"role": "user", "content": "..."}].'
-        )
-    for index, message in enumerate(messages):
-        place = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            raise UsageError(f"{place} is of type {type(message).__name__}.", hint="It must be a mapping.")
-        calls = message.get("tool_calls") is not None
-        for field in ("role", "content"):
-            if field == "content" and calls and message.get(field) is None:
-                continue
-            if field not in message:
-                raise UsageError(f"{place}.{field} is missing.")
-            if not isinstance(message[field], str):
-                kind = type(message[field]).__name__
-                raise UsageError(f"{place}.{field} is of type {kind}.", hint="It must be a string.")
-    return [_plain(message, f"messages[{index}]") for index, message in enumerate(messages)]
-
-
-def _plain(value: object, place: str) -> Any:
-    """Return a copy in JSON's own types, so that a template meets no method of an application's object."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise UsageError(f"{place} has a key of type {type(key).__name__}.", hint="Keys must be strings.")
-        return {key: _plain(item, f"{place}.{key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
-    raise UsageError(f"{place} is of type {type(value).__name__}.", hint="It must be a value that JSON has.")
+        return {name: plain(value, name) for name, value in variables.items()}
 
 
 def _clock(day: str) -> Callable[[str], str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from edgepack.bundle.files import Bundle, listed
 from edgepack.errors import BundleDamagedError
-from edgepack.text.chat import ChatTemplate
+from edgepack.text.chat import TEMPLATE, TOOL_USE, ChatTemplate
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 
@@ -21,11 +21,16 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     names = ("tokenizer_config.json", "special_tokens_map.json")
     bos, eos = special_tokens([bundle.read(name) for name in names if name in listed(bundle.manifest)])
     day = chat.date.day if chat.date is not None and chat.date.policy == "pinned" else None
-    try:
-        source = bundle.read("chat_template.jinja").decode()
-    except UnicodeDecodeError as error:
-        raise BundleDamagedError(f"chat_template.jinja of the bundle is not UTF-8: {error.reason}.") from None
-    return tokenizer, ChatTemplate(source, bos_token=bos, eos_token=eos, date=day)
+
+    def template(file: str, parts: Collection[str], tool_use: ChatTemplate | None = None) -> ChatTemplate:
+        try:
+            source = bundle.read(file).decode()
+        except UnicodeDecodeError as error:
+            raise BundleDamagedError(f"{file} of the bundle is not UTF-8: {error.reason}.") from None
+        return ChatTemplate(source, bos_token=bos, eos_token=eos, date=day, parts=parts, tool_use=tool_use, file=file)
+
+    with_tools = None if chat.tool_use is None else template(TOOL_USE, chat.tool_use.parts)
+    return tokenizer, template(TEMPLATE, chat.parts, with_tools)
 
 
 def special_tokens(configs: Iterable[bytes]) -> tuple[str, str]:

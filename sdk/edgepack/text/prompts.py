@@ -66,6 +66,7 @@ class Prompts:
     def of_messages(
         self,
         messages: Messages,
+        template: ChatTemplate,
         tools: Sequence[Mapping[str, object]] | None,
         variables: Mapping[str, object] | None,
         date: str | None,
@@ -73,12 +74,11 @@ class Prompts:
         max_tokens: int,
         continues: Callable[[str], list[int] | None] = lambda text: None,
     ) -> Prompt:
-        """Return the prompt of a conversation.
+        """Return the prompt of checked messages; ``template`` is the bundle's, or the one that it has for tools.
 
         ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
         for a role or a date that the template cannot take, ``PromptTooLongError``.
         """
-        template = self.template
         self._check_date(date)
 
         def render(chosen: Messages, ask: bool = True) -> Prompt:
@@ -88,7 +88,7 @@ class Prompts:
             return Prompt(ids, text, at_start=True)
 
         prompt = render(messages)
-        self._check_roles(messages)
+        self._check_roles(messages, template)
         if on_overflow == "error":
             return self._checked(prompt)
         system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
@@ -116,8 +116,8 @@ class Prompts:
 
         The two ends may be tokenised otherwise where they meet, so that the caller may have to ask again.
         """
-        longest = max(range(len(messages)), key=lambda i: len(str(messages[i]["content"])))
-        content = str(messages[longest]["content"])
+        longest = max(range(len(messages)), key=lambda i: len(str(messages[i].get("content") or "")))
+        content = str(messages[longest].get("content") or "")
         ids = self._tokenizer.encode(content, bos=False)
         left = len(ids) - surplus
         if left < 2:
@@ -138,13 +138,23 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
-    def _check_roles(self, messages: Messages) -> None:
-        roles = self._manifest.chat.roles if self._manifest.chat else []
+    def _check_roles(self, messages: Messages, template: ChatTemplate) -> None:
+        """Refuse what the template leaves out without a word, as most do with roles that they do not know."""
+        chat = self._manifest.chat
+        facts = chat and (chat.tool_use or chat if template is not self._template else chat)
+        if not facts or not facts.roles:
+            return
         for index, message in enumerate(messages):
-            if roles and message["role"] not in roles:  # most templates leave it out without a word
+            role, place = message["role"], f"messages[{index}].role"
+            if role not in facts.roles:
                 raise UsageError(
-                    f"messages[{index}].role is {message['role']!r}.",
-                    hint=f"The bundle's chat template knows: {', '.join(roles)}.",
+                    f"{place} is {role!r}, which the bundle's chat template does not print.",
+                    hint=f"It knows: {', '.join(facts.roles)}.",
+                )
+            if index and role in facts.leading:
+                raise UsageError(
+                    f"{place} is {role!r}, which the bundle's chat template prints of the first message alone.",
+                    hint="Put it first; two of them in one message.",
                 )
 
     def _checked(self, prompt: Prompt) -> Prompt:

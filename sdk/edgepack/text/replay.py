@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgepack.bundle.manifest import Chat, Golden, Manifest, Probe
+from edgepack.bundle.manifest import Golden, Manifest, Probe
 from edgepack.errors import BundleError, UsageError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
@@ -26,8 +26,13 @@ def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate
     probes = manifest.tokenizer.probes
     found = [compared("tokenizer", len(probes), [_probed(tokenizer, probe) for probe in probes])]
     if manifest.chat is not None and template is not None:
-        problems = [_rendered(manifest.chat, template, tokenizer, golden) for golden in manifest.chat.goldens]
+        day = manifest.chat.date.day if manifest.chat.date else None
+        problems = [_rendered(day, template, tokenizer, golden) for golden in manifest.chat.goldens]
         found.append(compared("chat template", len(problems), problems))
+        if manifest.chat.tool_use is not None:
+            goldens = manifest.chat.tool_use.goldens
+            problems = [_rendered(day, template.for_tools, tokenizer, golden) for golden in goldens]
+            found.append(compared("chat template for tools", len(problems), problems))
     return found
 
 
@@ -36,7 +41,7 @@ def _probed(tokenizer: Tokenizer, probe: Probe) -> str | None:
     return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
 
 
-def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
+def _rendered(day: str | None, template: ChatTemplate, tokenizer: Tokenizer, golden: Golden) -> str | None:
     """Say how a conversation differs from its golden, None where it does not."""
     try:
         text = template.render(
@@ -44,7 +49,7 @@ def _rendered(chat: Chat, template: ChatTemplate, tokenizer: Tokenizer, golden: 
             tools=golden.tools,
             variables=golden.variables,
             add_generation_prompt=golden.add_generation_prompt,
-            date=chat.date.day if chat.date else None,
+            date=day,
         )
     except UsageError as error:
         return None if golden.refusal == error.message else f"{golden.name!r}: {error.message}"

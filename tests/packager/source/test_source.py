@@ -142,10 +142,14 @@ def test_the_files_that_are_needed(tmp_path: Path) -> None:
     terms = ["LICENSE", "LICENCE.txt", "NOTICE", "Notice.md", "USE_POLICY.md", "COPYING", "license-model.txt"]
     others = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     others += ["special_tokens_map.json", "chat_template.jinja", "chat_template.json", "README.md"]
+    others += ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"]
     useless = [".gitattributes", "pytorch_model.bin", "model.gguf", "onnx/model.onnx", "original/params.json"]
+    useless += ["additional_chat_templates/a/b.jinja", "additional_chat_templates/README.md"]
     useless += ["original/tokenizer.json", "vocab.json", "modeling_phi3.py", "model.safetensors", "images/LICENSE.png"]
     assert needed.text([*terms, *others, *useless]) == sorted([*terms, *others])
     assert set(CARRIED) < set(others)
+    assert needed.seen([*others, *useless]) >= {*others}
+    assert not {"onnx/model.onnx", "original/tokenizer.json"} & needed.seen(useless)
     for name in terms:
         (tmp_path / name).write_text("terms")
     assert read_licence(tmp_path).files == tuple(sorted(terms))

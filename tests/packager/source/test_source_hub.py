@@ -23,8 +23,8 @@ from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Need, Source, catalog
 
 NAME = "owner/name"
-TEXT = ["LICENSE", "README.md", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"]
-TEXT += ["tokenizer.json", "tokenizer_config.json"]
+TEXT = ["LICENSE", "README.md", "additional_chat_templates/tool_use.jinja", "chat_template.jinja"]
+TEXT += ["generation_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
 USELESS = ["pytorch_model.bin", "model.gguf", "original/consolidated.00.pth", "onnx/model.onnx", "modeling_x.py"]
 
 
@@ -33,6 +33,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sharded model with everything beside it that a repository may have."""
     folder = make_llama(tmp_path_factory.mktemp("hub") / "llama", seed=5, shards=2)
     (folder / "LICENSE").write_text("MIT License\n")
+    tools = folder / "additional_chat_templates/tool_use.jinja"
+    tools.parent.mkdir()
+    tools.write_text("{{ tools }}" + (folder / "chat_template.jinja").read_text())
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     (folder / "model-00003-of-00002.safetensors").write_bytes(b"a shard that the index does not name")
     for name in USELESS:
@@ -96,7 +99,8 @@ def test_only_what_is_needed_is_fetched_and_only_once(online: Hub, llama: Path) 
     found = fetch(NAME, watched)
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert online.fetched() == ["config.json", *TEXT, "model.safetensors.index.json", *shards]
-    assert {path.name for path in found.folder.iterdir()} == set(online.fetched())
+    files = {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file()}
+    assert files == set(online.fetched())
     for name in online.fetched():
         assert (found.folder / name).read_bytes() == (llama / name).read_bytes()
     total = sum((llama / shard).stat().st_size for shard in shards)

@@ -108,9 +108,9 @@ def source_of(folder: Path, template: str = CHAT_TEMPLATE, **config: object) -> 
     return text
 
 
-def vectors_of(text: Text, date: str | None = None, n_vocab: int = 384) -> Vectors:
+def vectors_of(text: Text, date: str | None = None) -> Vectors:
     tokenizer = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
-    return golden.vectors(text, tokenizer, n_vocab, date)
+    return golden.vectors(text, tokenizer, date)
 
 
 def chat_of(text: Text, date: str | None = None) -> Chat:
@@ -143,6 +143,84 @@ def test_tools_make_a_role(tmp_path: Path) -> None:
     call = next(one for one in chat.goldens if one.name == "tool call")
     assert call.tools is not None
     assert "get_weather" in call.text
+
+
+IN_PARTS = "{% for m in messages %}[{{ m.role }}]{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+
+
+def test_a_template_that_reads_parts_is_handed_parts(tmp_path: Path) -> None:
+    """Of a string it prints nothing, or nothing but the roles: no golden may be of that."""
+    chat = chat_of(source_of(tmp_path, IN_PARTS))
+    assert (chat.roles, chat.parts) == (["assistant", "system", "user"], ["assistant", "system", "user"])
+    assert chat.features == ["chat_parts"]
+    first = chat.goldens[0]
+    assert first.messages == [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
+    assert first.text == "[user]What is the capital of France?"
+
+
+@pytest.mark.parametrize(
+    "body", ["", "{{ m.content | upper }}", "{% if m.role == 'system' %}{{ m.content }}{% endif %}"]
+)
+def test_a_template_that_does_not_print_a_user_is_refused(body: str, tmp_path: Path) -> None:
+    text = source_of(tmp_path, "{% for m in messages %}[{{ m.role }}]" + body + "{% endfor %}")
+    with pytest.raises(
+        SourceError, match=r"chat_template\.jinja does not print what a user says.*'one message'"
+    ) as caught:
+        chat_of(text)
+    assert "remove it" in (caught.value.hint or "")
+
+
+TOOL_USE = "{% if tools %}{{ tools | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}{% endif %}"
+
+
+def with_tools(folder: Path, source: str, template: str = FIRST) -> Text:
+    named = [{"name": "default", "template": template}, {"name": "tool_use", "template": source}]
+    make_llama(folder)
+    (folder / "chat_template.jinja").unlink()
+    place = folder / "tokenizer_config.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"chat_template": named}))
+    fields = json.loads((folder / "config.json").read_text())
+    text = read_text(folder, fields, families.describe(fields))
+    assert text is not None
+    return text
+
+
+def test_a_template_for_tools_has_goldens_of_its_own(tmp_path: Path) -> None:
+    text = with_tools(tmp_path, TOOL_USE)
+    chat = chat_of(text)
+    assert chat.tool_use is not None
+    assert chat.features == ["chat_tool_use"]
+    assert (chat.roles, chat.tool_use.roles) == (
+        ["assistant", "system", "user"],
+        ["assistant", "system", "tool", "user"],
+    )
+    assert all(golden.tools and "get_weather" in golden.text for golden in chat.tool_use.goldens)
+    assert {golden.name for golden in chat.tool_use.goldens} > {golden.name for golden in chat.goldens}
+
+
+def test_a_date_may_be_that_of_the_template_for_tools(tmp_path: Path) -> None:
+    chat = chat_of(with_tools(tmp_path, TOOL_USE + "{{ strftime_now('%Y') }}"))
+    assert chat.date == Date(policy="pinned", day=DAY)
+    assert chat.tool_use is not None
+    assert chat.tool_use.goldens[0].text.endswith("2024")
+
+
+FILE = r"additional_chat_templates/tool_use\.jinja"
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("{% if %}", rf"{FILE}, line 1"),
+        ("{{ tools }}", rf"{FILE} does not print what a user says"),
+        (FIRST, rf"{FILE} cannot print one message of a user: .*knows no tools"),
+        ("{{ raise_exception('Never ' ~ tools) }}", rf"{FILE} cannot print one message of a user: .*Never"),
+        ("{{ bos_token * 2 }}{{ tools }}" + FIRST, rf"{FILE} writes BOS twice"),
+    ],
+)
+def test_a_template_for_tools_is_held_to_the_same(source: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=match):
+        chat_of(with_tools(tmp_path, source))
 
 
 def test_bos_is_never_doubled(tmp_path: Path) -> None:
@@ -199,7 +277,6 @@ def test_probes_hold_added_tokens_as_text_and_as_tokens(tmp_path: Path) -> None:
     assert [probe.text for probe in probes[: len(TEXTS)]] == list(TEXTS)
     inside = [probe for probe in probes if "a<|im_end|>b" in probe.text]
     assert [(probe.special, probe.ids.count(2)) for probe in inside] == [(False, 0), (True, 5)]
-    assert not any("<|im_end|>b" in probe.text for probe in vectors_of(text, n_vocab=2).probes)
 
 
 def test_of_many_added_tokens_the_first_and_the_last_are_probed(tmp_path: Path) -> None:
@@ -208,7 +285,7 @@ def test_of_many_added_tokens_the_first_and_the_last_are_probed(tmp_path: Path) 
     many = [*text.tokenizer["added_tokens"], *(flags | {"id": 384 + i, "content": f"<r{i}>"} for i in range(40))]
     document = dict(text.tokenizer) | {"added_tokens": many}
     tokenizer = Tokenizer.from_json(json.dumps(document).encode(), None, False)
-    found = golden.probes(Text({}, document, None, False, (), None), tokenizer, 1000)
+    found = golden.probes(Text({}, document, None, False, (), None), tokenizer)
     assert len(found) == len(TEXTS) + 2 * 16
     assert any("<r39>" in probe.text for probe in found)
 
@@ -318,7 +395,7 @@ def test_transformers_gives_the_same_ids(folder: str, config: str, shared: Path,
     text = read_text(source, fields, families.describe(fields))
     assert text is not None
     ours = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
-    found = golden.vectors(text, ours, 10**9)
+    found = golden.vectors(text, ours)
     for probe in found.probes:
         ids = theirs.encode(probe.text, add_special_tokens=False, split_special_tokens=not probe.special)
         assert ids == probe.ids, probe

@@ -15,12 +15,15 @@ from text_side import CHAT_TEMPLATE
 
 from edgepack.bundle.manifest import Generation, Stop
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families, text
 from edgepack_packager.licence import Licence, read_licence
 from edgepack_packager.text import endings
 from edgepack_packager.text.battery import DAY
 from edgepack_packager.text.render import battery
 from edgepack_packager.text.side import Text
+
+TOOLS = "additional_chat_templates/tool_use.jinja"
 
 
 def read(folder: Path) -> Text | None:
@@ -214,13 +217,36 @@ def test_the_longest_token_ends_a_turn(folder: Path) -> None:
     assert found(folder).stops == ()
 
 
-def test_an_added_token_that_nothing_needs_may_lack_a_row(folder: Path) -> None:
+def test_an_added_token_without_a_row_is_left_out_where_nothing_needs_it(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     image = tokenizer["added_tokens"][0] | {"id": 384, "content": "<image>"}
     edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], image])
-    assert found(folder).stops == (0, 2)
+    left = found(folder)
+    assert left.stops == (0, 2)
+    assert json.loads(left.files["tokenizer.json"]) == left.tokenizer == tokenizer
+    assert max(Tokenizer.from_json(left.files["tokenizer.json"], None, False).encode("a<image>", special=True)) < 384
     edit(folder / "generation_config.json", eos_token_id=[2, 384])
-    with pytest.raises(SourceError, match=r"'<image>' has the id 384, the embedding has 384 rows"):
+    with pytest.raises(SourceError, match=r"stop token '<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
+    (folder / "generation_config.json").unlink()
+    edit(folder / "tokenizer_config.json", bos_token="<image>")
+    with pytest.raises(SourceError, match=r"BOS token '<image>' has the id 384, the embedding has 384 rows"):
+        read(folder)
+
+
+def test_every_token_with_a_row_leaves_the_file_as_it_is(folder: Path) -> None:
+    assert found(folder).files["tokenizer.json"] == (folder / "tokenizer.json").read_bytes()
+
+
+def test_an_added_token_that_gets_another_id_is_refused(folder: Path) -> None:
+    """The tokenizers library numbers added tokens without gaps, whatever the file says."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    late = tokenizer["added_tokens"][0] | {"id": 390, "content": "<late>"}
+    edit(folder / "tokenizer.json", added_tokens=[*tokenizer["added_tokens"], late])
+    edit(folder / "config.json", vocab_size=400)
+    with pytest.raises(
+        SourceError, match=r"tokenizer\.json: the added token '<late>' has the id 390, and gets the id 384"
+    ):
         read(folder)
 
 
@@ -249,7 +275,90 @@ def test_a_template_is_found_wherever_tools_put_it(folder: Path) -> None:
     assert found(folder).chat_template == "F"
 
 
-@pytest.mark.parametrize("template", [[], [{"name": "rag", "template": "R"}], 3])
+LISTED = [{"name": "default", "template": "LD"}, {"name": "tool_use", "template": "LT"}]
+# The files of a folder beside tokenizer_config.json, what that says, and then default, tool_use and what is left out
+NAMED_TEMPLATES: list[tuple[dict[str, str], object, str, str | None, tuple[str, ...]]] = [
+    ({}, LISTED, "LD", "LT", ()),
+    ({}, {"default": "OD", "tool_use": "OT"}, "OD", "OT", ()),
+    ({}, [*LISTED, {"name": "rag", "template": "LR"}], "LD", "LT", ("rag",)),
+    ({"chat_template.jinja": "F", TOOLS: "T"}, None, "F", "T", ()),
+    ({"chat_template.jinja": "F", TOOLS: "T"}, LISTED, "F", "T", ()),
+    ({"chat_template.jinja": "F"}, LISTED, "F", None, ("tool_use",)),
+    ({TOOLS: "T"}, "C", "C", "T", ()),
+    ({TOOLS: "T"}, LISTED, "LD", "T", ()),
+    ({"chat_template.jinja": "F", "additional_chat_templates/rag.jinja": "R"}, None, "F", None, ("rag",)),
+    ({"chat_template.json": json.dumps({"chat_template": LISTED})}, "C", "LD", "LT", ()),
+    ({"chat_template.json": '{"chat_template": "J"}'}, LISTED, "J", None, ("tool_use",)),
+    ({"chat_template.json": '{"chat_template": "J"}', TOOLS: "T"}, None, "J", "T", ()),
+]
+
+
+@pytest.mark.parametrize(("files", "config", "default", "tool_use", "left_out"), NAMED_TEMPLATES)
+def test_named_templates_are_found(
+    files: dict[str, str],
+    config: object,
+    default: str,
+    tool_use: str | None,
+    left_out: tuple[str, ...],
+    folder: Path,
+) -> None:
+    (folder / "chat_template.jinja").unlink()
+    edit(folder / "tokenizer_config.json", chat_template=config)
+    (folder / TOOLS).parent.mkdir()
+    for name, source in files.items():
+        (folder / name).write_text(source)
+    words = found(folder)
+    assert (words.chat_template, words.tool_use, words.left_out) == (default, tool_use, left_out)
+    assert words.files["chat_template.jinja"].decode() == default
+    assert words.files.get(TOOLS, b"").decode() == (tool_use or "")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("files", "config", "default", "tool_use", "left_out"), NAMED_TEMPLATES)
+def test_transformers_finds_the_same(
+    files: dict[str, str],
+    config: object,
+    default: str,
+    tool_use: str | None,
+    left_out: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """It takes nothing from chat_template.json, which is a processor's, and has no default beside the folder's."""
+    if "chat_template.json" in files or (TOOLS in files and "chat_template.jinja" not in files):
+        pytest.skip("served here where transformers has no template")
+    transformers: Any = pytest.importorskip("transformers")
+    test_named_templates_are_found(files, config, default, tool_use, left_out, folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs.get_chat_template() == default
+    assert theirs.get_chat_template(tools=[{}]) == (tool_use or default)
+
+
+def test_what_a_build_should_know_of_templates(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    )
+    assert text.warnings(found(folder)) == [
+        "chat_template.jinja does not print what a 'system' says (a system prompt): chat refuses such messages."
+    ]
+    (folder / "chat_template.jinja").unlink()
+    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    rag = [{"name": name, "template": plain} for name in ("default", "rag", "other")]
+    edit(folder / "tokenizer_config.json", chat_template=rag)
+    assert text.warnings(found(folder)) == [
+        "The source's chat templates 'other', 'rag' are left out: a bundle holds the default and tool_use."
+    ]
+
+
+def test_a_template_for_tools_ends_a_turn_too(folder: Path) -> None:
+    only_eos(folder, None)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}")
+    (folder / TOOLS).parent.mkdir()
+    (folder / TOOLS).write_text("{{ tools }}{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}")
+    stops = {stop.id: stop.sources for stop in text.stops(found(folder), {})}
+    assert stops == {0: [TOOLS], 2: ["chat_template.jinja"]}
+
+
+@pytest.mark.parametrize("template", [[], {}, [{"name": "rag", "template": "R"}], 3, ["T"], [{"name": "default"}]])
 def test_a_template_that_is_none_is_refused(template: object, folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
     edit(folder / "tokenizer_config.json", chat_template=template)

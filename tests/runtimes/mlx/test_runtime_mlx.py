@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
-from variants import ReadBack, nmse, token_ids
+from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
@@ -30,6 +31,7 @@ from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import blocks
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 
@@ -89,6 +91,7 @@ def test_mlx_lm_loads_the_folder_and_says_the_same(scheme: str, tmp_path: Path) 
     session = start(tmp_path / scheme, decoder, kv_cache="f32" if scheme == "f32" else "f16")
     ours = session.forward_all(ids)
     session.close()
+    shutil.copy(source / "tokenizer.json", tmp_path / scheme)
     model, tokenizer = mlx_lm.load(str(tmp_path / scheme))
     theirs = np.array(model(mx.array([ids]))[0].astype(mx.float32))
     # The frequencies of their rope are off by 1e-7, which may round a 16-bit activation the other way.

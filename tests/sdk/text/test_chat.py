@@ -164,7 +164,16 @@ def test_a_template_that_refuses_gives_its_reason() -> None:
         ([*USER, {"role": "user"}], r"messages\[1\]\.content is missing"),
         ([{"content": "Hi"}], r"messages\[0\]\.role is missing"),
         ([{"role": "user", "content": None}], r"messages\[0\]\.content is of type NoneType"),
-        ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\]\.content is of type list"),
+        ([{"role": "user", "content": {"type": "text", "text": "Hi"}}], r"messages\[0\]\.content is of type dict"),
+        ([{"role": "user", "content": []}], r"messages\[0\]\.content is an empty list"),
+        ([{"role": "user", "content": ["Hi"]}], r"messages\[0\]\.content\[0\] is of type str"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"messages\[0\]\.content\[0\]\.text is not a string"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]}],
+            r"messages\[0\]\.content\[1\] is a part of the type 'image_url'\. The model reads text alone",
+        ),
+        ([{"role": "user", "content": [{"text": "a"}]}], r"messages\[0\]\.content\[0\] is a part of the type None"),
+        ([{"role": "user", "content": "Hi", 3: "x"}], r"messages\[0\] has a key of type int"),
         ([{"role": "user", "content": "Hi", "image": b""}], r"messages\[0\]\.image is of type bytes"),
     ],
 )
@@ -243,3 +252,43 @@ def test_vectors_of_other_engines(shared: Path) -> None:
         expected = case["expected_output_jinja"] or case["expected_output"]
         assert template.render(document["conversation"]) == expected, case["name"]
     assert (len(applicable), len(equal)) == (9, 26)
+
+
+# Contents
+
+
+PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+LOOP = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text }}|{% endfor %}{% endfor %}"
+
+
+def test_parts_are_one_text_of_as_many_lines() -> None:
+    source = "{% for m in messages %}{{ m.content }};{% endfor %}"
+    assert render(source, [{"role": "user", "content": PARTS}, {"role": "user", "content": "x"}]) == "one\ntwo;x;"
+
+
+def test_a_content_is_handed_in_the_form_that_the_template_reads() -> None:
+    template = ChatTemplate(LOOP, bos_token="", eos_token="", date=None, parts=["user"])
+    for content in ("one\ntwo", PARTS):
+        messages = [{"role": "user", "content": content}, {"role": "system", "content": ""}]
+        assert template.render(messages) == "<user>one\ntwo|<system>"
+
+
+def test_a_message_is_printed_whole_in_the_order_of_its_fields() -> None:
+    message = {"content": "a", "role": "user", "name": "b"}
+    assert render("{{ messages[0] | tojson }}", [message]) == json.dumps(message)
+    called = {"role": "assistant", "tool_calls": [{"id": "x"}], "content": None}
+    assert render("{{ messages[0] | tojson }}", [called]) == json.dumps(called)
+    del called["content"]
+    assert render("{{ messages[0] | tojson }}", [called]) == json.dumps(called)
+
+
+def test_a_template_for_tools_names_its_own_file() -> None:
+    file = "additional_chat_templates/tool_use.jinja"
+    names: dict[str, Any] = {"bos_token": "", "eos_token": "", "date": None}
+    with pytest.raises(BundleError, match=rf"^{file}, line 1"):
+        ChatTemplate("{% if %}", file=file, **names)
+    other = ChatTemplate("{{ 1 / 0 }}", file=file, **names)
+    with pytest.raises(BundleError, match=rf"^{file} fails"):
+        other.render(USER)
+    template = ChatTemplate("{{ messages[0].content }}", tool_use=other, **names)
+    assert (template.for_tools, other.for_tools) == (other, other)

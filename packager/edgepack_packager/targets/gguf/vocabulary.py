@@ -23,15 +23,45 @@ from edgepack_packager.text.side import Text
 
 Json = Mapping[str, Any]
 
-# Tokens of code models (Qwen's names). Where no key names them, llama.cpp looks for these words and makes what it finds
-# a control token, which no plain text can contain.
-_FILL_IN: Mapping[str, str] = {
-    "fim_pre": "<|fim_prefix|>",
-    "fim_suf": "<|fim_suffix|>",
-    "fim_mid": "<|fim_middle|>",
-    "fim_pad": "<|fim_pad|>",
-    "fim_rep": "<|repo_name|>",
-    "fim_sep": "<|file_sep|>",
+# Tokens of code models. Where no key names one, llama.cpp looks for these words and makes what it finds a control
+# token, which no plain text can contain.
+_FILL_IN: Mapping[str, tuple[str, ...]] = {
+    "fim_pre": (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<\uff5cfim\u2581begin\uff5c>",
+        "<PRE>",
+        "\u2581<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+        "<|plamo:fim_prefix|>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<\uff5cfim\u2581hole\uff5c>",
+        "<SUF>",
+        "\u2581<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+        "<|plamo:fim_suffix|>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<\uff5cfim\u2581end\uff5c>",
+        "<MID>",
+        "\u2581<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+        "<|plamo:fim_middle|>",
+    ),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|repo_name|>", "<|fim_repo|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>", "<|plamo:file_separator|>"),
 }
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -78,17 +108,19 @@ def _byte_level(tokenizer: Json, tokens: list[str]) -> dict[str, Value]:
 
 def _sentencepiece(tokenizer: Json, tokens: list[str]) -> dict[str, Value]:
     prefix = adds_space_prefix(tokenizer)
-    types = _types(tokenizer, tokens)
-    # llama.cpp looks for a user-defined token in the text before spaces become the block character
-    tokens = [
-        token.replace(_SPACE, " ") if kind == TokenType.USER_DEFINED else token
-        for token, kind in zip(tokens, types.tolist(), strict=True)
-    ]
+    ranks, types = _ranks(tokenizer), _types(tokenizer, tokens)
+    for id in np.flatnonzero(types == TokenType.USER_DEFINED).tolist():
+        if _SPACE in tokens[id] and tokens[id] in ranks:
+            # merges make it of a text's spaces, in another order than that of looking for the longest: runs in Gemma
+            types[id] = TokenType.NORMAL
+        else:
+            # llama.cpp looks for a user-defined token in the text before spaces become the block character
+            tokens[id] = tokens[id].replace(_SPACE, " ")
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": _scores(tokenizer, tokens),
+        "tokenizer.ggml.scores": _scores(ranks, tokens),
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.add_space_prefix": prefix,
     }
@@ -135,15 +167,20 @@ def _merges(tokenizer: Json) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _scores(tokenizer: Json, tokens: list[str]) -> Float32:
-    """Score each token by minus the rank of the first merge that makes it, so that SPM merges in the order of BPE.
+def _ranks(tokenizer: Json) -> dict[str, int]:
+    """The rank of the first merge that makes each token."""
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(_merges(tokenizer)):
+        ranks.setdefault(left + right, rank)
+    return ranks
+
+
+def _scores(ranks: Mapping[str, int], tokens: list[str]) -> Float32:
+    """Score each token by minus its rank, so that SPM merges in the order of BPE.
 
     llama.cpp joins the neighbours whose union has the highest score, and of equal ones the leftmost; BPE joins the pair
     of the lowest rank. Tokens that no merge makes are never joined by BPE and come last.
     """
-    ranks: dict[str, int] = {}
-    for rank, (left, right) in enumerate(_merges(tokenizer)):
-        ranks.setdefault(left + right, rank)
     return -np.array([ranks.get(token, len(ranks) + len(tokens)) for token in tokens], np.float32)
 
 
@@ -162,12 +199,15 @@ def _special_tokens(text: Text, index: Mapping[str, int]) -> dict[str, Value]:
     name("eom", eom)
     name("unknown", _named(text.tokenizer["model"], "unk_token", index))
     name("padding", _named(config, "pad_token", index))
-    for role, word in _FILL_IN.items():
-        name(role, index.get(word))
+    for role, words in _FILL_IN.items():
+        name(role, next((index[word] for word in words if word in index), None))
     keys["tokenizer.ggml.add_bos_token"] = text.add_bos
     keys["tokenizer.ggml.add_eos_token"] = False
     if text.chat_template is not None:
         keys["tokenizer.chat_template"] = text.chat_template
+    if text.tool_use is not None:
+        keys["tokenizer.chat_templates"] = ["tool_use"]
+        keys["tokenizer.chat_template.tool_use"] = text.tool_use
     return keys
 
 

@@ -1,4 +1,4 @@
-"""The MLX target: a folder that mlx-lm loads unmodified, written with numpy alone.
+"""The MLX target: a folder that mlx-lm loads with the bundle's tokenizer.json beside it, written with numpy alone.
 
 Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
 and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte, but for
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.mlx.layout import QUANTIZED, SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
@@ -42,6 +42,10 @@ class MlxTarget:
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: MLX on a processor computes in float32 throughout."""
         return 1e-10
+
+    def activations(self, form: Form) -> Activations:
+        """Return f32: with a KV cache of f32, MLX computes in it whatever the weights are."""
+        return "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme.

@@ -14,13 +14,13 @@ from edgepack_packager.targets.mlx.quantize import GROUP
 from edgepack_packager.targets.mlx.rope import rope_fields
 from edgepack_packager.text.side import Text
 
+# Without tokenizer.json, which lies once in a bundle and is large.
 TEXT_FILES = (
-    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
-    "tokenizer.model",
+    "additional_chat_templates/tool_use.jinja",
 )
 
 # What a source's config may add: facts that change nothing in how mlx-lm computes. Everything else comes from the
@@ -99,7 +99,7 @@ def _score_fields(decoder: Decoder) -> dict[str, Any]:
 
 
 def text_files(text: Text) -> Mapping[str, bytes]:
-    """Return the tokenizer's files by name, as they are but for the stop ids of generation_config.json.
+    """Return the small files of a text side by name, as they are but for the stop ids of generation_config.json.
 
     mlx-lm takes the stop ids of generation_config.json before those of config.json, so it must name all of them.
     """

@@ -57,6 +57,7 @@ class MlxWriter:
         if len(self._layout.sizes) > 1:
             documents["model.safetensors.index.json"] = index_json(self._layout, self._decoder.n_parameters)
         for name, data in documents.items():
+            (self._folder / name).parent.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(data)
         for name, size in self._layout.sizes.items():
             self._files[name] = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)

@@ -11,7 +11,13 @@ from edgepack_packager.targets.onnx.layout import GRAPH_FILE
 from edgepack_packager.text.side import Text
 
 FILE = "genai_config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+# Without tokenizer.json, which lies once in a bundle and is large.
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "additional_chat_templates/tool_use.jinja",
+)
 
 # The engine reads from it only that this is a text model: what is special in a model is in its graph. "phi3" would make
 # it compute a prompt again at 4097 tokens, for graphs that change their rope there; these have one rope for all.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Form
 from edgepack_packager.targets.onnx import blocks
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Blocks
 
@@ -54,20 +55,27 @@ class OnnxReader:
             if weight.shape != shape:
                 raise BuildError(f"{self._path}: {name} has the shape {list(weight.shape)} instead of {list(shape)}.")
             return self._read(name, weight, start, stop).astype(np.float32)
-        form, count = self._blocks(name), math.prod(scales.shape[1:])
+        form, count = self.form(name), math.prod(scales.shape[1:])
         if not weight.shape[0] == scales.shape[0] == shape[0]:
             raise BuildError(f"{self._path}: {name} has {weight.shape[0]} rows instead of {shape[0]}.")
         codes = self._read(name, weight, start, stop).view(np.uint8).reshape(stop - start, count, -1)
         factors = self._read(name, scales, start, stop).astype(np.float32).reshape(stop - start, count)
         return blocks.dequantize(codes, factors, shape[1], form.bits)
 
+    def form(self, name: str) -> Form:
+        """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
+        weight, scales = self._weight(name), self._places.get(f"{name}.scales")
+        if scales is not None:
+            found = self._blocks(name)
+            return Form("signed", found.bits, found.size, "f32")
+        return Form("f16", 16) if weight.dtype == np.float16 else Form("f32", 32)
+
     def bound(self, name: str) -> float:
         """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
-        weight = self._weight(name)
-        scales = self._places.get(f"{name}.scales")
-        if scales is not None:
+        form = self.form(name)
+        if form.kind == "signed":
             return blocks.bound(self._blocks(name))
-        return _F16_BOUND if weight.dtype == np.float16 else 0.0
+        return _F16_BOUND if form.kind == "f16" else 0.0
 
     def floor(self, name: str) -> float:
         """Return the L2 error of a row that ``bound`` does not cover: half of f16's smallest step for each element."""

@@ -33,6 +33,7 @@ class OnnxWriter:
                 (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
                     if name in model.text.files:
+                        (folder / name).parent.mkdir(exist_ok=True)
                         (folder / name).write_bytes(model.text.files[name])
             self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
             _reserve(self._file, self._layout.size)

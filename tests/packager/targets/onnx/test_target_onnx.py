@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,13 @@ def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
     assert rows == {"cosine": 131072, "sine": 131072}
 
 
+def test_the_rope_tables_are_as_long_as_the_packed_context() -> None:
+    """Whatever the model was trained for: two ropes, cosine and sine of float32, and of a head half as many angles."""
+    packed, longer = (layout(elaborate(context=context, trained_context=32768), "int4") for context in (256, 512))
+    assert {region.shape[0] for tables in packed.tables.values() for region in tables} == {256}
+    assert longer.size - packed.size == 256 * 2 * 4 * (6 + 8)
+
+
 def test_each_rope_has_its_own_tables_times_its_magnitude(tmp_path: Path) -> None:
     described = elaborate()
     pack(tmp_path, described, random_tensors(described), "int4")
@@ -541,7 +549,6 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
         "model.onnx",
         "model.onnx.data",
         "genai_config.json",
-        "tokenizer.json",
         "chat_template.jinja",
     }
     config = json.loads((tmp_path / "genai_config.json").read_text())
@@ -558,6 +565,14 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
     layers = range(model["decoder"]["num_hidden_layers"])
     caches = {named[f"past_{part}_names"] % layer for part in ("key", "value") for layer in layers}
     assert inputs == {named["input_ids"], named["attention_mask"], *caches}
+
+
+def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
+    described, text = decoder(), text_side()
+    name = "additional_chat_templates/tool_use.jinja"
+    text = replace(text, files={**text.files, name: b"{{ tools }}"}, tool_use="{{ tools }}")
+    pack(tmp_path, described, random_tensors(described), "f32", text)
+    assert (tmp_path / name).read_bytes() == b"{{ tools }}"
 
 
 def test_a_slice_without_text_is_only_the_graph_and_its_data(tmp_path: Path) -> None:
