@@ -5,14 +5,15 @@ This is the whole way of a model through the packager; each step is a module of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import detect
-from edgepack.errors import EngineMissingError
+from edgepack.errors import EngineMissingError, ProofError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager import families, licence, proof, seal, source, work
@@ -40,12 +41,30 @@ class Built:
         return open_bundle(self.path, verify="sizes")
 
 
+class VariantsFailedError(ProofError):
+    """Variants missed gates of the proof, and were not sealed.
+
+    ``missed``: for each of them by its id, the end of a sentence for each gate. ``built``: the bundle of those that
+    hold, None where none does. ``evidence``: the folder with all figures of those that failed.
+    """
+
+    def __init__(self, missed: Mapping[str, Sequence[str]], built: Built | None, evidence: Path) -> None:
+        told = " ".join(f"{variant} failed the proof: {'; '.join(gates)}." for variant, gates in missed.items())
+        rest = f"The rest is sealed in {built.path}." if built else "Nothing is sealed."
+        super().__init__(
+            f"{told} {rest}",
+            hint=f"All figures are in {evidence}. Report a gate that is missed, unless it is your --max-kl.",
+        )
+        self.missed, self.built, self.evidence = missed, built, evidence
+
+
 def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progress | None = None) -> Built:
     """Convert the model that ``source.find`` finds and seal the bundle at ``out``, ``./NAME.edgepack`` by default.
 
     Whatever can be refused without the weights is refused before they are fetched. Raises ``UsageError``,
     ``SourceError``, ``LicenceError``, ``OutputExistsError``, ``EngineMissingError``, ``ProofError`` or another
-    ``BuildError``; in every case nothing is left at ``out``.
+    ``BuildError``; in every case but one nothing is left at ``out``: ``VariantsFailedError`` says which variants
+    missed which gates, and has the bundle of those that hold, where one does.
     """
     progress = progress or Silent()
     origin = source.find(name)
@@ -54,6 +73,7 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     called = recipe.name or origin.name
     out = out or Path(f"{called}.edgepack")
     work.refuse_existing(out)
+    failed = work.evidence_of_failures(out)
     source.fetch_text(origin)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
     # The element type is the weights' to say; it changes no scheme and little of the size.
@@ -72,11 +92,20 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
         weights = families.open_model(checkpoint, recipe.context)
         model = replace(model, dtype=weights.dtype)
         bundle = scratch / "bundle"
-        prover = proof.Prover(weights, text, vectors, tokenizer, engines, scratch, progress)
+        prover = proof.Prover(weights, text, vectors, tokenizer, engines, scratch, progress, recipe.max_kl)
         parts = _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
-        manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, parts)
-        work.publish(bundle, out)
-    return Built(out, identity, manifest)
+        held = [part for part in parts if not part.verdict.missed]
+        built = None
+        if held:
+            manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, held)
+            work.publish(bundle, out)
+            built = Built(out, identity, manifest)
+        lost = [part for part in parts if part.verdict.missed]
+        seal.write_evidence(scratch / failed.name, lost)
+        work.replace(scratch / failed.name, failed)
+    if lost or built is None:
+        raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, failed)
+    return built
 
 
 def _size(requests: Sequence[Request], model: Model) -> int:
@@ -95,10 +124,13 @@ def _write_and_prove(
     prover.structure(requests)
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
     written = write(weights, requests, variants, model, progress.advance)
-    return [
-        seal.Part(request, done, prover.variant(request, variants / request.id))
-        for request, done in zip(requests, written, strict=True)
-    ]
+    parts = []
+    for request, done in zip(requests, written, strict=True):
+        verdict = prover.variant(request, variants / request.id)
+        if verdict.missed:
+            rmtree(variants / request.id)
+        parts.append(seal.Part(request, done, verdict))
+    return parts
 
 
 def _engines(requests: Sequence[Request], unproven: bool) -> dict[str, Support]:

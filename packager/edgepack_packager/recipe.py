@@ -19,8 +19,9 @@ class Recipe:
     ``unproven`` allows a target whose engine is not on this host. ``name`` is the bundle's (None: the source's), and
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
-    ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``no_chat`` leaves the
-    chat templates out: the bundle continues texts.
+    ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a
+    variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
+    the bundle continues texts.
     """
 
     targets: tuple[str, ...]
@@ -31,6 +32,7 @@ class Recipe:
     accept_licence: bool = False
     date: str | None = None
     kv_cache: KvCache = "f32"
+    max_kl: float | None = None
     no_chat: bool = False
 
     def __post_init__(self) -> None:
@@ -39,6 +41,8 @@ class Recipe:
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
             )
 
+        if self.max_kl is not None and not self.max_kl >= 0:
+            raise UsageError(f"{self.max_kl:g} nats cannot be a limit of the loss.", hint="Give --max-kl 0 or more.")
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 

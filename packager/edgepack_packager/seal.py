@@ -12,7 +12,7 @@ import msgspec
 
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.manifest import KV_CACHE, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
@@ -65,10 +65,7 @@ def seal(
         (bundle / name).parent.mkdir(exist_ok=True)
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
-    (bundle / EVIDENCE).mkdir()
-    for part in parts:
-        evidence = msgspec.json.encode(part.verdict.evidence)
-        (bundle / EVIDENCE / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+    write_evidence(bundle / EVIDENCE, parts)
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
@@ -104,6 +101,14 @@ def seal(
     return manifest, hashlib.sha256(data).hexdigest()
 
 
+def write_evidence(folder: Path, parts: Sequence[Part]) -> None:
+    """Write all figures of each variant into a new folder: ``<variant>.json``."""
+    folder.mkdir()
+    for part in parts:
+        evidence = msgspec.json.encode(part.verdict.evidence)
+        (folder / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+
+
 def text_of(model: Model) -> Text:
     """Return the model's text side. Raises ``SourceError`` for a source without a tokenizer."""
     if model.text is None:
@@ -113,12 +118,14 @@ def text_of(model: Model) -> Text:
 
 def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
     cache = [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []
-    return [*cache, *(vectors.chat.features if vectors.chat else [])]
+    loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
+    return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    unusual: dict[str, str | int] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    unusual |= {"no_chat": 1} if recipe.no_chat else {}
+    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    limit: dict[str, str] = {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    chat: dict[str, int] = {"no_chat": 1} if recipe.no_chat else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -128,7 +135,9 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **unusual,
+            **cache,
+            **limit,
+            **chat,
         },
     )
 

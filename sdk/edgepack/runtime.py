@@ -96,7 +96,7 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """A runtime whose payloads carry a vocabulary in a format of their own, where others carry tokenizer.json as it is.
+    """A runtime whose payloads carry a vocabulary in a format of their own, where others go by tokenizer.json.
 
     The SDK tokenises by itself; a build proves with this that both give the same ids.
     """

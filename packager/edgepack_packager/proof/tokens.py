@@ -108,7 +108,7 @@ def compare(
             if reason is None:
                 raise ProofError(
                     f"{variant.name} failed the proof: tokens.equal is less than 1. {_difference(case, ids)}",
-                    hint="Build the other targets, which carry tokenizer.json as it is, and report this.",
+                    hint="Build the other targets, which go by tokenizer.json itself, and report this.",
                 )
             left_out.setdefault(reason, []).append(case.text)
     figures: dict[str, object] = {"compared": len(wanted) - len(others), "left_out": left_out}

@@ -7,11 +7,16 @@ what the pinned library does with small vocabularies made for the question.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -45,6 +50,20 @@ _CONTROL_BY_NAME = frozenset(
 )
 
 
+# What llama.cpp splits a text by where it says the same otherwise: of upper and lower case it knows ASCII's, and a word
+# ends at a combining mark.
+_LEAD, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"((?=[\p{L}])([^a-z]))", r"((?=[\p{L}])([^A-Z]))"
+_CONTRACTION = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_EXPRESSIONS: Mapping[str, str] = {
+    "gpt-4o": f"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTION}|{_LEAD}{_UPPER}+{_LOWER}*{_CONTRACTION}"
+    rf"|\p{{N}}{{1,3}}|{_REST}",
+    "tekken": rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST}",
+}
+# Where it looks for ranges of characters, white space is one of ASCII's.
+_NARROW_SPACES = frozenset({"deepseek-llm", "deepseek-coder"})
+
+
 class _Step(msgspec.Struct):
     """A normalizer or pre-tokenizer of tokenizer.json, with the steps of a sequence."""
 
@@ -64,10 +83,12 @@ class _Tokenizer(msgspec.Struct):
 
 
 class Differences:
-    """The rules over one parsed tokenizer.json and the ``tokenizer.ggml.model`` that a GGUF file has for it."""
+    """The rules over one parsed tokenizer.json and what ``tokenizer.ggml.model`` and ``.pre`` say in a GGUF file."""
 
-    def __init__(self, tokenizer: Mapping[str, object], model: str) -> None:
+    def __init__(self, tokenizer: Mapping[str, object], model: str, pre: str) -> None:
         parts = msgspec.convert(tokenizer, _Tokenizer)
+        self._pre = pre
+        self._splits = _splitters(tokenizer, _EXPRESSIONS[pre]) if pre in _EXPRESSIONS else None
         self._composes = "NFC" in _types(parts.normalizer)
         self._metaspace = "Metaspace" in _types(parts.pre_tokenizer)
         self._sentencepiece = model == "llama"
@@ -90,6 +111,10 @@ class Differences:
         looked_for = [token.content for token in found if special or not token.special]
         if self._leftmost(text, looked_for) != _longest(text, looked_for):
             return "llama.cpp takes the longest of overlapping added tokens, tokenizer.json the one that begins first"
+        if self._pre in _NARROW_SPACES and any(letter > "\x7f" and letter.isspace() for letter in text):
+            return f"llama.cpp's {self._pre} finds white space beyond ASCII in no range of characters"
+        if self._splits is not None and any(self._splits(part) for part in self._names.split(text)):
+            return f"llama.cpp's {self._pre} knows ASCII's cases alone, and ends a word at a combining mark"
         if self._metaspace and text.startswith(" "):
             return "llama.cpp puts a space before a text that begins with one, the Metaspace of tokenizer.json does not"
         if self._metaspace and found:
@@ -115,6 +140,21 @@ def _longest(text: str, names: list[str]) -> list[tuple[int, int]]:
                 taken.append((start, end))
                 start = end
     return sorted(taken)
+
+
+def _splitters(tokenizer: Mapping[str, object], expression: str) -> Callable[[str], bool]:
+    """Return what says whether the expression splits a text otherwise than tokenizer.json's pre-tokenizer."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.pre_tokenizers import Split
+
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    whole = Tokenizer.from_str(json.dumps({"pre_tokenizer": tokenizer["pre_tokenizer"], "model": empty}))
+    ours, theirs = whole.pre_tokenizer, Split(Regex(expression), "isolated")
+    return lambda text: _ends(ours, text) != _ends(theirs, text)
+
+
+def _ends(splitter: PreTokenizer, text: str) -> list[int]:
+    return [end for _, (_, end) in splitter.pre_tokenize_str(text)]
 
 
 def _types(step: _Step | None) -> Iterator[str]:

@@ -47,5 +47,6 @@ def known_differences(
     path: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
 ) -> list[str | None]:
     """Return for each text why llama.cpp cannot tokenise it as a parsed tokenizer.json does, None where it can."""
-    rules = Differences(tokenizer, str(header.read(path).metadata["tokenizer.ggml.model"]))
+    keys = header.read(path).metadata
+    rules = Differences(tokenizer, str(keys["tokenizer.ggml.model"]), str(keys["tokenizer.ggml.pre"]))
     return [rules.explain(text, special=special) for text in texts]

@@ -37,5 +37,5 @@ KNOWN: list[tuple[dict[str, object], str, str, bool, str | None]] = [
 def test_a_rule_explains_what_it_is_about_and_nothing_else(
     tokenizer: dict[str, object], model: str, text: str, special: bool, reason: str | None
 ) -> None:
-    found = Differences(tokenizer, model).explain(text, special=special)
+    found = Differences(tokenizer, model, "default").explain(text, special=special)
     assert found is None if reason is None else reason in (found or "")

@@ -16,12 +16,13 @@ import pytest
 import variants
 from decoders import RandomWeights, describe
 from numpy.typing import NDArray
-from variants import ReadBack, nmse, token_ids
+from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Weights, blocks
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 

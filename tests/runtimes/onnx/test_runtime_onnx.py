@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
 from onnx import helper
-from variants import ReadBack, nmse, token_ids
+from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
@@ -31,6 +31,7 @@ from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, Prompt
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import find as find_target
 from edgepack_runtimes.onnx.check import check
 

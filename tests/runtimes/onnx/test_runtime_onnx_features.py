@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from decoders import RandomWeights, describe
-from variants import ReadBack, nmse
+from variants import nmse
 
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 from edgepack_packager.text.side import Text

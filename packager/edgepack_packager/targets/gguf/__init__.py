@@ -10,7 +10,7 @@ from types import MappingProxyType
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import UNIFORM, Model, Reader, Writer, Written
+from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
@@ -42,6 +42,16 @@ class GgufTarget:
         of 2 to 36 layers, against 2e-13 to 2e-10 of the same models without their MLPs.
         """
         return 1e-9 if decoder.activation == "silu" else 1e-6
+
+    def activations(self, form: Form) -> Activations:
+        """Return ggml's ``vec_dot_type`` of a matrix: q8_K (blocks of 256) for K-quants, else q8_0 or q8_1 (of 32)."""
+        match form.kind:
+            case "f32" | "f16" | "bf16":
+                return form.kind
+            case "q4_K" | "q5_K" | "q6_K":
+                return 256
+            case _:
+                return 32
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name or one of ``schemes`` to the scheme to write.

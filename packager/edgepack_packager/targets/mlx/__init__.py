@@ -14,7 +14,7 @@ from types import MappingProxyType
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.mlx.layout import SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
@@ -41,6 +41,10 @@ class MlxTarget:
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: MLX on a processor computes in float32 throughout."""
         return 1e-10
+
+    def activations(self, form: Form) -> Activations:
+        """Return f32: with a KV cache of f32, MLX computes in it whatever the weights are."""
+        return "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme.

@@ -15,9 +15,12 @@ from edgepack.errors import BuildError, SourceError
 from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import FloatType, Form
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
 from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
+
+_FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 _ROUNDING = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8}
 """Half a unit in the last place over the value, of a normal number."""
@@ -76,6 +79,14 @@ class MlxReader:
         scales = self._floats(f"{where.module}.scales", start, stop)
         biases = self._floats(f"{where.module}.biases", start, stop)
         return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, self._bits)
+
+    def form(self, name: str) -> Form:
+        """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
+        where = place(self._kind, self._decoder, name)
+        if not self._is_quantized(where):
+            stored = _FLOATS[self._entry(where.tensor).dtype]
+            return Form(stored, 32 if stored == "f32" else 16)
+        return Form("affine", self._bits, GROUP, _FLOATS[self._entry(f"{where.module}.scales").dtype])
 
     def bound(self, name: str) -> float:
         """Return the largest |w' - w| / |w| of a row (L2 norms) that the tensor's scheme allows.

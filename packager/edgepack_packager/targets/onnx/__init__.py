@@ -10,7 +10,7 @@ from typing import ClassVar
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.onnx import graph
 from edgepack_packager.targets.onnx.layout import SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
@@ -41,6 +41,10 @@ class OnnxTarget:
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: onnxruntime computes in float32, but for what an f16 cache rounds."""
         return 1e-10
+
+    def activations(self, form: Form) -> Activations:
+        """Return 8 bits for the blocks of MatMulNBits, whose accuracy level is 4, and f32 for all else."""
+        return form.group if form.kind == "signed" else "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write.

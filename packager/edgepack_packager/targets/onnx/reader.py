@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Form
 from edgepack_packager.targets.onnx import blocks
 from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, GRAPH_FILE
 
@@ -58,14 +59,20 @@ class OnnxReader:
         factors = self._read(name, scales, start, stop).astype(np.float32).reshape(stop - start, count)
         return blocks.dequantize(codes, factors, shape[1])
 
-    def bound(self, name: str) -> float:
-        """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
-        weight = self._weight(name)
-        scales = self._places.get(f"{name}.scales")
+    def form(self, name: str) -> Form:
+        """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
+        weight, scales = self._weight(name), self._places.get(f"{name}.scales")
         if scales is not None:
             bits = 8 * math.prod(weight.shape[1:]) // (math.prod(scales.shape[1:]) * BLOCK)
-            return blocks.bound(bits)
-        return _F16_BOUND if weight.dtype == np.float16 else 0.0
+            return Form("signed", bits, BLOCK, "f32")
+        return Form("f16", 16) if weight.dtype == np.float16 else Form("f32", 32)
+
+    def bound(self, name: str) -> float:
+        """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
+        form = self.form(name)
+        if form.kind == "signed":
+            return blocks.bound(form.bits)
+        return _F16_BOUND if form.kind == "f16" else 0.0
 
     def floor(self, name: str) -> float:
         """Return the L2 error of a row that ``bound`` does not cover: half of f16's smallest step for each element."""

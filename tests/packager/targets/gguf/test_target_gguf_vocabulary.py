@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.text.tokenizer import Tokenizer as CompiledTokenizer
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.header import U32
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
+from edgepack_packager.targets.gguf.pretokenizer import DEEPSEEK_LLM
 from edgepack_packager.targets.gguf.vocabulary import TokenType, vocabulary
 from edgepack_packager.text.side import Text
+from edgepack_runtimes.gguf.differences import Differences
 
 TEXTS = [
     "Hello, world!",
@@ -203,12 +207,23 @@ O200K_REGEX = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN35_REGEX = QWEN2_REGEX.replace(r"?\p{L}+|", r"?[\p{L}\p{M}]+|").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+TEKKEN_REGEX = O200K_REGEX.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
+DEEPSEEK_V3_REGEXES = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-\u309f\u30a0-\u30ff]+",
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
+EAST_ASIAN = "[一-龥\u0800-一가-\ud7ff]+"
+DEEPSEEK_CODER_REGEXES = ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", EAST_ASIAN)
 
 
 def trained(pre: list[dict[str, Any]], *, ignore_merges: bool = False) -> dict[str, Any]:
     """A byte-level BPE of 400 entries, with a special and a plain added token."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_apart(pre), as_bytes])
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
@@ -220,6 +235,10 @@ def trained(pre: list[dict[str, Any]], *, ignore_merges: bool = False) -> dict[s
     result["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": pre} if len(pre) > 1 else pre[0]
     result["model"]["ignore_merges"] = ignore_merges
     return result
+
+
+def _apart(pre: list[dict[str, Any]]) -> list[pre_tokenizers.PreTokenizer]:
+    return [pre_tokenizers.Digits(individual_digits=True)] if DIGITS in pre else []
 
 
 def split(pattern: str, behavior: str = "Isolated", invert: bool = False) -> dict[str, Any]:
@@ -246,6 +265,13 @@ PRE_TOKENIZERS = [
     ("qwen2", [split(QWEN2_REGEX), byte_level(False)], False),
     ("gpt-4o", [split(O200K_REGEX), byte_level(False)], False),
     ("gpt-4o", [split(O200K_REGEX, "Removed", True), byte_level(False)], False),
+    ("gpt-4o", [split(O200K_REGEX), byte_level(False)], True),
+    ("qwen35", [split(QWEN35_REGEX), byte_level(False)], False),
+    ("tekken", [split(TEKKEN_REGEX), byte_level(False)], True),
+    ("tekken", [split(TEKKEN_REGEX), byte_level(False)], False),
+    ("deepseek-v3", [*map(split, DEEPSEEK_V3_REGEXES), byte_level(False)], False),
+    ("deepseek-coder", [*map(split, DEEPSEEK_CODER_REGEXES), DIGITS, byte_level(False)], False),
+    ("deepseek-llm", [*map(split, DEEPSEEK_LLM[:-1]), DIGITS, byte_level(False)], False),
 ]
 
 
@@ -258,6 +284,66 @@ def test_the_pre_tokenizer_is_read_from_the_structure(
     assert keys["tokenizer.ggml.model"] == "gpt2"
     assert keys["tokenizer.ggml.pre"] == name
     check(tokenizer, tmp_path, [*TEXTS, "a<|end|>b <think>c", "<|end|>"])
+
+
+PIECES = (
+    *"aàáAÀÁñÑßẞéÉзжЖжΩωǅʰªع한字あア龥가½²٣!/_$€。\uff0c…\u2018¡",
+    *("e\u0301", "A\u0301", "\u0301", "\u200d", "\u0e31", " ", "  ", "\t", "\n", "\r\n", "\u3000", "\u00a0", "\u2028"),
+    *("'s", "'S", "'ll", "\u2019s", "1", "12", "1234", "👩‍🚀", "\n/", "//", "#x", "-Y"),
+)
+
+
+def odd_texts(count: int) -> list[str]:
+    """Texts of pieces in any order: letters of all cases and scripts beside marks, digits, signs and white space."""
+    chosen = random.Random(3)
+    return ["".join(chosen.choices(PIECES, k=chosen.randint(2, 14))) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("name", "pre", "ignore_merges"), PRE_TOKENIZERS)
+def test_odd_texts_are_split_as_tokenizer_json_splits_them(
+    name: str, pre: list[dict[str, Any]], ignore_merges: bool, tmp_path: Path
+) -> None:
+    """A vocabulary that knows most neighbours as one token shows each place where a text is split, or is not."""
+    texts = odd_texts(150)
+    tokenizer = trained(pre, ignore_merges=ignore_merges)
+    joining = Tokenizer(models.BPE())
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    joining.pre_tokenizer = pre_tokenizers.Sequence([*_apart(pre), as_bytes])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=6000, initial_alphabet=alphabet, show_progress=False, max_token_length=12)
+    joining.train_from_iterator((text[i : i + 5] for text in texts for i in range(0, len(text), 2)), trainer)
+    tokenizer |= {"model": json.loads(joining.to_str())["model"] | {"ignore_merges": ignore_merges}, "added_tokens": []}
+    expected = Tokenizer.from_str(json.dumps(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    ours = CompiledTokenizer.from_json(json.dumps(tokenizer).encode(), None, False)
+    assert [ours.encode(text) for text in texts] == [wanted.ids for wanted in expected]
+    actual = llama_tokenize(as_model(tokenizer), texts, tmp_path)["ids"]
+    rules = Differences(tokenizer, "gpt2", name)
+    others = [text for text, ids, wanted in zip(texts, actual, expected, strict=True) if ids != wanted.ids]
+    assert all(rules.explain(text, special=False) for text in others)
+    assert bool(others) == (name in ("gpt-4o", "tekken", "deepseek-coder", "deepseek-llm"))
+    # ordinary words and numbers in every script: what is explained is about odd neighbours
+    plain = ["Hello, world! 123 apples; naïve café", "Привет, мир", "日本語のテキスト", "def f(x):\n    return x**2"]
+    assert not any(rules.explain(text, special=False) for text in plain)
+
+
+def test_a_whole_word_that_merges_do_not_make(tmp_path: Path) -> None:
+    """Where llama.cpp and tokenizer.json disagree on ignore_merges, only such a word shows it."""
+    tokenizer = trained([split(O200K_REGEX), byte_level(False)], ignore_merges=True)
+    assert vocabulary(as_model(tokenizer))["tokenizer.ggml.pre"] == "gpt-4o"
+    del tokenizer["model"]["merges"][-1]
+    with pytest.raises(
+        UnsupportedModelError, match=r"ignore_merges is true, .* the token '\w+' is not what merges make"
+    ):
+        vocabulary(as_model(tokenizer))
+
+
+def test_digits_that_llama_cpp_would_join() -> None:
+    """It takes DeepSeek LLM's digits together, which shows only where a token is made of two."""
+    pre = [*map(split, DEEPSEEK_LLM[:-1]), DIGITS, byte_level(False)]
+    tokenizer = trained([byte_level(True)])
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": pre}
+    with pytest.raises(UnsupportedModelError, match=r"splits off every digit, llama\.cpp .* the token '\d+'"):
+        vocabulary(as_model(tokenizer))
 
 
 def test_merges_may_be_strings_or_pairs() -> None:

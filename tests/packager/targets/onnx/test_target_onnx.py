@@ -338,6 +338,13 @@ def test_the_rope_tables_are_the_rounded_cosines_and_sines() -> None:
     assert rows == {"cosine": 131072, "sine": 131072}
 
 
+def test_the_rope_tables_are_as_long_as_the_packed_context() -> None:
+    """Whatever the model was trained for: two ropes, cosine and sine of float32, and of a head half as many angles."""
+    packed, longer = (layout(elaborate(context=context, trained_context=32768), "int4") for context in (256, 512))
+    assert {region.shape[0] for tables in packed.tables.values() for region in tables} == {256}
+    assert longer.size - packed.size == 256 * 2 * 4 * (6 + 8)
+
+
 def test_each_rope_has_its_own_tables_times_its_magnitude(tmp_path: Path) -> None:
     described = elaborate()
     pack(tmp_path, described, random_tensors(described), "int4")
