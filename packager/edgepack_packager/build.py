@@ -78,7 +78,8 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     source.fetch_text(origin)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
     # The element type is the weights' to say; it changes no scheme and little of the size.
-    model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder))
+    text_side = read_text(origin.folder, config, decoder, chat=not recipe.no_chat)
+    model = Model(called, decoder, "bf16", config, text_side)
     text = compiled(seal.text_of(model))
     model = replace(model, text=text)
     generation(text)  # what is wrong in it is refused now

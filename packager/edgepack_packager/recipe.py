@@ -20,7 +20,8 @@ class Recipe:
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
     ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a
-    variant may lose on text, in nats (None: what it loses is only reported).
+    variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
+    the bundle continues texts.
     """
 
     targets: tuple[str, ...]
@@ -32,6 +33,7 @@ class Recipe:
     date: str | None = None
     kv_cache: KvCache = "f32"
     max_kl: float | None = None
+    no_chat: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):

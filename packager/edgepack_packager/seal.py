@@ -125,8 +125,10 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
 
 
 def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str]) -> manifests.Producer:
-    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    limit: dict[str, str] = {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {"no_chat": 1} if recipe.no_chat else {}
+    unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -136,9 +138,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Se
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **cache,
-            **limit,
-            **({"notes": list(notes)} if notes else {}),
+            **unusual,
         },
     )
 

@@ -67,6 +67,7 @@ MaxKl = Annotated[
         show_default=False,
     ),
 ]
+NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -83,6 +84,7 @@ def build(
     date: Date = None,
     kv_cache: KvCache = "f32",
     max_kl: MaxKl = None,
+    no_chat: NoChat = False,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -94,7 +96,7 @@ def build(
     targets = tuple(
         dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
     )
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl)
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     try:
         _show(_build(model, recipe, out), json)
     except building.VariantsFailedError as error:

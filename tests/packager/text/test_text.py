@@ -382,6 +382,17 @@ def test_transformers_finds_the_same(
     assert theirs.get_chat_template(tools=[{}]) == (tool_use or default)
 
 
+def test_a_source_is_read_without_its_templates(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    edit(folder / "tokenizer_config.json", chat_template=3)
+    fields = json.loads((folder / "config.json").read_text())
+    words = text.read_text(folder, fields, families.describe(fields), chat=False)
+    assert words is not None
+    assert (words.chat_template, words.tool_use, words.left_out) == (None, None, ())
+    assert "chat_template.jinja" not in words.files
+    assert text.rendered(words) is None
+
+
 def test_what_a_build_should_know_of_templates(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
