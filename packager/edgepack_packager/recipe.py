@@ -40,26 +40,34 @@ class Recipe:
             raise UsageError(
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
             )
-
         if self.max_kl is not None and not self.max_kl >= 0:
             raise UsageError(f"{self.max_kl:g} nats cannot be a limit of the loss.", hint="Give --max-kl 0 or more.")
+        if self.context == 1:
+            raise UsageError(
+                "A context of 1 token holds a prompt and no answer.", hint="Choose a --context of 2 or more."
+            )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
     def requests(self, model: Model) -> list[Request]:
-        """Return the variants to build, each once. Raises ``UsageError`` for a name that no target knows."""
+        """Return the variants to build, each once; capitals in a name do not matter.
+
+        Raises ``UsageError`` for a name that no target knows, and as ``Target.check``.
+        """
         found: dict[str, Request] = {}
         for target in self._targets():
-            for quant in self.quants:
+            for quant in map(str.lower, self.quants):
                 request = Request(target, quant, target.scheme(quant, model))
                 found.setdefault(request.id, request)
+        for request in found.values():
+            request.target.check(model, request.scheme)
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
 
     def _targets(self) -> list[Target]:
         """Return the targets. Raises ``UsageError`` where none has the KV cache built in that was asked for."""
-        found = list(map(targets.find, self.targets))
+        found = [targets.find(name.lower()) for name in self.targets]
         if self.kv_cache == "f32":
             return found
         if not any(isinstance(target, FixesKvCache) for target in found):

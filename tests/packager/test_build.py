@@ -121,7 +121,7 @@ def test_the_manifest_tells_the_whole_story(demo_bundle: Built) -> None:
 
 def test_more_bits_lose_less(sharded: Built) -> None:
     lost = {each.id: each.proof.loss["text"] for each in sharded.manifest.variants if each.proof}
-    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit"), ("onnx", "int8", "int4")):
+    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit_mixed"), ("onnx", "int8", "int4_mixed")):
         half, eight, four = (lost[f"{target}-{scheme}"] for scheme in ("f16", q8, q4))
         assert half.kl < eight.kl < four.kl
         assert 0 < four.kl_error < four.kl
@@ -141,16 +141,16 @@ def test_an_f16_cache_is_built_in_where_a_target_can(sharded_llama: Path, tmp_pa
     assert manifest.schema.features == ["kv_cache", "loss"]
     assert manifest.producer.recipe["kv_cache"] == "f16"
     found = {variant.id: variant.kv_cache for variant in manifest.variants}
-    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4-kv16": "f16"}
+    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4_mixed-kv16": "f16"}
     figures = gates(built, "onnx-f32-kv16")
     assert figures["structure.nmse"] > 0
     assert 0 < figures["engine.nmse"] < 1e-5  # what the rounding of the cache costs
-    assert gates(built, "onnx-int4-kv16")["structure.nmse"] == figures["structure.nmse"]
-    with edgepack.load(built.path, variant="onnx-int4-kv16") as model:
+    assert gates(built, "onnx-int4_mixed-kv16")["structure.nmse"] == figures["structure.nmse"]
+    with edgepack.load(built.path, variant="onnx-int4_mixed-kv16") as model:
         assert model.generate("hello", max_tokens=4).usage.completion_tokens
         assert model.setup.kv_cache == "f16"
     with pytest.raises(EngineMissingError, match="it offers a KV cache in f16, not in f32"):
-        edgepack.load(built.path, variant="onnx-int4-kv16", kv_cache="f32")
+        edgepack.load(built.path, variant="onnx-int4_mixed-kv16", kv_cache="f32")
     replayed = subprocess.run(
         [sys.executable, "-m", "edgepack", "verify", str(built.path), "--replay"], capture_output=True, text=True
     )
@@ -269,8 +269,8 @@ def fails(source: Path, recipe: Recipe, out: Path) -> VariantsFailedError:
 
 
 def test_a_failed_variant_costs_only_itself(source: Path, tmp_path: Path) -> None:
-    error = fails(source, Recipe(ALL, ("f32", "q4"), max_kl=1e-6), tmp_path / "one.edgepack")
-    assert list(error.missed) == ["gguf-q4_0", "mlx-4bit", "onnx-int4"]
+    error = fails(source, Recipe(ALL, ("f32", "q8"), max_kl=1e-6), tmp_path / "one.edgepack")
+    assert list(error.missed) == ["gguf-q8_0", "mlx-8bit", "onnx-int8"]
     for variant, gates in error.missed.items():
         (gate,) = gates
         assert re.fullmatch(r"loss\.kl is [0-9.e-]+, the limit is <= 1e-06", gate)
@@ -279,11 +279,11 @@ def test_a_failed_variant_costs_only_itself(source: Path, tmp_path: Path) -> Non
     assert [variant.id for variant in error.built.manifest.variants] == ["gguf-f32", "mlx-f32", "onnx-f32"]
     assert error.built.manifest.producer.recipe["max_kl"] == "1e-06"
     edgepack.open_bundle(error.built.path)
-    assert not list(error.built.path.rglob("*int4*"))
+    assert not list(error.built.path.rglob("*int8*"))
 
     assert error.evidence == tmp_path / "one.failed"
     kept = {path.name: json.loads(path.read_text()) for path in error.evidence.iterdir()}
-    assert sorted(kept) == ["gguf-q4_0.json", "mlx-4bit.json", "onnx-int4.json"]
+    assert sorted(kept) == ["gguf-q8_0.json", "mlx-8bit.json", "onnx-int8.json"]
     for evidence in kept.values():
         assert evidence["missed"] == list(error.missed[evidence["variant"]])
         assert {gate["name"] for gate in evidence["gates"]} >= {"structure.nmse", "engine.nmse", "loss.kl"}
@@ -337,7 +337,7 @@ def test_a_command_shows_what_it_sealed_and_ends_with_one(source: Path, tmp_path
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert "onnx-f32" in said.stdout
-    assert "error: onnx-int4 failed the proof: loss.kl is" in said.stderr
+    assert "error: onnx-int4_mixed failed the proof: loss.kl is" in said.stderr
     assert str(tmp_path / "out.failed") in said.stderr
 
 

@@ -91,7 +91,9 @@ def build(
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.targets import names
 
-    targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
+    targets = tuple(
+        dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
+    )
     recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     try:
         _show(_build(model, recipe, out), json)
