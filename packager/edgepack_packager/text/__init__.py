@@ -27,7 +27,7 @@ from edgepack_packager.text.files import (
     TOKENIZER_CONFIG,
     TOOL_USE,
 )
-from edgepack_packager.text.render import Rendered, battery
+from edgepack_packager.text.render import Rendered, battery, check_user
 from edgepack_packager.text.side import Text
 
 if TYPE_CHECKING:
@@ -81,22 +81,24 @@ def rendered(text: Text, day: str = DAY) -> Rendered | None:
     Raises ``SourceError`` for a template that does not compile, takes too much time or memory, or cannot even print
     one message of a user.
     """
-    return None if text.chat_template is None else _rendered(text, text.chat_template, day, TEMPLATE)
+    if text.chat_template is None:
+        return None
+    found = _rendered(text, text.chat_template, day, TEMPLATE)
+    check_user(found, TEMPLATE)
+    return found
 
 
 def rendered_with_tools(text: Text, day: str = DAY) -> Rendered | None:
-    """Return what the template for tools makes of the battery, None without one. Raises as ``rendered``."""
+    """Return what the template for tools makes of the battery, None without one.
+
+    Raises as ``rendered``, but not for a message of a user that it cannot print.
+    """
     return None if text.tool_use is None else _rendered(text, text.tool_use, day, TOOL_USE)
 
 
 def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     names = special_tokens([text.files[name] for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in text.files])
-    found = battery(source, *names, day, file)
-    if reason := found.answers[found.conversations[0].name].refusal:
-        raise SourceError(
-            f"{file} cannot print one message of a user: {reason}", hint="Mend it, or build without it: --no-chat"
-        )
-    return found
+    return battery(source, *names, day, file)
 
 
 def warnings(text: Text) -> list[str]:

@@ -104,6 +104,14 @@ def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = T
     )
 
 
+def check_user(found: Rendered, file: str) -> None:
+    """Raise ``SourceError`` for a template that cannot even print one message of a user."""
+    if reason := found.answers[found.conversations[0].name].refusal:
+        raise SourceError(
+            f"{file} cannot print one message of a user: {reason}", hint="Mend it, or build without it: --no-chat"
+        )
+
+
 def _answers(output: bytes) -> list[Answer]:
     return [msgspec.json.decode(line, type=Answer) for line in output.splitlines(keepends=True) if line.endswith(b"\n")]
 
