@@ -12,8 +12,8 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.checkpoint.weights import Float32, blocks
-from edgepack_packager.targets import Model, Reader
+from edgepack_packager.checkpoint.weights import blocks
+from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 from edgepack_packager.text import read_text
 
@@ -36,18 +36,6 @@ def start(runtime: str, folder: Path, decoder: Decoder, **options: Any) -> Sessi
     """Open a variant for 512 tokens in one thread with an f32 cache, or as ``options`` say."""
     chosen = Options(**{"context": 512, "threads": 1, "kv_cache": "f32", **options})
     return find(runtime).open(folder, decoder, chosen)
-
-
-class ReadBack:
-    """The ``Weights`` that a finished variant holds, dequantised."""
-
-    dtype = "f32"
-
-    def __init__(self, decoder: Decoder, reader: Reader) -> None:
-        self.decoder, self._reader = decoder, reader
-
-    def rows(self, name: str, start: int, stop: int) -> Float32:
-        return self._reader.rows(name, start, stop)
 
 
 def token_ids(decoder: Decoder, count: int) -> list[int]:

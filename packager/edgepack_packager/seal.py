@@ -12,7 +12,7 @@ import msgspec
 
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.manifest import KV_CACHE, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
@@ -55,27 +55,26 @@ def seal(
     vectors: Vectors,
     recipe: Recipe,
     parts: Sequence[Part],
+    notes: Sequence[str] = (),
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
-    Adds the text side, the licence, the model card and the evidence, and writes the manifest last.
+    ``notes`` are what was passed over in the source. Adds the text side, the licence, the model card and the evidence,
+    and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
         (bundle / name).parent.mkdir(exist_ok=True)
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
-    (bundle / EVIDENCE).mkdir()
-    for part in parts:
-        evidence = msgspec.json.encode(part.verdict.evidence)
-        (bundle / EVIDENCE / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+    write_evidence(bundle / EVIDENCE, parts)
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
         schema=Schema(VERSION, _features(vectors, parts)),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, decoder, parts),
+        producer=_producer(recipe, decoder, parts, notes),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -104,6 +103,14 @@ def seal(
     return manifest, hashlib.sha256(data).hexdigest()
 
 
+def write_evidence(folder: Path, parts: Sequence[Part]) -> None:
+    """Write all figures of each variant into a new folder: ``<variant>.json``."""
+    folder.mkdir()
+    for part in parts:
+        evidence = msgspec.json.encode(part.verdict.evidence)
+        (folder / f"{part.request.id}.json").write_bytes(msgspec.json.format(evidence, indent=1) + b"\n")
+
+
 def text_of(model: Model) -> Text:
     """Return the model's text side. Raises ``SourceError`` for a source without a tokenizer."""
     if model.text is None:
@@ -113,11 +120,15 @@ def text_of(model: Model) -> Text:
 
 def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
     cache = [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []
-    return [*cache, *(vectors.chat.features if vectors.chat else [])]
+    loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
+    return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 
 
-def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str]) -> manifests.Producer:
+    unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {"no_chat": 1} if recipe.no_chat else {}
+    unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -127,7 +138,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **cache,
+            **unusual,
         },
     )
 

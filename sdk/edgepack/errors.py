@@ -9,7 +9,7 @@ EdgepackError
 ├── BuildError                           a build that could not be finished; nothing was left behind
 │   ├── OutputExistsError (FileExistsError)
 │   ├── LicenceError                     the licence asks for what the build was not given
-│   └── ProofError                       a gate failed: the bundle would not have been the same model
+│   └── ProofError                       a gate failed: a variant would not have been the same model
 ├── BundleError (ValueError)             a bundle that is missing, damaged or newer than this edgepack
 │   ├── BundleNotFoundError (FileNotFoundError)
 │   ├── BundleDamagedError

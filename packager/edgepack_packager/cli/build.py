@@ -57,6 +57,15 @@ KvCache = Annotated[
     Literal["f32", "f16"],
     typer.Option(help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16; others choose at load."),
 ]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl",
+        help="Seal no variant that loses more on text: KL divergence from the source, in nats.  [default: report it]",
+        show_default=False,
+    ),
+]
+NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
@@ -72,21 +81,26 @@ def build(
     accept_licence: AcceptLicence = False,
     date: Date = None,
     kv_cache: KvCache = "f32",
+    max_kl: MaxKl = None,
+    no_chat: NoChat = False,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
-    from edgepack.cli.inspect import as_mapping
+    from edgepack_packager.build import VariantsFailedError
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.targets import names
 
-    targets = tuple(dict.fromkeys(each for asked in target for each in (names() if asked == "all" else [asked])))
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache)
-    built = _build(model, recipe, out)
-    if json:
-        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
-    else:
-        _show(built)
+    targets = tuple(
+        dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
+    )
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
+    try:
+        _show(_build(model, recipe, out), json)
+    except VariantsFailedError as error:
+        if error.built:
+            _show(error.built, json)
+        raise
 
 
 def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
@@ -122,8 +136,11 @@ def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
         return run(model, recipe, out, progress=progress)
 
 
-def _show(built: Built) -> None:
-    from edgepack.cli.inspect import show
+def _show(built: Built, json: bool = False) -> None:
+    from edgepack.cli.inspect import as_mapping, show
 
+    if json:
+        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
+        return
     show(built.open())
     screen.say(screen.out(), f"\nSealed [bold]{built.path}[/]")

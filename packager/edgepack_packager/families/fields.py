@@ -68,7 +68,7 @@ def read_context(config: Mapping[str, Any], asked: int | None, default: int | No
 
     Raises ``UsageError`` where more is asked for than it was trained for.
     """
-    trained = count(config, "max_position_embeddings")
+    trained = count(config, "max_position_embeddings", least=2)
     if asked is not None and not 0 < asked <= trained:
         raise UsageError(
             f"The context of {asked} tokens is not from 1 to {trained}, which the model was trained for.",

@@ -1,25 +1,31 @@
-"""The proof: nothing is sealed that was not compared with the fp32 reference of its source.
+"""The proof: no variant is sealed that was not compared with the fp32 reference of its source.
 
-``structure``: an f32 slice of the model through each target's writer and engine. ``tensors``: every tensor that was
-written, read back. ``tokens``: the payload's own tokenizer. ``loss``: each finished variant through its engine. A
-figure that misses its limit is a ``ProofError``, and the build leaves nothing behind.
+*Is it the same model?* ``structure``: an f32 slice of the model through each target's writer and engine. ``tensors``:
+every tensor that was written, read back. ``tokens``: the payload's own tokenizer. *Does the engine compute it?*
+``execution``: each variant through its engine, against the reference with the variant's own weights. *What did
+quantisation cost?* ``loss``: a report. A gate that is missed costs its variant, and no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from edgepack.bundle import manifest
+from edgepack.bundle.manifest import Gate
 from edgepack.device.planning import default_kv_cache
+from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, loss, probe, structure, tensors, tokens
-from edgepack_packager.proof.gates import enforce
+from edgepack_packager.proof import engine, execution, loss, probe, structure, tensors, tokens
+from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
@@ -27,15 +33,23 @@ from edgepack_packager.text.side import Text
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the proof says of a variant: for the manifest, and all figures for ``evidence/``."""
+    """What the proof says of a variant: for the manifest, and all figures for ``evidence/``.
+
+    ``missed`` has the end of a sentence for each gate that does not hold, and for what ended a part of the proof.
+    ``proof`` is None where one is, and where no engine could prove the variant.
+    """
 
     proof: manifest.Proof | None
     self_test: manifest.SelfTest | None
     evidence: dict[str, object]
+    missed: tuple[str, ...] = ()
 
 
 class Prover:
-    """The four parts of the proof over one model, with the engines that can run on this host."""
+    """The parts of the proof over one model, with the engines that can run on this host.
+
+    ``max_kl`` is what a variant may lose in nats, where the builder sets a limit.
+    """
 
     def __init__(
         self,
@@ -46,61 +60,108 @@ class Prover:
         engines: Mapping[str, Support],
         scratch: Path,
         progress: Progress,
+        max_kl: float | None = None,
     ) -> None:
-        self._text, self._vectors, self._tokenizer = text, vectors, tokenizer
+        self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
         self._probe = probe.make(weights.decoder, tokenizer)
-        self._structure: dict[str, manifest.Gate] = {}
+        self._structure: dict[str, Gate | EngineError] = {}
 
     def structure(self, requests: Sequence[Request]) -> None:
-        """Prove the graph of each requested target whose engine is here. Raises ``ProofError``."""
+        """Prove the graph of each requested target whose engine is here; its variants' verdicts say how that went."""
         able = {r.target.name: r.target for r in requests if r.target.runtime in self._engines}
         if not able:
             return
         self._progress.stage("Proving the structure of " + ", ".join(able), 1)
         self._structure = structure.prove(list(able.values()), self._weights, self._probe.ids, self._scratch)
-        for name, gate in self._structure.items():
-            enforce(f"The {name} target", [gate], "What it wrote computes something else than the source; report this.")
         self._progress.advance()
 
     def variant(self, request: Request, folder: Path) -> Verdict:
-        """Prove one finished variant: its tensors, and its tokens and its loss where its engine is here.
+        """Prove one finished variant: its tensors, and all else where its engine is here. It raises for no gate."""
+        trial = _Trial(request.id)
+        evidence: dict[str, object] = {"variant": request.id}
+        self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
+        with trial.part():
+            checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
+            trial.findings += checked.findings
+            evidence["tensors"] = checked.errors
+        proof = self_test = None
+        if support := self._engines.get(request.target.runtime):
+            with trial.part():
+                told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
+                if told:
+                    trial.findings.append(Finding(told.gate))
+                    evidence["tokens"] = told.figures
+            with trial.part():
+                trial.findings.append(Finding(self._structural_gate(request.target.name)))
+            with trial.part():
+                proof, self_test = self._run(request, folder, support, trial)
+                evidence |= {"engine": proof.engine, "ids": self._probe.ids, "text": self._probe.text}
+                evidence["loss"] = msgspec.to_builtins(proof.loss)
+            self._progress.advance()
+        evidence["gates"] = [msgspec.to_builtins(finding.gate) for finding in trial.findings]
+        if failed := trial.missed:
+            return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
+        return Verdict(proof, self_test, evidence)
 
-        Raises ``ProofError``.
-        """
-        decoder = self._weights.decoder
-        self._progress.stage(f"Reading back {request.id}", decoder.n_parameters)
-        checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
-        evidence: dict[str, object] = {"variant": request.id, "tensors": checked.errors}
-        support = self._engines.get(request.target.runtime)
-        if support is None:
-            return Verdict(None, None, evidence)
-        told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
-        expected = engine.rows(self._expected, decoder.n_vocab)
+    def _structural_gate(self, target: str) -> Gate:
+        found = self._structure[target]
+        if isinstance(found, EngineError):
+            raise found
+        return found
+
+    def _run(
+        self, request: Request, folder: Path, support: Support, trial: _Trial
+    ) -> tuple[manifest.Proof, manifest.SelfTest]:
+        """Run the probe through the engine once, and judge what it computed and what was lost."""
+        target, decoder = request.target, self._weights.decoder
+        expected = self._expected
         self._progress.stage(f"Running {request.id}", 1)
-        lost = loss.prove(
-            request.target,
-            request.scheme,
-            folder,
-            decoder,
-            self._probe,
-            expected,
-            kv_cache=request.target.kv_cache or default_kv_cache(request.scheme, support.kv_caches),
-            scratch=self._scratch,
-        )
-        gates = [self._structure[request.target.name], checked.gate, *([told.gate] if told else []), *lost.gates]
-        enforce(request.id, gates, "Choose more bits with --quant, or report this if the model is a common one.")
-        self._progress.advance()
-        proven = manifest.Proof(engine=lost.engine, tokens=len(self._probe.ids), gates=gates)
-        if told:
-            evidence["tokens"] = told.figures
-        evidence |= {"engine": lost.engine, "ids": self._probe.ids, "text": self._probe.text, "loss": lost.figures}
-        return Verdict(proven, lost.self_test, evidence)
+        # In half precision some engines compute all else as well, and others differ by 1e-7: neither hides a fault.
+        kv_cache = target.kv_cache or default_kv_cache("f32", support.kv_caches)
+        logits = self._scratch / "logits"
+        name = engine.run(target.runtime, folder, decoder, self._probe.ids, kv_cache, logits)
+        if target.schemes[request.scheme] == 32 and kv_cache == "f32":
+            held = execution.exact(target, decoder, logits, expected)
+        else:
+            held = execution.prove(
+                target, folder, decoder, self._probe.ids, logits, kv_cache=kv_cache, scratch=self._scratch
+            )
+        trial.findings.append(Finding(held))
+        rows, theirs = engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab)
+        lost = loss.measure(rows, theirs, self._probe)
+        if self._max_kl is not None:
+            judged = lost.get("text") or lost["random"]
+            trial.findings.append(Finding(gate("loss.kl", judged.kl, "<=", self._max_kl)))
+        gates = [finding.gate for finding in trial.findings]
+        proof = manifest.Proof(engine=name, tokens=len(self._probe.ids), gates=gates, loss=lost)
+        return proof, loss.self_test(engine.rows(logits, decoder.n_vocab), self._probe)
 
     @cached_property
     def _expected(self) -> Path:
         """The file with the reference's logits of the probe."""
         self._progress.stage("Computing the reference", self._weights.decoder.n_layers)
-        path = self._scratch / "reference"
-        engine.spool(self._weights, self._probe.ids, path, self._progress.advance)
-        return path
+        return engine.spool(self._weights, self._probe.ids, self._scratch / "reference", self._progress.advance)
+
+
+class _Trial:
+    """What the parts of a variant's proof found: gates, and errors that ended a part."""
+
+    def __init__(self, variant: str) -> None:
+        self.findings: list[Finding] = []
+        self._variant = variant
+        self._errors: list[EdgepackError] = []
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Keep an error of the variant's files or of its engine: it ends this part of the proof, and no other."""
+        try:
+            yield
+        except (BuildError, EngineError) as error:
+            self._errors.append(error)
+
+    @property
+    def missed(self) -> list[str]:
+        """The end of a sentence for each gate that does not hold, and for each error."""
+        said = (error.message.removeprefix(f"{self._variant} failed the proof: ").rstrip(".") for error in self._errors)
+        return [*missed(self.findings), *said]

@@ -29,16 +29,30 @@ def logits(
     """
     with TemporaryDirectory(dir=scratch) as folder:
         output = Path(folder, "logits")
-        engine = child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output)))
-        yield engine, rows(output, decoder.n_vocab)
+        yield run(runtime, variant, decoder, ids, kv_cache, output), rows(output, decoder.n_vocab)
 
 
-def spool(weights: Weights, ids: Sequence[int], path: Path, progress: Callable[[], None]) -> None:
-    """Write the reference's logits of the ids to a file; ``progress`` is called for each layer."""
-    states = reference.hidden(weights, ids, progress)
+def run(runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_cache: KvCache, output: Path) -> str:
+    """Write the engine's logits of the ids to a file, and return its name and version. Raises ``EngineError``."""
+    return child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output)))
+
+
+def spool(
+    weights: Weights,
+    ids: Sequence[int],
+    path: Path,
+    progress: Callable[[], None] | None = None,
+    *,
+    kv_cache: KvCache = "f32",
+    rounding: reference.Rounding | None = None,
+) -> Path:
+    """Write the reference's logits of the ids to a file and return its path; arguments as in ``reference.hidden``."""
+    states = reference.hidden(weights, ids, progress, kv_cache=kv_cache, rounding=rounding)
     with open(path, "wb") as file:
         for start in range(0, len(states), POSITIONS):
-            file.write(reference.head(weights, states[start : start + POSITIONS]).astype("<f4", copy=False).tobytes())
+            found = reference.head(weights, states[start : start + POSITIONS], rounding)
+            file.write(found.astype("<f4", copy=False).tobytes())
+    return path
 
 
 def rows(path: Path, columns: int) -> Iterator[Float32]:

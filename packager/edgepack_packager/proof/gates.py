@@ -1,12 +1,26 @@
-"""Gates: a figure of the proof, the limit that it is held to, and what happens when it misses it."""
+"""Gates: a figure of the proof, the limit that it is held to, and how one that misses it is told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from edgepack.bundle.manifest import Gate
-from edgepack.errors import ProofError
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A gate, and the place in the variant where its figure was found: empty where it is the whole."""
+
+    gate: Gate
+    place: str = ""
+
+    def __str__(self) -> str:
+        """The figure, where it was found, and its limit, as the end of a sentence."""
+        one = self.gate
+        place = f" in {self.place}" if self.place else ""
+        return f"{one.name} is {one.value:g}{place}, the limit is {one.holds} {one.limit:.3g}"
 
 
 def gate(name: str, value: float, holds: Literal["<=", ">="], limit: float) -> Gate:
@@ -14,11 +28,6 @@ def gate(name: str, value: float, holds: Literal["<=", ">="], limit: float) -> G
     return Gate(name=name, value=float(f"{value:.3g}"), limit=limit, holds=holds)
 
 
-def enforce(variant: str, gates: Iterable[Gate], hint: str) -> None:
-    """Raise ``ProofError`` for the first gate that does not pass, naming it, its figure and its limit."""
-    for one in gates:
-        if not one.passes:
-            raise ProofError(
-                f"{variant} failed the proof: {one.name} is {one.value:g}, the limit is {one.holds} {one.limit:g}.",
-                hint=hint,
-            )
+def missed(findings: Iterable[Finding]) -> list[str]:
+    """Return a sentence's end for each finding that misses its limit."""
+    return [str(finding) for finding in findings if not finding.gate.passes]

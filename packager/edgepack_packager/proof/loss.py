@@ -1,90 +1,59 @@
-"""The loss gate: a finished variant through its engine, against the full reference, and its self-test."""
+"""What quantisation cost: a finished variant through its engine against the reference of the source.
+
+A report, and a gate only where the builder sets one: how much a model loses in 4 bits is the model's affair, and no
+figure of it tells a sound conversion from a broken one. The prose and the random ids of the probe stand apart: a
+trained model has no opinion of random ids, so that its likeliest token there is nearly noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.manifest import Gate, SelfTest
-from edgepack.runtime import KvCache
+from edgepack.bundle.manifest import Loss, ProbePart, SelfTest
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.proof import compare, engine
-from edgepack_packager.proof.gates import gate
+from edgepack_packager.proof import compare
 from edgepack_packager.proof.probe import Probe
-from edgepack_packager.targets import Target
 
 SELF_TEST_TOKENS = 32
 # A likeliest token that leads by less than this (in logits) may be another one on another device.
 SAFE_MARGIN = 0.5
+# The natural logarithm of what a ratio of perplexities is cut to; a float ends at e^709.
+_LARGEST = 700.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a variant may lose: KL in nats and the perplexity's ratio at most, top-1 agreement at least."""
+def measure(logits: Iterable[Float32], expected: Iterable[Float32], probe: Probe) -> dict[ProbePart, Loss]:
+    """Return the loss on the probe's "text" and on its "random" ids, without a part that is empty.
 
-    kl: float
-    top1: float
-    perplexity_ratio: float
-
-
-def limits(bits: int) -> Limits:
-    """Return the limits for a scheme of so many nominal bits per weight."""
-    if bits == 16:
-        return Limits(kl=1e-3, top1=0.97, perplexity_ratio=1.01)
-    if bits >= 8:
-        return Limits(kl=0.02, top1=0.9, perplexity_ratio=1.05)
-    return Limits(kl=0.5, top1=0.5, perplexity_ratio=1.5)
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What the engine said: its name, the gates, all figures for the evidence, and the device's self-test."""
-
-    engine: str
-    gates: list[Gate]
-    figures: dict[str, float]
-    self_test: SelfTest
-
-
-def prove(
-    target: Target,
-    scheme: str,
-    variant: Path,
-    decoder: Decoder,
-    probe: Probe,
-    expected: Iterable[Float32],
-    *,
-    kv_cache: KvCache,
-    scratch: Path,
-) -> Loss:
-    """Run the probe through the variant's engine and compare with the rows ``expected``: float32 [n_vocab] each.
-
-    A scheme of 32 bits is exact and held to the target's limit; any other to the limits of its nominal bits, which a
-    KV cache of fewer bits makes those of the exact one.
+    ``logits`` are the engine's and ``expected`` the reference's: float32 [n_vocab] for each id of the probe.
     """
-    top1: list[int | None] = []
+    ours, theirs = iter(logits), iter(expected)
+    parts: dict[ProbePart, tuple[int, ...]] = {"text": probe.ids[: probe.text], "random": probe.ids[probe.text :]}
+    return {
+        name: _loss(compare.positions(islice(ours, len(ids)), islice(theirs, len(ids)), ids))
+        for name, ids in parts.items()
+        if ids
+    }
 
-    def watch(row: Float32) -> Float32:
-        if len(top1) < SELF_TEST_TOKENS:
-            second, first = np.partition(row, -2)[-2:]
-            top1.append(int(np.argmax(row)) if first - second >= SAFE_MARGIN else None)
-        return row
 
-    with engine.logits(target.runtime, variant, decoder, probe.ids, kv_cache, scratch) as (name, rows):
-        lost = compare.difference(map(watch, rows), expected, probe.ids, probe.text)
-    bits = min(target.schemes[scheme], 16 if target.kv_cache == "f16" else 32)
-    if bits == 32:
-        gates = [gate("loss.nmse", lost.nmse, "<=", target.nmse(decoder))]
-    else:
-        most = limits(bits)
-        gates = [
-            gate("loss.kl", lost.kl, "<=", most.kl),
-            gate("loss.top1", lost.top1, ">=", most.top1),
-            gate("loss.perplexity_ratio", lost.perplexity_ratio, "<=", most.perplexity_ratio),
-        ]
-    figures = asdict(lost)
-    return Loss(name, gates, figures, SelfTest(ids=list(probe.ids[: len(top1)]), top1=top1))
+def self_test(logits: Iterable[Float32], probe: Probe) -> SelfTest:
+    """Return what a device replays: the first ids, and the likeliest token after each where its lead is safe."""
+    ids = list(probe.ids[:SELF_TEST_TOKENS])
+    return SelfTest(ids=ids, top1=list(_likeliest(islice(logits, len(ids)))))
+
+
+def _likeliest(rows: Iterable[Float32]) -> Iterator[int | None]:
+    for row in rows:
+        second, first = np.partition(row, -2)[-2:]
+        yield int(np.argmax(row)) if first - second >= SAFE_MARGIN else None
+
+
+def _loss(found: compare.Positions) -> Loss:
+    (kl, kl_error), (top1, top1_error) = compare.mean(found.kl), compare.mean(found.same)
+    # A single id has none after it.
+    more, more_error = compare.mean(found.surprise - found.reference_surprise) if found.surprise.size else (0.0, 0.0)
+    ratio = float(np.exp(min(more, _LARGEST)))
+    figures = (kl, kl_error, top1, top1_error, ratio, min(ratio * more_error, float(np.exp(_LARGEST))))
+    return Loss(len(found.kl), *(float(f"{figure:.3g}") for figure in figures))

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgepack.bundle.manifest import Gate
+from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import compare, engine
@@ -28,21 +29,26 @@ _OTHERWISE_ROUNDED = 0.25
 """Of what rounding costs, as a mean square: 12 times the error before it over the step of f16, 0.02 measured."""
 
 
-def prove(targets: Sequence[Target], weights: Weights, ids: Sequence[int], scratch: Path) -> dict[str, Gate]:
-    """Return the structural gate of each target, by its name."""
+def prove(
+    targets: Sequence[Target], weights: Weights, ids: Sequence[int], scratch: Path
+) -> dict[str, Gate | EngineError]:
+    """Return the structural gate of each target, or why its engine gave no logits, by the target's name."""
     part, part_ids = cut(weights, ids)
     exact = reference.logits(part, part_ids)
     model = Model(name="slice", decoder=part.decoder, dtype=SCHEME)
     requests = [Request(target, SCHEME, SCHEME) for target in targets]
-    gates = {}
+    gates: dict[str, Gate | EngineError] = {}
     with TemporaryDirectory(dir=scratch) as folder:
         write(part, requests, Path(folder), model)
         for request in requests:
             place, target = Path(folder, request.id), request.target
             expected, limit = expectation(target, part, part_ids, exact)
             cache = target.kv_cache or "f32"
-            with engine.logits(target.runtime, place, part.decoder, part_ids, cache, scratch) as (_, rows):
-                gates[target.name] = gate("structure.nmse", compare.nmse(rows, expected), "<=", limit)
+            try:
+                with engine.logits(target.runtime, place, part.decoder, part_ids, cache, scratch) as (_, rows):
+                    gates[target.name] = gate("structure.nmse", compare.nmse(rows, expected), "<=", limit)
+            except EngineError as error:
+                gates[target.name] = error
     return gates
 
 

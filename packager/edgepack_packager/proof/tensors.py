@@ -11,18 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.bundle.manifest import Gate
 from edgepack.errors import ProofError
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
-from edgepack_packager.proof.gates import gate
+from edgepack_packager.proof.gates import Finding, gate
 from edgepack_packager.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """The gate, and for the evidence the relative error of each tensor (L2) in model order."""
+    """The gates, and for the evidence the relative error of each tensor (L2) in model order."""
 
-    gate: Gate
+    findings: list[Finding]
     errors: dict[str, float]
 
 
@@ -56,7 +55,8 @@ def prove(target: Target, variant: Path, weights: Weights, advance: Callable[[in
         reader.close()
     errors = {name: float(np.sqrt(error[name] / power[name])) if power[name] else 0.0 for name in error}
     worst = max(errors.values())
-    return Tensors(gate("tensors.worst_relative_error", worst, "<=", max(map(reader.bound, errors))), errors)
+    held = gate("tensors.worst_relative_error", worst, "<=", max(map(reader.bound, errors)))
+    return Tensors([Finding(held)], errors)
 
 
 def _norms(expected: Float32, actual: Float32) -> tuple[Float32, Float32]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
@@ -18,6 +18,11 @@ from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.text.side import Text
+
+FloatType = Literal["f32", "f16", "bf16"]
+
+Activations = FloatType | int
+"""A float type, or 8 bits with one scale, the largest magnitude over 127, for so many neighbours."""
 
 UNIFORM = ("f32", "f16", "q8", "q4")
 
@@ -69,8 +74,27 @@ class Writer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a tensor is stored: the kind of its numbers, their bits, how many neighbours in a row share a scale, and the
+    type of those scales.
+
+    ``kind`` names a rule of quantisation: one of ggml's types ("q4_0", "q6_K"), "affine" (levels q of
+    q * scale + bias) or "signed" ((q - 2**(bits - 1)) * scale); or it is a float type, whose group is 1.
+    """
+
+    kind: str
+    bits: int
+    group: int = 1
+    scales: FloatType = "f16"
+
+
 class Reader(Protocol):
     """A finished variant, read back tensor by tensor from its own headers."""
+
+    def form(self, name: str) -> Form:
+        """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
+        ...
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows of a canonical tensor, dequantised: float32. Raises ``BuildError`` where the file lacks it."""
@@ -105,12 +129,24 @@ class Target(Protocol):
         """Return the limit of an exact variant: 1e-10, more only where the engine's own arithmetic needs it."""
         ...
 
+    def activations(self, form: Form) -> Activations:
+        """Return what the engine rounds the activations to before it multiplies them with a matrix of that form."""
+        ...
+
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name ("f32", "f16", "q8", "q4") or one of ``schemes`` to the scheme to write.
 
         Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where the scheme's library is missing,
         ``UnsupportedModelError`` for a decoder that the engine cannot run exactly; it names the feature and, where a
         shorter ``--context`` helps, that.
+        """
+        ...
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse what could not be written or read back: told from the model without its weights.
+
+        Raises ``UnsupportedModelError`` for a text side that the format cannot carry, ``EngineMissingError`` where a
+        library is missing.
         """
         ...
 

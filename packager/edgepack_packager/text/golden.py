@@ -73,7 +73,7 @@ def _facts(found: Rendered, file: str, tokenizer: Tokenizer, bos: int | None) ->
         raise SourceError(
             f"{file} does not print what a user says, neither as a string nor as a list of parts: it is missing in the "
             f"conversation {arrival.lost['user']!r}.",
-            hint="Mend the template, or remove it to build without chat.",
+            hint="Mend the template, or build without it, for plain texts: --no-chat",
         )
     goldens = [_golden(asked, found.answers[asked.name], file, tokenizer, bos) for asked in found.conversations]
     return {"roles": arrival.roles, "parts": arrival.parts, "leading": arrival.leading, "goldens": goldens}

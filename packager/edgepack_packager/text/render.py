@@ -31,7 +31,7 @@ MEMORY_MIB = 512
 WALL_SECONDS = 120
 
 _OUT_OF_MEMORY = 3
-_HINT = "A template is a program: read it, or remove it to build without chat."
+_HINT = "A template is a program: read it, or build without it: --no-chat"
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -68,6 +68,7 @@ def show(bundle: Bundle) -> None:
     if gates.row_count:
         console.print()
         console.print(gates)
+    _show_loss(manifest.variants)
     others = [(each.id, line) for each in manifest.variants for line in grouped(each.quantization.fallbacks)]
     if others:
         console.print()
@@ -112,6 +113,30 @@ def _verdict(variant: Variant) -> Any:
     if failed:
         return Text(f"FAILS {', '.join(failed)}", "bold red")
     return Text(f"proven on {variant.proof.tokens} tokens, {variant.proof.engine}", "green")
+
+
+def _show_loss(variants: Sequence[Variant]) -> None:
+    """Print what quantisation cost, each figure with its standard error, and warn where that is much."""
+    from rich.text import Text
+
+    console = out()
+    rows = table("variant", "lost on", "KL (nats)", "top-1 agrees", "perplexity")
+    for variant in variants:
+        for part, loss in variant.proof.loss.items() if variant.proof else ():
+            rows.add_row(
+                variant.id,
+                f"{loss.tokens} tokens of text" if part == "text" else f"{loss.tokens} random ids",
+                f"{loss.kl:.2g} ± {loss.kl_error:.1g}",
+                f"{loss.top1:.1%} ± {loss.top1_error:.1%}",
+                f"x {loss.perplexity:.3g} ± {loss.perplexity_error:.1g}",
+            )
+    if rows.row_count:
+        console.print()
+        console.print(rows)
+    for variant in variants:
+        if variant.proof and (text := variant.proof.loss.get("text")) and text.high:
+            warning = f"{variant.id} lost {text.kl:.2g} nats on text, which shows in its answers. More bits lose less."
+            console.print(Text(warning, "yellow"), soft_wrap=True)
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.families import FAMILIES, llama_like
+from edgepack_packager.families import FAMILIES, llama_like, quantised
 from edgepack_packager.families.mapping import MappedWeights, Source
 
 CONFIGS = {name: fixture.fields for name, fixture in ORACLE_MODELS.items() if fixture.fields}
@@ -70,9 +70,17 @@ def test_a_smaller_context_is_kept_beside_the_trained_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_quantized_weights_are_refused(name: str) -> None:
-    with pytest.raises(UnsupportedModelError, match="quantized already"):
-        families.describe({**CONFIGS[name], "quantization_config": {"quant_method": "awq"}})
+def test_whether_weights_are_quantised_is_theirs_to_say(name: str) -> None:
+    config = {**CONFIGS[name], "quantization_config": {"quant_method": "awq"}}
+    assert families.describe(config) == families.describe(CONFIGS[name])
+    assert quantised.declared(config) == ("quantization_config", "awq")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_model_type_decides_where_a_class_does_not(name: str) -> None:
+    config = {key: value for key, value in CONFIGS[name].items() if key != "architectures"}
+    config["model_type"] = min(families.find(CONFIGS[name]).MODEL_TYPES, key=lambda each: "text" in each)
+    assert families.describe(config) == families.describe(CONFIGS[name])
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from oracle_models import ORACLE_MODELS
 
 from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.manifest import Gate
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
@@ -69,6 +70,7 @@ def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path:
             with engine.logits(chosen.runtime, tmp_path / request.id, decoder, ids, cache, tmp_path) as (_, rows):
                 assert compare.nmse(rows, expected) <= limits[request.scheme], request.id
         (gate,) = structure.prove([chosen], weights, ids, tmp_path).values()
+        assert isinstance(gate, Gate)
         assert gate.passes, gate
 
 
@@ -206,4 +208,5 @@ def test_structure_hears(fault: str, target: str, tmp_path: Path, monkeypatch: p
             (found,) = structure.prove([target_of(target)], weights, ids, tmp_path).values()
         except UnsupportedModelError as error:
             pytest.skip(f"no such payload can be written: {error}")
+    assert isinstance(found, Gate)
     assert found.value > 100 * found.limit, found

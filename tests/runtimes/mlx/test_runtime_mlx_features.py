@@ -16,12 +16,13 @@ import pytest
 import variants
 from decoders import RandomWeights, describe
 from numpy.typing import NDArray
-from variants import ReadBack, nmse, token_ids
+from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Weights, blocks
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 
@@ -169,7 +170,7 @@ def test_f32_variant_is_the_reference_and_no_other_model(name: str, tmp_path: Pa
 SMALLER = [
     (name, scheme)
     for name in CASES
-    for scheme in ("f16", "bf16", "8bit", "4bit")
+    for scheme in ("f16", "bf16", "8bit", "4bit", "4bit_mixed")
     if scheme != "f16" or "wide" not in CASES[name].fields
 ]
 
@@ -292,7 +293,7 @@ def test_mlx_lm_is_another_model_beyond_a_window_that_it_ignores(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", NATIVE)
-@pytest.mark.parametrize("scheme", ["bf16", "8bit", "4bit"])
+@pytest.mark.parametrize("scheme", ["bf16", "8bit", "4bit", "4bit_mixed"])
 def test_mlx_lm_loads_every_scheme(name: str, scheme: str, tmp_path: Path) -> None:
     """In 16 bits mlx-lm and the runtime round the same steps: one is no further from the reference than the other."""
     weights = RandomWeights(describe(**CASES[name].fields), seed=6, dtype="bf16")

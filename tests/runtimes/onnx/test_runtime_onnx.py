@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
 from onnx import helper
-from variants import ReadBack, nmse, token_ids
+from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
@@ -31,6 +31,7 @@ from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, Prompt
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import find as find_target
 from edgepack_runtimes.onnx.check import check
 
@@ -99,7 +100,7 @@ def with_exact_activations(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tied-llama3", "untied-linear", "part-blocks"])
-@pytest.mark.parametrize("scheme", ["f16", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations to 8 bits in blocks of 32."""
     decoder = pack(make_llama(tmp_path / "source", **MODELS[name]), tmp_path / "variant", scheme)
@@ -134,7 +135,7 @@ def test_stories_writes_its_published_text(shared: Path, tmp_path: Path) -> None
 
 @pytest.mark.oracle
 @pytest.mark.shared
-@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4", "int4_mixed"])
 def test_genai_loads_the_folder_and_writes_the_same_tokens(shared: Path, tmp_path: Path, scheme: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
     source = shared / "models" / "stories-260K"

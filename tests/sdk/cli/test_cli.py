@@ -259,6 +259,24 @@ def json_of(result: tuple[int, str, str]) -> Any:
     return json.loads(out)
 
 
+def test_inspect_tells_what_quantisation_cost_and_warns_where_it_is_much(invoke: Invoke, tmp_path: Path) -> None:
+    figures = {"tokens": 160, "kl_error": 0.04, "top1": 0.7, "top1_error": 0.03}
+    figures |= {"perplexity": 1.2, "perplexity_error": 0.05}
+    variants = []
+    for name, kl in (("fake-q4", 0.31), ("fake-q8", 0.002)):
+        variant = small_bundle.variant(name)
+        variants.append(variant | {"proof": variant["proof"] | {"loss": {"text": figures | {"kl": kl}}}})
+    code, out, _ = invoke("inspect", str(small_bundle.write(tmp_path / "two", variants)))
+    assert code == 0
+    lost = [line for line in out.splitlines() if "160 tokens of text" in line]
+    assert len(lost) == 2
+    for figure in ("0.31 ± 0.04", "70.0% ± 3.0%", "x 1.2 ± 0.05"):
+        assert figure in lost[0]
+    assert [line for line in out.splitlines() if "answers" in line] == [
+        "fake-q4 lost 0.31 nats on text, which shows in its answers. More bits lose less."
+    ]
+
+
 def test_inspect(invoke: Invoke, tmp_path: Path, register: Callable[..., None]) -> None:
     failing = {"engine": "fake 1", "tokens": 9, "gates": [{"name": "kl", "value": 0.5, "limit": 0.1, "holds": "<="}]}
     variants = [

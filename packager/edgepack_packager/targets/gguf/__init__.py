@@ -8,10 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.errors import UsageError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import UNIFORM, Model, Reader, Writer, Written
+from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
+from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES
@@ -43,6 +44,16 @@ class GgufTarget:
         """
         return 1e-9 if decoder.activation == "silu" else 1e-6
 
+    def activations(self, form: Form) -> Activations:
+        """Return ggml's ``vec_dot_type`` of a matrix: q8_K (blocks of 256) for K-quants, else q8_0 or q8_1 (of 32)."""
+        match form.kind:
+            case "f32" | "f16" | "bf16":
+                return form.kind
+            case "q4_K" | "q5_K" | "q6_K":
+                return 256
+            case _:
+                return 32
+
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name or one of ``schemes`` to the scheme to write.
 
@@ -59,6 +70,17 @@ class GgufTarget:
         if any(tensor.kind in K_QUANTS for tensor in place(model.decoder, scheme).tensors):
             find_quantizer()
         return scheme
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what reads files back."""
+        try:
+            import gguf  # noqa: F401
+        except ImportError as error:
+            raise EngineMissingError(
+                f"The target gguf needs the package gguf: {error}.",
+                hint="Install it with: pip install 'edgepack[build]'",
+            ) from error
+        metadata(model, scheme)
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""

@@ -12,6 +12,7 @@ import numpy as np
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Form
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.parse import Info, parse
 from edgepack_packager.targets.gguf.tensors import factor, parts
@@ -59,6 +60,10 @@ class GgufReader:
         )
         ratio = factor(self._decoder, name)
         return rows if ratio == 1 else rows / np.float32(ratio)
+
+    def form(self, name: str) -> Form:
+        """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
+        return _FORMS[self._tensor(name).type]
 
     def bound(self, name: str) -> float:
         """Return the largest relative error of a row that the tensor's type allows, as L2 norms.
@@ -133,6 +138,20 @@ class GgufReader:
         rows = np.frombuffer(data, np.uint8).reshape(stop - start, tensor.row_bytes)
         values: Float32 = dequantize(rows, GGMLQuantizationType[tensor.type])
         return values.reshape(stop - start, *tensor.shape[1:])
+
+
+_FORMS = {
+    "F32": Form("f32", 32),
+    "BF16": Form("bf16", 16),
+    "F16": Form("f16", 16),
+    "Q8_0": Form("q8_0", 8, 32),
+    "Q5_0": Form("q5_0", 5, 32),
+    "Q4_0": Form("q4_0", 4, 32),
+    "Q5_1": Form("q5_1", 5, 32),
+    "Q4_K": Form("q4_K", 4, 32),
+    "Q5_K": Form("q5_K", 5, 32),
+    "Q6_K": Form("q6_K", 6, 16),
+}
 
 
 def _k_bound(step: float, scale: float) -> float:

@@ -10,18 +10,19 @@ from typing import ClassVar
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.onnx import graph
 from edgepack_packager.targets.onnx.layout import SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
-_UNIFORM = {"q8": "int8", "q4": "int4", "fp32": "f32", "fp16": "f16"}
+_UNIFORM = {"q8": "int8", "q4": "int4_mixed", "fp32": "f32", "fp16": "f16"}
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxTarget:
-    """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32.
+    """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32, as
+    onnxruntime-genai's own builder makes them; int4_mixed, 4 bits with searched scales and 8 in what is sensitive.
 
     Every matrix takes the scheme, the embedding too; a row that does not fill its last block is filled with zeros.
     Norms and biases stay f32. With a ``kv_cache`` of "f16" the attention computes in it (None: f32 throughout).
@@ -42,6 +43,10 @@ class OnnxTarget:
         """Return 1e-10: onnxruntime computes in float32, but for what an f16 cache rounds."""
         return 1e-10
 
+    def activations(self, form: Form) -> Activations:
+        """Return 8 bits for the blocks of MatMulNBits, whose accuracy level is 4, and f32 for all else."""
+        return form.group if form.kind == "signed" else "f32"
+
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write.
 
@@ -59,6 +64,9 @@ class OnnxTarget:
             )
         _require_onnx()
         return chosen
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""
