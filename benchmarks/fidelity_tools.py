@@ -61,6 +61,10 @@ class Tool(Protocol):
         ...
 
 
+# The 4 bits that are the same scheme as the peer's.
+_PLAIN = {"gguf": "q4_k_m", "onnx": "int4", "mlx": "4bit"}
+
+
 class Edgepack:
     """The writer of a target and its engine, with an f32 KV cache. No gate is applied.
 
@@ -70,7 +74,7 @@ class Edgepack:
 
     def __init__(self, target: str) -> None:
         self.name = f"edgepack {target}"
-        self.schemes: Mapping[str, str] = {precision: precision for precision in ("f32", "q8", "q4")}
+        self.schemes: Mapping[str, str] = {"f32": "f32", "q8": "q8", "q4": _PLAIN[target]}
         self._target = target
 
     def run(self, checkpoint: Path, precision: str, prompt: Sequence[int], scratch: Path) -> Run:
@@ -87,7 +91,7 @@ class Edgepack:
         with open_checkpoint(folder) as checkpoint:
             weights = families.open_model(checkpoint, context)
             model = Model(folder.name, weights.decoder, weights.dtype, checkpoint.config)
-            request = Request(target, precision, target.scheme(precision, model))
+            request = Request(target, precision, target.scheme(self.schemes[precision], model))
             write(weights, [request], scratch, model)
         payload = scratch / request.id
         with engine.logits(target.runtime, payload, weights.decoder, prompt, "f32", scratch) as (name, rows):

@@ -22,7 +22,14 @@ from pathlib import Path
 from measure import Cost, folder_bytes, run
 
 WORKER = Path(__file__).with_name("pack_worker.py")
-JOBS = ("write onnx q4", "write mlx q4", "write gguf q4_0", "ggml gguf q4_0", "write gguf q4_k_m", "ggml gguf q4_k_m")
+JOBS = (
+    "write onnx int4",
+    "write mlx 4bit",
+    "write gguf q4_0",
+    "ggml gguf q4_0",
+    "write gguf q4_k_m",
+    "ggml gguf q4_k_m",
+)
 ALL = "gguf,mlx,onnx q4"
 # The loss of random weights at 4 bits is beyond what the proof lets pass.
 BUILD = "build gguf,mlx,onnx q8"

@@ -1,6 +1,6 @@
 """What a step of several tokens costs an engine, in steps of one: whether guessing tokens can pay there.
 
-    python benchmarks/steps.py BUNDLE --variants gguf-q4_k_m onnx-int4 [--cached 256] [--rounds 5]
+    python benchmarks/steps.py BUNDLE --variants gguf-q4_k_m onnx-int4_mixed [--cached 256] [--rounds 5]
 
 CPU time on one thread, medians of interleaved rounds, with the logits after each token of the step, and so many tokens
 in the cache. ``gain`` is what the longest step would save if every guess came true.

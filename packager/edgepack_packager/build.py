@@ -16,14 +16,15 @@ from edgepack.device.hardware import detect
 from edgepack.errors import EngineMissingError, ProofError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
-from edgepack_packager import families, licence, proof, seal, source, work
+from edgepack_packager import families, foresight, licence, proof, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.families import quantised
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import golden, read_text, warnings
+from edgepack_packager.text import generation, golden, read_text, warnings
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
@@ -77,18 +78,28 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     source.fetch_text(origin)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
     # The element type is the weights' to say; it changes no scheme and little of the size.
-    model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder))
+    text_side = read_text(origin.folder, config, decoder, chat=not recipe.no_chat)
+    model = Model(called, decoder, "bf16", config, text_side)
     text = compiled(seal.text_of(model))
     model = replace(model, text=text)
+    generation(text)  # what is wrong in it is refused now
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date)
-    for sentence in warnings(text):
-        progress.warn(sentence)
     requests = recipe.requests(model)
-    engines = _engines(requests, recipe.unproven)
+    hardware = detect()
+    supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
+    engines = _engines(supports, recipe.unproven)
+    notes = [*families.notes(config), *text.notes]
+    for sentence in (*notes, *warnings(text), foresight.obstacle(model, requests, hardware, supports)):
+        if sentence:
+            progress.warn(sentence)
+    if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
+        quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
     source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))
     with open_checkpoint(origin.folder) as checkpoint, work.folder(out) as scratch:
         weights = families.open_model(checkpoint, recipe.context)
+        for sentence in weights.notes:
+            progress.warn(sentence)
         model = replace(model, dtype=weights.dtype)
         bundle = scratch / "bundle"
         prover = proof.Prover(weights, text, vectors, tokenizer, engines, scratch, progress, recipe.max_kl)
@@ -96,7 +107,8 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, held)
+            passed_over = [*notes, *weights.notes]
+            manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, held, passed_over)
             work.publish(bundle, out)
             built = Built(out, identity, manifest)
         lost = [part for part in parts if part.verdict.missed]
@@ -132,21 +144,16 @@ def _write_and_prove(
     return parts
 
 
-def _engines(requests: Sequence[Request], unproven: bool) -> dict[str, Support]:
-    """Return what each runtime that the requests need can do here, without those that cannot run.
+def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
+    """Return those of the runtimes that can run here, each of which was asked in a child process.
 
-    Each is asked in a child process, where a crash is only a reason.
+    Raises ``EngineMissingError`` where one cannot, and its variants would have to be proven.
     """
-    hardware = detect()
-    found = {}
-    for name in sorted({request.target.runtime for request in requests}):
-        support = probing.probe(name, hardware)
-        if support.devices:
-            found[name] = support
-        elif not unproven:
+    for name, support in supports.items():
+        if not support.devices and not unproven:
             way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
             raise EngineMissingError(
                 f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
                 hint=f"{way}. Or seal them without proof: --unproven",
             )
-    return found
+    return {name: support for name, support in supports.items() if support.devices}

@@ -20,7 +20,8 @@ class Recipe:
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
     ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a
-    variant may lose on text, in nats (None: what it loses is only reported).
+    variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
+    the bundle continues texts.
     """
 
     targets: tuple[str, ...]
@@ -32,32 +33,41 @@ class Recipe:
     date: str | None = None
     kv_cache: KvCache = "f32"
     max_kl: float | None = None
+    no_chat: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
             raise UsageError(
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
             )
-
         if self.max_kl is not None and not self.max_kl >= 0:
             raise UsageError(f"{self.max_kl:g} nats cannot be a limit of the loss.", hint="Give --max-kl 0 or more.")
+        if self.context == 1:
+            raise UsageError(
+                "A context of 1 token holds a prompt and no answer.", hint="Choose a --context of 2 or more."
+            )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
     def requests(self, model: Model) -> list[Request]:
-        """Return the variants to build, each once. Raises ``UsageError`` for a name that no target knows."""
+        """Return the variants to build, each once; capitals in a name do not matter.
+
+        Raises ``UsageError`` for a name that no target knows, and as ``Target.check``.
+        """
         found: dict[str, Request] = {}
         for target in self._targets():
-            for quant in self.quants:
+            for quant in map(str.lower, self.quants):
                 request = Request(target, quant, target.scheme(quant, model))
                 found.setdefault(request.id, request)
+        for request in found.values():
+            request.target.check(model, request.scheme)
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
 
     def _targets(self) -> list[Target]:
         """Return the targets. Raises ``UsageError`` where none has the KV cache built in that was asked for."""
-        found = list(map(targets.find, self.targets))
+        found = [targets.find(name.lower()) for name in self.targets]
         if self.kv_cache == "f32":
             return found
         if not any(isinstance(target, FixesKvCache) for target in found):

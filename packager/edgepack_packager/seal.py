@@ -55,10 +55,12 @@ def seal(
     vectors: Vectors,
     recipe: Recipe,
     parts: Sequence[Part],
+    notes: Sequence[str] = (),
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
-    Adds the text side, the licence, the model card and the evidence, and writes the manifest last.
+    ``notes`` are what was passed over in the source. Adds the text side, the licence, the model card and the evidence,
+    and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -72,7 +74,7 @@ def seal(
         schema=Schema(VERSION, _features(vectors, parts)),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, decoder, parts),
+        producer=_producer(recipe, decoder, parts, notes),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -122,9 +124,11 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
     return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 
 
-def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manifests.Producer:
-    cache: dict[str, str] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    limit: dict[str, str] = {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str]) -> manifests.Producer:
+    unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {"no_chat": 1} if recipe.no_chat else {}
+    unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(
         edgepack=version("edgepack"),
@@ -134,8 +138,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part]) -> manife
             "quants": list(recipe.quants),
             "context": decoder.context,
             "unproven": int(recipe.unproven),
-            **cache,
-            **limit,
+            **unusual,
         },
     )
 

@@ -8,10 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from shutil import disk_usage
 
-import numpy as np
-
-from edgepack.errors import BuildError, SourceError
-from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
+from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.targets import Model, Request, Writer, Written
 
 
@@ -25,8 +23,7 @@ def write(
     """Write each requested variant into ``folder/<id>`` and return what the writers report, in the same order.
 
     Every block of the source is read once and given to all writers, which work on it while the next one is read.
-    ``advance`` is told the elements of each block. Raises ``BuildError`` where the disk cannot hold the variants,
-    ``SourceError`` for a weight that is not a finite number.
+    ``advance`` is told the elements of each block. Raises ``BuildError`` where the disk cannot hold the variants.
     """
     with ExitStack() as stack:
         writers = [_open(request, folder / request.id, model, stack) for request in requests]
@@ -35,24 +32,11 @@ def write(
         working: list[Future[None]] = []
         for name, start, stop in blocks(weights.decoder):
             rows = weights.rows(name, start, stop)
-            _check_finite(name, start, rows)
             _wait(working)
             working = [pool.submit(writer.write, name, start, rows) for writer in writers]
             advance(rows.size)
         _wait(working)
         return [writer.finish() for writer in writers]
-
-
-def _check_finite(name: str, start: int, rows: Float32) -> None:
-    # The sum of a block is finite unless one of its elements is not, or they are absurdly large: then look closer.
-    if np.isfinite(rows.sum(dtype=np.float64)):
-        return
-    bad = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(axis=1))
-    if bad.size:
-        raise SourceError(
-            f"The source has a NaN or an infinity in row {start + int(bad[0])} of {name}.",
-            hint="Fetch the weights again; if they are as published, the model is broken.",
-        )
 
 
 def _wait(working: list[Future[None]]) -> None:

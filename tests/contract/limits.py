@@ -177,4 +177,4 @@ def a_policy_that_does_not_exist_is_refused(case: Case) -> None:
 
 @a_policy_that_does_not_exist_is_refused.broken_by
 def a_policy_that_is_taken_for_the_default(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("edgepack.model.check_policy", lambda value: "error")
+    patch.setattr("edgepack.decoding.options.check_policy", lambda value: "error")

@@ -15,7 +15,7 @@ from contract.registry import promise
 from contract.text import COPY, PROMPTS, QUESTION
 from edgepack import errors, loading, runtime
 from edgepack.decoding import desk, generation
-from edgepack.decoding.options import ChatOptions, GenerationOptions
+from edgepack.decoding.options import ChatOptions, GenerationOptions, read_sampling
 from edgepack.decoding.repro import Repro
 from edgepack.decoding.results import Result
 from edgepack.errors import EdgepackError, EngineCrashedError, EngineError, UnknownOptionError
@@ -111,13 +111,12 @@ def every_option_is_honoured(case: Case) -> None:
 
 def ignored(patch: pytest.MonkeyPatch, name: str) -> None:
     """Accept an option and do nothing with it."""
-    real = Model._sampling
 
-    def sampling(self: Model, options: Any) -> Any:
+    def sampling(options: Any, defaults: Any) -> Any:
         left: Any = {key: value for key, value in options.items() if key != name}
-        return real(self, left)
+        return read_sampling(left, defaults)
 
-    patch.setattr(Model, "_sampling", sampling)
+    patch.setattr("edgepack.model.read_sampling", sampling)
 
 
 @every_option_is_honoured.broken_by

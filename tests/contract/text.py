@@ -206,7 +206,7 @@ def an_answer_cut_inside_a_character_ends_before_it(case: Case) -> None:
             assert result.finish_reason == ("length" if options else "stop")
             again = model.repeat(result.repro, result.sampling)
             assert (again.text, again.token_ids) == (result.text, result.token_ids)
-            case.same(("cut", count, len(said)), facts(result))
+            case.same(("cut", count, result.finish_reason), facts(result))
 
 
 @an_answer_cut_inside_a_character_ends_before_it.broken_by

@@ -22,6 +22,7 @@ from edgepack.errors import EngineError, EngineMissingError, OutputExistsError, 
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager.build import Built, VariantsFailedError, build
+from edgepack_packager.progress import Silent
 from edgepack_packager.proof import child
 from edgepack_packager.recipe import Recipe
 
@@ -120,7 +121,7 @@ def test_the_manifest_tells_the_whole_story(demo_bundle: Built) -> None:
 
 def test_more_bits_lose_less(sharded: Built) -> None:
     lost = {each.id: each.proof.loss["text"] for each in sharded.manifest.variants if each.proof}
-    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit"), ("onnx", "int8", "int4")):
+    for target, q8, q4 in (("gguf", "q8_0", "q4_k_m"), ("mlx", "8bit", "4bit_mixed"), ("onnx", "int8", "int4_mixed")):
         half, eight, four = (lost[f"{target}-{scheme}"] for scheme in ("f16", q8, q4))
         assert half.kl < eight.kl < four.kl
         assert 0 < four.kl_error < four.kl
@@ -140,16 +141,16 @@ def test_an_f16_cache_is_built_in_where_a_target_can(sharded_llama: Path, tmp_pa
     assert manifest.schema.features == ["kv_cache", "loss"]
     assert manifest.producer.recipe["kv_cache"] == "f16"
     found = {variant.id: variant.kv_cache for variant in manifest.variants}
-    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4-kv16": "f16"}
+    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv16": "f16", "onnx-int4_mixed-kv16": "f16"}
     figures = gates(built, "onnx-f32-kv16")
     assert figures["structure.nmse"] > 0
     assert 0 < figures["engine.nmse"] < 1e-5  # what the rounding of the cache costs
-    assert gates(built, "onnx-int4-kv16")["structure.nmse"] == figures["structure.nmse"]
-    with edgepack.load(built.path, variant="onnx-int4-kv16") as model:
+    assert gates(built, "onnx-int4_mixed-kv16")["structure.nmse"] == figures["structure.nmse"]
+    with edgepack.load(built.path, variant="onnx-int4_mixed-kv16") as model:
         assert model.generate("hello", max_tokens=4).usage.completion_tokens
         assert model.setup.kv_cache == "f16"
     with pytest.raises(EngineMissingError, match="it offers a KV cache in f16, not in f32"):
-        edgepack.load(built.path, variant="onnx-int4-kv16", kv_cache="f32")
+        edgepack.load(built.path, variant="onnx-int4_mixed-kv16", kv_cache="f32")
     replayed = subprocess.run(
         [sys.executable, "-m", "edgepack", "verify", str(built.path), "--replay"], capture_output=True, text=True
     )
@@ -171,6 +172,48 @@ def refuse(source: Path, error: type[Exception], match: str, recipe: Recipe | No
         build(str(source), recipe or Recipe(("onnx",), ("q4",)), out)
     assert not out.exists()
     assert not list(source.parent.glob(".out*"))
+
+
+def test_a_template_that_is_silent_is_sealed_without_alone(source: Path, tmp_path: Path) -> None:
+    (source / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.role }}]{% endfor %}")
+    refuse(source, SourceError, "does not print what a user says.*--no-chat")
+    built = build(str(source), Recipe(("gguf",), ("f32",), no_chat=True), tmp_path / "plain.edgepack")
+    assert built.manifest.chat is None
+    assert built.manifest.producer.recipe["no_chat"] == 1
+    assert not (built.path / "chat_template.jinja").exists()
+    with edgepack.load(built.path, backend="gguf") as model:
+        assert model.generate("Once", max_tokens=2).usage.completion_tokens == 2
+        with pytest.raises(UsageError, match="no chat template"):
+            model.chat([{"role": "user", "content": "Hi"}])
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def warn(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def test_a_template_for_tools_is_sealed_and_used(source: Path, tmp_path: Path) -> None:
+    """Through the bundle and its first opening, which replays the goldens of both templates."""
+    plain = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant"
+    tools = '{% if tools %}<tool_call> {"arguments": }{% endif %}' + plain
+    named = [{"name": name, "template": one} for name, one in (("default", plain), ("tool_use", tools), ("rag", plain))]
+    (source / "chat_template.jinja").unlink()
+    (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    heard = Heard()
+    built = build(str(source), Recipe(("gguf", "mlx", "onnx"), ("f32",)), tmp_path / "two.edgepack", progress=heard)
+    assert [sentence for sentence in heard.sentences if "'rag'" in sentence]
+    assert "chat_tool_use" in built.manifest.schema.features
+    file = "additional_chat_templates/tool_use.jinja"
+    for folder in (built.path, *(built.path / "variants" / name for name in ("mlx-f32", "onnx-f32"))):
+        assert (folder / file).read_text() == tools
+    tool = {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}
+    with edgepack.load(built.path, backend="gguf") as model:
+        said = [{"role": "user", "content": "Hi"}]
+        without = model.chat(said, max_tokens=1).usage.prompt_tokens
+        assert model.chat(said, tools=[tool], max_tokens=1).usage.prompt_tokens > without + 5
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
@@ -294,7 +337,7 @@ def test_a_command_shows_what_it_sealed_and_ends_with_one(source: Path, tmp_path
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert "onnx-f32" in said.stdout
-    assert "error: onnx-int4 failed the proof: loss.kl is" in said.stderr
+    assert "error: onnx-int4_mixed failed the proof: loss.kl is" in said.stderr
     assert str(tmp_path / "out.failed") in said.stderr
 
 

@@ -6,34 +6,38 @@ there must be is a family's to say. It never reads a pickle and never runs the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from fnmatch import fnmatch
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from edgepack.errors import SourceError
+from edgepack_packager.checkpoint.files import CONFIG, INDEX, SINGLE, no_weights, shards
 from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32
 
-CONFIG = "config.json"
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+__all__ = ["CONFIG", "INDEX", "SINGLE", "Checkpoint", "open_checkpoint", "read_weight_map"]
 
 
 class Checkpoint:
     """An open checkpoint, a context manager that closes its files.
 
-    ``config`` is config.json, ``tensors`` all tensors by name, ``files`` the weight files that they lie in.
+    ``config`` is config.json, ``tensors`` all tensors by name, ``files`` the weight files that they lie in. ``absent``
+    are the tensors that an index places in a file which does not hold them: nobody may need them.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], shards: Mapping[str, SafetensorsFile]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        shards: Mapping[str, SafetensorsFile],
+        absent: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder
         self.config = config
+        self.absent = absent
         self.files = sorted({shard.path for shard in shards.values()})
         self.tensors: Mapping[str, Entry] = {name: shard.entries[name] for name, shard in shards.items()}
         self._shards = shards
@@ -41,7 +45,7 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a tensor as float32: [stop - start, columns], or [stop - start] of a vector.
 
-        Raises ``UnsupportedModelError`` where the tensor is not F32, F16 or BF16.
+        Raises ``UnsupportedModelError`` where the tensor is not F64, F32, F16 or BF16.
         """
         return self._shards[name].rows(name, start, stop)
 
@@ -68,46 +72,62 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise SourceError(f"{folder} has no {CONFIG}.", hint="Give the folder of a Hugging Face checkpoint.")
     config = read_object(folder / CONFIG)
     with ExitStack() as stack:
-        shards = _open_shards(folder, stack)
-        checkpoint = Checkpoint(folder, config, shards)
+        checkpoint = Checkpoint(folder, config, *_open_files(folder, stack))
         stack.pop_all()
     return checkpoint
 
 
-def _open_shards(folder: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
-    """Open the weight files, each closed by ``stack``, and return the file of every tensor."""
-    single, index = (folder / SINGLE).exists(), (folder / INDEX).exists()
-    if single and index:
-        raise SourceError(f"{folder} has both {SINGLE} and {INDEX}.", hint="Remove the one that is out of date.")
-    if single:
-        file = _open_file(folder / SINGLE, stack)
-        return dict.fromkeys(file.entries, file)
-    if index:
-        return _open_indexed(folder / INDEX, stack)
-    raise no_weights(str(folder), [path.name for path in folder.iterdir()])
-
-
-def _open_indexed(index: Path, stack: ExitStack) -> dict[str, SafetensorsFile]:
+def _open_files(folder: Path, stack: ExitStack) -> tuple[dict[str, SafetensorsFile], dict[str, str]]:
+    """Open the weight files, each closed by ``stack``; return the file of every tensor, and what the index lacks."""
+    names = [path.name for path in folder.iterdir()]
+    if INDEX not in names:
+        alone = [SINGLE] if SINGLE in names else shards(names)
+        if not alone:
+            raise no_weights(folder, names)
+        return _tensors([_open_file(folder / name, stack) for name in alone]), {}
+    index = folder / INDEX
     weight_map = read_weight_map(index)
-    shards: dict[str, SafetensorsFile] = {}
-    for name in sorted(set(weight_map.values())):
-        path = index.parent / name
-        if not path.exists():
-            raise SourceError(
-                f"{index} names the shard {name}, which is missing.", hint=f"Fetch {name} into {path.parent}."
-            )
-        file = _open_file(path, stack)
+    placed = sorted(set(weight_map.values()))
+    # mlx-lm writes an index beside a single file too.
+    if SINGLE in names and placed != [SINGLE]:
+        other = next(name for name in placed if name != SINGLE)
+        raise SourceError(
+            f"{folder} has {SINGLE}, and {INDEX} places tensors in {other}.", hint="Remove the one that is out of date."
+        )
+    files = [_open_file(folder / name, stack) for name in placed if (folder / name).exists()]
+    if not files:
+        raise SourceError(f"{index} names the shard {placed[0]}, which is missing.", hint=_fetch(placed[0], folder))
+    found = _tensors(files)
+    return found, {tensor: name for tensor, name in weight_map.items() if tensor not in found}
+
+
+def _tensors(files: Sequence[SafetensorsFile]) -> dict[str, SafetensorsFile]:
+    """Return the file of every tensor. One that the index places elsewhere, or nowhere, is where it is."""
+    found: dict[str, SafetensorsFile] = {}
+    for file in files:
         for tensor in file.entries:
-            if tensor in shards:
-                raise SourceError(f"The tensor {tensor} is both in {shards[tensor].path.name} and in {path}.")
-            if weight_map.get(tensor) != name:
-                said = f"in {weight_map[tensor]}" if tensor in weight_map else "nowhere"
-                raise SourceError(f"{path} holds the tensor {tensor}, which {index.name} places {said}.")
-            shards[tensor] = file
-    for tensor, name in weight_map.items():
-        if tensor not in shards:
-            raise SourceError(f"{index} places the tensor {tensor} in {name}, which does not hold it.")
-    return shards
+            if tensor in found:
+                raise SourceError(
+                    f"The tensor {tensor} is both in {found[tensor].path.name} and in {file.path}.",
+                    hint="Remove the file that is out of date, or fetch all weight files of one revision.",
+                )
+            found[tensor] = file
+    return found
+
+
+def lacking(checkpoint: Checkpoint, tensor: str) -> SourceError:
+    """Return the error of a needed tensor that only the index of a checkpoint has."""
+    name, index = checkpoint.absent[tensor], checkpoint.folder / INDEX
+    if not (checkpoint.folder / name).exists():
+        return SourceError(f"{index} names the shard {name}, which is missing.", hint=_fetch(name, checkpoint.folder))
+    return SourceError(
+        f"{index} places the tensor {tensor} in {name}, which does not hold it.",
+        hint=f"{_fetch(name, checkpoint.folder)} It must be of the same revision as the index.",
+    )
+
+
+def _fetch(name: str, folder: Path) -> str:
+    return f"Fetch {name} into {folder}."
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -128,15 +148,3 @@ def _open_file(path: Path, stack: ExitStack) -> SafetensorsFile:
     file = SafetensorsFile(path)
     stack.callback(file.close)
     return file
-
-
-def no_weights(place: str, names: Iterable[str]) -> SourceError:
-    """Return the error of a place whose files, of these names, have no safetensors weights."""
-    pickles = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in _PICKLES))
-    if pickles:
-        return SourceError(
-            f"{place} has no {SINGLE}, only {pickles[0]}: a pickle, which runs its author's code when it is loaded.",
-            hint="Use a revision with safetensors weights, or where you trust the file load it with transformers and "
-            "save it again with save_pretrained().",
-        )
-    return SourceError(f"{place} has neither {SINGLE} nor {INDEX}.", hint="Fetch the weights as safetensors.")

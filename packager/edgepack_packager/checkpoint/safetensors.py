@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,15 @@ from typing import Any
 import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.checkpoint.strictjson import parse_object
+from edgepack_packager.checkpoint.strictjson import advice, parse_object
 from edgepack_packager.checkpoint.weights import Float32
 
 # The bound that the format's own implementation sets.
 MAX_HEADER_BYTES = 100_000_000
 
-FLOATS: Mapping[str, str] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+# What is read, and the type that holds its values; a float64 is rounded, as wherever it is loaded to be computed with.
+FLOATS: Mapping[str, str] = {"F64": "f32", "F32": "f32", "F16": "f16", "BF16": "bf16"}
+_STORED: Mapping[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 _BITS: Mapping[str, int] = {
     dtype: bits
@@ -58,10 +61,12 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
         except OSError as error:
             raise SourceError(f"{path} cannot be opened: {error.strerror}.") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+                raise SourceError(f"{path} is no plain file.", hint="Put the model's own file in its place.")
             self.entries = _read_entries(self._descriptor, path)
         except BaseException:
             self.close()
@@ -74,12 +79,12 @@ class SafetensorsFile:
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) as float32: [stop - start, columns], or [stop - start] of a vector.
 
-        Raises ``UnsupportedModelError`` where the tensor is not F32, F16 or BF16.
+        Raises ``UnsupportedModelError`` where the tensor is not F64, F32, F16 or BF16.
         """
         entry = self.entries[name]
         if entry.dtype not in FLOATS:
             raise UnsupportedModelError(
-                f"{self.path}: the tensor {name} is stored as {entry.dtype}; edgepack reads F32, F16 and BF16.",
+                f"{self.path}: the tensor {name} is stored as {entry.dtype}; edgepack reads F64, F32, F16 and BF16.",
                 hint="Convert the original, unquantized checkpoint.",
             )
         if not 0 <= start <= stop <= entry.shape[0]:
@@ -106,7 +111,8 @@ def _to_float32(data: bytes, dtype: str) -> Float32:
         bits = np.frombuffer(data, "<u2").astype(np.uint32)
         bits <<= 16
         return bits.view(np.float32)
-    return np.frombuffer(data, "<f4" if dtype == "F32" else "<f2").astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as the infinity that it becomes
+        return np.frombuffer(data, _STORED[dtype]).astype(np.float32)
 
 
 def _read_entries(descriptor: int, path: Path) -> dict[str, Entry]:
@@ -119,7 +125,7 @@ def _read_entries(descriptor: int, path: Path) -> dict[str, Entry]:
         if length > MAX_HEADER_BYTES:
             raise SourceError(
                 f"{path} is not a safetensors file: its header would have {length} bytes, above {MAX_HEADER_BYTES}.",
-                hint=_DAMAGED,
+                hint=advice(os.pread(descriptor, 64, 0), _DAMAGED),
             )
         if 8 + length > size:
             raise _wrong_size(path, 8 + length, size)

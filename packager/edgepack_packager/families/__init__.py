@@ -8,7 +8,6 @@ from typing import Any, Protocol
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
-from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, smollm3, unbuilt
 from edgepack_packager.families.mapping import MappedWeights, Source
 
@@ -19,6 +18,11 @@ class Family(Protocol):
     @property
     def ARCHITECTURES(self) -> frozenset[str]:  # noqa: N802 - a constant of the module
         """The entries of config.json's ``architectures`` that the family builds."""
+        ...
+
+    @property
+    def MODEL_TYPES(self) -> frozenset[str]:  # noqa: N802
+        """The values of config.json's ``model_type`` that mean the family."""
         ...
 
     @property
@@ -56,7 +60,15 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
     return find(config).describe(config, context)
 
 
-def open_model(checkpoint: Checkpoint, context: int | None = None) -> Weights:
+def notes(config: Mapping[str, Any]) -> list[str]:
+    """Return what was read otherwise than a config.json says it, a sentence each."""
+    names = config.get("architectures") or ["no class"]
+    if {*names} <= find(config).ARCHITECTURES:
+        return []
+    return [f"config.json: architectures names {', '.join(names)}; the model_type {config['model_type']!r} decides."]
+
+
+def open_model(checkpoint: Checkpoint, context: int | None = None) -> MappedWeights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open. Raises as ``describe``, and ``SourceError`` for a
@@ -67,16 +79,34 @@ def open_model(checkpoint: Checkpoint, context: int | None = None) -> Weights:
 
 
 def find(config: Mapping[str, Any]) -> Family:
-    """Return the family that builds a config.json's architecture. Raises ``UnsupportedModelError`` without one."""
-    architectures = config.get("architectures")
+    """Return the family that builds a config.json's architecture.
+
+    Where ``architectures`` names none, or a wrapper of one, the ``model_type`` decides, as in transformers. Raises
+    ``UnsupportedModelError`` for what is not built.
+    """
+    architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise SourceError("config.json: architectures must be a list of names.")
+        raise SourceError(
+            "config.json: architectures must be a list of names.", hint='As "architectures": ["LlamaForCausalLM"].'
+        )
+    model_type = config.get("model_type")
+    typed = next((family for family in FAMILIES if model_type in [*family.MODEL_TYPES]), None)
     if len(architectures) == 1:
         for family in FAMILIES:
             if architectures[0] in family.ARCHITECTURES:
+                if typed not in (None, family):
+                    raise SourceError(
+                        f"config.json: architectures says {architectures[0]}, model_type says {model_type!r}.",
+                        hint="Correct the one that is wrong.",
+                    )
                 return family
+    if typed and all(unbuilt.wraps(name, typed.ARCHITECTURES) for name in architectures):
+        return typed
     built = sorted(name for family in FAMILIES for name in family.ARCHITECTURES)
+    hint = f"It builds: {', '.join(built)}."
+    if typed:
+        hint = f'If the model writes text, set "architectures" to ["{min(typed.ARCHITECTURES)}"] in config.json.'
     raise UnsupportedModelError(
         f"config.json: architectures names {unbuilt.named(architectures, config)}, which edgepack does not build.",
-        hint=f"It builds: {', '.join(built)}.",
+        hint=hint,
     )

@@ -13,6 +13,7 @@ from edgepack_packager.families.llama_like import read_sizes
 from edgepack_packager.families.rope import read_rope
 
 ARCHITECTURES = frozenset({"Gemma2ForCausalLM"})
+MODEL_TYPES = frozenset({"gemma2"})
 IGNORED = llama_like.IGNORED
 source = gemma_like.source
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.families import gemma_like
+from edgepack_packager.families import gemma_like, llama_like
 from edgepack_packager.families.fields import FILE, agreed, count, flag, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
 from edgepack_packager.families.llama_like import read_sizes
@@ -22,7 +22,8 @@ from edgepack_packager.families.rope import Spelling, read_rope
 _WITH_VISION = "Gemma3ForConditionalGeneration"
 
 ARCHITECTURES = frozenset({"Gemma3ForCausalLM", _WITH_VISION})
-IGNORED = r"(model\.)?(vision_tower|multi_modal_projector)\..+"
+MODEL_TYPES = frozenset({"gemma3", "gemma3_text"})
+IGNORED = rf"(model\.)?(vision_tower|multi_modal_projector)\..+|{llama_like.IGNORED}"
 
 _GLOBAL = Spelling(parameters=f"rope_parameters.{FULL}", default_theta=1_000_000.0)
 _LOCAL = Spelling(theta="rope_local_base_freq", scaling=None, parameters=f"rope_parameters.{SLIDING}")
@@ -79,9 +80,9 @@ def source(decoder: Decoder, name: str) -> Source:
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the fields of the text model: config.json's own, or its text_config and what stands above that."""
-    if _WITH_VISION not in config["architectures"]:
-        return config
     text = config.get("text_config")
+    if text is None and _WITH_VISION not in (config.get("architectures") or ()):
+        return config
     if not isinstance(text, dict):
         raise SourceError(f"{FILE}: text_config must be an object, not {text!r}.")
     only({"text_config.model_type": text.get("model_type")}, "text_config.model_type", "gemma3_text")

@@ -12,6 +12,7 @@ from edgepack_packager.families.llama_like import read_sizes
 from edgepack_packager.families.rope import read_rope
 
 ARCHITECTURES = frozenset({"LlamaForCausalLM"})
+MODEL_TYPES = frozenset({"llama"})
 IGNORED = llama_like.IGNORED
 source = llama_like.source
 

@@ -11,8 +11,14 @@ from edgepack_packager.families import unbuilt
 from edgepack_packager.families.fields import FILE, count, positive
 from edgepack_packager.families.mapping import Source
 
-# Old checkpoints store the rope frequencies, which follow from config.json.
-IGNORED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
+# Tables that follow from config.json, as old checkpoints store them; a mask; the scales of an 8-bit KV cache, which no
+# weight is multiplied by; and a head that guesses a reward beside the text's own.
+IGNORED = (
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb(_\w+)?\.\w+"
+    r"|model\.layers\.\d+\.self_attn\.(masked_bias|((attn|[kv]_proj)\.)?([kqv]|kv|prob)_(output_)?scale)"
+    r"|model\.layers\.\d+\.self_attn\.[kv]_proj\.output_scale"
+    r"|(model\.)?position_ids|v_head\..+"
+)
 
 TENSORS: Mapping[str, str] = {
     "embedding": "model.embed_tokens.weight",
@@ -54,16 +60,11 @@ def read_sizes(config: Mapping[str, Any], head_dim: int | None = None) -> Sizes:
 
     ``head_dim`` is what a family's configuration has for an absent one; None divides the hidden size by the heads.
 
-    Raises ``UnsupportedModelError`` for weights that are quantized already and for a field that makes the model more
-    than a dense decoder of text, ``SourceError`` for a wrong field.
+    Raises ``UnsupportedModelError`` for a field that makes the model more than a dense decoder of text, ``SourceError``
+    for a wrong field.
     """
     if more := unbuilt.deciding_field(config):
         raise UnsupportedModelError(f"{FILE} has {more}, which edgepack does not build.")
-    if config.get("quantization_config") is not None:
-        raise UnsupportedModelError(
-            f"{FILE}: quantization_config says that the weights are quantized already.",
-            hint="Convert the original, unquantized checkpoint.",
-        )
     heads = count(config, "num_attention_heads")
     kv_heads = count(config, "num_key_value_heads", default=heads)
     if heads % kv_heads:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.checkpoint import Checkpoint
+from edgepack.errors import SourceError
+from edgepack_packager.checkpoint import INDEX, Checkpoint, lacking
+from edgepack_packager.checkpoint.files import ADAPTER
 from edgepack_packager.checkpoint.safetensors import FLOATS
 from edgepack_packager.checkpoint.weights import Float32, row_blocks
+from edgepack_packager.families import names, quantised
+
+_ADAPTER = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,13 @@ class Source:
 
     def among(self, stored: Collection[str]) -> Source:
         """Return the source under the name that a checkpoint uses, its first one where none is there."""
-        name = next((name for name in (self.tensor, *self.others) if name in stored), self.tensor)
+        name = next((name for name in self.names if name in stored), self.tensor)
         return Source(name, self.first, self.plus)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that the tensor may have."""
+        return (self.tensor, *self.others)
 
 
 class MappedWeights:
@@ -44,24 +53,84 @@ class MappedWeights:
     ) -> None:
         self.decoder = decoder
         self._checkpoint = checkpoint
-        stored = checkpoint.tensors.keys()
-        self._sources = {name: source(decoder, name).among(stored) for name, _ in decoder.tensors()}
+        wanted = {name: source(decoder, name) for name, _ in decoder.tensors()}
+        head = source(decoder, "head")
+        known = {name for place in (*wanted.values(), head) for name in place.names}
+        # What the index alone has is judged by the same names.
+        self._stored = names.plain([*checkpoint.tensors, *checkpoint.absent], known)
+        self._sources = {name: place.among(self._stored) for name, place in wanted.items()}
         shapes = _stored_shapes(decoder, self._sources)
-        head = source(decoder, "head").among(stored).tensor
-        spare = {head} & stored if decoder.tied else set()
-        _check_names(checkpoint, shapes.keys() | spare, ignored)
+        needed = [self._stored[tensor] for tensor in shapes if tensor in self._stored]
+        quantised.refuse(checkpoint.folder, checkpoint.config, checkpoint.tensors, needed)
+        spare = head.among(self._stored).tensor if decoder.tied else None
+        if spare is not None and self._stored.get(spare) not in checkpoint.tensors:
+            spare = None
+        self._check_names(shapes.keys() | ({spare} if spare else set()), ignored)
         for tensor, shape in shapes.items():
-            _check_tensor(checkpoint, tensor, shape)
-        dtypes = {checkpoint.tensors[place.tensor].dtype for place in self._sources.values()}
-        self.dtype = FLOATS[dtypes.pop()] if len(dtypes) == 1 else "f32"
-        if spare:
-            _check_spare_head(checkpoint, decoder, self._sources["embedding"].tensor, head)
+            _check_tensor(checkpoint, self._stored[tensor], shape)
+        dtypes = {FLOATS[checkpoint.tensors[self._stored[place.tensor]].dtype] for place in self._sources.values()}
+        self.dtype = dtypes.pop() if len(dtypes) == 1 else "f32"
+        if spare is not None:
+            embedding = self._stored[self._sources["embedding"].tensor]
+            _check_spare_head(checkpoint, decoder, embedding, self._stored[spare])
+
+    @property
+    def notes(self) -> list[str]:
+        """What was passed over in the checkpoint, a sentence each."""
+        found = []
+        if renamed := [stored for name, stored in self._stored.items() if name != stored]:
+            found.append(f"The names of {len(renamed)} tensors are read as those of the model, such as {renamed[0]}.")
+        if stale := sorted(self._checkpoint.absent):
+            found.append(f"{INDEX} names {_some(stale)}, which no file holds and the model does not need.")
+        if (self._checkpoint.folder / ADAPTER).exists():
+            found.append(f"{ADAPTER} is passed over: what is built are the weights beside it, as they are.")
+        if left := quantised.note(self._checkpoint.config):
+            found.append(left)
+        return found
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
-        """Return rows [start, stop) of a canonical tensor: float32."""
+        """Return rows [start, stop) of a canonical tensor: float32.
+
+        Raises ``SourceError``, with the tensor and the row of the file, for what is not a finite number.
+        """
         source = self._sources[name]
-        rows = self._checkpoint.rows(source.tensor, source.first + start, source.first + stop)
+        stored, first = self._stored[source.tensor], source.first + start
+        rows = self._checkpoint.rows(stored, first, source.first + stop)
+        # The sum of a block is finite unless one of its elements is not, or they are absurdly large: then look closer.
+        if not np.isfinite(rows.sum(dtype=np.float64)) and not np.isfinite(rows).all():
+            raise _not_finite(self._checkpoint, stored)
         return rows + np.float32(source.plus) if source.plus else rows
+
+    def _check_names(self, expected: Collection[str], ignored: str) -> None:
+        """Refuse a checkpoint that lacks a tensor, or has one that would make it another model."""
+        checkpoint = self._checkpoint
+        for name in expected:
+            if (only := self._stored.get(name, "")) in checkpoint.absent:
+                raise lacking(checkpoint, only)
+        held = {name: stored for name, stored in self._stored.items() if stored in checkpoint.tensors}
+        unknown = [stored for name, stored in held.items() if name not in expected and not re.fullmatch(ignored, name)]
+        adapters = [name for name in unknown if _ADAPTER.search(name)]
+        if adapters:
+            raise SourceError(
+                f"{checkpoint.folder} has {_some(adapters)}: an adapter that was not merged into the weights.",
+                hint="Load the model with peft, call merge_and_unload(), and save_pretrained().",
+            )
+        if missing := [name for name in expected if name not in held]:
+            raise SourceError(
+                f"{checkpoint.folder} lacks {_some(missing)}, which its config.json asks for.", hint=_missing(missing)
+            )
+        if unknown:
+            raise SourceError(
+                f"{checkpoint.folder} has {_some(unknown)}, which nothing in its config.json explains.",
+                hint="Fetch the config.json that belongs to the weights; or remove the tensors, if they are no part of "
+                "the model.",
+            )
+
+
+def _missing(names: Collection[str]) -> str:
+    if all(name.startswith("lm_head.") for name in names):
+        return 'If the head is the embedding, set "tie_word_embeddings" to true in config.json; else fetch all files.'
+    return "Fetch all weight files of the model, and the config.json that belongs to them."
 
 
 def _stored_shapes(decoder: Decoder, sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
@@ -84,19 +153,22 @@ def _joined(tensor: str, parts: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[
     return (end, *columns)
 
 
-def _check_names(checkpoint: Checkpoint, expected: Collection[str], ignored: str) -> None:
-    missing = [name for name in expected if name not in checkpoint.tensors]
-    if missing:
-        raise SourceError(
-            f"{checkpoint.folder} lacks {_some(missing)}, which its config.json asks for.",
-            hint="Fetch all weight files of the model, and the config.json that belongs to them.",
+def _not_finite(checkpoint: Checkpoint, stored: str) -> SourceError:
+    """Return the error of a tensor with a NaN or an infinity: which rows of the file have one."""
+    shape = checkpoint.tensors[stored].shape
+    bad = [
+        start + int(row)
+        for start, stop in row_blocks(shape)
+        for row in np.flatnonzero(
+            ~np.isfinite(checkpoint.rows(stored, start, stop)).reshape(stop - start, -1).all(axis=1)
         )
-    unknown = [name for name in checkpoint.tensors if name not in expected and not re.fullmatch(ignored, name)]
-    if unknown:
-        raise SourceError(
-            f"{checkpoint.folder} has {_some(unknown)}, which nothing in its config.json explains.",
-            hint="Fetch the config.json that belongs to the weights; merge adapters into the weights first.",
-        )
+    ]
+    where = f"row {bad[0]}" if len(bad) == 1 else f"{len(bad)} rows from {bad[0]} to {bad[-1]}"
+    return SourceError(
+        f"{checkpoint.folder}: the tensor {stored} has a NaN or an infinity in {where}, of {shape[0]}.",
+        hint="Fetch the weights again. If they are as published: rows of the embedding or the head that no token uses "
+        "can be set to zero, all others are broken.",
+    )
 
 
 def _check_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
@@ -106,11 +178,6 @@ def _check_tensor(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> 
             f"{checkpoint.folder}: the tensor {name} has the shape {list(entry.shape)}; "
             f"by config.json it must have {list(shape)}.",
             hint="Fetch the config.json that belongs to the weights.",
-        )
-    if entry.dtype not in FLOATS:
-        raise UnsupportedModelError(
-            f"{checkpoint.folder}: the tensor {name} is stored as {entry.dtype}; edgepack reads F32, F16 and BF16.",
-            hint="Convert the original, unquantized checkpoint.",
         )
 
 
@@ -126,7 +193,7 @@ def _check_spare_head(checkpoint: Checkpoint, decoder: Decoder, embedding: str, 
             )
 
 
-def _some(names: Collection[str]) -> str:
-    first = sorted(names)[:3]
-    more = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
-    return f"the tensor{'s' if len(names) > 1 else ''} {', '.join(first)}{more}"
+def _some(tensors: Collection[str]) -> str:
+    first = sorted(tensors)[:3]
+    more = f" and {len(tensors) - len(first)} more" if len(tensors) > len(first) else ""
+    return f"the tensor{'s' if len(tensors) > 1 else ''} {', '.join(first)}{more}"

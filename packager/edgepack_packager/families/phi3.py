@@ -19,6 +19,7 @@ from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import Spelling, original_context, read_rope
 
 ARCHITECTURES = frozenset({"Phi3ForCausalLM"})
+MODEL_TYPES = frozenset({"phi3"})
 IGNORED = llama_like.IGNORED
 
 _ROPE = Spelling(kinds=("default", "longrope"), partial=True)

@@ -25,6 +25,14 @@ _FIELDS: Mapping[str, set[str]] = {
 }
 _OLD_NAMES = {"su": "longrope"}
 
+# What a section may hold of other kinds and still be plain: trainers save a section again with all that they know.
+# transformers reads none of it; a factor that would stretch something is too much to pass over.
+_IDLE: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("factor", "attention_factor", "mscale", "mscale_all_dim"), (1,)),
+    **dict.fromkeys(("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"), ()),
+    **dict.fromkeys(("original_max_position_embeddings", "max_position_embeddings", "truncate"), ()),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
@@ -81,11 +89,11 @@ def original_context(config: Mapping[str, Any], head_dim: int, spelling: Spellin
 
 def _sections(config: Mapping[str, Any], spelling: Spelling) -> dict[str, Mapping[str, Any]]:
     """The sections that the file has, by their full names."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for name in (spelling.scaling, spelling.parameters):
         section = _section(config, name) if name else None
-        if name and section is not None:
-            found[name] = section
+        if name and section:  # an empty one states nothing
+            found[name] = {key: value for key, value in section.items() if value is not None}
     return found
 
 
@@ -130,13 +138,17 @@ def _read(
     config: Mapping[str, Any], section: Mapping[str, Any], name: str, dim: int, spelling: Spelling
 ) -> LinearScaling | Llama3Scaling | _LongRope | None:
     kind = _kind(section, name, spelling)
-    unknown = sorted(section.keys() - _GENERAL - _FIELDS[kind])
+    unknown = sorted(key for key in section.keys() - _GENERAL - _FIELDS[kind] if not _is_idle(key, section[key]))
     if unknown:
-        raise UnsupportedModelError(f"{FILE}: {name}.{unknown[0]} has no meaning for the rope type {kind}.")
+        raise UnsupportedModelError(
+            f"{FILE}: {name}.{unknown[0]} has no meaning for the rope type {kind}.",
+            hint=f"Correct the rope_type, or remove {unknown[0]} from config.json.",
+        )
     named = _named(section, name)
     match kind:
         case "linear":
-            return LinearScaling(positive(named, f"{name}.factor"))
+            factor = positive(named, f"{name}.factor")
+            return None if factor == 1 else LinearScaling(factor)
         case "llama3":
             return _llama3(config, named, name)
         case "longrope":
@@ -144,15 +156,25 @@ def _read(
     return None
 
 
+def _is_idle(key: str, value: object) -> bool:
+    return key in _IDLE and (not _IDLE[key] or value in _IDLE[key])
+
+
 def _kind(section: Mapping[str, Any], name: str, spelling: Spelling) -> str:
-    kinds = {f"{name}.{key}": section[key] for key in ("rope_type", "type") if section.get(key) is not None}
-    kind = agreed(kinds)
-    if kind is None:
-        raise SourceError(f"{FILE}: {name} has no rope_type.", hint="Fetch the model's whole config.json.")
+    """Return the type of a section: ``rope_type`` goes before the older ``type``, as in transformers."""
+    key = next((key for key in ("rope_type", "type") if key in section), None)
+    if key is None:
+        # Beside a theta alone, nothing is stretched.
+        if all(each in _GENERAL or _is_idle(each, section[each]) for each in section):
+            return "default"
+        raise SourceError(
+            f"{FILE}: {name} has no rope_type.", hint=f"Add the rope_type to it, or remove {name} from config.json."
+        )
+    kind = section[key]
     known = _OLD_NAMES.get(kind, kind) if isinstance(kind, str) else None
     if known not in spelling.kinds:
         raise UnsupportedModelError(
-            f"{FILE}: {next(iter(kinds))} is {kind!r}, which edgepack does not build.",
+            f"{FILE}: {name}.{key} is {kind!r}, which edgepack does not build.",
             hint=f"For this architecture it builds: {', '.join(spelling.kinds)}.",
         )
     return known

@@ -14,6 +14,7 @@ from edgepack_packager.families.llama_like import read_sizes
 from edgepack_packager.families.rope import Spelling, read_rope
 
 ARCHITECTURES = frozenset({"SmolLM3ForCausalLM"})
+MODEL_TYPES = frozenset({"smollm3"})
 IGNORED = llama_like.IGNORED
 source = llama_like.source
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 # Beginnings of architectures that look like a built one.
@@ -37,6 +37,15 @@ _FIELDS: Mapping[str, str] = {
     "audio_config": "an audio model",
     "audio_processor": "an audio model",
 }
+
+
+# What holds a model of any class and is saved by its own name.
+_WRAPPERS = frozenset({"PeftModelForCausalLM", "AutoPeftModelForCausalLM", "AutoModelForCausalLM", "OptimizedModule"})
+
+
+def wraps(name: str, architectures: Collection[str]) -> bool:
+    """Whether a class, by its name, holds one of these architectures: PEFT's by any name, FSDP's by a longer one."""
+    return name in _WRAPPERS or name.endswith(tuple(architectures))
 
 
 def named(architectures: Sequence[str], config: Mapping[str, Any]) -> str:

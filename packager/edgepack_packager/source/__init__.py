@@ -17,7 +17,7 @@ from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.progress import Progress
-from edgepack_packager.source import catalog
+from edgepack_packager.source import catalog, place, space
 from edgepack_packager.source.space import Need
 
 __all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "read_config"]
@@ -25,6 +25,7 @@ __all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "rea
 DEMO = "demo"
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(/.*)?", re.ASCII)
 _LISTED = "`edgepack models` lists the catalogue; a repository of the hub is named OWNER/NAME, a folder by its path."
 
 
@@ -32,13 +33,15 @@ _LISTED = "`edgepack models` lists the catalogue; a repository of the hub is nam
 class Source:
     """A folder in Hugging Face layout, the name that its bundle takes, and where it came from.
 
-    ``revision`` is the 40-hex commit of ``repository``; both are None for a folder that was given as one.
+    ``revision`` is the 40-hex commit of ``repository``; both are None for a folder whose path does not name them.
+    ``given`` says that the folder was given as one, so that nothing is fetched into it.
     """
 
     folder: Path
     name: str
     repository: str | None = None
     revision: str | None = None
+    given: bool = False
 
 
 def find(model: str) -> Source:
@@ -51,18 +54,22 @@ def find(model: str) -> Source:
         return Source(Path(str(files("edgepack_packager"))) / "demo_model", DEMO)
     folder = Path(model).expanduser()
     if (folder / CONFIG).is_file():
-        return Source(folder, folder.resolve().name)
+        if found := place.cached(folder):
+            return Source(folder, found.name, found.repository, found.revision, given=True)
+        return Source(folder, folder.resolve().name, given=True)
+    if folder.is_file():
+        raise place.no_folder(folder)
     name, at, revision = model.partition("@")
     if at and not revision:
         raise SourceError(f"{model} names no revision after the @.", hint="Give a branch, a tag or a commit.")
     if entry := catalog.find(name):
         return _pinned(entry.repository, revision or entry.revision, entry.alias)
     if folder.is_dir():
-        raise SourceError(
-            f"{model!r} has no {CONFIG}.", hint="Give the folder that was downloaded from the hub, whole."
-        )
+        raise place.no_checkpoint(folder)
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
         return _pinned(name, revision or None, name.partition("/")[2])
+    if address := _ADDRESS.fullmatch(model):
+        raise SourceError(f"{model!r} is an address, not a name.", hint=f"Give the repository: {address[1]}")
     raise SourceError(
         f"{model!r} is neither a folder nor a model of the catalogue.", hint=catalog.suggestion(name) or _LISTED
     )
@@ -78,10 +85,22 @@ def fetch_text(source: Source) -> None:
 
     Raises ``SourceError`` where the repository has no tokenizer.json, or as ``find``.
     """
-    if source.repository and source.revision:
+    if source.repository and source.revision and not source.given:
         from edgepack_packager.source import hub
 
         hub.fetch_text(source.repository, source.revision, source.folder)
+
+
+def weights_size(source: Source) -> int | None:
+    """Return the bytes of the weight files that are yet to be fetched or in the cache; None of a folder's own files.
+
+    Raises as ``fetch_weights``.
+    """
+    if source.given or not source.repository or not source.revision:
+        return None
+    from edgepack_packager.source import hub
+
+    return hub.weights_size(source.repository, source.revision, source.folder)
 
 
 def fetch_weights(source: Source, progress: Progress, *others: Need) -> None:
@@ -90,10 +109,12 @@ def fetch_weights(source: Source, progress: Progress, *others: Need) -> None:
     Raises ``BuildError`` where a disk is too small, ``SourceError`` where the repository has no safetensors weights, or
     as ``find``. What was fetched whole is kept in the client's cache and not fetched again.
     """
-    if source.repository and source.revision:
+    if source.repository and source.revision and not source.given:
         from edgepack_packager.source import hub
 
         hub.fetch_weights(source.repository, source.revision, source.folder, progress, others)
+    else:
+        space.check(others)
 
 
 def _pinned(repository: str, revision: str | None, name: str) -> Source:

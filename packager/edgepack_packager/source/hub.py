@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import HfApi, constants, errors, hf_hub_download
+from huggingface_hub import DryRunFileInfo, HfApi, constants, errors, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,9 +25,11 @@ from huggingface_hub.errors import (
 )
 
 from edgepack.errors import BuildError, SourceError
-from edgepack_packager.checkpoint import CONFIG, INDEX, no_weights, read_weight_map
+from edgepack_packager.checkpoint import CONFIG, INDEX, read_weight_map
+from edgepack_packager.checkpoint.files import ADAPTER, no_weights
+from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.progress import Progress, Silent
-from edgepack_packager.source import catalog, needed, space
+from edgepack_packager.source import catalog, needed, place, space
 from edgepack_packager.source.space import Need
 from edgepack_packager.text.files import TOKENIZER
 
@@ -48,7 +50,12 @@ def pin(repository: str, revision: str | None) -> tuple[str, Path]:
     """
     with _sentences(repository, revision):
         commit = HfApi().resolve_revision(repository, revision=revision).resolved
-    return commit, _download(repository, commit, CONFIG, Silent()).parent
+        try:
+            return commit, Path(hf_hub_download(repository, CONFIG, revision=commit)).parent
+        except RemoteEntryNotFoundError:
+            siblings = HfApi().model_info(repository, revision=commit).siblings or ()
+    names = {file.rfilename for file in siblings}
+    raise place.no_config(repository, names, lambda: read_object(_download(repository, commit, ADAPTER, Silent())))
 
 
 def fetch_text(repository: str, commit: str, folder: Path) -> None:
@@ -63,21 +70,31 @@ def fetch_text(repository: str, commit: str, folder: Path) -> None:
         _download(repository, commit, name, Silent())
 
 
+def weights_size(repository: str, commit: str, folder: Path) -> int:
+    """Return the bytes of all weight files, fetched or not. Raises as ``fetch_weights``."""
+    return sum(_planned(repository, commit, name).file_size or 0 for name in _weights(repository, commit, folder))
+
+
 def fetch_weights(repository: str, commit: str, folder: Path, progress: Progress, others: Sequence[Need]) -> None:
-    """Fetch the weights: model.safetensors, or the shards that the index names. See ``source.fetch_weights``."""
-    names = _names(repository, commit, folder)
-    first = needed.weights(names)
-    if first is None:
-        raise no_weights(repository, names)
-    files = [first]
-    if first == INDEX:
-        files = sorted(set(read_weight_map(_download(repository, commit, INDEX, Silent())).values()))
+    """Fetch the weights: model.safetensors, or the shards. See ``source.fetch_weights``."""
+    files = _weights(repository, commit, folder)
     missing = sum(_missing(repository, commit, name) for name in files)
+    space.check([Need(f"{repository} takes", Path(constants.HF_HUB_CACHE), missing), *others])
     if missing:
-        space.check([Need(f"{repository} takes", Path(constants.HF_HUB_CACHE), missing), *others])
         progress.stage(f"Fetching {repository}", missing)
     for name in files:
         _download(repository, commit, name, progress)
+
+
+def _weights(repository: str, commit: str, folder: Path) -> list[str]:
+    """Return the names of the weight files, once the index that names them is there."""
+    names = _names(repository, commit, folder)
+    files = needed.weights(names)
+    if not files:
+        raise no_weights(repository, names)
+    if files == [INDEX]:
+        return sorted(set(read_weight_map(_download(repository, commit, INDEX, Silent())).values()))
+    return files
 
 
 def _names(repository: str, commit: str, folder: Path) -> set[str]:
@@ -90,16 +107,20 @@ def _names(repository: str, commit: str, folder: Path) -> set[str]:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise
             cached = needed.seen(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-            if TOKENIZER not in cached or needed.weights(cached) is None:
+            if TOKENIZER not in cached or not needed.weights(cached):
                 raise _unreachable(repository, error) from error
             return cached
 
 
 def _missing(repository: str, commit: str, name: str) -> int:
     """Return the bytes of a file that are yet to be fetched: none where the cache has it, under any revision."""
-    with _sentences(repository, commit):
-        plan = hf_hub_download(repository, name, revision=commit, dry_run=True)
+    plan = _planned(repository, commit, name)
     return (plan.file_size or 0) if plan.will_download else 0
+
+
+def _planned(repository: str, commit: str, name: str) -> DryRunFileInfo:
+    with _sentences(repository, commit):
+        return hf_hub_download(repository, name, revision=commit, dry_run=True)
 
 
 def _download(repository: str, commit: str, name: str, progress: Progress) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
-from edgepack_packager.checkpoint import INDEX, SINGLE
+from edgepack_packager.checkpoint.files import INDEX, SINGLE, shards
 
 _TEXT = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json"
@@ -26,6 +26,6 @@ def text(names: Collection[str]) -> list[str]:
     return sorted(name for name in names if _TEXT.fullmatch(name))
 
 
-def weights(names: Collection[str]) -> str | None:
-    """Return the file to begin with: the only one, or the index that names the shards; None without either."""
-    return next((name for name in (SINGLE, INDEX) if name in names), None)
+def weights(names: Collection[str]) -> list[str]:
+    """Return the files to begin with: the only one, or the index that names the shards, or shards without one."""
+    return next(([name] for name in (SINGLE, INDEX) if name in names), shards(names))

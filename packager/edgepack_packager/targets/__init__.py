@@ -142,6 +142,14 @@ class Target(Protocol):
         """
         ...
 
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse what could not be written or read back: told from the model without its weights.
+
+        Raises ``UnsupportedModelError`` for a text side that the format cannot carry, ``EngineMissingError`` where a
+        library is missing.
+        """
+        ...
+
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return what a writer will report, from the decoder and the source's element type ("f32", "f16", "bf16")."""
         ...

@@ -5,7 +5,8 @@ Everything is read from the files that the source has; nothing is looked up by a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from edgepack_packager.text.files import (
     TOKENIZER_CONFIG,
     TOOL_USE,
 )
-from edgepack_packager.text.render import Rendered, battery
+from edgepack_packager.text.render import Rendered, battery, check_user
 from edgepack_packager.text.side import Text
 
 if TYPE_CHECKING:
@@ -35,13 +36,16 @@ if TYPE_CHECKING:
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 
 
-def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder) -> Text | None:
+def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: bool = True) -> Text | None:
     """Return the text side of the source in ``folder``, None where it has no tokenizer at all.
 
+    Without ``chat`` its templates are neither read nor carried.
+
     Raises ``SourceError`` where a file is damaged, a tokenizer is there in another format only, or a token has no row
-    in the embedding; ``UnsupportedModelError`` for a tokenizer that adds more than BOS to a text.
+    in the embedding; ``UnsupportedModelError`` for a tokenizer that adds more than BOS before a text.
     """
-    files = {name: read_bytes(folder / name) for name in CARRIED if (folder / name).exists()}
+    # No reader of a bundle expects the byte order mark that editors on Windows write.
+    files = {name: read_bytes(folder / name).removeprefix(BOM_UTF8) for name in CARRIED if (folder / name).exists()}
     if TOKENIZER not in files:
         if other := [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]:
             raise SourceError(
@@ -49,18 +53,25 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder) -> Text
                 hint="Make it with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
             )
         return None
-    chat = templates.find(folder, files)
+    found = templates.find(folder, files) if chat else templates.Templates()
+    files.pop(TEMPLATE, None)
     files |= {
         name: source.encode()
-        for name, source in ((TEMPLATE, chat.default), (TOOL_USE, chat.tool_use))
+        for name, source in ((TEMPLATE, found.default), (TOOL_USE, found.tool_use))
         if source is not None
     }
     tokenizer = parse_object(files[TOKENIZER], str(folder / TOKENIZER))
     rows.check_ids(tokenizer, _loaded(files[TOKENIZER], folder / TOKENIZER))
     tokens = entries(tokenizer)
     begin = bos.find(files, config, {text: id for id, text in tokens.items()})
-    text = Text(files, tokenizer, begin, bos.is_added(tokenizer, begin), (), *astuple(chat))
-    text = replace(text, stops=tuple(stop.id for stop in stops(text, config)))
+    add_bos, after = bos.added(tokenizer, begin)
+    notes = [_unused_end([tokens.get(id, str(id)) for id in after])] if after else []
+    notes += endings.unknown(files, config, tokens)
+    text = Text(files, tokenizer, begin, add_bos, (), *astuple(found))
+    ends = tuple(stop.id for stop in stops(text, config))
+    if not ends:
+        notes.append("No file of the source names a token that ends a turn: an answer ends at its limit of tokens.")
+    text = replace(text, stops=ends, notes=tuple(notes))
     return rows.without_rowless(text, tokens, decoder.n_vocab)
 
 
@@ -70,23 +81,24 @@ def rendered(text: Text, day: str = DAY) -> Rendered | None:
     Raises ``SourceError`` for a template that does not compile, takes too much time or memory, or cannot even print
     one message of a user.
     """
-    return None if text.chat_template is None else _rendered(text, text.chat_template, day, TEMPLATE)
+    if text.chat_template is None:
+        return None
+    found = _rendered(text, text.chat_template, day, TEMPLATE)
+    check_user(found, TEMPLATE)
+    return found
 
 
 def rendered_with_tools(text: Text, day: str = DAY) -> Rendered | None:
-    """Return what the template for tools makes of the battery, None without one. Raises as ``rendered``."""
+    """Return what the template for tools makes of the battery, None without one.
+
+    Raises as ``rendered``, but not for a message of a user that it cannot print.
+    """
     return None if text.tool_use is None else _rendered(text, text.tool_use, day, TOOL_USE)
 
 
 def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     names = special_tokens([text.files[name] for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in text.files])
-    found = battery(source, *names, day, file)
-    reason = found.answers[found.conversations[0].name].refusal
-    if reason and "user" not in found.arrival.lost:
-        raise SourceError(
-            f"{file} cannot print one message of a user: {reason}", hint="Remove it to build without chat."
-        )
-    return found
+    return battery(source, *names, day, file)
 
 
 def warnings(text: Text) -> list[str]:
@@ -119,6 +131,10 @@ def entries(tokenizer: Mapping[str, Any]) -> dict[int, str]:
     if not tokens:
         raise SourceError(f"{TOKENIZER} has no tokens.", hint="Fetch the file again.")
     return dict(sorted(tokens.items()))
+
+
+def _unused_end(tokens: Sequence[str]) -> str:
+    return f"{TOKENIZER} ends each text with {' '.join(tokens)}, which no prompt is to end with: it is left out."
 
 
 def _loaded(data: bytes, path: Path) -> Tokenizer:

@@ -119,7 +119,7 @@ def _words(content: str) -> list[str]:
 def _message(role: str, turn: str) -> dict[str, object]:
     mark = f"{role.capitalize()}{turn}"
     filler = "\n".join(f"{line} and so it goes on for a while" for line in range(_LINES))
-    return {"role": role, "content": f"Opens{mark} a text\n{filler}\nStays{mark} inside\n{filler}\nCloses{mark}."}
+    return {"role": role, "content": f"Opens{mark} a text\n{filler}\nStays{mark} inside\n{filler}\nCloses{mark}"}
 
 
 def _said(turns: str) -> list[dict[str, object]]:
@@ -142,7 +142,8 @@ def _said(turns: str) -> list[dict[str, object]]:
 
 PROBES = (
     Probe("one message", _said("u")),
-    Probe("several turns", _said("uauauau")),
+    Probe("several turns", _said("uauauauauau")),
+    Probe("messages of one role in a row", _said("uuaau")),
     Probe("a system prompt", _said("su")),
     Probe("a system prompt and several turns", _said("suauau")),
     Probe("a tool's answer", _said("uct")),

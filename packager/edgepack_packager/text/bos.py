@@ -24,42 +24,65 @@ def find(files: Mapping[str, bytes], config: Mapping[str, Any], ids: Mapping[str
         if "bos_token" in said:
             name = token_name(said, "bos_token", place)
             if name is not None and name not in ids:
-                raise SourceError(f"{place}: bos_token, {name!r}, is not in {TOKENIZER}.")
+                raise SourceError(f"{place}: bos_token, {name!r}, is not in {TOKENIZER}.", hint="Correct or remove it.")
             return None if name is None else ids[name]
     id = config.get("bos_token_id")
-    if id is not None and id not in ids.values():
-        raise SourceError(f"{CONFIG}: bos_token_id, {id!r}, is not in {TOKENIZER}.")
+    if isinstance(id, list) and len(id) == 1:
+        id = id[0]
+    if id is not None and (type(id) is not int or id not in ids.values()):
+        raise SourceError(f"{CONFIG}: bos_token_id, {id!r}, is not in {TOKENIZER}.", hint="Correct or remove it.")
     return id
 
 
-def is_added(tokenizer: Mapping[str, Any], bos: int | None) -> bool:
-    """Return whether the post-processor of a parsed tokenizer.json starts a text with BOS.
+def added(tokenizer: Mapping[str, Any], bos: int | None) -> tuple[bool, list[int]]:
+    """Return whether the post-processor of a parsed tokenizer.json starts a text with BOS, and what it ends one with.
 
-    Raises ``UnsupportedModelError`` where it adds anything else.
+    Raises ``UnsupportedModelError`` where it starts a text with anything else.
     """
-    before = _added_before(tokenizer)
+    before: list[int] = []
+    after: list[int] = []
+    for step in _steps(tokenizer.get("post_processor")):
+        first, last = _around(step)
+        before, after = [*first, *before], [*after, *last]
     if before and bos is None:
-        raise SourceError(f"{TOKENIZER_CONFIG} has no bos_token, but the tokenizer starts a text with one.")
+        raise SourceError(
+            f"{TOKENIZER_CONFIG} has no bos_token, but the tokenizer starts a text with one.",
+            hint="Name it there, or take it out of the post_processor of tokenizer.json.",
+        )
     if before not in ([], [bos]):
         raise UnsupportedModelError(
-            f"{TOKENIZER}: the post-processor starts a text with the ids {before}, not with BOS."
+            f"{TOKENIZER}: the post-processor starts a text with the ids {before}, not with BOS.",
+            hint="If the model was trained without them, take them out of the post_processor of tokenizer.json.",
         )
-    return bool(before)
+    return bool(before), after
 
 
-def _added_before(tokenizer: Mapping[str, Any]) -> list[int]:
-    """The ids that the post-processor puts before a text. Raises ``UnsupportedModelError`` where it adds others."""
-    processor = tokenizer.get("post_processor") or {}
-    before: list[int] = []
-    for step in processor.get("processors", []) if processor.get("type") == "Sequence" else [processor]:
-        if step.get("type") in (None, "ByteLevel"):
-            continue
-        if step["type"] != "TemplateProcessing":
-            raise UnsupportedModelError(f"{TOKENIZER}: the post-processor {step['type']} is not built.")
-        template = step["single"]
-        place = next(index for index, piece in enumerate(template) if "Sequence" in piece)
-        if len(template) > place + 1:
-            raise UnsupportedModelError(f"{TOKENIZER}: the post-processor adds a token after a text.")
-        for piece in template[:place]:
-            before += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
-    return before
+def _steps(processor: Any) -> list[Mapping[str, Any]]:
+    if not processor:
+        return []
+    return (
+        [step for each in processor["processors"] for step in _steps(each)]
+        if _is(processor, "Sequence")
+        else [processor]
+    )
+
+
+def _around(step: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the ids that a step of the post-processor puts before and after a text."""
+    if _is(step, "ByteLevel"):
+        return [], []
+    if _is(step, "RobertaProcessing") or _is(step, "BertProcessing"):
+        return [step["cls"][1]], [step["sep"][1]]
+    if not _is(step, "TemplateProcessing"):
+        raise UnsupportedModelError(f"{TOKENIZER}: the post-processor {step.get('type')} is not built.")
+    template = step["single"]
+    place = next(index for index, piece in enumerate(template) if "Sequence" in piece)
+    before, after = (
+        [id for piece in pieces for id in step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]]
+        for pieces in (template[:place], template[place + 1 :])
+    )
+    return before, after
+
+
+def _is(step: Mapping[str, Any], kind: str) -> bool:
+    return step.get("type") == kind

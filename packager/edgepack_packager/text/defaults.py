@@ -21,15 +21,18 @@ def generation(text: Text) -> Generation:
     if limit is None:
         limit = plain.max_tokens
     if type(limit) is not int or limit <= 0:
-        raise SourceError(f"{GENERATION}: max_new_tokens must be a whole number above 0, not {limit!r}.")
+        raise _wrong(f"max_new_tokens must be a whole number above 0, not {limit!r}")
     samples = config.get("do_sample") or False
     if not isinstance(samples, bool):
-        raise SourceError(f"{GENERATION}: do_sample must be true or false, not {samples!r}.")
+        raise _wrong(f"do_sample must be true or false, not {samples!r}")
     if not samples:
         return Generation(repetition_penalty=penalty, max_tokens=limit)
     top_k = config.get("top_k") or plain.top_k
+    # -1 is how other tools say that all tokens are sampled from.
+    if top_k == -1:
+        top_k = 0
     if type(top_k) is not int or top_k < 0:
-        raise SourceError(f"{GENERATION}: top_k must be a whole number, not {top_k!r}.")
+        raise _wrong(f"top_k must be a whole number, not {top_k!r}")
     return Generation(
         # A temperature of 1 is what sampling without one means.
         temperature=_number(config, "temperature", 1.0, 0, math.inf),
@@ -46,5 +49,9 @@ def _number(config: Mapping[str, Any], name: str, default: float, least: float, 
     if value is None:
         return default
     if type(value) not in (int, float) or not least <= value <= most or math.isinf(value):
-        raise SourceError(f"{GENERATION}: {name} is out of range: {value!r}.")
+        raise _wrong(f"{name} is out of range: {value!r}")
     return float(value)
+
+
+def _wrong(what: str) -> SourceError:
+    return SourceError(f"{GENERATION}: {what}.", hint="Correct it, or remove it for the usual value.")

@@ -23,36 +23,49 @@ def find(
 ) -> list[Stop]:
     """Return the tokens that end a turn, by ascending id, each with the files that say so.
 
-    ``rendered`` and ``with_tools`` are what the chat template and that for tools make of the battery.
-    Raises ``SourceError`` where a file names a token that the tokenizer does not have.
+    ``rendered`` and ``with_tools`` are what the chat template and that for tools make of the battery. A token that the
+    tokenizer does not have ends nothing; ``unknown`` names those. Raises ``SourceError`` for a value that is no token.
     """
     sources: dict[int, list[str]] = {}
-    ids = {text: id for id, text in tokens.items()}
     said = [
-        *_configured(files, config, ids),
+        *_configured(files, config, tokens),
         *((TEMPLATE, id) for id in _written(tokenizer, rendered)),
         *((TOOL_USE, id) for id in _written(tokenizer, with_tools)),
     ]
     for place, id in said:
-        if id not in tokens:
-            raise SourceError(f"{place}: the stop token {id!r} is not in {TOKENIZER}.")
-        places = sources.setdefault(id, [])
-        if place not in places:
-            places.append(place)
+        if isinstance(id, int) and id in tokens:
+            places = sources.setdefault(id, [])
+            if place not in places:
+                places.append(place)
     return [Stop(id=id, text=tokens[id], sources=sources[id]) for id in sorted(sources)]
 
 
+def unknown(files: Mapping[str, bytes], config: Mapping[str, Any], tokens: Mapping[int, str]) -> list[str]:
+    """Return a sentence for each stop token that a file names and the tokenizer does not have."""
+    missing = dict.fromkeys((place, id) for place, id in _configured(files, config, tokens) if id not in tokens)
+    return [
+        f"{place} names the stop token {id!r}, which {TOKENIZER} does not have: it is left out."
+        for place, id in missing
+    ]
+
+
 def _configured(
-    files: Mapping[str, bytes], config: Mapping[str, Any], ids: Mapping[str, int]
-) -> Iterator[tuple[str, Any]]:
+    files: Mapping[str, bytes], config: Mapping[str, Any], tokens: Mapping[int, str]
+) -> Iterator[tuple[str, int | str]]:
+    """Yield what each file names, as the id, or as a text that no id has."""
     for place, said in ((CONFIG, config), (GENERATION, parsed(files, GENERATION))):
         eos = said.get("eos_token_id")
         for id in eos if isinstance(eos, list) else [eos]:
-            if id is not None:
+            if type(id) is int:
                 yield place, id
+            elif id is not None:
+                raise SourceError(
+                    f"{place}: eos_token_id must be the number of a token, or a list of them, not {eos!r}.",
+                    hint="Correct or remove it.",
+                )
     name = token_name(parsed(files, TOKENIZER_CONFIG), "eos_token", TOKENIZER_CONFIG)
     if name is not None:
-        yield TOKENIZER_CONFIG, ids.get(name, name)
+        yield TOKENIZER_CONFIG, next((id for id, text in tokens.items() if text == name), name)
 
 
 def _written(tokenizer: Mapping[str, Any], rendered: Rendered | None) -> Iterator[int]:

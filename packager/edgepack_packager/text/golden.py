@@ -12,7 +12,7 @@ from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text import rendered, rendered_with_tools
 from edgepack_packager.text.battery import DAY, TEXTS, Conversation
 from edgepack_packager.text.files import TEMPLATE, TOOL_USE
-from edgepack_packager.text.render import Answer, Rendered
+from edgepack_packager.text.render import Answer, Rendered, check_user
 from edgepack_packager.text.side import Text
 
 # A vocabulary may hold hundreds of reserved names that differ by a number; the first and the last stand for them.
@@ -68,12 +68,13 @@ def chat(found: Rendered, with_tools: Rendered | None, tokenizer: Tokenizer, bos
 
 
 def _facts(found: Rendered, file: str, tokenizer: Tokenizer, bos: int | None) -> dict[str, Any]:
+    check_user(found, file)
     arrival = found.arrival
     if "user" not in arrival.roles:
         raise SourceError(
             f"{file} does not print what a user says, neither as a string nor as a list of parts: it is missing in the "
             f"conversation {arrival.lost['user']!r}.",
-            hint="Mend the template, or remove it to build without chat.",
+            hint="Mend the template, or build without it, for plain texts: --no-chat",
         )
     goldens = [_golden(asked, found.answers[asked.name], file, tokenizer, bos) for asked in found.conversations]
     return {"roles": arrival.roles, "parts": arrival.parts, "leading": arrival.leading, "goldens": goldens}

@@ -31,7 +31,7 @@ MEMORY_MIB = 512
 WALL_SECONDS = 120
 
 _OUT_OF_MEMORY = 3
-_HINT = "A template is a program: read it, or remove it to build without chat."
+_HINT = "A template is a program: read it, or build without it: --no-chat"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -102,6 +102,14 @@ def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = T
         answers={answer.name: answer for answer in others if answer.arrival is None},
         arrival=arrival,
     )
+
+
+def check_user(found: Rendered, file: str) -> None:
+    """Raise ``SourceError`` for a template that cannot even print one message of a user."""
+    if reason := found.answers[found.conversations[0].name].refusal:
+        raise SourceError(
+            f"{file} cannot print one message of a user: {reason}", hint="Mend it, or build without it: --no-chat"
+        )
 
 
 def _answers(output: bytes) -> list[Answer]:

@@ -12,7 +12,7 @@ class Text:
     """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along.
 
     ``tool_use`` is the template that takes the chat template's place where tools are given, ``left_out`` are the names
-    of templates that are not carried.
+    of templates that are not carried, ``notes`` what was passed over in the files, a sentence each.
     """
 
     files: Mapping[str, bytes]
@@ -23,3 +23,4 @@ class Text:
     chat_template: str | None
     tool_use: str | None = None
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -46,7 +46,7 @@ def find(folder: Path, files: Mapping[str, bytes]) -> Templates:
     if chosen and _DEFAULT not in chosen:
         raise SourceError(
             f"{place}: chat_template lists no template named 'default'.",
-            hint=f"Write the one for conversations without tools to {TEMPLATE}.",
+            hint=f"Write the one for conversations to {TEMPLATE}, or build without any: --no-chat",
         )
     left_out = seen - {_DEFAULT} - ({_TOOL_USE} & chosen.keys())
     return Templates(chosen.get(_DEFAULT), chosen.get(_TOOL_USE), tuple(sorted(left_out)))
@@ -76,7 +76,9 @@ def _named(value: Any, place: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
         raise SourceError(f"{place}: chat_template must be text or a list of named templates.")
     if not value:
-        raise SourceError(f"{place}: chat_template lists no template.", hint="Remove it to build without chat.")
+        raise SourceError(
+            f"{place}: chat_template lists no template.", hint="Remove it, or build without it: --no-chat"
+        )
     return value
 
 

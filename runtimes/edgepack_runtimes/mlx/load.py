@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
     Raises ``EngineError`` for a tensor that is missing, unknown or misshapen.
     """
     model = Transformer(decoder, payload.spelling.fused)
-    quantized = {name.removesuffix(".scales") for name in payload.tensors if name.endswith(".scales")}
     if payload.bits:
-        nn.quantize(model, payload.group, payload.bits, class_predicate=lambda path, _: path in quantized)
+        nn.quantize(model, payload.group, class_predicate=partial(_quantization, payload))
     _check_tensors(variant, payload, {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())})
     weights: dict[str, mx.array] = {}
     for file in payload.files:
@@ -34,6 +34,12 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
     model.eval()
     mx.eval(model.parameters())
     return model
+
+
+def _quantization(payload: Payload, module: str, _: nn.Module) -> dict[str, int] | bool:
+    """Return how a module is quantised; False: not at all."""
+    bits = payload.bits.get(module)
+    return bits is not None and {"group_size": payload.group, "bits": bits}
 
 
 def _ready(name: str, array: mx.array, gain_offset: float, float_type: mx.Dtype) -> mx.array:

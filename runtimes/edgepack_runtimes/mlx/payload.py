@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ MAX_HEADER_BYTES = 100_000_000
 """The bound that safetensors' own implementation sets."""
 
 _ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
-_BITS = (4, 8)
+_BITS = (4, 6, 8)
 _GROUP = 64
+_QUANTIZATION = frozenset({"bits", "group_size", "mode"})
 _HINT = "Build the variant again."
 
 
@@ -32,11 +33,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A checked folder: how it spells the tensors, the bits of quantised ones (0 for none) in groups of ``group``
-    columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
+    """A checked folder: how it spells the tensors, the bits of each quantised module (none for an exact payload) in
+    groups of ``group`` columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
 
     spelling: Spelling
-    bits: int
+    bits: Mapping[str, int]
     group: int
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
@@ -48,7 +49,6 @@ def read_payload(folder: Path, decoder: Decoder) -> Payload:
     config = _read_object(folder / "config.json")
     if clause := disagreement(config, decoder):
         raise _fault(folder / "config.json", clause)
-    bits = _quantization_bits(folder / "config.json", config.get("quantization"))
     files = _weight_files(folder)
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -61,18 +61,30 @@ def read_payload(folder: Path, decoder: Decoder) -> Payload:
         raise _fault(folder, f"the weights mix the types {', '.join(sorted(floats)) or 'of none'}")
     if decoder.wide and "F16" in floats:
         raise _fault(folder, "the weights are F16, and the model's activations exceed its range")
+    quantized = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
+    bits = _quantization_bits(folder / "config.json", config.get("quantization"), quantized)
     return Payload(SPELLINGS[config["model_type"]], bits, _GROUP, files, tensors, floats.pop())
 
 
-def _quantization_bits(path: Path, quantization: object) -> int:
+def _quantization_bits(path: Path, quantization: object, modules: Set[str]) -> dict[str, int]:
+    """Return the bits of every module that has scales: those under its own name, or those of the whole model."""
     if quantization is None:
-        return 0
-    if not isinstance(quantization, dict) or not quantization.keys() <= {"bits", "group_size", "mode"}:
-        raise _fault(path, f"the quantization {quantization!r} is not one for the whole model")
-    bits, group, mode = (quantization.get(key) for key in ("bits", "group_size", "mode"))
-    if bits not in _BITS or group != _GROUP or mode not in (None, "affine"):
-        raise _fault(path, f"the quantization {quantization!r} is neither 4 nor 8 bits, affine, in groups of {_GROUP}")
-    return int(bits)
+        return {}
+    if not isinstance(quantization, dict):
+        raise _fault(path, f"the quantization {quantization!r} is not an object")
+    usual = _bits(path, {key: value for key, value in quantization.items() if key in _QUANTIZATION})
+    own = {key: _bits(path, value) for key, value in quantization.items() if key not in _QUANTIZATION}
+    if unknown := sorted(own.keys() - modules):
+        raise _fault(path, f"the quantization names {unknown[0]}, which is no quantised module")
+    return dict.fromkeys(modules, usual) | own
+
+
+def _bits(path: Path, quantization: object) -> int:
+    if isinstance(quantization, dict) and quantization.keys() <= _QUANTIZATION:
+        bits, group, mode = (quantization.get(key) for key in ("bits", "group_size", "mode"))
+        if type(bits) is int and bits in _BITS and group == _GROUP and mode in (None, "affine"):
+            return bits
+    raise _fault(path, f"the quantization {quantization!r} is not of 4, 6 or 8 bits, affine, in groups of {_GROUP}")
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

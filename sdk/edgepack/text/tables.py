@@ -134,7 +134,8 @@ def _rest(document: Mapping[str, Any], merges: Iterable[tuple[str, str]]) -> dic
     places = {text: place for place, (text, _) in enumerate(sorted(kept.items(), key=itemgetter(1)))}
     small = {"type": "BPE", "vocab": places, "merges": list(merges)}
     fields = ("version", "added_tokens", "normalizer", "pre_tokenizer", "decoder")
-    return {name: document.get(name) for name in fields} | {
+    # The library reads a document that lacks a field, and none that has a null for its version or its added tokens.
+    return {name: document[name] for name in fields if name in document} | {
         "model": {name: model[name] for name in _KEPT if model.get(name)} | small
     }
 

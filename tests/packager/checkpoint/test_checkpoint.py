@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -180,18 +181,6 @@ def edit_index(folder: Path, change: Callable[[dict[str, Any]], object]) -> None
     (folder / INDEX).write_text(json.dumps(index))
 
 
-def move_tensor(folder: Path) -> None:
-    edit_index(folder, lambda names: names.update({EMBEDDING: SECOND}))
-
-
-def name_absent_tensor(folder: Path) -> None:
-    edit_index(folder, lambda names: names.update({"ghost": SECOND}))
-
-
-def forget_tensor(folder: Path) -> None:
-    edit_index(folder, lambda names: names.pop(EMBEDDING))
-
-
 def leave_folder(folder: Path) -> None:
     edit_index(folder, lambda names: names.update({EMBEDDING: "../" + FIRST}))
 
@@ -220,16 +209,14 @@ FOLDERS: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "config.json").write_text("{"), "config.json is not valid JSON"),
     (lambda folder: (folder / "config.json").write_text("[1]"), "config.json holds no JSON object"),
     (lambda folder: (folder / "config.json").write_text('{"a": 1, "a": 2}'), "the key 'a' occurs twice"),
-    (lambda folder: (folder / SECOND).unlink(), f"names the shard {SECOND}, which is missing"),
     (lambda folder: (folder / INDEX).write_text("{}"), "weight_map must map"),
     (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": 1}}'), "is not a plain file name"),
-    (move_tensor, f"holds the tensor {EMBEDDING}, which {INDEX} places in {SECOND}"),
-    (name_absent_tensor, f"places the tensor ghost in {SECOND}, which does not hold it"),
-    (forget_tensor, f"holds the tensor {EMBEDDING}, which {INDEX} places nowhere"),
     (leave_folder, "is not a plain file name"),
     (duplicate_shard, f"is both in {FIRST} and in"),
-    (add_single, f"has both model.safetensors and {INDEX}"),
+    (add_single, f"has model.safetensors, and {INDEX} places tensors in {FIRST}"),
     (only_pickle, "only pytorch_model.bin: a pickle"),
+    (lambda folder: [path.unlink() for path in folder.glob("*.safetensors")], f"names the shard {FIRST}, which is"),
+    (lambda folder: ((folder / FIRST).unlink(), os.mkfifo(folder / FIRST)), f"{FIRST} is no plain file"),
     (no_weights, "has neither model.safetensors nor"),
 ]
 

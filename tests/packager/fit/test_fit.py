@@ -135,8 +135,8 @@ def shape(
 
 def figures(decoder: Decoder) -> tuple[float, float, float, float]:
     """Parameters in millions, MLX in 4 bits and ONNX in int4 in MB, the KV cache of a token in KiB."""
-    mlx = targets.find("mlx").measure(decoder, "bf16", "4bit").data_bytes
-    onnx = targets.find("onnx").measure(decoder, "bf16", "int4").data_bytes
+    mlx = targets.find("mlx").measure(decoder, "bf16", "4bit_mixed").data_bytes
+    onnx = targets.find("onnx").measure(decoder, "bf16", "int4_mixed").data_bytes
     return round(decoder.n_parameters / 1e6, 1), round(mlx / 1e6), round(onnx / 1e6), kv_bytes(decoder, "f16", 1) / 1024
 
 
@@ -202,13 +202,15 @@ def test_the_memory_is_what_the_plan_computes(config: dict[str, Any]) -> None:
         assert each.bits == written.bits(decoder)
 
 
-@pytest.mark.parametrize(("variant", "exact"), [("gguf-q4_k_m", 256), ("onnx-int4", 300), ("mlx-4bit", 300)])
+@pytest.mark.parametrize(
+    ("variant", "exact"), [("gguf-q4_k_m", 256), ("onnx-int4_mixed", 300), ("mlx-4bit_mixed", 300)]
+)
 def test_the_largest_context_fits_and_one_more_does_not(variant: str, exact: int, config: dict[str, Any]) -> None:
     mac = devices.find("mac-8gb")
     memory = row(fit(config, mac, exact), variant).memory.total
     found = row(fit(config, devices.with_memory(memory, mac), 10), variant)
     assert found.fits_context == exact
-    assert found.kv_cache == ("f32" if variant == "onnx-int4" else "f16")
+    assert found.kv_cache == ("f32" if variant == "onnx-int4_mixed" else "f16")
     assert row(fit(config, devices.with_memory(memory - 1, mac), 10), variant).fits_context < exact
 
 
@@ -225,7 +227,7 @@ def test_q4_is_the_choice_where_it_fits(config: dict[str, Any]) -> None:
     roomy = fit(config, devices.find("pi5-8gb"), 512)
     assert roomy.fits
     assert roomy.choice is row(roomy, "gguf-q4_k_m")
-    assert fit(config, devices.find("mac-8gb"), 512).choice.id == "mlx-4bit"  # type: ignore[union-attr]
+    assert fit(config, devices.find("mac-8gb"), 512).choice.id == "mlx-4bit_mixed"  # type: ignore[union-attr]
 
 
 def test_a_smaller_quantisation_is_the_choice_where_q4_does_not_fit(config: dict[str, Any]) -> None:
@@ -261,9 +263,9 @@ def test_there_is_no_choice_where_not_one_token_fits(config: dict[str, Any]) -> 
 
 def test_a_variant_without_an_engine_is_measured_and_not_chosen(config: dict[str, Any]) -> None:
     found = fit(config, devices.find("pi5-8gb"))
-    assert not row(found, "mlx-4bit").served
-    assert not row(found, "mlx-4bit").fits
-    assert row(found, "mlx-4bit").file_bytes > 0
+    assert not row(found, "mlx-4bit_mixed").served
+    assert not row(found, "mlx-4bit_mixed").fits
+    assert row(found, "mlx-4bit_mixed").file_bytes > 0
 
 
 def test_what_a_target_cannot_express_is_named(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_what_a_target_cannot_express_is_named(tmp_path: Path) -> None:
 def test_the_largest_context_is_one_that_can_be_built(config: dict[str, Any]) -> None:
     # llama.cpp's qwen2 has no windows, which hide nothing in a context that is no longer than they are.
     windows = {"use_sliding_window": True, "sliding_window": 200, "max_window_layers": 1}
-    windowed = config | {"architectures": ["Qwen2ForCausalLM"]} | windows
+    windowed = config | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"} | windows
     assert row(fit(windowed, ANY, 100), "gguf-q8_0").fits_context == 200
     assert row(fit(windowed, ANY, 100), "onnx-int8").fits_context == 512
     assert "--context 200" in {each.target: each.reason for each in fit(windowed, ANY, 300).refusals}["gguf"]
@@ -362,7 +364,7 @@ def test_the_command_as_json(folder: str, capsys: pytest.CaptureFixture[str]) ->
     assert main(["fit", folder, "--device", "mac-8gb", "--memory", "1GB", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["device"] == {"name": "mac-8gb", "memory": 10**9, "basis": "as given"}
-    assert (report["fits"], report["choice"], report["context"]) == (True, "mlx-4bit", 512)
+    assert (report["fits"], report["choice"], report["context"]) == (True, "mlx-4bit_mixed", 512)
     (chosen,) = (each for each in report["variants"] if each["variant"] == report["choice"])
     memory = chosen["memory"]
     assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_the_demo_ships_with_edgepack(tmp_path: Path, monkeypatch: pytest.Monkey
         ("~/models/llama", r"neither a folder"),
         ("a/b/c", r"neither a folder"),
         ("owner/na me", r"neither a folder"),
+        ("https://huggingface.co/owner/name/tree/main", r"is an address, not a name.*repository: owner/name$"),
         ("owner/name@", r"no revision after the @"),
         ("phi-3.5-mini@", r"no revision after the @"),
         ("", r"has no config"),
@@ -125,6 +127,78 @@ def test_a_name_that_stands_for_nothing(
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"has no config\.json.*whole"):
         source.find(str(tmp_path))
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def snapshot(folder: Path, model: str) -> Path:
+    """A folder as the hub's cache has it, its files links."""
+    made, at = make_llama(folder / "made"), folder / "hub" / model
+    (at / "blobs").mkdir(parents=True)
+    (at / "snapshots" / COMMIT).mkdir(parents=True)
+    for file in made.iterdir():
+        file.rename(at / "blobs" / file.name)
+        (at / "snapshots" / COMMIT / file.name).symlink_to(f"../../blobs/{file.name}")
+    return at / "snapshots" / COMMIT
+
+
+@pytest.mark.parametrize(("model", "repository"), [("models--acme--Tiny-1M", "acme/Tiny-1M"), ("models--gpt2", "gpt2")])
+def test_a_folder_of_the_hubs_cache_says_where_it_came_from(model: str, repository: str, tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, model)
+    link = tmp_path / "my model"
+    link.symlink_to(folder)
+    for given in (f"{folder}/", link, f"{folder}/."):
+        found = source.find(str(given))
+        assert (found.name, found.repository, found.revision) == (repository.rpartition("/")[2], repository, COMMIT)
+        source.fetch_text(found)  # nothing is asked of the hub
+    with pytest.raises(SourceError) as raised:
+        source.find(str(folder.parent.parent))
+    assert str(folder) in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["models--a--b--c", "datasets--a--b", "model"])
+def test_no_other_folder_does(name: str, tmp_path: Path) -> None:
+    found = source.find(str(snapshot(tmp_path, name)))
+    assert (found.name, found.repository, found.revision) == (COMMIT, None, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "message", "hint"),
+    [
+        ("model.safetensors", "is a file, not a folder", "Give its folder: {folder}"),
+        ("config.json", "is a file, not a folder", "Give its folder: {folder}"),
+        ("Model-Q4_K_M.GGUF", "is a GGUF file, which cannot be a source", "that it was made from"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder(file: str, message: str, hint: str, tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "model")
+    (folder / file).touch()
+    with pytest.raises(SourceError, match=message) as raised:
+        source.find(str(folder / file))
+    assert hint.format(folder=folder) in (raised.value.hint or "")
+
+
+ADAPTER = {"adapter_config.json": '{"base_model_name_or_path": "acme/Base"}', "adapter_model.safetensors": ""}
+NO_MODEL: list[tuple[dict[str, str], str, str]] = [
+    (ADAPTER, "is an adapter of acme/Base, not a model", "Merge it first"),
+    (ADAPTER | {"adapter_config.json": "{}"}, "is an adapter, not a model", "merge_and_unload"),
+    ({"params.json": "{}", "consolidated.safetensors": ""}, "its maker's own layout", "Hugging Face layout"),
+    ({"model-Q4_K_M.gguf": "", "README.md": ""}, "a GGUF file cannot be a source", "made from"),
+    ({"sub/config.json": "{}"}, "has no config.json", "Give the folder in it that has one: {folder}/sub"),
+    ({"README.md": ""}, "has no config.json", "OWNER/NAME"),
+]
+
+
+@pytest.mark.parametrize(("files", "message", "hint"), NO_MODEL)
+def test_a_folder_that_is_no_model(files: dict[str, str], message: str, hint: str, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(SourceError, match=re.escape(message)) as raised:
+        source.find(str(tmp_path))
+    assert str(tmp_path) in raised.value.message
+    assert hint.format(folder=tmp_path) in (raised.value.hint or "")
 
 
 def test_a_client_that_is_too_old_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +231,12 @@ def test_the_files_that_are_needed(tmp_path: Path) -> None:
 
 def test_one_file_of_weights_comes_before_an_index() -> None:
     single, index = "model.safetensors", "model.safetensors.index.json"
-    assert needed.weights([index, single, "pytorch_model.bin"]) == single
-    assert needed.weights([index, "pytorch_model.bin"]) == index
-    assert needed.weights(["pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"]) is None
+    assert needed.weights([index, single, "pytorch_model.bin"]) == [single]
+    assert needed.weights([index, "pytorch_model.bin"]) == [index]
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert needed.weights(["pytorch_model.bin", *shards]) == shards
+    assert needed.weights(["pytorch_model.bin", shards[1]]) == []
+    assert needed.weights(["pytorch_model.bin", "consolidated.safetensors", "adapter_model.safetensors"]) == []
 
 
 # Room

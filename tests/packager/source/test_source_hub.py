@@ -62,6 +62,7 @@ class Watched(Silent):
 
     def __init__(self) -> None:
         self.stages: list[tuple[str, int]] = []
+        self.warned: list[str] = []
         self.done = 0
 
     def stage(self, title: str, total: int) -> None:
@@ -69,6 +70,9 @@ class Watched(Silent):
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps
+
+    def warn(self, sentence: str) -> None:
+        self.warned.append(sentence)
 
 
 def fetch(name: str = NAME, watched: Watched | None = None, *others: Need) -> Source:
@@ -214,7 +218,7 @@ def test_a_token_that_is_not_accepted(online: Hub, monkeypatch: pytest.MonkeyPat
     [
         ("config.json", r"owner/name has no config\.json"),
         ("tokenizer.json", r"owner/name has no tokenizer\.json.*save_pretrained"),
-        ("model.safetensors.index.json", r"owner/name has no model\.safetensors, only pytorch_model\.bin: a pickle"),
+        ("model.safetensors.index.json", r"owner/name has shards of more than one set, such as model-00003-of-00002"),
         ("model-00002-of-00002.safetensors", r"owner/name has no model-00002-of-00002\.safetensors"),
     ],
 )
@@ -224,6 +228,16 @@ def test_a_repository_that_lacks_a_file(missing: str, match: str, online: Hub, l
     online.repositories = {NAME: folder}
     refused(NAME, match)
     assert not set(online.fetched()) & set(USELESS)
+
+
+def test_an_adapter_is_told_from_a_model(online: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "acme/Base"}')
+    (folder / "adapter_model.safetensors").touch()
+    online.repositories = {NAME: folder}
+    refused(NAME, r"owner/name is an adapter of acme/Base, not a model.*Merge it first")
+    assert online.fetched() == ["adapter_config.json"]
 
 
 @pytest.mark.parametrize("shard", ["../../../../etc/passwd", "pytorch_model.bin"])
@@ -278,7 +292,13 @@ def test_without_a_network_and_a_cache(online: Hub, monkeypatch: pytest.MonkeyPa
     refused(f"{NAME}@{'0' * 40}", r"HF_HUB_OFFLINE")
 
 
-@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"])
+def test_a_cache_without_the_index_has_all_shards(online: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (fetch().folder / "model.safetensors.index.json").unlink()
+    online.use(monkeypatch, tmp_path / "home", offline=True)
+    assert (fetch().folder / "model-00002-of-00002.safetensors").exists()
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "tokenizer.json"])
 def test_a_cache_that_lacks_a_file(lost: str, online: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (fetch().folder / lost).unlink()
     online.use(monkeypatch, tmp_path / "home", offline=True)
@@ -351,6 +371,48 @@ def test_a_model_that_is_not_built(
     online.repositories = {NAME: folder}
     nearly(online, tmp_path / "out", UnsupportedModelError, match, Recipe(("onnx",), ("q4",)))
     assert online.fetched() == ["config.json"]
+
+
+def changed(online: Hub, llama: Path, folder: Path, file: str, **fields: object) -> None:
+    """Offer a copy of the model with other fields in one of its files."""
+    shutil.copytree(llama, folder)
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | fields))
+    online.repositories = {NAME: folder}
+
+
+def test_a_tokenizer_that_a_target_cannot_carry(online: Hub, llama: Path, tmp_path: Path) -> None:
+    odd = {"type": "Split", "pattern": {"Regex": "[0-9][0-9]"}, "behavior": "Isolated", "invert": False}
+    changed(online, llama, tmp_path / "model", "tokenizer.json", pre_tokenizer=odd)
+    nearly(online, tmp_path / "out", UnsupportedModelError, "pre_tokenizer", Recipe(("gguf",), ("f32",)))
+
+
+def test_a_default_of_generation_that_is_none(online: Hub, llama: Path, tmp_path: Path) -> None:
+    changed(online, llama, tmp_path / "model", "generation_config.json", do_sample=True, top_p=2)
+    nearly(online, tmp_path / "out", SourceError, "top_p", Recipe(("gguf",), ("f32",)))
+
+
+def test_weights_that_are_quantised_by_their_size(online: Hub, llama: Path, tmp_path: Path) -> None:
+    left = {"quant_method": "awq", "bits": 4}
+    changed(online, llama, tmp_path / "model", "config.json", quantization_config=left)
+    online.sizes = {f"model-0000{each}-of-00002.safetensors": 1000 for each in (1, 2)}
+    nearly(
+        online,
+        tmp_path / "out",
+        UnsupportedModelError,
+        "by awq: its weight files take 2000",
+        Recipe(("gguf",), ("f32",)),
+    )
+
+
+def test_what_cannot_run_here_is_said_before_anything_is_fetched(
+    online: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgepack_packager.foresight.obstacle", lambda *asked: "No engine can run this bundle here.")
+    online.sizes = {"model-00001-of-00002.safetensors": 2**60}
+    watched = Watched()
+    with pytest.raises(BuildError, match="not enough room"):
+        build(NAME, Recipe(("gguf",), ("f32",)), tmp_path / "out", progress=watched)
+    assert watched.warned == ["No engine can run this bundle here."]
 
 
 def test_an_output_that_exists(online: Hub, tmp_path: Path) -> None:

@@ -58,9 +58,9 @@ print(json.dumps(tokenizer.decode(generator.get_sequence(0)[len(ids):])))
         ("gguf-f32", XLLAMACPP),
         ("gguf-q4_k_m", XLLAMACPP),
         ("mlx-f32", MLX_LM),
-        ("mlx-4bit", MLX_LM),
+        ("mlx-4bit_mixed", MLX_LM),
         pytest.param("onnx-f32", GENAI, marks=pytest.mark.oracle),
-        pytest.param("onnx-int4", GENAI, marks=pytest.mark.oracle),
+        pytest.param("onnx-int4_mixed", GENAI, marks=pytest.mark.oracle),
     ],
 )
 def test_the_native_tool_says_the_same(variant: str, script: str, demo_bundle: Built, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +146,50 @@ def test_contradictions_about_bos_are_refused(tmp_path: Path) -> None:
         read(folder)
 
 
-def test_a_post_processor_that_adds_more_than_bos_is_refused(tmp_path: Path) -> None:
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+ROBERTA = {"type": "RobertaProcessing", "sep": ["<|im_end|>", 2], "cls": ["<|im_start|>", 1], "trim_offsets": True}
+ENDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "template": lambda adds: adds,
+    "sequence": lambda adds: {"type": "Sequence", "processors": [BYTE_LEVEL, adds]},
+    "roberta": lambda _: ROBERTA | {"add_prefix_space": False},
+    "bert": lambda _: {"type": "BertProcessing", "sep": ["<|im_end|>", 2], "cls": ["<|im_start|>", 1]},
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_what_a_tokenizer_ends_a_text_with_is_left_out_and_said(kind: str, tmp_path: Path) -> None:
     folder = make_llama(tmp_path, add_bos=True)
     processor = json.loads((folder / "tokenizer.json").read_text())["post_processor"]
-    processor["single"].append(processor["single"][0])
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    sequence = {"type": "Sequence", "processors": [byte_level, processor]}
-    edit(folder / "tokenizer.json", post_processor=sequence)
-    with pytest.raises(UnsupportedModelError, match="adds a token after a text"):
+    processor["special_tokens"]["<|im_end|>"] = {"id": "<|im_end|>", "ids": [2], "tokens": ["<|im_end|>"]}
+    processor["single"].append({"SpecialToken": {"id": "<|im_end|>", "type_id": 0}})
+    edit(folder / "tokenizer.json", post_processor=ENDS[kind](processor))
+    words = found(folder)
+    assert (words.bos, words.add_bos) == (1, True)
+    assert words.notes == (
+        "tokenizer.json ends each text with <|im_end|>, which no prompt is to end with: it is left out.",
+    )
+
+
+def test_byte_order_marks_are_left_out(folder: Path) -> None:
+    expected = found(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert found(folder) == expected
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json", "tokenizer_config.json"])
+def test_a_file_that_is_missing_says_nothing(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    assert found(folder).bos == 1
+
+
+def test_a_bos_in_a_list_of_one(folder: Path) -> None:
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        edit(folder / name, bos_token=...)
+    edit(folder / "config.json", bos_token_id=[1])
+    assert found(folder).bos == 1
+    edit(folder / "config.json", bos_token_id=[1, 2])
+    with pytest.raises(SourceError, match=r"bos_token_id, \[1, 2\]"):
         read(folder)
 
 
@@ -204,6 +240,16 @@ def test_a_turn_ends_with_the_first_special_token_after_it(after: str, stops: tu
     assert found(folder).stops == stops
 
 
+def test_a_source_in_which_nothing_ends_a_turn_is_told_of(folder: Path) -> None:
+    only_eos(folder, None)
+    (folder / "chat_template.jinja").unlink()
+    words = found(folder)
+    assert words.stops == ()
+    assert words.notes == (
+        "No file of the source names a token that ends a turn: an answer ends at its limit of tokens.",
+    )
+
+
 def test_the_longest_token_ends_a_turn(folder: Path) -> None:
     only_eos(folder, None)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -250,11 +296,24 @@ def test_an_added_token_that_gets_another_id_is_refused(folder: Path) -> None:
         read(folder)
 
 
-@pytest.mark.parametrize("id", [384, -1, "2"])
-def test_a_stop_that_is_no_token_is_refused(id: object, folder: Path) -> None:
+@pytest.mark.parametrize("id", [384, 9999, -1])
+def test_a_stop_without_a_token_is_left_out_and_said(id: int, folder: Path) -> None:
     edit(folder / "generation_config.json", eos_token_id=[2, id])
-    with pytest.raises(SourceError, match=r"generation_config\.json: the stop token .* is not in tokenizer\.json"):
+    edit(folder / "tokenizer_config.json", eos_token="<|gone|>")
+    words = found(folder)
+    assert words.stops == (2,)
+    assert words.notes == (
+        f"generation_config.json names the stop token {id}, which tokenizer.json does not have: it is left out.",
+        "tokenizer_config.json names the stop token '<|gone|>', which tokenizer.json does not have: it is left out.",
+    )
+
+
+@pytest.mark.parametrize("id", ["2", [[2]], [{}], {}, True, 2.0])
+def test_a_stop_that_is_no_token_is_refused(id: object, folder: Path) -> None:
+    edit(folder / "config.json", eos_token_id=id)
+    with pytest.raises(SourceError, match=r"config\.json: eos_token_id must be the number of a token") as raised:
         read(folder)
+    assert raised.value.hint
 
 
 def test_a_template_is_found_wherever_tools_put_it(folder: Path) -> None:
@@ -333,6 +392,17 @@ def test_transformers_finds_the_same(
     assert theirs.get_chat_template(tools=[{}]) == (tool_use or default)
 
 
+def test_a_source_is_read_without_its_templates(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% if %}")
+    edit(folder / "tokenizer_config.json", chat_template=3)
+    fields = json.loads((folder / "config.json").read_text())
+    words = text.read_text(folder, fields, families.describe(fields), chat=False)
+    assert words is not None
+    assert (words.chat_template, words.tool_use, words.left_out) == (None, None, ())
+    assert "chat_template.jinja" not in words.files
+    assert text.rendered(words) is None
+
+
 def test_what_a_build_should_know_of_templates(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(
         "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
@@ -375,6 +445,10 @@ GENERATION: list[tuple[Mapping[str, Any], Generation]] = [
         {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": None, "max_new_tokens": 64},
         Generation(temperature=0.6, top_p=0.9, max_tokens=64),
     ),
+    ({"do_sample": True, "top_k": -1}, Generation(temperature=1.0)),
+    ({"do_sample": True, "top_k": 0, "temperature": 0}, Generation()),
+    ({"do_sample": True, "temperature": None, "top_p": 1, "top_k": None}, Generation(temperature=1.0)),
+    ({"do_sample": None, "top_k": -1}, Generation()),
     ({"do_sample": True, "top_k": 20, "min_p": 0.05}, Generation(temperature=1.0, top_k=20, min_p=0.05)),
 ]
 
@@ -387,12 +461,21 @@ def test_generation_defaults(config: Mapping[str, Any], expected: Generation, fo
 
 @pytest.mark.parametrize(
     "config",
-    [{"temperature": -1}, {"temperature": "hot"}, {"top_p": 1.5}, {"top_k": 1.5}, {"min_p": 2}, {"max_new_tokens": 0}],
+    [
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"top_p": 1.5},
+        {"top_k": 1.5},
+        {"top_k": -2},
+        {"min_p": 2},
+        {"max_new_tokens": 0},
+    ],
 )
 def test_a_generation_default_out_of_range_is_named(config: Mapping[str, Any], folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, **config}))
-    with pytest.raises(SourceError, match=rf"generation_config\.json: {next(iter(config))}"):
+    with pytest.raises(SourceError, match=rf"generation_config\.json: {next(iter(config))}") as raised:
         text.generation(found(folder))
+    assert raised.value.hint
 
 
 REAL: list[tuple[str, str, int | None, bool, tuple[int, ...]]] = [

@@ -170,7 +170,7 @@ def test_f32_variant_is_the_reference_and_no_other_model(name: str, tmp_path: Pa
 SMALLER = [
     (name, scheme)
     for name in CASES
-    for scheme in ("f16", "bf16", "8bit", "4bit")
+    for scheme in ("f16", "bf16", "8bit", "4bit", "4bit_mixed")
     if scheme != "f16" or "wide" not in CASES[name].fields
 ]
 
@@ -293,7 +293,7 @@ def test_mlx_lm_is_another_model_beyond_a_window_that_it_ignores(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", NATIVE)
-@pytest.mark.parametrize("scheme", ["bf16", "8bit", "4bit"])
+@pytest.mark.parametrize("scheme", ["bf16", "8bit", "4bit", "4bit_mixed"])
 def test_mlx_lm_loads_every_scheme(name: str, scheme: str, tmp_path: Path) -> None:
     """In 16 bits mlx-lm and the runtime round the same steps: one is no further from the reference than the other."""
     weights = RandomWeights(describe(**CASES[name].fields), seed=6, dtype="bf16")

@@ -100,7 +100,7 @@ def with_exact_activations(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tied-llama3", "untied-linear", "part-blocks"])
-@pytest.mark.parametrize("scheme", ["f16", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations to 8 bits in blocks of 32."""
     decoder = pack(make_llama(tmp_path / "source", **MODELS[name]), tmp_path / "variant", scheme)
@@ -135,7 +135,7 @@ def test_stories_writes_its_published_text(shared: Path, tmp_path: Path) -> None
 
 @pytest.mark.oracle
 @pytest.mark.shared
-@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4"])
+@pytest.mark.parametrize("scheme", ["f32", "f16", "int8", "int4", "int4_mixed"])
 def test_genai_loads_the_folder_and_writes_the_same_tokens(shared: Path, tmp_path: Path, scheme: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")
     source = shared / "models" / "stories-260K"

@@ -174,7 +174,7 @@ def test_a_rewind_across_windows_leaves_nothing_behind(tmp_path: Path, name: str
     session.close()
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int4_mixed"])
 @pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "biases of q, k and v alone"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations, which is relative: it holds for large ones too."""
@@ -198,7 +198,7 @@ def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("scheme", ["f32", "int4"])
+@pytest.mark.parametrize("scheme", ["f32", "int4", "int4_mixed"])
 @pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "no positions in every fourth layer"])
 def test_genai_computes_the_same_logits_at_every_token(tmp_path: Path, name: str, scheme: str) -> None:
     genai = pytest.importorskip("onnxruntime_genai")

@@ -33,7 +33,7 @@ TEXT = (
 ) * 3
 CONTEXT = 64
 EXACT = ("gguf-f32", "onnx-f32", "mlx-f32")
-SMALL = {"gguf": "gguf-q4_k_m", "onnx": "onnx-int4", "mlx": "mlx-4bit"}
+SMALL = {"gguf": "gguf-q4_k_m", "onnx": "onnx-int4_mixed", "mlx": "mlx-4bit_mixed"}
 
 Rows = NDArray[np.float64]
 
@@ -306,7 +306,7 @@ def test_exact_variants_answer_the_same(demo: Path) -> None:
 
 def test_the_first_difference_is_named(demo: Path) -> None:
     prompt = "Tell me a story about a dog and a cat."
-    found = compare(opening(demo, "gguf-f32"), opening(demo, "onnx-int4"), [prompt], options={"max_tokens": 48})
+    found = compare(opening(demo, "gguf-f32"), opening(demo, "onnx-int4_mixed"), [prompt], options={"max_tokens": 48})
     (pair,) = found.pairs
     assert (found.identical, pair.identical) == (0, False)
     assert pair.common_tokens is not None
@@ -431,7 +431,7 @@ def test_eval_against_on_the_command_line(by: tuple[str, ...], invoke: Invoke, d
     code, out, _ = invoke(*asked, "--json")
     against = json.loads(out)["against"]
     assert set(against) == {"other", "kl", "top1", "perplexity_ratio"}
-    assert against["other"]["setup"]["variant"] == {"gguf-f32": "gguf-f32", "onnx": "onnx-int4"}.get(
+    assert against["other"]["setup"]["variant"] == {"gguf-f32": "gguf-f32", "onnx": "onnx-int4_mixed"}.get(
         by[-1], "gguf-q4_k_m"
     )
 
@@ -446,7 +446,7 @@ def test_compare_on_the_command_line(invoke: Invoke, demo: Path, tmp_path: Path)
         "--variant-a",
         "gguf-f32",
         "--variant-b",
-        "onnx-int4",
+        "onnx-int4_mixed",
         "--prompts",
         prompts,
         "--threads",
@@ -462,7 +462,7 @@ def test_compare_on_the_command_line(invoke: Invoke, demo: Path, tmp_path: Path)
     assert [pair["prompt"] for pair in report["pairs"]] == prompts.read_text().splitlines()
     assert report["pairs"][1]["b"]["sampling"]["seed"] == 3
     assert report["a"]["setup"]["variant"] == "gguf-f32"
-    assert report["b"]["setup"]["variant"] == "onnx-int4"
+    assert report["b"]["setup"]["variant"] == "onnx-int4_mixed"
 
 
 @pytest.mark.parametrize(

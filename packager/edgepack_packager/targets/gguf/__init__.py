@@ -8,10 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.errors import UsageError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.layout import place
+from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES
@@ -69,6 +70,17 @@ class GgufTarget:
         if any(tensor.kind in K_QUANTS for tensor in place(model.decoder, scheme).tensors):
             find_quantizer()
         return scheme
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what reads files back."""
+        try:
+            import gguf  # noqa: F401
+        except ImportError as error:
+            raise EngineMissingError(
+                f"The target gguf needs the package gguf: {error}.",
+                hint="Install it with: pip install 'edgepack[build]'",
+            ) from error
+        metadata(model, scheme)
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""

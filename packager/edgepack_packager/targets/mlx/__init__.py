@@ -2,7 +2,8 @@
 
 Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
 and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte, but for
-8 bits of a decoder that needs bfloat16 (``layout.level_type``).
+8 bits of a decoder that needs bfloat16 (``layout.level_type``), and for 4bit_mixed: searched scales, and 6 bits in what
+is sensitive.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written
-from edgepack_packager.targets.mlx.layout import SHARD_BYTES, lay_out
+from edgepack_packager.targets.mlx.layout import QUANTIZED, SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
-_UNIFORM = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit"}
+_UNIFORM = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit_mixed"}
 
 
 class MlxTarget:
@@ -32,7 +33,7 @@ class MlxTarget:
     runtime = "mlx"
     floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
-    schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "8bit": 8, "4bit": 4})
+    schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
@@ -60,6 +61,9 @@ class MlxTarget:
                 hint=f"Choose from: {', '.join(dict.fromkeys((*_UNIFORM, *self.schemes)))}.",
             )
         return scheme
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""

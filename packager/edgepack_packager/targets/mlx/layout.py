@@ -15,15 +15,20 @@ from dataclasses import dataclass
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import Written
+from edgepack_packager.targets.mixture import next_sensitive, sensitive
 from edgepack_packager.targets.mlx.model_types import choose
-from edgepack_packager.targets.mlx.names import stored_shapes
+from edgepack_packager.targets.mlx.names import place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, Float
 
 SHARD_BYTES = 5 << 30
 """mlx-lm's own limit of the tensors in one file."""
 
-QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8}
+QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8, "4bit_mixed": 4}
 """Bits of the schemes that quantise."""
+
+MIXED = "4bit_mixed"
+WIDE_BITS = 6
+"""Bits of what is sensitive in the mixture."""
 
 FLOATS: Mapping[str, Float] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
 
@@ -91,14 +96,29 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
 
     With bf16 scales at 8 bits, levels that are chosen first cost 1.6 times the KL of float32 scales, levels that are
     chosen last nothing: 3.1e-3 and 1.9e-3 nats against 2.0e-3 on a random Gemma 3 of 6 layers. At 4 bits the type of
-    the scales makes no difference, and zeros stay exact.
+    the scales makes no difference, and zeros stay exact. A mixture searches among scales that can be stored.
     """
-    return "bf16" if scheme == "8bit" and float_type(decoder, scheme, dtype) == "bf16" else None
+    kind = float_type(decoder, scheme, dtype)
+    return kind if scheme == MIXED or (scheme == "8bit" and kind == "bf16") else None
 
 
 def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
     """Say whether a tensor of that shape is quantised: mlx-lm's rule, every matrix whose rows are whole groups."""
     return scheme in QUANTIZED and len(shape) == 2 and shape[1] % GROUP == 0
+
+
+def module_bits(decoder: Decoder, scheme: str) -> dict[str, int]:
+    """Return the bits of every quantised matrix by MLX's name of its module.
+
+    Parts that are fused have the bits of the most sensitive one.
+    """
+    wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
+    bits: dict[str, int] = {}
+    for name, shape in decoder.tensors():
+        if quantizes(scheme, shape):
+            module = place(choose(decoder), decoder, name).module
+            bits[module] = max(bits.get(module, 0), WIDE_BITS if name in wide else QUANTIZED[scheme])
+    return bits
 
 
 def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_BYTES) -> Layout:
@@ -113,7 +133,7 @@ def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_
     sizes: dict[str, int] = {}
     for index, shard in enumerate(shards, 1):
         file = f"model-{index:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
-        placed, heads[file], sizes[file] = _place(shard, file)
+        placed, heads[file], sizes[file] = _fill(shard, file)
         slots |= placed
     return Layout(slots, heads, sizes, tuple(_fallbacks(decoder, scheme, dtype)))
 
@@ -127,12 +147,13 @@ def _fallbacks(decoder: Decoder, scheme: str, dtype: str) -> Iterator[Fallback]:
 
 def _tensors(decoder: Decoder, scheme: str, dtype: str) -> Iterator[tuple[str, Slot]]:
     float_dtype = float_type(decoder, scheme, dtype).upper()
+    bits = module_bits(decoder, scheme)
     for (module, parameter), shape in stored_shapes(choose(decoder), decoder).items():
-        if not quantizes(scheme, shape):
+        if parameter != "weight" or module not in bits:
             yield f"{module}.{parameter}", Slot(float_dtype, shape, "", 0)
             continue
         rows, columns = shape
-        yield f"{module}.weight", Slot("U32", (rows, columns * QUANTIZED[scheme] // 32), "", 0)
+        yield f"{module}.weight", Slot("U32", (rows, columns * bits[module] // 32), "", 0)
         yield f"{module}.scales", Slot(float_dtype, (rows, columns // GROUP), "", 0)
         yield f"{module}.biases", Slot(float_dtype, (rows, columns // GROUP), "", 0)
 
@@ -150,7 +171,7 @@ def _shard(tensors: list[tuple[str, Slot]], limit: int) -> list[dict[str, Slot]]
     return shards
 
 
-def _place(shard: Mapping[str, Slot], file: str) -> tuple[dict[str, Slot], bytes, int]:
+def _fill(shard: Mapping[str, Slot], file: str) -> tuple[dict[str, Slot], bytes, int]:
     order = sorted(shard, key=lambda name: (-_ITEM_BYTES[shard[name].dtype], name))
     header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     begin = 0

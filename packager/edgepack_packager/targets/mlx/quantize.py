@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets.sums import add_up
 
 Float = Literal["f32", "f16", "bf16"]
 Bytes = NDArray[np.uint8]
@@ -29,10 +30,16 @@ _TO_INTEGER = np.float32(1.5 * 2**23)
 bits: the same rounding as rint, one pass instead of two."""
 
 
-def quantize(weights: Float32, bits: int, stored: Float | None = None) -> tuple[Bytes, Float32, Float32]:
+# The share of the range between its ends that a group's levels are spread over, where a search tries several.
+_SPREADS = (1.0, 0.95, 0.9, 0.85, 0.8)
+
+
+def quantize(
+    weights: Float32, bits: int, stored: Float | None = None, *, search: bool = False
+) -> tuple[Bytes, Float32, Float32]:
     """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``GROUP``.
 
-    ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4 or 8 bits);
+    ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4, 6 or 8 bits);
     ``scales`` and ``biases`` are float32 [rows, columns / GROUP], not yet rounded to the type that is stored:
     w' = q * scale + bias. With the group's ends lo and hi and n = 2**bits - 1: scale = max((hi - lo) / n, 1e-7),
     negative unless |lo| > |hi|; edge = the end of larger magnitude; q0 = rint(edge / scale); where q0 is not 0,
@@ -40,7 +47,8 @@ def quantize(weights: Float32, bits: int, stored: Float | None = None) -> tuple[
     q = clip(rint((w - bias) / scale), 0, n). Weights that are not finite give scales that are not.
 
     MLX rounds scale and bias after that. ``stored`` rounds them to that type before the levels are chosen, which are
-    then the nearest to the weights that the stored numbers can express.
+    then the nearest to the weights that the stored numbers can express. ``search`` replaces a group's scale and bias
+    where others leave a smaller squared error, as they are stored.
     """
     rows, columns = weights.shape
     groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, GROUP)
@@ -54,6 +62,8 @@ def quantize(weights: Float32, bits: int, stored: Float | None = None) -> tuple[
             scales[tile], biases[tile] = _fit(groups[tile], bits)
             if stored:
                 scales[tile], biases[tile] = _as_stored(scales[tile], stored), _as_stored(biases[tile], stored)
+            if search:
+                _improve(groups[tile], scales[tile], biases[tile], bits, stored or "f32")
             _pack(groups[tile], scales[tile], biases[tile], bits, packed[tile])
     shape = (rows, columns // GROUP)
     return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
@@ -71,6 +81,52 @@ def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
     return scale, np.where(whole, edge, np.float32(0))
 
 
+def _improve(groups: Float32, scales: Float32, biases: Float32, bits: int, stored: Float) -> None:
+    """Replace scales and biases, in place, by those of least squared error among what ``_SPREADS`` lead to.
+
+    Each spread, around the middle of the range, gives levels q; the line that fits them best to the weights gives scale
+    and bias. Weights are taken as fractions of the range, from its middle, so that no square overflows or vanishes.
+    Every operation is exactly rounded and sums have one order, so that all hosts find the same.
+    """
+    columns: Float32 = np.array(groups.T)
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    middle, width = low * np.float32(0.5) + high * np.float32(0.5), high - low
+    inverse = np.float32(1) / width
+    columns -= middle
+    columns *= inverse
+    top, count = np.float32(2**bits - 1), np.float32(len(columns))
+    total = add_up(columns.copy())
+    least = _error(columns, scales * inverse, (biases - middle) * inverse, top)
+    for spread in _SPREADS:
+        levels = _levels(columns, np.float32(spread) / top, np.float32(-spread / 2), top)
+        sums, squares, along = add_up(levels.copy()), add_up(levels * levels), add_up(levels * columns)
+        slope = (count * along - sums * total) / (count * squares - sums * sums)
+        scale = _as_stored(slope * width, stored)
+        bias = _as_stored((total - slope * sums) / count * width + middle, stored)
+        error = _error(columns, scale * inverse, (bias - middle) * inverse, top)
+        better = error < least
+        np.copyto(least, error, where=better)
+        np.copyto(scales, scale, where=better)
+        np.copyto(biases, bias, where=better)
+
+
+def _error(columns: Float32, scale: Float32, bias: Float32, top: np.float32) -> Float32:
+    found = _levels(columns, scale, bias, top)
+    found *= scale
+    found += bias
+    found -= columns
+    found *= found
+    return add_up(found)
+
+
+def _levels(columns: Float32, scale: Float32 | np.float32, bias: Float32 | np.float32, top: np.float32) -> Float32:
+    levels: Float32 = columns - bias
+    levels /= scale
+    np.clip(levels, np.float32(0), top, out=levels)
+    np.rint(levels, out=levels)
+    return levels
+
+
 def _as_stored(values: Float32, kind: Float) -> Float32:
     """Return the values rounded to a type, in float32."""
     rounded, _ = round_to(values, kind)
@@ -85,19 +141,33 @@ def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes)
     bytes_of_levels = levels.view(np.uint32).astype(np.uint8)
     if bits == 8:
         out[...] = bytes_of_levels
-        return
-    pairs = bytes_of_levels.view(np.uint16)  # two levels: one in bits 0-3, its right neighbour in bits 8-11
-    out[...] = pairs | pairs >> np.uint16(4)
+    elif bits == 6:  # four levels in three bytes
+        four = bytes_of_levels.view(np.uint32)  # in bits 0-5, 8-13, 16-21 and 24-29
+        joined = four & 0x3F | four >> 2 & 0xFC0 | four >> 4 & 0x3F000 | four >> 6 & 0xFC0000
+        out[...] = joined.view(np.uint8).reshape(len(out), -1, 4)[:, :, :3].reshape(out.shape)
+    else:
+        pairs = bytes_of_levels.view(np.uint16)  # two levels: one in bits 0-3, its right neighbour in bits 8-11
+        out[...] = pairs | pairs >> np.uint16(4)
 
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
     """Return float32 [rows, columns] = q * scale + bias of bytes laid out as ``quantize`` does."""
     rows = len(packed)
-    levels = packed if bits == 8 else np.stack((packed & 0x0F, packed >> 4), axis=-1)
+    levels = _unpacked(packed, bits)
     values = levels.reshape(rows, -1, GROUP).astype(np.float32)
     values *= scales[:, :, None]
     values += biases[:, :, None]
     return values.reshape(rows, -1)
+
+
+def _unpacked(packed: Bytes, bits: int) -> Bytes:
+    if bits == 8:
+        return packed
+    if bits == 4:
+        return np.stack((packed & 0x0F, packed >> 4), axis=-1)
+    first, second, third = np.moveaxis(packed.reshape(len(packed), -1, 3), -1, 0)
+    four = (first & 0x3F, first >> 6 | (second & 0x0F) << 2, second >> 4 | (third & 0x03) << 4, third >> 2)
+    return np.stack(four, axis=-1)
 
 
 def round_to(values: Float32, kind: Float) -> tuple[NDArray[np.generic], bool]:

@@ -35,7 +35,7 @@ class MlxReader:
         self._shapes = dict(decoder.tensors())
         self._raw: dict[Path, int] = {}
         with ExitStack() as stack:
-            self._kind, self._bits = _kind_and_bits(folder)
+            self._kind, self._quantization = _kind_and_quantization(folder)
             self._stored = stored_shapes(self._kind, decoder)
             self._tensors = self._open(folder, stack)
             self._closing = stack.pop_all()
@@ -68,7 +68,8 @@ class MlxReader:
             self._entry(where.tensor, (rows, *columns))
             stored = self._floats(where.tensor, start, stop)
             return stored + np.float32(self._kind.gain_offset) if name.endswith("norm") else stored
-        packed = self._entry(where.tensor, (rows, columns[0] * self._bits // 32))
+        bits = self._bits(where)
+        packed = self._entry(where.tensor, (rows, columns[0] * bits // 32))
         row_bytes = math.prod(packed.shape[1:]) * 4
         descriptor = self._raw[self._tensors[where.tensor].path]
         data = os.pread(descriptor, (stop - start) * row_bytes, packed.offset + start * row_bytes)
@@ -78,7 +79,7 @@ class MlxReader:
             self._entry(f"{where.module}.{part}", (rows, columns[0] // GROUP))
         scales = self._floats(f"{where.module}.scales", start, stop)
         biases = self._floats(f"{where.module}.biases", start, stop)
-        return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, self._bits)
+        return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, bits)
 
     def form(self, name: str) -> Form:
         """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
@@ -86,7 +87,7 @@ class MlxReader:
         if not self._is_quantized(where):
             stored = _FLOATS[self._entry(where.tensor).dtype]
             return Form(stored, 32 if stored == "f32" else 16)
-        return Form("affine", self._bits, GROUP, _FLOATS[self._entry(f"{where.module}.scales").dtype])
+        return Form("affine", self._bits(where), GROUP, _FLOATS[self._entry(f"{where.module}.scales").dtype])
 
     def bound(self, name: str) -> float:
         """Return the largest |w' - w| / |w| of a row (L2 norms) that the tensor's scheme allows.
@@ -104,7 +105,11 @@ class MlxReader:
             return _ROUNDING[self._entry(where.tensor).dtype]
         rounding = _ROUNDING[self._entry(f"{where.module}.scales").dtype]
         halves = (GROUP - 1) / 4
-        return math.sqrt(halves / (4.0 ** (self._bits - 1) + halves)) + (1 + 2 * math.sqrt(GROUP)) * rounding + 2.0**-16
+        return (
+            math.sqrt(halves / (4.0 ** (self._bits(where) - 1) + halves))
+            + (1 + 2 * math.sqrt(GROUP)) * rounding
+            + 2.0**-16
+        )
 
     def floor(self, name: str) -> float:
         """Return the L2 error of a row that ``bound`` does not cover.
@@ -116,7 +121,11 @@ class MlxReader:
         where = place(self._kind, self._decoder, name)
         size = math.sqrt(math.prod(self._shapes[name][1:]))
         if self._is_quantized(where):
-            return 2.0**self._bits * 2.0**-25 * size if self._entry(f"{where.module}.scales").dtype == "F16" else 0.0
+            return (
+                2.0 ** self._bits(where) * 2.0**-25 * size
+                if self._entry(f"{where.module}.scales").dtype == "F16"
+                else 0.0
+            )
         dtype = self._entry(where.tensor).dtype
         small = 2.0**-25 * size if dtype == "F16" else 0.0
         is_shifted = name.endswith("norm") and self._kind.gain_offset
@@ -125,6 +134,10 @@ class MlxReader:
     def close(self) -> None:
         """Close the files. Safe to call again."""
         self._closing.close()
+
+    def _bits(self, where: Place) -> int:
+        """Return the bits of a quantised matrix: those of its module, or those of all others."""
+        return self._quantization.get(where.module, self._quantization[""])
 
     def _is_quantized(self, where: Place) -> bool:
         return where.parameter == "weight" and f"{where.module}.scales" in self._tensors
@@ -145,16 +158,18 @@ class MlxReader:
             raise BuildError(f"{self._folder} cannot be read back: {error}") from None
 
 
-def _kind_and_bits(folder: Path) -> tuple[ModelType, int]:
-    """Return the model file that config.json names, and the bits of its quantised tensors, 0 where it has none."""
+def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int]]:
+    """Return the model file that config.json names, and the bits of quantised modules by name, "" for all others."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
         kinds = {kind.name: kind for kind in (*MODEL_TYPES, OWN)}
-        quantization = config.get("quantization") or {"bits": 0, "group_size": GROUP}
-        kind, bits, group = kinds[config["model_type"]], quantization["bits"], quantization["group_size"]
+        kind, quantization = kinds[config["model_type"]], config.get("quantization") or {}
+        named = {"": quantization} | {name: value for name, value in quantization.items() if isinstance(value, dict)}
+        found = {name: (value.get("bits", 0), value.get("group_size", GROUP)) for name, value in named.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BuildError(f"{path} cannot be read back: {error!r}") from None
-    if bits not in (0, 4, 8) or group != GROUP:
-        raise BuildError(f"{path} names {bits} bits in groups of {group}.")
-    return kind, int(bits)
+    for bits, group in found.values():
+        if bits not in (0, 4, 6, 8) or group != GROUP:
+            raise BuildError(f"{path} names {bits} bits in groups of {group}.")
+    return kind, {name: int(bits) for name, (bits, _) in found.items()}

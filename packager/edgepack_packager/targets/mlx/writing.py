@@ -13,11 +13,12 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
-    QUANTIZED,
+    MIXED,
     float_type,
     index_json,
     lay_out,
     level_type,
+    module_bits,
     quantizes,
 )
 from edgepack_packager.targets.mlx.model_types import choose
@@ -34,6 +35,7 @@ class MlxWriter:
         self._scheme = scheme
         self._float: Float = float_type(model.decoder, scheme, model.dtype)
         self._level_type = level_type(model.decoder, scheme, model.dtype)
+        self._bits = module_bits(model.decoder, scheme)
         self._kind = choose(model.decoder)
         self._shapes = dict(model.decoder.tensors())
         self._next = dict.fromkeys(self._shapes, 0)
@@ -84,7 +86,8 @@ class MlxWriter:
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        packed, scales, biases = quantize(rows, QUANTIZED[self._scheme], self._level_type)
+        bits, search = self._bits[where.module], self._scheme == MIXED
+        packed, scales, biases = quantize(rows, bits, self._level_type, search=search)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))

@@ -16,12 +16,13 @@ from edgepack_packager.targets.onnx.layout import SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
-_UNIFORM = {"q8": "int8", "q4": "int4", "fp32": "f32", "fp16": "f16"}
+_UNIFORM = {"q8": "int8", "q4": "int4_mixed", "fp32": "f32", "fp16": "f16"}
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxTarget:
-    """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32.
+    """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32, as
+    onnxruntime-genai's own builder makes them; int4_mixed, 4 bits with searched scales and 8 in what is sensitive.
 
     Every matrix takes the scheme, the embedding too; a row that does not fill its last block is filled with zeros.
     Norms and biases stay f32. With a ``kv_cache`` of "f16" the attention computes in it (None: f32 throughout).
@@ -63,6 +64,9 @@ class OnnxTarget:
             )
         _require_onnx()
         return chosen
+
+    def check(self, model: Model, scheme: str) -> None:
+        """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
-from edgepack_packager.targets.onnx.layout import BLOCK, SCHEMES, Layout
+from edgepack_packager.targets.onnx.layout import Layout
 from edgepack_packager.targets.onnx.nodes import Nodes, onnx_type
 
 if TYPE_CHECKING:
@@ -100,19 +100,19 @@ def _embed(nodes: Nodes, decoder: Decoder) -> str:
 def _gather(nodes: Nodes) -> str:
     stored, output = nodes.layout.tensors["embedding"], "embedding.output"
     weight = stored.weight
-    if stored.scales is None:
+    if stored.blocks is None or stored.scales is None:
         rows = nodes.add("Gather", [nodes.stored(weight), "input_ids"], "embedding.rows")
-        return rows if stored.scheme == "f32" else nodes.cast(rows, output, "f32")
+        return rows if weight.element == "f32" else nodes.cast(rows, output, "f32")
     rows = nodes.contrib(
         "GatherBlockQuantized",
         [nodes.stored(weight, shape=(weight.shape[0], weight.row_bytes)), "input_ids", nodes.stored(stored.scales)],
         "embedding.rows",
-        block_size=BLOCK,
-        bits=SCHEMES[stored.scheme],
+        block_size=stored.blocks.size,
+        bits=stored.blocks.bits,
         gather_axis=0,
         quantize_axis=1,
     )
-    if stored.columns % BLOCK == 0:
+    if stored.columns % stored.blocks.size == 0:
         return rows
     bounds = [nodes.integers("zero", 0), nodes.integers("hidden_size", stored.columns)]
     return nodes.add("Slice", [rows, *bounds, nodes.integers("hidden_axis", 2)], output)

@@ -14,18 +14,38 @@ from typing import Literal, cast
 
 from edgepack.bundle.decoder import Decoder, Rope
 from edgepack_packager.targets import Written
+from edgepack_packager.targets.mixture import sensitive
 
 BLOCK = 32
+WIDE_BLOCK = 64
 ALIGNMENT = 64
 DATA_FILE = "model.onnx.data"
 GRAPH_FILE = "model.onnx"
 
-Scheme = Literal["f32", "f16", "int8", "int4"]
+Scheme = Literal["f32", "f16", "int8", "int4", "int4_mixed"]
 Element = Literal["f32", "f16", "u8"]
 
-SCHEMES: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "int8": 8, "int4": 4})
+SCHEMES: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "int8": 8, "int4": 4, "int4_mixed": 4})
 ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
-QUANTIZED: frozenset[Scheme] = frozenset({"int8", "int4"})
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """How a matrix is quantised: the bits of a code, the columns of a block, which share a scale, and whether that
+    scale is searched for or follows from the block's largest element."""
+
+    bits: Literal[4, 8]
+    size: int = BLOCK
+    searched: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of a block's codes."""
+        return self.size * self.bits // 8
+
+    def count(self, columns: int) -> int:
+        """Return how many blocks hold a row."""
+        return -(-columns // self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +70,15 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a canonical tensor is stored: as plain numbers, or as quantised blocks and one scale for each block.
+    """How a canonical tensor is stored: as plain numbers, or as quantised ``blocks`` and one scale for each block.
 
     Quantised weights are uint8 [rows, blocks, bytes of a block], scales float32 [rows, blocks]; a row whose columns
     do not fill its last block is filled up with zeros.
     """
 
-    scheme: Scheme
     columns: int
     weight: Region
+    blocks: Blocks | None = None
     scales: Region | None = None
 
     @property
@@ -126,16 +146,12 @@ def _source_bytes(stored: Stored) -> int:
     return stored.weight.size if stored.scales is not None else _packed_bytes(stored)
 
 
-def blocks_of(columns: int) -> int:
-    """Return how many blocks hold a row."""
-    return -(-columns // BLOCK)
-
-
 def layout(decoder: Decoder, scheme: str) -> Layout:
     """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
     chosen = cast(Scheme, scheme)
     placer = _Placer()
-    tensors = {name: _stored(placer, name, shape, chosen) for name, shape in decoder.tensors()}
+    wide = sensitive(decoder)
+    tensors = {name: _stored(placer, name, shape, chosen, name in wide) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
     return Layout(chosen, tensors, tables, placer.end)
 
@@ -150,17 +166,34 @@ class _Placer:
         return region
 
 
-def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme) -> Stored:
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme, wide: bool) -> Stored:
     if len(shape) == 1:
         initializer = name if name.endswith(".bias") else f"{name}.weight"
-        return Stored("f32", 1, placer.place(initializer, "f32", shape))
+        return Stored(1, placer.place(initializer, "f32", shape))
     rows, columns = shape
-    if scheme in QUANTIZED:
-        count = blocks_of(columns)
-        weight = placer.place(f"{name}.weight", "u8", (rows, count, BLOCK * SCHEMES[scheme] // 8))
-        return Stored(scheme, columns, weight, placer.place(f"{name}.scales", "f32", (rows, count)))
-    element: Element = "f16" if scheme == "f16" else "f32"
-    return Stored(scheme, columns, placer.place(f"{name}.weight", element, shape))
+    blocks = _blocks(columns, scheme, wide)
+    if blocks is None:
+        element: Element = "f16" if scheme == "f16" else "f32"
+        return Stored(columns, placer.place(f"{name}.weight", element, shape))
+    count = blocks.count(columns)
+    weight = placer.place(f"{name}.weight", "u8", (rows, count, blocks.size_bytes))
+    return Stored(columns, weight, blocks, placer.place(f"{name}.scales", "f32", (rows, count)))
+
+
+def _blocks(columns: int, scheme: Scheme, wide: bool) -> Blocks | None:
+    """Return how a matrix is quantised under a scheme; ``wide``: where that is mixed, it takes 8 bits.
+
+    A mixture has half the scales, each half a bit of a weight, wherever rows are multiples of the wider block.
+    """
+    match scheme:
+        case "int8":
+            return Blocks(8)
+        case "int4":
+            return Blocks(4)
+        case "int4_mixed":
+            size = BLOCK if columns % WIDE_BLOCK else WIDE_BLOCK
+            return Blocks(8, size) if wide else Blocks(4, size, searched=True)
+    return None
 
 
 def _tables(placer: _Placer, index: int, context: int, rope: Rope) -> tuple[Region, Region]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgepack.runtime import KvCache
-from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, SCHEMES, Element, Layout, Region, Stored
+from edgepack_packager.targets.onnx.layout import DATA_FILE, Element, Layout, Region, Stored
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -95,18 +95,18 @@ class Nodes:
 
     def product(self, name: str, stored: Stored, weight: str, inputs: str, output: str) -> str:
         """Add inputs @ weight.T, the weight as [output rows, input columns], for any way of storing it."""
-        if stored.scales is not None:
+        if stored.blocks is not None and stored.scales is not None:
             return self.contrib(
                 "MatMulNBits",
                 [inputs, weight, self.stored(stored.scales)],
                 output,
                 K=stored.columns,
                 N=stored.weight.shape[0],
-                bits=SCHEMES[stored.scheme],
-                block_size=BLOCK,
+                bits=stored.blocks.bits,
+                block_size=stored.blocks.size,
                 accuracy_level=_ACCURACY_LEVEL,
             )
-        if stored.scheme == "f16":
+        if stored.weight.element == "f16":
             weight = self.cast(weight, f"{name}.weight.f32", "f32")
         return self.contrib("FusedMatMul", [inputs, weight], output, transB=1)
 

@@ -16,12 +16,15 @@ from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form
 from edgepack_packager.targets.onnx import blocks
-from edgepack_packager.targets.onnx.layout import BLOCK, DATA_FILE, GRAPH_FILE
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Blocks
 
 if TYPE_CHECKING:
     from onnx import TensorProto
 
 _F16_BOUND = 2.0**-11
+
+# Which input of an operator is the quantised matrix.
+_WEIGHT = {"MatMulNBits": 1, "GatherBlockQuantized": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class OnnxReader:
     def __init__(self, folder: Path, decoder: Decoder) -> None:
         self._path = folder / GRAPH_FILE
         self._shapes = dict(decoder.tensors())
-        self._places = _places(self._path)
+        self._places, self._forms = _contents(self._path)
         try:
             self._file = os.open(folder / DATA_FILE, os.O_RDONLY)
         except OSError as error:
@@ -52,26 +55,26 @@ class OnnxReader:
             if weight.shape != shape:
                 raise BuildError(f"{self._path}: {name} has the shape {list(weight.shape)} instead of {list(shape)}.")
             return self._read(name, weight, start, stop).astype(np.float32)
-        count = math.prod(scales.shape[1:])
+        form, count = self.form(name), math.prod(scales.shape[1:])
         if not weight.shape[0] == scales.shape[0] == shape[0]:
             raise BuildError(f"{self._path}: {name} has {weight.shape[0]} rows instead of {shape[0]}.")
         codes = self._read(name, weight, start, stop).view(np.uint8).reshape(stop - start, count, -1)
         factors = self._read(name, scales, start, stop).astype(np.float32).reshape(stop - start, count)
-        return blocks.dequantize(codes, factors, shape[1])
+        return blocks.dequantize(codes, factors, shape[1], form.bits)
 
     def form(self, name: str) -> Form:
         """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
         weight, scales = self._weight(name), self._places.get(f"{name}.scales")
         if scales is not None:
-            bits = 8 * math.prod(weight.shape[1:]) // (math.prod(scales.shape[1:]) * BLOCK)
-            return Form("signed", bits, BLOCK, "f32")
+            found = self._blocks(name)
+            return Form("signed", found.bits, found.size, "f32")
         return Form("f16", 16) if weight.dtype == np.float16 else Form("f32", 32)
 
     def bound(self, name: str) -> float:
         """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
         form = self.form(name)
         if form.kind == "signed":
-            return blocks.bound(form.bits)
+            return blocks.bound(self._blocks(name))
         return _F16_BOUND if form.kind == "f16" else 0.0
 
     def floor(self, name: str) -> float:
@@ -96,6 +99,12 @@ class OnnxReader:
             raise BuildError(f"{self._path} lacks the tensor {name}.")
         return place
 
+    def _blocks(self, name: str) -> Blocks:
+        form = self._forms.get(f"{name}.weight")
+        if form is None:
+            raise BuildError(f"{self._path} has scales for {name}, but no operator that reads its blocks.")
+        return form
+
     def _read(self, name: str, place: _Place, start: int, stop: int) -> NDArray[np.generic]:
         row = math.prod(place.shape[1:]) * place.dtype.itemsize
         size = (stop - start) * row
@@ -105,7 +114,8 @@ class OnnxReader:
         return np.frombuffer(data, place.dtype).reshape(stop - start, *place.shape[1:])
 
 
-def _places(path: Path) -> dict[str, _Place]:
+def _contents(path: Path) -> tuple[dict[str, _Place], dict[str, Blocks]]:
+    """Return where each initialiser of the data file lies, and how the operators that read quantised ones read them."""
     import onnx
 
     try:
@@ -113,7 +123,15 @@ def _places(path: Path) -> dict[str, _Place]:
     except Exception as error:  # the parser's own error types are not part of its interface
         raise BuildError(f"{path} could not be read as an ONNX model: {error}.") from error
     external = onnx.TensorProto.EXTERNAL
-    return {tensor.name: _place(path, tensor) for tensor in model.graph.initializer if tensor.data_location == external}
+    tensors = [tensor for tensor in model.graph.initializer if tensor.data_location == external]
+    forms: dict[str, Blocks] = {}
+    for node in model.graph.node:
+        if node.op_type in _WEIGHT:
+            sizes = {attribute.name: attribute.i for attribute in node.attribute}
+            if sizes.get("bits") not in (4, 8) or "block_size" not in sizes:
+                raise BuildError(f"{path}: {node.name} reads codes of {sizes.get('bits')} bits.")
+            forms[node.input[_WEIGHT[node.op_type]]] = Blocks(sizes["bits"], sizes["block_size"])
+    return {tensor.name: _place(path, tensor) for tensor in tensors}, forms
 
 
 def _place(path: Path, tensor: TensorProto) -> _Place:

@@ -14,7 +14,7 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
-from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, SCHEMES, Region, Stored, layout
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region, Stored, layout
 
 
 class OnnxWriter:
@@ -85,15 +85,15 @@ class OnnxWriter:
 
 def _encoded(name: str, start: int, stored: Stored, rows: Float32) -> tuple[NDArray[np.generic], ...]:
     """Return the rows as they are stored, one array for each region of the tensor."""
-    if stored.scheme == "f32":
+    if stored.weight.element == "f32":
         return (rows.astype("<f4", copy=False),)
-    if stored.scheme == "f16":
+    if stored.blocks is None:
         with np.errstate(over="ignore"):
             halves = rows.astype("<f2")
         _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
         return (halves,)
-    codes, scales = blocks.quantize(rows, SCHEMES[stored.scheme])
-    _check_finite(name, start, np.isfinite(scales), stored.scheme, "f32")
+    codes, scales = blocks.quantize(rows, stored.blocks)
+    _check_finite(name, start, np.isfinite(scales), f"int{stored.blocks.bits}", "f32")
     return codes, scales.astype("<f4", copy=False)
 
 

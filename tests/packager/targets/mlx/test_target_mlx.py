@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import resource
@@ -28,7 +29,7 @@ from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_b
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.mlx import MlxTarget
 from edgepack_packager.targets.mlx.layout import lay_out
-from edgepack_packager.targets.mlx.quantize import dequantize, quantize, round_to
+from edgepack_packager.targets.mlx.quantize import Float, dequantize, quantize, round_to
 from edgepack_packager.text import read_text
 from edgepack_packager.text.side import Text
 
@@ -100,7 +101,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", GROUPS)
 @pytest.mark.parametrize("size", [1e-20, 1e-7, 1e-4, 0.02, 1.0, 3000.0])
@@ -118,10 +119,35 @@ def test_quantiser_is_mlx_own(bits: int, kind: str, shape: str, size: float) -> 
     assert np.array_equal(np.array(values), dequantize(packed, scales, biases, bits))
 
 
-def test_quantiser_does_not_depend_on_blocks() -> None:
+def square_error(rows: Float32, bits: int, kind: Float, *, search: bool) -> float:
+    """The squared error of what is stored, scales and biases rounded to ``kind``."""
+    packed, scales, biases = quantize(rows, bits, kind, search=search)
+    found = dequantize(packed, as_type(scales, kind), as_type(biases, kind), bits)
+    return float(np.square(found.astype(np.float64) - rows).sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", GROUPS)
+@pytest.mark.parametrize("size", [1e-20, 1e-7, 1e-4, 0.02, 1.0, 3000.0])
+def test_a_search_leaves_less_than_the_plain_levels(kind: Float, shape: str, size: float) -> None:
+    rows = as_type((GROUPS[shape](np.random.default_rng(5).normal(size=(32, 256))) * size).astype(np.float32), kind)
+    plain, searched = (square_error(rows, 4, kind, search=search) for search in (False, True))
+    assert searched <= plain * (1 + 1e-5)
+    if shape == "normal" and size >= 0.02:
+        assert searched < 0.9 * plain
+
+
+def test_a_search_gives_the_same_bytes_on_every_host() -> None:
+    rows = np.random.default_rng(3).integers(-(2**20), 2**20, (64, 256)).astype(np.float32) / np.float32(3)
+    found = [hashlib.sha256(part.tobytes()).hexdigest()[:16] for part in quantize(rows, 4, "bf16", search=True)]
+    assert found == ["a429a4bb5d903aa0", "5a9d1399e097a270", "f1065348fa756d87"]
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_quantiser_does_not_depend_on_blocks(search: bool) -> None:
     rows = np.random.default_rng(3).normal(size=(700, 2048)).astype(np.float32)
-    whole = quantize(rows, 4)
-    parts = [quantize(rows[start:stop], 4) for start, stop in ((0, 1), (1, 300), (300, 700))]
+    whole = quantize(rows, 4, search=search)
+    parts = [quantize(rows[start:stop], 4, search=search) for start, stop in ((0, 1), (1, 300), (300, 700))]
     assert all(
         np.array_equal(one, np.concatenate(some)) for one, some in zip(whole, zip(*parts, strict=True), strict=True)
     )
@@ -350,7 +376,7 @@ def test_rows_read_back_within_their_bound(scheme: str, dtype: str, tmp_path: Pa
     assert_reads_back(weights, tmp_path / "v")
 
 
-@pytest.mark.parametrize("scheme", ["4bit", "8bit", "f16"])
+@pytest.mark.parametrize("scheme", ["4bit", "4bit_mixed", "8bit", "f16"])
 def test_bound_holds_for_rows_made_to_break_it(scheme: str, tmp_path: Path) -> None:
     weights = random_weights(decoder(), "bf16")
     rng = np.random.default_rng(1)
@@ -412,6 +438,8 @@ def test_damage_is_a_build_error(fault: str, tmp_path: Path) -> None:
     ("f16", math.nan, r"layers\.0\.mlp\.up holds a NaN or an infinity"),
     ("bf16", math.inf, r"layers\.0\.mlp\.up holds a NaN or an infinity"),
     ("4bit", math.nan, r"layers\.0\.mlp\.up holds a NaN or an infinity"),
+    ("4bit_mixed", math.nan, r"layers\.0\.mlp\.up holds a NaN or an infinity"),
+    ("4bit_mixed", -math.inf, r"layers\.0\.mlp\.up holds a NaN or an infinity"),
 ])  # fmt: skip
 def test_number_that_does_not_fit_is_named(scheme: str, value: float, words: str, tmp_path: Path) -> None:
     weights = random_weights(decoder())
@@ -457,8 +485,9 @@ def test_scheme_names() -> None:
     target = find("mlx")
     model = Model("tiny", decoder(), "bf16")
     asked = ("f32", "f16", "q8", "q4", "bf16", "4bit", "8bit")
-    assert [target.scheme(name, model) for name in asked] == ["f32", "f16", "8bit", "4bit", "bf16", "4bit", "8bit"]
-    with pytest.raises(UsageError, match=r"'q4_k_m'\. Choose from: f32, f16, q8, q4, bf16, 8bit, 4bit"):
+    schemes = ["f32", "f16", "8bit", "4bit_mixed", "bf16", "4bit", "8bit"]
+    assert [target.scheme(name, model) for name in asked] == schemes
+    with pytest.raises(UsageError, match=r"'q4_k_m'\. Choose from: f32, f16, q8, q4, bf16, 4bit, 8bit, 4bit_mixed"):
         target.scheme("q4_k_m", model)
 
 

@@ -26,7 +26,7 @@ from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
-from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
+from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, Blocks, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
 from edgepack_packager.text.side import Text
 
@@ -124,7 +124,7 @@ def test_codes_and_scales_are_those_of_onnxruntime(bits: int, draw: Any) -> None
     rng = np.random.default_rng(bits)
     for columns in COLUMNS:
         rows = draw(rng, (64, columns))
-        codes, scales = quantize(rows, bits)
+        codes, scales = quantize(rows, Blocks(bits))
         engine_codes, engine_scales = engines_own(rows, bits)
         assert np.array_equal(codes, engine_codes)
         assert np.array_equal(scales.view(np.uint32), engine_scales.view(np.uint32))
@@ -133,8 +133,8 @@ def test_codes_and_scales_are_those_of_onnxruntime(bits: int, draw: Any) -> None
 @pytest.mark.parametrize("bits", [4, 8])
 def test_numbers_below_every_scale_become_zeros(bits: int) -> None:
     rows = np.full((1, 32), 1e-42, np.float32)
-    codes, scales = quantize(rows, bits)
-    assert np.abs(dequantize(codes, scales, 32)).max() == 0
+    codes, scales = quantize(rows, Blocks(bits))
+    assert np.abs(dequantize(codes, scales, 32, bits)).max() == 0
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -143,13 +143,55 @@ def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(bits: int) -> Non
     half = 2 ** (bits - 1)
     worst = np.full((1, 32), 0.5, np.float32)
     worst[0, 0] = -half
-    codes, scales = quantize(worst, bits)
-    reached = row_errors(dequantize(codes, scales, 32), worst)[0]
-    assert 0.999 * bound(bits) < reached <= bound(bits)
+    codes, scales = quantize(worst, Blocks(bits))
+    reached = row_errors(dequantize(codes, scales, 32, bits), worst)[0]
+    assert 0.999 * bound(Blocks(bits)) < reached <= bound(Blocks(bits))
     for columns in COLUMNS:
         rows = rng.standard_normal((200, columns), dtype=np.float32) ** 3
-        codes, scales = quantize(rows, bits)
-        assert row_errors(dequantize(codes, scales, columns), rows).max() <= bound(bits)
+        codes, scales = quantize(rows, Blocks(bits))
+        assert row_errors(dequantize(codes, scales, columns, bits), rows).max() <= bound(Blocks(bits))
+
+
+SEARCHED = [Blocks(4, size, searched=True) for size in (32, 64)]
+
+
+@pytest.mark.parametrize("form", SEARCHED)
+@pytest.mark.parametrize("draw", [normal, as_bf16, whole_numbers, signed_zeros, tiny_numbers])
+def test_a_searched_scale_leaves_less_than_the_plain_one(draw: Any, form: Blocks) -> None:
+    rng = np.random.default_rng(form.size)
+    for columns in COLUMNS:
+        rows = draw(rng, (64, columns))
+        plain = Blocks(4, form.size)
+        plain_error, error = (
+            np.square(dequantize(*quantize(rows, each), columns, 4).astype(np.float64) - rows).sum()
+            for each in (plain, form)
+        )
+        assert error <= plain_error * (1 + 1e-6)
+        if draw is normal and columns % form.size == 0:
+            assert error < 0.92 * plain_error
+
+
+@pytest.mark.parametrize("form", SEARCHED)
+def test_a_searched_row_is_within_the_bound(form: Blocks) -> None:
+    rows = np.random.default_rng(2).standard_normal((500, 256), dtype=np.float32) ** 3
+    rows[0] = 0.5
+    rows[0, :: form.size] = -8
+    assert row_errors(dequantize(*quantize(rows, form), 256, 4), rows).max() <= bound(form)
+
+
+def test_a_search_gives_the_same_bytes_on_every_host() -> None:
+    rows = np.random.default_rng(3).integers(-(2**20), 2**20, (64, 256)).astype(np.float32) / np.float32(3)
+    found = [hashlib.sha256(part.tobytes()).hexdigest()[:16] for form in SEARCHED for part in quantize(rows, form)]
+    assert found == ["a1fab1e26c47f4ba", "40df48a0ff11576e", "d3bdb88e879d673f", "28b54e25aaf6357a"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", [*SEARCHED, Blocks(4), Blocks(8, 64)])
+def test_a_block_that_is_not_finite_has_no_finite_scale(form: Blocks, number: float) -> None:
+    rows = np.ones((2, 128), np.float32)
+    rows[1, 70] = number
+    _, scales = quantize(rows, form)
+    assert np.argwhere(~np.isfinite(scales)).tolist() == [[1, 70 // form.size]]
 
 
 # The layout ----------------------------------------------------------------------------------------------------------
@@ -235,8 +277,9 @@ def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> N
             assert np.array_equal(found, tensors[name].astype(np.float16).astype(np.float32))
         else:
             assert errors.min() > 0
+        if scheme in QUANTIZED and len(shape) == 2:
             codes, scales = engines_own(tensors[name], QUANTIZED[scheme])
-            assert np.array_equal(found, dequantize(codes, scales, shape[1]))
+            assert np.array_equal(found, dequantize(codes, scales, shape[1], QUANTIZED[scheme]))
     reader.close()
 
 
@@ -257,7 +300,7 @@ def test_the_same_model_gives_the_same_bytes_in_blocks_of_any_size(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("scheme", ["int4", "int8", "int4_mixed"])
 def test_a_tied_head_names_the_bytes_of_the_embedding(tmp_path: Path, scheme: str, kind: str) -> None:
     described = DECODERS[kind](qkv_bias=False)
     pack(tmp_path, described, random_tensors(described), scheme)
@@ -311,7 +354,8 @@ def test_another_shape_is_found_when_it_is_read_back(tmp_path: Path) -> None:
     pack(tmp_path / "f32", described, random_tensors(described), "f32")
     pack(tmp_path / "int4", described, random_tensors(described), "int4")
     wider = msgspec.structs.replace(described, intermediate_size=180)
-    for scheme in ("f32", "int4"):
+    pack(tmp_path / "int4_mixed", described, random_tensors(described), "int4_mixed")
+    for scheme in ("f32", "int4", "int4_mixed"):
         with pytest.raises(BuildError, match=r"layers\.0\.mlp\.gate has"):
             find("onnx").read(tmp_path / scheme, wider).rows("layers.0.mlp.gate", 0, 1)
 
@@ -376,9 +420,10 @@ def test_a_model_without_positions_has_no_tables(tmp_path: Path) -> None:
         ("fp32", "f32"),
         ("f16", "f16"),
         ("q8", "int8"),
-        ("q4", "int4"),
+        ("q4", "int4_mixed"),
         ("int8", "int8"),
         ("int4", "int4"),
+        ("int4_mixed", "int4_mixed"),
     ],
 )
 def test_a_quantization_maps_to_its_scheme(asked: str, scheme: str) -> None:

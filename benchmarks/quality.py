@@ -1,0 +1,235 @@
+"""What each scheme costs a trained model: bytes, perplexity, and how far its predictions are from the source's.
+
+    python benchmarks/quality.py --scratch /tmp/quality \\
+        --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
+        [--tokens 4096] [--write docs/quality.md]
+
+The text's first tokens are read in windows that start anew. The source is computed by the proof's reference in float32;
+gguf and onnx payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a
+token on a processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept
+under --scratch, so that a second run goes on. One core: 10 CPU seconds for 300 tokens and a scheme of SmolLM2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+import msgspec
+import numpy as np
+import quality_page
+from numpy.typing import NDArray
+from quality_page import Result
+from tokenizers import Tokenizer
+
+from edgepack import runtime
+from edgepack.bundle.decoder import Decoder
+from edgepack.runtime import Options, Session
+from edgepack_packager import families, reference, source, targets
+from edgepack_packager.checkpoint import CONFIG, open_checkpoint
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.targets import Model, Request
+from edgepack_packager.text import read_text
+from edgepack_packager.write import write
+
+SCHEMES = {
+    "gguf": ("q4_0", "q4_k_m", "q5_k_m", "q8_0"),
+    "onnx": ("int4", "int4_mixed", "int8"),
+    "mlx": ("4bit", "4bit_mixed", "8bit"),
+}
+WINDOW = 1024
+SLICE = 128
+CHECKED = 256
+"""Tokens that both the engine and the reference compute where the engine is slow."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class InMemory:
+    """A decoder's tensors, read once."""
+
+    decoder: Decoder
+    dtype: str
+    tensors: dict[str, Float32]
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        """Return rows of a tensor."""
+        return self.tensors[name][start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, the windows of token ids that it is judged on, and its normed states after each."""
+
+    name: str
+    model: Model
+    weights: InMemory
+    windows: list[list[int]]
+    states: list[Float32]
+
+
+def main() -> None:
+    """Measure what is not measured yet, print the tables, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--model", nargs=3, action="append", required=True, metavar=("NAME", "FOLDER", "TEXT"))
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--schemes", nargs="+", default=[f"{key}:{name}" for key in SCHEMES for name in SCHEMES[key]])
+    parser.add_argument("--write", type=Path, help="the page whose tables to replace")
+    asked = parser.parse_args()
+    results: list[Result] = []
+    for name, folder, text in asked.model:
+        results += _results(name, folder, Path(text), asked.tokens, asked.schemes, asked.scratch)
+    print(quality_page.tables(results))
+    if asked.write:
+        quality_page.write(asked.write, results)
+
+
+def _results(
+    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path
+) -> Iterator[Result]:
+    subject: Subject | None = None
+    for scheme in schemes:
+        place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
+        if not place.exists():
+            subject = subject or _subject(name, folder, text, tokens)
+            result = _measure(subject, *scheme.split(":"), scratch / "variant")
+            place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+            print(place.read_text(), flush=True)
+        yield msgspec.json.decode(place.read_bytes(), type=Result)
+
+
+def _subject(name: str, model: str, text: Path, tokens: int) -> Subject:
+    folder = source.find(model).folder
+    config = read_object(folder / CONFIG)
+    with open_checkpoint(folder) as checkpoint:
+        read = families.open_model(checkpoint)
+        decoder = read.decoder
+        weights = _in_memory(read)
+    side = read_text(folder, config, decoder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(_prose(text), add_special_tokens=False).ids[:tokens]
+    width = min(WINDOW, decoder.context)
+    windows = [ids[start : start + width] for start in range(0, len(ids), width)]
+    states = [reference.hidden(weights, window) for window in windows]
+    return Subject(name, Model(name, decoder, weights.dtype, config, side), weights, windows, states)
+
+
+def _prose(path: Path) -> str:
+    """Return a text file's text; of JSON lines, the questions with their answers."""
+    if path.suffix != ".jsonl":
+        return path.read_text("utf-8")
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return "\n".join(f"{line['question']} {line['answer']}" for line in lines if "question" in line)
+
+
+def _in_memory(weights: Weights) -> InMemory:
+    tensors = {name: np.array(weights.rows(name, 0, shape[0])) for name, shape in weights.decoder.tensors()}
+    return InMemory(weights.decoder, weights.dtype, tensors)
+
+
+def _measure(subject: Subject, target: str, scheme: str, scratch: Path) -> Result:
+    rmtree(scratch, ignore_errors=True)
+    request = Request(targets.find(target), scheme, scheme)
+    (written,) = write(subject.weights, [request], scratch, subject.model)
+    folder, decoder = scratch / request.id, subject.model.decoder
+    weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
+    size = sum(file.stat().st_size for pattern in weight_files for file in folder.glob(pattern))
+    engine_kl = reference_kl = None
+    if target == "mlx":
+        read = _read_back(request, folder, decoder)
+        logits = (_from_reference(read, window) for window in subject.windows)
+        first = [window[:CHECKED] for window in subject.windows[:1]]
+        states = [rows[:CHECKED] for rows in subject.states[:1]]
+        by_engine = _compare(subject.weights, first, states, [_from_engine("mlx", folder, decoder, first[0])])
+        by_reference = _compare(subject.weights, first, states, [_from_reference(read, first[0])])
+        engine_kl, reference_kl = float(by_engine[0].mean()), float(by_reference[0].mean())
+    else:
+        logits = (_from_engine(target, folder, decoder, window) for window in subject.windows)
+    kl, same, loss, exact_loss = _compare(subject.weights, subject.windows, subject.states, logits)
+    rmtree(scratch)
+    return Result(
+        model=subject.name,
+        target=target,
+        scheme=scheme,
+        tokens=len(kl),
+        bytes=size,
+        bits=written.bits(decoder),
+        kl=float(kl.mean()),
+        kl_error=_standard_error(kl),
+        top1=float(same.mean()),
+        perplexity=float(np.exp(loss.mean())),
+        reference_perplexity=float(np.exp(exact_loss.mean())),
+        engine_kl=engine_kl,
+        checked_kl=reference_kl,
+    )
+
+
+def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:
+    reader = request.target.read(folder, decoder)
+    try:
+        return InMemory(decoder, "f32", {name: reader.rows(name, 0, shape[0]) for name, shape in decoder.tensors()})
+    finally:
+        reader.close()
+
+
+def _from_reference(weights: Weights, ids: Sequence[int]) -> Iterator[Float32]:
+    states = reference.hidden(weights, ids)
+    for start in range(0, len(ids), SLICE):
+        yield reference.head(weights, states[start : start + SLICE])
+
+
+def _from_engine(target: str, folder: Path, decoder: Decoder, ids: Sequence[int]) -> Iterator[Float32]:
+    session: Session = runtime.find(target).open(folder, decoder, Options(len(ids), 1, "f32", SLICE, None))
+    try:
+        for start in range(0, len(ids), SLICE):
+            yield session.forward_all(ids[start : start + SLICE])
+    finally:
+        session.close()
+
+
+def _compare(
+    weights: Weights,
+    windows: Sequence[Sequence[int]],
+    states: Sequence[Float32],
+    logits: Iterator[Iterator[Float32]] | list[Iterator[Float32]],
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return, of each token, KL(source || payload) in nats and whether the likeliest next one is the same; and of each
+    but a window's last, what payload and source find the next one: -log p."""
+    parts: list[tuple[Floats, Floats, Floats, Floats]] = []
+    for window, exact, slices in zip(windows, states, logits, strict=True):
+        for start, found in zip(range(0, len(window), SLICE), slices, strict=True):
+            log_p = _log_softmax(reference.head(weights, exact[start : start + SLICE]))
+            log_q = _log_softmax(found)
+            following = np.array(window[start + 1 : start + 1 + len(found)], np.intp)
+            at = np.arange(len(following)), following
+            parts.append(
+                (
+                    (np.exp(log_p) * (log_p - log_q)).sum(axis=-1, dtype=np.float64),
+                    (log_p.argmax(axis=-1) == log_q.argmax(axis=-1)).astype(np.float64),
+                    -log_q[at].astype(np.float64),
+                    -log_p[at].astype(np.float64),
+                )
+            )
+    kl, same, loss, exact_loss = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return kl, same, loss, exact_loss
+
+
+def _log_softmax(logits: Float32) -> Float32:
+    shifted: Float32 = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def _standard_error(values: Floats) -> float:
+    return float(values.std() / np.sqrt(len(values)))
+
+
+if __name__ == "__main__":
+    main()

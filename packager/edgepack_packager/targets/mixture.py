@@ -1,0 +1,40 @@
+"""Which tensors a mixture of precisions gives more bits: a rule of names and shapes alone.
+
+docs/quality.md has the measurements behind it, docs/adr/0010-mixtures-by-shape.md the decision.
+"""
+
+from __future__ import annotations
+
+from edgepack.bundle.decoder import Decoder
+
+SMALL = 1_000_000_000
+"""Parameters below which a model gets the whole mixture: the matrices of larger ones are so wide that more of their
+rounding averages out, and its price in bytes grows with them."""
+
+
+def sensitive(decoder: Decoder) -> frozenset[str]:
+    """Return the canonical matrices that lose most by being rounded, for the bytes that more bits take there.
+
+    Of every model what makes the logits, the head or the tied embedding, and the value projections where several
+    query heads share one: those are small, and all that is read passes through them. Of a model below ``SMALL`` all
+    embeddings and value projections, the down projection of every third layer, and the whole last layer.
+    """
+    layers = range(decoder.n_layers)
+    if decoder.n_parameters >= SMALL:
+        shared = decoder.n_kv_heads < decoder.n_heads
+        values = {f"layers.{layer}.attention.v" for layer in layers} if shared else set()
+        return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
+    last = f"layers.{decoder.n_layers - 1}."
+    downs = {f"layers.{layer}.mlp.down" for layer in layers[2::3]}
+    return frozenset(
+        name
+        for name, shape in decoder.tensors()
+        if len(shape) == 2 and (name.startswith(("embedding", "head", last)) or name.endswith(".v") or name in downs)
+    )
+
+
+def next_sensitive(decoder: Decoder) -> frozenset[str]:
+    """Return those that come next, of a model below ``SMALL``: its key projections and the other down projections."""
+    layers = range(decoder.n_layers if decoder.n_parameters < SMALL else 0)
+    parts = ("attention.k", "mlp.down")
+    return frozenset(f"layers.{layer}.{part}" for layer in layers for part in parts) - sensitive(decoder)
