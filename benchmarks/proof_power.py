@@ -1,9 +1,9 @@
 """What the proof sees: damage in the weights of a real model, and the rounding of its engines.
 
-    python benchmarks/proof_power.py FOLDER [--quant q4]
+    python benchmarks/proof_power.py FOLDER
 
-The first table damages the first layers of the model, as a broken converter would, writes them for each target, and
-gives of each tensor gate its figure over its limit, at the place where it is tightest: more than 1 is a miss. The
+The first table damages the first layers of the model, as a broken converter would, writes them in each scheme of 4
+bits, and gives the tensor gate whose figure is the most times its limit, and how many times: more than 1 is a miss. The
 second runs sound variants of the same layers by their engines: how far an engine is from the reference with the
 variant's own weights, and the limit, which is twice what rounding at the engine's places costs the reference.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,52 +50,50 @@ def sound(weights: Weights, name: str, start: int, stop: int) -> Float32:
     return weights.rows(name, start, stop)
 
 
-def written(quant: str, source: Weights, damaged: Weights, folder: Path) -> list[Request]:
-    """Write a variant of damaged weights for every target, and return what was written."""
+def requests_of(source: Weights, *bits: int) -> list[Request]:
+    """Return what asks for all schemes of so many nominal bits, of every target."""
     model = Model("power", source.decoder, source.dtype)
     found = [targets.find(name) for name in targets.names()]
-    requests = [Request(target, quant, target.scheme(quant, model)) for target in found]
-    write(damaged, requests, folder, model)
-    return requests
+    names = [(target, scheme) for target in found for scheme, width in target.schemes.items() if width in bits]
+    return [Request(target, scheme, target.scheme(scheme, model)) for target, scheme in names]
 
 
-def shares(gates: Sequence[Gate]) -> str:
-    """Return each gate's figure over its limit; with a limit of 0, whether it holds."""
-    told = []
-    for each in gates:
-        share = each.value / each.limit if each.limit else 0.0 if each.passes else float("inf")
-        told.append(f"{each.name.removeprefix('tensors.')} {share:.3g}")
-    return ", ".join(told)
+def furthest(gates: Sequence[Gate]) -> str:
+    """Return the gate whose figure is the most times its limit, and how many times that is."""
+    shares = {each.name: each.value / each.limit if each.limit else 0 if each.passes else inf for each in gates}
+    name = max(shares, key=lambda each: shares[each])
+    return f"{name.removeprefix('tensors.')} {shares[name]:.3g}"
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--quant", default="q4")
-    asked = parser.parse_args()
-    with open_checkpoint(asked.folder) as checkpoint:
+    with open_checkpoint(parser.parse_args().folder) as checkpoint:
         source = Beginning(families.open_model(checkpoint))
-        print("| weights | variant | figures over their limits | |\n|---|---|---|---|")
+        model = Model("power", source.decoder, source.dtype)
+        few = requests_of(source, 4)
+        print("| weights |", " | ".join(request.id for request in few), "|\n|---|" + "---|" * len(few))
         for name, change in {"sound": sound, **DAMAGE}.items():
             with TemporaryDirectory() as folder:
-                for request in written(asked.quant, source, Damaged(source, change), Path(folder)):
-                    found = tensors.prove(request.target, Path(folder, request.id), source, lambda _: None)
-                    gates = [finding.gate for finding in found.findings]
-                    verdict = "holds" if all(gate.passes for gate in gates) else "caught"
-                    print(f"| {name} | {request.id} | {shares(gates)} | {verdict} |", flush=True)
+                write(Damaged(source, change), few, Path(folder), model)
+                cells = [held(request, Path(folder, request.id), source) for request in few]
+            print(f"| {name} |", " | ".join(cells), "|", flush=True)
         print("\n| variant | engine | limit |\n|---|---|---|")
         ids = probe.make(source.decoder, None).ids[: execution.TOKENS]
-        for quant in ("f16", "q8", asked.quant):
+        for request in requests_of(source, 16, 8, 4):
             with TemporaryDirectory() as folder:
-                for request in written(quant, source, source, Path(folder)):
-                    target, place = request.target, Path(folder, request.id)
-                    logits = Path(folder, "logits")
-                    engine.run(target.runtime, place, source.decoder, ids, "f32", logits)
-                    held = execution.prove(
-                        target, place, source.decoder, ids, logits, kv_cache="f32", scratch=Path(folder)
-                    )
-                    print(f"| {request.id} | {held.value:.2g} | {held.limit:.2g} |", flush=True)
+                write(source, [request], Path(folder), model)
+                place, logits, target = Path(folder, request.id), Path(folder, "logits"), request.target
+                engine.run(target.runtime, place, source.decoder, ids, "f32", logits)
+                heard = execution.prove(target, place, source.decoder, ids, logits, kv_cache="f32", scratch=place)
+                print(f"| {request.id} | {heard.value:.2g} | {heard.limit:.2g} |", flush=True)
+
+
+def held(request: Request, variant: Path, source: Weights) -> str:
+    """Return the tensor gate that is furthest beyond its limit, or closest to it."""
+    found = tensors.prove(request.target, variant, source, lambda _: None)
+    return furthest([finding.gate for finding in found.findings])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ pytestmark = pytest.mark.real
 
 LAYERS, ROWS = 4, 4096
 
+FOUR_BITS = [
+    (name, scheme) for name in targets.names() for scheme, bits in targets.find(name).schemes.items() if bits == 4
+]
+
 
 class Beginning:
     """The first layers of a model, and the first rows of its vocabulary: enough of it to be damaged many times."""
@@ -55,10 +59,10 @@ def judged(target: str, quant: str, source: Weights, change: Change, folder: Pat
     return missed(tensors.prove(chosen, folder / request.id, source, lambda _: None).findings)
 
 
-@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize(("target", "scheme"), FOUR_BITS)
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_in_four_bits_is_caught(damage: str, target: str, weights: Weights, tmp_path: Path) -> None:
-    found = judged(target, "q4", Beginning(weights), DAMAGE[damage], tmp_path)
+def test_damage_in_four_bits_is_caught(damage: str, target: str, scheme: str, weights: Weights, tmp_path: Path) -> None:
+    found = judged(target, scheme, Beginning(weights), DAMAGE[damage], tmp_path)
     assert any(" of layers." in each for each in found), found
 
 
@@ -66,6 +70,13 @@ def test_damage_in_four_bits_is_caught(damage: str, target: str, weights: Weight
 @pytest.mark.parametrize("quant", ["q4", "q8"])
 def test_a_sound_variant_holds(quant: str, target: str, weights: Weights, tmp_path: Path) -> None:
     assert judged(target, quant, weights, unchanged, tmp_path) == []
+
+
+@pytest.mark.parametrize(("target", "scheme"), FOUR_BITS)
+def test_a_sound_beginning_holds_in_every_scheme_of_four_bits(
+    target: str, scheme: str, weights: Weights, tmp_path: Path
+) -> None:
+    assert judged(target, scheme, Beginning(weights), unchanged, tmp_path) == []
 
 
 def test_the_default_build_holds_and_tells_what_it_lost(smollm2_off: Path, tmp_path: Path) -> None:
