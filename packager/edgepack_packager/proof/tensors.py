@@ -78,7 +78,9 @@ def prove(target: Target, variant: Path, weights: Weights, advance: Callable[[in
 
 
 def _figures(error: float, power: float, dot: float) -> dict[str, float]:
-    return {"error": float(np.sqrt(error / power)), "scale": dot / power} if power else {"error": float(np.sqrt(error))}
+    if not power:
+        return {"error": float(np.sqrt(error))}
+    return {"error": float(np.sqrt(error / power)), "scale": float(dot / power)}
 
 
 class _Pair:
