@@ -1,7 +1,7 @@
 """What a user sees of a quantisation: of twenty simple facts that f16 knows, the default 4 bits know eighteen.
 
-A model of 135 million parameters is erratic, so that f16 is the measure: it answers these at temperature 0, and no token
-up to the answer has another within half a nat of it.
+A model of 135 million parameters is erratic, so that f16 is the measure: it answers these at temperature 0, and no
+token up to the answer has another within half a nat of it.
 """
 
 from __future__ import annotations
