@@ -1,6 +1,7 @@
 """What a user sees of a quantisation: of twenty simple facts that f16 knows, the default 4 bits know eighteen.
 
-A model of 135 million parameters is erratic: the facts are those that f16 gives at temperature 0 in these words.
+A model of 135 million parameters is erratic, so that f16 is the measure: it answers these at temperature 0, and no
+token up to the answer has another within half a nat of it.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ from edgepack_packager.build import Built, Recipe, build
 pytestmark = pytest.mark.real
 
 QUESTIONS = {
-    "What is the capital of France?": "Paris",
     "What is the capital of Japan?": "Tokyo",
     "What is the capital of Germany?": "Berlin",
+    "What is the capital of England?": "London",
     "What is the capital of Egypt?": "Cairo",
-    "What is 3 + 4?": "7",
+    "What is the capital of China?": "Beijing",
+    "What is the capital of Greece?": "Athens",
     "How many days are in a week?": "7",
-    "Who wrote Romeo and Juliet?": "Shakespeare",
     "What is the chemical symbol for water?": "H2O",
-    "Which animal says meow?": "cat",
+    "What is the opposite of hot?": "cold",
     "What is the largest ocean on Earth?": "Pacific",
 }
 BEGINNINGS = {
+    "The capital of France is": "Paris",
     "The capital of Italy is": "Rome",
     "The capital of Spain is": "Madrid",
-    "The capital of England is": "London",
-    "Monday, Tuesday, Wednesday,": "Thursday",
     "January, February, March,": "April",
-    "one, two, three, four,": "five",
-    "The opposite of hot is": "cold",
+    "A, B, C, D,": "E",
+    "The opposite of up is": "down",
+    "There are seven days in a": "week",
     "The Earth revolves around the": "Sun",
     "The first President of the United States was George": "Washington",
-    "The largest planet in the solar system is": "Jupiter",
+    "Romeo and Juliet was written by William": "Shakespeare",
 }
 
 
