@@ -165,7 +165,9 @@ def _build(entry: catalog.Entry, folder: Path, scratch: Path, recipe: list[str])
     row |= {"layers": manifest["decoder"]["n_layers"], "context": manifest["context"]["profile"]}
     for variant in manifest["variants"]:
         gates = {gate["name"]: gate["value"] for gate in variant["proof"]["gates"]}
-        row[variant["id"]] = {name: gates[name] for name in ("structure.nmse", "loss.kl", "loss.top1")}
+        lost = variant["proof"]["loss"]["text"]
+        row[variant["id"]] = {name: gates[name] for name in ("structure.nmse", "engine.nmse")}
+        row[variant["id"]] |= {name: lost[name] for name in ("kl", "top1")}
     return row
 
 

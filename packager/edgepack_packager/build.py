@@ -1,4 +1,4 @@
-"""Build a bundle: source -> checkpoint -> family -> targets -> proof -> seal.
+"""Build a bundle: prepare -> checkpoint -> family -> targets -> proof -> seal.
 
 This is the whole way of a model through the packager; each step is a module of its own.
 """
@@ -12,20 +12,14 @@ from shutil import rmtree
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
-from edgepack.device.hardware import detect
-from edgepack.errors import EngineMissingError, ProofError
-from edgepack.isolation import probing
-from edgepack.runtime import Support
-from edgepack_packager import families, foresight, licence, proof, seal, source, work
-from edgepack_packager.checkpoint import CONFIG, open_checkpoint
-from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack.errors import ProofError
+from edgepack_packager import families, proof, seal, source, work
+from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
-from edgepack_packager.families import quantised
+from edgepack_packager.prepare import prepare
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import generation, golden, read_text, warnings
-from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
 
@@ -68,60 +62,30 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     missed which gates, and has the bundle of those that hold, where one does.
     """
     progress = progress or Silent()
-    origin = source.find(name)
-    config = read_object(origin.folder / CONFIG)
-    decoder = families.describe(config, recipe.context)
-    called = recipe.name or origin.name
-    out = out or Path(f"{called}.edgepack")
-    work.refuse_existing(out)
-    failed = work.evidence_of_failures(out)
-    source.fetch_text(origin)
-    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
-    # The element type is the weights' to say; it changes no scheme and little of the size.
-    text_side = read_text(origin.folder, config, decoder, chat=not recipe.no_chat)
-    model = Model(called, decoder, "bf16", config, text_side)
-    text = compiled(seal.text_of(model))
-    model = replace(model, text=text)
-    generation(text)  # what is wrong in it is refused now
-    tokenizer = seal.tokenizer_of(text)
-    vectors = golden.vectors(text, tokenizer, recipe.date)
-    requests = recipe.requests(model)
-    hardware = detect()
-    supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
-    engines = _engines(supports, recipe.unproven)
-    notes = [*families.notes(config), *text.notes]
-    for sentence in (*notes, *warnings(text), foresight.obstacle(model, requests, hardware, supports)):
-        if sentence:
-            progress.warn(sentence)
-    if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
-        quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
-    source.fetch_weights(origin, progress, source.Need("the bundle takes", out.parent, _size(requests, model)))
-    with open_checkpoint(origin.folder) as checkpoint, work.folder(out) as scratch:
+    ready = prepare(name, recipe, out, progress)
+    source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
+    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out) as scratch:
         weights = families.open_model(checkpoint, recipe.context)
         for sentence in weights.notes:
             progress.warn(sentence)
-        model = replace(model, dtype=weights.dtype)
+        model = replace(ready.model, dtype=weights.dtype)
         bundle = scratch / "bundle"
-        prover = proof.Prover(weights, text, vectors, tokenizer, engines, scratch, progress, recipe.max_kl)
-        parts = _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+        prover = ready.prover(weights, scratch, progress)
+        parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            passed_over = [*notes, *weights.notes]
-            manifest, identity = seal.seal(bundle, origin, checkpoint.files, model, vectors, recipe, held, passed_over)
-            work.publish(bundle, out)
-            built = Built(out, identity, manifest)
+            notes = [*ready.notes, *weights.notes]
+            files = checkpoint.files
+            manifest, identity = seal.seal(bundle, ready.origin, files, model, ready.vectors, recipe, held, notes)
+            work.publish(bundle, ready.out)
+            built = Built(ready.out, identity, manifest)
         lost = [part for part in parts if part.verdict.missed]
-        seal.write_evidence(scratch / failed.name, lost)
-        work.replace(scratch / failed.name, failed)
+        seal.write_evidence(scratch / ready.failed.name, lost)
+        work.replace(scratch / ready.failed.name, ready.failed)
     if lost or built is None:
-        raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, failed)
+        raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, ready.failed)
     return built
-
-
-def _size(requests: Sequence[Request], model: Model) -> int:
-    """Return the bytes that the variants will take, as their targets measure them."""
-    return sum(request.target.measure(model.decoder, model.dtype, request.scheme).data_bytes for request in requests)
 
 
 def _write_and_prove(
@@ -142,18 +106,3 @@ def _write_and_prove(
             rmtree(variants / request.id)
         parts.append(seal.Part(request, done, verdict))
     return parts
-
-
-def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
-    """Return those of the runtimes that can run here, each of which was asked in a child process.
-
-    Raises ``EngineMissingError`` where one cannot, and its variants would have to be proven.
-    """
-    for name, support in supports.items():
-        if not support.devices and not unproven:
-            way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
-            raise EngineMissingError(
-                f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
-                hint=f"{way}. Or seal them without proof: --unproven",
-            )
-    return {name: support for name, support in supports.items() if support.devices}

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from secrets import token_hex
 
 from edgepack.errors import BuildError, OutputExistsError
 
@@ -28,22 +28,31 @@ def folder(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
-        work = Path(mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
-        raise BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.") from None
-    with open(work / _LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise _unwritable(out, error) from None
+    # Named before it is made, so that an interrupt at any moment finds it.
+    work = out.parent / f".{out.name}.{token_hex(8)}.partial"
+    try:
         try:
-            yield work
+            work.mkdir(mode=0o700)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-                raise
-            raise BuildError(
-                f"Writing the bundle failed: {error.strerror}.",
-                hint="Nothing was left behind; free some space and repeat.",
-            ) from None
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            raise _unwritable(out, error) from None
+        with open(work / _LOCK, "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield work
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        raise BuildError(
+            f"Writing the bundle failed: {error.strerror}.",
+            hint="Nothing was left behind; free some space and repeat.",
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _unwritable(out: Path, error: OSError) -> BuildError:
+    return BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.")
 
 
 def publish(bundle: Path, out: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from models import make_llama
@@ -70,3 +73,16 @@ def test_a_context_holds_a_prompt_and_an_answer() -> None:
     with pytest.raises(UsageError, match="A context of 1 token"):
         Recipe(("gguf",), ("q4",), context=1)
     assert Recipe(("gguf",), ("q4",), context=2).context == 2
+
+
+@pytest.mark.parametrize("package", ["gguf", "onnx", "threadpoolctl"])
+def test_a_package_that_only_a_build_needs_is_named(package: str, tmp_path: Path) -> None:
+    """Whoever has an engine and no more: the package is hidden from a new process."""
+    target = "onnx" if package == "onnx" else "gguf"
+    words = ["build", str(make_llama(tmp_path / "model")), "-t", target, "-q", "f32", "-o", str(tmp_path / "out")]
+    code = f"import sys; sys.modules[{package!r}] = None; from edgepack.cli import main; sys.exit(main({words!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert package in done.stderr
+    assert "pip install 'edgepack[build]'" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from edgepack.cli import screen
+from edgepack.errors import EngineMissingError
 from edgepack_packager.cli.bar import Bar, Interrupts
 
 if TYPE_CHECKING:
@@ -87,17 +89,17 @@ def build(
     json: screen.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
-    from edgepack_packager.build import VariantsFailedError
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.targets import names
 
+    building = _building()
     targets = tuple(
         dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
     )
     recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     try:
         _show(_build(model, recipe, out), json)
-    except VariantsFailedError as error:
+    except building.VariantsFailedError as error:
         if error.built:
             _show(error.built, json)
         raise
@@ -129,11 +131,23 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
         console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
 
 
-def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
-    from edgepack_packager.build import build as run
+def _building() -> ModuleType:
+    """Return the module that builds. Raises ``EngineMissingError`` where no more than an engine was installed."""
+    try:
+        from edgepack_packager import build
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            f"A build needs the package {error.name}, which is not installed.",
+            hint="Install it with: pip install 'edgepack[build]'",
+        ) from error
+    return build
 
+
+def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
+    building = _building()
     with Interrupts() as interrupts, Bar(interrupts) as progress:
-        return run(model, recipe, out, progress=progress)
+        built: Built = building.build(model, recipe, out, progress=progress)
+    return built
 
 
 def _show(built: Built, json: bool = False) -> None:

@@ -10,6 +10,8 @@ from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 
 FILE = "config.json"
 
+_CORRECT = "Correct the field; a number stands without quotes."
+
 Value = TypeVar("Value")
 
 
@@ -21,7 +23,7 @@ def count(config: Mapping[str, Any], name: str, default: int | None = None, leas
     value = _present(config, name, default)
     # bool is a subclass of int, and JSON's true is no count.
     if type(value) is not int or not least <= value < 1 << 31:
-        raise SourceError(f"{FILE}: {name} must be a whole number above {least - 1}, not {value!r}.")
+        raise SourceError(f"{FILE}: {name} must be a whole number above {least - 1}, not {value!r}.", hint=_CORRECT)
     return value
 
 
@@ -29,7 +31,7 @@ def positive(config: Mapping[str, Any], name: str, default: float | None = None)
     """Return a finite number above 0; a missing or null field is the default, or an error without one."""
     value = _present(config, name, default)
     if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
-        raise SourceError(f"{FILE}: {name} must be a number above 0, not {value!r}.")
+        raise SourceError(f"{FILE}: {name} must be a number above 0, not {value!r}.", hint=_CORRECT)
     return float(value)
 
 
@@ -37,7 +39,7 @@ def flag(config: Mapping[str, Any], name: str, default: bool) -> bool:
     """Return true or false; a missing or null field is the default."""
     value = _present(config, name, default)
     if not isinstance(value, bool):
-        raise SourceError(f"{FILE}: {name} must be true or false, not {value!r}.")
+        raise SourceError(f"{FILE}: {name} must be true or false, not {value!r}.", hint=_CORRECT)
     return value
 
 

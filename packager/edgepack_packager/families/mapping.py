@@ -11,6 +11,7 @@ import numpy as np
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import INDEX, Checkpoint, lacking
+from edgepack_packager.checkpoint.files import ADAPTER
 from edgepack_packager.checkpoint.safetensors import FLOATS
 from edgepack_packager.checkpoint.weights import Float32, row_blocks
 from edgepack_packager.families import names, quantised
@@ -81,6 +82,8 @@ class MappedWeights:
             found.append(f"The names of {len(renamed)} tensors are read as those of the model, such as {renamed[0]}.")
         if stale := sorted(self._checkpoint.absent):
             found.append(f"{INDEX} names {_some(stale)}, which no file holds and the model does not need.")
+        if (self._checkpoint.folder / ADAPTER).exists():
+            found.append(f"{ADAPTER} is passed over: what is built are the weights beside it, as they are.")
         if left := quantised.note(self._checkpoint.config):
             found.append(left)
         return found

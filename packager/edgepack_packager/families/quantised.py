@@ -23,7 +23,7 @@ _MARKS: Mapping[str, str] = {
     r".+\.(weight_scale_inv|weight_scale|input_scale|activation_scale)": "fp8",
     r".+_(blocks|scales)": "mxfp4",
     r".+\.biases": _MLX,
-    r".+\.(W_q|codes|codebooks|scales|weight\._data|weight\._scale)": "another tool",
+    r".+\.(W_q|codes|codebooks|scales|weight\._data|weight\._scale)": "a tool that is not named",
 }
 
 _ORIGINAL = "Build the original of 16 or 32 bits that they were made from"
@@ -47,7 +47,7 @@ def declared(config: Mapping[str, Any]) -> tuple[str, str] | None:
             return field, method
         if any(said.get(key) for key in ("load_in_4bit", "load_in_8bit")):
             return field, "bitsandbytes"
-        return field, _MLX if {"bits", "group_size"} <= said.keys() else "another tool"
+        return field, _MLX if {"bits", "group_size"} <= said.keys() else "a tool that is not named"
     return None
 
 

@@ -84,7 +84,7 @@ class Prover:
         with trial.part():
             checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
             trial.findings += checked.findings
-            evidence["tensors"] = checked.errors
+            evidence["tensors"] = checked.figures
         proof = self_test = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():

@@ -1,15 +1,16 @@
 """The token gate: the payload's own tokenizer gives the ids that the bundle's gives, for every probe and golden.
 
 Only a payload with a vocabulary in the engine's format has one. It is asked for the ids of each text, in a child
-process, and for those of the text of every single token, so that no two are exchanged. What the engine is known to do
+process, and of the text of every single token, so that no two are exchanged. What the engine is known to do
 otherwise, by a rule over the vocabulary, is left out of the gate, and stands in the evidence with its reason.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,8 @@ from edgepack_packager.text.files import TOKENIZER
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
 
+PART = 128  # words that are asked at once
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -34,6 +37,10 @@ class Case:
     text: str
     special: bool
     ids: Sequence[int]
+
+
+Other = tuple[Case, list[int]]
+"""A case and the other ids that the engine gives to its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +76,12 @@ def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tok
     engine = runtime.find(name)
     if not isinstance(engine, Tokenizing):
         return None
-    wanted = [*cases(vectors), *words(tokenizer)]
-    return compare(variant, wanted, _ids(name, variant, wanted), engine, text.tokenizer)
+    ask = partial(_ids, name, variant)
+    wanted, vocabulary = cases(vectors), list(words(tokenizer))
+    parts = [vocabulary[start : start + PART] for start in range(0, len(vocabulary), PART)]
+    others = [(case, ids) for case, ids in zip(wanted, ask(wanted), strict=True) if ids != list(case.ids)]
+    others += [other for part in differing(parts, tokenizer, ask) for other in part]
+    return judge(variant, len(wanted) + len(vocabulary), others, engine, text.tokenizer)
 
 
 def cases(vectors: Vectors) -> list[Case]:
@@ -80,38 +91,66 @@ def cases(vectors: Vectors) -> list[Case]:
     return probes + [Case(golden.text, True, golden.ids) for golden in goldens if golden.refusal is None]
 
 
-def words(tokenizer: Tokenizer) -> Iterator[Case]:
-    """Yield the text of every token that is one, with the ids that it gives alone: mostly the token's own."""
+def words(tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the text of every token that is one."""
     for token in range(tokenizer.n_tokens):
         try:
             text = tokenizer.token_bytes(token).decode()
         except UnicodeDecodeError:  # a part of a character
             continue
         if text:
-            yield Case(text, False, tokenizer.encode(text, bos=False))
+            yield text
 
 
-def compare(
-    variant: Path,
-    wanted: Sequence[Case],
-    found: Sequence[Sequence[int]],
-    engine: Tokenizing,
-    tokenizer: Mapping[str, object],
+def differing(
+    parts: Sequence[Sequence[str]], tokenizer: Tokenizer, ask: Callable[[Sequence[Case]], list[list[int]]]
+) -> list[list[Other]]:
+    """Return for each part, a list of words, which of them get other ids than the tokenizer gives.
+
+    A part is asked as one text, a word a line, because an engine may take milliseconds for any text; one that differs
+    is asked again by halves, down to the word. Where only their neighbourhood differs, it is the whole part.
+    """
+    wanted = [_together(part, tokenizer) for part in parts]
+    found = ask(wanted)
+    pairs = list(zip(parts, wanted, found, strict=True))
+    halved = [part for part, case, ids in pairs if ids != list(case.ids) and len(part) > 1]
+    halves = [half for part in halved for half in (part[: len(part) // 2], part[len(part) // 2 :])]
+    below = iter(differing(halves, tokenizer, ask) if halves else ())
+    others: list[list[Other]] = []
+    for part, case, ids in pairs:
+        if ids == list(case.ids):
+            others.append([])
+        elif len(part) == 1:
+            others.append([(case, ids)])
+        else:
+            others.append([*next(below), *next(below)] or [(case, ids)])
+    return others
+
+
+def _together(part: Sequence[str], tokenizer: Tokenizer) -> Case:
+    text = "\n".join(part)
+    return Case(text, False, tokenizer.encode(text, bos=False))
+
+
+def judge(
+    variant: Path, compared: int, others: Sequence[Other], engine: Tokenizing, tokenizer: Mapping[str, object]
 ) -> Tokens:
-    """Compare the engine's ids of each case. Raises ``ProofError`` for the first that differs and should not."""
-    others = [(case, ids) for case, ids in zip(wanted, found, strict=True) if list(ids) != list(case.ids)]
+    """Return the gate over ``compared`` texts, of which others got other ids.
+
+    Raises ``ProofError`` for the first of them that no rule of the engine explains.
+    """
     left_out: dict[str, list[str]] = {}
     for special in (False, True):
-        differing = [(case, ids) for case, ids in others if case.special is special]
-        reasons = engine.known_differences(variant, tokenizer, [case.text for case, _ in differing], special=special)
-        for (case, ids), reason in zip(differing, reasons, strict=True):
+        asked = [(case, ids) for case, ids in others if case.special is special]
+        reasons = engine.known_differences(variant, tokenizer, [case.text for case, _ in asked], special=special)
+        for (case, ids), reason in zip(asked, reasons, strict=True):
             if reason is None:
                 raise ProofError(
                     f"{variant.name} failed the proof: tokens.equal is less than 1. {_difference(case, ids)}",
                     hint="Build the other targets, which go by tokenizer.json itself, and report this.",
                 )
             left_out.setdefault(reason, []).append(case.text)
-    figures: dict[str, object] = {"compared": len(wanted) - len(others), "left_out": left_out}
+    figures: dict[str, object] = {"compared": compared - len(others), "left_out": left_out}
     return Tokens(gate("tokens.equal", 1, ">=", 1), figures)
 
 

@@ -25,6 +25,7 @@ __all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "rea
 DEMO = "demo"
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(/.*)?", re.ASCII)
 _LISTED = "`edgepack models` lists the catalogue; a repository of the hub is named OWNER/NAME, a folder by its path."
 
 
@@ -67,6 +68,8 @@ def find(model: str) -> Source:
         raise place.no_checkpoint(folder)
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
         return _pinned(name, revision or None, name.partition("/")[2])
+    if address := _ADDRESS.fullmatch(model):
+        raise SourceError(f"{model!r} is an address, not a name.", hint=f"Give the repository: {address[1]}")
     raise SourceError(
         f"{model!r} is neither a folder nor a model of the catalogue.", hint=catalog.suggestion(name) or _LISTED
     )

@@ -68,7 +68,10 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: b
     notes = [_unused_end([tokens.get(id, str(id)) for id in after])] if after else []
     notes += endings.unknown(files, config, tokens)
     text = Text(files, tokenizer, begin, add_bos, (), *astuple(found))
-    text = replace(text, stops=tuple(stop.id for stop in stops(text, config)), notes=tuple(notes))
+    ends = tuple(stop.id for stop in stops(text, config))
+    if not ends:
+        notes.append("No file of the source names a token that ends a turn: an answer ends at its limit of tokens.")
+    text = replace(text, stops=ends, notes=tuple(notes))
     return rows.without_rowless(text, tokens, decoder.n_vocab)
 
 

@@ -125,7 +125,7 @@ def _show_loss(variants: Sequence[Variant]) -> None:
         for part, loss in variant.proof.loss.items() if variant.proof else ():
             rows.add_row(
                 variant.id,
-                f"{loss.tokens} tokens of text" if part == "text" else f"{loss.tokens} random ids",
+                f"{loss.tokens} of text" if part == "text" else f"{loss.tokens} random ids",
                 f"{loss.kl:.2g} ± {loss.kl_error:.1g}",
                 f"{loss.top1:.1%} ± {loss.top1_error:.1%}",
                 f"x {loss.perplexity:.3g} ± {loss.perplexity_error:.1g}",

@@ -223,6 +223,7 @@ SAME: dict[str, Callable[[Path], object]] = {
     "a head for rewards": added("v_head.summary.weight", "v_head.summary.bias"),
     "a byte order mark and line ends of Windows": with_a_mark,
     "other files and folders beside": with_others_beside,
+    "an adapter beside, that was merged": lambda folder: (folder / "adapter_config.json").write_text("{}"),
     "links": linked,
     "everything at once": both(
         renamed(wrapped_by_all), indexes_more, config(architectures=None, quantization_config=LEFT, rope_scaling={})
@@ -249,6 +250,7 @@ def test_what_transformers_loads_is_the_same_model(
 
 NOTED: dict[str, str] = {
     "an index that lists more": f"{INDEX} names the tensors lm_head.bias, ",
+    "an adapter beside, that was merged": "adapter_config.json is passed over",
     "DDP": "The names of 21 tensors are read as those of the model, such as module.",
     "FSDP's class": "architectures names FSDPLlamaForCausalLM; the model_type 'llama' decides",
     "no class": "names no class; the model_type 'llama' decides",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.families import FAMILIES, llama_like, quantised
 from edgepack_packager.families.mapping import MappedWeights, Source
 
@@ -89,6 +90,37 @@ def test_experts_are_refused_by_field(name: str) -> None:
     text_part(config)["num_local_experts"] = 8
     with pytest.raises(UnsupportedModelError, match="num_local_experts: a mixture of experts"):
         families.describe(config)
+
+
+def wrapped(name: str) -> str:
+    return f"module._fsdp_wrapped_module.{name}"
+
+
+def in_layers(name: str) -> str:
+    return re.sub(r"(layers\.\d+\.)", r"\1_checkpoint_wrapped_module.", name)
+
+
+def in_a_trainer(name: str) -> str:
+    return f"policy.llm.{name}"
+
+
+@pytest.mark.parametrize("rename", [wrapped, in_layers, in_a_trainer])
+@pytest.mark.parametrize("name", ["phi3-4k", "gemma2", "gemma3", "gemma3-vision", "qwen2", "qwen3", "smollm3"])
+def test_wrappers_of_every_family_are_seen_through(name: str, rename: Callable[[str], str], tmp_path: Path) -> None:
+    folder = make_model(tmp_path, CONFIGS[name])
+    with open_checkpoint(folder) as checkpoint:
+        expected = dict(everything(families.open_model(checkpoint)))
+        tensors = {each: checkpoint.rows(each, 0, entry.shape[0]) for each, entry in checkpoint.tensors.items()}
+    write_safetensors(folder, {rename(each): tensor for each, tensor in tensors.items()}, "f32")
+    with open_checkpoint(folder) as checkpoint:
+        found = dict(everything(families.open_model(checkpoint)))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[each], tensor) for each, tensor in expected.items())
+
+
+def everything(weights: Weights) -> Iterator[tuple[str, Float32]]:
+    for name, shape in weights.decoder.tensors():
+        yield name, weights.rows(name, 0, shape[0])
 
 
 UNBUILT = [

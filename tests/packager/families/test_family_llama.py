@@ -148,8 +148,9 @@ def test_a_missing_field_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", [*REQUIRED, "num_key_value_heads", "head_dim", "rope_theta"])
 @pytest.mark.parametrize("value", [0, -1, "64", True, [64], float("nan"), float("inf")])
 def test_a_wrong_number_is_named(name: str, value: object) -> None:
-    with pytest.raises(SourceError, match=f"{name} must be"):
+    with pytest.raises(SourceError, match=f"{name} must be") as raised:
         families.describe(CONFIG | {name: value})
+    assert raised.value.hint
 
 
 WRONG: list[tuple[Mapping[str, Any], str]] = [

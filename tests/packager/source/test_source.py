@@ -110,6 +110,7 @@ def test_the_demo_ships_with_edgepack(tmp_path: Path, monkeypatch: pytest.Monkey
         ("~/models/llama", r"neither a folder"),
         ("a/b/c", r"neither a folder"),
         ("owner/na me", r"neither a folder"),
+        ("https://huggingface.co/owner/name/tree/main", r"is an address, not a name.*repository: owner/name$"),
         ("owner/name@", r"no revision after the @"),
         ("phi-3.5-mini@", r"no revision after the @"),
         ("", r"has no config"),

@@ -240,6 +240,16 @@ def test_a_turn_ends_with_the_first_special_token_after_it(after: str, stops: tu
     assert found(folder).stops == stops
 
 
+def test_a_source_in_which_nothing_ends_a_turn_is_told_of(folder: Path) -> None:
+    only_eos(folder, None)
+    (folder / "chat_template.jinja").unlink()
+    words = found(folder)
+    assert words.stops == ()
+    assert words.notes == (
+        "No file of the source names a token that ends a turn: an answer ends at its limit of tokens.",
+    )
+
+
 def test_the_longest_token_ends_a_turn(folder: Path) -> None:
     only_eos(folder, None)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

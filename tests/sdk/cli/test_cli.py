@@ -268,7 +268,7 @@ def test_inspect_tells_what_quantisation_cost_and_warns_where_it_is_much(invoke:
         variants.append(variant | {"proof": variant["proof"] | {"loss": {"text": figures | {"kl": kl}}}})
     code, out, _ = invoke("inspect", str(small_bundle.write(tmp_path / "two", variants)))
     assert code == 0
-    lost = [line for line in out.splitlines() if "160 tokens of text" in line]
+    lost = [line for line in out.splitlines() if "160 of text" in line]
     assert len(lost) == 2
     for figure in ("0.31 ± 0.04", "70.0% ± 3.0%", "x 1.2 ± 0.05"):
         assert figure in lost[0]

@@ -1,0 +1,101 @@
+"""What a build settles before it touches a weight, so that whatever can be refused without them is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgepack.device.hardware import detect
+from edgepack.errors import EngineMissingError
+from edgepack.isolation import probing
+from edgepack.runtime import Support
+from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager import families, foresight, licence, proof, seal, source, work
+from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.families import quantised
+from edgepack_packager.progress import Progress
+from edgepack_packager.recipe import Recipe
+from edgepack_packager.source import Source
+from edgepack_packager.targets import Model, Request
+from edgepack_packager.text import generation, golden, read_text, warnings
+from edgepack_packager.text.compiled import compiled
+from edgepack_packager.text.golden import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A build whose weights are not there yet: what it makes, of what, with which engines, and where.
+
+    ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
+    ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source.
+    """
+
+    origin: Source
+    recipe: Recipe
+    out: Path
+    failed: Path
+    model: Model
+    tokenizer: Tokenizer
+    vectors: Vectors
+    requests: Sequence[Request]
+    engines: Mapping[str, Support]
+    notes: Sequence[str]
+
+    @property
+    def size(self) -> int:
+        """The bytes that the variants will take, as their targets measure them."""
+        model = self.model
+        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
+
+    def prover(self, weights: Weights, scratch: Path, progress: Progress) -> proof.Prover:
+        """Return the proof over the weights, which writes what it needs into ``scratch``."""
+        text, limit = seal.text_of(self.model), self.recipe.max_kl
+        return proof.Prover(weights, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
+
+
+def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
+    """Settle all that needs no weights; arguments and errors are those of ``build.build``."""
+    origin = source.find(name)
+    config = read_object(origin.folder / CONFIG)
+    decoder = families.describe(config, recipe.context)
+    called = recipe.name or origin.name
+    out = out or Path(f"{called}.edgepack")
+    work.refuse_existing(out)
+    failed = work.evidence_of_failures(out)
+    source.fetch_text(origin)
+    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
+    model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder, chat=not recipe.no_chat))
+    text = compiled(seal.text_of(model))
+    model = replace(model, text=text)
+    generation(text)  # what is wrong in it is refused now
+    tokenizer = seal.tokenizer_of(text)
+    vectors = golden.vectors(text, tokenizer, recipe.date)
+    requests = recipe.requests(model)
+    hardware = detect()
+    supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
+    engines = _engines(supports, recipe.unproven)
+    notes = [*families.notes(config), *text.notes]
+    for sentence in (*notes, *warnings(text), foresight.obstacle(model, requests, hardware, supports)):
+        if sentence:
+            progress.warn(sentence)
+    if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
+        quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
+    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes)
+
+
+def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
+    """Return those of the runtimes that can run here, each of which was asked in a child process.
+
+    Raises ``EngineMissingError`` where one cannot, and its variants would have to be proven.
+    """
+    for name, support in supports.items():
+        if not support.devices and not unproven:
+            way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
+            raise EngineMissingError(
+                f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
+                hint=f"{way}. Or seal them without proof: --unproven",
+            )
+    return {name: support for name, support in supports.items() if support.devices}

@@ -1,0 +1,160 @@
+"""The tensor gates: damage in a few bits is caught, whatever the scheme, and a sound variant of any model is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import golden_models
+import numpy as np
+import pytest
+from damage import DAMAGE, Damaged
+from models import make_llama
+from oracle_models import ORACLE_MODELS
+
+from edgepack.bundle.decoder import Decoder
+from edgepack.errors import BuildError, UnsupportedModelError
+from edgepack_packager import families, targets
+from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.proof import tensors
+from edgepack_packager.proof.costs import kept
+from edgepack_packager.proof.gates import missed
+from edgepack_packager.targets import Form, Model, Request
+from edgepack_packager.write import write
+
+
+@contextmanager
+def opened(folder: Path, context: int | None = None) -> Iterator[Weights]:
+    with open_checkpoint(folder) as checkpoint:
+        yield families.open_model(checkpoint, context)
+
+
+def judged(target: str, scheme: str, written: Weights, source: Weights, folder: Path) -> list[str]:
+    """Write a variant of some weights, and return which gates it misses against its source."""
+    chosen = targets.find(target)
+    model = Model("judged", source.decoder, source.dtype)
+    request = Request(chosen, scheme, chosen.scheme(scheme, model))
+    write(written, [request], folder, model)
+    return missed(tensors.prove(chosen, folder / request.id, source, lambda _: None).findings)
+
+
+# Of each target its plain 4 bits, a mixture, 8 and 16 bits.
+WIDTHS = {"q4_0", "q4_k_m", "q8_0", "f16", "4bit", "4bit_mixed", "8bit", "int4", "int4_mixed", "int8"}
+
+
+def schemes() -> list[tuple[str, str]]:
+    """Every scheme of every target, as its target names it."""
+    return [(name, scheme) for name in targets.names() for scheme in targets.find(name).schemes]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Weights]:
+    with opened(golden_models.DEMO) as weights:
+        yield weights
+
+
+@pytest.mark.parametrize(("target", "scheme"), schemes())
+def test_a_sound_variant_holds_in_every_scheme(target: str, scheme: str, demo: Weights, tmp_path: Path) -> None:
+    assert judged(target, scheme, demo, demo, tmp_path) == []
+
+
+@pytest.mark.parametrize(("target", "scheme"), [each for each in schemes() if each[1] in WIDTHS])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_caught_at_any_width(damage: str, target: str, scheme: str, demo: Weights, tmp_path: Path) -> None:
+    found = judged(target, scheme, Damaged(demo, DAMAGE[damage]), demo, tmp_path)
+    assert found
+    assert any(" of layers." in each or " of embedding" in each for each in found)
+
+
+@pytest.mark.parametrize("quant", ["q4", "q8", "f16"])
+@pytest.mark.parametrize("name", ORACLE_MODELS)
+def test_a_sound_variant_of_every_family_holds(name: str, quant: str, tmp_path: Path) -> None:
+    with opened(golden_models.folder(name, tmp_path), ORACLE_MODELS[name].context) as weights:
+        for target in targets.names():
+            with suppress(UnsupportedModelError):  # llama.cpp runs the windows of Phi and Qwen as full attention
+                assert judged(target, quant, weights, weights, tmp_path / target) == []
+
+
+class Made:
+    """``Weights`` with all matrices from one recipe, which takes a generator and a shape."""
+
+    dtype = "f32"
+
+    def __init__(self, decoder: Decoder, recipe: Callable[[np.random.Generator, tuple[int, ...]], Float32]) -> None:
+        self.decoder = decoder
+        self._tensors = {
+            name: recipe(np.random.default_rng([*name.encode()]), shape)
+            if len(shape) == 2
+            else np.ones(shape, np.float32)
+            for name, shape in decoder.tensors()
+        }
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        return self._tensors[name][start:stop]
+
+
+def normal(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    return random.normal(0, 0.02, shape).astype(np.float32)
+
+
+def heavy(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    return (0.01 * random.standard_t(3, shape)).astype(np.float32)
+
+
+def ternary(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    return (0.05 * random.integers(-1, 2, shape)).astype(np.float32)
+
+
+def on_a_grid(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    scales = random.uniform(0.5, 2, (shape[0], shape[1] // 32, 1))
+    levels = np.clip(np.rint(random.normal(0, 3, (shape[0], shape[1] // 32, 32))), -8, 7)
+    return (0.01 * scales * levels).reshape(shape).astype(np.float32)
+
+
+def on_a_shifted_grid(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    return on_a_grid(random, shape) + np.float32(0.013)
+
+
+def outliers(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    rows = normal(random, shape)
+    rows[:, 7] *= 100
+    rows[3::5] = 0
+    return rows
+
+
+def tiny(random: np.random.Generator, shape: tuple[int, ...]) -> Float32:
+    return normal(random, shape) * np.float32(1e-3)
+
+
+@pytest.mark.parametrize(("target", "scheme"), schemes())
+@pytest.mark.parametrize("recipe", [normal, heavy, ternary, on_a_grid, on_a_shifted_grid, outliers, tiny])
+def test_sound_weights_of_any_shape_hold(
+    recipe: Callable[[np.random.Generator, tuple[int, ...]], Float32], target: str, scheme: str, tmp_path: Path
+) -> None:
+    source = make_llama(tmp_path / "source", hidden=256, intermediate=512, heads=4, tokenizer=False)
+    with opened(source) as weights:
+        decoder = weights.decoder
+    made = Made(decoder, recipe)
+    assert judged(target, scheme, made, made, tmp_path / "out") == []
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("quant", ["q4", "q8", "f16"])
+def test_a_trained_model_holds(quant: str, shared: Path, tmp_path: Path) -> None:
+    with opened(shared / "models" / "stories-260K") as weights:
+        for target in targets.names():
+            assert judged(target, quant, weights, weights, tmp_path / target) == []
+
+
+def test_a_rule_keeps_what_lies_on_its_levels() -> None:
+    levels = np.arange(-8, 8, dtype=np.float32)
+    rows = np.tile(levels * np.float32(0.25), (2, 2))
+    for form in (Form("signed", 4, 32, "f32"), Form("affine", 4, 32, "f16"), Form("q4_0", 4, 32), Form("q5_0", 5, 32)):
+        assert np.array_equal(kept(form, rows), rows), form
+
+
+def test_a_kind_without_a_rule_is_said() -> None:
+    with pytest.raises(BuildError, match="q3_K"):
+        kept(Form("q3_K", 3, 16), np.zeros((1, 256), np.float32))

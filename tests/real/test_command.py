@@ -1,0 +1,71 @@
+"""The first hour with a trained model, as a user has it: build it with no options, ask it, talk with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgepack
+
+pytestmark = pytest.mark.real
+
+TURNS = (
+    "Hi! Who are you?",
+    "What is the capital of France?",
+    "And of Japan?",
+    "Name three fruits.",
+    "Which of them is yellow?",
+    "Write one sentence about the sea.",
+    "What is 3 + 4?",
+    "Say good night in French.",
+    "What did I ask you first?",
+    "Thank you, goodbye!",
+)
+BUILD_MB = 600
+
+
+def edgepack_command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "edgepack", *map(str, arguments)]
+
+
+@pytest.fixture(scope="module")
+def bundle(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``edgepack build FOLDER`` makes."""
+    place = tmp_path_factory.mktemp("command")
+    log = place / "log"
+    with (
+        open(log, "wb") as said,
+        subprocess.Popen(edgepack_command("build", smollm2), cwd=place, stdout=said, stderr=said) as building,
+    ):
+        _, status, usage = os.wait4(building.pid, 0)
+        building.returncode = os.waitstatus_to_exitcode(status)
+    assert building.returncode == 0, log.read_text()
+    assert usage.ru_maxrss < BUILD_MB * 1024  # of the build, or of the largest engine that it asked
+    return place / "smollm2.edgepack"
+
+
+def test_three_variants_are_proven(bundle: Path) -> None:
+    variants = edgepack.open_bundle(bundle).manifest.variants
+    assert sorted(variant.target for variant in variants if variant.proof) == ["gguf", "mlx", "onnx"]
+
+
+def test_it_answers(bundle: Path) -> None:
+    command = edgepack_command("run", bundle, "What is the capital of France?", "--temperature", "0", "--json")
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert "Paris" in json.loads(done.stdout)["text"]
+
+
+@pytest.mark.parametrize("backend", ["gguf", "mlx", "onnx"])
+def test_a_chat_of_ten_turns(bundle: Path, backend: str) -> None:
+    with edgepack.load(bundle, backend=backend, context=2048) as model:
+        chat = model.chat()
+        for asked in TURNS:
+            answer = chat.send(asked, temperature=0, max_tokens=24)
+            assert answer.text.strip()
+            assert "<|im_" not in answer.text
+        assert answer.usage.cached_tokens > answer.usage.prompt_tokens / 2  # only what is new is evaluated
