@@ -80,7 +80,11 @@ def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tok
     wanted, vocabulary = cases(vectors), list(words(tokenizer))
     parts = [vocabulary[start : start + PART] for start in range(0, len(vocabulary), PART)]
     others = [(case, ids) for case, ids in zip(wanted, ask(wanted), strict=True) if ids != list(case.ids)]
-    others += [other for part in differing(parts, tokenizer, ask) for other in part]
+
+    def explained(texts: Sequence[str]) -> list[str | None]:
+        return engine.known_differences(variant, text.tokenizer, texts, special=False)
+
+    others += [other for part in differing(parts, tokenizer, ask, explained) for other in part]
     return judge(variant, len(wanted) + len(vocabulary), others, engine, text.tokenizer)
 
 
@@ -103,28 +107,37 @@ def words(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def differing(
-    parts: Sequence[Sequence[str]], tokenizer: Tokenizer, ask: Callable[[Sequence[Case]], list[list[int]]]
+    parts: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    ask: Callable[[Sequence[Case]], list[list[int]]],
+    explained: Callable[[Sequence[str]], Sequence[str | None]],
 ) -> list[list[Other]]:
     """Return for each part, a list of words, which of them get other ids than the tokenizer gives.
 
-    A part is asked as one text, a word a line, because an engine may take milliseconds for any text; one that differs
-    is asked again by halves, down to the word. Where only their neighbourhood differs, it is the whole part.
+    A part is asked as one text, a word a line, because an engine may take milliseconds for any text. One that differs
+    is asked again in pieces, down to the word: first each word alone that a rule explains, and the others together,
+    then by halves. Where only their neighbourhood differs, it is the whole part.
     """
     wanted = [_together(part, tokenizer) for part in parts]
     found = ask(wanted)
-    pairs = list(zip(parts, wanted, found, strict=True))
-    halved = [part for part, case, ids in pairs if ids != list(case.ids) and len(part) > 1]
-    halves = [half for part in halved for half in (part[: len(part) // 2], part[len(part) // 2 :])]
-    below = iter(differing(halves, tokenizer, ask) if halves else ())
+    differ = [ids != list(case.ids) for case, ids in zip(wanted, found, strict=True)]
+    again = [part if differs and len(part) > 1 else [] for part, differs in zip(parts, differ, strict=True)]
+    reasons = iter(explained([word for part in again for word in part]) if any(again) else ())
+    pieces = [_pieces([(word, next(reasons)) for word in part]) for part in again]
+    smaller = [piece for part in pieces for piece in part]
+    below = iter(differing(smaller, tokenizer, ask, explained) if smaller else ())
     others: list[list[Other]] = []
-    for part, case, ids in pairs:
-        if ids == list(case.ids):
-            others.append([])
-        elif len(part) == 1:
-            others.append([(case, ids)])
-        else:
-            others.append([*next(below), *next(below)] or [(case, ids)])
+    for case, ids, differs, part in zip(wanted, found, differ, pieces, strict=True):
+        inside = [other for _ in part for other in next(below)]
+        others.append(inside or ([(case, ids)] if differs else []))
     return others
+
+
+def _pieces(part: Sequence[tuple[str, str | None]]) -> list[list[str]]:
+    """Return the words that have a reason apart, and the others together; where none has one, two halves."""
+    known, rest = [[word] for word, reason in part if reason], [word for word, reason in part if not reason]
+    pieces = [*known, rest] if known else [rest[: len(rest) // 2], rest[len(rest) // 2 :]]
+    return [piece for piece in pieces if piece]
 
 
 def _together(part: Sequence[str], tokenizer: Tokenizer) -> Case:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from decoders import describe
@@ -155,3 +156,28 @@ def test_real_vocabularies_give_the_ids_of_their_tokenizers(
     left_out: Any = found.figures["left_out"]
     assert all(any(words in reason for words in excused) for reason in left_out)
     assert sum(map(len, left_out.values())) < 0.01 * len(document["model"]["vocab"])
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_words_are_asked_together_until_one_differs(explained: bool) -> None:
+    """An engine that reads X otherwise, and Q beside another word; a rule may say so of X."""
+
+    class Letters:
+        def encode(self, text: str, *, bos: bool) -> list[int]:
+            return [ord(letter) for letter in text]
+
+    asked: list[int] = []
+
+    def ask(cases: Sequence[tokens.Case]) -> list[list[int]]:
+        asked.append(len(cases))
+        return [
+            [0] if "Q\n" in case.text else [ord(letter) * (letter != "X") for letter in case.text] for case in cases
+        ]
+
+    def reasons(words: Sequence[str]) -> list[str | None]:
+        return ["X is another letter" if explained and "X" in word else None for word in words]
+
+    parts = [["a", "b", "c"], ["a", "Xb", "c", "d", "eX"], ["f"], ["Q", "r", "s", "t"]]
+    found = tokens.differing(parts, cast(Any, Letters()), ask, reasons)
+    assert [[case.text for case, _ in others] for others in found] == [[], ["Xb", "eX"], [], ["Q\nr"]]
+    assert asked == ([4, 5, 2] if explained else [4, 4, 6, 2])
