@@ -98,14 +98,14 @@ def _results(
     for scheme in schemes:
         place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
         if not place.exists():
-            subject = subject or _subject(name, folder, text, tokens)
+            subject = subject or subject_of(name, folder, text, tokens)
             result = _measure(subject, *scheme.split(":"), scratch / "variant")
             place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
             print(place.read_text(), flush=True)
         yield msgspec.json.decode(place.read_bytes(), type=Result)
 
 
-def _subject(name: str, model: str, text: Path, tokens: int) -> Subject:
+def subject_of(name: str, model: str, text: Path, tokens: int) -> Subject:
     folder = source.find(model).folder
     config = read_object(folder / CONFIG)
     with open_checkpoint(folder) as checkpoint:
@@ -144,15 +144,15 @@ def _measure(subject: Subject, target: str, scheme: str, scratch: Path) -> Resul
     engine_kl = reference_kl = None
     if target == "mlx":
         read = _read_back(request, folder, decoder)
-        logits = (_from_reference(read, window) for window in subject.windows)
+        logits = (from_reference(read, window) for window in subject.windows)
         first = [window[:CHECKED] for window in subject.windows[:1]]
         states = [rows[:CHECKED] for rows in subject.states[:1]]
-        by_engine = _compare(subject.weights, first, states, [_from_engine("mlx", folder, decoder, first[0])])
-        by_reference = _compare(subject.weights, first, states, [_from_reference(read, first[0])])
+        by_engine = compare(subject.weights, first, states, [_from_engine("mlx", folder, decoder, first[0])])
+        by_reference = compare(subject.weights, first, states, [from_reference(read, first[0])])
         engine_kl, reference_kl = float(by_engine[0].mean()), float(by_reference[0].mean())
     else:
         logits = (_from_engine(target, folder, decoder, window) for window in subject.windows)
-    kl, same, loss, exact_loss = _compare(subject.weights, subject.windows, subject.states, logits)
+    kl, same, loss, exact_loss = compare(subject.weights, subject.windows, subject.states, logits)
     rmtree(scratch)
     return Result(
         model=subject.name,
@@ -179,7 +179,7 @@ def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:
         reader.close()
 
 
-def _from_reference(weights: Weights, ids: Sequence[int]) -> Iterator[Float32]:
+def from_reference(weights: Weights, ids: Sequence[int]) -> Iterator[Float32]:
     states = reference.hidden(weights, ids)
     for start in range(0, len(ids), SLICE):
         yield reference.head(weights, states[start : start + SLICE])
@@ -194,7 +194,7 @@ def _from_engine(target: str, folder: Path, decoder: Decoder, ids: Sequence[int]
         session.close()
 
 
-def _compare(
+def compare(
     weights: Weights,
     windows: Sequence[Sequence[int]],
     states: Sequence[Float32],
