@@ -154,7 +154,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
     (longrope(attention_factor=0), "rope_scaling.attention_factor must be"),
     (longrope(factor="8"), "rope_scaling.factor must be"),
     (longrope(original_max_position_embeddings=32), "says 32, original_max_position_embeddings says 64"),
-    (longrope(rope_type="default"), "rope_scaling.rope_type says 'default', rope_scaling.type says 'longrope'"),
+    (longrope(rope_type="default"), "rope_scaling.long_factor has no meaning for the rope type default"),
     ({**PHI3, "original_max_position_embeddings": None}, "rope_scaling.original_max_position_embeddings is missing"),
     ({**PHI3, "original_max_position_embeddings": "64"}, "original_max_position_embeddings must be"),
     ({**PHI3_V5, "rope_scaling": {**LONGROPE, "long_factor": [2.0] * 16}}, "rope_parameters says"),

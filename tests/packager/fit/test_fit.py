@@ -135,8 +135,8 @@ def shape(
 
 def figures(decoder: Decoder) -> tuple[float, float, float, float]:
     """Parameters in millions, MLX in 4 bits and ONNX in int4 in MB, the KV cache of a token in KiB."""
-    mlx = targets.find("mlx").measure(decoder, "bf16", "4bit_mixed").data_bytes
-    onnx = targets.find("onnx").measure(decoder, "bf16", "int4_mixed").data_bytes
+    mlx = targets.find("mlx").measure(decoder, "bf16", "4bit").data_bytes
+    onnx = targets.find("onnx").measure(decoder, "bf16", "int4").data_bytes
     return round(decoder.n_parameters / 1e6, 1), round(mlx / 1e6), round(onnx / 1e6), kv_bytes(decoder, "f16", 1) / 1024
 
 
@@ -368,7 +368,7 @@ def test_the_command_as_json(folder: str, capsys: pytest.CaptureFixture[str]) ->
     (chosen,) = (each for each in report["variants"] if each["variant"] == report["choice"])
     memory = chosen["memory"]
     assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))
-    assert report["command"].endswith("--target mlx --quant 4bit --context 512")
+    assert report["command"].endswith("--target mlx --quant 4bit_mixed --context 512")
 
 
 @pytest.mark.parametrize(
