@@ -166,19 +166,21 @@ def _hold_cost(tightest: _Tightest, reader: Reader, name: str, start: int, pair:
 def _hold_scale(tightest: _Tightest, name: str, start: int, pair: _Pair, rows: int, cost: tuple[float, float]) -> None:
     """Hold the scale of so many rows at a time to 1, but for what the scheme moves it by, and for chance.
 
-    The nearest of a few levels leave as much of it out as their cost is of the power; a grid that ends a step earlier
-    on one side cuts what lies there; and errors of either sign add up.
+    The nearest of a few levels leave as much of it out as their cost is of the power, which is more in a head whose
+    weights suit the levels less than the others' do, up to twice; a grid that ends a step earlier on one side cuts what
+    lies there; and errors of either sign add up.
     """
     share, moved = cost
     first = np.arange(0, len(pair.power), rows)
-    power, dot = (np.add.reduceat(values, first) for values in (pair.power, pair.dot))
+    power, dot, error = (np.add.reduceat(values, first) for values in (pair.power, pair.dot, pair.error))
     off = np.where(power > 0, np.abs(_over(dot, power) - 1), 0.0)
-    allowed = SCALE + moved + 4 * np.sqrt(share / (rows * pair.expected.shape[1]))
+    more = np.clip(_over(error, power) - share, 0.0, share)
+    allowed = SCALE + moved + more + 4 * np.sqrt(share / (rows * pair.expected.shape[1]))
     last = start + len(pair.power)
     tightest.take(
         "tensors.scale",
         off,
-        np.full(len(first), allowed),
+        allowed,
         lambda i: _rows(name, start + int(first[i]), min(start + int(first[i]) + rows, last)),
     )
 
