@@ -14,7 +14,7 @@ import numpy as np
 
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import Form
+from edgepack_packager.targets import FloatType, Form
 
 SUPER = 256
 """Weights of a K-quant's block, whose groups share what their scales are multiples of."""
@@ -48,8 +48,13 @@ def _to_bf16(x: Float32) -> Float32:
 _FLOATS: dict[str, Callable[[Float32], Float32]] = {"f32": lambda x: x, "f16": _to_f16, "bf16": _to_bf16}
 
 
+def to_float(kind: FloatType, x: Float32) -> Float32:
+    """Return the values that a float type has for ``x``, rounded to nearest, ties to even: float32 of its shape."""
+    return _FLOATS[kind](x)
+
+
 def _stored(scales: Float32, form: Form) -> Float32:
-    return _FLOATS[form.scales](scales)
+    return to_float(form.scales, scales)
 
 
 def _over(x: Float32, y: Float32) -> Float32:

@@ -21,6 +21,7 @@ from edgepack.bundle.manifest import Gate
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import compare, engine
+from edgepack_packager.proof.costs import to_float
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.targets import Activations, Reader, Target
 
@@ -90,16 +91,7 @@ def prove(
 
 def rounded(x: Float32, to: Activations) -> Float32:
     """Return the values that a type has for ``x`` [n, columns]; a number stands for blocks of 8 bits."""
-    match to:
-        case "f32":
-            return x
-        case "f16":
-            return x.astype(np.float16).astype(np.float32)
-        case "bf16":
-            bits = np.ascontiguousarray(x).view(np.uint32)
-            return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
-        case block:
-            return _in_bytes(x, block)
+    return _in_bytes(x, to) if isinstance(to, int) else to_float(to, x)
 
 
 def _in_bytes(x: Float32, block: int) -> Float32:
