@@ -154,7 +154,6 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
     (longrope(attention_factor=0), "rope_scaling.attention_factor must be"),
     (longrope(factor="8"), "rope_scaling.factor must be"),
     (longrope(original_max_position_embeddings=32), "says 32, original_max_position_embeddings says 64"),
-    (longrope(rope_type="default"), "rope_scaling.long_factor has no meaning for the rope type default"),
     ({**PHI3, "original_max_position_embeddings": None}, "rope_scaling.original_max_position_embeddings is missing"),
     ({**PHI3, "original_max_position_embeddings": "64"}, "original_max_position_embeddings must be"),
     ({**PHI3_V5, "rope_scaling": {**LONGROPE, "long_factor": [2.0] * 16}}, "rope_parameters says"),
@@ -182,6 +181,7 @@ def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> N
 UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
     (longrope(type="yarn"), "rope_scaling.type is 'yarn'"),
     (longrope(type="linear"), "rope_scaling.type is 'linear'"),
+    (longrope(rope_type="default"), "rope_scaling.long_factor has no meaning for the rope type default"),
     (longrope(short_mscale=1.2), "rope_scaling.short_mscale has no meaning for the rope type longrope"),
     ({**PHI3, "hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ({**PHI3, "attention_bias": True}, "attention_bias is True"),

@@ -97,3 +97,13 @@ def on_terminal(words: list[str]) -> str:
     process.wait()
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+def test_an_interrupt_inside_an_import_ends_with_130_too(tmp_path: Path) -> None:
+    """Python marks an interrupt inside a string that is executed, and ``-m`` would die of it whoever caught it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import edgepack.cli\ndef app(argv):\n    exec('raise KeyboardInterrupt')\nedgepack.cli._invoke = app\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-m", "edgepack"], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
