@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,18 @@ from edgepack_packager.build import Built, Recipe, build
 # The gate tries the same examples each time; `pytest --hypothesis-profile=default` searches for new ones.
 settings.register_profile("gate", derandomize=True)
 settings.load_profile("gate")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--share 0.1`` runs a tenth of what the tests in ``tests/hostile`` try."""
+    parser.addoption("--share", type=float, default=1.0, help="the part of the hostile inputs that is tried")
+
+
+@pytest.fixture(scope="session")
+def portion(request: pytest.FixtureRequest) -> Callable[[int], int]:
+    """How many of so many hostile inputs this run tries: at least one."""
+    share: float = request.config.getoption("--share")
+    return lambda whole: max(1, round(whole * share))
 
 
 @pytest.fixture(scope="session", autouse=True)
