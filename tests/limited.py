@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -60,6 +61,7 @@ def _status(child: int, end: float) -> int | None:
 def _limited(work: Callable[[], object], write: int, gigabytes: float) -> NoReturn:
     try:
         os.setsid()
+        faulthandler.disable()  # pytest's, which would print what a test expects
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (int(gigabytes * 2**30),) * 2)
