@@ -9,18 +9,23 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from edgepack.structured.closing import BYTES
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+NUMERIC = b"-+.0123456789eE"  # what a number in JSON is written with
+
 
 class Vocabulary:
     """``bytes`` of each token, ``ids`` by bytes, and ``native``, which has one token more: the end of an answer.
 
     Tokens that show nothing, such as special ones and rows without a token, are in no answer. ``spaced`` are those
-    that begin with a space, by the byte behind it.
+    that begin with a space, by the byte behind it. ``numeric`` is how many bytes at the beginning of each may go on a
+    number.
     """
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
@@ -32,6 +37,7 @@ class Vocabulary:
         for token, data in enumerate(self.bytes):
             if data.startswith(b" "):
                 self.spaced.setdefault(data[1:2], []).append(token)
+        self.numeric = np.array([len(data) - len(data.lstrip(NUMERIC)) for data in self.bytes], np.uint32)
         self.native = _native(self.bytes)
 
 
