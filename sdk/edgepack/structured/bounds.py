@@ -18,6 +18,7 @@ _PROPERTIES = 1_000  # of an object
 _BRANCHES = 500  # of anyOf and its kin
 _VALUES = 10_000  # of an enum
 _RULES = 2_000
+_BOTH = 50  # of the operator &: llguidance multiplies what stands on its sides
 _RULE = re.compile(r"^[ \t]*[?!]*[A-Za-z_]\w*[^\n:\"'/|]*:", re.MULTILINE)
 _PLACE = 60  # characters of a place that are shown
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,6 +39,7 @@ def check_text(kind: str, text: str) -> None:
     _at_most(kind, "", len(text.encode()), _BYTES[kind], "bytes")
     if kind == "grammar":
         _at_most(kind, "", sum(1 for _ in _RULE.finditer(text)), _RULES, "rules")
+        _at_most(kind, "", text.count("&"), _BOTH, "characters &")
 
 
 def check_depth(schema: object) -> None:
@@ -81,7 +83,8 @@ def parts(place: str, schema: object) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     yield place, schema
     for name in NAMED:
-        for key, inner in schema.get(name, {}).items():
+        named = schema.get(name)
+        for key, inner in named.items() if isinstance(named, dict) else ():
             yield from parts(f"{place}{name}/{key}/", inner)
     for name in NESTED:
         inner = schema.get(name)

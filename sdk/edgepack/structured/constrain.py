@@ -52,7 +52,7 @@ class Grammar:
         closing = _closing(self.kind, value, text, usable, check)
         if not closing.find():
             said = next((each.get_error() for each in (self.matcher, closing.matcher) if each.is_error()), "")
-            why = reason(said) if said else "no answer was found that fits"
+            why = reason(said) if said and "NoExtension" not in said else "no answer was found that fits"
             raise SchemaError(f"{self.kind}: {why}.", hint="Make it simpler, or less strict.")
         self.closing = closing
 

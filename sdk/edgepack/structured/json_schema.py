@@ -36,8 +36,8 @@ def read_schema(given: object) -> dict[str, Any]:
     """
     schema = _plain(given)
     check_depth(schema)
-    keywords = _keywords(schema)
     check_size(schema)
+    keywords = _keywords(schema)
     known = {id(part) for _, part in parts("/", schema)}
     for place, part in parts("/", schema):
         _check_part(place, part, keywords)

@@ -71,7 +71,7 @@ def literals(kind: str, value: object) -> list[str]:
     elif kind == "regex":
         patterns = [str(value)]
     else:
-        patterns = [part[1] or part[2] for part in _QUOTED.finditer(str(value))]
+        patterns = [part[1] or part[2] or "" for part in _QUOTED.finditer(str(value))]
     found: dict[str, None] = {}
     for pattern in patterns:
         spelled = _NO_LITERAL.sub(lambda part: part[1] or part[2] or "\0", pattern)
