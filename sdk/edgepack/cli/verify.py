@@ -74,6 +74,7 @@ def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
         "name": bundle.manifest.name,
         "files": len(listed(bundle.manifest)),
         "bytes": bundle.size(),
+        "foreign": list(bundle.foreign),
         "replays": [asdict(each) for each in replays],
     }
 
@@ -89,6 +90,8 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     count = len(listed(bundle.manifest))
     say(console, f"[bold]{bundle.manifest.name}[/]  {bundle.id}")
     console.print(f"[green]sound[/]: {count} files, {human(bundle.size())}, every size and sha256 as the manifest says")
+    if bundle.foreign:
+        say(console, Text(f"passed over, and not the bundle's: {', '.join(bundle.foreign)}", "yellow"))
     if not replays:
         return
     colors = {"same": "green", "differs": "bold red", "skipped": "yellow"}
