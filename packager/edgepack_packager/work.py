@@ -5,29 +5,33 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
 from edgepack.errors import BuildError, OutputExistsError
 
 _LOCK = ".building"
+_WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
+_MOMENT = 60.0  # seconds
 
 
 @contextmanager
 def folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
-    A build that was killed cannot clean up: its folder is removed by the next build of the same ``out``, which tells
-    it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out`` exists, and ``BuildError``
-    for a full disk or a folder that cannot be written.
+    A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
+    that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
+    exists, and ``BuildError`` for a full disk or a folder that cannot be written.
     """
     refuse_existing(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
+        _remove_abandoned(out.parent)
     except OSError as error:
         raise _unwritable(out, error) from None
     # Named before it is made, so that an interrupt at any moment finds it.
@@ -39,6 +43,8 @@ def folder(out: Path) -> Iterator[Path]:
             raise _unwritable(out, error) from None
         with open(work / _LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write("locked")
+            lock.flush()
             yield work
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
@@ -97,16 +103,29 @@ def refuse_existing(out: Path) -> None:
         raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
 
 
-def _remove_abandoned(out: Path) -> None:
-    for work in out.parent.glob(f".{out.name}.*.partial"):
+def _remove_abandoned(beside: Path) -> None:
+    for work in beside.iterdir():
+        if not _WORK.fullmatch(work.name) or work.is_symlink():
+            continue
         try:
-            with open(work / _LOCK, "w") as lock:
+            with open(work / _LOCK, "r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(work)
-        except BlockingIOError:
-            continue
+                if lock.read() or _is_old(work):
+                    shutil.rmtree(work)
         except FileNotFoundError:
+            if _is_old(work):
+                with suppress(OSError):  # it holds what no build has put there, or is gone
+                    work.rmdir()
+        except OSError:  # another build's, or another user's
             continue
+
+
+def _is_old(work: Path) -> bool:
+    """Say whether a folder is too old to be that of a build that is about to lock it."""
+    try:
+        return time.time() - work.stat().st_mtime > _MOMENT
+    except OSError:
+        return False
 
 
 def _flush(path: Path) -> None:

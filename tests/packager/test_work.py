@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,27 @@ def test_an_output_that_appears_during_the_build_is_kept(tmp_path: Path) -> None
 
 
 def test_the_next_build_removes_what_a_killed_one_left_but_not_one_that_runs(tmp_path: Path) -> None:
-    killed, running = tmp_path / ".out.killed.partial", tmp_path / ".out.running.partial"
-    for folder in (killed, running):
+    others = {name: tmp_path / f".{name}.partial" for name in ("a [b]*\n.0123456789abcdef", f"out.{'a' * 16}", "mine")}
+    running = tmp_path / f".out.{'b' * 16}.partial"
+    for folder in (*others.values(), running):
         folder.mkdir()
-        (folder / ".building").touch()
-    with open(running / ".building", "w") as lock:
+        (folder / ".building").write_text("locked")
+        (folder / "weights").write_text("some")
+    with open(running / ".building", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with work.folder(tmp_path / "out"):
-            assert not killed.exists()
+            assert [name for name, folder in others.items() if folder.exists()] == ["mine"]
             assert running.exists()
+
+
+def test_a_folder_that_is_not_locked_yet_is_left_for_a_moment(tmp_path: Path) -> None:
+    new, old = (tmp_path / f".out.{letter * 16}.partial" for letter in "ab")
+    for folder in (new, old):
+        folder.mkdir()
+    os.utime(old, (1, 1))
+    with work.folder(tmp_path / "out"):
+        assert new.exists()
+        assert not old.exists()
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
