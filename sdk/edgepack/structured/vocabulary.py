@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from edgepack.structured.apart import exclusive
 from edgepack.structured.closing import BYTES
 from edgepack.text.tokenizer import Tokenizer
 
@@ -42,12 +42,11 @@ class Vocabulary:
 
 
 _known: WeakKeyDictionary[Tokenizer, dict[int, Vocabulary]] = WeakKeyDictionary()
-_lock = Lock()
 
 
 def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> Vocabulary:
     """Return the vocabulary of a model with ``n_vocab`` rows; it is made once."""
-    with _lock:  # 128k tokens take half a second, which is not to be spent twice
+    with exclusive():  # 128k tokens take half a second, which is not to be spent twice
         known = _known.setdefault(tokenizer, {})
         if n_vocab not in known:
             known[n_vocab] = Vocabulary(tokenizer, n_vocab)

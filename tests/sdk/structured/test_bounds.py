@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -12,7 +13,7 @@ import tiny_tokenizers as tiny
 
 from edgepack.errors import SchemaError
 from edgepack.structured import constrain
-from edgepack.structured.apart import apart
+from edgepack.structured.apart import apart, exclusive
 from edgepack.structured.constrain import Constraint, compile_grammar
 from edgepack.text.tokenizer import Tokenizer
 
@@ -111,6 +112,14 @@ def test_who_waits_too_long_gets_an_error_and_the_work_ends(monkeypatch: pytest.
     assert ended.wait(10)
     monkeypatch.setattr(constrain, "_SECONDS", 0.0)
     assert "too long" in refused(regex="a")
+
+
+def test_a_fork_is_not_held_up_by_a_thread_that_it_has_not() -> None:
+    with exclusive():
+        child = os.fork()
+        if not child:
+            os._exit(apart(lambda check: 7, 10))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_what_goes_wrong_apart_is_raised_where_it_was_asked_for() -> None:
