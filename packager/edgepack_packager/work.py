@@ -93,7 +93,11 @@ def replace(folder: Path, out: Path) -> None:
 
 def refuse_existing(out: Path) -> None:
     """Raise ``OutputExistsError`` where the output exists, even as an empty folder."""
-    if out.exists() or out.is_symlink():
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    if there:
         raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
 
 
