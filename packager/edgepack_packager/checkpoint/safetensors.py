@@ -94,7 +94,10 @@ class SafetensorsFile:
     def _read(self, offset: int, size: int) -> bytes:
         parts: list[bytes] = []
         while size:
-            part = os.pread(self._descriptor, size, offset)
+            try:
+                part = os.pread(self._descriptor, size, offset)
+            except OSError as error:
+                raise SourceError(f"{self.path} cannot be read: {error.strerror}.") from None
             if not part:
                 raise SourceError(f"{self.path} became shorter while it was read.", hint="Start the build again.")
             parts.append(part)

@@ -65,7 +65,7 @@ def read_bytes(path: Path) -> bytes:
             size = os.fstat(descriptor).st_size
             if size > MAX_BYTES:
                 raise SourceError(f"{path} has {size} bytes, more than any file of its kind.", hint=_AGAIN)
-            return file.read(MAX_BYTES)
+            return file.read()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}.") from None
 
