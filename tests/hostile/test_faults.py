@@ -1,4 +1,4 @@
-"""A build that is killed at any of its file-system calls, or one of whose calls fails: whatever has the bundle's name is
+"""A build that is killed at any of its file-system calls, or one of whose calls fails: what has the bundle's name is
 whole, an error is a sentence, and the next build finds nothing in its way.
 
 The faults begin where a build begins to write. What is killed inside a call that only reads leaves what the call before
