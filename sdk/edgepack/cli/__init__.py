@@ -73,7 +73,7 @@ def _prepare_memory() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if found[0] < addresses.START:
             raise EdgepackError(
-                f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v), too few to start.",
+                f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v): too few.",
                 hint="Raise that limit.",
             )
 
