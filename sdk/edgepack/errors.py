@@ -59,6 +59,10 @@ class SchemaError(UsageError):
 class SourceError(EdgepackError, ValueError):
     """The model to convert is missing, damaged or inconsistent."""
 
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        # A value that it quotes is as long as a stranger's file has it.
+        super().__init__(message if len(message) <= 800 else f"{message[:500]} ... {message[-200:]}", hint=hint)
+
 
 class UnsupportedModelError(SourceError):
     """The source is sound, but edgepack does not build its architecture or one of its features."""
