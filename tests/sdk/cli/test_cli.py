@@ -354,6 +354,15 @@ def test_verify(invoke: Invoke, bundle: str) -> None:
     ]
 
 
+def test_verify_names_what_it_passed_over(invoke: Invoke, tmp_path: Path) -> None:
+    folder = small_bundle.write(tmp_path / "small")
+    (folder / ".DS_Store").touch()
+    (folder / "__MACOSX").mkdir()
+    code, out, _ = invoke("verify", str(folder))
+    assert (code, "not the bundle's: .DS_Store, __MACOSX/" in out) == (0, True)
+    assert json_of(invoke("verify", str(folder), "--json"))["foreign"] == [".DS_Store", "__MACOSX/"]
+
+
 def test_a_replay_that_differs_ends_with_1(invoke: Invoke, tmp_path: Path, register: Callable[..., None]) -> None:
     register(fake=FakeRuntime())
     variant = small_bundle.variant("fake-q4", self_test={"ids": [1, 2, 3], "top1": [0, None, 0]})
