@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from edgepack.bundle.manifest import Manifest
-from edgepack.errors import EdgepackError, PromptTooLongError, UsageError
+from edgepack.errors import BundleError, EdgepackError, PromptTooLongError, UsageError
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.shortening import fewest, turns
 from edgepack.text.tokenizer import Tokenizer
 
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
 Messages = Sequence[Mapping[str, object]]
+
+_EMPTY = "Build the bundle again with a template that prints them, or use generate with a plain text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +97,35 @@ class Prompts:
         system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
         whole = len(prompt.ids)
         if whole > self._context:
-            prompt = self._shortened(list(messages), system, self._room(max_tokens), render)
+            prompt = self._shortened(prompt, list(messages), system, self._room(max_tokens), render)
         if on_overflow == "rolling":
             prompt = replace(prompt, kept=_kept(prompt.ids, messages[:system], render))
         return self._checked(replace(prompt, truncated=whole - len(prompt.ids)))
 
     def _shortened(
-        self, messages: list[Mapping[str, object]], system: int, room: int, render: Callable[[Messages], Prompt]
+        self,
+        prompt: Prompt,
+        messages: list[Mapping[str, object]],
+        system: int,
+        room: int,
+        render: Callable[[Messages], Prompt],
     ) -> Prompt:
         """Leave out the oldest turns, then the middle of the longest message, until the prompt has at most ``room``."""
-        while len((prompt := render(messages)).ids) > room:
-            users = [i for i, message in enumerate(messages) if message["role"] == "user" and i >= system]
-            if len(users) > 1:
-                del messages[users[0] : users[1]]
-            elif not self._cut_longest(messages, len(prompt.ids) - room):
+        begins = turns(messages, system)
+        if len(prompt.ids) > room and len(begins) > 1:
+            tried: dict[int, Prompt] = {}
+
+            def count(left_out: int) -> int:
+                tried[left_out] = render(messages[: begins[0]] + messages[begins[left_out] :])
+                return len(tried[left_out].ids)
+
+            enough = fewest(messages, begins, len(prompt.ids), room, count)
+            prompt = tried[enough]
+            del messages[begins[0] : begins[enough]]
+        while len(prompt.ids) > room:
+            if not self._cut_longest(messages, len(prompt.ids) - room):
                 raise self._too_long(len(prompt.ids), "")
+            prompt = render(messages)
         return prompt
 
     def _cut_longest(self, messages: list[Mapping[str, object]], surplus: int) -> bool:
@@ -158,7 +175,9 @@ class Prompts:
                 )
 
     def _checked(self, prompt: Prompt) -> Prompt:
-        last = max(prompt.ids, default=0)
+        if not prompt.ids:
+            raise BundleError("The bundle's chat template prints nothing for these messages.", hint=_EMPTY)
+        last = max(prompt.ids)
         if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
             raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
         if len(prompt.ids) > self._context:
