@@ -367,7 +367,9 @@ class Model:
             exactly=exactly,
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
-            parse=None if tools is None else lambda text: tools.parse(text, self.template.for_tools.source),
+            parse=None
+            if tools is None
+            else lambda text: tools.parse(text, self.template.for_tools.source, prompt.begun),
         )
         return Generation(self._desk, self._tokenizer, request)
 

@@ -229,3 +229,9 @@ def test_a_template_that_cannot_write_calls_is_told_their_words() -> None:
         second = chat.send({"role": "tool", "content": "rain"})
     assert chat.messages[1] == {"role": "assistant", "content": CALL}
     assert second.usage.cached_tokens > 0
+
+
+def test_what_is_thought_is_no_call_where_the_prompt_opens_the_thought() -> None:
+    for says, calls in ((f"I could {CALL} but must not.</think>No.", 0), (f"ok</think>{CALL}", 1)):
+        with hermes(says, HERMES + "<think>\n") as model:
+            assert len(model.chat([{"role": "user", "content": "x"}], tools=[TOOL]).tool_calls) == calls

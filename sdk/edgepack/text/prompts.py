@@ -16,6 +16,7 @@ from edgepack.errors import BundleError, EdgepackError, PromptTooLongError, Usag
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.shortening import fewest, turns
+from edgepack.text.thoughts import marks_of, opened
 from edgepack.text.tokenizer import Tokenizer
 
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
@@ -27,13 +28,15 @@ _EMPTY = "Build the bundle again with a template that prints them, or use genera
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The ids of a prompt. ``text`` is what they were made of, ``at_start`` says that what follows is a text of its
-    own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets."""
+    own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets.
+    ``begun`` is what of the answer it ends with."""
 
     ids: list[int]
     text: str
     at_start: bool
     truncated: int = 0
     kept: int = 0
+    begun: str = ""
 
 
 class Prompts:
@@ -88,7 +91,7 @@ class Prompts:
             text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
             # A template writes its own BOS, or wants none.
             ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
-            return Prompt(ids, text, at_start=True)
+            return Prompt(ids, text, at_start=True, begun=opened(text, marks_of(template.source)))
 
         prompt = render(messages)
         self._check_roles(messages, template)
