@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from edgepack.bundle.manifest import Manifest
+from edgepack.bundle.manifest import Chat, Manifest, ToolUse
 from edgepack.errors import BundleError, EdgepackError, PromptTooLongError, UsageError
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.continuing import begun_prompt, check_last
+from edgepack.text.history import INSTRUCTING, CallForm, form_of, told
+from edgepack.text.messages import checked
 from edgepack.text.shortening import fewest, turns
 from edgepack.text.thoughts import marks_of, opened
 from edgepack.text.tokenizer import Tokenizer
@@ -47,6 +50,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context
+        self._forms: dict[ChatTemplate, CallForm] = {}
 
     @property
     def template(self) -> ChatTemplate:
@@ -69,6 +73,16 @@ class Prompts:
             prompt = replace(prompt, ids=ids[:head] + ids[len(ids) - room + head :], truncated=len(ids) - room)
         return self._checked(prompt)
 
+    def read(self, messages: Messages, template: ChatTemplate, continue_final: bool) -> list[dict[str, Any]]:
+        """Return messages checked, and told as a template takes them. Raises ``UsageError`` that names the place."""
+        found = checked(messages)
+        if template not in self._forms and any(message.get("tool_calls") for message in found):
+            self._forms[template] = form_of(template)
+        chat = self._facts(template)
+        found = told(found, self._forms.get(template, CallForm()), chat.roles if chat else ())
+        check_last(found, continue_final)
+        return found
+
     def of_messages(
         self,
         messages: Messages,
@@ -78,26 +92,37 @@ class Prompts:
         date: str | None,
         on_overflow: OnOverflow,
         max_tokens: int,
-        continues: Callable[[str], list[int] | None] = lambda text: None,
+        continues: Callable[[str], list[int] | None] | None = None,
+        continue_final: bool = False,
     ) -> Prompt:
-        """Return the prompt of checked messages; ``template`` is the bundle's, or the one that it has for tools.
+        """Return the prompt of messages that were ``read``; ``template`` is the bundle's, or the one that it has for
+        tools.
 
-        ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
+        ``continues`` may know the ids of a rendered text already; with ``continue_final`` the answer goes on with the
+        last message. Raises as ``ChatTemplate.render``, and ``UsageError``
         for a role or a date that the template cannot take, ``PromptTooLongError``.
         """
         self._check_date(date)
 
+        marks = marks_of(template.source)
+
+        def written(chosen: Messages, ask: bool) -> str:
+            return template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+
         def render(chosen: Messages, ask: bool = True) -> Prompt:
-            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            goes_on = continue_final and ask
+            text = begun_prompt(written, chosen, marks) if goes_on else written(chosen, ask)
             # A template writes its own BOS, or wants none.
-            ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
-            return Prompt(ids, text, at_start=True, begun=opened(text, marks_of(template.source)))
+            known = continues(text) if continues else None
+            ids = known or self._tokenizer.encode(text, bos=False, special=True)
+            begun = str(chosen[-1]["content"]) if goes_on else opened(text, marks)
+            return Prompt(ids, text, at_start=not goes_on, begun=begun)
 
         prompt = render(messages)
         self._check_roles(messages, template)
         if on_overflow == "error":
             return self._checked(prompt)
-        system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+        system = next((i for i, message in enumerate(messages) if message["role"] not in INSTRUCTING), len(messages))
         whole = len(prompt.ids)
         if whole > self._context:
             prompt = self._shortened(prompt, list(messages), system, self._room(max_tokens), render)
@@ -158,10 +183,14 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
+    def _facts(self, template: ChatTemplate) -> Chat | ToolUse | None:
+        """Return what the bundle says of a template: its own, or the one that it has for tools."""
+        chat = self._manifest.chat
+        return chat and (chat.tool_use or chat if template is not self._template else chat)
+
     def _check_roles(self, messages: Messages, template: ChatTemplate) -> None:
         """Refuse what the template leaves out without a word, as most do with roles that they do not know."""
-        chat = self._manifest.chat
-        facts = chat and (chat.tool_use or chat if template is not self._template else chat)
+        facts = self._facts(template)
         if not facts or not facts.roles:
             return
         for index, message in enumerate(messages):
