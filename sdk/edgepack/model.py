@@ -360,9 +360,7 @@ class Model:
             exactly=exactly,
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
-            parse=None
-            if tools is None
-            else lambda text: tools.parse(text, self.template.for_tools.source, prompt.begun),
+            parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),
         )
         return Generation(self._desk, self._tokenizer, request)
 

@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgepack.errors import SchemaError, ToolCallError, UsageError
 from edgepack.prefix import common_length
+from edgepack.text.detokenize import Detokenizer
 from edgepack.text.messages import plain
 from edgepack.text.thoughts import after, marks_of
 from edgepack.text.tool_arguments import coerced, place_of, strict
@@ -21,6 +23,8 @@ from edgepack.text.tool_signature import definition_of
 
 if TYPE_CHECKING:
     from edgepack.text.chat import ChatTemplate
+    from edgepack.text.prompts import Prompt
+    from edgepack.text.tokenizer import Tokenizer
 
 # Templates write a name between quotes as it is.
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -51,6 +55,26 @@ class ToolCall:
         """Return the fields as JSON values."""
         told = {"name": self.name, "arguments": self.arguments, "id": self.id}
         return told | {"coerced": self.coerced} if self.coerced else told
+
+
+class Spoken(NamedTuple):
+    """An answer with ``names`` of special tokens in its ``text``, where the model wrote those tokens."""
+
+    text: str
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ids: Sequence[int], tokenizer: Tokenizer, template_source: str, *, at_start: bool) -> Spoken:
+        """Return an answer with the special tokens that mark a call or a thought, which have no text of their own."""
+        form = format_of(template_source)
+        marks = "\0".join((form.opening, form.closing, *chain(*marks_of(template_source))))
+        words, pieces, names = Detokenizer(tokenizer, at_start=at_start), [], []
+        for id in ids:
+            pieces.append(words.push(id))
+            if id in tokenizer.special_ids and (name := tokenizer.token(id)) in marks:
+                pieces.append(name)
+                names.append(name)
+        return cls("".join(pieces), tuple(names))
 
 
 class Tools:
@@ -102,21 +126,41 @@ class Tools:
         with_tools = {**system, "tools": json.dumps(functions, ensure_ascii=False)}
         return [with_tools, *messages[int(begun) :]], None, {}
 
-    def parse(self, text: str, template_source: str, begun: str = "") -> tuple[str, tuple[ToolCall, ...]]:
+    def parse(
+        self, text: str, template_source: str, begun: str = "", spoken: Spoken | None = None
+    ) -> tuple[str, tuple[ToolCall, ...]]:
         """Return an answer without its calls, and the calls; an answer without any is returned as it is.
 
-        ``begun`` is what of the answer its prompt ends with, such as the mark of a thought.
+        ``begun`` is what of the answer its prompt ends with, such as the mark of a thought; ``spoken`` is the answer
+        with the marks that are special tokens, see ``Spoken.of``.
         Raises ``ToolCallError`` for an answer that begins a call and is not one of a known tool with valid arguments,
         ``SchemaError`` for a template as in ``check``.
         """
-        whole, form = begun + text, format_of(template_source)
+        form, spoken = format_of(template_source), spoken or Spoken(text)
+        whole = begun + spoken.text
         try:
             content, found = form.split(whole, self._validators, after(whole, marks_of(template_source)))
             calls = tuple(self._call(value, text) for value in found)
         except ToolCallError as error:
             error.text = text
             raise
-        return (content[common_length(content, begun.lstrip()) :].lstrip(), calls) if calls else (text, ())
+        if not calls:
+            return text, ()
+        content = content[common_length(content, begun.lstrip()) :]
+        for name in spoken.names:
+            content = content.replace(name, "")
+        return content.strip(), calls
+
+    def reading(
+        self, tokenizer: Tokenizer, template_source: str, prompt: Prompt
+    ) -> Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]]:
+        """Return ``parse`` for the answer to a prompt: for its text, and its ids where they say no more than that."""
+
+        def parse(text: str, ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
+            spoken = Spoken.of(ids, tokenizer, template_source, at_start=prompt.at_start) if ids else None
+            return self.parse(text, template_source, prompt.begun, spoken)
+
+        return parse
 
     def _call(self, value: object, text: str) -> ToolCall:
         name = value.get("name") if isinstance(value, dict) else None

@@ -18,8 +18,9 @@ from real_templates import real_template
 
 from edgepack.errors import EdgepackError, SchemaError, ToolCallError, UsageError
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.prompts import Prompt
 from edgepack.text.thoughts import marks_of
-from edgepack.text.tokenizer import Tokenizer
+from edgepack.text.tokenizer import BYTE_OF, Tokenizer
 from edgepack.text.tool_formats import format_of
 from edgepack.text.tools import ToolCall, Tools
 
@@ -669,6 +670,55 @@ def test_a_thought_that_the_prompt_opens_calls_nothing(mark: str, line: str) -> 
     with pytest.raises(ToolCallError) as raised:
         F.parse(f"ok{closing}<tool_call>", source, mark)
     assert raised.value.text == f"ok{closing}<tool_call>"
+
+
+@pytest.fixture(scope="module")
+def specials() -> Tokenizer:
+    """A tokenizer to which all marks are special tokens, which have no text."""
+    marks = ["<think>", "</think>", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|channel|>", "<|message|>"]
+    marks += ["<|end|>", "<|other|>"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    vocab = {character: byte for byte, character in enumerate(sorted(BYTE_OF, key=BYTE_OF.__getitem__))}
+    made = {"version": "1.0", "pre_tokenizer": level, "decoder": level,
+            "added_tokens": [{"id": 256 + place, "content": mark, **flags} for place, mark in enumerate(marks)],
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}  # fmt: skip
+    return Tokenizer.from_json(json.dumps(made).encode(), None, False)
+
+
+ANALYSIS = "<|channel|>analysis<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("source", "begun", "written", "content", "calls"),
+    [
+        (HERMES, "", f"<think>I could {CALL}</think>No.", None, 0),
+        (HERMES, "", f"<think>I could {CALL}</think>Yes.{CALL}", f"I could {CALL}Yes.", 1),
+        (HERMES, "<think>", f"I could {CALL}</think>{CALL}", f"I could {CALL}", 1),
+        (HERMES, "<think>", f"I could {CALL}", None, 0),
+        (HERMES, "", f"Zürich <|other|>one\n{CALL} two{CALL}<|other|>", "Zürich one\ntwo", 2),
+        (MISTRAL, "", '[TOOL_CALLS][{"name": "f", "arguments": {}}]', "", 1),
+        (MISTRAL, "", 'I look. [TOOL_CALLS][{"name": "f", "arguments": {}}]', "I look.", 1),
+        (MISTRAL, "", 'I look. [{"name": "f", "arguments": {}}]', None, 0),
+        (HERMES + "{# " + ANALYSIS + "<|end|> #}", "", f"{ANALYSIS}I could {CALL}<|end|>No.", None, 0),
+        (HERMES + "{# " + ANALYSIS + "<|end|> #}", ANALYSIS, f"ok<|end|>{CALL}", "ok", 1),
+    ],
+    ids=range(10),
+)
+def test_marks_that_are_special_tokens_are_read(
+    specials: Tokenizer, source: str, begun: str, written: str, content: str | None, calls: int
+) -> None:
+    ids = specials.encode(written, special=True)
+    text = specials.decode(ids)
+    assert "tool_call>" not in text
+    prompt = Prompt([], "", at_start=True, begun=begun)
+    said, found = F.reading(specials, source, prompt)(text, ids)
+    plain = text if content is None else specials.decode(specials.encode(content, special=True))
+    assert (said, len(found)) == (plain if content is None else plain.strip(), calls)
+    if calls and source is not MISTRAL:
+        assert found[-1] == ROME
+    # Without the ids, as where a stop string cut them, the text alone is read.
+    assert F.reading(specials, source, prompt)(CALL, ()) == F.parse(CALL, source, begun)
 
 
 def test_marks_that_a_template_does_not_state_are_text() -> None:
