@@ -64,7 +64,7 @@ def told(messages: Sequence[Mapping[str, Any]], form: CallForm, roles: Collectio
 
     Raises ``UsageError`` that names the place of a call that is none.
     """
-    names: dict[object, object] = {}
+    names: dict[str, str] = {}
     return [
         _told(message, f"messages[{index}]", form, "developer" in roles, names)
         for index, message in enumerate(messages)
@@ -72,13 +72,14 @@ def told(messages: Sequence[Mapping[str, Any]], form: CallForm, roles: Collectio
 
 
 def _told(
-    message: Mapping[str, Any], place: str, form: CallForm, has_developer: bool, names: dict[object, object]
+    message: Mapping[str, Any], place: str, form: CallForm, has_developer: bool, names: dict[str, str]
 ) -> dict[str, Any]:
     made = {key: value for key, value in message.items() if value is not None}
     if made["role"] == "developer" and not has_developer:
         made["role"] = "system"
-    if made["role"] == "tool" and "name" not in made and made.get("tool_call_id") in names:
-        made["name"] = names[made["tool_call_id"]]
+    answers = made.get("tool_call_id")
+    if made["role"] == "tool" and "name" not in made and isinstance(answers, str) and answers in names:
+        made["name"] = names[answers]
     calls = made.get("tool_calls")
     if calls == []:
         del made["tool_calls"]
@@ -93,7 +94,7 @@ def _told(
     return made
 
 
-def _call(call: object, place: str, form: CallForm, names: dict[object, object]) -> dict[str, Any]:
+def _call(call: object, place: str, form: CallForm, names: dict[str, str]) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise UsageError(f"{place} has no function with a name.", hint=_CALL)
