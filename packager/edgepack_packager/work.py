@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-from edgepack.errors import BuildError, OutputExistsError
+from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _LOCK = ".building"
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
@@ -26,12 +26,11 @@ def folder(out: Path) -> Iterator[Path]:
 
     A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
     that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
-    exists, and ``BuildError`` for a full disk or a folder that cannot be written.
+    exists, and ``BuildError`` for whatever the system refuses in the block, as a full disk does.
     """
     refuse_existing(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out.parent)
+        _make(out.parent)
     except OSError as error:
         raise _unwritable(out, error) from None
     # Named before it is made, so that an interrupt at any moment finds it.
@@ -47,18 +46,37 @@ def folder(out: Path) -> Iterator[Path]:
             lock.flush()
             yield work
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        if isinstance(error, EdgepackError):
             raise
-        raise BuildError(
-            f"Writing the bundle failed: {error.strerror}.",
-            hint="Nothing was left behind; free some space and repeat.",
-        ) from None
+        raise _failed(out, error) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _make(folder: Path) -> None:
+    """Make a folder, and all above it, so that a loss of power cannot take it from the bundle in it."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
+
+
 def _unwritable(out: Path, error: OSError) -> BuildError:
     return BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.")
+
+
+def _failed(out: Path, error: OSError) -> BuildError:
+    reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if out.exists():  # it was not there when the build began
+        return BuildError(
+            f"{out} is sealed, and the system refused what comes after it: {reason}.",
+            hint=f"See whether the disk holds it: edgepack verify {out}",
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        hint = "Free some space and repeat, or choose another place with --out."
+    else:
+        hint = "Nothing is sealed; the system's log may say what is wrong with the disk."
+    return BuildError(f"Writing the bundle failed: {reason}.", hint=hint)
 
 
 def publish(bundle: Path, out: Path) -> None:
@@ -98,13 +116,25 @@ def replace(folder: Path, out: Path) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise ``OutputExistsError`` where the output exists, even as an empty folder."""
-    if out.exists() or out.is_symlink():
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder.
+
+    What a build left beside it that was killed is removed in any case.
+    """
+    _remove_abandoned(out.parent)
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    if there:
         raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
 
 
 def _remove_abandoned(beside: Path) -> None:
-    for work in beside.iterdir():
+    try:
+        places = list(beside.iterdir())
+    except OSError:  # it is not there yet, or may not be read
+        return
+    for work in places:
         if not _WORK.fullmatch(work.name) or work.is_symlink():
             continue
         try:

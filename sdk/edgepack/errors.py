@@ -89,6 +89,10 @@ class SchemaError(UsageError):
 class SourceError(EdgepackError, ValueError):
     """The model to convert is missing, damaged or inconsistent."""
 
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        # A value that it quotes is as long as a stranger's file has it.
+        super().__init__(message if len(message) <= 800 else f"{message[:500]} ... {message[-200:]}", hint=hint)
+
 
 class UnsupportedModelError(SourceError):
     """The source is sound, but edgepack does not build its architecture or one of its features."""
@@ -159,6 +163,14 @@ class ToolCallError(EdgepackError, ValueError):
     def __init__(self, message: str, *, text: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.text = text
+
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """What tells the model of it, after the messages that it answered: its own words, and what is wrong with them.
+
+        The words stand there as a text, and a user says what is wrong: that is what every chat template prints.
+        """
+        return [{"role": "assistant", "content": self.text}, {"role": "user", "content": f"Error: {self}"}]
 
 
 class ContextError(EdgepackError, ValueError):

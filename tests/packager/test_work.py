@@ -94,3 +94,29 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BuildError, match="Cannot write beside"), work.folder(tmp_path / "file" / "out"):
         pass
+
+
+def test_what_the_system_refuses_in_the_middle_is_a_sentence_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"failed: /x/file: Input/output error\."), work.folder(tmp_path / "out"):
+        raise OSError(errno.EIO, "Input/output error", "/x/file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_after_the_bundle_has_its_name_says_that_it_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match="out is sealed, and the system refused"), work.folder(out) as scratch:
+        (scratch / "bundle").mkdir()
+        work.publish(scratch / "bundle", out)
+        raise OSError(errno.EIO, "Input/output error")
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize("name", ["out", "[o]ut*"])
+def test_what_a_killed_build_left_goes_also_beside_a_bundle_that_is_there(name: str, tmp_path: Path) -> None:
+    out, left = tmp_path / name, tmp_path / f".{name}.{'0' * 16}.partial"
+    for folder in (out, left):
+        folder.mkdir()
+    (left / ".building").write_text("locked")
+    with pytest.raises(OutputExistsError):
+        work.refuse_existing(out)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

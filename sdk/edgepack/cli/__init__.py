@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit code. Raises nothing unless EDGEPACK_DEBUG=1."""
     try:
         _prepare_streams()
+        _prepare_memory()
         with Interrupts():
             code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
@@ -64,6 +65,19 @@ def _prepare_streams() -> None:
         raise UsageError("Standard output is closed.", hint="Send it to a file, or to /dev/null.")
     if isinstance(sys.stdout, TextIOWrapper):  # a test may have put another in its place
         sys.stdout.reconfigure(errors="replace")  # an old terminal lacks some characters, and shows the others
+
+
+def _prepare_memory() -> None:
+    """Make do with little address space, of which numpy takes a part for each core. Raises ``EdgepackError``."""
+    from edgepack.device import addresses
+
+    if found := addresses.left():
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        if found[0] < addresses.START:
+            raise EdgepackError(
+                f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v): too few.",
+                hint="Raise that limit.",
+            )
 
 
 def _say(message: str, hint: str | None, code: int, error: BaseException) -> int:
