@@ -17,6 +17,8 @@ from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
 
+_SHORTENS = "; on_overflow='truncate_middle' or 'rolling' shortens it for you"
+
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
 Messages = Sequence[Mapping[str, object]]
 
@@ -51,6 +53,7 @@ class Prompts:
 
     def of_text(self, text: str, on_overflow: OnOverflow, max_tokens: int) -> Prompt:
         """Return the prompt of a plain text. Raises ``UsageError`` for none, ``PromptTooLongError``."""
+        self._check_bytes(text, on_overflow)
         ids = self._tokenizer.encode(text)
         if not ids:
             raise UsageError("The prompt is empty, and this model has no BOS token to begin with.", hint="Pass a text.")
@@ -83,6 +86,7 @@ class Prompts:
 
         def render(chosen: Messages, ask: bool = True) -> Prompt:
             text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            self._check_bytes(text, on_overflow)
             # A template writes its own BOS, or wants none.
             ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
             return Prompt(ids, text, at_start=True)
@@ -138,6 +142,11 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
+    def _check_bytes(self, text: str, on_overflow: OnOverflow) -> None:
+        """Refuse, before anything is tokenised, a text whose bytes alone need more tokens than the context has."""
+        if on_overflow == "error" and (least := self._tokenizer.at_least(text)) > self._context:
+            raise self._too_long(least, _SHORTENS, "at least ")
+
     def _check_roles(self, messages: Messages, template: ChatTemplate) -> None:
         """Refuse what the template leaves out without a word, as most do with roles that they do not know."""
         chat = self._manifest.chat
@@ -162,14 +171,15 @@ class Prompts:
         if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
             raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
         if len(prompt.ids) > self._context:
-            raise self._too_long(len(prompt.ids), "; on_overflow='truncate_middle' or 'rolling' shortens it for you")
+            raise self._too_long(len(prompt.ids), _SHORTENS)
         return prompt
 
-    def _too_long(self, count: int, otherwise: str) -> PromptTooLongError:
+    def _too_long(self, count: int, otherwise: str, about: str = "") -> PromptTooLongError:
         most = self._manifest.context.profile
         hint = f"load with context={count} or more" if count <= most else f"this bundle is made for {most} tokens"
         return PromptTooLongError(
-            f"The prompt has {count} tokens, the context {self._context}.", hint=f"Shorten it, or {hint}{otherwise}."
+            f"The prompt has {about}{count} tokens, the context {self._context}.",
+            hint=f"Shorten it, or {hint}{otherwise}.",
         )
 
 
