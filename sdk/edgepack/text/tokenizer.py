@@ -155,7 +155,7 @@ class Tokenizer:
         shrinks = 1 if parts.normalizer is None else parts.normalizer.shrinks
         byte_level = self._bytes_of is _byte_level_bytes
         # Without a token for each byte there may be one for many characters.
-        if not shrinks or not (byte_level or _BYTE_TOKENS <= parts.model.vocab.keys()):
+        if not shrinks or not (byte_level or parts.model.vocab.keys() >= _BYTE_TOKENS):
             return 0
         ends = np.frombuffer(tables.ends, "<u4")
         if byte_level:  # a character is a byte
