@@ -5,25 +5,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from glob import escape
 from pathlib import Path
 from secrets import token_hex
 
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _LOCK = ".building"
+_WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
+_MOMENT = 60.0  # seconds
 
 
 @contextmanager
 def folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
-    A build that was killed cannot clean up: its folder is removed by the next build of the same ``out``, which tells
-    it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out`` exists, and ``BuildError``
-    for whatever the system refuses in the block, as a full disk does.
+    A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
+    that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
+    exists, and ``BuildError`` for whatever the system refuses in the block, as a full disk does.
     """
     refuse_existing(out)
     try:
@@ -39,6 +42,8 @@ def folder(out: Path) -> Iterator[Path]:
             raise _unwritable(out, error) from None
         with open(work / _LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write("locked")
+            lock.flush()
             yield work
     except OSError as error:
         if isinstance(error, EdgepackError):
@@ -113,9 +118,9 @@ def replace(folder: Path, out: Path) -> None:
 def refuse_existing(out: Path) -> None:
     """Raise ``OutputExistsError`` where the output exists, even as an empty folder.
 
-    What a build of the same output left that was killed is removed in any case.
+    What a build left beside it that was killed is removed in any case.
     """
-    _remove_abandoned(out)
+    _remove_abandoned(out.parent)
     try:
         there = out.exists() or out.is_symlink()
     except OSError as error:
@@ -124,12 +129,33 @@ def refuse_existing(out: Path) -> None:
         raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
 
 
-def _remove_abandoned(out: Path) -> None:
-    with suppress(OSError):  # what cannot be removed is in nobody's way
-        for work in out.parent.glob(f".{escape(out.name)}.*.partial"):
-            with suppress(OSError), open(work / _LOCK, "w") as lock:
+def _remove_abandoned(beside: Path) -> None:
+    try:
+        places = list(beside.iterdir())
+    except OSError:  # it is not there yet, or may not be read
+        return
+    for work in places:
+        if not _WORK.fullmatch(work.name) or work.is_symlink():
+            continue
+        try:
+            with open(work / _LOCK, "r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(work)
+                if lock.read() or _is_old(work):
+                    shutil.rmtree(work)
+        except FileNotFoundError:
+            if _is_old(work):
+                with suppress(OSError):  # it holds what no build has put there, or is gone
+                    work.rmdir()
+        except OSError:  # another build's, or another user's
+            continue
+
+
+def _is_old(work: Path) -> bool:
+    """Say whether a folder is too old to be that of a build that is about to lock it."""
+    try:
+        return time.time() - work.stat().st_mtime > _MOMENT
+    except OSError:
+        return False
 
 
 def _flush(path: Path) -> None:

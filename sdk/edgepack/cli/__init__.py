@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from io import StringIO, TextIOWrapper
 
-from edgepack.errors import EdgepackError, UsageError
+from edgepack.cli.interrupts import Interrupts
+from edgepack.errors import EdgepackError, UsageError, visible, without_secrets
 
 DEBUG = "EDGEPACK_DEBUG"
 
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _prepare_streams()
         _prepare_memory()
-        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        with Interrupts():
+            code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -82,9 +84,9 @@ def _say(message: str, hint: str | None, code: int, error: BaseException) -> int
     if os.environ.get(DEBUG) == "1":
         raise error
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _colored() else ("", "", "")
-    lines = [f"{bold}{red}error:{plain} {message}"]
+    lines = [f"{bold}{red}error:{plain} {visible(without_secrets(message))}"]
     if hint:
-        lines.append(f"{bold}hint:{plain} {hint}")
+        lines.append(f"{bold}hint:{plain} {visible(without_secrets(hint))}")
     print(*lines, sep="\n", file=sys.stderr)
     return code
 
