@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import numpy as np
@@ -709,3 +713,15 @@ class TestQuantize:
     def test_rows_that_do_not_fit(self, name: str, rows: NDArray[np.float32], complaint: str) -> None:
         with pytest.raises(ValueError, match=complaint):
             GgufRuntime().quantize(name, rows)
+
+
+def no_place(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_selfcheck_needs_no_folder_that_can_be_written(monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", no_place)
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert "cpu" in selfcheck.examine(library.ENGINES[-1]).devices
