@@ -633,6 +633,11 @@ class TestSilence:
         assert any("n_ctx_seq" in line for line in lines)
         assert not any("\n" in line or line != line.strip() for line in lines)
 
+    def test_what_a_file_says_of_itself_moves_no_cursor(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, logger="edgepack.gguf"):
+            log._receive(2, b"general.name = \x1b[2Jx\n", None)
+        assert [record.getMessage() for record in caplog.records] == ["general.name = \\u001b[2Jx"]
+
     def test_a_line_in_pieces_is_one_record(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.DEBUG, logger="edgepack.gguf"), log.errors() as errors:
             for level, text in [(4, b"half of"), (5, b" a line\n"), (3, b"careful\n"), (2, b"...."), (5, b"..\n")]:
