@@ -49,6 +49,10 @@ def traced(work: Callable[[], object], log: Path, inject: str | None = None) -> 
                 return work()
             finally:
                 strace.send_signal(signal.SIGINT)
+                try:
+                    strace.wait(5)
+                except subprocess.TimeoutExpired:  # it waits for this process, which waits for it
+                    strace.kill()
 
     return run
 
