@@ -24,6 +24,7 @@ from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
     Tool,
+    read_control_tokens,
     read_grammar,
     read_lookup,
     read_n_best,
@@ -261,6 +262,7 @@ class Model:
             options.get("date"),
             policy,
             max_tokens,
+            read_control_tokens(options),
             continues or (lambda text: None),
         )
         generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)

@@ -54,6 +54,10 @@ OnOverflow = Annotated[
     str | None,
     typer.Option(help="A prompt that is too long: error, truncate_middle or rolling.", show_default=False),
 ]
+ControlTokens = Annotated[
+    str | None,
+    typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
+]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
 
 
@@ -81,6 +85,7 @@ def run(
     n_best: Number = None,
     prompt_lookup: PromptLookup = None,
     on_overflow: OnOverflow = None,
+    control_tokens: ControlTokens = None,
     isolate: Isolate = False,
     strict: Strict = False,
     json: AsJson = False,
@@ -105,6 +110,7 @@ def run(
         "n_best": n_best,
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
+        "control_tokens": control_tokens,
     }
     talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:

@@ -4,6 +4,7 @@ The rendering follows the ``apply_chat_template`` of Hugging Face transformers, 
 for: blocks trimmed, loop controls, ``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters as they are.
 It knows text only: the tokens of a prompt are the tokenizer's business. The sandbox bounds the length of loops and
 here the length of a prompt; time and memory are bounded where a template is first met, when a bundle is built.
+A prompt knows which of its characters the template wrote (``edgepack.text.marks``).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgepack.errors import BundleError, UsageError
+from edgepack.text.marks import Marked, concat, written
 from edgepack.text.messages import checked, in_parts, plain
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class ChatTemplate:
         self._parts = frozenset(parts)
         self._tool_use = tool_use
         self._file = file
-        self._names = {"bos_token": bos_token, "eos_token": eos_token}
+        self._names = {"bos_token": written(bos_token), "eos_token": written(eos_token)}
         self._date = date
         try:
             self._template = _environment().from_string(source)
@@ -99,7 +101,7 @@ class ChatTemplate:
         variables: Mapping[str, object] | None = None,
         add_generation_prompt: bool = True,
         date: str | None = None,
-    ) -> str:
+    ) -> Marked:
         """Return the prompt for messages, each a mapping with ``role``, ``content`` (a text, or a list of text parts,
         see ``edgepack.text.messages``) and, where the template reads them, other fields of JSON's types.
 
@@ -111,7 +113,7 @@ class ChatTemplate:
         context: dict[str, Any] = {
             **self._checked_variables(variables or {}),
             **self._names,
-            "messages": in_parts(checked(messages), self._parts),
+            "messages": [_with_role(message) for message in in_parts(checked(messages), self._parts)],
             "tools": self._checked_tools(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -121,7 +123,7 @@ class ChatTemplate:
             context["strftime_now"] = _clock(day)
         return self._rendered(context)
 
-    def _rendered(self, context: Mapping[str, Any]) -> str:
+    def _rendered(self, context: Mapping[str, Any]) -> Marked:
         from jinja2 import TemplateError
 
         pieces, length = [], 0
@@ -146,7 +148,7 @@ class ChatTemplate:
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
             reason = str(e).rstrip(".") or type(e).__name__
             raise BundleError(f"{self._file} fails on these messages: {reason}.", hint=hint) from e
-        return "".join(pieces)
+        return concat(pieces)
 
     def _checked_tools(self, tools: Sequence[Mapping[str, object]] | None) -> list[Any] | None:
         if tools is None:
@@ -169,6 +171,12 @@ class ChatTemplate:
         return {name: plain(value, name) for name, value in variables.items()}
 
 
+def _with_role(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose role, a word of the template's language, counts as written: Phi-3 makes tokens of it."""
+    role = message["role"]
+    return {**message, "role": written(role) if role.isidentifier() else role}
+
+
 def _clock(day: str) -> Callable[[str], str]:
     """Return ``strftime_now`` for a fixed day, midnight, with English names whatever the program's locale."""
     try:
@@ -186,7 +194,8 @@ def _clock(day: str) -> Callable[[str], str]:
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    from jinja2 import nodes
+    from jinja2 import nodes, pass_eval_context
+    from jinja2.compiler import CodeGenerator, Frame
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -201,9 +210,42 @@ def _environment() -> ImmutableSandboxedEnvironment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    class Marking(CodeGenerator):
+        """Compiles a template so that what it spells out is marked as written, and ``~`` keeps marks."""
+
+        def _output_const_repr(self, group: Iterable[Any]) -> str:
+            return f"environment.written({super()._output_const_repr(group)})"
+
+        def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802 - jinja2's name
+            if isinstance(node.value, str):
+                self.write(f"environment.written({node.value!r})")
+            else:
+                super().visit_Const(node, frame)
+
+        def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - jinja2's name
+            if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
+                super().visit_Concat(node, frame)
+                return
+            self.write("concat(map(str, ")
+            self.visit(nodes.Tuple(node.nodes, "load"), frame)
+            self.write("))")
+
+    class Environment(ImmutableSandboxedEnvironment):
+        code_generator_class = Marking
+        written = staticmethod(written)
+        concat = staticmethod(concat)
+
+    # Without the optimizer, which would put lists and objects of texts in the place of texts.
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False
     )
+    join = environment.filters["join"]
+
+    @pass_eval_context
+    def marked_join(context: object, value: object, d: object = "", attribute: str | int | None = None) -> object:
+        return join(context, value, d if isinstance(d, Marked) else Marked(str(d)), attribute)
+
+    environment.filters["join"] = marked_join
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     return environment

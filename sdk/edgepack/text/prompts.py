@@ -18,6 +18,7 @@ from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
 
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
+ControlTokens = Literal["text", "parse"]
 Messages = Sequence[Mapping[str, object]]
 
 
@@ -72,20 +73,23 @@ class Prompts:
         date: str | None,
         on_overflow: OnOverflow,
         max_tokens: int,
+        control_tokens: ControlTokens = "text",
         continues: Callable[[str], list[int] | None] = lambda text: None,
     ) -> Prompt:
         """Return the prompt of checked messages; ``template`` is the bundle's, or the one that it has for tools.
 
-        ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
-        for a role or a date that the template cannot take, ``PromptTooLongError``.
+        ``control_tokens`` says what names of special tokens in messages, tools and variables are: "text", or by "parse"
+        those tokens. ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and
+        ``UsageError`` for a role or a date that the template cannot take, ``PromptTooLongError``.
         """
         self._check_date(date)
 
         def render(chosen: Messages, ask: bool = True) -> Prompt:
-            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            marked = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            text = marked if control_tokens == "text" else marked.plain
             # A template writes its own BOS, or wants none.
             ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
-            return Prompt(ids, text, at_start=True)
+            return Prompt(ids, marked.plain, at_start=True)
 
         prompt = render(messages)
         self._check_roles(messages, template)
