@@ -121,5 +121,6 @@ def _harmless(text: Marked) -> str:
     """Return a text in which no name of a special token has a character that the template did not write."""
     chars = list(text.plain)
     for place in text.said(0, len(text)):
-        chars[place] = "x" if chars[place].isalnum() else chars[place] if chars[place].isspace() else "."
+        if not chars[place].isspace():  # which some tokens take beside them
+            chars[place] = "x" if chars[place].isalnum() or chars[place] == "_" else "."
     return "".join(chars)

@@ -145,8 +145,15 @@ class _Asking:
     """One way of asking: with the chat template or without, with the options of the command line."""
 
     def __init__(self, model: Model, options: dict[str, Any], raw: bool) -> None:
+        from edgepack.errors import UsageError
+
         self._model, self._options = model, options
         self._chat = None if model.manifest.chat is None or raw else model.chat(**options)
+        if self._chat is None and "control_tokens" in options:
+            raise UsageError(
+                "--control-tokens was given for a prompt without a chat template.",
+                hint="Leave it out: a plain text names no control token.",
+            )
 
     def silent(self, text: str) -> dict[str, Any]:
         """Answer without streaming; return the result and what produced it, as JSON values."""

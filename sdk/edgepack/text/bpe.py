@@ -19,6 +19,7 @@ from heapq import heapify, heappop, heappush
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from edgepack.errors import UsageError
 from edgepack.text.marks import Marked
 from edgepack.text.tables import Tables
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _WORDS = 1 << 14  # whose tokens are remembered
 _SPACE = "\u2581".encode()
 
-_PRIVATE = range(0xF0000, 0xFFFFE)  # characters that stand for none
+_PRIVATE = range(0xF0000, 0x110000)  # characters of no meaning
 _GONE = 0xFFFF_FFFF  # no token's id: joined to the one before, or the end of the word
 
 _Pair = tuple[int, int, int, int, int]  # rank, place, left, right, joined: in the order in which they are merged
@@ -62,11 +63,13 @@ class Bpe:
 
     def _as_said(self, text: Marked, encoding: Encoding) -> Encoding:
         """Return the encoding of a text without the special tokens that others than its template name."""
-        hidden, stand_ins = list(text.plain), _StandIns(text.plain)
+        hidden, stand_ins = text.plain, _StandIns(text.plain)
         while places := [place for place in self._forged(text, encoding) if hidden[place] == text.plain[place]]:
+            chars = list(hidden)
             for place in places:
-                hidden[place] = stand_ins[hidden[place]]
-            encoding = self._restoring("".join(hidden), stand_ins)
+                chars[place] = stand_ins[chars[place]]
+            hidden = "".join(chars)
+            encoding = self._restoring(hidden, stand_ins)
         return encoding
 
     def _forged(self, text: Marked, encoding: Encoding) -> Iterator[int]:
@@ -148,8 +151,7 @@ class _StandIns(dict[str, str]):
     """A private character for each character that is hidden in a text, and a step that puts them back."""
 
     def __init__(self, text: str) -> None:
-        used = set(text)
-        self._free = (char for char in map(chr, _PRIVATE) if char not in used)
+        self._free = _unused(text)
 
     def __missing__(self, char: str) -> str:
         self[char] = next(self._free)
@@ -162,3 +164,9 @@ class _StandIns(dict[str, str]):
     def _restore(self, words: NormalizedString) -> None:
         for char, stand_in in self.items():
             words.replace(stand_in, char)
+
+
+def _unused(text: str) -> Iterator[str]:
+    used = set(text)
+    yield from (char for char in map(chr, _PRIVATE) if char not in used)
+    raise UsageError("The prompt has every private character of Unicode.", hint="Leave some of them out.")
