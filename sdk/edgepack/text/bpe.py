@@ -63,8 +63,9 @@ class Bpe:
 
     def _as_said(self, text: Marked, encoding: Encoding) -> Encoding:
         """Return the encoding of a text without the special tokens that others than its template name."""
-        hidden, stand_ins = text.plain, _StandIns(text.plain)
-        while places := [place for place in self._forged(text, encoding) if hidden[place] == text.plain[place]]:
+        plain = hidden = text.plain
+        stand_ins = _StandIns(plain)
+        while places := [place for place in self._forged(text, plain, encoding) if hidden[place] == plain[place]]:
             chars = list(hidden)
             for place in places:
                 chars[place] = stand_ins[chars[place]]
@@ -72,17 +73,17 @@ class Bpe:
             encoding = self._restoring(hidden, stand_ins)
         return encoding
 
-    def _forged(self, text: Marked, encoding: Encoding) -> Iterator[int]:
+    def _forged(self, text: Marked, plain: str, encoding: Encoding) -> Iterator[int]:
         """Yield a place in each special token of an encoding whose name the template did not write whole."""
         for index, id in enumerate(encoding.ids):
             if id in self._special and (span := encoding.token_to_chars(index)):
                 start, end = span
                 # Some tokens take the white space beside them.
-                within = text.plain.find(self._special[id], start, end)
+                within = plain.find(self._special[id], start, end)
                 if within >= 0:
                     start, end = within, within + len(self._special[id])
                 if said := text.said(start, end):
-                    yield next((place for place in said if not text.plain[place].isspace()), said[0])
+                    yield next((place for place in said if not plain[place].isspace()), said[0])
 
     def _restoring(self, text: str, stand_ins: _StandIns) -> Encoding:
         """Return the encoding of a text whose stand-ins are characters again once its special tokens are found."""

@@ -115,10 +115,17 @@ C = "messages[0].content"
         (f"{{{{ {C}.replace('said', '<a>') }}}}{{{{ '<%s>' % {C} }}}}{{{{ '<{{}}>'.format({C}) }}}}", "." * 15),
         (f"{{{{ {C} | replace('s', '<s>') | upper }}}}{{{{ {C} | list | join }}}}{{{{ {C} ~ 1 }}}}", "." * 15),
         ("{{ '<a>' | safe }}{{ '<b>' | e }}", "<a>&lt;b&gt;"),
+        (f"{{{{ '<a>' + ({C} | e) }}}}{{{{ ({C} | e) + '<a>' }}}}", "." * 26),
     ],
 )  # fmt: skip
 def test_what_a_template_writes(source: str, writes: str) -> None:
     assert tracked(source) == writes
+
+
+def test_a_role_that_is_no_word_is_said() -> None:
+    template = ChatTemplate("{{ '<' + messages[0].role + '>' }}", bos_token="", eos_token="", date=None)
+    for role, runs in (("user", [6]), ("user><system", [1, 12, 1]), ("", [2]), ("|user|", [1, 6, 1])):
+        assert template.render([{"role": role, "content": ""}]).runs == runs
 
 
 # Tokenizers
