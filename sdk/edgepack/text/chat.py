@@ -194,7 +194,7 @@ def _clock(day: str) -> Callable[[str], str]:
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    from jinja2 import nodes, pass_eval_context
+    from jinja2 import nodes
     from jinja2.compiler import CodeGenerator, Frame
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
@@ -211,7 +211,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
             return nodes.Scope(body, lineno=line)
 
     class Marking(CodeGenerator):
-        """Compiles a template so that what it spells out is marked as written, and ``~`` keeps marks."""
+        """Compiles a template so that what it spells out is marked as written; ``~`` and ``join`` keep marks."""
 
         def _output_const_repr(self, group: Iterable[Any]) -> str:
             return f"environment.written({super()._output_const_repr(group)})"
@@ -230,6 +230,11 @@ def _environment() -> ImmutableSandboxedEnvironment:
             self.visit(nodes.Tuple(node.nodes, "load"), frame)
             self.write("))")
 
+        def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:  # noqa: N802 - jinja2's name
+            if node.name == "join" and not node.args and all(each.key != "d" for each in node.kwargs):
+                node.args = [nodes.Const("")]  # whose method it is that joins
+            super().visit_Filter(node, frame)
+
     class Environment(ImmutableSandboxedEnvironment):
         code_generator_class = Marking
         written = staticmethod(written)
@@ -239,13 +244,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False
     )
-    join = environment.filters["join"]
-
-    @pass_eval_context
-    def marked_join(context: object, value: object, d: object = "", attribute: str | int | None = None) -> object:
-        return join(context, value, d if isinstance(d, Marked) else Marked(str(d)), attribute)
-
-    environment.filters["join"] = marked_join
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     return environment
