@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,7 +21,7 @@ from edgepack.text.marks import Marked, concat, written
 from edgepack.text.messages import checked, in_parts, plain
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from edgepack.text.marking import MarkingEnvironment
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
@@ -193,12 +193,12 @@ def _clock(day: str) -> Callable[[str], str]:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> MarkingEnvironment:
     from jinja2 import nodes
-    from jinja2.compiler import CodeGenerator, Frame
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from edgepack.text.marking import MarkingEnvironment
 
     class Generation(Extension):
         """``{% generation %}`` marks the assistant's words for training; here its body is rendered as it stands."""
@@ -210,40 +210,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    class Marking(CodeGenerator):
-        """Compiles a template so that what it spells out is marked as written; ``~`` and ``join`` keep marks."""
-
-        def _output_const_repr(self, group: Iterable[Any]) -> str:
-            return f"environment.written({super()._output_const_repr(group)})"
-
-        def visit_Const(self, node: nodes.Const, frame: Frame) -> None:  # noqa: N802 - jinja2's name
-            if isinstance(node.value, str):
-                self.write(f"environment.written({node.value!r})")
-            else:
-                super().visit_Const(node, frame)
-
-        def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - jinja2's name
-            if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
-                super().visit_Concat(node, frame)
-                return
-            self.write("concat(map(str, ")
-            self.visit(nodes.Tuple(node.nodes, "load"), frame)
-            self.write("))")
-
-        def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:  # noqa: N802 - jinja2's name
-            if node.name == "join" and not node.args and all(each.key != "d" for each in node.kwargs):
-                node.args = [nodes.Const("")]  # whose method it is that joins
-            super().visit_Filter(node, frame)
-
-    class Environment(ImmutableSandboxedEnvironment):
-        code_generator_class = Marking
-        written = staticmethod(written)
-        concat = staticmethod(concat)
-
-    # Without the optimizer, which would put lists and objects of texts in the place of texts.
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False
-    )
+    environment = MarkingEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     return environment
