@@ -71,10 +71,9 @@ class Bpe:
         plain = text.plain if isinstance(text, Marked) else text
         with self._lock:  # a property of the shared object decides how the call treats special tokens
             self._native.encode_special_tokens = not special
-            with _library():
-                encoding = self._native.encode(plain, add_special_tokens=False)
-                if special and isinstance(text, Marked):
-                    encoding = self._as_said(text, encoding)
+            encoding = self._encoded(plain)
+            if special and isinstance(text, Marked):
+                encoding = self._as_said(text, encoding)
         ids = self._tables.ids
         symbols = [ids[place] for place in encoding.ids]
         return [id for word in self._words(symbols, encoding.word_ids) for id in self._word(word)]
@@ -111,9 +110,13 @@ class Bpe:
         first = PreTokenizer.custom(stand_ins)
         self._native.pre_tokenizer = first if splitting is None else Sequence([first, splitting])
         try:
-            return self._native.encode(text, add_special_tokens=False)
+            return self._encoded(text)
         finally:
             self._native.pre_tokenizer = splitting
+
+    def _encoded(self, text: str) -> Encoding:
+        with _library():
+            return self._native.encode(text, add_special_tokens=False)
 
     def text(self, id: int) -> bytes:
         """Return a token as the vocabulary writes it, in UTF-8; nothing for an id without one."""

@@ -114,7 +114,6 @@ C = "messages[0].content"
         ("{{ messages[0].role | upper }}{{ messages[0] | tojson }}", "USER" + "." * 35),
         (f"{{{{ {C}.replace('said', '<a>') }}}}{{{{ '<%s>' % {C} }}}}{{{{ '<{{}}>'.format({C}) }}}}", "." * 15),
         (f"{{{{ {C} | replace('s', '<s>') | upper }}}}{{{{ {C} | list | join }}}}{{{{ {C} ~ 1 }}}}", "." * 15),
-        ("{{ '<a>' | safe }}{{ '<b>' | e }}", "<a>&lt;b&gt;"),
         (f"{{{{ '<a>' + ({C} | e) }}}}{{{{ ({C} | e) + '<a>' }}}}", "." * 26),
     ],
 )  # fmt: skip
