@@ -179,7 +179,7 @@ def arrive(job: Job) -> Arrival:
             if text is not None:
                 yield text
 
-    return settle(probed, tools="tool" in job.source)
+    return settle(probed, job.source)
 
 
 @cache
