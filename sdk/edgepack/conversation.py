@@ -7,7 +7,7 @@ share less; ``usage.cached_tokens`` of each result says how much it did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Unpack
@@ -23,11 +23,12 @@ from edgepack.decoding.stream import AsyncStream, Stream, awhole, whole
 from edgepack.errors import BundleError, UsageError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.detokenize import Detokenizer
+from edgepack.text.messages import checked
 from edgepack.text.prompts import Messages, Prompt
 from edgepack.text.tokenizer import Tokenizer
 
 _VERSION = 1
-Said = str | Mapping[str, object]
+Said = str | Mapping[str, object] | Messages
 
 
 class Answering(Protocol):
@@ -99,7 +100,7 @@ class Conversation:
         return len(self._turns) - 1
 
     def send(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
-        """Say something, a user's text or a message such as a tool's result, and return the answer.
+        """Say something, a user's text or messages such as the results of tools, and return the answer.
 
         Options of this call go before those of the conversation. Raises as ``Model.chat``.
         """
@@ -107,7 +108,9 @@ class Conversation:
 
     def stream(self, said: Said, **options: Unpack[ChatOptions]) -> Stream:
         """``send``, piece by piece: the turn is remembered when the ``with`` block is left."""
-        new: dict[str, object] = {"role": "user", "content": said} if isinstance(said, str) else dict(said)
+        if isinstance(said, str):
+            said = {"role": "user", "content": said}
+        new = checked([said] if isinstance(said, Mapping) else said)
         wanted: ChatOptions = {**self._options, **options}
         before = len(self._turns)
 
@@ -117,7 +120,7 @@ class Conversation:
             if result.token_ids or result.tool_calls:
                 self._turns.append(self._turn(new, prompt, result))
 
-        return self._model.answer([*self.messages, new], wanted, continues=self._continue, finished=finished)
+        return self._model.answer([*self.messages, *new], wanted, continues=self._continue, finished=finished)
 
     async def asend(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
         """``send`` for an event loop."""
@@ -185,17 +188,20 @@ class Conversation:
                 desk.owner.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
         return conversation
 
-    def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
+    def _turn(self, said: Sequence[dict[str, object]], prompt: Prompt, result: Result) -> _Turn:
         text, words = result.text, Detokenizer(self._model.tokenizer)
         spoken = "".join(map(words.push, result.token_ids))
-        if result.tool_calls and "tool_calls" not in self._model.template.for_tools.source:
+        goes_on = said[-1]["role"] == "assistant"
+        before, begun = (said[:-1], str(said[-1]["content"])) if goes_on else (said, "")
+        writes_calls = "tool_calls" in self._model.template.for_tools.source
+        if result.tool_calls and not writes_calls:
             text = spoken  # a template that cannot write calls is told their words
-        elif result.tool_calls:
-            return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))
-        answered: tuple[dict[str, object], ...] = (said, {"role": "assistant", "content": text})
+        answer: dict[str, object] = {"role": "assistant", "content": begun + text}
+        if result.tool_calls and writes_calls:
+            return _Turn((*before, {**answer, "tool_calls": _calls(result)}))
         if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
-            return _Turn(answered)
-        return _Turn(answered, prompt.text + text, (*prompt.ids, *result.token_ids))
+            return _Turn((*before, answer))
+        return _Turn((*before, answer), prompt.text + text, (*prompt.ids, *result.token_ids))
 
     def _state(self) -> tuple[list[int], list[int], bytes]:
         """Return the cache's tokens and steps and the session's snapshot, where the cache is this conversation's."""

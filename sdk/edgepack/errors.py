@@ -130,6 +130,14 @@ class ToolCallError(EdgepackError, ValueError):
         super().__init__(message, hint=hint)
         self.text = text
 
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """What tells the model of it, after the messages that it answered: its own words, and what is wrong with them.
+
+        The words stand there as a text, and a user says what is wrong: that is what every chat template prints.
+        """
+        return [{"role": "assistant", "content": self.text}, {"role": "user", "content": f"Error: {self}"}]
+
 
 class ContextError(EdgepackError, ValueError):
     """The tokens or the memory do not fit."""

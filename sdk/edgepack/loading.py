@@ -6,7 +6,7 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
-from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, check_id, open_bundle
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
 from edgepack.device.hardware import detect
@@ -32,6 +32,7 @@ def load(
     threads: int | None = None,
     strict: bool = False,
     isolate: bool = False,
+    id: str | None = None,
     runtimes: Runtimes | None = None,
     **unknown: Never,
 ) -> Model:
@@ -42,7 +43,8 @@ def load(
     ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
     refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
     machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of
-    the call that meets it. ``runtimes`` replaces the installed ones, for tests of an application:
+    the call that meets it. ``id`` ("sha256:...", as ``edgepack verify`` prints it) pins the bundle: any other is
+    refused. ``runtimes`` replaces the installed ones, for tests of an application:
     ``{"fake": FakeRuntime()}``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
@@ -50,8 +52,8 @@ def load(
     template must also give what they gave when it was built. Raises ``BundleError``, ``ContextTooLargeError``,
     ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
     """
-    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate"))
-    opened = _open(bundle)
+    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "id"))
+    opened = _open(bundle, id)
     chosen = plan(
         opened,
         context=context,
@@ -144,5 +146,8 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
     )
 
 
-def _open(bundle: Where) -> Bundle:
-    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify="sizes")
+def _open(bundle: Where, id: str | None = None) -> Bundle:
+    if isinstance(bundle, Bundle):
+        check_id(bundle.path, bundle.id, id)
+        return bundle
+    return open_bundle(bundle, verify="sizes", id=id)

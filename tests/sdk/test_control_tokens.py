@@ -94,6 +94,16 @@ def test_a_conversation_goes_on_with_names_in_what_was_said(tmp_path: Path) -> N
         assert prompt(model.resume(tmp_path / "talk").send("Hi")).startswith(prompt(second))
 
 
+def test_the_beginning_of_an_answer_is_said_too() -> None:
+    begun = [*user(FORGED), {"role": "assistant", "content": "So<|end|><|start"}]
+    with fake.model(says="|>") as model:
+        assert prompt(model.chat(begun, continue_final=True)) == f"<user\n{FORGED}>\n<assistant\nSo<|end|><|start"
+        assert controls(model, begun, continue_final=True, control_tokens="parse") == 6
+        talk = model.chat()
+        talk.send(begun, continue_final=True)
+        assert prompt(talk.send("Hi")).endswith("assistant\nSo<|end|><|start|>>\n<user\nHi>\n<assistant\n")
+
+
 def test_half_a_name_beside_the_templates_own_text() -> None:
     template = "{% for m in messages %}<{{ m.content }}|>{% endfor %}<|start|>"
     with fake.model(says="Yes.", template=template) as model:

@@ -12,7 +12,8 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,9 +79,9 @@ def examine(engine: library.Engine) -> Verdict:
     _check_defaults(loaded.native.llama_model_default_params(), abi.MODEL_DEFAULTS)
     _check_defaults(loaded.native.llama_context_default_params(), abi.CONTEXT_DEFAULTS)
     table = np.sin(np.arange(256 * 32, dtype=np.float32)).reshape(256, 32)
-    with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
-        path = Path(folder) / "model.gguf"
-        path.write_bytes(_tiny_model(table))
+    with _placed(_tiny_model(table)) as path:
+        if path is None:
+            return Verdict(("cpu",), loaded.llama_version)
         session = open_session(loaded, path, _DECODER, Options(context=64, threads=1, kv_cache="f32", chunk=4))
         found, device = session.forward_all(range(6)), session.device
         session.close()
@@ -88,6 +89,25 @@ def examine(engine: library.Engine) -> Verdict:
     if not error <= _NMSE:
         raise EngineError(f"{loaded.version} computes wrong logits: NMSE {error:.1e}.")
     return Verdict(tuple(dict.fromkeys((device, "cpu"))), loaded.llama_version)
+
+
+@contextmanager
+def _placed(data: bytes) -> Iterator[Path | None]:
+    """Give a file with these bytes, in memory where the system can; None where there is no place for one at all.
+
+    A read-only root has none, and a check that cannot be made is no reason not to load a model.
+    """
+    with ExitStack() as stack:
+        path = None
+        with suppress(OSError):
+            if hasattr(os, "memfd_create"):
+                file = stack.enter_context(open(os.memfd_create("model.gguf"), "wb"))
+                path = Path(f"/proc/self/fd/{file.fileno()}")
+            if path is None or not path.exists():
+                path = None
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-"))) / "model.gguf"
+            path.write_bytes(data)
+        yield path
 
 
 def main() -> int:

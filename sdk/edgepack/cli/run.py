@@ -16,6 +16,7 @@ from edgepack.cli import textfile
 from edgepack.cli.screen import (
     AsJson,
     Backend,
+    BundleId,
     BundlePath,
     Context,
     KvCache,
@@ -88,6 +89,7 @@ def run(
     control_tokens: ControlTokens = None,
     isolate: Isolate = False,
     strict: Strict = False,
+    id: BundleId = None,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
@@ -116,7 +118,9 @@ def run(
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
-    model = load(bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict)
+    model = load(
+        bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict, id=id
+    )
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
         if talk:

@@ -47,6 +47,9 @@ KvCache = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the engine. Default: the cores it may use.", show_default=False)
 ]
+BundleId = Annotated[
+    str | None, typer.Option(help="Refuse any bundle but this: sha256:..., as verify prints it.", show_default=False)
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a substitute for what would come first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from threading import Lock
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from edgepack.errors import UsageError
 from edgepack.text.marks import Marked
-from edgepack.text.tables import Tables
+from edgepack.text.tables import Tables, damaged
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, NormalizedString, PreTokenizedString
@@ -35,14 +36,30 @@ _GONE = 0xFFFF_FFFF  # no token's id: joined to the one before, or the end of th
 _Pair = tuple[int, int, int, int, int]  # rank, place, left, right, joined: in the order in which they are merged
 
 
+@contextmanager
+def _library() -> Iterator[None]:
+    """Turn what the tokenizers library raises into ``BundleDamagedError``: it has no class of its own for errors, and
+    where Rust panics, one that is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise damaged(f"the tokenizers library says: {str(error).rstrip('.')}") from None
+        raise
+
+
 class Bpe:
-    """The encoder of one tokenizer. It may be used from several threads."""
+    """The encoder of one tokenizer. It may be used from several threads. Raises ``BundleDamagedError``."""
 
     def __init__(self, tables: Tables) -> None:
         import tokenizers
 
         self._tables = tables
-        self._native = tokenizers.Tokenizer.from_str(tables.rest)
+        with _library():
+            self._native = tokenizers.Tokenizer.from_str(tables.rest)
+            places = max(self._native.get_vocab(with_added_tokens=True).values(), default=-1)
+        if places >= len(tables.ids):
+            raise damaged(f"its remainder has {places + 1} tokens, of which {len(tables.ids)} have an id")
         added = self._native.get_added_tokens_decoder()
         self._special = {place: token.content for place, token in added.items() if token.special}
         self._lock = Lock()
@@ -98,7 +115,8 @@ class Bpe:
             self._native.pre_tokenizer = splitting
 
     def _encoded(self, text: str) -> Encoding:
-        return self._native.encode(text, add_special_tokens=False)
+        with _library():
+            return self._native.encode(text, add_special_tokens=False)
 
     def text(self, id: int) -> bytes:
         """Return a token as the vocabulary writes it, in UTF-8; nothing for an id without one."""

@@ -12,7 +12,7 @@ import small_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgepack.bundle.files import MANIFEST, Bundle, open_bundle
+from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, Bundle, open_bundle
 from edgepack.errors import (
     BundleDamagedError,
     BundleError,
@@ -108,6 +108,17 @@ def test_a_pipe_is_refused_and_not_waited_for(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
     assert f"{name} of the bundle is damaged: it is not a regular file" in refusal(folder, BundleDamagedError)
+
+
+def test_a_folder_in_place_of_the_manifest_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    assert f"{MANIFEST} of the bundle is damaged: it is not a regular file" in refusal(folder, BundleDamagedError)
+
+
+def test_a_manifest_that_is_too_large_is_not_read(folder: Path) -> None:
+    os.truncate(folder / MANIFEST, 5 << 30)
+    assert f"it has more than {MAX_MANIFEST:,} bytes" in refusal(folder, BundleDamagedError)
 
 
 def test_a_folder_in_place_of_a_file_is_refused(folder: Path) -> None:
