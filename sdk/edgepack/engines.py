@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from edgepack import runtime
 from edgepack.bundle.files import Bundle
+from edgepack.device import addresses
 from edgepack.device.hardware import Hardware, most_threads
 from edgepack.device.planning import Candidate
 from edgepack.errors import EngineError, UsageError
@@ -38,6 +39,8 @@ def find(name: str, runtimes: Runtimes | None) -> Runtime:
 
 def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
     if runtimes is None:
+        if short := addresses.shortage(name):
+            return Support((), reason=short)
         return probing.probe(name, hardware)
     return probing.ask(name, runtimes.__getitem__, hardware)
 

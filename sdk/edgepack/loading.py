@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Never
 from edgepack.bundle.files import Bundle, check_id, open_bundle
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
+from edgepack.device import addresses
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
 from edgepack.device.tuning import read_tunings
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
-from edgepack.errors import check_options
+from edgepack.errors import ContextTooLargeError, check_options
 from edgepack.runtime import Options
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ def open_candidate(
     started = perf_counter()
     options = with_threads(candidate.options, threads)
     bundle.check([candidate.variant])
+    # In this thread, since the engine's own takes some addresses to be used later.
+    if short := addresses.shortage(candidate.runtime, candidate.memory.total, options.threads):
+        raise ContextTooLargeError(short, hint="Raise that limit, or load with fewer threads or a smaller context.")
     tokenizer, template = text_side(bundle)
     check_text(bundle, tokenizer, template)
     engine = isolated(candidate.runtime, runtimes) if isolate else find(candidate.runtime, runtimes)

@@ -79,9 +79,9 @@ def examine(engine: library.Engine) -> Verdict:
     _check_defaults(loaded.native.llama_model_default_params(), abi.MODEL_DEFAULTS)
     _check_defaults(loaded.native.llama_context_default_params(), abi.CONTEXT_DEFAULTS)
     table = np.sin(np.arange(256 * 32, dtype=np.float32)).reshape(256, 32)
-    with _placed(_tiny_model(table)) as path:
+    with _file(_tiny_model(table)) as path:
         if path is None:
-            return Verdict(("cpu",), loaded.llama_version)
+            return Verdict(loaded.devices(), loaded.llama_version)
         session = open_session(loaded, path, _DECODER, Options(context=64, threads=1, kv_cache="f32", chunk=4))
         found, device = session.forward_all(range(6)), session.device
         session.close()
@@ -92,22 +92,20 @@ def examine(engine: library.Engine) -> Verdict:
 
 
 @contextmanager
-def _placed(data: bytes) -> Iterator[Path | None]:
-    """Give a file with these bytes, in memory where the system can; None where there is no place for one at all.
-
-    A read-only root has none, and a check that cannot be made is no reason not to load a model.
-    """
+def _file(data: bytes) -> Iterator[Path | None]:
+    """Yield the path of a file with the data, in memory where the system has that; None where it has no place at all,
+    which must keep nobody from a model that could be loaded."""
     with ExitStack() as stack:
         path = None
         with suppress(OSError):
             if hasattr(os, "memfd_create"):
-                file = stack.enter_context(open(os.memfd_create("model.gguf"), "wb"))
+                file = stack.enter_context(os.fdopen(os.memfd_create("edgepack"), "wb", buffering=0))
+                file.write(data)
                 path = Path(f"/proc/self/fd/{file.fileno()}")
             if path is None or not path.exists():
-                path = None
-                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-"))) / "model.gguf"
-            path.write_bytes(data)
-        yield path
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-")), "model.gguf")
+                path.write_bytes(data)
+        yield path if path is not None and path.exists() else None
 
 
 def main() -> int:

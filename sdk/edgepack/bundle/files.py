@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgepack.bundle import manifest as manifest_file
+from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
 
@@ -33,11 +34,15 @@ _REBUILD = "Build or copy the bundle again."
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved."""
+    """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved.
+
+    ``foreign`` are the files and folders that were passed over: see ``edgepack.bundle.foreign``.
+    """
 
     path: Path
     manifest: Manifest
     id: str
+    foreign: tuple[str, ...] = ()
 
     def read(self, name: str) -> bytes:
         """Return a listed file, checked against its sha256. ``name`` is its path relative to the bundle's folder.
@@ -97,9 +102,10 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle's folder and check it against its manifest.
 
-    Both levels refuse a missing or unlisted file, anything but regular files and folders, and a wrong size;
-    "full" compares every sha256 as well. ``id`` is the only bundle that may lie there ("sha256:..."). Raises
-    ``BundleNotFoundError``, ``BundleTooNewError``, or ``BundleDamagedError``, which names the file and what differs.
+    Both levels refuse a missing file, an unlisted one that is not ``foreign``, anything but regular files and folders,
+    and a wrong size; "full" compares every sha256 as well. ``id`` is the only bundle that may lie there ("sha256:...").
+    Raises ``BundleNotFoundError``, ``BundleTooNewError``, or ``BundleDamagedError``, which names the file and what
+    differs.
     """
     if verify not in ("full", "sizes"):
         raise UsageError(f"verify cannot be {verify!r}.", hint="Choose 'full' or 'sizes'.")
@@ -107,8 +113,8 @@ def open_bundle(
     data = _read(folder, MANIFEST, MAX_MANIFEST)
     found = hashlib.sha256(data).hexdigest()
     check_id(folder, found, id)
-    bundle = Bundle(folder, manifest_file.decode(data), found)
-    _check_tree(folder, listed(bundle.manifest))
+    manifest = manifest_file.decode(data)
+    bundle = Bundle(folder, manifest, found, _check_tree(folder, listed(manifest)))
     if verify == "full":
         bundle.check()
     return bundle
@@ -174,9 +180,14 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _check_tree(folder: Path, files: dict[str, File]) -> None:
-    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there."""
+def _check_tree(folder: Path, files: dict[str, File]) -> tuple[str, ...]:
+    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there.
+
+    Return what is foreign.
+    """
     missing = set(files)
+    within = {name[: end + 1] for name in files for end, letter in enumerate(name) if letter == "/"}
+    passed_over = []
     pending = [""]
     while pending:
         below = pending.pop()
@@ -187,7 +198,12 @@ def _check_tree(folder: Path, files: dict[str, File]) -> None:
                     if entry.is_symlink():
                         raise _damaged(name, "it is a symbolic link, and a bundle holds none")
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(name + "/")
+                        if name + "/" not in within and foreign(entry.name, True):
+                            passed_over.append(name + "/")
+                        else:
+                            pending.append(name + "/")
+                    elif name not in files and entry.is_file(follow_symlinks=False) and foreign(entry.name, False):
+                        passed_over.append(name)
                     elif name != MANIFEST:
                         _check_entry(name, entry.stat(follow_symlinks=False), files.get(name))
                         missing.discard(name)
@@ -195,6 +211,7 @@ def _check_tree(folder: Path, files: dict[str, File]) -> None:
             raise BundleError(f"{below or folder} cannot be read: {error.strerror}.") from None
     if missing:
         raise _damaged(min(missing), "it is missing")
+    return tuple(sorted(passed_over))
 
 
 def _check_entry(name: str, found: os.stat_result, file: File | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgepack.bundle.manifest import Golden, Manifest, Probe
-from edgepack.errors import BundleError, UsageError
+from edgepack.errors import BundleError, UsageError, visible
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.tokenizer import Tokenizer
 
@@ -69,7 +69,7 @@ def _rendered(day: str | None, template: ChatTemplate, tokenizer: Tokenizer, gol
             date=day,
         )
     except UsageError as error:
-        return None if golden.refusal == error.message else f"{golden.name!r}: {error.message}"
+        return None if visible(golden.refusal or "") == error.message else f"{golden.name!r}: {error.message}"
     except BundleError as error:  # the words are jinja2's own, and may change with its version
         return None if golden.refusal else f"{golden.name!r}: {error.message}"
     if golden.refusal is not None:

@@ -164,7 +164,7 @@ def _rest(document: Mapping[str, Any], merges: Iterable[tuple[str, str]]) -> dic
     model = document["model"]
     begins = {text: id for text, id in model["vocab"].items() if len(text) == 1 or text.startswith("<0x")}
     joined = [text for left, right in merges for text in (left, right, left + right)]
-    unknown = [model["unk_token"]] if model.get("unk_token") else []
+    unknown = [model["unk_token"]] if model.get("unk_token") in model["vocab"] else []
     kept = begins | {text: model["vocab"][text] for text in (*joined, *unknown)}
     places = {text: place for place, (text, _) in enumerate(sorted(kept.items(), key=itemgetter(1)))}
     small = {"type": "BPE", "vocab": places, "merges": list(merges)}

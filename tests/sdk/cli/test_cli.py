@@ -354,6 +354,15 @@ def test_verify(invoke: Invoke, bundle: str) -> None:
     ]
 
 
+def test_verify_names_what_it_passed_over(invoke: Invoke, tmp_path: Path) -> None:
+    folder = small_bundle.write(tmp_path / "small")
+    (folder / ".DS_Store").touch()
+    (folder / "__MACOSX").mkdir()
+    code, out, _ = invoke("verify", str(folder))
+    assert (code, "not the bundle's: .DS_Store, __MACOSX/" in out) == (0, True)
+    assert json_of(invoke("verify", str(folder), "--json"))["foreign"] == [".DS_Store", "__MACOSX/"]
+
+
 def test_run_and_verify_take_the_pinned_bundle_alone(invoke: Invoke, bundle: str) -> None:
     pin = json_of(invoke("verify", bundle, "--json"))["id"]
     assert invoke("verify", bundle, "--id", f"sha256:{pin}")[0] == 0
