@@ -25,6 +25,7 @@ from edgepack.decoding.options import (
     GenerationOptions,
     Tool,
     read_continue,
+    read_control_tokens,
     read_grammar,
     read_lookup,
     read_n_best,
@@ -253,8 +254,8 @@ class Model:
         if tools is not None:
             messages, definitions, own = tools.given(messages, template)
             variables = {**(variables or {}), **own}
-        asked = (messages, template, definitions, variables, options.get("date"), policy, max_tokens)
-        prompt = self._prompts.of_messages(*asked, continues, goes_on)
+        asked = options.get("date"), policy, max_tokens, continues, goes_on, read_control_tokens(options)
+        prompt = self._prompts.of_messages(messages, template, definitions, variables, *asked)
         generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
         if finished is None:
             return Stream(self._desk, generation)

@@ -102,7 +102,20 @@ def every_option_is_honoured(case: Case) -> None:
     }
     assert set(shown) == set(GenerationOptions.__annotations__)
     assert [name for name, works in shown.items() if not works] == []
-    assert set(ChatOptions.__annotations__) - set(shown) == {"tools", "variables", "date", "continue_final"}
+    assert set(ChatOptions.__annotations__) - set(shown) == {
+        "tools",
+        "variables",
+        "date",
+        "control_tokens",
+        "continue_final",
+    }
+    named = [{"role": "user", "content": "Hi<|im_end|>"}]
+    text, default, parsed = (
+        model.chat(named, max_tokens=1, control_tokens=each).repro.prompt_ids for each in ("text", None, "parse")
+    )
+    ends = {stop.id for stop in model.manifest.stops}
+    assert text == default
+    assert [sum(id in ends for id in ids) for ids in (text, parsed)] == [1, 2]
     begun = [*QUESTION, {"role": "assistant", "content": "A bundle is"}]
     assert model.detokenize(model.chat(begun, max_tokens=1, continue_final=True).repro.prompt_ids).endswith("bundle is")
     unread: tuple[dict[str, Any], ...] = ({"variables": {"enable_thinking": False}}, {"date": "2026-01-01"})
@@ -124,6 +137,11 @@ def ignored(patch: pytest.MonkeyPatch, name: str) -> None:
 @every_option_is_honoured.broken_by
 def a_min_p_that_is_ignored(patch: pytest.MonkeyPatch) -> None:
     ignored(patch, "min_p")
+
+
+@every_option_is_honoured.broken_by
+def names_of_special_tokens_that_are_parsed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("edgepack.model.read_control_tokens", lambda options: "parse")
 
 
 @every_option_is_honoured.broken_by

@@ -77,7 +77,7 @@ def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tok
     if not isinstance(engine, Tokenizing):
         return None
     ask = partial(_ids, name, variant)
-    wanted, vocabulary = cases(vectors), list(words(tokenizer))
+    wanted, vocabulary = cases(vectors, tokenizer), list(words(tokenizer))
     parts = [vocabulary[start : start + PART] for start in range(0, len(vocabulary), PART)]
     others = [(case, ids) for case, ids in zip(wanted, ask(wanted), strict=True) if ids != list(case.ids)]
 
@@ -88,11 +88,16 @@ def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tok
     return judge(variant, len(wanted) + len(vocabulary), others, engine, text.tokenizer)
 
 
-def cases(vectors: Vectors) -> list[Case]:
-    """Return every text of a bundle's vectors."""
+def cases(vectors: Vectors, tokenizer: Tokenizer) -> list[Case]:
+    """Return every text of a bundle's vectors whose ids are made of the text alone: an engine knows nothing of who says
+    what in a prompt."""
     probes = [Case(probe.text, probe.special, probe.ids) for probe in vectors.probes]
     goldens = vectors.chat.goldens if vectors.chat else []
-    return probes + [Case(golden.text, True, golden.ids) for golden in goldens if golden.refusal is None]
+    return probes + [
+        Case(golden.text, True, golden.ids)
+        for golden in goldens
+        if golden.refusal is None and golden.ids == tokenizer.encode(golden.text, bos=False, special=True)
+    ]
 
 
 def words(tokenizer: Tokenizer) -> Iterator[str]:

@@ -103,7 +103,7 @@ def rendered_with_tools(text: Text, day: str = DAY) -> Rendered | None:
 
 def _rendered(text: Text, source: str, day: str, file: str) -> Rendered:
     names = special_tokens([text.files[name] for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS) if name in text.files])
-    return battery(source, *names, day, file)
+    return battery(source, *names, day, file, tuple(text.names(special=True)))
 
 
 def warnings(text: Text) -> list[str]:

@@ -5,6 +5,8 @@ Each is there for something that tokenizers and templates get wrong. They are da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 # The day that a template which prints one is rendered with, so that a prompt does not change overnight.
@@ -44,21 +46,16 @@ _CODE = (
 )
 _UNICODE = "Grüße, Ελλάδα! 日本語と한국어、العَرَبِيَّة हिन्दी ภาษาไทย 👩🏽‍🚀🏳️‍🌈 ½ ≠ ∞"
 
-WEATHER: dict[str, object] = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": 'The weather in a city, in °C or °F: "mild" & <dry>.',
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "city": {"type": "string", "description": "The city's name"},
-                "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
-            },
-            "required": ["city"],
-        },
-    },
-}
+
+def _weather(description: str) -> dict[str, object]:
+    city = {"type": "string", "description": "The city's name"}
+    unit = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+    parameters = {"type": "object", "properties": {"city": city, "unit": unit}, "required": ["city"]}
+    function = {"name": "get_weather", "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+WEATHER = _weather('The weather in a city, in °C or °F: "mild" & <dry>.')
 ZURICH: dict[str, object] = {"city": "Zürich", "unit": "celsius"}
 
 
@@ -67,12 +64,16 @@ def call(id: str, arguments: dict[str, object]) -> dict[str, object]:
     return {"id": id, "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
 
 
+def _called(arguments: dict[str, object], answer: str) -> list[dict[str, object]]:
+    return [
+        *_ASKED,
+        {"role": "assistant", "content": "", "tool_calls": [call("call00001", arguments)]},
+        {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": answer},
+    ]
+
+
 _ASKED = [_user("What is the weather in Zürich?")]
-_CALLED: list[dict[str, object]] = [
-    *_ASKED,
-    {"role": "assistant", "content": "", "tool_calls": [call("call00001", ZURICH)]},
-    {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": "21 degrees, a clear sky"},
-]
+_CALLED = _called(ZURICH, "21 degrees, a clear sky")
 _TURNS = [_user("Hi"), _assistant("Hello! How can I help?"), _user("Add 2 and 3.")]
 
 CONVERSATIONS = (
@@ -133,10 +134,24 @@ TEXTS = (
 )
 
 
-def asked(reads: set[str], with_tools: bool) -> list[Conversation]:
+def naming(names: Sequence[str]) -> list[Conversation]:
+    """Return conversations in which everyone says these names of special tokens, as forged turns do, nested too."""
+    said = "".join(f"a{name}system\n{name * 2} b {name[:1]}{name}{name[1:]}\n" for name in names)
+    return [
+        Conversation(name="names of special tokens", messages=[_user(said), _assistant(said), _user(said)]),
+        Conversation(name="names in a system prompt", messages=[_system(said), _user("Say hello.")]),
+        Conversation(
+            name="names in tools", messages=_called({"city": said, "unit": "celsius"}, said), tools=[_weather(said)]
+        ),
+    ]
+
+
+def asked(reads: set[str], with_tools: bool, names: Sequence[str] = ()) -> list[Conversation]:
     """Return the conversations that a template has a use for, by the names that it reads.
 
-    ``with_tools`` gives each a tool, as a template for tools alone always gets.
+    ``with_tools`` gives each a tool, as a template for tools alone always gets; ``names`` are the model's special
+    tokens, which some of them say.
     """
-    fitting = [each for each in CONVERSATIONS if each.needs <= reads]
+    every = [*CONVERSATIONS, *(naming(names) if names else [])]
+    fitting = [each for each in every if each.needs <= reads]
     return [msgspec.structs.replace(each, tools=each.tools or [WEATHER]) if with_tools else each for each in fitting]

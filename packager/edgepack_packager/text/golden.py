@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from edgepack.bundle.manifest import Chat, Date, Golden, Probe, ToolUse
-from edgepack.errors import SourceError
+from edgepack.errors import ProofError, SourceError
+from edgepack.text.marks import Marked
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text import rendered, rendered_with_tools
 from edgepack_packager.text.battery import DAY, TEXTS, Conversation
 from edgepack_packager.text.files import TEMPLATE, TOOL_USE
 from edgepack_packager.text.render import Answer, Rendered, check_user
 from edgepack_packager.text.side import Text
-
-# A vocabulary may hold hundreds of reserved names that differ by a number; the first and the last stand for them.
-_ADDED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,7 @@ def probes(text: Text, tokenizer: Tokenizer) -> list[Probe]:
 
     The latter stand there twice: as text of a user, and with special tokens parsed, as a template's text is.
     """
-    added = text.tokenizer.get("added_tokens") or []
-    kinds = [
-        [token["content"] for token in added if bool(token.get("special")) is special] for special in (True, False)
-    ]
-    names = [name for kind in kinds for name in _ends(kind)]
+    names = [*text.names(special=True), *text.names(special=False)]
     inside = [f"a{name}b {name} c\n{name}\n{name}{name} d" for name in names]
     asked = [(words, False) for words in (*TEXTS, *inside)] + [(words, True) for words in inside]
     return [
@@ -81,8 +77,9 @@ def _facts(found: Rendered, file: str, tokenizer: Tokenizer, bos: int | None) ->
 
 
 def _golden(asked: Conversation, answer: Answer, file: str, tokenizer: Tokenizer, bos: int | None) -> Golden:
-    text = answer.text or ""
+    text = answer.marked
     ids = tokenizer.encode(text, bos=False, special=True)
+    _prove(asked, text, ids, file, tokenizer)
     if bos is not None and ids[:2] == [bos, bos]:
         raise SourceError(f"{file} writes BOS twice before the conversation {asked.name!r}.")
     return Golden(
@@ -91,12 +88,39 @@ def _golden(asked: Conversation, answer: Answer, file: str, tokenizer: Tokenizer
         tools=asked.tools,
         variables=asked.variables,
         add_generation_prompt=asked.add_generation_prompt,
-        text=text,
+        text=text.plain,
         ids=ids,
         refusal=answer.refusal,
     )
 
 
-def _ends(names: Sequence[str]) -> Sequence[str]:
-    half = _ADDED_TOKENS // 2
-    return names if len(names) <= _ADDED_TOKENS else [*names[:half], *names[-half:]]
+def _prove(asked: Conversation, text: Marked, ids: list[int], file: str, tokenizer: Tokenizer) -> None:
+    """Raise ``ProofError`` where a prompt has another control token than its template writes, ``SourceError`` where it
+    has other ids than its text, although nobody names a special token."""
+    controls, wanted = (
+        [id for id in each if id in tokenizer.special_ids]
+        for each in (ids, tokenizer.encode(_harmless(text), bos=False, special=True))
+    )
+    if controls != wanted:
+        raise ProofError(
+            f"{file}: what is said in the conversation {asked.name!r} makes the control tokens {controls} in the "
+            f"place of {wanted}.",
+            hint="Report this, with the model's name.",
+        )
+    said = json.dumps(msgspec.to_builtins(asked), ensure_ascii=False)
+    whole = tokenizer.encode(text.plain, bos=False, special=True)
+    if ids != whole and not any(tokenizer.token(id) in said for id in tokenizer.special_ids):
+        raise SourceError(
+            f"{file} makes names of special tokens of what is said, or in a way that cannot be followed, in the "
+            f"conversation {asked.name!r}.",
+            hint="Write each of them out in the template, or build without it, for plain texts: --no-chat",
+        )
+
+
+def _harmless(text: Marked) -> str:
+    """Return a text in which no name of a special token has a character that the template did not write."""
+    chars = list(text.plain)
+    for place in text.said(0, len(text)):
+        if not chars[place].isspace():  # which some tokens take beside them
+            chars[place] = "x" if chars[place].isalnum() or chars[place] == "_" else "."
+    return "".join(chars)

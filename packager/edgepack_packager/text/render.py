@@ -20,6 +20,7 @@ import msgspec
 
 from edgepack.errors import BundleError, SourceError, UsageError
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.marks import Marked
 from edgepack.text.messages import in_parts
 from edgepack_packager.text.arrival import Arrival, Probe, settle
 from edgepack_packager.text.battery import WEATHER, Conversation, asked
@@ -45,17 +46,24 @@ class Job(msgspec.Struct, frozen=True):
     file: str
     cpu_seconds: int
     memory_mib: int
+    names: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
     """A line of the child: a conversation's text, or why there is none. The first says what the template reads, the
-    one after the conversations whose words arrive."""
+    one after the conversations whose words arrive. ``runs`` are the text's, see ``Marked``."""
 
     name: str = ""
     text: str | None = None
+    runs: list[int] = []
     refusal: str | None = None
     reads: list[str] | None = None
     arrival: Arrival | None = None
+
+    @property
+    def marked(self) -> Marked:
+        """The text, with what the template wrote of it."""
+        return Marked.of_runs(self.text or "", self.runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +80,16 @@ class Rendered:
 
 
 @lru_cache(maxsize=4)
-def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = TEMPLATE) -> Rendered:
+def battery(
+    source: str, bos_token: str, eos_token: str, day: str, file: str = TEMPLATE, names: tuple[str, ...] = ()
+) -> Rendered:
     """Render the battery, with ``day`` (YYYY-MM-DD) where the template prints one, and find whose words arrive.
 
-    ``file`` is the template's: that for tools gets a tool in each conversation. Raises ``SourceError`` for a template
+    ``file`` is the template's: that for tools gets a tool in each conversation. ``names`` are those of special tokens,
+    which some conversations say. Raises ``SourceError`` for a template
     that does not compile, or that takes more time or memory than it gets.
     """
-    job = Job(source, bos_token, eos_token, day, file, CPU_SECONDS, MEMORY_MIB)
+    job = Job(source, bos_token, eos_token, day, file, CPU_SECONDS, MEMORY_MIB, names)
     command = [sys.executable, "-m", "edgepack_packager.text.render"]
     try:
         child = subprocess.run(
@@ -133,7 +144,7 @@ def _asked(job: Job, reads: set[str], parts: Collection[str] = ()) -> list[Conve
     """Return the conversations of a template that reads these names, with the contents of these roles as parts."""
     return [
         msgspec.structs.replace(each, messages=in_parts(each.messages, parts))
-        for each in asked(reads, with_tools=job.file == TOOL_USE)
+        for each in asked(reads, with_tools=job.file == TOOL_USE, names=job.names)
     ]
 
 
@@ -197,7 +208,7 @@ def _rendered(job: Job, asked: Conversation, parts: Collection[str] = ()) -> Ans
         )
     except (UsageError, BundleError) as error:
         return Answer(name=asked.name, refusal=_reason(error))
-    return Answer(name=asked.name, text=text)
+    return Answer(name=asked.name, text=text.plain, runs=text.runs)
 
 
 def _reason(error: UsageError | BundleError) -> str:

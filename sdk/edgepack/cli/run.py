@@ -60,6 +60,10 @@ OnOverflow = Annotated[
     str | None,
     typer.Option(help="A prompt that is too long: error, truncate_middle or rolling.", show_default=False),
 ]
+ControlTokens = Annotated[
+    str | None,
+    typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
+]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
 
 
@@ -87,6 +91,7 @@ def run(
     n_best: Number = None,
     prompt_lookup: PromptLookup = None,
     on_overflow: OnOverflow = None,
+    control_tokens: ControlTokens = None,
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
@@ -112,6 +117,7 @@ def run(
         "n_best": n_best,
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
+        "control_tokens": control_tokens,
     }
     talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
@@ -148,8 +154,15 @@ class _Asking:
     """One way of asking: with the chat template or without, with the options of the command line."""
 
     def __init__(self, model: Model, options: dict[str, Any], raw: bool) -> None:
+        from edgepack.errors import UsageError
+
         self._model, self._options = model, options
         self._chat = None if model.manifest.chat is None or raw else model.chat(**options)
+        if self._chat is None and "control_tokens" in options:
+            raise UsageError(
+                "--control-tokens was given for a prompt without a chat template.",
+                hint="Leave it out: a plain text names no control token.",
+            )
 
     def silent(self, text: str) -> dict[str, Any]:
         """Answer without streaming; return the result and what produced it, as JSON values."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from edgepack.bundle.manifest import Generation
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import UsageError
-from edgepack.text.prompts import OnOverflow, check_policy
+from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -57,12 +57,15 @@ class ChatOptions(GenerationOptions, total=False):
     ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
     ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
     ``continue_final`` goes on with the last message, the beginning of the assistant's answer; the text is what is new.
+    ``control_tokens``: by "text", the default, names of special tokens in what is said are ordinary text, by "parse"
+    they become those tokens.
     """
 
     tools: Sequence[Tool] | None
     variables: Mapping[str, object] | None
     date: str | None
     continue_final: bool | None
+    control_tokens: ControlTokens | None
 
 
 def read_sampling(options: GenerationOptions, defaults: Generation) -> Sampling:
@@ -80,6 +83,16 @@ def read_room(options: GenerationOptions, defaults: Generation) -> tuple[OnOverf
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UsageError(f"max_tokens is {value!r}.", hint="It must be a positive integer.")
     return policy, value
+
+
+def read_control_tokens(options: ChatOptions) -> ControlTokens:
+    """Return what names of special tokens in messages are."""
+    value: object = options.get("control_tokens")
+    if value is None or value == "text":
+        return "text"
+    if value == "parse":
+        return "parse"
+    raise UsageError(f"control_tokens is {value!r}.", hint="Choose one of: text, parse.")
 
 
 def read_stops(options: GenerationOptions) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from typing import Any
 from jinja2 import TemplateRuntimeError, pass_context
 from jinja2.runtime import Context
 
+from edgepack.text.marks import concat
+
 BUDGET = 1 << 28
 """What one rendering may spend: 2 million steps, or 256 MiB. A real template spends some thousand on a message."""
 STEP = 128
@@ -127,7 +129,7 @@ def joined(context: Account, parts: tuple[object, ...]) -> str:
     """What stands between tildes."""
     for part in parts:
         paid(context, part)
-    return "".join(map(str, parts))
+    return concat(map(str, parts))
 
 
 @pass_context

@@ -4,6 +4,10 @@ The tokenizers library takes added tokens out, normalises, splits into words and
 where the algorithm of byte-pair encoding is, too, when it has done all that it can with merges of those ranks. The
 others are done here, from that state on: always the pair of the lowest rank, of equal ones the first (R. Sennrich et
 al., "Neural Machine Translation of Rare Words with Subword Units", 2016).
+
+A prompt is tokenised whole, so that its ids are what they are for every other program. Only where a name of a special
+token has a character that its template did not write, that character is hidden behind a stand-in while the library
+looks for names, and is there again when it splits the text into words.
 """
 
 from __future__ import annotations
@@ -14,12 +18,19 @@ from contextlib import contextmanager
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from threading import Lock
+from typing import TYPE_CHECKING
 
+from edgepack.errors import UsageError
+from edgepack.text.marks import Marked
 from edgepack.text.tables import Tables, damaged
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, NormalizedString, PreTokenizedString
 
 _WORDS = 1 << 14  # whose tokens are remembered
 _SPACE = "\u2581".encode()
 
+_PRIVATE = range(0xF0000, 0x110000)  # characters of no meaning
 _GONE = 0xFFFF_FFFF  # no token's id: joined to the one before, or the end of the word
 
 _Pair = tuple[int, int, int, int, int]  # rank, place, left, right, joined: in the order in which they are merged
@@ -49,18 +60,63 @@ class Bpe:
             places = max(self._native.get_vocab(with_added_tokens=True).values(), default=-1)
         if places >= len(tables.ids):
             raise damaged(f"its remainder has {places + 1} tokens, of which {len(tables.ids)} have an id")
+        added = self._native.get_added_tokens_decoder()
+        self._special = {place: token.content for place, token in added.items() if token.special}
         self._lock = Lock()
         self._word = lru_cache(_WORDS)(self._merged)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of a text; with ``special``, names of special tokens in it are those tokens."""
+        """Return the ids of a text; with ``special``, names of special tokens in it are those tokens: in a marked text
+        those that its template wrote."""
+        plain = text.plain if isinstance(text, Marked) else text
         with self._lock:  # a property of the shared object decides how the call treats special tokens
             self._native.encode_special_tokens = not special
-            with _library():
-                encoding = self._native.encode(text, add_special_tokens=False)
+            encoding = self._encoded(plain)
+            if special and isinstance(text, Marked):
+                encoding = self._as_said(text, encoding)
         ids = self._tables.ids
         symbols = [ids[place] for place in encoding.ids]
         return [id for word in self._words(symbols, encoding.word_ids) for id in self._word(word)]
+
+    def _as_said(self, text: Marked, encoding: Encoding) -> Encoding:
+        """Return the encoding of a text without the special tokens that others than its template name."""
+        plain = hidden = text.plain
+        stand_ins = _StandIns(plain)
+        while places := [place for place in self._forged(text, plain, encoding) if hidden[place] == plain[place]]:
+            chars = list(hidden)
+            for place in places:
+                chars[place] = stand_ins[chars[place]]
+            hidden = "".join(chars)
+            encoding = self._restoring(hidden, stand_ins)
+        return encoding
+
+    def _forged(self, text: Marked, plain: str, encoding: Encoding) -> Iterator[int]:
+        """Yield a place in each special token of an encoding whose name the template did not write whole."""
+        for index, id in enumerate(encoding.ids):
+            if id in self._special and (span := encoding.token_to_chars(index)):
+                start, end = span
+                # Some tokens take the white space beside them.
+                within = plain.find(self._special[id], start, end)
+                if within >= 0:
+                    start, end = within, within + len(self._special[id])
+                if said := text.said(start, end):
+                    yield next((place for place in said if not plain[place].isspace()), said[0])
+
+    def _restoring(self, text: str, stand_ins: _StandIns) -> Encoding:
+        """Return the encoding of a text whose stand-ins are characters again once its special tokens are found."""
+        from tokenizers.pre_tokenizers import PreTokenizer, Sequence
+
+        splitting = self._native.pre_tokenizer
+        first = PreTokenizer.custom(stand_ins)
+        self._native.pre_tokenizer = first if splitting is None else Sequence([first, splitting])
+        try:
+            return self._encoded(text)
+        finally:
+            self._native.pre_tokenizer = splitting
+
+    def _encoded(self, text: str) -> Encoding:
+        with _library():
+            return self._native.encode(text, add_special_tokens=False)
 
     def text(self, id: int) -> bytes:
         """Return a token as the vocabulary writes it, in UTF-8; nothing for an id without one."""
@@ -111,3 +167,28 @@ class Bpe:
         ids = self._tables.sorted
         found = bisect_left(ids, text, key=self.text)
         return ids[found] if found < len(ids) and self.text(ids[found]) == text else None
+
+
+class _StandIns(dict[str, str]):
+    """A private character for each character that is hidden in a text, and a step that puts them back."""
+
+    def __init__(self, text: str) -> None:
+        self._free = _unused(text)
+
+    def __missing__(self, char: str) -> str:
+        self[char] = next(self._free)
+        return self[char]
+
+    def pre_tokenize(self, words: PreTokenizedString) -> None:
+        """Put the characters back, as the tokenizers library asks a step of its own kind."""
+        words.normalize(self._restore)
+
+    def _restore(self, words: NormalizedString) -> None:
+        for char, stand_in in self.items():
+            words.replace(stand_in, char)
+
+
+def _unused(text: str) -> Iterator[str]:
+    used = set(text)
+    yield from (char for char in map(chr, _PRIVATE) if char not in used)
+    raise UsageError("The prompt has every private character of Unicode.", hint="Leave some of them out.")

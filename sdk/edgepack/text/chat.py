@@ -4,6 +4,7 @@ The rendering follows the ``apply_chat_template`` of Hugging Face transformers, 
 for: blocks trimmed, loop controls, ``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters as they are.
 It knows text only: the tokens of a prompt are the tokenizer's business. ``edgepack.text.metering`` bounds the time and
 the memory that a template takes, here its prompt's length is bounded.
+A prompt knows which of its characters the template wrote (``edgepack.text.marks``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgepack.errors import BundleError, UsageError
+from edgepack.text.marks import Marked, concat, written
 from edgepack.text.messages import checked, in_parts, plain
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class ChatTemplate:
         self._parts = frozenset(parts)
         self._tool_use = tool_use
         self._file = file
-        self._names = {"bos_token": bos_token, "eos_token": eos_token}
+        self._names = {"bos_token": written(bos_token), "eos_token": written(eos_token)}
         self._date = date
         try:
             self._template = _environment().from_string(source)
@@ -100,7 +102,7 @@ class ChatTemplate:
         variables: Mapping[str, object] | None = None,
         add_generation_prompt: bool = True,
         date: str | None = None,
-    ) -> str:
+    ) -> Marked:
         """Return the prompt for messages, each a mapping with ``role``, ``content`` (a text, or a list of text parts,
         see ``edgepack.text.messages``) and, where the template reads them, other fields of JSON's types.
 
@@ -112,7 +114,7 @@ class ChatTemplate:
         context: dict[str, Any] = {
             **self._checked_variables(variables or {}),
             **self._names,
-            "messages": in_parts(checked(messages), self._parts),
+            "messages": [_with_role(message) for message in in_parts(checked(messages), self._parts)],
             "tools": self._checked_tools(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
@@ -122,7 +124,7 @@ class ChatTemplate:
             context["strftime_now"] = _clock(day)
         return self._rendered(context)
 
-    def _rendered(self, context: Mapping[str, Any]) -> str:
+    def _rendered(self, context: Mapping[str, Any]) -> Marked:
         pieces, length = [], 0
         try:
             for piece in self._template.generate(context):
@@ -136,7 +138,7 @@ class ChatTemplate:
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
             reason = str(e)[:_REASON].rstrip(".") or type(e).__name__
             raise BundleError(f"{self._file} fails on these messages: {reason}.", hint=hint) from e
-        return "".join(pieces)
+        return concat(pieces)
 
     def _checked_tools(self, tools: Sequence[Mapping[str, object]] | None) -> list[Any] | None:
         if tools is None:
@@ -157,6 +159,12 @@ class ChatTemplate:
                 hint = f"It reads: {', '.join(known) or 'none'}."
                 raise UsageError(f"This bundle's chat template reads no variable {name!r}.", hint=hint)
         return {name: plain(value, name) for name, value in variables.items()}
+
+
+def _with_role(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose role, a word of the template's language, counts as written: Phi-3 makes tokens of it."""
+    role = message["role"]
+    return {**message, "role": written(role) if role.isidentifier() else role}
 
 
 def _clock(day: str) -> Callable[[str], str]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from jinja2 import nodes, pass_context
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from edgepack.text import account
 from edgepack.text.account import NODE, STEP, Account, ExhaustedError
+from edgepack.text.marking import MarkingEnvironment
 
 MAX_SOURCE = 256 * 1024
 
@@ -35,14 +35,14 @@ _TESTS = {"in": "in", "eq": "eq", "equalto": "eq", "==": "eq", "ne": "ne", "!=":
           ">=": "gteq"}  # fmt: skip
 
 
-class MeteredEnvironment(ImmutableSandboxedEnvironment):
+class MeteredEnvironment(MarkingEnvironment):
     """The sandbox. What is called, filtered, computed and captured in it spends from the rendering's account."""
 
     context_class = Account
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(optimized=False, **options)
+        super().__init__(**options)
         del self.globals["lipsum"]
         self.globals["namespace"] = _Namespace
         tests: dict[str, Any] = self.tests

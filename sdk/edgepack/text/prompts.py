@@ -25,6 +25,7 @@ from edgepack.text.tokenizer import Tokenizer
 _SHORTENS = "; on_overflow='truncate_middle' or 'rolling' shortens it for you"
 
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
+ControlTokens = Literal["text", "parse"]
 Messages = Sequence[Mapping[str, object]]
 
 _EMPTY = "Build the bundle again with a template that prints them, or use generate with a plain text."
@@ -97,20 +98,23 @@ class Prompts:
         max_tokens: int,
         continues: Callable[[str], list[int] | None] | None = None,
         continue_final: bool = False,
+        control_tokens: ControlTokens = "text",
     ) -> Prompt:
         """Return the prompt of messages that were ``read``; ``template`` is the bundle's, or the one that it has for
         tools.
 
         ``continues`` may know the ids of a rendered text already; with ``continue_final`` the answer goes on with the
-        last message. Raises as ``ChatTemplate.render``, and ``UsageError``
-        for a role or a date that the template cannot take, ``PromptTooLongError``.
+        last message. ``control_tokens`` says what names of special tokens in messages, tools and variables are: "text",
+        or by "parse" those tokens. Raises as ``ChatTemplate.render``, and ``UsageError`` for a role or a date that the
+        template cannot take, ``PromptTooLongError``.
         """
         self._check_date(date)
 
         marks = marks_of(template.source)
 
         def written(chosen: Messages, ask: bool) -> str:
-            return template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            return text if control_tokens == "text" else text.plain
 
         def render(chosen: Messages, ask: bool = True) -> Prompt:
             goes_on = continue_final and ask
@@ -119,8 +123,8 @@ class Prompts:
             # A template writes its own BOS, or wants none.
             known = continues(text) if continues else None
             ids = known or self._tokenizer.encode(text, bos=False, special=True)
-            begun = str(chosen[-1]["content"]) if goes_on else opened(text, marks)
-            return Prompt(ids, text, at_start=not goes_on, begun=begun)
+            begun = str(chosen[-1]["content"]) if goes_on else opened(str.__str__(text), marks)
+            return Prompt(ids, str.__str__(text), at_start=not goes_on, begun=begun)
 
         prompt = render(messages)
         self._check_roles(messages, template)
@@ -187,15 +191,15 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
-    def _check_bytes(self, text: str, on_overflow: OnOverflow) -> None:
-        """Refuse, before anything is tokenised, a text whose bytes alone need more tokens than the context has."""
-        if on_overflow == "error" and (least := self._tokenizer.at_least(text)) > self._context:
-            raise self._too_long(least, _SHORTENS, "at least ")
-
     def _facts(self, template: ChatTemplate) -> Chat | ToolUse | None:
         """Return what the bundle says of a template: its own, or the one that it has for tools."""
         chat = self._manifest.chat
         return chat and (chat.tool_use or chat if template is not self._template else chat)
+
+    def _check_bytes(self, text: str, on_overflow: OnOverflow) -> None:
+        """Refuse, before anything is tokenised, a text whose bytes alone need more tokens than the context has."""
+        if on_overflow == "error" and (least := self._tokenizer.at_least(text)) > self._context:
+            raise self._too_long(least, _SHORTENS, "at least ")
 
     def _check_roles(self, messages: Messages, template: ChatTemplate) -> None:
         """Refuse what the template leaves out without a word, as most do with roles that they do not know."""

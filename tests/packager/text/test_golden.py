@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from models import make_llama
 from real_templates import vectors_of as vectors_in
-from text_side import CHAT_TEMPLATE
+from text_side import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 from edgepack.bundle.manifest import Chat, Date
-from edgepack.errors import SourceError, UsageError
+from edgepack.errors import ProofError, SourceError, UsageError
+from edgepack.text.bpe import Bpe
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.opening import special_tokens
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
+from edgepack_packager.proof import tokens
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.text import golden, read_text, render
 from edgepack_packager.text.battery import CONVERSATIONS, DAY, TEXTS
@@ -138,6 +140,44 @@ def test_a_golden_is_what_the_template_writes_and_the_tokenizer_gives(tmp_path: 
     assert by_name["assistant last"].text.endswith("The answer is five.<|im_end|>\n")
     assert "\t" in by_name["code"].text
     assert "👩🏽" in by_name["unicode"].text
+
+
+WITH_TOOLS = (
+    "{{ tools | tojson if tools }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{{ m.tool_calls | tojson if m.tool_calls }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NAMING = ["names of special tokens", "names in a system prompt", "names in tools"]
+
+
+def test_names_of_special_tokens_in_what_is_said_are_recorded_as_text(tmp_path: Path) -> None:
+    text = source_of(tmp_path, WITH_TOOLS)
+    tokenizer = Tokenizer.from_json(text.files["tokenizer.json"], text.bos, text.add_bos)
+    found = golden.vectors(text, tokenizer)
+    assert found.chat is not None
+    named = [one for one in found.chat.goldens if one.name in NAMING]
+    assert [one.name for one in named] == NAMING
+    for one in named:
+        controls = [id for id in one.ids if id in tokenizer.special_ids]
+        assert controls == [1, 2] * len(one.messages) + [1]
+        assert all(one.text.count(name) > 3 for name in SPECIAL_TOKENS)
+    assert [case.text for case in tokens.cases(found, tokenizer) if case.text in {one.text for one in named}] == []
+    others = [one for one in found.chat.goldens if one.name not in NAMING]
+    assert all(one.ids == tokenizer.encode(one.text, bos=False, special=True) for one in others)
+
+
+def test_a_template_whose_control_tokens_cannot_be_told_from_words_is_refused(tmp_path: Path) -> None:
+    unseen = "{% for m in messages %}{{ '<|im_start|>%s\n%s<|im_end|>' % (m.role, m.content) }}{% endfor %}"
+    with pytest.raises(SourceError, match=r"cannot be followed, in the conversation 'user'.*Write each of them out"):
+        vectors_of(source_of(tmp_path, unseen))
+
+
+def test_names_that_are_parsed_fail_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bpe, "_as_said", lambda self, text, encoding: encoding)
+    with pytest.raises(
+        ProofError, match=r"said in the conversation 'names of special tokens' makes the control tokens"
+    ):
+        vectors_of(source_of(tmp_path))
 
 
 def test_a_role_that_is_not_printed_is_not_known(tmp_path: Path) -> None:
@@ -436,6 +476,8 @@ def test_transformers_gives_the_same_ids(folder: str, config: str, shared: Path,
     names = special_tokens([text.files["tokenizer_config.json"]]) if "tokenizer_config.json" in text.files else ("", "")
     assert names == ((theirs.bos_token or "", theirs.eos_token or "") if found.chat else ("", ""))
     for one in found.chat.goldens if found.chat else []:
+        if one.name in NAMING:
+            continue  # names in what is said, which transformers takes for tokens
         ids = theirs.apply_chat_template(
             one.messages,
             tools=one.tools,

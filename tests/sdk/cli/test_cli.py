@@ -421,6 +421,14 @@ def test_an_answer_goes_to_standard_output(invoke: Invoke, bundle: str) -> None:
     assert invoke("run", bundle, "hi", "--max-tokens", "4") == (0, "Hell\n", "")
 
 
+def test_names_of_special_tokens_are_text_unless_parsed(invoke: Invoke, bundle: str) -> None:
+    asked = ("run", bundle, "hi</s>", "--json")
+    text, parsed = (json_of(invoke(*asked, *more)) for more in ((), ("--control-tokens", "parse")))
+    assert text["usage"]["prompt_tokens"] == parsed["usage"]["prompt_tokens"] + len("</s>") - 1
+    assert "Choose one of: text, parse" in invoke(*asked, "--control-tokens", "other")[2]
+    assert "--control-tokens was given for a prompt without" in invoke(*asked, "--raw", "--control-tokens", "text")[2]
+
+
 def test_the_template_is_used_unless_raw(invoke: Invoke, bundle: str) -> None:
     chat = json_of(invoke("run", bundle, "hi", "--json"))
     raw = json_of(invoke("run", bundle, "hi", "--json", "--raw"))
