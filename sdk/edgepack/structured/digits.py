@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edgepack.structured.vocabulary import NUMERIC, Vocabulary
 
 _LONGEST = 32  # characters; what exact arithmetic and every reader of JSON can hold
-_POWER = re.compile(rb"[eE][+-]?[0-9]+$")
+_POWER = re.compile(rb"[eE][+-]?([0-9]+)$")
+_DIGITS = 3  # of a power of ten
 
 
 class Digits:
@@ -35,14 +36,15 @@ class Digits:
     def bounded(self, allowed: NDArray[np.bool_], vocabulary: Vocabulary) -> NDArray[np.bool_]:
         """Return those of the allowed tokens that leave a number readable: not too long, and finite.
 
-        Where none would be left, the schema asks for a constant of such a length: then all.
+        Where none would be left, it ends in a point or a sign, and has to go on: then all.
         """
         if not self._number:
             return allowed
         beginning = vocabulary.numeric
-        fits = allowed & (beginning <= _LONGEST - len(self._number))
+        fits = allowed & (beginning <= max(_LONGEST - len(self._number), 0))
         for token in np.flatnonzero(fits & (beginning > 0)):
             text = self._number + vocabulary.bytes[token][: beginning[token]]
-            if _POWER.search(text) and not math.isfinite(float(text)):
+            power = _POWER.search(text)
+            if power and (len(power[1]) > _DIGITS or not math.isfinite(float(text))):
                 fits[token] = False
         return fits if fits.any() else allowed
