@@ -116,8 +116,8 @@ def _to_float32(data: bytes, dtype: str) -> Float32:
 
 
 def _read_entries(descriptor: int, path: Path) -> dict[str, Entry]:
-    size = os.fstat(descriptor).st_size
     try:
+        size = os.fstat(descriptor).st_size
         head = os.pread(descriptor, 8, 0)
         length = int.from_bytes(head, "little")
         if len(head) < 8:

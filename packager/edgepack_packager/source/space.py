@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
@@ -21,7 +22,12 @@ class Need:
 
 
 def check(needs: Sequence[Need]) -> None:
-    """Raise ``BuildError`` where a disk has less free than all that is to be written on it."""
+    """Raise ``BuildError`` where a disk has less free than all that is to be written on it, as far as it tells."""
+    with suppress(OSError):
+        _check(needs)
+
+
+def _check(needs: Sequence[Need]) -> None:
     disks: dict[int, list[Need]] = {}
     for need in needs:
         disks.setdefault(_existing(need.folder).stat().st_dev, []).append(need)
