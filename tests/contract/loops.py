@@ -18,7 +18,6 @@ from contract.text import PROMPTS, QUESTION
 from edgepack import loading
 from edgepack.decoding import desk
 from edgepack.decoding.desk import Desk, Turn
-from edgepack.decoding.owner import Owner
 from edgepack.decoding.stream import AsyncStream
 from edgepack.errors import UsageError
 from edgepack.model import Model
@@ -96,10 +95,10 @@ def an_event_loop_goes_on_while_the_engine_works(case: Case) -> None:
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
 def a_loop_that_waits_for_the_engine(patch: pytest.MonkeyPatch) -> None:
-    async def acall(self: Owner, work: Callable[[], Any], interrupt: object = None) -> Any:
-        return self.submit(work).result()
+    async def acall(self: Desk, work: Callable[[], Any], cancel: object = None) -> Any:
+        return self.call(work)
 
-    patch.setattr(Owner, "acall", acall)
+    patch.setattr(Desk, "acall", acall)
 
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
@@ -163,7 +162,8 @@ def threads_take_turns(case: Case) -> None:
     said: dict[str, str] = {}
 
     def ask(prompt: str) -> None:
-        said[prompt] = model.generate(prompt, max_tokens=4).text
+        with model.stream(prompt, max_tokens=4) as stream:
+            said[prompt] = "".join(piece.text for piece in stream)
 
     threads = [Thread(target=ask, args=(prompt,), daemon=True) for prompt in prompts]
     for thread in threads:
@@ -182,13 +182,7 @@ def meet(barrier: Barrier, case: Case) -> None:
 
 @threads_take_turns.broken_by
 def a_desk_that_serves_all_at_once(patch: pytest.MonkeyPatch) -> None:
-    real = Desk._queue
-
-    def queue(self: Desk, waits_for_itself: Any) -> Turn:
-        self._holder = None
-        return real(self, waits_for_itself)
-
-    patch.setattr(Desk, "_queue", queue)
+    patch.setattr(Turn, "has_ended", property(lambda self: True))
 
 
 @promise
@@ -212,14 +206,13 @@ def who_gives_up_waiting_delays_nobody(case: Case) -> None:
 
 @who_gives_up_waiting_delays_nobody.broken_by
 def a_queue_that_is_lost_with_one_who_leaves_it(patch: pytest.MonkeyPatch) -> None:
-    real = Desk.leave
+    real = Desk._give_up
 
-    def leave(self: Desk, turn: Turn) -> None:
-        if turn in self._waiting:
-            self._waiting.clear()
+    def give_up(self: Desk, turn: Turn) -> None:
+        self._waiting.clear()
         real(self, turn)
 
-    patch.setattr(Desk, "leave", leave)
+    patch.setattr(Desk, "_give_up", give_up)
 
 
 @promise
@@ -250,5 +243,4 @@ def a_stream_inside_a_stream_is_refused_and_hangs_nothing(case: Case) -> None:
 
 @a_stream_inside_a_stream_is_refused_and_hangs_nothing.broken_by
 def a_desk_that_waits_for_itself(patch: pytest.MonkeyPatch) -> None:
-    real = Desk._queue
-    patch.setattr(Desk, "_queue", lambda self, waits_for_itself: real(self, lambda holder: False))
+    patch.setattr(desk, "_calls_us", lambda frame: False)
