@@ -8,6 +8,7 @@ was not read for a second comes to its end without its reader, who finds the res
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import weakref
 from collections import deque
@@ -31,6 +32,14 @@ T = TypeVar("T")
 
 _LAST_WORDS_S = 10.0
 _PATIENCE_S = 1.0
+
+
+def _nothing() -> None:
+    return None
+
+
+def _no_more() -> bool:
+    return False
 
 
 class Holder(Protocol):
@@ -66,7 +75,7 @@ class Turn:
     """
 
     begin: Callable[[], None]
-    cancel: Callable[[], None] = lambda: None
+    cancel: Callable[[], None] = _nothing
     holder: weakref.ReferenceType[Holder] | None = None
     begun: bool = False
     over: bool = False
@@ -110,14 +119,16 @@ class Desk:
 
     # Turns
 
-    def call(self, work: Callable[[], T], cancel: Callable[[], None] = lambda: None) -> T:
+    def call(
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = _nothing
+    ) -> T:
         """Do work on the owner's thread when its turn has come, and return what it returns. Raises as ``enter``.
 
-        Where the wait is interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as
-        the work has ended.
+        ``before`` is called again and again before the work, until there is no more to do. Where the wait is
+        interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as that has ended.
         """
         outcome: Outcome[T] = Outcome()
-        turn = self._whole(work, outcome, cancel)
+        turn = self._whole(outcome, work, before, cancel)
         try:
             self._join(turn)
             return outcome.result()
@@ -128,17 +139,21 @@ class Desk:
                     outcome.wait()
             raise
 
-    async def acall(self, work: Callable[[], T], cancel: Callable[[], None] = lambda: None) -> T:
-        """``call``, while the event loop goes on. A cancelled task does not wait for the end of the work."""
+    async def acall(
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = _nothing
+    ) -> T:
+        """``call``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
         bell = Bell()
         outcome: Outcome[T] = Outcome(bell.ring)
-        turn = self._whole(work, outcome, cancel)
+        turn = self._whole(outcome, work, before, cancel)
         try:
             self._join(turn)
-            await bell.rung
-        except BaseException:
+            await asyncio.shield(bell.rung)
+        except BaseException as error:
             if not outcome.known:
                 self._give_up(turn)
+                if turn.begun and isinstance(error, asyncio.CancelledError):
+                    await bell.rung
             raise
         return outcome.result()
 
@@ -182,10 +197,29 @@ class Desk:
         if self._out_of_use is not None:
             raise EngineError(self._out_of_use, hint="Load the bundle again.")
 
-    def _whole(self, work: Callable[[], T], outcome: Outcome[T], cancel: Callable[[], None]) -> Turn:
-        def begin() -> None:
-            outcome.settle(lambda: self._checked(work))
+    def _whole(
+        self, outcome: Outcome[T], work: Callable[[], T], before: Callable[[], bool], cancel: Callable[[], None]
+    ) -> Turn:
+        def go_on() -> None:
+            try:
+                if turn.over:
+                    raise Cancelled("The request was given up.")
+                if before():
+                    self.owner.submit(go_on)  # behind what else there is to do
+                    return
+                outcome.settle(work)
+            except BaseException as error:
+                outcome.fail(error)
             turn.over = True
+
+        def begin() -> None:
+            try:
+                self.check()
+            except EngineError as error:
+                outcome.fail(error)
+                turn.over = True
+            else:
+                go_on()
 
         turn = Turn(begin, cancel)
         return turn

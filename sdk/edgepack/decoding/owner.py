@@ -44,6 +44,14 @@ class Outcome(Generic[T]):
             self._value = work()
         except BaseException as error:
             self._error = error
+        self._open()
+
+    def fail(self, error: BaseException) -> None:
+        """Let it be an error."""
+        self._error = error
+        self._open()
+
+    def _open(self) -> None:
         self.known = True
         self._gate.release()
         if self._told is not None:

@@ -41,6 +41,7 @@ class Stream:
         self._finished = finished
         self._turn: Turn | None = None
         self._ahead: deque[Chunk | BaseException | None] = deque()  # not read yet; None and an error are the end
+        self._begun = False
         self._done = False  # the end has been made, read or not
         self._read: list[Chunk] = []
         self._dropped = False
@@ -113,6 +114,7 @@ class Stream:
 
     def start(self) -> None:
         self._starting(self)
+        self._begun = True
 
     def go_on(self) -> bool:
         if not self._done:
@@ -148,11 +150,13 @@ class Stream:
         unread = self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
         return self._generation.result(self._read, cut=unread)
 
-    def _whole(self) -> Result:
-        self._starting(self)
-        while (chunk := self._generation.step()) is not None:
+    def _read_on(self) -> bool:
+        if not self._begun:
+            self.start()
+        chunk = self._generation.step()
+        if chunk is not None:
             self._read.append(chunk)
-        return self._conclude()
+        return chunk is not None
 
     # On the reader's
 
@@ -183,10 +187,10 @@ def _piece(piece: Chunk | BaseException | None) -> Chunk | None:
 
 
 def whole(stream: Stream) -> Result:
-    """Read a stream to its end, in one piece of work of the owner's thread, and return its result."""
+    """Read a stream to its end on the owner's thread alone, and return its result."""
     stream._check_new()
     try:
-        stream._keep(stream._desk.call(stream._whole, stream._generation.cancel))
+        stream._keep(stream._desk.call(stream._conclude, stream._read_on, stream._generation.cancel))
     finally:
         stream._end()
     return stream.result
@@ -276,7 +280,7 @@ async def awhole(stream: AsyncStream) -> Result:
     """``whole`` for an event loop."""
     made = await stream._made()
     try:
-        made._keep(await made._desk.acall(made._whole, made._generation.cancel))
+        made._keep(await made._desk.acall(made._conclude, made._read_on, made._generation.cancel))
     finally:
         made._end()
     return made.result

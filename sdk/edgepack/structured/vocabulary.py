@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,8 @@ class Vocabulary:
 
 _known: WeakKeyDictionary[Tokenizer, dict[int, Vocabulary]] = WeakKeyDictionary()
 _lock = Lock()
+if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> Vocabulary:
