@@ -95,8 +95,8 @@ def an_event_loop_goes_on_while_the_engine_works(case: Case) -> None:
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
 def a_loop_that_waits_for_the_engine(patch: pytest.MonkeyPatch) -> None:
-    async def acall(self: Desk, work: Callable[[], Any], cancel: object = None) -> Any:
-        return self.call(work)
+    async def acall(self: Desk, *work: Callable[[], Any]) -> Any:
+        return self.call(*work)
 
     patch.setattr(Desk, "acall", acall)
 

@@ -225,7 +225,7 @@ class Desk:
         return turn
 
     def _kept(self, holder: Holder, gate: Outcome[None], bell: Bell | None = None) -> Turn:
-        found = weakref.ref(holder, lambda _, owner=self.owner: owner.wake())  # type: ignore[misc]
+        found = weakref.ref(holder, self.owner.wake)
 
         def begin() -> None:
             if (there := found()) is not None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread, current_thread, main_thread
+from threading import Lock, Thread, current_thread, main_thread, stack_size
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ from edgepack.errors import EngineError
 T = TypeVar("T")
 
 _LOOK_S = 0.25
+_STACK = 8 << 20  # bytes; an engine needs more than a program may set for its own threads, or musl gives any
 
 
 class Outcome(Generic[T]):
@@ -94,6 +96,9 @@ class Owner:
             self._thread = _Worker()
         self._thread.name = name
         self._thread.between = between or _nothing
+        # Has ``between`` called soon. From anywhere: as no code of Python runs, no signal is handled in the middle. It
+        # passes over what the end of a weak reference gives it.
+        self.wake: Callable[..., None] = partial(self._thread.jobs.put, _nothing)
         self.stopped = False
 
     @property
@@ -121,10 +126,6 @@ class Owner:
             raise EngineError("The model is closed.", hint="Load the bundle again.")
         # Else the interpreter ends, and a thread that waits for ever is quieter than one that fails.
         return outcome
-
-    def wake(self) -> None:
-        """Have ``between`` called soon. From anywhere, also where nothing may raise."""
-        self._thread.jobs.put(_nothing)
 
     def call(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
         """Do work on the thread and return what it returns, or raise what it raises.
@@ -199,7 +200,16 @@ class _Worker(Thread):
         super().__init__(daemon=True)
         self.jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.between: Callable[[], float | None] = _nothing
-        self.start()
+        others = stack_size(_STACK)
+        try:
+            self.start()
+        except RuntimeError as error:
+            raise EngineError(
+                f"No thread can be started for the engine: {error}.",
+                hint="Free memory, or raise this process's limits of memory and threads.",
+            ) from None
+        finally:
+            stack_size(others)
 
     def run(self) -> None:
         while True:
