@@ -155,6 +155,8 @@ def test_while_a_turn_is_answered_another_is_refused_before_its_first_piece(tmp_
             fork = chat.fork()
             saving = Thread(target=chat.save, args=(tmp_path / "chat",))
             saving.start()
+            while not model.desk._waiting:
+                pass
             assert "".join(chunk.text for chunk in stream) == "bc"
         saving.join(20)
         assert (chat.turns, fork.turns, model.resume(tmp_path / "chat").turns) == (1, 0, 0)
@@ -165,8 +167,8 @@ def test_while_a_turn_is_answered_another_is_refused_before_its_first_piece(tmp_
         chat.stream("dropped").__enter__()
         assert chat.send("y").text == "abc"
         chat.undo(2)
-        with pytest.raises(UsageError, match="has changed since"), early:
-            pass
+        with early:  # what it goes on from is the past again
+            assert next(early).text == "a"
 
 
 def test_a_turn_whose_reader_is_slow_is_remembered_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,8 +204,8 @@ def test_a_saved_conversation_goes_on_where_both_it_and_the_cache_were(
         assert chat.send(SECOND).text == straight.text
     with edgepack.load(demo_bundle.path, engine, 256, variant=f"{engine}-f32") as model:
         result = model.resume(path).send(SECOND, max_tokens=8)
-    assert (result.text, result.usage.cached_tokens) == (straight.text, straight.usage.cached_tokens)
-    assert result.usage.cached_tokens > 0
+    assert result.text == straight.text
+    assert result.usage.cached_tokens >= straight.usage.cached_tokens > 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
