@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Barrier, BrokenBarrierError, Event, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread, get_ident
 from typing import Any
 
 import pytest
@@ -244,3 +245,51 @@ def a_stream_inside_a_stream_is_refused_and_hangs_nothing(case: Case) -> None:
 @a_stream_inside_a_stream_is_refused_and_hangs_nothing.broken_by
 def a_desk_that_waits_for_itself(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(desk, "_calls_us", lambda frame: False)
+
+
+@promise
+def a_pool_of_threads_reads_streams_in_turn(case: Case) -> None:
+    """A web framework reads a generator with whichever thread is free, also with one that began another's."""
+    model, alone = case.model, case.model.generate(PROMPTS[1], max_tokens=6).text
+
+    def pieces() -> Iterator[str]:
+        with model.stream(PROMPTS[1], max_tokens=6) as stream:
+            for piece in stream:
+                yield piece.text
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = pieces(), pieces()
+        begun = one.submit(next, first).result(case.guard_s)
+        waiting = one.submit("".join, second)
+        assert begun + other.submit("".join, first).result(case.guard_s) == alone
+        assert waiting.result(case.guard_s) == alone
+    assert holds_what_it_should(model)
+
+
+@a_pool_of_threads_reads_streams_in_turn.broken_by
+def a_desk_that_takes_a_thread_for_a_request(patch: pytest.MonkeyPatch) -> None:
+    threads: dict[object, int] = {}
+    real = Desk.enter
+
+    def enter(self: Desk, holder: Any) -> Turn:
+        turn = real(self, holder)
+        threads[holder.caller] = get_ident()
+        return turn
+
+    patch.setattr(Desk, "enter", enter)
+    patch.setattr(desk, "_calls_us", lambda frame: threads.get(frame) == get_ident())
+
+
+@promise
+def a_stream_that_was_dropped_keeps_nobody_waiting(case: Case) -> None:
+    model, alone = case.model, case.model.generate(PROMPTS[2], max_tokens=4).text
+    stream = model.stream(PROMPTS[1], max_tokens=60)
+    next(stream.__enter__())
+    del stream
+    assert case.ends(lambda: model.generate(PROMPTS[2], max_tokens=4).text) == alone
+    assert holds_what_it_should(model)
+
+
+@a_stream_that_was_dropped_keeps_nobody_waiting.broken_by
+def a_desk_that_waits_for_who_is_gone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Turn, "has_ended", property(lambda self: self.over))

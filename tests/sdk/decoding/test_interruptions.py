@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -19,12 +20,19 @@ import pytest
 
 from edgepack import Model, fake
 from edgepack.decoding import desk as desk_module
+from edgepack.decoding import owner
+from edgepack.decoding.desk import Turn
+from edgepack.decoding.owner import Outcome
+from edgepack.decoding.stream import Stream
 from edgepack.fake import FakeSession
 
 WAITS = ("acquire", "get", "poll", "select")
 # Of an event loop that a handler tears from its own work nobody can promise anything.
 OTHERS = (__file__, "selectors.py", *(str(path) for path in Path(asyncio.__file__).parent.glob("*.py")))
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of destructors
+pytestmark = [  # of destructors, and of who waits in vain
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 HELD: list[BaseException] = []  # with their tracebacks, and so with all that was going on
 
 
@@ -90,12 +98,12 @@ def tasks(model: Model) -> None:
     asyncio.run(read())
 
 
-def is_as_before(model: Model, want: str) -> None:
+def is_as_before(model: Model, want: str, wait_s: float) -> None:
     """Assert that another thread is answered as ever, and that the cache is what the SDK takes it for."""
     said: list[str] = []
     other = Thread(target=lambda: said.append(model.generate("abcd").text), daemon=True)
     other.start()
-    other.join(20)
+    other.join(wait_s)
     assert said == [want]
     desk = model.desk
     session: Any = desk.session
@@ -104,7 +112,7 @@ def is_as_before(model: Model, want: str) -> None:
     assert not session._cancelled.is_set()
 
 
-def storm(ask: Callable[[Model], None], step: int) -> int:
+def storm(ask: Callable[[Model], None], step: int, wait_s: float = 20) -> int:
     """Interrupt a request at each place, one after the other; return how many places there were."""
     with fake.model(says="Once more.") as model:
         want = model.generate("abcd").text
@@ -116,7 +124,7 @@ def storm(ask: Callable[[Model], None], step: int) -> int:
                     ask(model)
             except Alarm as error:
                 HELD.append(error)
-            is_as_before(model, want)
+            is_as_before(model, want, wait_s)
         HELD.clear()
     return at
 
@@ -130,6 +138,35 @@ def test_an_alarm_leaves_the_model_as_it_was(ask: Callable[[Model], None], patie
 @pytest.mark.parametrize("ask", [generate, stream, leave, converse, evaluate, tasks], ids=lambda ask: ask.__name__)
 def test_every_alarm_does(ask: Callable[[Model], None], patience: None) -> None:
     storm(ask, step=5 if ask is tasks else 1)
+
+
+def a_turn_that_only_its_block_gives_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Turn, "has_ended", property(lambda self: self.over))
+    patch.setattr(Stream, "go_on", lambda self: True)
+
+
+def a_condition_that_stays_locked(patch: pytest.MonkeyPatch) -> None:
+    class Conditional(Outcome[Any]):
+        def __init__(self, told: Callable[[], object] | None = None) -> None:
+            super().__init__(told)
+            self._future: Future[None] = Future()
+
+        def wait(self, timeout_s: float | None = None) -> None:
+            self._future.result(timeout_s)
+
+        def _open(self) -> None:
+            super()._open()
+            self._future.set_result(None)
+
+    patch.setattr(desk_module, "Outcome", Conditional)
+    patch.setattr(owner, "Outcome", Conditional)
+
+
+@pytest.mark.parametrize("fault", [a_turn_that_only_its_block_gives_back, a_condition_that_stays_locked])
+def test_a_planted_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], patience: None) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((AssertionError, RuntimeError)):
+        fault(patch)
+        storm(stream, step=1, wait_s=0.3)
 
 
 @pytest.fixture
