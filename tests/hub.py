@@ -72,14 +72,15 @@ class Hub:
     """The server. Attributes may be changed while it runs.
 
     ``tags`` adds revisions: {"owner/name": {"v1": folder}}. ``gated`` repositories want ``TOKEN``. ``down`` is a status
-    to answer everything with. ``cut`` says after how many bytes the connection is lost, once, while a file is sent, and
-    ``sizes`` what size a file is said to have.
+    to answer everything with, and what it then ``says``. ``cut`` says after how many bytes the connection is lost,
+    once, while a file is sent, and ``sizes`` what size a file is said to have.
     """
 
     repositories: Mapping[str, Path]
     gated: Collection[str] = ()
     tags: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     down: int | None = None
+    says: str = "The hub is down."
     cut: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -155,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if self.hub.down is not None:
-            self._refuse(self.hub.down, "", "The hub is down.")
+            self._refuse(self.hub.down, "", self.hub.says)
         elif path.startswith("/api/models/"):
             repository, _, rest = path.removeprefix("/api/models/").partition("/revision/")
             self._answer(repository, rest or "main", None)

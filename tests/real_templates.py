@@ -28,3 +28,12 @@ def real_template(model: str, folder: Path) -> str:
 def vectors_of(folder: Path) -> list[dict[str, Any]]:
     vectors: list[dict[str, Any]] = json.loads((folder / "ortx-chat-vectors.json").read_text())["vectors"]
     return vectors
+
+
+def all_templates(folder: Path) -> dict[str, str]:
+    """Return every chat template of the shared folder, each text once."""
+    cases = json.loads((folder / "llama.cpp-test-chat-template.json").read_text())["cases"]
+    found = {name: real_template(name, folder) for name in (*TEMPLATES, "gemma-3-it", "Phi-4-mini")}
+    found |= {str(case["name"]): str(case["template_str"]) for case in cases}
+    found |= {str(each["folder"]): str(each["template"]) for each in vectors_of(folder) if each.get("template")}
+    return {name: source for source, name in {source: name for name, source in found.items()}.items()}

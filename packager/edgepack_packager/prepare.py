@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepack.device.hardware import detect
-from edgepack.errors import EngineMissingError
+from edgepack.errors import EdgepackError, EngineMissingError, SourceError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
@@ -58,6 +58,16 @@ class Prepared:
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
     """Settle all that needs no weights; arguments and errors are those of ``build.build``."""
+    try:
+        return _prepare(name, recipe, out, progress)
+    except OSError as error:
+        if isinstance(error, EdgepackError):
+            raise
+        place = error.filename or name
+        raise SourceError(f"{place} cannot be read: {error.strerror}.", hint="Check its path and its rights.") from None
+
+
+def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
     origin = source.find(name)
     config = read_object(origin.folder / CONFIG)
     decoder = families.describe(config, recipe.context)

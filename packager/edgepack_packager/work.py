@@ -5,29 +5,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-from edgepack.errors import BuildError, OutputExistsError
+from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _LOCK = ".building"
+_WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
+_MOMENT = 60.0  # seconds
 
 
 @contextmanager
 def folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
-    A build that was killed cannot clean up: its folder is removed by the next build of the same ``out``, which tells
-    it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out`` exists, and ``BuildError``
-    for a full disk or a folder that cannot be written.
+    A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
+    that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
+    exists, and ``BuildError`` for whatever the system refuses in the block, as a full disk does.
     """
     refuse_existing(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
+        _make(out.parent)
     except OSError as error:
         raise _unwritable(out, error) from None
     # Named before it is made, so that an interrupt at any moment finds it.
@@ -39,20 +42,41 @@ def folder(out: Path) -> Iterator[Path]:
             raise _unwritable(out, error) from None
         with open(work / _LOCK, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.write("locked")
+            lock.flush()
             yield work
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        if isinstance(error, EdgepackError):
             raise
-        raise BuildError(
-            f"Writing the bundle failed: {error.strerror}.",
-            hint="Nothing was left behind; free some space and repeat.",
-        ) from None
+        raise _failed(out, error) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def _make(folder: Path) -> None:
+    """Make a folder, and all above it, so that a loss of power cannot take it from the bundle in it."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
+
+
 def _unwritable(out: Path, error: OSError) -> BuildError:
     return BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.")
+
+
+def _failed(out: Path, error: OSError) -> BuildError:
+    reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if out.exists():  # it was not there when the build began
+        return BuildError(
+            f"{out} is sealed, and the system refused what comes after it: {reason}.",
+            hint=f"See whether the disk holds it: edgepack verify {out}",
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        hint = "Free some space and repeat, or choose another place with --out."
+    else:
+        hint = "Nothing is sealed; the system's log may say what is wrong with the disk."
+    return BuildError(f"Writing the bundle failed: {reason}.", hint=hint)
 
 
 def publish(bundle: Path, out: Path) -> None:
@@ -92,21 +116,46 @@ def replace(folder: Path, out: Path) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise ``OutputExistsError`` where the output exists, even as an empty folder."""
-    if out.exists() or out.is_symlink():
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder.
+
+    What a build left beside it that was killed is removed in any case.
+    """
+    _remove_abandoned(out.parent)
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    if there:
         raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
 
 
-def _remove_abandoned(out: Path) -> None:
-    for work in out.parent.glob(f".{out.name}.*.partial"):
+def _remove_abandoned(beside: Path) -> None:
+    try:
+        places = list(beside.iterdir())
+    except OSError:  # it is not there yet, or may not be read
+        return
+    for work in places:
+        if not _WORK.fullmatch(work.name) or work.is_symlink():
+            continue
         try:
-            with open(work / _LOCK, "w") as lock:
+            with open(work / _LOCK, "r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(work)
-        except BlockingIOError:
-            continue
+                if lock.read() or _is_old(work):
+                    shutil.rmtree(work)
         except FileNotFoundError:
+            if _is_old(work):
+                with suppress(OSError):  # it holds what no build has put there, or is gone
+                    work.rmdir()
+        except OSError:  # another build's, or another user's
             continue
+
+
+def _is_old(work: Path) -> bool:
+    """Say whether a folder is too old to be that of a build that is about to lock it."""
+    try:
+        return time.time() - work.stat().st_mtime > _MOMENT
+    except OSError:
+        return False
 
 
 def _flush(path: Path) -> None:

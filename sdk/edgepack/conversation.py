@@ -7,7 +7,7 @@ share less; ``usage.cached_tokens`` of each result says how much it did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -27,11 +27,12 @@ from edgepack.errors import BundleError, UsageError
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.detokenize import Detokenizer
+from edgepack.text.messages import checked
 from edgepack.text.prompts import Messages, Prompt
 from edgepack.text.tokenizer import Tokenizer
 
 _VERSION = 1
-Said = str | Mapping[str, object]
+Said = str | Mapping[str, object] | Messages
 
 
 class Answering(Protocol):
@@ -106,7 +107,7 @@ class Conversation:
         return len(self._turns) - 1
 
     def send(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
-        """Say something, a user's text or a message such as a tool's result, and return the answer.
+        """Say something, a user's text or messages such as the results of tools, and return the answer.
 
         Options of this call go before those of the conversation. Raises as ``Model.chat``, and ``UsageError`` where a
         turn of this conversation is still being answered.
@@ -115,7 +116,9 @@ class Conversation:
 
     def stream(self, said: Said, **options: Unpack[ChatOptions]) -> Stream:
         """``send``, piece by piece: the turn is remembered when the ``with`` block is left."""
-        new: dict[str, object] = {"role": "user", "content": said} if isinstance(said, str) else dict(said)
+        if isinstance(said, str):
+            said = {"role": "user", "content": said}
+        new = checked([said] if isinstance(said, Mapping) else said)
         wanted: ChatOptions = {**self._options, **options}
         last = self._turns[-1]
 
@@ -132,7 +135,7 @@ class Conversation:
 
         self._check_still()
         return self._model.answer(
-            [*self.messages, new], wanted, continues=self._continue, starting=starting, finished=finished
+            [*self.messages, *new], wanted, continues=self._continue, starting=starting, finished=finished
         )
 
     async def asend(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
@@ -202,17 +205,20 @@ class Conversation:
             desk.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
         return conversation
 
-    def _turn(self, said: dict[str, object], prompt: Prompt, result: Result) -> _Turn:
+    def _turn(self, said: Sequence[dict[str, object]], prompt: Prompt, result: Result) -> _Turn:
         text, words = result.text, Detokenizer(self._model.tokenizer)
         spoken = "".join(map(words.push, result.token_ids))
-        if result.tool_calls and "tool_calls" not in self._model.template.for_tools.source:
+        goes_on = said[-1]["role"] == "assistant"
+        before, begun = (said[:-1], str(said[-1]["content"])) if goes_on else (said, "")
+        writes_calls = "tool_calls" in self._model.template.for_tools.source
+        if result.tool_calls and not writes_calls:
             text = spoken  # a template that cannot write calls is told their words
-        elif result.tool_calls:
-            return _Turn((said, {"role": "assistant", "content": text, "tool_calls": _calls(result)}))
-        answered: tuple[dict[str, object], ...] = (said, {"role": "assistant", "content": text})
+        answer: dict[str, object] = {"role": "assistant", "content": begun + text}
+        if result.tool_calls and writes_calls:
+            return _Turn((*before, {**answer, "tool_calls": _calls(result)}))
         if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
-            return _Turn(answered)
-        return _Turn(answered, prompt.text + text, (*prompt.ids, *result.token_ids))
+            return _Turn((*before, answer))
+        return _Turn((*before, answer), prompt.text + text, (*prompt.ids, *result.token_ids))
 
     def _check_still(self) -> None:
         stream = None if self._answering is None else self._answering()

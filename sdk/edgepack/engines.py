@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from edgepack import runtime
 from edgepack.bundle.files import Bundle
-from edgepack.device.hardware import Hardware
+from edgepack.device import addresses
+from edgepack.device.hardware import Hardware, most_threads
 from edgepack.device.planning import Candidate
 from edgepack.errors import EngineError, UsageError
 from edgepack.isolation import probing
@@ -37,6 +39,8 @@ def find(name: str, runtimes: Runtimes | None) -> Runtime:
 
 def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
     if runtimes is None:
+        if short := addresses.shortage(name):
+            return Support((), reason=short)
         return probing.probe(name, hardware)
     return probing.ask(name, runtimes.__getitem__, hardware)
 
@@ -56,9 +60,16 @@ def open_session(bundle: Bundle, candidate: Candidate, options: Options, engine:
 
 
 def with_threads(options: Options, threads: int | None) -> Options:
-    """Return the options with so many threads, as they are for None. Raises ``UsageError`` for less than one."""
-    if threads is None:
-        return options
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads cannot be {threads!r}.", hint="It is a number of threads, at least 1.")
-    return replace(options, threads=threads)
+    """Return the options with so many threads, those that they have for None.
+
+    Raises ``UsageError`` for less than one, and for more than ``most_threads``, at which engines end the process.
+    """
+    wanted = options.threads if threads is None else threads
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise UsageError(f"threads cannot be {wanted!r}.", hint="It is a number of threads, at least 1.")
+    if wanted > most_threads():
+        raise UsageError(
+            f"threads cannot be {wanted}: this machine has {os.cpu_count() or 1} cores.",
+            hint=f"Choose at most {most_threads()}, 8 for each core; more cores than that never help.",
+        )
+    return replace(options, threads=wanted)

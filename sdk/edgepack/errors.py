@@ -28,17 +28,47 @@ EdgepackError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# Control characters, the marks that turn the direction of a text, line ends of Unicode, and halves of surrogate pairs.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SECRETS = (
+    (re.compile(r"(://)[^\s/]+@"), r"\1"),
+    (re.compile(r"([?&][^\s=&]*(?:token|sig|key|secret|password|credential|auth)[^\s=&]*=)[^\s&'\"]+", re.I), r"\1***"),
+    (re.compile(r"((?:authorization['\"]?[:=] *['\"]?(?:basic|bearer)|\bbearer) +)[\w.~+/=-]{8,}", re.I), r"\1***"),
+    (re.compile(r"\b(hf_)[A-Za-z0-9]{6,}"), r"\1***"),
+)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Return a text with what a terminal obeys or hides written as JSON writes it; but not the characters to keep."""
+
+    def written(found: re.Match[str]) -> str:
+        return found[0] if found[0] in keep else _LINES.get(found[0], f"\\u{ord(found[0]):04x}")
+
+    return _UNSEEN.sub(written, text)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without names and passwords in addresses, and without tokens."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
 
 class EdgepackError(Exception):
-    """The base of all errors: one sentence that names the place, and a hint that names the next step."""
+    """The base of all errors: one sentence that names the place, and a hint that names the next step.
+
+    Whatever foreign text they hold, both are safe to print and to log.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = visible(without_secrets(message))
+        self.hint = None if hint is None else visible(without_secrets(hint))
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
@@ -58,6 +88,10 @@ class SchemaError(UsageError):
 
 class SourceError(EdgepackError, ValueError):
     """The model to convert is missing, damaged or inconsistent."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        # A value that it quotes is as long as a stranger's file has it.
+        super().__init__(message if len(message) <= 800 else f"{message[:500]} ... {message[-200:]}", hint=hint)
 
 
 class UnsupportedModelError(SourceError):
@@ -129,6 +163,14 @@ class ToolCallError(EdgepackError, ValueError):
     def __init__(self, message: str, *, text: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.text = text
+
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """What tells the model of it, after the messages that it answered: its own words, and what is wrong with them.
+
+        The words stand there as a text, and a user says what is wrong: that is what every chat template prints.
+        """
+        return [{"role": "assistant", "content": self.text}, {"role": "user", "content": f"Error: {self}"}]
 
 
 class ContextError(EdgepackError, ValueError):

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgepack.bundle.files import Bundle
+from edgepack.bundle.writing import write_atomically
 from edgepack.decoding.repro import versions
-from edgepack.device.state import state_folder
+from edgepack.device.state import read_kept, state_folder
 from edgepack.errors import ReplayError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.replay import replay_text
@@ -27,7 +28,7 @@ def check_text(bundle: Bundle, tokenizer: Tokenizer, template: ChatTemplate | No
     """
     libraries = _libraries()
     with suppress(OSError, RuntimeError):
-        if _mark(bundle).read_text("utf-8") == libraries:
+        if read_kept(_mark(bundle)) == libraries.encode():
             return
     for replay in replay_text(bundle.manifest, tokenizer, template):
         if replay.verdict == "differs":
@@ -41,7 +42,7 @@ def check_text(bundle: Bundle, tokenizer: Tokenizer, template: ChatTemplate | No
     with suppress(OSError, RuntimeError):
         mark = _mark(bundle)
         mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(libraries, "utf-8")
+        write_atomically(mark, libraries.encode())
 
 
 def _mark(bundle: Bundle) -> Path:

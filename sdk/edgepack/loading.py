@@ -6,14 +6,15 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
-from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.files import Bundle, check_id, open_bundle
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
+from edgepack.device import addresses
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
 from edgepack.device.tuning import read_tunings
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
-from edgepack.errors import check_options
+from edgepack.errors import ContextTooLargeError, check_options
 from edgepack.runtime import Options
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def load(
     threads: int | None = None,
     strict: bool = False,
     isolate: bool = False,
+    id: str | None = None,
     runtimes: Runtimes | None = None,
     **unknown: Never,
 ) -> Model:
@@ -42,7 +44,8 @@ def load(
     ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
     refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
     machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of
-    the call that meets it. ``runtimes`` replaces the installed ones, for tests of an application:
+    the call that meets it. ``id`` ("sha256:...", as ``edgepack verify`` prints it) pins the bundle: any other is
+    refused. ``runtimes`` replaces the installed ones, for tests of an application:
     ``{"fake": FakeRuntime()}``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
@@ -50,8 +53,8 @@ def load(
     template must also give what they gave when it was built. Raises ``BundleError``, ``ContextTooLargeError``,
     ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
     """
-    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate"))
-    opened = _open(bundle)
+    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "id"))
+    opened = _open(bundle, id)
     chosen = plan(
         opened,
         context=context,
@@ -111,6 +114,9 @@ def open_candidate(
     started = perf_counter()
     options = with_threads(candidate.options, threads)
     bundle.check([candidate.variant])
+    # In this thread, since the engine's own takes some addresses to be used later.
+    if short := addresses.shortage(candidate.runtime, candidate.memory.total, options.threads):
+        raise ContextTooLargeError(short, hint="Raise that limit, or load with fewer threads or a smaller context.")
     tokenizer, template = text_side(bundle)
     check_text(bundle, tokenizer, template)
     engine = isolated(candidate.runtime, runtimes) if isolate else find(candidate.runtime, runtimes)
@@ -144,5 +150,8 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
     )
 
 
-def _open(bundle: Where) -> Bundle:
-    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle, verify="sizes")
+def _open(bundle: Where, id: str | None = None) -> Bundle:
+    if isinstance(bundle, Bundle):
+        check_id(bundle.path, bundle.id, id)
+        return bundle
+    return open_bundle(bundle, verify="sizes", id=id)

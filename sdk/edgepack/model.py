@@ -23,6 +23,7 @@ from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
     Tool,
+    read_continue,
     read_grammar,
     read_lookup,
     read_n_best,
@@ -41,7 +42,6 @@ from edgepack.decoding.stream import awhole, whole
 from edgepack.errors import PromptTooLongError, UsageError, check_options
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
-from edgepack.text.messages import checked
 from edgepack.text.prompts import Messages, Prompt, Prompts
 from edgepack.text.tokenizer import Tokenizer
 
@@ -245,21 +245,14 @@ class Model:
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
         policy, max_tokens = read_room(options, self._manifest.generation)
-        messages = checked(messages)
         tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
-        template = self.template if tools is None else self.template.for_tools
+        template, goes_on = self.template if tools is None else self.template.for_tools, read_continue(options)
+        messages = self._prompts.read(messages, template, goes_on)
         if tools is not None:
             messages, definitions, own = tools.given(messages, template)
             variables = {**(variables or {}), **own}
         prompt = self._prompts.of_messages(
-            messages,
-            template,
-            definitions,
-            variables,
-            options.get("date"),
-            policy,
-            max_tokens,
-            continues or (lambda text: None),
+            messages, template, definitions, variables, options.get("date"), policy, max_tokens, continues, goes_on
         )
         generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
         return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
@@ -363,7 +356,7 @@ class Model:
             exactly=exactly,
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
-            parse=None if tools is None else lambda text: tools.parse(text, self.template.for_tools.source),
+            parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),
         )
         return Generation(self._desk, self._tokenizer, request)
 

@@ -18,8 +18,9 @@ from contract.registry import promise
 from contract.text import PROMPTS, QUESTION
 from edgepack import loading
 from edgepack.decoding import desk
-from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.desk import Desk
 from edgepack.decoding.stream import AsyncStream
+from edgepack.decoding.turn import Turn
 from edgepack.errors import UsageError
 from edgepack.model import Model
 

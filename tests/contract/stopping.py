@@ -12,9 +12,10 @@ import pytest
 
 from contract.case import CHUNK, LONG, Case, Watched, holds_what_it_should
 from contract.registry import promise
-from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.desk import Desk
 from edgepack.decoding.steps import Steps
 from edgepack.decoding.stream import Stream
+from edgepack.decoding.turn import Turn
 from edgepack.errors import EngineError
 from edgepack.model import Model
 

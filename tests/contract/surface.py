@@ -102,7 +102,9 @@ def every_option_is_honoured(case: Case) -> None:
     }
     assert set(shown) == set(GenerationOptions.__annotations__)
     assert [name for name, works in shown.items() if not works] == []
-    assert set(ChatOptions.__annotations__) - set(shown) == {"tools", "variables", "date"}
+    assert set(ChatOptions.__annotations__) - set(shown) == {"tools", "variables", "date", "continue_final"}
+    begun = [*QUESTION, {"role": "assistant", "content": "A bundle is"}]
+    assert model.detokenize(model.chat(begun, max_tokens=1, continue_final=True).repro.prompt_ids).endswith("bundle is")
     unread: tuple[dict[str, Any], ...] = ({"variables": {"enable_thinking": False}}, {"date": "2026-01-01"})
     for refused in unread:  # the demo's template prints neither
         with pytest.raises(ValueError, match="template"):
@@ -122,6 +124,12 @@ def ignored(patch: pytest.MonkeyPatch, name: str) -> None:
 @every_option_is_honoured.broken_by
 def a_min_p_that_is_ignored(patch: pytest.MonkeyPatch) -> None:
     ignored(patch, "min_p")
+
+
+@every_option_is_honoured.broken_by
+def an_answer_that_begins_anew(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("edgepack.model.read_continue", lambda options: False)
+    patch.setattr("edgepack.text.prompts.check_last", lambda messages, goes_on: None)
 
 
 @every_option_is_honoured.broken_by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -63,18 +64,56 @@ def test_an_output_that_appears_during_the_build_is_kept(tmp_path: Path) -> None
 
 
 def test_the_next_build_removes_what_a_killed_one_left_but_not_one_that_runs(tmp_path: Path) -> None:
-    killed, running = tmp_path / ".out.killed.partial", tmp_path / ".out.running.partial"
-    for folder in (killed, running):
+    others = {name: tmp_path / f".{name}.partial" for name in ("a [b]*\n.0123456789abcdef", f"out.{'a' * 16}", "mine")}
+    running = tmp_path / f".out.{'b' * 16}.partial"
+    for folder in (*others.values(), running):
         folder.mkdir()
-        (folder / ".building").touch()
-    with open(running / ".building", "w") as lock:
+        (folder / ".building").write_text("locked")
+        (folder / "weights").write_text("some")
+    with open(running / ".building", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with work.folder(tmp_path / "out"):
-            assert not killed.exists()
+            assert [name for name, folder in others.items() if folder.exists()] == ["mine"]
             assert running.exists()
+
+
+def test_a_folder_that_is_not_locked_yet_is_left_for_a_moment(tmp_path: Path) -> None:
+    new, old = (tmp_path / f".out.{letter * 16}.partial" for letter in "ab")
+    for folder in (new, old):
+        folder.mkdir()
+    os.utime(old, (1, 1))
+    with work.folder(tmp_path / "out"):
+        assert new.exists()
+        assert not old.exists()
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BuildError, match="Cannot write beside"), work.folder(tmp_path / "file" / "out"):
         pass
+
+
+def test_what_the_system_refuses_in_the_middle_is_a_sentence_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"failed: /x/file: Input/output error\."), work.folder(tmp_path / "out"):
+        raise OSError(errno.EIO, "Input/output error", "/x/file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_after_the_bundle_has_its_name_says_that_it_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BuildError, match="out is sealed, and the system refused"), work.folder(out) as scratch:
+        (scratch / "bundle").mkdir()
+        work.publish(scratch / "bundle", out)
+        raise OSError(errno.EIO, "Input/output error")
+    assert out.is_dir()
+
+
+@pytest.mark.parametrize("name", ["out", "[o]ut*"])
+def test_what_a_killed_build_left_goes_also_beside_a_bundle_that_is_there(name: str, tmp_path: Path) -> None:
+    out, left = tmp_path / name, tmp_path / f".{name}.{'0' * 16}.partial"
+    for folder in (out, left):
+        folder.mkdir()
+    (left / ".building").write_text("locked")
+    with pytest.raises(OutputExistsError):
+        work.refuse_existing(out)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -15,7 +15,7 @@ from edgepack import fake, runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.decoding import desk
 from edgepack.device.hardware import Hardware
-from edgepack.errors import BundleError, UsageError
+from edgepack.errors import BundleError, ToolCallError, UsageError
 from edgepack.runtime import Options, Support
 from edgepack_packager.build import Built
 
@@ -296,3 +296,37 @@ def test_a_template_that_cannot_write_calls_is_told_their_words() -> None:
         second = chat.send({"role": "tool", "content": "rain"})
     assert chat.messages[1] == {"role": "assistant", "content": CALL}
     assert second.usage.cached_tokens > 0
+
+
+def test_what_is_thought_is_no_call_where_the_prompt_opens_the_thought() -> None:
+    for says, calls in ((f"I could {CALL} but must not.</think>No.", 0), (f"ok</think>{CALL}", 1)):
+        with hermes(says, HERMES + "<think>\n") as model:
+            assert len(model.chat([{"role": "user", "content": "x"}], tools=[TOOL]).tool_calls) == calls
+
+
+def test_what_several_tools_gave_and_a_call_that_failed_go_back_into_the_conversation() -> None:
+    with hermes(f"{CALL}\n{CALL}") as model:
+        chat = model.chat(tools=[TOOL])
+        calls = chat.send("Rain in Rome?").tool_calls
+        seen = chat.send([calls[0].answered("rain"), calls[1].answered(OSError("no net"))]).repro.prompt_ids
+        assert [message["role"] for message in chat.messages[:4]] == ["user", "assistant", "tool", "tool"]
+    assert "tool\nrain\ntool\nError: OSError: no net\nassistant" in model.tokenizer.decode(seen)
+    wrong = CALL.replace("weather", "wether")
+    with hermes(wrong) as model:
+        chat = model.chat(tools=[TOOL])
+        with pytest.raises(ToolCallError) as raised:
+            chat.send("Rain in Rome?")
+        assert chat.turns == 0
+        asked = [{"role": "user", "content": "Rain in Rome?"}, *raised.value.messages]
+        with pytest.raises(ToolCallError) as again:
+            chat.send(asked)
+        assert again.value.text == wrong
+        seen = model.chat(asked).repro.prompt_ids
+    told = f"{wrong}\nuser\nError: The model called 'wether', which is no tool. It was given: weather.\nassistant"
+    assert model.tokenizer.decode(seen).endswith(told)
+
+
+@pytest.mark.parametrize("said", [3, [], [3], {"content": "x"}])
+def test_what_cannot_be_said_is_named(said: Any) -> None:
+    with fake.model(says="x") as model, pytest.raises(UsageError, match="messages"):
+        model.chat().send(said)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import small_bundle
 import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.hardware import Hardware, detect
+from edgepack.device.hardware import Hardware, detect, most_threads
 from edgepack.engines import probe_all
 from edgepack.errors import (
     BundleDamagedError,
+    BundleError,
     BundleNotFoundError,
     BundleTooNewError,
     ContextTooLargeError,
@@ -136,6 +139,9 @@ def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
         ({"kv_cache": "f64"}, UsageError),
         ({"threads": 0}, UsageError),
         ({"threads": "2"}, UsageError),
+        ({"threads": 100_000}, UsageError),
+        ({"id": "latest"}, UsageError),
+        ({"id": "sha256:" + "a" * 64}, BundleError),
         ({"context": 0}, UsageError),
         ({"context": 8193}, ContextTooLargeError),
     ],
@@ -146,6 +152,46 @@ def test_an_argument_that_cannot_be_honoured_is_refused(
     with pytest.raises(kind) as caught:
         edgepack.load(folder, **arguments, runtimes=says(""))
     assert str(next(iter(arguments.values()))) in str(caught.value)
+
+
+def test_too_many_threads_are_refused_with_the_bound(folder: Path) -> None:
+    with pytest.raises(UsageError, match=f"{os.cpu_count()} cores.*at most {most_threads()}"):
+        edgepack.load(folder, threads=most_threads() + 1, runtimes=says(""))
+    edgepack.load(folder, threads=most_threads(), runtimes=says("")).close()
+
+
+def test_a_pinned_bundle_is_that_one_alone(folder: Path, tmp_path: Path) -> None:
+    bundle = edgepack.open_bundle(folder)
+    for asked in (bundle.id, f"sha256:{bundle.id}"):
+        edgepack.load(folder, id=asked, runtimes=says("")).close()
+        edgepack.load(bundle, id=asked, runtimes=says("")).close()
+    other = small_bundle.write(tmp_path / "other", [small_bundle.variant("fake-q8")])
+    for given in (other, edgepack.open_bundle(other)):
+        with pytest.raises(BundleError, match=f"other is another bundle: .*, not sha256:{bundle.id}"):
+            edgepack.load(given, id=bundle.id, runtimes=says(""))
+
+
+def torn(mark: Path) -> None:
+    mark.write_bytes(b"\xff")
+
+
+def piped(mark: Path) -> None:
+    mark.unlink()
+    os.mkfifo(mark)
+
+
+@pytest.mark.parametrize("damage", [torn, piped])
+def test_a_damaged_mark_of_the_first_opening_is_written_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
+    edgepack.load(folder, runtimes=says("")).close()
+    (mark,) = (tmp_path / "state" / "replayed").iterdir()
+    whole = mark.read_bytes()
+    damage(mark)
+    edgepack.load(folder, runtimes=says("")).close()
+    assert mark.is_file()
+    assert mark.read_bytes() == whole
 
 
 def test_an_unknown_keyword_is_refused(folder: Path) -> None:

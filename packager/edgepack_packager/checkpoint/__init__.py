@@ -6,6 +6,7 @@ there must be is a family's to say. It never reads a pickle and never runs the f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,7 +138,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
         raise SourceError(f"{index}: weight_map must map tensors to shards.", hint="Fetch the file again.")
     for tensor, name in weight_map.items():
         # A plain name keeps every file that is read inside the folder.
-        if not isinstance(name, str) or "/" in name or "\\" in name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0]{1,200}\.safetensors", name):
             raise SourceError(
                 f"{index}: the shard of {tensor}, {name!r}, is not a plain file name that ends with .safetensors."
             )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.checkpoint.strictjson import advice, parse_object
+from edgepack_packager.checkpoint.strictjson import advice, open_plain, parse_object
 from edgepack_packager.checkpoint.weights import Float32
 
 # The bound that the format's own implementation sets.
@@ -61,12 +60,10 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+            self._descriptor = open_plain(path)
         except OSError as error:
             raise SourceError(f"{path} cannot be opened: {error.strerror}.") from None
         try:
-            if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
-                raise SourceError(f"{path} is no plain file.", hint="Put the model's own file in its place.")
             self.entries = _read_entries(self._descriptor, path)
         except BaseException:
             self.close()
@@ -97,7 +94,10 @@ class SafetensorsFile:
     def _read(self, offset: int, size: int) -> bytes:
         parts: list[bytes] = []
         while size:
-            part = os.pread(self._descriptor, size, offset)
+            try:
+                part = os.pread(self._descriptor, size, offset)
+            except OSError as error:
+                raise SourceError(f"{self.path} cannot be read: {error.strerror}.") from None
             if not part:
                 raise SourceError(f"{self.path} became shorter while it was read.", hint="Start the build again.")
             parts.append(part)

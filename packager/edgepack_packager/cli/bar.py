@@ -1,43 +1,12 @@
-"""A build's progress on a terminal, and what interrupts it."""
+"""A build's progress on a terminal."""
 
 from __future__ import annotations
 
-import signal
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from edgepack.cli import screen
-
-
-class Interrupts:
-    """Let a SIGTERM end a build as Ctrl-C does, so that it cleans up, and let neither get lost.
-
-    An extension module that is being imported may swallow the exception or replace it: then the next step raises it.
-    """
-
-    def __init__(self) -> None:
-        self._pending = False
-
-    def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if one came."""
-        if self._pending:
-            raise KeyboardInterrupt
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._pending = True
-        raise KeyboardInterrupt
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if error is not None:
-            self.check()
+from edgepack.cli.interrupts import Interrupts
 
 
 class Bar:

@@ -5,7 +5,6 @@ Heavy imports live in the functions: ``edgepack --help`` loads no packager.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edgepack.cli import screen
+from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EngineMissingError
-from edgepack_packager.cli.bar import Bar, Interrupts
+from edgepack_packager.cli.bar import Bar
 
 if TYPE_CHECKING:
     from edgepack_packager.build import Built
@@ -109,6 +109,7 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
     """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
     from edgepack.bundle.files import open_bundle
     from edgepack.cli import plan as plans
+    from edgepack.cli.spoken import Spoken
     from edgepack.loading import load, plan
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.source import DEMO
@@ -123,12 +124,13 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
     bundle = open_bundle(out)
     plans.show(bundle, plan(bundle))
     with load(bundle) as model, model.stream_chat([{"role": "user", "content": prompt}]) as stream:
-        console.print(f"\n[bold]> {prompt}[/]")
+        console.print(screen.styled("bold", f"\n> {prompt}"))
+        spoken = Spoken()
         for chunk in stream:
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
+            spoken.write(chunk.text)
+        spoken.end("\n\n")
         speed = stream.result.timings.decode_tps or 0
-        console.print(f"\n\n[dim]{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}[/]")
+        console.print(screen.styled("dim", f"{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}"))
 
 
 def _building() -> ModuleType:
@@ -151,10 +153,12 @@ def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
 
 
 def _show(built: Built, json: bool = False) -> None:
+    from rich.text import Text
+
     from edgepack.cli.inspect import as_mapping, show
 
     if json:
         screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
         return
     show(built.open())
-    screen.say(screen.out(), f"\nSealed [bold]{built.path}[/]")
+    screen.say(screen.out(), Text.assemble("\nSealed ", (str(built.path), "bold")))

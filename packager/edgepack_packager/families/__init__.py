@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
@@ -57,7 +59,14 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
     Raises ``UnsupportedModelError`` for an architecture or a feature that is not built, ``SourceError`` for a field
     that is missing, wrong or contradicts another.
     """
-    return find(config).describe(config, context)
+    decoder = find(config).describe(config, context)
+    try:  # the bounds that a bundle is read with
+        return msgspec.convert(msgspec.to_builtins(decoder), Decoder)
+    except msgspec.ValidationError as error:
+        raise UnsupportedModelError(
+            f"config.json describes a model that no bundle can hold: {error}.",
+            hint="Fetch the model's own config.json.",
+        ) from None
 
 
 def notes(config: Mapping[str, Any]) -> list[str]:
@@ -75,7 +84,7 @@ def open_model(checkpoint: Checkpoint, context: int | None = None) -> MappedWeig
     missing, unknown or misshapen tensor.
     """
     family = find(checkpoint.config)
-    return MappedWeights(checkpoint, family.describe(checkpoint.config, context), family.source, family.IGNORED)
+    return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED)
 
 
 def find(config: Mapping[str, Any]) -> Family:

@@ -12,6 +12,8 @@ FILE = "config.json"
 
 _CORRECT = "Correct the field; a number stands without quotes."
 
+_MOST_LAYERS = 512
+
 Value = TypeVar("Value")
 
 
@@ -25,6 +27,14 @@ def count(config: Mapping[str, Any], name: str, default: int | None = None, leas
     if type(value) is not int or not least <= value < 1 << 31:
         raise SourceError(f"{FILE}: {name} must be a whole number above {least - 1}, not {value!r}.", hint=_CORRECT)
     return value
+
+
+def layers(config: Mapping[str, Any]) -> int:
+    """Return the number of layers. Raises as ``count``, and for more than any model has."""
+    found = count(config, "num_hidden_layers")
+    if found > _MOST_LAYERS:
+        raise SourceError(f"{FILE}: num_hidden_layers is {found}, more than {_MOST_LAYERS}.", hint=_CORRECT)
+    return found
 
 
 def positive(config: Mapping[str, Any], name: str, default: float | None = None) -> float:

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgepack.bundle.decoder import Attention
 from edgepack.errors import SourceError
-from edgepack_packager.families.fields import FILE, count
+from edgepack_packager.families import fields
+from edgepack_packager.families.fields import FILE
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -21,7 +22,7 @@ def read_pattern(
     ``kinds`` holds the attentions by the names that ``layer_types`` uses; ``rule`` names the kind of a layer where
     the file has no ``layer_types``. Raises ``SourceError`` for a list of another length or with another name.
     """
-    n_layers = count(config, "num_hidden_layers")
+    n_layers = fields.layers(config)
     names = config.get("layer_types")
     if names is None:
         names = [rule(layer) for layer in range(n_layers)]

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import unbuilt
-from edgepack_packager.families.fields import FILE, count, positive
+from edgepack_packager.families.fields import FILE, count, layers, positive
 from edgepack_packager.families.mapping import Source
 
 # Tables that follow from config.json, as old checkpoints store them; a mask; the scales of an 8-bit KV cache, which no
@@ -70,7 +70,7 @@ def read_sizes(config: Mapping[str, Any], head_dim: int | None = None) -> Sizes:
     if heads % kv_heads:
         raise SourceError(f"{FILE}: num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads}).")
     return Sizes(
-        n_layers=count(config, "num_hidden_layers"),
+        n_layers=layers(config),
         hidden_size=count(config, "hidden_size"),
         n_heads=heads,
         n_kv_heads=kv_heads,

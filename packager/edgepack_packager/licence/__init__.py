@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfile
 
 from edgepack.bundle.manifest import License, Obligation
-from edgepack.errors import LicenceError
+from edgepack.errors import LicenceError, SourceError
 from edgepack_packager.licence.terms import UNKNOWN, Terms, standard_text, terms_of
 
 CARD = "README.md"
@@ -22,6 +22,8 @@ NOTICE = "NOTICE"
 
 _FILES = re.compile(r"(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?", re.IGNORECASE)
 _TEXTS = re.compile(r"(LICEN[SC]E|COPYING)", re.IGNORECASE)
+
+_MOST_BYTES = 16 * 1024 * 1024
 
 # The hub's identifiers that are SPDX licences but for the case of their letters.
 _SPDX: Mapping[str, str] = {
@@ -87,8 +89,14 @@ class Licence:
 
 
 def read_licence(folder: Path) -> Licence:
-    """Return the licence facts of a folder; the model card's front matter is asked before the licence files."""
+    """Return the licence facts of a folder; the model card's front matter is asked before the licence files.
+
+    Raises ``SourceError`` for one of them that is too long to be read by anybody.
+    """
     files = tuple(sorted(path.name for path in folder.iterdir() if path.is_file() and _FILES.fullmatch(path.name)))
+    for path in (folder / name for name in (*files, CARD) if (folder / name).is_file()):
+        if path.stat().st_size > _MOST_BYTES:
+            raise SourceError(f"{path} has {path.stat().st_size} bytes, more than any text.", hint="Fetch it again.")
     card = _front_matter(folder / CARD)
     name = card.get("license", "")
     if name.lower() == "other":

@@ -8,6 +8,7 @@ config.json and no more, so that a model that cannot be built is refused before 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -52,7 +53,9 @@ def find(model: str) -> Source:
     """
     if model == DEMO:
         return Source(Path(str(files("edgepack_packager"))) / "demo_model", DEMO)
-    folder = Path(model).expanduser()
+    folder = Path(model)
+    with suppress(RuntimeError):  # no user has that name
+        folder = folder.expanduser()
     if (folder / CONFIG).is_file():
         if found := place.cached(folder):
             return Source(folder, found.name, found.repository, found.revision, given=True)

@@ -6,12 +6,15 @@ Imported by the functions that need it: the client takes a while to load.
 from __future__ import annotations
 
 import errno
+import logging
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
-from huggingface_hub import DryRunFileInfo, HfApi, constants, errors, hf_hub_download
+from huggingface_hub import DryRunFileInfo, HfApi, constants, errors, get_token, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -24,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from edgepack.errors import BuildError, SourceError
+from edgepack.errors import BuildError, SourceError, visible, without_secrets
 from edgepack_packager.checkpoint import CONFIG, INDEX, read_weight_map
 from edgepack_packager.checkpoint.files import ADAPTER, no_weights
 from edgepack_packager.checkpoint.strictjson import read_object
@@ -108,7 +111,7 @@ def _names(repository: str, commit: str, folder: Path) -> set[str]:
                 raise
             cached = needed.seen(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
             if TOKENIZER not in cached or not needed.weights(cached):
-                raise _unreachable(repository, error) from error
+                raise _unreachable(repository, error) from _open(error)
             return cached
 
 
@@ -183,7 +186,7 @@ def _sentences(repository: str, revision: str | None) -> Iterator[None]:
     except HFValidationError as error:
         raise SourceError(f"{repository!r} is no name of a repository.", hint=_first_line(error)) from None
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RevisionResolutionError) as error:
-        raise _unreachable(repository, error) from error
+        raise _unreachable(repository, error) from _open(error)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BuildError(
@@ -191,7 +194,46 @@ def _sentences(repository: str, revision: str | None) -> Iterator[None]:
             ) from None
         raise SourceError(
             f"{repository} could not be fetched: {_first_line(error)}", hint="Repeat the command."
-        ) from error
+        ) from _open(error)
+
+
+def _secrets() -> Iterator[str]:
+    """Yield what nobody is to read: the token, and the password in a mirror's address, in each of its spellings."""
+    yield get_token() or ""
+    user = constants.ENDPOINT.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if user:
+        yield b64encode(unquote(user).encode()).decode()
+        yield from (user, unquote(user))
+        secret = user.partition(":")[2] or user
+        yield from (secret, unquote(secret))
+
+
+def _told_openly(text: str) -> str:
+    """Return what a server or the client said, without secrets that it repeats."""
+    for secret in _secrets():
+        if len(secret) > 3:
+            text = text.replace(secret, "***")
+    return without_secrets(text)
+
+
+def _open(error: Exception) -> Exception | None:
+    """Return a cause that a traceback may show, None for one that holds a secret."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
+        chain.append(inner)
+    return error if all(_told_openly(str(each)) == str(each) for each in chain) else None
+
+
+class _Openly(logging.Filter):
+    """Lets the client log what it has to say without secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = visible(_told_openly(record.getMessage()), keep="\n"), ()
+        return True
+
+
+for _handler in logging.getLogger("huggingface_hub").handlers:
+    _handler.addFilter(_Openly())
 
 
 def _unreachable(repository: str, error: Exception) -> SourceError:
@@ -203,7 +245,7 @@ def _unreachable(repository: str, error: Exception) -> SourceError:
     cause = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
     if isinstance(cause, HfHubHTTPError):
         status = cause.response.status_code
-        said = f": {cause.server_message.rstrip('.')}" if cause.server_message else ""
+        said = f": {_told_openly(cause.server_message).rstrip('.')}" if cause.server_message else ""
         return SourceError(
             f"{constants.ENDPOINT} answered {status} for {repository}{said}.",
             hint=f"The token is not accepted; log in with: {LOGIN}" if status in (401, 403) else "Try again later.",
@@ -216,4 +258,4 @@ def _unreachable(repository: str, error: Exception) -> SourceError:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return _told_openly(str(error)).partition("\n")[0]

@@ -26,6 +26,8 @@ from edgepack_packager.text.files import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     TOOL_USE,
+    parsed,
+    token_name,
 )
 from edgepack_packager.text.render import Rendered, battery, check_user
 from edgepack_packager.text.side import Text
@@ -53,6 +55,9 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: b
                 hint="Make it with transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
             )
         return None
+    for name in files.keys() & {TOKENIZER_CONFIG, SPECIAL_TOKENS}:
+        for token in ("bos_token", "eos_token"):
+            token_name(parsed(files, name), token, name)
     found = templates.find(folder, files) if chat else templates.Templates()
     files.pop(TEMPLATE, None)
     files |= {
@@ -143,7 +148,9 @@ def _loaded(data: bytes, path: Path) -> Tokenizer:
 
     try:
         return Tokenizer.from_buffer(data)
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:  # the library raises nothing narrower, and a panic in it is no Exception
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
         raise SourceError(f"{path} is not a tokenizer: {error}.", hint="Fetch the file again.") from None
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from edgepack_packager.text.battery import ZURICH, call
 
-_ROLES = ("user", "system", "assistant", "tool")
+_ROLES = ("user", "system", "assistant", "tool", "developer")
 # Templates that cut a long content short would pass with a short one.
 _LINES = 20
 
@@ -49,12 +49,13 @@ class Arrival(msgspec.Struct, frozen=True):
 Render = Callable[[Probe, Collection[str]], Iterable[str]]
 
 
-def settle(render: Render, *, tools: bool) -> Arrival:
+def settle(render: Render, source: str) -> Arrival:
     """Return the form of contents in which a template prints the most roles: strings where they will do.
 
-    ``tools`` says that the template speaks of tools, so that their answers are asked about.
+    What tools answer and what a developer says is asked about where the template's ``source`` speaks of them: many
+    print the name of any role, also of one that their model does not know.
     """
-    asked = [role for role in _ROLES if tools or role != "tool"]
+    asked = [role for role in _ROLES if role not in ("tool", "developer") or role in source]
     best: Arrival | None = None
     for parts in _subsets(asked):
         found = _found(render, parts, asked)
@@ -123,8 +124,8 @@ def _message(role: str, turn: str) -> dict[str, object]:
 
 
 def _said(turns: str) -> list[dict[str, object]]:
-    """Return messages for letters: s, u, a, t speak; c and d are calls of one and of two tools."""
-    names = {role[0]: role for role in _ROLES}
+    """Return messages for letters: s, u, a, t and v, a developer, speak; c and d are calls of one and of two tools."""
+    names = {"v": "developer"} | {role[0]: role for role in _ROLES}
     messages: list[dict[str, object]] = []
     calls: list[str] = []
     for place, letter in enumerate(turns):
@@ -149,6 +150,7 @@ PROBES = (
     Probe("a tool's answer", _said("uct")),
     Probe("tools' answers in several turns", _said("uctauctau")),
     Probe("the answers of two tools", _said("udtt")),
+    Probe("a developer's prompt and several turns", _said("vuauau")),
     Probe("two system prompts", _said("ssu"), later="system"),
     Probe("a system prompt after some turns", _said("uasu"), later="system"),
 )

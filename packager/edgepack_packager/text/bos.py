@@ -75,12 +75,22 @@ def _around(step: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         return [step["cls"][1]], [step["sep"][1]]
     if not _is(step, "TemplateProcessing"):
         raise UnsupportedModelError(f"{TOKENIZER}: the post-processor {step.get('type')} is not built.")
-    template = step["single"]
-    place = next(index for index, piece in enumerate(template) if "Sequence" in piece)
-    before, after = (
-        [id for piece in pieces for id in step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]]
-        for pieces in (template[:place], template[place + 1 :])
-    )
+    before: list[int] = []
+    after: list[int] = []
+    around = before
+    for piece in step["single"]:
+        if "Sequence" in piece:
+            around = after
+            continue
+        name = piece["SpecialToken"]["id"]
+        if name not in step["special_tokens"]:
+            raise SourceError(
+                f"{TOKENIZER}: the post_processor writes {name!r}, which its special_tokens lack.",
+                hint="Fetch the file again.",
+            )
+        around += step["special_tokens"][name]["ids"]
+    if around is before:
+        raise SourceError(f"{TOKENIZER}: the post_processor leaves out the text itself.", hint="Fetch the file again.")
     return before, after
 
 

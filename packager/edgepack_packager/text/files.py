@@ -26,8 +26,7 @@ def parsed(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 def token_name(said: Mapping[str, Any], key: str, place: str) -> str | None:
     """Return the text of the token that a parsed file names: a string, or an object with a "content"."""
     value = said.get(key)
-    if isinstance(value, dict):
-        value = value.get("content")
-    if value is not None and not isinstance(value, str):
-        raise SourceError(f"{place}: {key} must be text, not {value!r}.")
-    return value
+    text = value.get("content") if isinstance(value, dict) else value
+    if value is not None and not isinstance(text, str):
+        raise SourceError(f"{place}: {key} must be text, not {value!r}.", hint="Correct or remove it.")
+    return text

@@ -1,8 +1,8 @@
 """Render the battery through a source's chat template, in a process with little time and little memory.
 
-A chat template is a program of a stranger. Jinja's sandbox keeps it from the machine, but not from running for hours
-or filling the memory, so that it runs in a child process under the limits of the operating system. The child answers
-line by line, so that the first conversation without an answer is the one to blame.
+A chat template is a program of a stranger. The SDK's sandbox keeps it from the machine and counts what it spends; here,
+where it is met first, it also runs in a child process under the limits of the operating system. The child answers line
+by line, so that the first conversation without an answer is the one to blame.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ MEMORY_MIB = 512
 WALL_SECONDS = 120
 
 _OUT_OF_MEMORY = 3
+_EXHAUSTED = 4
 _HINT = "A template is a program: read it, or build without it: --no-chat"
 
 
@@ -89,6 +90,8 @@ def battery(source: str, bos_token: str, eos_token: str, day: str, file: str = T
         raise _stopped(job, child.stdout, f"runs for more than {CPU_SECONDS} s")
     if child.returncode == _OUT_OF_MEMORY:
         raise _stopped(job, child.stdout, f"needs more than {MEMORY_MIB} MiB")
+    if child.returncode == _EXHAUSTED:
+        raise _stopped(job, child.stdout, "takes more time or memory than a template may")
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise _stopped(job, child.stdout, f"ends its process with code {child.returncode} {last}".rstrip())
@@ -165,7 +168,7 @@ def arrive(job: Job) -> Arrival:
             if text is not None:
                 yield text
 
-    return settle(probed, tools="tool" in job.source)
+    return settle(probed, job.source)
 
 
 @cache
@@ -198,8 +201,12 @@ def _rendered(job: Job, asked: Conversation, parts: Collection[str] = ()) -> Ans
 
 
 def _reason(error: UsageError | BundleError) -> str:
+    from edgepack.text.account import ExhaustedError
+
     if isinstance(error.__cause__, MemoryError):
         sys.exit(_OUT_OF_MEMORY)
+    if isinstance(error.__cause__, ExhaustedError):
+        sys.exit(_EXHAUSTED)
     return error.message
 
 

@@ -17,6 +17,7 @@ from edgepack_packager.checkpoint.strictjson import parse_object, read_bytes
 from edgepack_packager.text.files import TEMPLATE, TOKENIZER_CONFIG, TOOL_USE, parsed
 
 _JSON = "chat_template.json"  # of processors
+_HINT = "Remove it, or build without it: --no-chat"
 _DEFAULT, _TOOL_USE = "default", "tool_use"
 
 
@@ -72,14 +73,14 @@ def _named(value: Any, place: str) -> dict[str, str]:
     if isinstance(value, str):
         return {_DEFAULT: value}
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        value = {item.get("name"): item.get("template") for item in value}
-    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        raise SourceError(f"{place}: chat_template must be text or a list of named templates.")
-    if not value:
-        raise SourceError(
-            f"{place}: chat_template lists no template.", hint="Remove it, or build without it: --no-chat"
-        )
-    return value
+        pairs = [(item.get("name"), item.get("template")) for item in value]
+    else:
+        pairs = list(value.items()) if isinstance(value, dict) else [(None, None)]
+    if not all(isinstance(each, str) for pair in pairs for each in pair):
+        raise SourceError(f"{place}: chat_template must be text or a list of named templates.", hint=_HINT)
+    if not pairs:
+        raise SourceError(f"{place}: chat_template lists no template.", hint=_HINT)
+    return dict(pairs)
 
 
 def _decoded(path: Path, data: bytes) -> str:

@@ -54,7 +54,14 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     facts = snapshot.facts(library.version, decoder, options.kv_cache)
     device = device_of(lines, library.accelerators(), decoder.n_layers)
     return GgufSession(
-        handle, path=path, device=device, facts=facts, n_vocab=n_vocab, context=options.context, chunk=chunk
+        handle,
+        path=path,
+        device=device,
+        facts=facts,
+        n_vocab=n_vocab,
+        context=options.context,
+        chunk=chunk,
+        threads=options.threads,
     )
 
 

@@ -12,7 +12,8 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -80,9 +81,9 @@ def examine(engine: library.Engine) -> Verdict:
     _check_defaults(loaded.native.llama_model_default_params(), abi.MODEL_DEFAULTS)
     _check_defaults(loaded.native.llama_context_default_params(), abi.CONTEXT_DEFAULTS)
     table = np.sin(np.arange(256 * 32, dtype=np.float32)).reshape(256, 32)
-    with tempfile.TemporaryDirectory(prefix="edgepack-") as folder:
-        path = Path(folder) / "model.gguf"
-        path.write_bytes(_tiny_model(table))
+    with _file(_tiny_model(table)) as path:
+        if path is None:
+            return Verdict(loaded.devices(), loaded.llama_version)
         session = open_session(loaded, path, _DECODER, Options(context=64, threads=1, kv_cache="f32", chunk=4))
         found, device = session.forward_all(range(6)), session.device
         session.close()
@@ -90,6 +91,23 @@ def examine(engine: library.Engine) -> Verdict:
     if not error <= _NMSE:
         raise EngineError(f"{loaded.version} computes wrong logits: NMSE {error:.1e}.")
     return Verdict(tuple(dict.fromkeys((device, "cpu"))), loaded.llama_version)
+
+
+@contextmanager
+def _file(data: bytes) -> Iterator[Path | None]:
+    """Yield the path of a file with the data, in memory where the system has that; None where it has no place at all,
+    which must keep nobody from a model that could be loaded."""
+    with ExitStack() as stack:
+        path = None
+        with suppress(OSError):
+            if hasattr(os, "memfd_create"):
+                file = stack.enter_context(os.fdopen(os.memfd_create("edgepack"), "wb", buffering=0))
+                file.write(data)
+                path = Path(f"/proc/self/fd/{file.fileno()}")
+            if path is None or not path.exists():
+                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-")), "model.gguf")
+                path.write_bytes(data)
+        yield path if path is not None and path.exists() else None
 
 
 def main() -> int:

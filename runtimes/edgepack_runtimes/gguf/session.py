@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, c_char, c_int8, c_int32
 from pathlib import Path
+from time import perf_counter, process_time
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.state import read_state, write_state
+from edgepack_runtimes.gguf.threads import Threads
 
 Float32 = NDArray[np.float32]
 
@@ -98,6 +100,7 @@ class GgufSession:
         n_vocab: int,
         context: int,
         chunk: int,
+        threads: int,
     ) -> None:
         self._native = native
         self._path = path
@@ -106,6 +109,8 @@ class GgufSession:
         self._n_vocab = n_vocab
         self._context = context
         self._chunk = chunk
+        # An accelerator's steps leave the threads idle, whoever has the cores.
+        self._threads = Threads(threads if device == "cpu" else 1)
         self._owner = threading.get_ident()
         self._length = 0
         self._running = False
@@ -264,7 +269,11 @@ class GgufSession:
         if native.closing:  # at exit, in the main thread, while this one goes on
             raise self._closed()
         native.batch.n_tokens = n
+        began, used, count = perf_counter(), process_time(), self._threads.count
         code = native.native.llama_decode(native.context, native.batch)
+        self._threads.took(perf_counter() - began, process_time() - used)
+        if self._threads.count != count:
+            native.native.llama_set_n_threads(native.context, self._threads.count, self._threads.count)
         if code == abi.ABORTED or native.flag[0] != b"\0":
             raise self._cancelled()
         if code == abi.CONTEXT_FULL:

@@ -6,6 +6,7 @@ names, file formats or engines: a family turns a checkpoint into this descriptio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -16,7 +17,11 @@ from numpy.typing import NDArray
 KvCache = Literal["f32", "f16"]
 """The element type of a KV cache."""
 
-Count = Annotated[int, msgspec.Meta(gt=0)]
+# Bounds of what a file says: far above any model's, below what would fill a memory or overflow an engine's integers.
+Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
+Width = Annotated[int, msgspec.Meta(gt=0, le=1 << 24)]
+Layers = Annotated[int, msgspec.Meta(gt=0, le=512)]
+HeadSize = Annotated[int, msgspec.Meta(gt=0, le=1 << 14)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -42,7 +47,7 @@ class LongRopeScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     decoder has the one that belongs to its context, so that no engine has to choose while it runs.
     """
 
-    factors: tuple[Positive, ...]
+    factors: Annotated[tuple[Positive, ...], msgspec.Meta(max_length=1 << 13)]
     magnitude: Positive
     original_context: Count
 
@@ -57,7 +62,7 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     theta: Positive
-    dim: Count
+    dim: HeadSize
     scaling: Scaling | None = None
 
     @property
@@ -114,17 +119,17 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     family: str
     architecture: str
-    n_layers: Count
-    hidden_size: Count
-    n_heads: Count
-    n_kv_heads: Count
-    head_dim: Count
-    intermediate_size: Count
-    n_vocab: Count
+    n_layers: Layers
+    hidden_size: Width
+    n_heads: Width
+    n_kv_heads: Width
+    head_dim: HeadSize
+    intermediate_size: Width
+    n_vocab: Width
     context: Count
     trained_context: Count
     norm_eps: Positive
-    pattern: Annotated[tuple[Attention, ...], msgspec.Meta(min_length=1)]
+    pattern: Annotated[tuple[Attention, ...], msgspec.Meta(min_length=1, max_length=512)]
     tied: bool
     activation: Literal["silu", "gelu_tanh"] = "silu"
     qkv_bias: bool = False
@@ -176,32 +181,43 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def n_parameters(self) -> int:
         """Elements of all canonical tensors."""
-        return sum(int(np.prod(shape)) for _, shape in self.tensors())
+        around = sum(math.prod(shape) for _, shape in self._around())
+        return around + self.n_layers * sum(math.prod(shape) for _, shape in self.layer_tensors())
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield (canonical name, shape) of every tensor in model order; a matrix is [output rows, input columns]."""
-        hidden, inter = self.hidden_size, self.intermediate_size
-        yield "embedding", (self.n_vocab, hidden)
+        embedding, *end = self._around()
+        yield embedding
         for layer in range(self.n_layers):
-            yield f"layers.{layer}.attention.norm", (hidden,)
-            yield from _linear(f"layers.{layer}.attention.q", self.q_size, hidden, self.qkv_bias)
-            yield from _linear(f"layers.{layer}.attention.k", self.kv_size, hidden, self.qkv_bias)
-            yield from _linear(f"layers.{layer}.attention.v", self.kv_size, hidden, self.qkv_bias)
-            if self.qk_norm:
-                yield f"layers.{layer}.attention.q_norm", (self.head_dim,)
-                yield f"layers.{layer}.attention.k_norm", (self.head_dim,)
-            yield from _linear(f"layers.{layer}.attention.o", hidden, self.q_size, self.output_bias)
-            if self.post_norms:
-                yield f"layers.{layer}.attention.post_norm", (hidden,)
-            yield f"layers.{layer}.mlp.norm", (hidden,)
-            yield from _linear(f"layers.{layer}.mlp.gate", inter, hidden, self.mlp_bias)
-            yield from _linear(f"layers.{layer}.mlp.up", inter, hidden, self.mlp_bias)
-            yield from _linear(f"layers.{layer}.mlp.down", hidden, inter, self.mlp_bias)
-            if self.post_norms:
-                yield f"layers.{layer}.mlp.post_norm", (hidden,)
-        yield "norm", (hidden,)
+            for name, shape in self.layer_tensors():
+                yield f"layers.{layer}.{name}", shape
+        yield from end
+
+    def layer_tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield (name within the layer, shape) of one layer's tensors, which are those of every layer."""
+        hidden, inter = self.hidden_size, self.intermediate_size
+        yield "attention.norm", (hidden,)
+        yield from _linear("attention.q", self.q_size, hidden, self.qkv_bias)
+        yield from _linear("attention.k", self.kv_size, hidden, self.qkv_bias)
+        yield from _linear("attention.v", self.kv_size, hidden, self.qkv_bias)
+        if self.qk_norm:
+            yield "attention.q_norm", (self.head_dim,)
+            yield "attention.k_norm", (self.head_dim,)
+        yield from _linear("attention.o", hidden, self.q_size, self.output_bias)
+        if self.post_norms:
+            yield "attention.post_norm", (hidden,)
+        yield "mlp.norm", (hidden,)
+        yield from _linear("mlp.gate", inter, hidden, self.mlp_bias)
+        yield from _linear("mlp.up", inter, hidden, self.mlp_bias)
+        yield from _linear("mlp.down", hidden, inter, self.mlp_bias)
+        if self.post_norms:
+            yield "mlp.post_norm", (hidden,)
+
+    def _around(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "embedding", (self.n_vocab, self.hidden_size)
+        yield "norm", (self.hidden_size,)
         if not self.tied:
-            yield "head", (self.n_vocab, hidden)
+            yield "head", (self.n_vocab, self.hidden_size)
 
 
 def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[tuple[str, tuple[int, ...]]]:

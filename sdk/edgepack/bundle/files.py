@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from edgepack.bundle import manifest as manifest_file
+from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
 
 MANIFEST = "manifest.json"
 BLOCK = 1024 * 1024
 # A manifest describes files, it does not hold them: anything larger is not one, and is not worth the memory.
-MAX_MANIFEST = 64 * 1024 * 1024
+MAX_MANIFEST = 8 * 1024 * 1024
+# What is read as a whole: of the shared files the tokenizer is the largest, some 50 bytes a token.
+MAX_READ = 256 * 1024 * 1024
 
 Progress = Callable[[str, int], None]
 
@@ -30,11 +34,15 @@ _REBUILD = "Build or copy the bundle again."
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved."""
+    """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved.
+
+    ``foreign`` are the files and folders that were passed over: see ``edgepack.bundle.foreign``.
+    """
 
     path: Path
     manifest: Manifest
     id: str
+    foreign: tuple[str, ...] = ()
 
     def read(self, name: str) -> bytes:
         """Return a listed file, checked against its sha256. ``name`` is its path relative to the bundle's folder.
@@ -45,7 +53,7 @@ class Bundle:
         if name == MANIFEST:
             data, digest = _read(self.path, name, MAX_MANIFEST), self.id
         elif (entry := listed(self.manifest).get(name)) is not None:
-            data, digest = _read(self.path, name, entry.size), entry.sha256
+            data, digest = _read(self.path, name, min(entry.size, MAX_READ)), entry.sha256
         else:
             raise BundleNotFoundError(f"{self.path} lists no file {name!r}.", hint=_REBUILD)
         if hashlib.sha256(data).hexdigest() != digest:
@@ -89,22 +97,41 @@ class Bundle:
             yield from ((f"variants/{variant.id}/{file.path}", file) for file in variant.files)
 
 
-def open_bundle(path: str | os.PathLike[str], *, verify: Literal["full", "sizes"] = "full") -> Bundle:
+def open_bundle(
+    path: str | os.PathLike[str], *, verify: Literal["full", "sizes"] = "full", id: str | None = None
+) -> Bundle:
     """Open a bundle's folder and check it against its manifest.
 
-    Both levels refuse a missing or unlisted file, anything but regular files and folders, and a wrong size;
-    "full" compares every sha256 as well. Raises ``BundleNotFoundError``, ``BundleTooNewError``, or
-    ``BundleDamagedError``, which names the file and what differs.
+    Both levels refuse a missing file, an unlisted one that is not ``foreign``, anything but regular files and folders,
+    and a wrong size; "full" compares every sha256 as well. ``id`` is the only bundle that may lie there ("sha256:...").
+    Raises ``BundleNotFoundError``, ``BundleTooNewError``, or ``BundleDamagedError``, which names the file and what
+    differs.
     """
     if verify not in ("full", "sizes"):
         raise UsageError(f"verify cannot be {verify!r}.", hint="Choose 'full' or 'sizes'.")
     folder = _folder(path)
     data = _read(folder, MANIFEST, MAX_MANIFEST)
-    bundle = Bundle(folder, manifest_file.decode(data), hashlib.sha256(data).hexdigest())
-    _check_tree(folder, listed(bundle.manifest))
+    found = hashlib.sha256(data).hexdigest()
+    check_id(folder, found, id)
+    manifest = manifest_file.decode(data)
+    bundle = Bundle(folder, manifest, found, _check_tree(folder, listed(manifest)))
     if verify == "full":
         bundle.check()
     return bundle
+
+
+def check_id(path: Path, found: str, wanted: str | None) -> None:
+    """Raise ``BundleError`` for a bundle that is not the one that is wanted, ``UsageError`` where that is no id."""
+    if wanted is None:
+        return
+    digest = re.fullmatch("(?:sha256:)?([0-9a-f]{64})", wanted) if isinstance(wanted, str) else None
+    if digest is None:
+        raise UsageError(f"id cannot be {wanted!r}.", hint="It is 'sha256:' and the 64 digits that verify prints.")
+    if digest[1] != found:
+        raise BundleError(
+            f"{path} is another bundle: its id is sha256:{found}, not sha256:{digest[1]}.",
+            hint="Get the one that you pinned, or pin this one once you trust it.",
+        )
 
 
 def listed(manifest: Manifest) -> dict[str, File]:
@@ -153,9 +180,14 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _check_tree(folder: Path, files: dict[str, File]) -> None:
-    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there."""
+def _check_tree(folder: Path, files: dict[str, File]) -> tuple[str, ...]:
+    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there.
+
+    Return what is foreign.
+    """
     missing = set(files)
+    within = {name[: end + 1] for name in files for end, letter in enumerate(name) if letter == "/"}
+    passed_over = []
     pending = [""]
     while pending:
         below = pending.pop()
@@ -166,7 +198,12 @@ def _check_tree(folder: Path, files: dict[str, File]) -> None:
                     if entry.is_symlink():
                         raise _damaged(name, "it is a symbolic link, and a bundle holds none")
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(name + "/")
+                        if name + "/" not in within and foreign(entry.name, True):
+                            passed_over.append(name + "/")
+                        else:
+                            pending.append(name + "/")
+                    elif name not in files and entry.is_file(follow_symlinks=False) and foreign(entry.name, False):
+                        passed_over.append(name)
                     elif name != MANIFEST:
                         _check_entry(name, entry.stat(follow_symlinks=False), files.get(name))
                         missing.discard(name)
@@ -174,6 +211,7 @@ def _check_tree(folder: Path, files: dict[str, File]) -> None:
             raise BundleError(f"{below or folder} cannot be read: {error.strerror}.") from None
     if missing:
         raise _damaged(min(missing), "it is missing")
+    return tuple(sorted(passed_over))
 
 
 def _check_entry(name: str, found: os.stat_result, file: File | None) -> None:
@@ -205,17 +243,18 @@ def _blocks(folder: Path, name: str, size: int | None) -> Iterator[bytes]:
         if error.errno == errno.ELOOP:
             raise _damaged(name, "it is a symbolic link, and a bundle holds none") from None
         raise BundleError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise _damaged(name, "it is not a regular file")
         if size is not None and found.st_size != size:
             raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
-        try:
-            while block := file.read(BLOCK):
-                yield block
-        except OSError as error:
-            raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
+        while block := os.read(descriptor, BLOCK):
+            yield block
+    except OSError as error:
+        raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
+    finally:
+        os.close(descriptor)
 
 
 def _damaged(name: str, what: str, *, hint: str = _REBUILD) -> BundleDamagedError:

@@ -6,12 +6,16 @@ features say beforehand whether this reader understands the document.
 
 from __future__ import annotations
 
+import json
+import re
+from collections import Counter
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
-from edgepack.bundle.decoder import Count, Decoder, KvCache
+from edgepack.bundle.decoder import Count, Decoder, KvCache, LongRopeScaling, Width
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1
@@ -25,11 +29,18 @@ HIGH_LOSS = 0.25
 half, one that loses 0.06 nearly all; ``docs/proof.md``."""
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Size = Annotated[int, msgspec.Meta(ge=0)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
 PlainName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$")]
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 ProbePart = Literal["text", "random"]
-TokenId = Annotated[int, msgspec.Meta(ge=0)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+MAX_DEPTH = 64
+"""Levels of a manifest; the tools of a golden conversation are what is nested most."""
+
+# What is outside of strings, brackets excepted; a string that does not end goes to the end.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -104,7 +115,7 @@ class Probe(_Plain, frozen=True, kw_only=True):
 class Tokenizer(_Plain, frozen=True, kw_only=True):
     """Facts of ``tokenizer.json``. ``rows`` counts its entries, which may be fewer than the embedding's."""
 
-    rows: Count
+    rows: Width
     bos: TokenId | None
     add_bos: bool
     probes: list[Probe]
@@ -196,8 +207,8 @@ class Context(_Plain, frozen=True, kw_only=True):
 
     trained: Count
     profile: Count
-    verified: Size
-    kv_values_per_token: Count
+    verified: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+    kv_values_per_token: Size
 
 
 class Fallback(_Plain, frozen=True, kw_only=True):
@@ -306,7 +317,7 @@ class Manifest(_Plain, frozen=True, kw_only=True):
     generation: Generation
     context: Context
     files: list[File]
-    variants: list[Variant]
+    variants: Annotated[list[Variant], msgspec.Meta(max_length=256)]
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -321,6 +332,7 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
     that the types or the path rules do not allow; the message names the field.
     """
     try:
+        _check_form(data)
         schema = msgspec.json.decode(data, type=_Head).schema
         if schema.version > VERSION or (unknown := sorted(set(schema.features) - FEATURES)):
             what = f"schema {schema.version}" if schema.version > VERSION else f"the feature {unknown[0]!r}"
@@ -329,7 +341,10 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
                 hint="Upgrade with: pip install -U edgepack",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _check_decoder(manifest.decoder)
+    except (ValueError, RecursionError) as error:  # of msgspec, of json, of a text that is not UTF-8
+        if isinstance(error, BundleTooNewError):
+            raise
         raise BundleDamagedError(f"{place} is not a valid manifest: {error}.", hint="Build the bundle again.") from None
     for owner, files in [("files", manifest.files)] + [(f"variants/{v.id}", v.files) for v in manifest.variants]:
         for file in files:
@@ -339,6 +354,33 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
 
 class _Head(msgspec.Struct):
     schema: Schema
+
+
+def _check_form(data: bytes) -> None:
+    """Raise ``ValueError`` for nesting that a reader would have to follow, and for a name that stands twice."""
+    brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _NO_BRACKETS), np.uint8)
+    depths = np.cumsum(np.where(brackets & 0x7 == 0x3, 1, -1), dtype=np.int32)  # the low bits of "[" and "{"
+    if depths.max(initial=0) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    json.loads(data, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    ((name, times),) = Counter(name for name, _ in pairs).most_common(1) or [("", 1)]
+    if times > 1:
+        raise ValueError(f"the field {name[:40]!r} stands there twice")
+
+
+def _check_decoder(decoder: Decoder) -> None:
+    """Raise ``ValueError`` for numbers that contradict each other; each alone is within its bounds."""
+    if decoder.n_heads % decoder.n_kv_heads:
+        raise ValueError(f"{decoder.n_heads} heads do not share {decoder.n_kv_heads} KV heads - at `$.decoder`")
+    for rope in decoder.ropes:
+        if rope.dim % 2 or rope.dim > decoder.head_dim:
+            raise ValueError(f"a rope of {rope.dim} does not fit heads of {decoder.head_dim} - at `$.decoder.pattern`")
+        if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rope.dim // 2:
+            count = len(rope.scaling.factors)
+            raise ValueError(f"a rope of {rope.dim} has {count} factors - at `$.decoder.pattern`")
 
 
 def _check_path(path: str, place: str) -> None:

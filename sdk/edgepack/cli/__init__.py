@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from io import StringIO, TextIOWrapper
 
-from edgepack.errors import EdgepackError, UsageError
+from edgepack.cli.interrupts import Interrupts
+from edgepack.errors import EdgepackError, UsageError, visible, without_secrets
 
 DEBUG = "EDGEPACK_DEBUG"
 
@@ -19,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit code. Raises nothing unless EDGEPACK_DEBUG=1."""
     try:
         _prepare_streams()
-        code = _invoke(sys.argv[1:] if argv is None else list(argv))
+        _prepare_memory()
+        with Interrupts():
+            code = _invoke(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -64,13 +67,26 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="replace")  # an old terminal lacks some characters, and shows the others
 
 
+def _prepare_memory() -> None:
+    """Make do with little address space, of which numpy takes a part for each core. Raises ``EdgepackError``."""
+    from edgepack.device import addresses
+
+    if found := addresses.left():
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        if found[0] < addresses.START:
+            raise EdgepackError(
+                f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v): too few.",
+                hint="Raise that limit.",
+            )
+
+
 def _say(message: str, hint: str | None, code: int, error: BaseException) -> int:
     if os.environ.get(DEBUG) == "1":
         raise error
     red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _colored() else ("", "", "")
-    lines = [f"{bold}{red}error:{plain} {message}"]
+    lines = [f"{bold}{red}error:{plain} {visible(without_secrets(message))}"]
     if hint:
-        lines.append(f"{bold}hint:{plain} {hint}")
+        lines.append(f"{bold}hint:{plain} {visible(without_secrets(hint))}")
     print(*lines, sep="\n", file=sys.stderr)
     return code
 

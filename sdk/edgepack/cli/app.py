@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from edgepack.cli import bench, compare, doctor, eval, inspect, plan, replay, run, tune, verify
-from edgepack.errors import EdgepackError
+from edgepack.errors import EdgepackError, visible
 
 app = typer.Typer(
     help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, run it anywhere.",
@@ -36,7 +36,7 @@ def _load(entry: EntryPoint) -> Callable[..., None]:
     try:
         command: Callable[..., None] = entry.load()
     except Exception as error:
-        reason = str(error)
+        reason = visible(str(error))
 
         def command() -> None:
             raise EdgepackError(f"The command {entry.name!r} of {entry.value} cannot be loaded: {reason}.")

@@ -18,6 +18,7 @@ from edgepack.cli.screen import (
     out,
     say,
     steps,
+    styled,
     table,
 )
 
@@ -74,8 +75,12 @@ def show(report: BenchReport) -> None:
     options = report.options
     say(
         console,
-        f"[bold]{report.variant}[/]  {report.runtime} on {report.device}, {options.threads} thread(s), "
-        f"context {options.context}, KV cache {options.kv_cache}",
+        styled(
+            "bold",
+            report.variant,
+            f"  {report.runtime} on {report.device}, {options.threads} thread(s), "
+            f"context {options.context}, KV cache {options.kv_cache}",
+        ),
     )
     say(
         console,

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli.screen import AsJson, Backend, BundlePath, Context, KvCache, Strict, Variant, as_json, out, say, table
+from edgepack.cli.screen import (
+    AsJson,
+    Backend,
+    BundlePath,
+    Context,
+    KvCache,
+    Strict,
+    Variant,
+    as_json,
+    out,
+    say,
+    styled,
+    table,
+)
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -53,7 +66,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
     console = out()
     first = plan.candidates[0] if plan.candidates else None
     proven = "verified" if plan.proven else "unproven"
-    say(console, f"[bold]{bundle.manifest.name}[/]  context {plan.context} of {plan.limit} ({proven})")
+    say(console, styled("bold", bundle.manifest.name, f"  context {plan.context} of {plan.limit} ({proven})"))
     if first is not None:
         free = first.memory.available
         memory = "memory unknown" if free is None else f"{human(free)} of memory available"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, as_json, err, out, say, table
+from edgepack.cli.screen import AsJson, as_json, err, styled, table
+from edgepack.cli.spoken import Spoken
 
 if TYPE_CHECKING:
     from edgepack.measuring.rerun import Rerun
@@ -40,12 +41,12 @@ def replay(result: ResultPath, bundle: BundleNow = None, json: AsJson = False) -
 
 def show(again: Rerun) -> None:
     """Print the text on standard output, and on standard error whether it is the same and what changed since."""
-    from rich.text import Text
-
-    say(out(), Text(again.result.text))
+    spoken = Spoken()
+    spoken.write(again.result.text)
+    spoken.end("\n")
     notes = err()
     if again.same:
-        notes.print(f"[green]The same text[/], {len(again.result.token_ids)} tokens.")
+        notes.print(styled("green", "The same text", f", {len(again.result.token_ids)} tokens."))
     if again.changed:
         rows = table("changed", "then", "now")
         for name, (then, now) in again.changed.items():

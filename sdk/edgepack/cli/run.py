@@ -16,6 +16,7 @@ from edgepack.cli import textfile
 from edgepack.cli.screen import (
     AsJson,
     Backend,
+    BundleId,
     BundlePath,
     Context,
     KvCache,
@@ -25,7 +26,9 @@ from edgepack.cli.screen import (
     as_json,
     err,
     say,
+    styled,
 )
+from edgepack.cli.spoken import Spoken
 
 if TYPE_CHECKING:
     from edgepack.decoding.results import Result
@@ -37,7 +40,10 @@ Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this
 Number = Annotated[int | None, typer.Option(show_default=False)]
 Real = Annotated[float | None, typer.Option(show_default=False)]
 Schema = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Bind the answer to this JSON schema.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="FILE|JSON", help="Bind the answer to this JSON schema, or the one in a file.", show_default=False
+    ),
 ]
 Bound = Annotated[str | None, typer.Option(help="Bind the answer to this regular expression.", show_default=False)]
 GrammarFile = Annotated[
@@ -83,6 +89,7 @@ def run(
     on_overflow: OnOverflow = None,
     isolate: Isolate = False,
     strict: Strict = False,
+    id: BundleId = None,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
@@ -98,7 +105,7 @@ def run(
         "repetition_penalty": repetition_penalty,
         "stop": None if stop is None else [textfile.argument(each) for each in stop],
         "seed": seed,
-        "json_schema": None if json_schema is None else textfile.read(json_schema),
+        "json_schema": None if json_schema is None else textfile.schema(json_schema),
         "regex": None if regex is None else textfile.argument(regex),
         "grammar": None if grammar is None else textfile.read(grammar),
         "logprobs": logprobs or None,
@@ -110,7 +117,9 @@ def run(
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
-    model = load(bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict)
+    model = load(
+        bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict, id=id
+    )
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
         if talk:
@@ -150,8 +159,7 @@ class _Asking:
 
     def once(self, text: str) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
-        result = _show(self._stream(text))
-        sys.stdout.write("\n")
+        result = _show(self._stream(text), "\n")
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
 
@@ -164,10 +172,11 @@ class _Asking:
         from edgepack.errors import EdgepackError
 
         notes = err()
-        notes.print(
-            f"[dim]{self._model.variant.id}, context {self._model.context}. "
-            "Ctrl-C stops an answer, /undo forgets the last turn, /clear all of them, Ctrl-D ends.[/]"
+        about = (
+            f"{self._model.variant.id}, context {self._model.context}. "
+            "Ctrl-C stops an answer, /undo forgets the last turn, /clear all of them, Ctrl-D ends."
         )
+        notes.print(styled("dim", about))
         while True:
             try:
                 text = textfile.argument(input("> ").strip())
@@ -184,19 +193,22 @@ class _Asking:
             if self._chat is not None:
                 self._chat.undo(1 if text == "/undo" else self._chat.turns)
         elif text:
-            _show(self._stream(text))
-            sys.stdout.write("\n\n")
+            _show(self._stream(text), "\n\n")
 
     def _stream(self, text: str) -> Stream:
         return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)
 
 
-def _show(opening: Stream) -> Result:
-    """Write a stream to standard output as it comes; Ctrl-C ends it as soon as the engine can."""
+def _show(opening: Stream, ending: str) -> Result:
+    """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can."""
+    spoken = Spoken()
     with opening as stream, _interrupt_cancels(stream):
-        for chunk in stream:
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
+        try:
+            for chunk in stream:
+                spoken.write(chunk.text)
+        finally:
+            spoken.end("")
+    sys.stdout.write(ending)
     return stream.result
 
 

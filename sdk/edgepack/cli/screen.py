@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgepack.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -47,22 +49,25 @@ KvCache = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the engine. Default: the cores it may use.", show_default=False)
 ]
+BundleId = Annotated[
+    str | None, typer.Option(help="Refuse any bundle but this: sha256:..., as verify prints it.", show_default=False)
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a substitute for what would come first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 
 
 def out() -> Console:
     """Return the console of reports: standard output."""
-    from rich.console import Console
+    from edgepack.cli.console import PlainConsole
 
-    return Console(highlight=False, emoji=False)
+    return PlainConsole()
 
 
 def err() -> Console:
     """Return the console of everything that is not a report: standard error."""
-    from rich.console import Console
+    from edgepack.cli.console import PlainConsole
 
-    return Console(stderr=True, highlight=False, emoji=False)
+    return PlainConsole(stderr=True)
 
 
 def say(console: Console, text: str | Text) -> None:
@@ -70,12 +75,24 @@ def say(console: Console, text: str | Text) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
+def styled(style: str, text: str, rest: str = "") -> Text:
+    """Return a line that begins in a style: "bold", "dim" or a colour."""
+    from rich.text import Text
+
+    return Text.assemble((text, style), rest)
+
+
 def bar() -> Progress:
     """Return a progress bar for bytes on standard error; invisible unless that is a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = err()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -84,7 +101,7 @@ def steps() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = err()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -93,7 +110,7 @@ def stages() -> Progress:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     console = err()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
@@ -126,7 +143,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
 def as_json(report: object) -> None:
     """Print a dataclass or a mapping as JSON on standard output."""
     plain: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    text = json.dumps(plain, indent=2, ensure_ascii=False, default=_plain) + "\n"
+    text = visible(json.dumps(plain, indent=2, ensure_ascii=False, default=_plain), keep="\n") + "\n"
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # "?" in the place of a character would be another report

@@ -22,6 +22,11 @@ def read(path: Path) -> str:
     return text
 
 
+def schema(given: str) -> str:
+    """Return a JSON schema that is given as it is, in braces, or by the name of its file. Raises as ``read``."""
+    return argument(given) if given.lstrip().startswith("{") else read(Path(given))
+
+
 def argument(text: str) -> str:
     """Return a word of the command line as it was typed, in UTF-8: in the C locale Python keeps it byte by byte."""
     if not re.search("[\udc80-\udcff]", text):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, say, steps, table
+from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.device.tuning import Tuning
@@ -35,7 +35,7 @@ def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None
     else:
         show(report)
     if report.file is None:
-        say(err(), "[yellow]The state folder could not be written to: nothing is remembered.[/]")
+        say(err(), styled("yellow", "The state folder could not be written to: nothing is remembered."))
 
 
 def show(report: TuneReport) -> None:
@@ -65,7 +65,7 @@ def show(report: TuneReport) -> None:
             style=style,
         )
         previous = trial.variant
-    say(console, f"[bold]{report.bundle}[/]  {len(report.trials)} settings tried, rates in tokens/s")
+    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s"))
     console.print()
     console.print(rows)
     console.print()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, bar, out, say, steps, table
+from edgepack.cli.screen import AsJson, BundleId, BundlePath, as_json, bar, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -19,11 +19,11 @@ WithReplay = Annotated[
 ]
 
 
-def verify(bundle: BundlePath, replay: WithReplay = False, json: AsJson = False) -> None:
+def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, json: AsJson = False) -> None:
     """Compare every file of a bundle with its manifest; with --replay, run its vectors on this machine."""
     from edgepack.errors import EngineError
 
-    opened = _checked(bundle)
+    opened = _checked(bundle, id)
     replays = _replayed(opened) if replay else []
     if json:
         as_json(_as_mapping(opened, replays))
@@ -37,10 +37,10 @@ def verify(bundle: BundlePath, replay: WithReplay = False, json: AsJson = False)
         )
 
 
-def _checked(path: Path) -> Bundle:
+def _checked(path: Path, id: str | None) -> Bundle:
     from edgepack.bundle.files import open_bundle
 
-    opened = open_bundle(path, verify="sizes")
+    opened = open_bundle(path, verify="sizes", id=id)
     with bar() as progress:
         task = progress.add_task("Checking sha256", total=opened.size())
         opened.check(progress=lambda _, count: progress.advance(task, count))
@@ -74,6 +74,7 @@ def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
         "name": bundle.manifest.name,
         "files": len(listed(bundle.manifest)),
         "bytes": bundle.size(),
+        "foreign": list(bundle.foreign),
         "replays": [asdict(each) for each in replays],
     }
 
@@ -87,8 +88,11 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
 
     console = out()
     count = len(listed(bundle.manifest))
-    say(console, f"[bold]{bundle.manifest.name}[/]  {bundle.id}")
-    console.print(f"[green]sound[/]: {count} files, {human(bundle.size())}, every size and sha256 as the manifest says")
+    say(console, styled("bold", bundle.manifest.name, f"  sha256:{bundle.id}"))
+    said = f": {count} files, {human(bundle.size())}, every size and sha256 as the manifest says"
+    console.print(styled("green", "sound", said))
+    if bundle.foreign:
+        say(console, Text(f"passed over, and not the bundle's: {', '.join(bundle.foreign)}", "yellow"))
     if not replays:
         return
     colors = {"same": "green", "differs": "bold red", "skipped": "yellow"}

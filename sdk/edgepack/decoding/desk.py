@@ -14,17 +14,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from threading import RLock
 from time import monotonic
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Cache
 from edgepack.decoding.owner import Bell, Outcome, Owner
+from edgepack.decoding.turn import Holder, Turn, nothing
 from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
 from edgepack.runtime import Options, Session, Snapshots
 
@@ -34,62 +34,8 @@ _LAST_WORDS_S = 10.0
 _PATIENCE_S = 1.0
 
 
-def _nothing() -> None:
-    return None
-
-
 def _no_more() -> bool:
     return False
-
-
-class Holder(Protocol):
-    """A request that keeps its turn from one piece of work to the next, such as a stream."""
-
-    caller: FrameType | None
-    """The frame that has it open: what that frame calls meanwhile could only wait for itself."""
-    over: bool
-    """Whether it needs the desk no more."""
-
-    def start(self) -> None:
-        """On the owner's thread: the turn has come. What it raises ends the turn, and goes to who waits for it."""
-        ...
-
-    def go_on(self) -> bool:
-        """On the owner's thread: do a piece of work that nobody asked for yet. False: the turn is needed no more."""
-        ...
-
-    def cancel(self) -> None:
-        """From any thread: end as soon as the engine can."""
-        ...
-
-    def end(self) -> None:
-        """From any thread: end now, because the desk closes."""
-        ...
-
-
-@dataclass(eq=False, slots=True)
-class Turn:
-    """A request's place at the desk. ``begin`` is called on the owner's thread when its turn has come.
-
-    The desk keeps no holder alive: ``holder`` is None for a request that ``begin`` serves whole.
-    """
-
-    begin: Callable[[], None]
-    cancel: Callable[[], None] = _nothing
-    holder: weakref.ReferenceType[Holder] | None = None
-    begun: bool = False
-    over: bool = False
-    used: float = 0.0
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it was given back, or nobody can give it back any more."""
-        holder = None if self.holder is None else self.holder()
-        return self.over or (self.holder is not None and (holder is None or holder.over))
-
-    def touch(self) -> None:
-        """Note that its request uses it."""
-        self.used = monotonic()
 
 
 class Desk:
@@ -120,7 +66,7 @@ class Desk:
     # Turns
 
     def call(
-        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = _nothing
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
     ) -> T:
         """Do work on the owner's thread when its turn has come, and return what it returns. Raises as ``enter``.
 
@@ -140,7 +86,7 @@ class Desk:
             raise
 
     async def acall(
-        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = _nothing
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
     ) -> T:
         """``call``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
         bell = Bell()

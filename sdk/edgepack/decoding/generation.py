@@ -36,7 +36,7 @@ class Request:
     ``at_start``: no text stands before the new one; ``began``: ``perf_counter`` when the call was made.
     ``grammar`` binds the text; ``n_best`` asks for logprobs with so many alternatives; ``looks_up`` guesses tokens;
     ``exactly``, ``rolls_from``, ``trail``: see ``Steps``; ``truncated``: tokens that were left out of the prompt.
-    ``parse`` takes tool calls out of the finished text.
+    ``parse`` takes tool calls out of the finished text, whose ids it gets where no stop string cut them.
     """
 
     prompt: Sequence[int]
@@ -55,7 +55,7 @@ class Request:
     rolls_from: int | None = None
     trail: Trail | None = None
     truncated: int = 0
-    parse: Callable[[str], tuple[str, tuple[ToolCall, ...]]] | None = None
+    parse: Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]] | None = None
 
 
 class Generation:
@@ -183,12 +183,13 @@ class Generation:
         request, steps = self._request, self._steps
         reason, stop = ("cancelled", None) if cut else (self._finish_reason, self._stop)
         text = "".join(chunk.text for chunk in chunks)
+        token_ids = tuple(token for chunk in chunks for token in chunk.token_ids)
         tool_calls: tuple[ToolCall, ...] = ()
         if request.parse is not None and reason == "stop":
-            text, tool_calls = request.parse(text)
+            text, tool_calls = request.parse(text, () if isinstance(stop, str) else token_ids)
         return Result(
             text=text,
-            token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+            token_ids=token_ids,
             finish_reason=reason,
             stop=stop,
             sampling=self._sampler.sampling,

@@ -56,11 +56,13 @@ class ChatOptions(GenerationOptions, total=False):
 
     ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
     ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+    ``continue_final`` goes on with the last message, the beginning of the assistant's answer; the text is what is new.
     """
 
     tools: Sequence[Tool] | None
     variables: Mapping[str, object] | None
     date: str | None
+    continue_final: bool | None
 
 
 def read_sampling(options: GenerationOptions, defaults: Generation) -> Sampling:
@@ -126,7 +128,15 @@ def read_n_best(options: GenerationOptions) -> int | None:
 
 def read_lookup(options: GenerationOptions, pays: bool) -> bool:
     """Return whether prompt lookup guesses: as asked for, else whether it pays on this device."""
-    wanted = options.get("prompt_lookup")
+    return _yes_or_no("prompt_lookup", options.get("prompt_lookup"), pays)
+
+
+def read_continue(options: ChatOptions) -> bool:
+    """Return whether the answer goes on with the last message."""
+    return _yes_or_no("continue_final", options.get("continue_final"), False)
+
+
+def _yes_or_no(name: str, wanted: object, otherwise: bool) -> bool:
     if wanted is not None and not isinstance(wanted, bool):
-        raise UsageError(f"prompt_lookup is {wanted!r}.", hint="It is True, False or None.")
-    return pays if wanted is None else wanted
+        raise UsageError(f"{name} is {wanted!r}.", hint="It is True, False or None.")
+    return otherwise if wanted is None else wanted

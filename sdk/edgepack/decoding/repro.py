@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from edgepack.bundle.decoder import Count
 from edgepack.decoding.cache import Trail
 
 LIBRARIES = ("edgepack", "numpy", "tokenizers", "jinja2", "llguidance")
@@ -27,10 +28,10 @@ class Setup:
     backend: str
     engine: str | None
     device: str
-    context: int
+    context: Count
     kv_cache: str
-    threads: int
-    chunk: int
+    threads: Count
+    chunk: Count
     repack: bool | None
     machine: str
     packages: dict[str, str]

@@ -9,7 +9,8 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.desk import Desk
+from edgepack.decoding.turn import Turn
 
 
 class Slices:

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType, TracebackType
 
-from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation
 from edgepack.decoding.results import Chunk, Result
+from edgepack.decoding.turn import Turn
 from edgepack.errors import UsageError
 
 

@@ -46,6 +46,11 @@ class Hardware:
         return max(1, min(limits))
 
 
+def most_threads() -> int:
+    """Return the most threads that are worth an attempt here: 8 for each core that the system has."""
+    return 8 * (os.cpu_count() or 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """What a control group grants: CPU time in cores and memory in bytes; None where it sets no limit."""

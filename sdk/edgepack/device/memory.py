@@ -158,8 +158,9 @@ def _repacked_bytes(payload: Payload, repack: bool | None) -> int:
     if payload.runtime != "gguf" or payload.device != "cpu" or payload.scheme not in _REPACKED or repack is False:
         return 0
     block, bits = _REPACKED[payload.scheme]
-    matrices = (shape for name, shape in payload.decoder.tensors() if name.startswith("layers.") and len(shape) == 2)
-    copy = int(sum(rows * columns for rows, columns in matrices if columns % block == 0) * bits / 8)
+    matrices = (shape for _, shape in payload.decoder.layer_tensors() if len(shape) == 2)
+    layer = sum(rows * columns for rows, columns in matrices if columns % block == 0)
+    copy = int(payload.decoder.n_layers * layer * bits / 8)
     return copy if repack or (payload.scheme == "q4_0" and 2 * copy > payload.weights) else 0
 
 

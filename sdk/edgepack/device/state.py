@@ -5,10 +5,12 @@ Whatever is wrong with the folder, nothing is remembered and nothing fails: a fi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,6 +23,7 @@ from edgepack.bundle.writing import write_atomically
 
 T = TypeVar("T")
 
+_LARGEST = 1 << 20
 _TROUBLE = (OSError, RuntimeError, ValueError)
 # What decides which library a loader takes, and which accelerators a driver shows.
 _VARIABLES = ("CUDA_", "DYLD_", "LD_")
@@ -41,10 +44,19 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "edgepack"
 
 
+def read_kept(place: Path) -> bytes:
+    """Return a file of the state folder. Raises ``OSError`` where it is not there, no file, or too large to be one."""
+    status = place.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+        raise OSError(errno.EINVAL, "it is not what edgepack wrote", str(place))
+    return place.read_bytes()
+
+
 class _Finding(msgspec.Struct, frozen=True):
-    """A file of the state folder: JSON."""
+    """A file of the state folder: JSON. ``digest`` is the answer's: a disk or a hand may have changed it."""
 
     circumstances: str
+    digest: str
     answer: msgspec.Raw
 
 
@@ -63,8 +75,8 @@ def circumstances(*facts: str) -> str:
 def recall(question: str, circumstances: str, kind: type[T]) -> T | None:
     """Return the answer of that kind that was found to a question under the same circumstances, None without one."""
     with suppress(*_TROUBLE):
-        finding = msgspec.json.decode(_place(question).read_bytes(), type=_Finding)
-        if finding.circumstances == circumstances:
+        finding = msgspec.json.decode(read_kept(_place(question)), type=_Finding)
+        if (finding.circumstances, finding.digest) == (circumstances, _digest(finding.answer)):
             return msgspec.json.decode(finding.answer, type=kind)
     return None
 
@@ -74,7 +86,7 @@ def remember(question: str, circumstances: str, answer: bytes) -> None:
     with suppress(*_TROUBLE):
         place = _place(question)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, msgspec.json.encode(_Finding(circumstances, msgspec.Raw(answer))))
+        write_atomically(place, msgspec.json.encode(_Finding(circumstances, _digest(answer), msgspec.Raw(answer))))
 
 
 def stamps(paths: Iterable[Path]) -> str:
@@ -87,6 +99,10 @@ def stamps(paths: Iterable[Path]) -> str:
             facts = f" {status.st_size} {status.st_mtime_ns}"
         lines.append(f"{path}{facts}")
     return "\n".join(lines)
+
+
+def _digest(answer: bytes | msgspec.Raw) -> str:
+    return hashlib.sha256(answer).hexdigest()
 
 
 def _place(question: str) -> Path:

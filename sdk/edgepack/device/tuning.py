@@ -17,8 +17,8 @@ import msgspec
 
 from edgepack.bundle.writing import write_atomically
 from edgepack.device.engine import Support
-from edgepack.device.hardware import Hardware
-from edgepack.device.state import state_folder
+from edgepack.device.hardware import Hardware, most_threads
+from edgepack.device.state import read_kept, state_folder
 
 Count = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
@@ -57,7 +57,7 @@ def read_tunings(bundle_id: str, hardware: Hardware, supports: Mapping[str, Supp
     bundle or the file cannot be read.
     """
     try:
-        entries = msgspec.json.decode(_place(bundle_id, hardware).read_bytes(), type=dict[str, list[_Entry]])
+        entries = msgspec.json.decode(read_kept(_place(bundle_id, hardware)), type=dict[str, list[_Entry]])
     except (OSError, RuntimeError, ValueError, RecursionError):
         return {}
     return {
@@ -65,6 +65,7 @@ def read_tunings(bundle_id: str, hardware: Hardware, supports: Mapping[str, Supp
         for name, support in supports.items()
         for entry in entries.get(name, ())
         if (entry.engine, entry.device) == (support.version, support.devices[0] if support.devices else None)
+        and entry.tuning.threads <= most_threads()
     }
 
 

@@ -12,7 +12,7 @@ than another; what is found is valid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from functools import lru_cache
 from itertools import chain, islice
@@ -48,7 +48,7 @@ class Closing:
 
     ``matcher`` stands where the answer does, over a vocabulary of the 256 bytes and ``END``. ``usable`` are the bytes,
     each as a bytes object, that a closing may have. ``values`` are JSON values that may be asked for, the short ones
-    first; ``words`` are what patterns may ask for.
+    first; ``words`` are what patterns may ask for. ``check`` is called at each step of a search, which it may end.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Closing:
         *,
         values: Iterable[str] = (),
         words: Iterable[str] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._matcher = matcher
+        self.matcher = matcher
+        self._check = check
         self._usable = usable
         self._values = self._writable(values)
         self._words = self._writable(words)
@@ -72,17 +74,17 @@ class Closing:
     def copy(self) -> Closing:
         """Return the same for another answer."""
         other = copy(self)
-        other._matcher = self._matcher.deep_copy()
+        other.matcher, other._check = self.matcher.deep_copy(), lambda: None
         return other
 
     def allows(self, data: bytes) -> bool:
         """Say whether the answer may go on with these bytes."""
-        return self._matcher.validate_tokens(list(data)) == len(data)
+        return self.matcher.validate_tokens(list(data)) == len(data)
 
     def advance(self, data: bytes) -> bool:
         """Go on with bytes that the grammar allows. Where no closing is found behind them, stay, and return False."""
         self._before = (data, self._last, self.path, self._masks)
-        self._matcher.consume_tokens(list(data))
+        self.matcher.consume_tokens(list(data))
         self._last = data[-1:] or self._last
         if self.path.startswith(data):
             self.path, self._masks = self.path[len(data) :], self._masks[len(data) :]
@@ -94,7 +96,7 @@ class Closing:
     def retreat(self) -> None:
         """Take the last ``advance`` back."""
         data, self._last, self.path, self._masks = self._before
-        self._matcher.rollback(len(data))
+        self.matcher.rollback(len(data))
 
     def find(self) -> bool:
         """Look for a closing from here, of its own or joining the one that was known. False where none is found."""
@@ -111,9 +113,10 @@ class Closing:
             for way in sorted(ways, key=attrgetter("choices")):
                 if len(seen) == _WIDTH:
                     break
+                self._check()
                 work += _STATE + self._look(way.data)
-                mask = self._matcher.compute_bitmask()
-                if self._matcher.is_error():  # a limit of the parser: nothing can be said any more
+                mask = self.matcher.compute_bitmask()
+                if self.matcher.is_error():  # a limit of the parser: nothing can be said any more
                     return False
                 if (mask, way.word) in seen:  # after as many steps: most likely the same state
                     continue
@@ -135,10 +138,11 @@ class Closing:
             for _ in range(_REACH + work // (_STATE * _REACH)):
                 if not ways:
                     break
+                self._check()
                 way = random.choice(ways)
                 work += _STATE + self._look(way.data)
-                mask = self._matcher.compute_bitmask()
-                if self._matcher.is_error():
+                mask = self.matcher.compute_bitmask()
+                if self.matcher.is_error():
                     return False
                 place = self._joins(mask)
                 if place is not None:
@@ -178,7 +182,7 @@ class Closing:
         masks = []
         for length in range(len(way)):
             self._look(way[:length])
-            masks.append(self._matcher.compute_bitmask())
+            masks.append(self.matcher.compute_bitmask())
         self._masks = masks + self._masks[place:]
         self.path = way + self.path[place:]
 
@@ -189,6 +193,7 @@ class Closing:
         while size and work < _WORKS[-1]:
             for start in reversed(range(len(way) - size + 1)):
                 without = way[:start] + way[start + size :]
+                self._check()
                 work += len(without) + len(rest)
                 if self._ends(without + rest):
                     way = without
@@ -197,7 +202,7 @@ class Closing:
 
     def _ends(self, data: bytes) -> bool:
         """Say whether the answer is a whole one with these bytes, from where the matcher stands."""
-        return self._matcher.validate_tokens([*data, END]) == len(data) + 1
+        return self.matcher.validate_tokens([*data, END]) == len(data) + 1
 
     def _joins(self, mask: bytes) -> int | None:
         """Return the place of the known closing from which it ends the answer also here; its end where none is needed.
@@ -218,9 +223,9 @@ class Closing:
         shared = _shared(way, self._ahead)
         moved = len(self._ahead) + len(way) - 2 * shared
         if shared < len(self._ahead):
-            self._matcher.rollback(len(self._ahead) - shared)
+            self.matcher.rollback(len(self._ahead) - shared)
         if shared < len(way):
-            self._matcher.consume_tokens(list(way[shared:]))
+            self.matcher.consume_tokens(list(way[shared:]))
         self._ahead = way
         return moved
 

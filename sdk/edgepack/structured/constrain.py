@@ -7,14 +7,17 @@ close it (``edgepack.structured.closing``), so that an answer is a whole one als
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import SchemaError
+from edgepack.structured.apart import apart
 from edgepack.structured.closing import BYTES, Closing
+from edgepack.structured.corrected import corrected
+from edgepack.structured.digits import Digits
 from edgepack.structured.json_schema import read_schema
 from edgepack.structured.lark import literals, reason, to_lark
 from edgepack.structured.shortest import Shortest
@@ -22,24 +25,35 @@ from edgepack.structured.vocabulary import Vocabulary, of_bytes, vocabulary_of
 from edgepack.text.tokenizer import Tokenizer
 
 _LONGEST = 32  # bytes of the tokens that a closing is written with
+_SECONDS = 20.0
 
 
 class Grammar:
-    """What answers are bound to, for one tokenizer. ``asked`` is the argument that says so, in JSON values."""
+    """What answers are bound to, for one tokenizer. ``asked`` is the argument that says so, in JSON values.
 
-    def __init__(self, vocabulary: Vocabulary, stop_ids: frozenset[int], asked: dict[str, Any]) -> None:
+    ``check`` is called again and again while it is made, and may end that.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, stop_ids: frozenset[int], asked: dict[str, Any], check: Callable[[], None]
+    ) -> None:
         from llguidance import LLMatcher
 
         ((self.kind, value),) = asked.items()
+        if self.kind == "json_schema":
+            asked = {self.kind: read_schema(value)}
+            value = corrected(asked[self.kind])
         self.asked = asked
         text = to_lark(self.kind, value)
         self.vocabulary = vocabulary
         self.stop_ids = stop_ids
         self.matcher = LLMatcher(vocabulary.native, text, log_level=0)
         usable = frozenset(byte for byte in BYTES if self._writes(byte))
-        closing = _closing(self.kind, value, text, usable)
-        if self.matcher.is_error() or closing is None:
-            raise SchemaError(f"{self.kind}: no answer was found that fits.", hint="Make it simpler, or less strict.")
+        closing = _closing(self.kind, value, text, usable, check)
+        if not closing.find():
+            said = next((each.get_error() for each in (self.matcher, closing.matcher) if each.is_error()), "")
+            why = reason(said) if said and "NoExtension" not in said else "no answer was found that fits"
+            raise SchemaError(f"{self.kind}: {why}.", hint="Make it simpler, or less strict.")
         self.closing = closing
 
     def write(self, data: bytes) -> list[int]:
@@ -61,16 +75,17 @@ class Grammar:
         return token is not None and token not in self.stop_ids
 
 
-def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Closing | None:
-    """Return the closing of an answer that has not begun, None where none is found."""
+def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes], check: Callable[[], None]) -> Closing:
+    """Return the closing of an answer that has not begun, which is to be found yet."""
     from llguidance import LLMatcher
 
     def search(part: dict[str, Any]) -> str | None:
+        check()
         try:
             lark = to_lark(kind, part)
         except SchemaError:  # alone it may lack what it refers to
             return None
-        closing = Closing(matcher(lark), usable, words=literals(kind, part))
+        closing = Closing(matcher(lark), usable, words=literals(kind, part), check=check)
         return closing.path.decode() if closing.find() else None
 
     def matcher(lark: str) -> LLMatcher:
@@ -78,10 +93,8 @@ def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes]) -> Clos
 
     if kind == "json_schema":
         shortest = Shortest(value, search)
-        closing = Closing(matcher(text), usable, values=shortest.values(), words=shortest.ends())
-    else:
-        closing = Closing(matcher(text), usable, words=literals(kind, value))
-    return closing if closing.find() else None
+        return Closing(matcher(text), usable, values=shortest.values(), words=shortest.ends(), check=check)
+    return Closing(matcher(text), usable, words=literals(kind, value), check=check)
 
 
 def compile_grammar(
@@ -98,7 +111,8 @@ def compile_grammar(
     ``json_schema``: a mapping, the JSON text of one, a class with ``model_json_schema``, or True for any object.
     ``regex``: for the whole answer, in the syntax of Rust's regex crate, with \\d for 0 to 9. ``grammar``: in
     llguidance's kind of Lark.
-    Raises ``SchemaError`` for more than one of them, and for what is invalid, cannot be enforced or has no answer.
+    Raises ``SchemaError`` for more than one of them, and for what is invalid, too large, cannot be enforced, has no
+    answer, or takes too long.
     """
     asked = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
     asked = {kind: value for kind, value in asked.items() if value is not None}
@@ -106,9 +120,8 @@ def compile_grammar(
         return None
     if len(asked) > 1:
         raise SchemaError(f"{' and '.join(asked)} are given together.", hint="Pass one of them.")
-    if json_schema is not None:
-        asked["json_schema"] = read_schema(json_schema)
-    return Grammar(vocabulary_of(tokenizer, n_vocab), stop_ids, asked)
+    vocabulary = vocabulary_of(tokenizer, n_vocab)
+    return apart(lambda check: Grammar(vocabulary, stop_ids, asked, check), _SECONDS)
 
 
 class Constraint:
@@ -124,6 +137,7 @@ class Constraint:
         self._closing = grammar.closing.copy()
         self._ahead: int | None = None  # the token that the closing has seen and the matcher has not
         self._drops_space = at_start and grammar.vocabulary.strips_space
+        self._digits = Digits() if grammar.kind == "json_schema" else None
         n_vocab = grammar.vocabulary.n_vocab
         self._stops = np.array([token for token in grammar.stop_ids if token < n_vocab], np.intp)
         least = len(self._written(self._closing.path))
@@ -151,7 +165,7 @@ class Constraint:
                 for token in tokens:
                     allowed[token] = fits and self._closing.allows(vocabulary.bytes[token][1:])
         allowed[self._stops] = may_end
-        return allowed
+        return allowed if self._digits is None else self._digits.bounded(allowed, vocabulary)
 
     @property
     def finished(self) -> bool:
@@ -188,6 +202,8 @@ class Constraint:
             self._closing.advance(data)
         self._ahead = None
         self._drops_space = False
+        if self._digits is not None:
+            self._digits.push(data)
 
     def _step_back(self) -> None:
         if self._ahead is not None:

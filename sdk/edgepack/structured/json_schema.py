@@ -7,10 +7,12 @@ from one of its own, and lets a key that the schema does not name come twice: th
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from edgepack.errors import SchemaError
+from edgepack.structured.bounds import check_depth, check_size, check_text, parts, too_deep
+from edgepack.structured.disjoint import at
 
 # Binds nothing: JSON Schema 2020-12 (core, section 8; validation, sections 8 and 9), and OpenAPI's hint for a union.
 _NOTES = frozenset(
@@ -18,8 +20,6 @@ _NOTES = frozenset(
     | {"definitions", "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly"}
     | {"contentMediaType", "contentEncoding", "contentSchema", "discriminator"}
 )
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_NESTED = ("allOf", "anyOf", "oneOf", "prefixItems", "items", "additionalItems", "additionalProperties")
 
 
 @runtime_checkable
@@ -35,9 +35,18 @@ def read_schema(given: object) -> dict[str, Any]:
     Raises ``SchemaError`` for what is no JSON Schema of a known draft, and for words in it that would bind nothing.
     """
     schema = _plain(given)
+    check_depth(schema)
+    check_size(schema)
     keywords = _keywords(schema)
+    known = {id(part) for _, part in parts("/", schema)}
     for place, part in parts("/", schema):
         _check_part(place, part, keywords)
+        target = at(schema, part["$ref"]) if part.get("$ref", "").startswith("#/") else True
+        if not isinstance(target, bool) and id(target) not in known:
+            raise SchemaError(
+                f"json_schema: {place}$ref points to {part['$ref']!r}, where no schema can be.",
+                hint="Put it into $defs.",
+            )
     return schema
 
 
@@ -51,9 +60,17 @@ def _plain(given: object) -> dict[str, Any]:
         return {"type": "object"}
     try:
         schema = given.model_json_schema() if isinstance(given, _Modelled) else given
-        schema = json.loads(schema) if isinstance(schema, str) else schema
+        if isinstance(schema, str):
+            check_text("json_schema", schema)
+            schema = json.loads(schema)
         # What has no JSON form is found here, and what the caller does to his mapping afterwards changes nothing.
-        schema = json.loads(json.dumps(schema, allow_nan=False, default=dict))
+        text = json.dumps(schema, allow_nan=False, default=dict, ensure_ascii=False)
+        check_text("json_schema", text)
+        schema = json.loads(text)
+    except SchemaError:
+        raise
+    except RecursionError:
+        raise too_deep() from None
     except (TypeError, ValueError) as error:
         raise SchemaError(f"json_schema is not JSON: {error}.", hint="Pass a dict, or a JSON text.") from None
     if not isinstance(schema, dict):
@@ -81,20 +98,6 @@ def _keywords(schema: dict[str, Any]) -> Collection[str]:
         raise SchemaError(f"json_schema: {error.json_path}: {error.message}.", hint="Correct the schema.") from None
     binding: Mapping[str, object] = validator.VALIDATORS
     return binding
-
-
-def parts(place: str, schema: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Return a schema and all that are inside it, each with its place."""
-    if not isinstance(schema, dict):
-        return
-    yield place, schema
-    for name in _NAMED:
-        for key, inner in schema.get(name, {}).items():
-            yield from parts(f"{place}{name}/{key}/", inner)
-    for name in _NESTED:
-        inner = schema.get(name)
-        for index, each in enumerate(inner if isinstance(inner, list) else [inner]):
-            yield from parts(f"{place}{name}/{index}/" if isinstance(inner, list) else f"{place}{name}/", each)
 
 
 def _check_part(place: str, part: dict[str, Any], keywords: Collection[str]) -> None:

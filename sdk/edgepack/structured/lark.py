@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from edgepack.errors import SchemaError
+from edgepack.structured.bounds import check_text, parts
 
 # One way to write each character: a key with another escape would pass for another key. And an end to white space:
 # deep indentation needs less, and a model that has lost its way writes it for ever.
@@ -43,12 +45,19 @@ def to_lark(kind: str, value: object) -> str:
     elif not isinstance(value, str):
         raise SchemaError(f"{kind} is of type {type(value).__name__}.", hint="Pass a str.")
     else:
+        check_text(kind, value)
         text = _regex(value) if kind == "regex" else _grammar(value)
     text += _ALL_TOKENS
     _, complaints = LLMatcher.validate_grammar_with_warnings(text)
-    if complaints:
-        raise SchemaError(f"{kind}: {reason(complaints[0])}.", hint=_HINTS[kind])
-    return text
+    if not complaints:
+        return text
+    if "oneOf" in complaints[0]:
+        place = _ambiguous(value) if isinstance(value, Mapping) else ""
+        raise SchemaError(
+            f"{kind}: {place}oneOf has branches that may fit the same answer.",
+            hint="Say anyOf, or give the branches a required property with a constant of its own in each.",
+        )
+    raise SchemaError(f"{kind}: {reason(complaints[0])}.", hint=_HINTS[kind])
 
 
 def literals(kind: str, value: object) -> list[str]:
@@ -62,7 +71,7 @@ def literals(kind: str, value: object) -> list[str]:
     elif kind == "regex":
         patterns = [str(value)]
     else:
-        patterns = [part[1] or part[2] for part in _QUOTED.finditer(str(value))]
+        patterns = [part[1] or part[2] or "" for part in _QUOTED.finditer(str(value))]
     found: dict[str, None] = {}
     for pattern in patterns:
         spelled = _NO_LITERAL.sub(lambda part: part[1] or part[2] or "\0", pattern)
@@ -78,6 +87,19 @@ def reason(complaint: str) -> str:
     lines = complaint.splitlines()
     sentence = next((line for line in reversed(lines) if line.startswith("error: ")), lines[0])
     return re.sub(r"^error: |^at 1\(8\): (failed to compile JSON schema: )?", "", sentence).strip(" .:")
+
+
+def _ambiguous(schema: Mapping[str, Any]) -> str:
+    """Return the place of the first oneOf that llguidance refuses, the top where it refuses none by itself."""
+    from llguidance import LLMatcher
+
+    for place, part in parts("/", schema):
+        if "oneOf" in part:
+            around = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
+            alone = around | {"oneOf": part["oneOf"], "x-guidance": _JSON}
+            if LLMatcher.validate_grammar_with_warnings("start: %json " + json.dumps(alone))[1]:
+                return place
+    return ""
 
 
 def _regex(regex: str) -> str:

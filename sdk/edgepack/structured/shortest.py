@@ -10,11 +10,14 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from edgepack.structured.json_schema import binding, parts
+from edgepack.structured.bounds import parts
+from edgepack.structured.disjoint import at
+from edgepack.structured.json_schema import binding
 
 _LONGEST = 10_000  # characters of a text that is worth keeping
 _MOST = 200  # texts of a kind
 _LOOKS = 2_000  # at parts, of which one may be looked at more than once
+_DEEP = 100  # parts around a part
 _OBJECT = {"type", "properties", "required", "additionalProperties"}
 _STRING = {"type", "minLength", "maxLength"}
 _ARRAY = {"type", "items", "prefixItems", "minItems", "maxItems"}
@@ -58,7 +61,7 @@ class Shortest:
         key = json.dumps(part)
         if key in self._known:
             return self._known[key]
-        if key in self._open or self._looks == _LOOKS:
+        if key in self._open or self._looks == _LOOKS or len(self._open) == _DEEP:
             return None
         self._looks += 1
         self._open.append(key)
@@ -77,7 +80,7 @@ class Shortest:
         if "enum" in words:
             return _least(map(_json, part["enum"]))
         if words == {"$ref"} and (part["$ref"] + "/").startswith("#/"):
-            return self.text(self._at(part["$ref"]))
+            return self.text(at(self._schema, part["$ref"]))
         if words in ({"anyOf"}, {"oneOf"}):
             return _least(map(self.text, part[words.pop()]))
         if part.get("type") == "object" and words <= _OBJECT:
@@ -106,14 +109,6 @@ class Shortest:
         least, first = part.get("minItems", 0), part.get("prefixItems", [])[: part.get("minItems", 0)]
         rest = self.text(part.get("items", True)) if least > len(first) else None
         return _joined("[]", [*map(self.text, first), *[rest] * min(least - len(first), _LONGEST)])
-
-    def _at(self, reference: str) -> object:
-        """Return what a JSON pointer points to, False where that is nothing."""
-        place: Any = self._schema
-        for name in reference.split("/")[1:]:
-            name = name.replace("~1", "/").replace("~0", "~")
-            place = place.get(name, False) if isinstance(place, dict) else False
-        return place
 
 
 def _joined(brackets: str, texts: list[str | None]) -> str | None:

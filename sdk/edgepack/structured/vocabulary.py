@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
+from edgepack.structured.apart import exclusive
 from edgepack.structured.closing import BYTES
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
+NUMERIC = b"-+.0123456789eE"  # what a number in JSON is written with
+
 
 class Vocabulary:
     """``bytes`` of each token, ``ids`` by bytes, and ``native``, which has one token more: the end of an answer.
 
     Tokens that show nothing, such as special ones and rows without a token, are in no answer. ``spaced`` are those
-    that begin with a space, by the byte behind it.
+    that begin with a space, by the byte behind it. ``numeric`` is how many bytes at the beginning of each may go on a
+    number.
     """
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
@@ -33,18 +37,16 @@ class Vocabulary:
         for token, data in enumerate(self.bytes):
             if data.startswith(b" "):
                 self.spaced.setdefault(data[1:2], []).append(token)
+        self.numeric = np.array([len(data) - len(data.lstrip(NUMERIC)) for data in self.bytes], np.uint32)
         self.native = _native(self.bytes)
 
 
 _known: WeakKeyDictionary[Tokenizer, dict[int, Vocabulary]] = WeakKeyDictionary()
-_lock = Lock()
-if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
-    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> Vocabulary:
     """Return the vocabulary of a model with ``n_vocab`` rows; it is made once."""
-    with _lock:  # 128k tokens take half a second, which is not to be spent twice
+    with exclusive():  # 128k tokens take half a second, which is not to be spent twice
         known = _known.setdefault(tokenizer, {})
         if n_vocab not in known:
             known[n_vocab] = Vocabulary(tokenizer, n_vocab)

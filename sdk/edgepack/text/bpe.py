@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from threading import Lock
 
-from edgepack.text.tables import Tables
+from edgepack.text.tables import Tables, damaged
 
 _WORDS = 1 << 14  # whose tokens are remembered
 _SPACE = "\u2581".encode()
@@ -24,14 +25,30 @@ _GONE = 0xFFFF_FFFF  # no token's id: joined to the one before, or the end of th
 _Pair = tuple[int, int, int, int, int]  # rank, place, left, right, joined: in the order in which they are merged
 
 
+@contextmanager
+def _library() -> Iterator[None]:
+    """Turn what the tokenizers library raises into ``BundleDamagedError``: it has no class of its own for errors, and
+    where Rust panics, one that is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise damaged(f"the tokenizers library says: {str(error).rstrip('.')}") from None
+        raise
+
+
 class Bpe:
-    """The encoder of one tokenizer. It may be used from several threads."""
+    """The encoder of one tokenizer. It may be used from several threads. Raises ``BundleDamagedError``."""
 
     def __init__(self, tables: Tables) -> None:
         import tokenizers
 
         self._tables = tables
-        self._native = tokenizers.Tokenizer.from_str(tables.rest)
+        with _library():
+            self._native = tokenizers.Tokenizer.from_str(tables.rest)
+            places = max(self._native.get_vocab(with_added_tokens=True).values(), default=-1)
+        if places >= len(tables.ids):
+            raise damaged(f"its remainder has {places + 1} tokens, of which {len(tables.ids)} have an id")
         self._lock = Lock()
         self._word = lru_cache(_WORDS)(self._merged)
 
@@ -39,7 +56,8 @@ class Bpe:
         """Return the ids of a text; with ``special``, names of special tokens in it are those tokens."""
         with self._lock:  # a property of the shared object decides how the call treats special tokens
             self._native.encode_special_tokens = not special
-            encoding = self._native.encode(text, add_special_tokens=False)
+            with _library():
+                encoding = self._native.encode(text, add_special_tokens=False)
         ids = self._tables.ids
         symbols = [ids[place] for place in encoding.ids]
         return [id for word in self._words(symbols, encoding.word_ids) for id in self._word(word)]

@@ -2,8 +2,8 @@
 
 The rendering follows the ``apply_chat_template`` of Hugging Face transformers, which is what templates are written
 for: blocks trimmed, loop controls, ``raise_exception``, ``strftime_now``, ``tojson`` that keeps letters as they are.
-It knows text only: the tokens of a prompt are the tokenizer's business. The sandbox bounds the length of loops and
-here the length of a prompt; time and memory are bounded where a template is first met, when a bundle is built.
+It knows text only: the tokens of a prompt are the tokenizer's business. ``edgepack.text.metering`` bounds the time and
+the memory that a template takes, here its prompt's length is bounded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgepack.errors import BundleError, UsageError
 from edgepack.text.messages import checked, in_parts, plain
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from edgepack.text.metering import MeteredEnvironment
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
@@ -31,6 +31,7 @@ TOOL_USE = "additional_chat_templates/tool_use.jinja"
 
 # Far above what any context holds: a longer prompt is a template that runs away.
 MAX_CHARACTERS = 16 * 1024 * 1024
+_REASON = 1000  # characters of what a template says of its failure
 
 # What the template gets by other ways than as one of its variables.
 _ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "strftime_now")
@@ -70,8 +71,8 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
             raise BundleError(f"{file}, line {error.lineno}: {error.message}.") from None
-        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
-            reason = str(error) or type(error).__name__
+        except Exception as error:  # a program of a stranger may make the compiler fail in any way
+            reason = str(error).rstrip(".") or type(error).__name__
             raise BundleError(f"{file} does not compile: {reason}.") from error
 
     @property
@@ -122,8 +123,6 @@ class ChatTemplate:
         return self._rendered(context)
 
     def _rendered(self, context: Mapping[str, Any]) -> str:
-        from jinja2 import TemplateError
-
         pieces, length = [], 0
         try:
             for piece in self._template.generate(context):
@@ -133,18 +132,9 @@ class ChatTemplate:
                     raise BundleError(f"{self._file} writes more than {MAX_CHARACTERS:,} characters.")
         except (UsageError, BundleError):
             raise
-        except (
-            TemplateError,
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-            MemoryError,
-        ) as e:
+        except Exception as e:  # a program of a stranger may fail in any way
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
-            reason = str(e).rstrip(".") or type(e).__name__
+            reason = str(e)[:_REASON].rstrip(".") or type(e).__name__
             raise BundleError(f"{self._file} fails on these messages: {reason}.", hint=hint) from e
         return "".join(pieces)
 
@@ -185,11 +175,12 @@ def _clock(day: str) -> Callable[[str], str]:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> MeteredEnvironment:
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from edgepack.text.metering import MeteredEnvironment
 
     class Generation(Extension):
         """``{% generation %}`` marks the assistant's words for training; here its body is rendered as it stands."""
@@ -201,9 +192,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
+    environment = MeteredEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
     return environment
@@ -217,8 +206,10 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # jinja2's own filter escapes for HTML, which no template of a language model expects.
+    if not isinstance(indent, int | None) or (indent or 0) > 32 or len("".join(separators or ())) > 32:
+        raise ValueError("tojson takes up to 32 spaces and short separators")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise UsageError(f"The chat template refuses the messages: {str(message).rstrip('.')}.")
+    raise UsageError(f"The chat template refuses the messages: {str(message)[:_REASON].rstrip('.')}.")

@@ -42,18 +42,25 @@ def plain(value: object, place: str) -> Any:
 
     Raises ``UsageError`` that names the place of what JSON does not have.
     """
+    try:
+        return _plain(value, place)
+    except RecursionError:
+        raise UsageError(f"{place} has too many levels.", hint="It must be a value that JSON has.") from None
+
+
+def _plain(value: object, place: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str.__str__(value)
+        return _whole(value, place)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):
-        return {key: plain(item, f"{place}.{key}") for key, item in _named(value, place)}
+        return {key: _plain(item, f"{place}.{key}") for key, item in _named(value, place)}
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
     raise UsageError(f"{place} is of type {type(value).__name__}.", hint="It must be a value that JSON has.")
 
 
@@ -78,12 +85,12 @@ def _named(value: Mapping[Any, object], place: str) -> Iterator[tuple[str, objec
     for key, item in value.items():
         if not isinstance(key, str):
             raise UsageError(f"{place} has a key of type {type(key).__name__}.", hint="Keys must be strings.")
-        yield key, item
+        yield _whole(key, f"A key of {place}"), item
 
 
 def _text(content: object, place: str) -> str:
     if isinstance(content, str):
-        return str.__str__(content)
+        return _whole(content, place)
     if not isinstance(content, (list, tuple)):
         raise UsageError(f"{place} is of type {type(content).__name__}.", hint=_PARTS)
     if not content:
@@ -98,4 +105,15 @@ def _part(part: object, place: str) -> str:
         raise UsageError(f"{place} is a part of the type {part.get('type')!r}.", hint="The model reads text alone.")
     if not isinstance(part.get("text"), str):
         raise UsageError(f"{place}.text is not a string.", hint=_PARTS)
-    return str.__str__(part["text"])
+    return _whole(part["text"], f"{place}.text")
+
+
+def _whole(text: str, place: str) -> str:
+    text = str.__str__(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{place} has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
+        ) from None
+    return text

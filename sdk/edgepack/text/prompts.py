@@ -9,28 +9,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from edgepack.bundle.manifest import Manifest
-from edgepack.errors import EdgepackError, PromptTooLongError, UsageError
+from edgepack.bundle.manifest import Chat, Manifest, ToolUse
+from edgepack.errors import BundleError, EdgepackError, PromptTooLongError, UsageError
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.continuing import begun_prompt, check_last
+from edgepack.text.history import INSTRUCTING, CallForm, form_of, told
+from edgepack.text.messages import checked
+from edgepack.text.shortening import fewest, turns
+from edgepack.text.thoughts import marks_of, opened
 from edgepack.text.tokenizer import Tokenizer
 
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
 Messages = Sequence[Mapping[str, object]]
 
+_EMPTY = "Build the bundle again with a template that prints them, or use generate with a plain text."
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """The ids of a prompt. ``text`` is what they were made of, ``at_start`` says that what follows is a text of its
-    own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets."""
+    own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets.
+    ``begun`` is what of the answer it ends with."""
 
     ids: list[int]
     text: str
     at_start: bool
     truncated: int = 0
     kept: int = 0
+    begun: str = ""
 
 
 class Prompts:
@@ -41,6 +50,7 @@ class Prompts:
         self._tokenizer = tokenizer
         self._template = template
         self._context = context
+        self._forms: dict[ChatTemplate, CallForm] = {}
 
     @property
     def template(self) -> ChatTemplate:
@@ -63,6 +73,16 @@ class Prompts:
             prompt = replace(prompt, ids=ids[:head] + ids[len(ids) - room + head :], truncated=len(ids) - room)
         return self._checked(prompt)
 
+    def read(self, messages: Messages, template: ChatTemplate, continue_final: bool) -> list[dict[str, Any]]:
+        """Return messages checked, and told as a template takes them. Raises ``UsageError`` that names the place."""
+        found = checked(messages)
+        if template not in self._forms and any(message.get("tool_calls") for message in found):
+            self._forms[template] = form_of(template)
+        chat = self._facts(template)
+        found = told(found, self._forms.get(template, CallForm()), chat.roles if chat else ())
+        check_last(found, continue_final)
+        return found
+
     def of_messages(
         self,
         messages: Messages,
@@ -72,43 +92,68 @@ class Prompts:
         date: str | None,
         on_overflow: OnOverflow,
         max_tokens: int,
-        continues: Callable[[str], list[int] | None] = lambda text: None,
+        continues: Callable[[str], list[int] | None] | None = None,
+        continue_final: bool = False,
     ) -> Prompt:
-        """Return the prompt of checked messages; ``template`` is the bundle's, or the one that it has for tools.
+        """Return the prompt of messages that were ``read``; ``template`` is the bundle's, or the one that it has for
+        tools.
 
-        ``continues`` may know the ids of a rendered text already. Raises as ``ChatTemplate.render``, and ``UsageError``
+        ``continues`` may know the ids of a rendered text already; with ``continue_final`` the answer goes on with the
+        last message. Raises as ``ChatTemplate.render``, and ``UsageError``
         for a role or a date that the template cannot take, ``PromptTooLongError``.
         """
         self._check_date(date)
 
+        marks = marks_of(template.source)
+
+        def written(chosen: Messages, ask: bool) -> str:
+            return template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+
         def render(chosen: Messages, ask: bool = True) -> Prompt:
-            text = template.render(chosen, tools=tools, variables=variables, date=date, add_generation_prompt=ask)
+            goes_on = continue_final and ask
+            text = begun_prompt(written, chosen, marks) if goes_on else written(chosen, ask)
             # A template writes its own BOS, or wants none.
-            ids = continues(text) or self._tokenizer.encode(text, bos=False, special=True)
-            return Prompt(ids, text, at_start=True)
+            known = continues(text) if continues else None
+            ids = known or self._tokenizer.encode(text, bos=False, special=True)
+            begun = str(chosen[-1]["content"]) if goes_on else opened(text, marks)
+            return Prompt(ids, text, at_start=not goes_on, begun=begun)
 
         prompt = render(messages)
         self._check_roles(messages, template)
         if on_overflow == "error":
             return self._checked(prompt)
-        system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+        system = next((i for i, message in enumerate(messages) if message["role"] not in INSTRUCTING), len(messages))
         whole = len(prompt.ids)
         if whole > self._context:
-            prompt = self._shortened(list(messages), system, self._room(max_tokens), render)
+            prompt = self._shortened(prompt, list(messages), system, self._room(max_tokens), render)
         if on_overflow == "rolling":
             prompt = replace(prompt, kept=_kept(prompt.ids, messages[:system], render))
         return self._checked(replace(prompt, truncated=whole - len(prompt.ids)))
 
     def _shortened(
-        self, messages: list[Mapping[str, object]], system: int, room: int, render: Callable[[Messages], Prompt]
+        self,
+        prompt: Prompt,
+        messages: list[Mapping[str, object]],
+        system: int,
+        room: int,
+        render: Callable[[Messages], Prompt],
     ) -> Prompt:
         """Leave out the oldest turns, then the middle of the longest message, until the prompt has at most ``room``."""
-        while len((prompt := render(messages)).ids) > room:
-            users = [i for i, message in enumerate(messages) if message["role"] == "user" and i >= system]
-            if len(users) > 1:
-                del messages[users[0] : users[1]]
-            elif not self._cut_longest(messages, len(prompt.ids) - room):
+        begins = turns(messages, system)
+        if len(prompt.ids) > room and len(begins) > 1:
+            tried: dict[int, Prompt] = {}
+
+            def count(left_out: int) -> int:
+                tried[left_out] = render(messages[: begins[0]] + messages[begins[left_out] :])
+                return len(tried[left_out].ids)
+
+            enough = fewest(messages, begins, len(prompt.ids), room, count)
+            prompt = tried[enough]
+            del messages[begins[0] : begins[enough]]
+        while len(prompt.ids) > room:
+            if not self._cut_longest(messages, len(prompt.ids) - room):
                 raise self._too_long(len(prompt.ids), "")
+            prompt = render(messages)
         return prompt
 
     def _cut_longest(self, messages: list[Mapping[str, object]], surplus: int) -> bool:
@@ -138,10 +183,14 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
+    def _facts(self, template: ChatTemplate) -> Chat | ToolUse | None:
+        """Return what the bundle says of a template: its own, or the one that it has for tools."""
+        chat = self._manifest.chat
+        return chat and (chat.tool_use or chat if template is not self._template else chat)
+
     def _check_roles(self, messages: Messages, template: ChatTemplate) -> None:
         """Refuse what the template leaves out without a word, as most do with roles that they do not know."""
-        chat = self._manifest.chat
-        facts = chat and (chat.tool_use or chat if template is not self._template else chat)
+        facts = self._facts(template)
         if not facts or not facts.roles:
             return
         for index, message in enumerate(messages):
@@ -158,7 +207,9 @@ class Prompts:
                 )
 
     def _checked(self, prompt: Prompt) -> Prompt:
-        last = max(prompt.ids, default=0)
+        if not prompt.ids:
+            raise BundleError("The bundle's chat template prints nothing for these messages.", hint=_EMPTY)
+        last = max(prompt.ids)
         if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
             raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
         if len(prompt.ids) > self._context:

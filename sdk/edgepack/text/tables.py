@@ -22,6 +22,8 @@ from edgepack.errors import BundleDamagedError, BundleError, UnsupportedModelErr
 FILE = "tokenizer.bin"
 FIRST = 4096
 """Merges that are left to the library, by rank: read in 10 ms, and on English text they leave few for ``bpe``."""
+LONGEST = 1024
+"""Bytes of a token in ``texts``: four times the longest of any published tokenizer."""
 
 _UNSUPPORTED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _KEPT = ("unk_token", "fuse_unk", "byte_fallback")
@@ -57,16 +59,49 @@ def encode(tables: Tables) -> bytes:
 
 
 def decode(data: bytes) -> Tables:
-    """Return the tables of a file, which share its memory. Raises ``BundleDamagedError`` for another file."""
+    """Return the tables of a file, which share its memory, checked whole: no reader looks behind the end of one.
+
+    Raises ``BundleDamagedError`` for another file.
+    """
     try:
         tables = msgspec.msgpack.decode(data, type=Tables)
-        return msgspec.structs.replace(
+        tables = msgspec.structs.replace(
             tables,
             **{name: getattr(tables, name).cast("I") for name in ("ids", "ends", "ranks", "joined", "sorted")},
             pairs=tables.pairs.cast("Q"),
         )
-    except (msgspec.DecodeError, TypeError) as error:
-        raise BundleDamagedError(f"{FILE} is damaged: {error}.", hint="Build or copy the bundle again.") from None
+        _check_tables(tables)
+    except (ValueError, TypeError, RecursionError) as error:  # of msgspec, of a cast, of a text that is not UTF-8
+        raise damaged(str(error)) from None
+    return tables
+
+
+def damaged(what: str) -> BundleDamagedError:
+    """Return the error for a file that is not what it should be."""
+    return BundleDamagedError(f"{FILE} is damaged: {what}.", hint="Build or copy the bundle again.")
+
+
+def _check_tables(tables: Tables) -> None:
+    """Raise ``ValueError`` for tables that do not fit together."""
+    ends, pairs = np.frombuffer(tables.ends, "<u4"), np.frombuffer(tables.pairs, "<u8")
+    texts = np.frombuffer(tables.texts, np.uint8)
+    rows = len(ends)
+    if not 0 < tables.n_tokens <= rows:
+        raise ValueError(f"it counts {tables.n_tokens} tokens in {rows} rows")
+    lengths = np.diff(ends.astype(np.int64), prepend=0)
+    if lengths.min() < 0 or lengths.max() > LONGEST or ends[-1] != len(texts):
+        raise ValueError(f"the texts of its tokens do not follow each other, or one has more than {LONGEST} bytes")
+    str(tables.texts, "utf-8")
+    begins = (ends - lengths)[lengths > 0].astype(np.int64)
+    if (texts[begins] & 0xC0 == 0x80).any():
+        raise ValueError("a token begins within a character")
+    if not len(pairs) == len(tables.ranks) == len(tables.joined) or (pairs[1:] <= pairs[:-1]).any():
+        raise ValueError("its merges are not in order")
+    for ids in (tables.ids, tables.joined, tables.sorted):
+        if np.frombuffer(ids, "<u4").max(initial=0) >= rows:
+            raise ValueError(f"it names a token behind the last of {rows}")
+    if ((pairs >> np.uint64(32)) >= rows).any() or ((pairs & np.uint64(0xFFFF_FFFF)) >= rows).any():
+        raise ValueError(f"it merges a token behind the last of {rows}")
 
 
 def compile_tokenizer(json_bytes: bytes, first: int = FIRST) -> Tables:
@@ -129,7 +164,7 @@ def _rest(document: Mapping[str, Any], merges: Iterable[tuple[str, str]]) -> dic
     model = document["model"]
     begins = {text: id for text, id in model["vocab"].items() if len(text) == 1 or text.startswith("<0x")}
     joined = [text for left, right in merges for text in (left, right, left + right)]
-    unknown = [model["unk_token"]] if model.get("unk_token") else []
+    unknown = [model["unk_token"]] if model.get("unk_token") in model["vocab"] else []
     kept = begins | {text: model["vocab"][text] for text in (*joined, *unknown)}
     places = {text: place for place, (text, _) in enumerate(sorted(kept.items(), key=itemgetter(1)))}
     small = {"type": "BPE", "vocab": places, "merges": list(merges)}

@@ -6,6 +6,7 @@ character of a token stands for a byte, and SentencePiece-style BPE, where "▁"
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -13,9 +14,10 @@ import msgspec
 
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
 from edgepack.text.bpe import Bpe
-from edgepack.text.tables import Tables, compile_tokenizer
+from edgepack.text.tables import LONGEST, Tables, compile_tokenizer, damaged
 
 _SPACE = "\u2581"
+_GROWTH = 64
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -36,9 +38,24 @@ class _Step(msgspec.Struct):
     stop: int = 0
 
 
-class _File(msgspec.Struct):
-    """The parts of tokenizer.json that decide what bytes a token stands for."""
+class _Normalizer(msgspec.Struct):
+    """A step before any other, with what it may put in a character's place."""
 
+    type: str
+    normalizers: list[_Normalizer] = []
+    content: str = ""
+    prepend: str = ""
+
+    @property
+    def growth(self) -> int:
+        """How many times as long it may make a text, what Unicode itself composes or decomposes aside."""
+        return math.prod((each.growth for each in self.normalizers), start=len(self.content) + len(self.prepend) or 1)
+
+
+class _File(msgspec.Struct):
+    """The parts of tokenizer.json that decide what bytes a token stands for, and how long a text may become."""
+
+    normalizer: _Normalizer | None = None
     decoder: _Step | None = None
     added_tokens: list[_Added] = []
 
@@ -54,7 +71,15 @@ class Tokenizer:
     def __init__(self, tables: Tables, bos: int | None, add_bos: bool) -> None:
         if add_bos and bos is None:
             raise BundleError("The bundle asks for a BOS token, but names none.", hint="Build the bundle again.")
-        parts = msgspec.json.decode(tables.rest, type=_File)
+        try:
+            parts = msgspec.json.decode(tables.rest, type=_File)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise damaged(f"its remainder is no tokenizer: {error}") from None
+        if parts.normalizer is not None and parts.normalizer.growth > _GROWTH:
+            raise damaged(f"its normalizer may make a text more than {_GROWTH} times as long")
+        for token in parts.added_tokens:
+            if not 0 <= token.id < len(tables.ends) or len(token.content.encode()) > LONGEST:
+                raise damaged(f"the added token {token.id} is none of its tokens")
         self._bytes_of, self.strips_space = _style(parts.decoder)
         self._bpe = Bpe(tables)
         self._bos = bos

@@ -1,7 +1,8 @@
 """How models write tool calls: one row a format, chosen by what a chat template writes itself.
 
-An answer is text, then marked calls, or nothing but calls whose mark is a special token and so has no text. What is
-found is JSON as the model wrote it: whether it is a call of a known tool with valid arguments is not known here.
+An answer is text, then marked calls, or nothing but calls whose mark is a special token and so has no text. Small
+models leave the mark out, or write code in a fence: where nothing else is said, that is a call as well. What is found
+is JSON as the model wrote it: whether it is a call of a known tool with valid arguments is not known here.
 Every character is looked at a bounded number of times, because a hostile text can be as long as a context.
 """
 
@@ -26,6 +27,8 @@ _HEAD = re.compile(
     r'(?:(?P<closed>")(?P<key>\s*,\s*"(?:arguments|parameters)")?)?'
 )
 
+_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*")
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -45,14 +48,17 @@ class Format:
     separator: str | None = None
     in_system: bool = False
 
-    def split(self, text: str, names: Collection[str]) -> tuple[str, list[Any]]:
+    def split(self, text: str, names: Collection[str], start: int) -> tuple[str, list[Any]]:
         """Return the text without its calls, and the JSON of each call; the text as it is where it has none.
 
-        ``names`` are the tools', by which the beginning of a call is told from another JSON answer.
+        ``names`` are the tools', by which the beginning of a call is told from another JSON answer. What stands before
+        ``start`` was only thought.
         Raises ``ToolCallError`` for a text that begins a call and does not end it in the format.
         """
-        start = _after_reasoning(text)
-        bare = self._bare_calls(text, _after_space(text, start), names)
+        at = _after_space(text, start)
+        bare = self._bare_calls(text, at, names)
+        if bare is None:
+            bare = _alone(text, at, names)
         if bare is not None:
             return (text[:start].strip(), bare) if bare else (text, [])
         begin = text.find(self.opening, start)
@@ -133,12 +139,20 @@ def format_of(template_source: str) -> Format:
     )
 
 
-def _after_reasoning(text: str) -> int:
-    """Return where the answer begins: what a model thinks aloud may speak of calls, and calls nothing."""
-    if not text.lstrip().startswith("<think>"):
-        return 0
-    end = text.find("</think>")
-    return len(text) if end < 0 else end + len("</think>")
+def _alone(text: str, at: int, names: Collection[str]) -> list[Any] | None:
+    """Return the calls of an answer that is one piece of JSON, perhaps in a fence, None for any other answer."""
+    fence = _FENCE.match(text, at)
+    begin = fence.end() if fence else at
+    if not text.startswith(("{", "["), begin):
+        return None
+    try:
+        value, end = _json(text, begin)
+    except ToolCallError:
+        return None
+    if text[end:].strip() != ("```" if fence else ""):
+        return None
+    values = value if isinstance(value, list) else [value]
+    return values if all(_is_call(each, names) and _is_whole(each, names) for each in values) else []
 
 
 def _after_space(text: str, at: int) -> int:
@@ -151,6 +165,10 @@ def _is_call(value: object, names: Collection[str]) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return False
     return value["name"] in names or any(key in value for key in ARGUMENTS)
+
+
+def _is_whole(call: dict[str, Any], names: Collection[str]) -> bool:
+    return call["name"] in names and any(isinstance(call.get(key), dict) for key in ARGUMENTS)
 
 
 def _begins_call(answer: str, names: Collection[str]) -> bool:

@@ -8,15 +8,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgepack.errors import SchemaError, ToolCallError
+from edgepack.errors import SchemaError, ToolCallError, UsageError
+from edgepack.prefix import common_length
+from edgepack.text.detokenize import Detokenizer
+from edgepack.text.messages import plain
+from edgepack.text.thoughts import after, marks_of
+from edgepack.text.tool_arguments import coerced, place_of, strict
 from edgepack.text.tool_formats import ARGUMENTS, format_of
 from edgepack.text.tool_signature import definition_of
 
 if TYPE_CHECKING:
     from edgepack.text.chat import ChatTemplate
+    from edgepack.text.prompts import Prompt
+    from edgepack.text.tokenizer import Tokenizer
 
 # Templates write a name between quotes as it is.
 _NAME = re.compile(r"[\w.-]{1,64}")
@@ -24,15 +32,49 @@ _NAME = re.compile(r"[\w.-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that a model asks for. ``arguments`` are valid by the tool's schema; ``id`` is the model's, if any."""
+    """A call that a model asks for. ``arguments`` are valid by the tool's schema; ``id`` is the model's, if any.
+
+    ``coerced`` has what the model wrote in another type than the schema asks for, such as "3" for 3, by its place.
+    """
 
     name: str
     arguments: dict[str, Any]
     id: str | None = None
+    coerced: dict[str, Any] = field(default_factory=dict)
+
+    def answered(self, gave: object) -> dict[str, object]:
+        """Return the message that tells the model what its call gave: a text as it is, an exception as the error that
+        it is, anything else as JSON. Raises ``UsageError`` for what JSON does not have."""
+        if isinstance(gave, BaseException):
+            gave = f"Error: {type(gave).__name__}: {gave}"
+        content = gave if isinstance(gave, str) else json.dumps(plain(gave, "gave"), ensure_ascii=False)
+        message: dict[str, object] = {"role": "tool", "name": self.name, "content": content}
+        return message if self.id is None else {**message, "tool_call_id": self.id}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {"name": self.name, "arguments": self.arguments, "id": self.id}
+        told = {"name": self.name, "arguments": self.arguments, "id": self.id}
+        return told | {"coerced": self.coerced} if self.coerced else told
+
+
+class Spoken(NamedTuple):
+    """An answer with ``names`` of special tokens in its ``text``, where the model wrote those tokens."""
+
+    text: str
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ids: Sequence[int], tokenizer: Tokenizer, template_source: str, *, at_start: bool) -> Spoken:
+        """Return an answer with the special tokens that mark a call or a thought, which have no text of their own."""
+        form = format_of(template_source)
+        marks = "\0".join((form.opening, form.closing, *chain(*marks_of(template_source))))
+        words, pieces, names = Detokenizer(tokenizer, at_start=at_start), [], []
+        for id in ids:
+            pieces.append(words.push(id))
+            if id in tokenizer.special_ids and (name := tokenizer.token(id)) in marks:
+                pieces.append(name)
+                names.append(name)
+        return cls("".join(pieces), tuple(names))
 
 
 class Tools:
@@ -84,19 +126,41 @@ class Tools:
         with_tools = {**system, "tools": json.dumps(functions, ensure_ascii=False)}
         return [with_tools, *messages[int(begun) :]], None, {}
 
-    def parse(self, text: str, template_source: str) -> tuple[str, tuple[ToolCall, ...]]:
+    def parse(
+        self, text: str, template_source: str, begun: str = "", spoken: Spoken | None = None
+    ) -> tuple[str, tuple[ToolCall, ...]]:
         """Return an answer without its calls, and the calls; an answer without any is returned as it is.
 
+        ``begun`` is what of the answer its prompt ends with, such as the mark of a thought; ``spoken`` is the answer
+        with the marks that are special tokens, see ``Spoken.of``.
         Raises ``ToolCallError`` for an answer that begins a call and is not one of a known tool with valid arguments,
         ``SchemaError`` for a template as in ``check``.
         """
-        content, found = format_of(template_source).split(text, self._validators)
-        return content, tuple(self._call(value, text) for value in found)
+        form, spoken = format_of(template_source), spoken or Spoken(text)
+        whole = begun + spoken.text
+        try:
+            content, found = form.split(whole, self._validators, after(whole, marks_of(template_source)))
+            calls = tuple(self._call(value, text) for value in found)
+        except ToolCallError as error:
+            error.text = text
+            raise
+        if not calls:
+            return text, ()
+        content = content[common_length(content, begun.lstrip()) :]
+        for name in spoken.names:
+            content = content.replace(name, "")
+        return content.strip(), calls
 
-    def result_message(self, call: ToolCall, content: str) -> dict[str, object]:
-        """Return the message that answers a call, with what the tool gave as text."""
-        message: dict[str, object] = {"role": "tool", "name": call.name, "content": content}
-        return message if call.id is None else {**message, "tool_call_id": call.id}
+    def reading(
+        self, tokenizer: Tokenizer, template_source: str, prompt: Prompt
+    ) -> Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]]:
+        """Return ``parse`` for the answer to a prompt: for its text, and its ids where they say no more than that."""
+
+        def parse(text: str, ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
+            spoken = Spoken.of(ids, tokenizer, template_source, at_start=prompt.at_start) if ids else None
+            return self.parse(text, template_source, prompt.begun, spoken)
+
+        return parse
 
     def _call(self, value: object, text: str) -> ToolCall:
         name = value.get("name") if isinstance(value, dict) else None
@@ -108,10 +172,19 @@ class Tools:
         given = [value[key] for key in ARGUMENTS if key in value]
         if len(given) != 1 or not isinstance(given[0], dict):
             raise ToolCallError(f"A call of {name!r} has no object of arguments.", text=text)
-        if reason := _fault(self._validators[name], given[0]):
+        try:
+            plain(value, f"A call of {name!r}")  # what could not be told again in the next turn
+        except UsageError as error:
+            raise ToolCallError(error.message, text=text) from None
+        arguments: dict[str, Any] = given[0]
+        written: dict[str, Any] = {}
+        if reason := _fault(self._validators[name], arguments):
+            arguments, written = coerced(self._validators[name], arguments)
+            reason = _fault(self._validators[name], arguments) if written else reason
+        if reason:
             raise ToolCallError(f"The arguments of a call of {name!r} do not fit its schema: {reason}.", text=text)
         mark = value.get("id")
-        return ToolCall(name, given[0], mark if isinstance(mark, str) else None)
+        return ToolCall(name, arguments, mark if isinstance(mark, str) else None, written)
 
 
 def _function(tool: object, place: str) -> dict[str, Any]:
@@ -154,7 +227,7 @@ def _validator(schema: dict[str, Any], place: str) -> Any:
     try:
         kind.check_schema(schema)
     except WrongSchema as error:
-        raise SchemaError(f"{_at(place, error.absolute_path)}: {_short(error.message)}.") from None
+        raise SchemaError(f"{place_of(place, error.absolute_path)}: {_short(error.message)}.") from None
     except RecursionError:
         raise SchemaError(f"{place} has too many levels.") from None
     specification = specification_with(kind.ID_OF(kind.META_SCHEMA))
@@ -164,7 +237,8 @@ def _validator(schema: dict[str, Any], place: str) -> Any:
             resolver.lookup(reference)
         except Unresolvable:
             raise SchemaError(f"{place} refers to {reference!r}, which it does not hold.") from None
-    validator = kind(schema, registry=Registry())
+    # What names its draft again inside a reference to itself would be checked by the draft's own types.
+    validator = strict(kind)({key: value for key, value in schema.items() if key != "$schema"}, registry=Registry())
     try:
         validator.is_valid({})
     except RecursionError:
@@ -191,11 +265,7 @@ def _fault(validator: Any, arguments: dict[str, Any]) -> str | None:
         return "they have too many levels"
     except Unresolvable as error:  # a part with an $id of its own
         return f"the schema refers to {error.ref!r}, which it does not hold"
-    return None if error is None else f"{_at('arguments', error.absolute_path)}: {_short(error.message)}"
-
-
-def _at(place: str, path: Sequence[str | int]) -> str:
-    return place + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return None if error is None else f"{place_of('arguments', error.absolute_path)}: {_short(error.message)}"
 
 
 def _short(message: str) -> str:

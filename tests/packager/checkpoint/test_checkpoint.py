@@ -102,7 +102,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "header not an object": (container(b"[]"), "its header is not JSON"),
     "header not JSON": (container(b"{,}"), "the header is not valid JSON"),
     "header not UTF-8": (container(b'{"\xff": 1}'), "the header is not valid JSON"),
-    "header nested too deep": (container(b'{"a":' + b"[" * 100_000), "the header is not valid JSON"),
+    "header nested too deep": (container(b'{"a":' + b"[" * 100_000), "the header is nested deeper"),
     "a name twice": (container(b'{"a": {}, "a": {}}'), "the key 'a' occurs twice"),
     "metadata not text": (container({"__metadata__": {"format": 1}}), "__metadata__"),
     "no description": (container({"a": 1}), "the tensor a: its description"),

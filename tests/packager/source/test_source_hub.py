@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(llama: Path) -> Iterator[Hub]:
     with Hub({NAME: llama}) as hub:
         yield hub
+
+
+@pytest.mark.parametrize("down", [500, 401, None])
+def test_no_error_shows_a_password_or_a_token(
+    down: int | None, online: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    secret, written = "pa@ss/word", "pa%40ss%2Fword"
+    monkeypatch.setattr(constants, "ENDPOINT", online.endpoint.replace("://", f"://user:{written}@"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    online.down = down
+    online.says = f"No\x1b[2J: {TOKEN} {secret} {written} Authorization: Basic dXNlcjpwYUBzcy93b3Jk ?sig=abcdefgh"
+    if down is None:
+        online.stop()
+    with pytest.raises(SourceError) as raised:
+        source.find(NAME)
+    said = "".join(traceback.format_exception(raised.value))
+    for hidden in (secret, written, TOKEN, "dXNlcjpwYUBzcy93b3Jk", "abcdefgh", "user:", "\x1b"):
+        assert hidden not in said.replace(TOKEN + "_", "")
+        assert hidden not in caplog.text
+    assert "127.0.0.1" in raised.value.message
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ TOOLS = "{{ tools | tojson if tools else '' }}"
 CALLS = loop("{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}")
 
 # source, the roles that are printed, those of them in parts, those that are printed first only, those that get lost
+DEVELOPER = loop("{% if m.role == 'developer' %}!{{ m.content }}{% else %}{{ m.content }}{% endif %}")
 FOUND: list[tuple[str, str, str, str, str, str]] = [
     ("as it is", PLAIN, THREE, "", "", ""),
     ("trimmed", loop("{{ m.content | trim }}"), THREE, "", "", ""),
@@ -100,6 +101,9 @@ FOUND: list[tuple[str, str, str, str, str, str]] = [
     ("tools' answers lost", TOOLS + loop("{% if m.role != 'tool' %}{{ m.content }}{% endif %}"), THREE, "", "", "tool"),
     ("one answer of two", TOOLS + loop("{% if m.role != 'tool' or loop.nextitem is not defined or loop.nextitem.role !="
      " 'tool' %}{{ m.content }}{% endif %}"), THREE, "", "", "tool"),
+    ("a developer, any role", loop("{{ m.content }}"), THREE, "", "", ""),
+    ("a developer, named", DEVELOPER, "assistant developer system user", "", "", ""),
+    ("a developer, lost", DEVELOPER.replace("!{{ m.content }}", ""), THREE, "", "", "developer"),
     ("system lost beside tools", loop("{% if not tools or m.role != 'system' %}{{ m.content }}{% endif %}"),
      "assistant tool user", "", "", "system"),
     ("user lost beside tools", loop("{% if not tools or m.role != 'user' %}{{ m.content }}{% endif %}"),
@@ -138,4 +142,4 @@ def test_tools_by_another_name_are_given_too() -> None:
 
 
 def test_every_role_speaks_in_the_probes() -> None:
-    assert {role for probe in PROBES for role in probe.roles} == set(ALL.split())
+    assert {role for probe in PROBES for role in probe.roles} == {*ALL.split(), "developer"}

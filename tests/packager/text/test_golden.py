@@ -65,21 +65,28 @@ def stopped(source: str, reason: str) -> None:
         battery(armed, "", "", DAY)
 
 
-def test_a_template_without_an_end_is_stopped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_takes_all_time_is_stopped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "CPU_SECONDS", 1)
-    stopped("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "runs for more than 1 s")
+    doubled = "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}"
+    stopped(doubled, "runs for more than 1 s")
+
+
+def test_a_template_that_takes_all_memory_is_stopped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "MEMORY_MIB", 160)
+    stopped("{{ ('x' * 10**8) ~ ('x' * 10**8) }}", "needs more than 160 MiB")
 
 
 @pytest.mark.parametrize(
     "source",
     [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'x' * 10**10 }}",
         "{{ '%9000000000d' % 1 }}",
         "{% set n = namespace(a='xx') %}{% for i in range(40) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
     ],
 )
-def test_a_template_that_takes_all_memory_is_stopped_and_named(source: str) -> None:
-    stopped(source, "needs more than 512 MiB")
+def test_a_template_that_spends_too_much_is_stopped_and_named(source: str) -> None:
+    stopped(source, "takes more time or memory than a template may")
 
 
 def test_a_template_that_does_not_compile_is_named() -> None:

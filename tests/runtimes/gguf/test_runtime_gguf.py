@@ -291,6 +291,34 @@ class TestForward:
         session.close()
 
 
+class TestThreads:
+    def test_they_follow_what_a_step_costs_and_the_logits_stay(
+        self, variant: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free, now = 1.0, [0.0, 0.0]
+
+        def step(native: object, *arguments: object) -> int:
+            code: int = decode(native, *arguments)
+            counts.append(own.native.llama_n_threads(own.context))
+            now[0] += 0.03
+            now[1] += 0.03 * min(free, counts[-1])
+            return code
+
+        session = GgufRuntime().open(variant, DECODER, Options(context=200, threads=2, kv_cache="f32", chunk=128))
+        own = session._native  # type: ignore[attr-defined]
+        decode, counts = own.native.llama_decode, list[int]()
+        monkeypatch.setattr(own.native, "llama_decode", step)
+        monkeypatch.setattr("edgepack_runtimes.gguf.session.perf_counter", lambda: now[0])
+        monkeypatch.setattr("edgepack_runtimes.gguf.session.process_time", lambda: now[1])
+        said = [session.forward([token]) for token in IDS[:40]]
+        assert (counts[0], set(counts[1:20])) == (2, {1})
+        free = 2.0
+        said += [session.forward([token]) for token in IDS[40:]]
+        assert counts[-1] == 2
+        alone = opened(variant)
+        assert all(np.array_equal(alone.forward([token]), row) for token, row in zip(IDS, said, strict=True))
+
+
 class TestRefusals:
     @pytest.mark.parametrize("ids", [[], [-1], [0, 131], [1 << 40], [1 << 70], [1.5], [[1, 2]], [True]])
     def test_bad_ids_are_refused_before_anything_runs(self, variant: Path, ids: list[int]) -> None:

@@ -12,7 +12,7 @@ import small_bundle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgepack.bundle.files import MANIFEST, Bundle, open_bundle
+from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, Bundle, open_bundle
 from edgepack.errors import (
     BundleDamagedError,
     BundleError,
@@ -85,6 +85,39 @@ def test_a_file_that_is_not_listed_is_refused(folder: Path, name: str) -> None:
     assert "does not list it" in message
 
 
+@pytest.mark.parametrize(
+    "name",
+    [".DS_Store", "._manifest.json", "variants/fake-q4/._model.bin", "variants/Thumbs.db", ".directory",
+     "variants/fake-q4/desktop.ini", "__MACOSX/._small", "variants/PaxHeaders.17/model.bin", "lost+found/#1",
+     "Icon\r"],
+)  # fmt: skip
+def test_what_a_desktop_or_an_archive_leaves_is_passed_over_and_named(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\0")
+    (passed_over,) = open_bundle(folder).foreign
+    assert name.startswith(passed_over)
+    assert open_bundle(small_bundle.write(folder.parent / "other")).foreign == ()
+
+
+@pytest.mark.parametrize(
+    "name", [".DS_Store.so", "x._y", "Thumbs.db.exe", "desktop.ini2", "macosx/a", ".DS_Store/a", "._"]
+)
+def test_what_only_looks_like_it_is_refused(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"\0")
+    assert "does not list it" in refusal(folder, BundleDamagedError, "sizes")
+
+
+def test_a_link_of_a_foreign_name_is_refused(folder: Path) -> None:
+    (folder / ".DS_Store").symlink_to("LICENSE")
+    assert "symbolic link" in refusal(folder, BundleDamagedError, "sizes")
+
+
+def test_a_pipe_of_a_foreign_name_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "Thumbs.db")
+    assert "does not list it" in refusal(folder, BundleDamagedError, "sizes")
+
+
 def test_a_link_in_place_of_a_file_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "LICENSE").rename(tmp_path / "elsewhere")
     (folder / "LICENSE").symlink_to(tmp_path / "elsewhere")
@@ -108,6 +141,17 @@ def test_a_pipe_is_refused_and_not_waited_for(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
     assert f"{name} of the bundle is damaged: it is not a regular file" in refusal(folder, BundleDamagedError)
+
+
+def test_a_folder_in_place_of_the_manifest_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    assert f"{MANIFEST} of the bundle is damaged: it is not a regular file" in refusal(folder, BundleDamagedError)
+
+
+def test_a_manifest_that_is_too_large_is_not_read(folder: Path) -> None:
+    os.truncate(folder / MANIFEST, 5 << 30)
+    assert f"it has more than {MAX_MANIFEST:,} bytes" in refusal(folder, BundleDamagedError)
 
 
 def test_a_folder_in_place_of_a_file_is_refused(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -80,6 +81,16 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("source.revision", "main", "source.revision"),
         ("variants.0.proof.gates.0.holds", "<", "holds"),
         ("variants.0.kv_cache", "f8", "kv_cache"),
+        ("decoder.n_layers", 10**7, "decoder.n_layers"),
+        ("decoder.n_vocab", 10**9, "decoder.n_vocab"),
+        ("decoder.context", 2**31, "decoder.context"),
+        ("decoder.pattern.0.rope.dim", 2**31 - 2, "rope.dim"),
+        ("decoder.pattern.0.rope.dim", 18, "decoder.pattern"),
+        ("decoder.n_kv_heads", 3, "decoder"),
+        ("decoder.pattern", [{"rope": None}] * 513, "decoder.pattern"),
+        ("variants.0.weights_bytes", 2**60, "weights_bytes"),
+        ("variants", [{}] * 257, "variants"),
+        ("chat", [[]] * 10 + [json.loads("[" * 99 + "]" * 99)], "levels deep"),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(path: str, value: object, named: str) -> None:
@@ -103,10 +114,37 @@ def test_a_path_that_is_not_its_owners_is_refused(path: str, value: str) -> None
         listed(decode(as_bytes(change(plain(), path, value))))
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, SEED[:-1], SEED + b"x"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'"' * 100_001,
+        SEED[:-1],
+        SEED + b"x",
+        b"\xef\xbb\xbf" + SEED,
+    ]
+    + [SEED.replace(b'"n_layers": 2', b'"n_layers": 2' + b"0" * 5000)]
+    + [SEED.replace(b'"MIT"', text) for text in (b"NaN", b"1e999", b'"\\ud800"', b'"\xed\xa0\x80"')]
+    + [b'{"a": ' * 100_000, SEED.replace(b'"name": "small"', b'"name": "small", "name": "other"', 1)],
+)
 def test_what_is_no_manifest_is_damaged(data: bytes) -> None:
     with pytest.raises(BundleDamagedError, match=r"manifest\.json"):
         decode(data)
+
+
+def test_brackets_in_texts_are_no_levels() -> None:
+    document = plain() | {"name": '\\"' + "[{" * 100}
+    assert decode(as_bytes(document)).name == document["name"]
+
+
+def test_the_parameters_are_those_of_all_tensors() -> None:
+    decoder = decode(SEED).decoder
+    assert decoder.n_parameters == sum(math.prod(shape) for _, shape in decoder.tensors())
 
 
 def holds_or_refuses(data: bytes) -> None:

@@ -354,6 +354,25 @@ def test_verify(invoke: Invoke, bundle: str) -> None:
     ]
 
 
+def test_verify_names_what_it_passed_over(invoke: Invoke, tmp_path: Path) -> None:
+    folder = small_bundle.write(tmp_path / "small")
+    (folder / ".DS_Store").touch()
+    (folder / "__MACOSX").mkdir()
+    code, out, _ = invoke("verify", str(folder))
+    assert (code, "not the bundle's: .DS_Store, __MACOSX/" in out) == (0, True)
+    assert json_of(invoke("verify", str(folder), "--json"))["foreign"] == [".DS_Store", "__MACOSX/"]
+
+
+def test_run_and_verify_take_the_pinned_bundle_alone(invoke: Invoke, bundle: str) -> None:
+    pin = json_of(invoke("verify", bundle, "--json"))["id"]
+    assert invoke("verify", bundle, "--id", f"sha256:{pin}")[0] == 0
+    assert invoke("run", bundle, "hi", "--id", pin)[:2] == (0, "Hello!\n")
+    for command in (("verify", bundle), ("run", bundle, "hi")):
+        code, out, err = invoke(*command, "--id", "sha256:" + "0" * 64)
+        assert (code, out) == (1, "")
+        assert f"is another bundle: its id is sha256:{pin}" in err
+
+
 def test_a_replay_that_differs_ends_with_1(invoke: Invoke, tmp_path: Path, register: Callable[..., None]) -> None:
     register(fake=FakeRuntime())
     variant = small_bundle.variant("fake-q4", self_test={"ids": [1, 2, 3], "top1": [0, None, 0]})

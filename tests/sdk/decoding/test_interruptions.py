@@ -21,9 +21,9 @@ import pytest
 from edgepack import Model, fake
 from edgepack.decoding import desk as desk_module
 from edgepack.decoding import owner
-from edgepack.decoding.desk import Turn
 from edgepack.decoding.owner import Outcome
 from edgepack.decoding.stream import Stream
+from edgepack.decoding.turn import Turn
 from edgepack.fake import FakeSession
 
 WAITS = ("acquire", "get", "poll", "select")

@@ -8,16 +8,18 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import tiny_tokenizers as tiny
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.errors import BundleDamagedError, ProofError, UnsupportedModelError
+from edgepack.errors import BundleDamagedError, BundleError, ProofError, UnsupportedModelError
 from edgepack.text import tables as tokenizer_tables
 from edgepack.text.bpe import Bpe
 from edgepack.text.tables import Tables, compile_tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text.compiled import prove
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.lists(
@@ -105,6 +107,69 @@ def test_a_damaged_file_is_refused() -> None:
     for damaged in (b"", data[:-1], b"\xc1" + data, msgspec.msgpack.encode({"rest": ""}), odd):
         with pytest.raises(BundleDamagedError, match=r"tokenizer\.bin is damaged"):
             tokenizer_tables.decode(damaged)
+
+
+def words(values: list[int], format: str = "I") -> bytes:
+    return np.array(values, f"<u{4 if format == 'I' else 8}").tobytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_tokens": 0},
+        {"n_tokens": 10**6},
+        {"ends": b""},
+        {"ends": words([9, 3, 20])},
+        {"ends": words([0, 2**32 - 1])},
+        {"texts": b"\xff" * 20},
+        {"texts": b"a" * 2000, "ends": words([2000])},
+        {"texts": "é".encode(), "ends": words([1, 2])},
+        {"ids": words([2**32 - 1])},
+        {"joined": words([2**31] * 72)},
+        {"ranks": b""},
+        {"pairs": words([1] * 72, "Q")},
+        {"pairs": words([place << 40 for place in range(72)], "Q")},
+        {"pairs": words([2**32 - 1 - place for place in range(72)][::-1], "Q")},
+        {"sorted": words([10**6])},
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = msgspec.msgpack.decode(tokenizer_tables.encode(compile_tokenizer(tiny.byte_level())))
+    assert len(fields["ranks"]) == 72 * 4
+    with pytest.raises(BundleDamagedError, match=r"tokenizer\.bin is damaged"):
+        tokenizer_tables.decode(msgspec.msgpack.encode(fields | changes))
+
+
+def rest(**changes: Any) -> str:
+    return json.dumps(json.loads(compile_tokenizer(tiny.byte_level()).rest) | changes)
+
+
+GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        rest(added_tokens=[{"id": 10**6, "content": "<s>", "special": True}]),
+        rest(model={"type": "BPE", "vocab": {"a": 10**9}, "merges": []}),
+        rest(normalizer={"type": "Sequence", "normalizers": [GROWS, GROWS]}),
+        rest(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
+    ],
+)
+def test_a_remainder_that_is_no_tokenizer_is_refused(text: str) -> None:
+    tables = msgspec.structs.replace(compile_tokenizer(tiny.byte_level()), rest=text)
+    with pytest.raises(BundleError):
+        Tokenizer(tables, None, False)
+
+
+def test_a_regular_expression_without_end_is_an_error_of_the_bundle(capfd: pytest.CaptureFixture[str]) -> None:
+    endless = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    tables = msgspec.structs.replace(compile_tokenizer(tiny.byte_level()), rest=rest(pre_tokenizer=endless))
+    with pytest.raises(BundleDamagedError, match="the tokenizers library says"):
+        Tokenizer(tables, None, False).encode("a" * 40 + "b")
+    capfd.readouterr()  # a panic writes where it happened
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from itertools import accumulate
+from random import Random
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgepack
 from edgepack import fake
 from edgepack.decoding.results import Result
-from edgepack.errors import PromptTooLongError, UsageError
+from edgepack.errors import BundleError, PromptTooLongError, UsageError
+from edgepack.text.prompts import OnOverflow
+from edgepack.text.shortening import fewest
+
+POLICIES: tuple[OnOverflow, ...] = ("truncate_middle", "rolling")
 
 SYSTEM = {"role": "system", "content": "SYSTEM"}
 
@@ -107,3 +117,79 @@ def test_a_rolling_context_is_evaluated_anew() -> None:
         expected = int(model.logits(held)[-1].argmax())
     assert held[-1] == result.token_ids[-2]
     assert expected == last
+
+
+def one_by_one(model: edgepack.Model, messages: list[dict[str, str]], room: int) -> list[int]:
+    """The policy as it is told: leave out a turn, look again, and cut the middle of what is left."""
+    messages = list(messages)
+    system = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    while True:
+        ids = model.tokenizer.encode(model.template.render(messages), bos=False, special=True)
+        users = [i for i, message in enumerate(messages) if message["role"] == "user" and i >= system]
+        if len(ids) <= room or len(users) < 2:
+            break
+        del messages[users[0] : users[1]]
+    while len(ids) > room:
+        longest = max(messages, key=lambda message: len(message["content"]))
+        held, surplus = longest["content"], len(ids) - room
+        left = len(held) - surplus
+        longest["content"] = held[: left // 2] + held[left // 2 + surplus :]
+        ids = model.tokenizer.encode(model.template.render(messages), bos=False, special=True)
+    return ids
+
+
+SAID = st.text("ab", max_size=3) | st.integers(0, 400).map("x".__mul__)
+TALK = st.lists(
+    st.builds(lambda role, text: {"role": role, "content": text}, st.sampled_from(["user", "assistant", "tool"]), SAID),
+    max_size=24,
+)
+
+
+def test_as_few_turns_go_as_when_each_is_tried() -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(begun=st.lists(st.just(SYSTEM), max_size=2), talk=TALK, last=SAID, policy=st.sampled_from(POLICIES))
+    def same(begun: list[dict[str, str]], talk: list[dict[str, str]], last: str, policy: OnOverflow) -> None:
+        messages = [*begun, *talk, user(last)]
+        whole = model.tokenizer.encode(model.template.render(messages), bos=False, special=True)
+        try:
+            found = model.chat(messages, on_overflow=policy, max_tokens=10).repro.prompt_ids
+        except PromptTooLongError:
+            return
+        room = 290 if len(whole) > 300 else 300
+        assert list(found) == one_by_one(model, [dict(message) for message in messages], room)
+
+    with fake.model(says="ok", context=300) as model:
+        same()
+
+
+@pytest.mark.parametrize("shape", ["even", "a long one first", "a long one last", "longer and longer", "random"])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.99])
+def test_a_long_history_is_rendered_a_few_times(shape: str, share: float) -> None:
+    """Turns whose tokens are not in proportion to their letters are found as well, and in few tries."""
+    turns, rng = 5000, Random(shape)
+    tokens = {
+        "even": [7] * turns,
+        "a long one first": [10**6, *[7] * (turns - 1)],
+        "a long one last": [*[7] * (turns - 1), 10**6],
+        "longer and longer": list(range(turns)),
+        "random": [rng.choice([1, 10, 10**4]) for _ in range(turns)],
+    }[shape]
+    messages = [{"role": "user", "content": "x" * rng.choice([1, 30, 900])} for _ in tokens]
+    left = [*accumulate(reversed(tokens))][::-1]
+    room, tries = int(left[0] * share), 0
+
+    def count(gone: int) -> int:
+        nonlocal tries
+        tries += 1
+        return left[gone]
+
+    found = fewest(messages, range(turns), left[0], room, count)
+    assert found == next((gone for gone in range(turns) if left[gone] <= room), turns - 1)
+    assert tries <= 4 * 13
+
+
+def test_a_template_that_prints_nothing_is_named() -> None:
+    with fake.model(says="x", template="{{ messages[0].nothing }}") as model:
+        for policy in (None, *POLICIES):
+            with pytest.raises(BundleError, match="prints nothing for these messages"):
+                model.chat([user("hi")], on_overflow=policy)

@@ -18,7 +18,9 @@ from real_templates import real_template
 
 from edgepack.errors import EdgepackError, SchemaError, ToolCallError, UsageError
 from edgepack.text.chat import ChatTemplate
-from edgepack.text.tokenizer import Tokenizer
+from edgepack.text.prompts import Prompt
+from edgepack.text.thoughts import marks_of
+from edgepack.text.tokenizer import BYTE_OF, Tokenizer
 from edgepack.text.tool_formats import format_of
 from edgepack.text.tools import ToolCall, Tools
 
@@ -402,7 +404,29 @@ ROME = ToolCall("weather", {"city": "Rome"})
     [
         ("No call at all. ", "No call at all. ", ()),
         ("", "", ()),
-        ('{"name": "weather", "arguments": {}}', '{"name": "weather", "arguments": {}}', ()),
+        ('{"name": "weather", "arguments": {"city": "Rome"}}', "", (ROME,)),
+        ('\n[{"name": "f", "arguments": {}}, {"name": "weather", "parameters": {"city": "Rome"}}]\n', "",
+         (ToolCall("f", {}), ROME)),
+        ('```json\n{"name": "weather", "arguments": {"city": "Rome"}}\n```', "", (ROME,)),
+        ('<think>?</think>\n```\n{"name": "f", "arguments": {}}```\n', "<think>?</think>", (ToolCall("f", {}),)),
+        *(
+            (text, text, ())
+            for text in (
+                '{"name": "nothing", "arguments": {}}',
+                '{"name": "f"}',
+                '{"name": "f", "arguments": "{}"}',
+                '[{"name": "f", "arguments": {}}, 3]',
+                '{"a": "<tool_call>"}',
+                "[]",
+                '{"name": "f", "arguments": {}',
+                '{"name": "f", "arguments": {}} is a call.',
+                'A call: {"name": "f", "arguments": {}}',
+                '```json\n{"name": "f", "arguments": {}}',
+                '```json\n{"name": "f", "arguments": {}}\n``` is a call.',
+                '```python\n{"name": "f", "arguments": {}}\n```',
+                '"f"',
+            )
+        ),
         (f"I look.\n{CALL}", "I look.", (ROME,)),
         (f"  One {CALL} two\n{CALL}\n\nthree ", "One\ntwo\nthree", (ROME, ROME)),
         (CALL.replace("\n", ""), "", (ROME,)),
@@ -415,7 +439,7 @@ ROME = ToolCall("weather", {"city": "Rome"})
         ("<think>\nperhaps <tool_call>{", "<think>\nperhaps <tool_call>{", ()),
         (f"thought</think>{CALL}", "thought</think>", (ROME,)),
     ],
-)
+)  # fmt: skip
 def test_hermes(text: str, content: str, calls: tuple[ToolCall, ...]) -> None:
     assert F.parse(text, HERMES) == (content, calls)
 
@@ -529,6 +553,180 @@ def test_arguments_are_checked_as_the_schema_says() -> None:
         assert place in str(raised.value)
 
 
+class Kind(TypedDict):
+    whole: NotRequired[int]
+    real: NotRequired[float]
+    yes: NotRequired[bool]
+    maybe: NotRequired[int | None]
+    mixed: NotRequired[int | bool]
+    text: NotRequired[str | int]
+    days: NotRequired[list[int]]
+    near: NotRequired[Literal[1, 2]]
+
+
+def order(kind: Kind) -> None: ...
+
+
+COERCED = Tools.of([order])
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("whole", "3", 3),
+        ("whole", "-12", -12),
+        ("whole", "0", 0),
+        ("whole", 3.0, 3),
+        ("whole", -0.0, 0),
+        ("real", "3", 3),
+        ("real", "-0.5e-1", -0.05),
+        ("yes", "true", True),
+        ("yes", "false", False),
+        ("maybe", "3", 3),
+        ("maybe", 4.0, 4),
+        ("mixed", "true", True),
+        ("mixed", "7", 7),
+        ("near", "2", 2),
+    ],
+)
+def test_arguments_are_coerced_where_no_meaning_changes(key: str, written: object, value: object) -> None:
+    (call,) = parsed(COERCED, "order", {"kind": {key: written, "days": [1]}})
+    assert repr(call.arguments) == repr({"kind": {key: value, "days": [1]}})
+    assert repr(call.coerced) == repr({f"arguments.kind.{key}": written})
+
+
+def test_what_is_coerced_is_told_by_its_place() -> None:
+    (call,) = parsed(COERCED, "order", {"kind": {"days": ["3", 4, 5.0], "text": "6", "real": 7.0, "maybe": None}})
+    assert repr(call.arguments) == repr({"kind": {"days": [3, 4, 5], "text": "6", "real": 7.0, "maybe": None}})
+    assert call.coerced == {"arguments.kind.days[0]": "3", "arguments.kind.days[2]": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [
+        *(
+            ("whole", each)
+            for each in ("3.5", "3.0", " 3", "3 ", "+3", "03", "3e0", "0x3", "\u0663", "three", "", "true", "-", "1_0")
+        ),
+        *(("whole", each) for each in (3.5, 1e300, True, [3], "9" * 5000)),
+        *(("real", each) for each in ("1e999", "NaN", "Infinity", ".5", "5.", "1,5", True)),
+        *(("yes", each) for each in ("True", "yes", "1", 1, 0, 1.0, "")),
+        *(("maybe", each) for each in ("null", "None", "")),
+        *(("text", each) for each in (3.5, True, None)),
+        ("near", "3"),
+        ("days", "[1]"),
+    ],
+)
+def test_what_could_mean_something_else_is_refused(key: str, written: object) -> None:
+    with pytest.raises(ToolCallError, match=rf"do not fit its schema: arguments\.kind\.{key}"):
+        parsed(COERCED, "order", {"kind": {key: written}})
+
+
+def test_a_recursive_schema_and_names_of_properties_are_coerced_as_well() -> None:
+    tree: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"size": {"type": "integer"}, "more": {"$ref": "#"}},
+        "propertyNames": {"type": "string", "maxLength": 4},
+    }
+    (call,) = parsed(Tools.of([{"name": "f", "parameters": tree}]), "f", {"more": {"more": {"size": 3.0}}})
+    assert repr(call.arguments) == repr({"more": {"more": {"size": 3}}})
+    odd = Tools.of([{"name": "f", "parameters": {"type": "object", "propertyNames": {"type": "integer"}}}])
+    with pytest.raises(ToolCallError, match="'3' is not of type 'integer'"):
+        parsed(odd, "f", {"3": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({"x": "a\ud83d"}, "arguments.x"),
+        ({"x": [{"y": "\udc00b"}]}, r"arguments\.x\[0\]\.y"),
+        ({"\ud83d": 1}, "half a surrogate pair"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_in_the_call(arguments: dict[str, Any], place: str) -> None:
+    with pytest.raises(ToolCallError, match=rf"call of 'f'.*{place}.*") as raised:
+        parsed(F, "f", arguments)
+    assert "half a surrogate pair" in str(raised.value)
+    (whole,) = parsed(F, "f", {"x": "\U0001f680"})  # both halves
+    assert whole.arguments == {"x": "\U0001f680"}
+
+
+@pytest.mark.parametrize("mark", ["<think>", "<|channel>thought", "<seed:think>"])
+@pytest.mark.parametrize("line", ["", "\n"])
+def test_a_thought_that_the_prompt_opens_calls_nothing(mark: str, line: str) -> None:
+    (closing,) = (end for opening, end in marks_of(HERMES + "<|channel>thought<channel|><seed:think></seed:think>")
+                  if opening == mark)  # fmt: skip
+    source = f"{HERMES}{{# {mark}{closing} #}}"
+    for text, content, calls in (
+        (f"I could {CALL} but must not.{closing}\n\nNo.", None, ()),
+        (f"I use <tool_call> tags.{closing}\n\n{CALL}", f"I use <tool_call> tags.{closing}", (ROME,)),
+        (f"ok{closing}{CALL}", f"ok{closing}", (ROME,)),
+        (f"without end {CALL}", None, ()),
+        (f'ok{closing}\n{{"name": "weather", "arguments": {{"city": "Rome"}}}}', f"ok{closing}", (ROME,)),
+        (f"ok{closing}\n{mark}again {CALL}{closing} done", None, ()),
+    ):
+        assert F.parse(line + text, source, mark) == (line + text if content is None else content, calls)
+    with pytest.raises(ToolCallError) as raised:
+        F.parse(f"ok{closing}<tool_call>", source, mark)
+    assert raised.value.text == f"ok{closing}<tool_call>"
+
+
+@pytest.fixture(scope="module")
+def specials() -> Tokenizer:
+    """A tokenizer to which all marks are special tokens, which have no text."""
+    marks = ["<think>", "</think>", "[TOOL_CALLS]", "<tool_call>", "</tool_call>", "<|channel|>", "<|message|>"]
+    marks += ["<|end|>", "<|other|>"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    vocab = {character: byte for byte, character in enumerate(sorted(BYTE_OF, key=BYTE_OF.__getitem__))}
+    made = {"version": "1.0", "pre_tokenizer": level, "decoder": level,
+            "added_tokens": [{"id": 256 + place, "content": mark, **flags} for place, mark in enumerate(marks)],
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}}  # fmt: skip
+    return Tokenizer.from_json(json.dumps(made).encode(), None, False)
+
+
+ANALYSIS = "<|channel|>analysis<|message|>"
+
+
+@pytest.mark.parametrize(
+    ("source", "begun", "written", "content", "calls"),
+    [
+        (HERMES, "", f"<think>I could {CALL}</think>No.", None, 0),
+        (HERMES, "", f"<think>I could {CALL}</think>Yes.{CALL}", f"I could {CALL}Yes.", 1),
+        (HERMES, "<think>", f"I could {CALL}</think>{CALL}", f"I could {CALL}", 1),
+        (HERMES, "<think>", f"I could {CALL}", None, 0),
+        (HERMES, "", f"Zürich <|other|>one\n{CALL} two{CALL}<|other|>", "Zürich one\ntwo", 2),
+        (MISTRAL, "", '[TOOL_CALLS][{"name": "f", "arguments": {}}]', "", 1),
+        (MISTRAL, "", 'I look. [TOOL_CALLS][{"name": "f", "arguments": {}}]', "I look.", 1),
+        (MISTRAL, "", 'I look. [{"name": "f", "arguments": {}}]', None, 0),
+        (HERMES + "{# " + ANALYSIS + "<|end|> #}", "", f"{ANALYSIS}I could {CALL}<|end|>No.", None, 0),
+        (HERMES + "{# " + ANALYSIS + "<|end|> #}", ANALYSIS, f"ok<|end|>{CALL}", "ok", 1),
+    ],
+    ids=range(10),
+)
+def test_marks_that_are_special_tokens_are_read(
+    specials: Tokenizer, source: str, begun: str, written: str, content: str | None, calls: int
+) -> None:
+    ids = specials.encode(written, special=True)
+    text = specials.decode(ids)
+    assert "tool_call>" not in text
+    prompt = Prompt([], "", at_start=True, begun=begun)
+    said, found = F.reading(specials, source, prompt)(text, ids)
+    plain = text if content is None else specials.decode(specials.encode(content, special=True))
+    assert (said, len(found)) == (plain if content is None else plain.strip(), calls)
+    if calls and source is not MISTRAL:
+        assert found[-1] == ROME
+    # Without the ids, as where a stop string cut them, the text alone is read.
+    assert F.reading(specials, source, prompt)(CALL, ()) == F.parse(CALL, source, begun)
+
+
+def test_marks_that_a_template_does_not_state_are_text() -> None:
+    text = f"[THINK]{CALL}[/THINK]"
+    assert F.parse(text, HERMES)[1] == (ROME,)
+    assert F.parse(text, HERMES + "[THINK][/THINK]") == (text, ())
+
+
 def test_an_error_quotes_no_endless_value() -> None:
     with pytest.raises(ToolCallError) as raised:
         parsed(F, "weather", {"city": [0] * 10_000})
@@ -552,9 +750,11 @@ def test_an_error_quotes_no_endless_value() -> None:
         CALL * 20_000,
         "<|python_tag|>" * 100_000,
         '{"name": "f", "parameters": {}};' * 50_000,
+        "<think></think>" * 100_000,
+        "```json\n" + " " * 1_000_000,
         "[TOOL_CALLS]<|tool_call|><tool_call>" * 50_000,
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_long_hostile_answers_end(source: str, text: str) -> None:
     """Each takes hours where the time grows with the square of the length."""
@@ -603,18 +803,23 @@ def test_tools_are_given_as_the_template_takes_them() -> None:
 
 
 def test_a_call_is_answered_in_the_form_that_templates_take() -> None:
-    assert F.result_message(ROME, "21") == {"role": "tool", "name": "weather", "content": "21"}
+    assert ROME.answered("21") == {"role": "tool", "name": "weather", "content": "21"}
     marked = ToolCall("f", {}, "call00001")
-    assert F.result_message(marked, "") == {
-        "role": "tool",
-        "name": "f",
-        "content": "",
-        "tool_call_id": "call00001",
-    }
+    told = {"role": "tool", "name": "f", "tool_call_id": "call00001"}
+    assert marked.answered("") == {**told, "content": ""}
+    assert marked.answered({"Zürich": [21, None]}) == {**told, "content": '{"Zürich": [21, null]}'}
+    assert marked.answered(KeyError("Rome")) == {**told, "content": "Error: KeyError: 'Rome'"}
+    with pytest.raises(UsageError, match="gave is of type set"):
+        marked.answered({1})
 
 
 def test_a_call_and_its_error_are_plain_data() -> None:
-    assert ToolCall("f", {"x": [1]}, "a").to_dict() == {"name": "f", "arguments": {"x": [1]}, "id": "a"}
+    plain = {"name": "f", "arguments": {"x": [1]}, "id": "a"}
+    assert ToolCall("f", {"x": [1]}, "a").to_dict() == plain
+    assert ToolCall("f", {"x": [1]}, "a", {"arguments.x[0]": "1"}).to_dict() == {
+        **plain,
+        "coerced": {"arguments.x[0]": "1"},
+    }
     error = pickle.loads(pickle.dumps(ToolCallError("No.", text="raw", hint="Ask again.")))
     assert (str(error), error.text) == ("No. Ask again.", "raw")
     assert isinstance(error, EdgepackError)
@@ -655,7 +860,7 @@ def test_calls_that_real_templates_write_are_read_back(shared: Path, model: str,
     if model.startswith("Qwen"):
         assert content.endswith("I look.")
     # The conversation goes on with the result.
-    result = F.result_message(calls[0], "21 degrees")
+    result = calls[0].answered("21 degrees")
     asked = [*USER, assistant("", calls[:1]), result]
     assert "21 degrees" in template_of(source).render(asked, tools=F.definitions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgepack import FakeRuntime
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.cli import main
 from edgepack.decoding.lookup import PAYS
-from edgepack.device.hardware import Hardware, detect
+from edgepack.device.hardware import Hardware, detect, most_threads
 from edgepack.device.tuning import Tuning, read_tunings, write_tunings
 from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError, EngineTimeoutError
 from edgepack.loading import plan
@@ -111,6 +112,18 @@ def test_another_bundle_has_tunings_of_its_own(file: Path) -> None:
 def test_a_damaged_file_is_no_tuning(file: Path, text: str) -> None:
     file.write_bytes(text.encode(errors="surrogateescape"))
     assert remembered() == {}
+
+
+def test_a_count_of_threads_that_no_machine_has_is_no_tuning(file: Path) -> None:
+    write_tunings("b" * 64, MACHINE, {"fake": CPU}, [("fake", tuning(threads=most_threads() + 1))])
+    assert remembered() == {}
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    assert remembered() == {}
+    file.unlink()
 
 
 def test_a_user_without_a_home_has_no_tunings(monkeypatch: pytest.MonkeyPatch) -> None:
