@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from edgepack.errors import EngineError
+from edgepack.structured.apart import exclusive
 
 T = TypeVar("T")
 
@@ -200,16 +201,17 @@ class _Worker(Thread):
         super().__init__(daemon=True)
         self.jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
         self.between: Callable[[], float | None] = _nothing
-        others = stack_size(_STACK)
-        try:
-            self.start()
-        except RuntimeError as error:
-            raise EngineError(
-                f"No thread can be started for the engine: {error}.",
-                hint="Free memory, or raise this process's limits of memory and threads.",
-            ) from None
-        finally:
-            stack_size(others)
+        with exclusive():  # the size is that of the whole process
+            others = stack_size(_STACK)
+            try:
+                self.start()
+            except RuntimeError as error:
+                raise EngineError(
+                    f"No thread can be started for the engine: {error}.",
+                    hint="Free memory, or raise this process's limits of memory and threads.",
+                ) from None
+            finally:
+                stack_size(others)
 
     def run(self) -> None:
         while True:

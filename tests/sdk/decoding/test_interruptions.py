@@ -29,7 +29,8 @@ from edgepack.fake import FakeSession
 WAITS = ("acquire", "get", "poll", "select")
 # Of an event loop that a handler tears from its own work nobody can promise anything.
 OTHERS = (__file__, "selectors.py", *(str(path) for path in Path(asyncio.__file__).parent.glob("*.py")))
-pytestmark = [  # of destructors, and of who waits in vain
+pytestmark = [  # of destructors, of tasks that never begin, and of who waits in vain
+    pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
