@@ -96,10 +96,12 @@ class Owner:
         except IndexError:
             self._thread = _Worker()
         self._thread.name = name
-        self._thread.between = between or _nothing
+        # Its own, so that what comes after its end wakes no thread: one that wakes as all ends is torn down.
+        self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._thread.owners.put((self._jobs, between or _nothing))
         # Has ``between`` called soon. From anywhere: as no code of Python runs, no signal is handled in the middle. It
         # passes over what the end of a weak reference gives it.
-        self.wake: Callable[..., None] = partial(self._thread.jobs.put, _nothing)
+        self.wake: Callable[..., None] = partial(self._jobs.put, _nothing)
         self.stopped = False
 
     @property
@@ -122,7 +124,7 @@ class Owner:
         self.check()
         outcome: Outcome[T] = Outcome(told)
         if not self.stopped:
-            self._thread.jobs.put(lambda: outcome.settle(work))
+            self._jobs.put(lambda: outcome.settle(work))
         elif main_thread().is_alive():
             raise EngineError("The model is closed.", hint="Load the bundle again.")
         # Else the interpreter ends, and a thread that waits for ever is quieter than one that fails.
@@ -164,7 +166,7 @@ class Owner:
         self.stopped = True
         given_back: Outcome[None] = Outcome()
         thread = self._thread
-        thread.jobs.put(lambda: given_back.settle(thread.rest))
+        self._jobs.put(lambda: given_back.settle(thread.rest))
         if timeout_s is not None and not self.is_current:
             given_back.wait(timeout_s)
 
@@ -199,8 +201,8 @@ class _Worker(Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self.between: Callable[[], float | None] = _nothing
+        self.owners: SimpleQueue[tuple[SimpleQueue[Callable[[], object]], Callable[[], float | None]]] = SimpleQueue()
+        self._rests = False
         with exclusive():  # the size is that of the whole process
             others = stack_size(_STACK)
             try:
@@ -215,17 +217,22 @@ class _Worker(Thread):
 
     def run(self) -> None:
         while True:
+            self._serve(*self.owners.get())
+
+    def rest(self) -> None:
+        """Wait for the next owner."""
+        self._rests = True
+        _idle.append(self)
+
+    def _serve(self, jobs: SimpleQueue[Callable[[], object]], between: Callable[[], float | None]) -> None:
+        self._rests = False
+        while not self._rests:
             try:
-                job = self.jobs.get(timeout=self.between())
+                job = jobs.get(timeout=between())
             except Empty:
                 continue
             job()
             del job  # the last job must not keep a model alive while the thread waits for the next
-
-    def rest(self) -> None:
-        """Wait for the next owner."""
-        self.between = _nothing
-        _idle.append(self)
 
 
 def _nothing() -> None:
