@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def portion(request: pytest.FixtureRequest) -> Callable[[int], int]:
     """How many of so many hostile inputs this run tries: at least one."""
     share: float = request.config.getoption("--share")
     return lambda whole: max(1, round(whole * share))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """Ctrl-C is heard here, and by every program that a test starts, also where a shell started the tests in the
+    background and had it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

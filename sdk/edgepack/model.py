@@ -251,9 +251,8 @@ class Model:
         if tools is not None:
             messages, definitions, own = tools.given(messages, template)
             variables = {**(variables or {}), **own}
-        prompt = self._prompts.of_messages(
-            messages, template, definitions, variables, options.get("date"), policy, max_tokens, continues, goes_on
-        )
+        asked = (messages, template, definitions, variables, options.get("date"), policy, max_tokens)
+        prompt = self._prompts.of_messages(*asked, continues, goes_on)
         generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
         return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
 

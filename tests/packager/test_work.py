@@ -79,12 +79,15 @@ def test_the_next_build_removes_what_a_killed_one_left_but_not_one_that_runs(tmp
 
 def test_a_folder_that_is_not_locked_yet_is_left_for_a_moment(tmp_path: Path) -> None:
     new, old = (tmp_path / f".out.{letter * 16}.partial" for letter in "ab")
-    for folder in (new, old):
+    locking, killed = (tmp_path / f".out.{letter * 16}.partial" for letter in "cd")
+    for folder in (new, old, locking, killed):
         folder.mkdir()
-    os.utime(old, (1, 1))
+    for folder in (locking, killed):
+        (folder / ".building").touch()
+    for folder in (old, killed):
+        os.utime(folder, (1, 1))
     with work.folder(tmp_path / "out"):
-        assert new.exists()
-        assert not old.exists()
+        assert [each.exists() for each in (new, old, locking, killed)] == [True, False, True, False]
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
+import os
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,9 +13,12 @@ import numpy as np
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineError
+from edgepack.isolation import process
 from edgepack.runtime import KvCache, Options, find
 
 CHUNK = 128
+TIMEOUT_S = 3600.0
+"""Some hundred tokens of any model that fits a host take minutes: an engine that needs more has stopped."""
 
 T = TypeVar("T")
 
@@ -54,31 +56,37 @@ def run(job: Job) -> str:
 def ask(module: str, job: msgspec.Struct, place: str, kind: type[T]) -> T:
     """Give a job to a module that runs as a program of its own, and return its answer.
 
-    Raises ``EngineError``, which names ``place``, for a program that ends without one.
+    Raises ``EngineError``, which names ``place``, for a program that ends without one, or not within ``TIMEOUT_S``.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", module], input=msgspec.json.encode(job), capture_output=True, check=False
-    )
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise EngineError(
-            f"The engine of {place} died of {name}.", hint="Run `edgepack doctor` to see what is installed."
-        )
+    what = f"The engine of {place}"
     try:
-        return msgspec.json.decode(child.stdout, type=kind)
+        output = process.run(what, module, given=msgspec.json.encode(job), timeout_s=TIMEOUT_S)
+        return msgspec.json.decode(output, type=kind)
+    except EngineError as error:
+        raise type(error)(error.message, hint="Run `edgepack doctor` to see what is installed.") from None
     except msgspec.DecodeError:
-        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
-        raise EngineError(f"The engine of {place} ended without an answer: {lines[-1]}") from None
+        raise EngineError(f"{what} ended without an answer.") from None
+    except OSError as error:
+        raise EngineError(f"{what} could not be started: {error.strerror}.") from None
 
 
 def main() -> None:
     """Read a job from standard input, run it, and answer on standard output."""
+    output = answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         answer = Answer(engine=_logits(job))
     except (EdgepackError, OSError) as error:
         answer = Answer(error=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    output.write(msgspec.json.encode(answer))
+    output.close()
+
+
+def answering() -> BinaryIO:
+    """Return standard output for the answer, into which nothing that an engine prints can get any more."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return output
 
 
 def _logits(job: Job) -> str:

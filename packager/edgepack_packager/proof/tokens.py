@@ -189,6 +189,7 @@ def _ids(name: str, variant: Path, wanted: Sequence[Case]) -> list[list[int]]:
 
 def main() -> None:
     """Read a job from standard input, run it, and answer on standard output."""
+    output = child.answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     engine = runtime.find(job.runtime)
     assert isinstance(engine, Tokenizing)
@@ -197,7 +198,8 @@ def main() -> None:
         answer = Answer(plain, engine.tokenize(Path(job.variant), job.special, special=True))
     except (EdgepackError, OSError) as error:
         answer = Answer(error=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    output.write(msgspec.json.encode(answer))
+    output.close()
 
 
 if __name__ == "__main__":

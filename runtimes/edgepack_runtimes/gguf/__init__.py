@@ -33,10 +33,12 @@ class GgufRuntime:
 
     def probe(self, hardware: Hardware) -> Support:
         """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
-        from edgepack_runtimes.gguf.library import install_line, unavailable
+        from edgepack_runtimes.gguf.library import install_line, lacks_openmp, openmp_line, unavailable
 
         engine, found = _choose()
         install = install_line(hardware, engine)
+        if engine is None and lacks_openmp(found.reason):
+            install = openmp_line()
         if engine is None:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
         support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"))

@@ -11,12 +11,13 @@ import importlib.metadata
 import importlib.util
 import os
 import threading
+from collections.abc import Mapping
 from ctypes import Structure
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgepack.device.hardware import Hardware
+from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineMissingError
 from edgepack_runtimes.gguf import abi, log
 
@@ -64,8 +65,22 @@ ENGINES: Final = (
 """The engines that can be bound, best first."""
 
 
+# Wheels of llama.cpp leave it to the system, and slim images have none.
+_OPENMP: Final = "libgomp.so.1"
+_OPENMP_LINES: Final[Mapping[str, str]] = {
+    "debian": "apt-get install libgomp1",
+    "fedora": "dnf install libgomp",
+    "rhel": "dnf install libgomp",
+    "alpine": "apk add libgomp",
+    "suse": "zypper install libgomp1",
+    "arch": "pacman -S gcc-libs",
+}
+
+
 def unavailable(hardware: Hardware) -> str | None:
     """Return why no engine can be installed on a machine, None where one can."""
+    if narrow := narrow_python("llama.cpp"):
+        return narrow
     if hardware.system == "windows":
         return "No build of llama.cpp for Windows exports its C interface."
     if hardware.machine not in ("x86_64", "arm64"):
@@ -87,6 +102,21 @@ def install_line(hardware: Hardware, used: Engine | None) -> str | None:
     # The same version is there already, and pip keeps the wheel that it once built.
     again = "--force-reinstall --no-deps --no-cache-dir " if used is compiled else ""
     return f"{flags}pip install {again}{compiled.distribution}=={compiled.version}"
+
+
+def openmp_line(os_release: Path = Path("/etc/os-release")) -> str:
+    """Return the command that installs GNU's OpenMP library on this system."""
+    try:
+        said = dict(line.split("=", 1) for line in os_release.read_text("utf-8", "replace").splitlines() if "=" in line)
+    except OSError:
+        said = {}
+    kinds = f"{said.get('ID', '')} {said.get('ID_LIKE', '')}".replace('"', "").split()
+    return next((_OPENMP_LINES[kind] for kind in kinds if kind in _OPENMP_LINES), _OPENMP_LINES["debian"])
+
+
+def lacks_openmp(reason: str | None) -> bool:
+    """Say whether an engine gave the absence of that library as its reason."""
+    return _OPENMP in (reason or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +201,11 @@ def _load(engine: Engine) -> Library:
         native = ctypes.CDLL(str(path))
         abi.declare(native, engine.context_params)
     except (OSError, AttributeError) as error:
+        if _OPENMP in str(error):
+            raise EngineMissingError(
+                f"{engine.distribution} {engine.version} needs the system's {_OPENMP}, which is not installed.",
+                hint=f"Install it with: {openmp_line()}",
+            ) from error
         raise EngineMissingError(
             f"{engine.distribution} {engine.version} cannot be used: {error}.", hint="Use another backend."
         ) from error

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from edgepack.errors import visible
+
 logger: Final = logging.getLogger("edgepack.gguf")
 # Without a handler of its own, logging would print warnings of an unconfigured program to stderr.
 logger.addHandler(logging.NullHandler())
@@ -48,7 +50,7 @@ def _receive(level: int, text: bytes | None, _: int | None) -> None:
 
 
 def _flush() -> None:
-    line, _sink.line = _sink.line.strip(), ""
+    line, _sink.line = visible(_sink.line.strip()), ""  # it may hold what the file says of itself
     if not line.strip("."):  # a load draws its progress as dots
         return
     for least, lines in _sink.lists:

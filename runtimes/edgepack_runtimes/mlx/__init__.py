@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.hardware import Hardware
+from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineError, EngineMissingError, UsageError
 from edgepack.runtime import Options, Session, Support
 
@@ -34,6 +34,8 @@ class MlxRuntime:
 
     def probe(self, hardware: Hardware) -> Support:
         """Say whether mlx can run here: on "metal" with Apple Silicon, else on "cpu" where there is a build of it."""
+        if narrow := narrow_python("mlx"):
+            return Support((), reason=narrow)
         if hardware.system == "windows":
             return Support((), reason="MLX has no build for Windows.")
         if hardware.system == "darwin" and hardware.machine != "arm64":

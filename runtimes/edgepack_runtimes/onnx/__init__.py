@@ -33,8 +33,8 @@ class OnnxRuntime:
         if "cuda" not in hardware.accelerators:
             return support
         if reason := engine.no_cuda():
-            install = engine.INSTALL_CUDA if hardware.machine == "x86_64" else None
-            return replace(support, reason=reason, install=install)
+            # Wheels with CUDA exist for both processors that any has.
+            return replace(support, reason=reason, install=engine.INSTALL_CUDA)
         return replace(support, devices=("cuda", "cpu"))
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:

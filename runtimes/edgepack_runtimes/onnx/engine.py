@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 from contextlib import redirect_stdout
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgepack.device.hardware import Hardware
+from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineError, EngineMissingError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 FLOOR = (1, 27)
 INSTALL = "pip install 'edgepack[onnx]'"
-# Both packages write the same folder, so that one must go before the other comes.
-INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
+# Both packages write the same folder: both must go before one comes, whichever was there.
+INSTALL_CUDA = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 # What the graphs call the lengths that come from a shape: onnxruntime computes them on the host, where they are read.
@@ -50,11 +51,12 @@ def load() -> ModuleType:
         os.environ[_TELEMETRY] = "1"
     try:
         import onnxruntime
+
+        version: str = onnxruntime.__version__  # what is left after the other package was removed has none
     except Exception as error:  # a broken native library can raise anything
         raise EngineMissingError(
             f"onnxruntime could not be imported: {error}.", hint=f"Install it with: {INSTALL}"
         ) from error
-    version: str = onnxruntime.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < FLOOR:
         raise EngineMissingError(
             f"onnxruntime {version} is too old: before {FLOOR[0]}.{FLOOR[1]} a model can make it read any file.",
@@ -66,6 +68,8 @@ def load() -> ModuleType:
 
 def unavailable(hardware: Hardware) -> str | None:
     """Return why no recent onnxruntime can be installed on a machine, None where one can."""
+    if narrow := narrow_python("onnxruntime"):
+        return narrow
     if hardware.system == "darwin" and hardware.machine != "arm64":
         return "onnxruntime has no recent wheel for Macs with an Intel processor."
     if hardware.machine not in ("x86_64", "arm64"):
@@ -80,6 +84,8 @@ def no_cuda() -> str | None:
     """
     engine = load()
     if PROVIDERS["cuda"] not in engine.get_available_providers():
+        if _is_installed("onnxruntime-gpu"):
+            return "The package onnxruntime was installed over onnxruntime-gpu, and is built without CUDA."
         return "This onnxruntime is built without CUDA."
     engine.set_default_logger_severity(4)
     # It prints what it does not find; the libraries may be the system's own.
@@ -90,6 +96,13 @@ def no_cuda() -> str | None:
     except Exception as error:  # whatever its libraries and the driver raise
         return f"onnxruntime cannot use the GPU: {reason(error)}"
     return None
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def start(path: Path, threads: int, device: str) -> InferenceSession:

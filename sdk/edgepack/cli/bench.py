@@ -45,22 +45,13 @@ def bench(
     """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
     from edgepack.bundle.files import open_bundle
     from edgepack.loading import plan
-    from edgepack.measuring.bench import WARM_UP
-    from edgepack.measuring.bench import bench as measure
+    from edgepack.measuring.bench import Job, bench_apart
 
     opened = open_bundle(bundle, verify="sizes")
     chosen = plan(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache).choice
     with steps() as progress:
-        task = progress.add_task(f"Running {chosen.variant}", total=WARM_UP + repeats)
-        report = measure(
-            opened,
-            chosen,
-            threads=threads,
-            prompt_tokens=prompt_tokens,
-            decode_tokens=decode_tokens,
-            repeats=repeats,
-            progress=lambda: progress.advance(task),
-        )
+        progress.add_task(f"Running {chosen.variant}", total=None)
+        report = bench_apart(Job(str(opened.path), chosen, threads, prompt_tokens, decode_tokens, repeats))
     if json:
         as_json(report)
     else:

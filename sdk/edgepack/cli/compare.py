@@ -65,7 +65,7 @@ def compare(
     from edgepack.measuring.compare import read_prompts
 
     asked = read_prompts(read(prompts))
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads)
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
     with steps() as progress:
         task = progress.add_task("Answering", total=2 * len(asked))
         comparison = ask(

@@ -74,7 +74,7 @@ def eval(
     from edgepack.measuring.evaluate import evaluate
 
     words = read(text)
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads)
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
     with ExitStack() as models, steps() as progress:
         task = progress.add_task("Evaluating", total=None)
         model = models.enter_context(opening(bundle, backend, variant=variant))

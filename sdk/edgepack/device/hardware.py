@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -83,6 +84,13 @@ def detect(root: Path = Path("/")) -> Hardware:
         processor=processor_name(_text(root / "proc/cpuinfo")),
         gpus=_nvidia_names(root),
     )
+
+
+def narrow_python(engine: str) -> str | None:
+    """Return why an engine cannot be installed for a 32-bit Python, None for another: many 64-bit systems have one."""
+    if sys.maxsize > 1 << 32:
+        return None
+    return f"This Python is 32-bit, and {engine} has wheels for a 64-bit Python only."
 
 
 # Linux: cores

@@ -6,6 +6,7 @@ is what is timed: a prompt of seeded random tokens, then one greedy token after 
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -15,16 +16,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from edgepack.bundle.files import Bundle
+import msgspec
+
+from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.memory import kv_bytes
 from edgepack.device.planning import Candidate
 from edgepack.engines import Runtimes, find, open_session, with_threads
-from edgepack.errors import ContextTooLargeError, UsageError
+from edgepack.errors import ContextTooLargeError, EngineError, UsageError
+from edgepack.isolation import process, wire
 from edgepack.runtime import Options, Session
 
 WARM_UP = 1
 REPEATS = 5
 BUFFER = 256 * 1024 * 1024
+TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,64 @@ def bench(
     )
 
 
+class Job(msgspec.Struct, frozen=True):
+    """Arguments of ``bench``, for a process of its own."""
+
+    bundle: str
+    candidate: Candidate
+    threads: int | None
+    prompt_tokens: int
+    decode_tokens: int
+    repeats: int
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    report: BenchReport | None = None
+    failure: wire.Failure | None = None
+
+
+def bench_apart(job: Job) -> BenchReport:
+    """Measure in a child process, whose crash or hang is an ``EngineError``. Raises as ``bench`` otherwise."""
+    if not process.can_start():
+        return _run(job)
+    what = f"The bench of {job.candidate.variant}"
+    try:
+        output = process.run(what, __name__, given=msgspec.json.encode(job), timeout_s=TIMEOUT_S)
+        answer = msgspec.json.decode(output, type=_Answer)
+    except EngineError:  # a timeout is an OSError too
+        raise
+    except (OSError, msgspec.DecodeError) as error:
+        raise EngineError(f"{what} could not be done: {error}.") from error
+    if answer.failure is not None:
+        raise wire.error(answer.failure)
+    assert answer.report is not None  # a child without a failure has one
+    return answer.report
+
+
+def main() -> None:
+    """Measure the job on standard input and print the answer as JSON."""
+    # What an engine prints must not get into the answer.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        answer = _Answer(_run(msgspec.json.decode(sys.stdin.buffer.read(), type=Job)))
+    except Exception as error:
+        answer = _Answer(failure=wire.failure(error))
+    output.write(msgspec.json.encode(answer))
+    output.close()
+
+
+def _run(job: Job) -> BenchReport:
+    return bench(
+        open_bundle(job.bundle, verify="sizes"),
+        job.candidate,
+        threads=job.threads,
+        prompt_tokens=job.prompt_tokens,
+        decode_tokens=job.decode_tokens,
+        repeats=job.repeats,
+    )
+
+
 # Measuring
 
 
@@ -225,3 +288,7 @@ def _cache_bytes() -> int:
         return int(text.removesuffix("K")) * 1024 if text.endswith("K") else 0
     except (OSError, ValueError):
         return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -73,7 +73,8 @@ def notes(hardware: Hardware, supports: dict[str, Support], bits: int) -> tuple[
     """Return what a user of this machine should know, one sentence each."""
     found = []
     if bits == 32:
-        found.append("This Python is 32-bit, and no engine has wheels for it: install a 64-bit system.")
+        way = "Python" if hardware.machine in ("x86_64", "arm64") else "system"
+        found.append(f"This Python is 32-bit, and no engine has wheels for it: install a 64-bit {way}.")
     elif hardware.machine not in ("x86_64", "arm64"):
         found.append(f"No engine has wheels for {hardware.machine}.")
     if not any(support.devices for support in supports.values()):

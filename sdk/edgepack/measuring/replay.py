@@ -8,6 +8,7 @@ from edgepack.device.hardware import Hardware
 from edgepack.device.planning import default_kv_cache, kv_caches
 from edgepack.engines import Runtimes, find, probe_all
 from edgepack.errors import EdgepackError
+from edgepack.isolation import isolate
 from edgepack.runtime import Options, Support
 from edgepack.text.replay import Replay, compared
 
@@ -15,8 +16,8 @@ from edgepack.text.replay import Replay, compared
 def replay_variant(bundle: Bundle, variant: Variant, hardware: Hardware, runtimes: Runtimes | None = None) -> Replay:
     """Run a variant's self-test through its engine and compare the likeliest token at every position that has one.
 
-    An engine that is not here, or a variant without a self-test, is skipped with its reason; an engine that fails
-    differs.
+    A registered engine runs in a process of its own. One that is not here, or a variant without a self-test, is
+    skipped with its reason; an engine that fails, crashes or hangs differs.
     """
     if variant.self_test is None:
         return Replay(variant.id, "skipped", 0, "it has no self-test: it was built unproven")
@@ -44,7 +45,8 @@ def _run(
 ) -> tuple[list[str | None], int]:
     kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support))
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
-    session = find(variant.runtime, runtimes).open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)
+    engine = find(variant.runtime, runtimes) if runtimes is not None else isolate.IsolatedRuntime(variant.runtime)
+    session = engine.open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)
     try:
         likeliest = session.forward_all(test.ids).argmax(axis=1)
     finally:

@@ -80,7 +80,8 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
     choice = plan(
         opened, context=then.context, backend=then.backend, variant=then.variant, kv_cache=then.kv_cache
     ).choice
-    with open_candidate(opened, replace(choice, options=_options(choice.options, then))) as model:
+    again = replace(choice, options=_options(choice.options, then))
+    with open_candidate(opened, again, isolate=True) as model:
         result = model.repeat(recorded.repro, recorded.sampling)
         return _compared(recorded, result, model.setup)
 

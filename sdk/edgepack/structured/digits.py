@@ -35,12 +35,12 @@ class Digits:
     def bounded(self, allowed: NDArray[np.bool_], vocabulary: Vocabulary) -> NDArray[np.bool_]:
         """Return those of the allowed tokens that leave a number readable: not too long, and finite.
 
-        Where none would be left, the schema asks for a constant of such a length: then all.
+        Where none would be left, it ends in a point or a sign, and has to go on: then all.
         """
         if not self._number:
             return allowed
         beginning = vocabulary.numeric
-        fits = allowed & (beginning <= _LONGEST - len(self._number))
+        fits = allowed & (beginning <= max(_LONGEST - len(self._number), 0))
         for token in np.flatnonzero(fits & (beginning > 0)):
             text = self._number + vocabulary.bytes[token][: beginning[token]]
             if _POWER.search(text) and not math.isfinite(float(text)):

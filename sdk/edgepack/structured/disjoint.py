@@ -47,8 +47,6 @@ class Disjoint:
                 if word in one and all(self(branch, other, depth - 1) for branch in one[word]):
                     return True
         types = _types(a) & _types(b)
-        if not types:
-            return True
         if (values := _values(a)) is not None and (others := _values(b)) is not None:
             return not values & others
         return all(self._of_type(kind, a, b, depth) for kind in types)

@@ -50,17 +50,18 @@ def begun_prompt(render: Callable[[Messages, bool], str], messages: Messages, ma
     if before and (mark := unfinished(begun, marks)):
         # Templates print thoughts that have an end, but each lets the model begin one; some open it themselves.
         asked = render(before, True)
-        return asked + (begun.lstrip().removeprefix(mark).lstrip() if opened(asked, marks) else begun)
+        thought = begun.lstrip().removeprefix(mark)
+        return asked + thought.lstrip() if opened(asked, marks) else asked + mark + thought
     try:
-        printed, *rest = render([*before, {**last, "content": begun + _END}], False).split(_END)
+        text = render([*before, {**last, "content": begun + _END}], False)
+        printed = text.count(_END)
     except UsageError:  # a template that wants another's message last
-        printed, rest = "", []
-    if len(rest) == 1:
-        return printed
-    asked = render(before, True) if before and not rest else ""
-    if not asked or opened(asked, marks):
-        raise UsageError(
-            "The bundle's chat template does not print the assistant's last message as it is.",
-            hint="Leave out continue_final, and end with what is to be answered.",
-        )
-    return asked + begun
+        printed = 0
+    if printed == 1:
+        return text[: text.index(_END)]
+    if before and not printed and not opened(asked := render(before, True), marks):
+        return asked + begun
+    raise UsageError(
+        "The bundle's chat template does not print the assistant's last message as it is.",
+        hint="Leave out continue_final, and end with what is to be answered.",
+    )

@@ -22,6 +22,8 @@ from edgepack.text.shortening import fewest, turns
 from edgepack.text.thoughts import marks_of, opened
 from edgepack.text.tokenizer import Tokenizer
 
+_SHORTENS = "; on_overflow='truncate_middle' or 'rolling' shortens it for you"
+
 OnOverflow = Literal["error", "truncate_middle", "rolling"]
 Messages = Sequence[Mapping[str, object]]
 
@@ -61,6 +63,7 @@ class Prompts:
 
     def of_text(self, text: str, on_overflow: OnOverflow, max_tokens: int) -> Prompt:
         """Return the prompt of a plain text. Raises ``UsageError`` for none, ``PromptTooLongError``."""
+        self._check_bytes(text, on_overflow)
         ids = self._tokenizer.encode(text)
         if not ids:
             raise UsageError("The prompt is empty, and this model has no BOS token to begin with.", hint="Pass a text.")
@@ -112,6 +115,7 @@ class Prompts:
         def render(chosen: Messages, ask: bool = True) -> Prompt:
             goes_on = continue_final and ask
             text = begun_prompt(written, chosen, marks) if goes_on else written(chosen, ask)
+            self._check_bytes(text, on_overflow)
             # A template writes its own BOS, or wants none.
             known = continues(text) if continues else None
             ids = known or self._tokenizer.encode(text, bos=False, special=True)
@@ -183,6 +187,11 @@ class Prompts:
         if date is not None and prints is None:
             raise UsageError("This bundle's chat template prints no day.", hint="Leave out date.")
 
+    def _check_bytes(self, text: str, on_overflow: OnOverflow) -> None:
+        """Refuse, before anything is tokenised, a text whose bytes alone need more tokens than the context has."""
+        if on_overflow == "error" and (least := self._tokenizer.at_least(text)) > self._context:
+            raise self._too_long(least, _SHORTENS, "at least ")
+
     def _facts(self, template: ChatTemplate) -> Chat | ToolUse | None:
         """Return what the bundle says of a template: its own, or the one that it has for tools."""
         chat = self._manifest.chat
@@ -213,14 +222,15 @@ class Prompts:
         if last >= self._manifest.decoder.n_vocab:  # a tokenizer may know tokens that its model never learnt
             raise UsageError(f"The prompt has the token {self._tokenizer.token(last)!r}, which this model lacks.")
         if len(prompt.ids) > self._context:
-            raise self._too_long(len(prompt.ids), "; on_overflow='truncate_middle' or 'rolling' shortens it for you")
+            raise self._too_long(len(prompt.ids), _SHORTENS)
         return prompt
 
-    def _too_long(self, count: int, otherwise: str) -> PromptTooLongError:
+    def _too_long(self, count: int, otherwise: str, about: str = "") -> PromptTooLongError:
         most = self._manifest.context.profile
         hint = f"load with context={count} or more" if count <= most else f"this bundle is made for {most} tokens"
         return PromptTooLongError(
-            f"The prompt has {count} tokens, the context {self._context}.", hint=f"Shorten it, or {hint}{otherwise}."
+            f"The prompt has {about}{count} tokens, the context {self._context}.",
+            hint=f"Shorten it, or {hint}{otherwise}.",
         )
 
 

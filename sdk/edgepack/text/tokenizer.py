@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Iterable
 
 import msgspec
+import numpy as np
 
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
 from edgepack.text.bpe import Bpe
 from edgepack.text.tables import LONGEST, Tables, compile_tokenizer, damaged
 
 _SPACE = "\u2581"
+_BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
 _GROWTH = 64
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -25,6 +27,8 @@ class _Added(msgspec.Struct):
     id: int
     content: str
     special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
 
 
 class _Step(msgspec.Struct):
@@ -47,15 +51,29 @@ class _Normalizer(msgspec.Struct):
     prepend: str = ""
 
     @property
+    def shrinks(self) -> int:
+        """How many times as short it may make a text, 0 where that is not known. A character of NFC stands for what
+        takes up to three times its bytes (Unicode Standard Annex 15, "Maximum expansion factors")."""
+        known = {"Prepend": 1, "Replace": int(bool(self.content)), "NFC": 3, "Sequence": 1}
+        return math.prod((each.shrinks for each in self.normalizers), start=known.get(self.type, 0))
+
+    @property
     def growth(self) -> int:
         """How many times as long it may make a text, what Unicode itself composes or decomposes aside."""
         return math.prod((each.growth for each in self.normalizers), start=len(self.content) + len(self.prepend) or 1)
+
+
+class _Model(msgspec.Struct):
+    """What the library's model has of the vocabulary, all that a text may begin as among it."""
+
+    vocab: dict[str, int] = {}
 
 
 class _File(msgspec.Struct):
     """The parts of tokenizer.json that decide what bytes a token stands for, and how long a text may become."""
 
     normalizer: _Normalizer | None = None
+    model: _Model = msgspec.field(default_factory=_Model)
     decoder: _Step | None = None
     added_tokens: list[_Added] = []
 
@@ -85,6 +103,12 @@ class Tokenizer:
         self._bos = bos
         self._add_bos = add_bos
         self.n_tokens = tables.n_tokens
+        self._covers = self._longest(tables, parts)
+        letters = parts.model.vocab.keys()
+        # A vocabulary may lack bytes, which then become nothing.
+        byte_level = self._bytes_of is _byte_level_bytes
+        self._dropped = bytes(byte for letter, byte in BYTE_OF.items() if byte_level and letter not in letters)
+        self._strips = any(token.lstrip or token.rstrip for token in parts.added_tokens)
         self.special_ids = frozenset(token.id for token in parts.added_tokens if token.special)
         self._bytes: dict[int, bytes] = {
             token.id: b"" if token.special else self._added_bytes(token.content) for token in parts.added_tokens
@@ -118,6 +142,27 @@ class Tokenizer:
         if wanted and self._bos is not None and ids[:1] != [self._bos]:
             ids.insert(0, self._bos)
         return ids
+
+    def at_least(self, text: str) -> int:
+        """Return how many tokens a text has at least: its bytes over those that one may stand for; 0 where nothing
+        follows from them."""
+        counted = "".join(text.split()) if self._strips else text
+        data = counted.encode("utf-8", "surrogatepass").translate(None, self._dropped)
+        return -(-len(data) // self._covers) if self._covers else 0
+
+    def _longest(self, tables: Tables, parts: _File) -> int:
+        """Return the most bytes of a text that one token may stand for, 0 where that is not known."""
+        shrinks = 1 if parts.normalizer is None else parts.normalizer.shrinks
+        byte_level = self._bytes_of is _byte_level_bytes
+        # Without a token for each byte there may be one for many characters.
+        if not shrinks or not (byte_level or parts.model.vocab.keys() >= _BYTE_TOKENS):
+            return 0
+        ends = np.frombuffer(tables.ends, "<u4")
+        if byte_level:  # a character is a byte
+            begins = np.frombuffer(tables.texts, np.uint8) & 0xC0 != 0x80
+            ends = np.concatenate([[0], np.cumsum(begins)])[ends]
+        added = [len(token.content.encode()) for token in parts.added_tokens]
+        return shrinks * max(int(np.diff(ends.astype(np.int64), prepend=0).max()), *added, 1)
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary writes it. Raises ``UsageError`` for an id without one."""

@@ -27,7 +27,7 @@ _HEAD = re.compile(
     r'(?:(?P<closed>")(?P<key>\s*,\s*"(?:arguments|parameters)")?)?'
 )
 
-_FENCE = re.compile(r"```(?:json)?[ \t]*\r?\n\s*")
+_FENCE = re.compile(r"```(?:json|JSON)?\s*")
 
 
 @dataclass(frozen=True, slots=True)

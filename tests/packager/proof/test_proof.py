@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import broken_runtimes
 import msgspec
 import numpy as np
 import pytest
@@ -254,4 +255,18 @@ def test_probe_is_deterministic_and_covers_text_and_random(weights: Weights) -> 
 def test_a_child_that_dies_is_a_sentence(weights: Weights, tmp_path: Path) -> None:
     job = child.Job("no-such-engine", str(tmp_path), weights.decoder, [1], "f32", str(tmp_path / "out"))
     with pytest.raises(EngineError, match="no-such-engine"):
+        child.run(job)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "limit", "said"),
+    [("open-aborts", 600.0, "SIGABRT: .*ENGINE_ASSERT"), ("open-hangs", 1.0, "within 1 s")],
+)
+def test_an_engine_that_breaks_in_the_proof_is_a_sentence(
+    runtime: str, limit: float, said: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_runtimes.register(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(child, "TIMEOUT_S", limit)
+    job = child.Job(runtime, str(tmp_path), weights.decoder, [1], "f32", str(tmp_path / "out"))
+    with pytest.raises(EngineError, match=said):
         child.run(job)

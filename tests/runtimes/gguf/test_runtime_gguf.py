@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import numpy as np
@@ -629,6 +633,11 @@ class TestSilence:
         assert any("n_ctx_seq" in line for line in lines)
         assert not any("\n" in line or line != line.strip() for line in lines)
 
+    def test_what_a_file_says_of_itself_moves_no_cursor(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, logger="edgepack.gguf"):
+            log._receive(2, b"general.name = \x1b[2Jx\n", None)
+        assert [record.getMessage() for record in caplog.records] == ["general.name = \\u001b[2Jx"]
+
     def test_a_line_in_pieces_is_one_record(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.DEBUG, logger="edgepack.gguf"), log.errors() as errors:
             for level, text in [(4, b"half of"), (5, b" a line\n"), (3, b"careful\n"), (2, b"...."), (5, b"..\n")]:
@@ -704,3 +713,15 @@ class TestQuantize:
     def test_rows_that_do_not_fit(self, name: str, rows: NDArray[np.float32], complaint: str) -> None:
         with pytest.raises(ValueError, match=complaint):
             GgufRuntime().quantize(name, rows)
+
+
+def no_place(*_: object, **__: object) -> NoReturn:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_the_selfcheck_needs_no_folder_that_can_be_written(monkeypatch: pytest.MonkeyPatch, memory: bool) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", no_place)
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert "cpu" in selfcheck.examine(library.ENGINES[-1]).devices

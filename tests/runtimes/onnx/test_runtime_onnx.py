@@ -33,6 +33,7 @@ from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import find as find_target
+from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.check import check
 
 POSITIONS = 160
@@ -498,14 +499,103 @@ def drop_the_graph(model: onnx.ModelProto) -> None:
 def test_a_graph_that_names_what_it_must_not_never_reaches_the_engine(
     copy: Path, tiny: tuple[Path, Decoder], edit: Callable[[onnx.ModelProto], object]
 ) -> None:
-    check(copy)
+    check(copy, tiny[1])
     change(copy, edit)
     with pytest.raises(EngineError, match="is not a model that edgepack wrote"):
         start(copy, tiny[1])
 
 
+def attribute(model: onnx.ModelProto, operator: str, name: str) -> Any:
+    node = next(node for node in model.graph.node if node.op_type == operator)
+    return next(part for part in node.attribute if part.name == name)
+
+
+def count_heads_that_nobody_has(model: onnx.ModelProto) -> None:
+    attribute(model, "GroupQueryAttention", "num_heads").i = 2**62
+
+
+def multiply_by_nothing(model: onnx.ModelProto) -> None:
+    attribute(model, "GroupQueryAttention", "scale").f = 0.0
+
+
+def set_another_epsilon(model: onnx.ModelProto) -> None:
+    attribute(model, "SkipSimplifiedLayerNormalization", "epsilon").f = float("nan")
+
+
+def make_many_numbers(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(helper.make_tensor("count", onnx.TensorProto.INT64, [1], [2 * 10**8]))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["count"], ["zeros"], name="zeros"))
+
+
+def multiply_two_matrices(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "FusedMatMul")
+    node.input[0] = "embedding.weight"
+
+
+def give_positions_of_the_files_own(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    node.input[5] = "total_sequence_length"
+
+
+def call_another_domain(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].domain = "com.microsoft.nchwc"
+
+
+def leave_out_an_operator(model: onnx.ModelProto) -> None:
+    del model.graph.node[-1]
+
+
+def cut_a_table(model: onnx.ModelProto) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "rope.0.cosine")
+    del tensor.dims[:]
+    tensor.dims.extend([1, 8])
+    next(part for part in tensor.external_data if part.key == "length").value = "32"
+
+
+def begin_elsewhere(model: onnx.ModelProto) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "one")
+    tensor.int64_data[0] = 2**40
+
+
+def add_an_initialiser(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(helper.make_tensor("more", onnx.TensorProto.FLOAT, [1], [1.0]))
+
+
+def wait_for_another_operator_set(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 23
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        count_heads_that_nobody_has,
+        multiply_by_nothing,
+        set_another_epsilon,
+        make_many_numbers,
+        multiply_two_matrices,
+        give_positions_of_the_files_own,
+        call_another_domain,
+        leave_out_an_operator,
+        cut_a_table,
+        begin_elsewhere,
+        add_an_initialiser,
+        wait_for_another_operator_set,
+    ],
+)
+def test_a_graph_that_is_not_the_decoders_never_reaches_the_engine(
+    copy: Path, tiny: tuple[Path, Decoder], edit: Callable[[onnx.ModelProto], object]
+) -> None:
+    change(copy, edit)
+    with pytest.raises(EngineError, match=r"is not (the graph of this decoder|a model that edgepack wrote)"):
+        check(copy, tiny[1])
+
+
 def test_a_graph_of_another_decoder_is_refused(tiny: tuple[Path, Decoder]) -> None:
-    for field, value, name in (("n_layers", 3, "past_key_values.2.key"), ("n_vocab", 400, "logits")):
+    differences = {
+        "n_layers": (3, "the operator of layers.2.attention.norm.output"),
+        "n_vocab": (400, "embedding.weight"),
+    }
+    for field, (value, name) in differences.items():
         other = msgspec.structs.replace(tiny[1], **{field: value})
         with pytest.raises(EngineError, match=f"is not the graph of this decoder: {name} differs"):
             start(tiny[0], other)
@@ -517,7 +607,7 @@ def test_the_engines_own_reason_is_passed_on(copy: Path, tiny: tuple[Path, Decod
 
     change(copy, misname)
     with pytest.raises(EngineError, match=r"could not load the model.*NoSuchOperator"):
-        start(copy, tiny[1])
+        engine.start(copy / "model.onnx", 1, "cpu")
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.onnx.data"])
@@ -539,4 +629,4 @@ def test_damaged_bytes_are_refused_or_harmless(copy: Path, tiny: tuple[Path, Dec
     content[position : position + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
     (copy / "model.onnx").write_bytes(content)
     with suppress(EngineError):
-        check(copy)
+        check(copy, tiny[1])

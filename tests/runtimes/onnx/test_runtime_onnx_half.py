@@ -151,7 +151,7 @@ def test_an_engine_without_cuda_says_what_to_install() -> None:
     assert support.devices == ("cpu",)
     assert support.reason == "This onnxruntime is built without CUDA."
     assert "onnxruntime-gpu" in str(support.install)
-    assert OnnxRuntime().probe(replace(NVIDIA, machine="arm64")).install is None
+    assert OnnxRuntime().probe(replace(NVIDIA, machine="arm64")).install == engine.INSTALL_CUDA
 
 
 def test_a_provider_that_is_listed_and_cannot_be_used_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from edgepack.cli import main
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
 from edgepack.fake import FakeSession
-from edgepack.isolation import probing
+from edgepack.isolation import isolate, probing, process
 from edgepack.runtime import Runtime, Support
 from edgepack.text.tokenizer import Tokenizer
 
@@ -52,6 +52,8 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(runtime, "find", find)
         # A child process would find the installed ones.
         monkeypatch.setattr(probing, "probe", lambda name, hardware: probing.ask(name, find, hardware))
+        monkeypatch.setattr(isolate, "IsolatedRuntime", find)
+        monkeypatch.setattr(process, "can_start", lambda: False)
 
     put(fake=FakeRuntime(ANSWER))
     return put

@@ -67,6 +67,18 @@ def test_a_fault_is_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\x1b" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [RuntimeError(ATTACK), OSError(5, "No", ATTACK)])
+def test_a_raw_error_is_shown_escaped(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("edgepack.cli._invoke", fail)
+    assert main([]) == 1
+    assert SHOWN in capsys.readouterr().err
+
+
 def test_progress_and_notes_are_text(capsys: pytest.CaptureFixture[str]) -> None:
     screen.say(screen.err(), ATTACK)
     for made in (screen.bar(), screen.steps(), screen.stages()):

@@ -7,6 +7,7 @@ is called just there, so that it can raise what a handler would, at the n-th pla
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -127,6 +128,7 @@ def storm(ask: Callable[[Model], None], step: int, wait_s: float = 20) -> int:
                 HELD.append(error)
             is_as_before(model, want, wait_s)
         HELD.clear()
+        gc.collect()
     return at
 
 

@@ -105,7 +105,7 @@ def test_onnx_on_nvidia_says_why_it_stays_on_the_processor_and_what_to_install()
     support = OnnxRuntime().probe(NVIDIA)
     assert support.devices == ("cpu",)
     (install,) = installs(NVIDIA, {"onnx": support}).values()
-    assert install == "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
+    assert install == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.27'"
     assert any(
         "onnx leaves cuda idle: This onnxruntime is built without CUDA." in note
         for note in notes(NVIDIA, {"onnx": support}, 64)
@@ -116,7 +116,8 @@ def test_notes_are_for_this_machine() -> None:
     ready = {"gguf": Support(("cpu",))}
     assert notes(PC, ready, 64) == ()
     assert notes(PC, {"gguf": Support((), reason="gone")}, 64) == ("No engine can run here: install at least one.",)
-    assert "32-bit" in notes(OLD_PI, ready, 32)[0]
+    assert "install a 64-bit system" in notes(OLD_PI, ready, 32)[0]
+    assert "install a 64-bit Python" in notes(PI, ready, 32)[0]
     assert notes(replace(PC, machine="riscv64"), ready, 64) == ("No engine has wheels for riscv64.",)
     assert "grants 2.5 cores" in notes(replace(PC, quota=2.5), ready, 64)[0]
     assert notes(NVIDIA, ready, 64) == ("This machine has cuda, and no installed engine can use it.",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 import time
 from typing import Any
@@ -112,6 +113,31 @@ def test_who_waits_too_long_gets_an_error_and_the_work_ends(monkeypatch: pytest.
     assert ended.wait(10)
     monkeypatch.setattr(constrain, "_SECONDS", 0.0)
     assert "too long" in refused(regex="a")
+
+
+def test_an_interrupt_of_who_waits_ends_the_work() -> None:
+    ended = threading.Event()
+
+    def work(check: Any) -> None:
+        try:
+            while True:
+                check()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            apart(work, 60)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ended.wait(10)
 
 
 def test_a_fork_is_not_held_up_by_a_thread_that_it_has_not() -> None:

@@ -112,7 +112,18 @@ def test_a_fraction_and_a_power_come_to_their_end() -> None:
     assert longest(bound({"type": "number"}), b"e", b"9") == "9e99"
 
 
-def test_a_constant_may_be_longer_and_digits_in_a_string_are_text() -> None:
+def test_a_number_that_has_to_go_on_may_go_on() -> None:
+    constraint = Constraint(bound({"type": "number"}), 1000)
+    tokens = {TOKENIZER.token_bytes(token): token for token in range(TOKENIZER.n_tokens)}
+    digits = [tokens[b"%d" % digit] for digit in range(10)]
+    for byte in b"9" * 31 + b".5":
+        assert constraint.allowed[tokens[bytes([byte])]]
+        constraint.accept(tokens[bytes([byte])])
+    assert not constraint.allowed[digits].any()
+    assert constraint.allowed[STOP]
+
+
+def test_a_constant_may_be_long_and_digits_in_a_string_are_text() -> None:
     assert longest(bound({"const": 1e-22}), b"0") == f"{1e-22:.22f}"
     long = "9" * 60
     assert longest(bound({"const": f'a"\\{long}'}), b"9") == json.dumps(f'a"\\{long}')

@@ -100,6 +100,16 @@ def test_a_rolling_answer_goes_on_past_the_context() -> None:
     assert stopped.usage.completion_tokens == 24 - 8 + 1
 
 
+def test_a_text_that_cannot_fit_is_not_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake.model(says=(), context=16) as model:
+        with pytest.raises(PromptTooLongError, match=r"has 17 tokens, the context 16"):
+            model.generate("a" * 17)
+        monkeypatch.setattr(model.tokenizer, "encode", lambda text, **options: pytest.fail("it was tokenised"))
+        for ask in (model.generate, lambda text: model.chat([user(text)])):
+            with pytest.raises(PromptTooLongError, match=r"has at least \d+ tokens, the context 16"):
+                ask("a" * 10_000)
+
+
 def test_a_rolling_context_keeps_the_system_prompt() -> None:
     with fake.model(says=list(b"x" * 400), context=80) as model:
         model.chat([SYSTEM, user("hi")], on_overflow="rolling", max_tokens=200)

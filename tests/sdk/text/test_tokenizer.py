@@ -52,6 +52,20 @@ def test_sentencepiece_text_survives(text: str) -> None:
 
 
 @given(TEXTS)
+def test_no_text_has_fewer_tokens_than_its_bytes_say(text: str) -> None:
+    for tokenizer in (byte_level(), sentencepiece()):
+        for repeated in (text, text * 9):
+            for special in (False, True):
+                least = tokenizer.at_least(repeated)
+                assert least <= len(tokenizer.encode(repeated, bos=False, special=special))
+
+
+def test_a_long_text_has_many_tokens() -> None:
+    assert byte_level().at_least("x" * 100_000) > 1000
+    assert sentencepiece().at_least("x" * 100_000) > 1000
+
+
+@given(TEXTS)
 def test_decoding_agrees_with_the_tokenizers_library(text: str) -> None:
     for data, ours in [(tiny.byte_level(), byte_level()), (tiny.sentencepiece(), sentencepiece())]:
         ids = ours.encode(text)

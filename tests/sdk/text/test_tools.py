@@ -408,6 +408,7 @@ ROME = ToolCall("weather", {"city": "Rome"})
         ('\n[{"name": "f", "arguments": {}}, {"name": "weather", "parameters": {"city": "Rome"}}]\n', "",
          (ToolCall("f", {}), ROME)),
         ('```json\n{"name": "weather", "arguments": {"city": "Rome"}}\n```', "", (ROME,)),
+        ('```{"name": "f", "arguments": {}}```', "", (ToolCall("f", {}),)),
         ('<think>?</think>\n```\n{"name": "f", "arguments": {}}```\n', "<think>?</think>", (ToolCall("f", {}),)),
         *(
             (text, text, ())
@@ -620,6 +621,31 @@ def test_what_is_coerced_is_told_by_its_place() -> None:
 def test_what_could_mean_something_else_is_refused(key: str, written: object) -> None:
     with pytest.raises(ToolCallError, match=rf"do not fit its schema: arguments\.kind\.{key}"):
         parsed(COERCED, "order", {"kind": {key: written}})
+
+
+@dataclass
+class Cat:
+    kind: Literal["cat"]
+    lives: int
+
+
+@dataclass
+class Dog:
+    kind: Literal["dog"]
+    good: bool
+
+
+def adopt(pet: Cat | Dog | None) -> None: ...
+
+
+def test_a_union_is_coerced_in_the_branch_that_it_is_of() -> None:
+    tools = Tools.of([adopt])
+    for written, value in (({"kind": "cat", "lives": "9"}, 9), ({"kind": "dog", "good": "true"}, True)):
+        (call,) = parsed(tools, "adopt", {"pet": written})
+        assert list(call.arguments["pet"].values())[1] is value
+        assert len(call.coerced) == 1
+    with pytest.raises(ToolCallError):
+        parsed(tools, "adopt", {"pet": {"kind": "cow", "lives": "9"}})
 
 
 def test_a_recursive_schema_and_names_of_properties_are_coerced_as_well() -> None:

@@ -1,0 +1,298 @@
+"""The graph that a decoder has: every operator, attribute and initialiser that a file may hold, in plain data.
+
+An engine computes what a file says, and some of it ends the process or fills the memory: a number of heads that divides
+by nothing, positions behind the end of a table, a product of two matrices of weights. What is not the graph of the
+decoder is therefore no graph. The file itself decides how each matrix is stored, how exactly quantised
+products are computed, and the type of the KV cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from edgepack.bundle.decoder import Decoder, Rope
+
+F32: Final = 1
+U8: Final = 2
+I32: Final = 6
+I64: Final = 7
+F16: Final = 10
+BYTES: Final[Mapping[int, int]] = {F32: 4, U8: 1, I32: 4, I64: 8, F16: 2}
+OPSETS: Final[Mapping[str, int]] = {"": 22, "com.microsoft": 1}
+
+_CONTRIB: Final = "com.microsoft"
+_CONTRIBUTED: Final = frozenset({"FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits",
+                                 "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
+_FORMS: Final = frozenset({(bits, size) for bits in (4, 8) for size in (32, 64)})
+_ACCURACY_LEVELS: Final = range(5)
+
+Attribute = int | float | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator, by the names of what it reads and makes; its own name is that of its first output."""
+
+    operator: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Attribute]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An initialiser: its element type, its dimensions, and its values unless they lie in the data file."""
+
+    type: int
+    dims: tuple[int, ...]
+    values: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Operators in their order, and initialisers by name."""
+
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def expected(decoder: Decoder, found: Graph) -> Graph:
+    """Return the graph of a decoder that stores its matrices as the one that was found does."""
+    building = _Building(decoder, found)
+    building.lengths()
+    building.decode()
+    return building.graph
+
+
+class _Building:
+    def __init__(self, decoder: Decoder, found: Graph) -> None:
+        self.graph = Graph()
+        self._decoder, self._found = decoder, found
+        self._made_by = {name: node for node in found.nodes for name in node.outputs}
+        self._shapes = dict(decoder.tensors())
+        self._ropes = {rope: f"rope.{index}" for index, rope in enumerate(decoder.ropes)}
+        self._half = "layers.0.attention.q.half" in self._made_by
+
+    def lengths(self) -> None:
+        """What every layer's attention needs of the mask."""
+        one = self._integers("one", 1)
+        count = self._add("ReduceSum", ["attention_mask", one], "mask.count", keepdims=0)
+        last = self._add("Sub", [count, one], "mask.last")
+        self._cast(last, "seqlens_k", I32)
+        total = self._add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
+        self._cast(total, "total_sequence_length", I32)
+        if all(self._rotates_inside(rope) for rope in self._ropes):
+            return
+        zero = self._integers("zero", 0)
+        counts = self._add("CumSum", ["attention_mask", one], "mask.counts")
+        numbers = self._add("Sub", [counts, one], "mask.numbers")
+        positions = self._add("Max", [numbers, zero], "mask.positions")
+        length = self._add("Shape", ["input_ids"], "input.length", start=1, end=2)
+        start = self._add("Neg", [length], "input.start")
+        self._add("Slice", [positions, start, self._end(), one], "position_ids")
+
+    def decode(self) -> None:
+        """From token ids to logits."""
+        residual = self._embedded()
+        normed = self._norm("layers.0.attention.norm", residual)
+        for layer in range(self._decoder.n_layers):
+            name = f"layers.{layer}"
+            output = self._attention(layer, normed)
+            if self._decoder.post_norms:
+                output = self._norm(f"{name}.attention.post_norm", output)
+            normed, residual = self._norm_of_sum(f"{name}.mlp.norm", output, residual)
+            output = self._mlp(f"{name}.mlp", normed)
+            if self._decoder.post_norms:
+                output = self._norm(f"{name}.mlp.post_norm", output)
+            last = layer == self._decoder.n_layers - 1
+            normed, residual = self._norm_of_sum(
+                "norm" if last else f"layers.{layer + 1}.attention.norm", output, residual
+            )
+        self._head(normed)
+
+    def _embedded(self) -> str:
+        shape = rows, columns = self._shapes["embedding"]
+        weight, gathered = "embedding.weight", "embedding.rows"
+        if form := self._form(gathered):
+            bits, size = form
+            count = -(-columns // size)
+            self._stored(weight, U8, rows, count * size * bits // 8)
+            inputs = [weight, "input_ids", self._stored("embedding.scales", F32, rows, count)]
+            output = self._add(
+                "GatherBlockQuantized", inputs, gathered, block_size=size, bits=bits, gather_axis=0, quantize_axis=1
+            )
+            if columns % size:
+                bounds = [self._integers("zero", 0), self._integers("hidden_size", columns)]
+                output = self._add("Slice", [output, *bounds, self._integers("hidden_axis", 2)], "embedding.output")
+        else:
+            kind = self._float_type(weight)
+            output = self._add("Gather", [self._stored(weight, kind, *shape), "input_ids"], gathered)
+            output = output if kind == F32 else self._cast(output, "embedding.output", F32)
+        if self._decoder.embedding_scale == 1.0:
+            return output
+        scale = self._number("embedding.scale", self._decoder.embedding_scale)
+        return self._add("Mul", [output, scale], "embedding.scaled")
+
+    def _attention(self, layer: int, inputs: str) -> str:
+        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
+        q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
+        if decoder.qk_norm:
+            q = self._head_norm(f"{name}.q_norm", q, decoder.n_heads)
+            k = self._head_norm(f"{name}.k_norm", k, decoder.n_kv_heads)
+        tables: list[str] = []
+        if kind.rope:
+            table = (decoder.context, kind.rope.dim // 2)
+            tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
+            if not self._rotates_inside(kind.rope):
+                q = self._rotated(f"{name}.q", q, decoder.n_heads, kind.rope, tables)
+                k = self._rotated(f"{name}.k", k, decoder.n_kv_heads, kind.rope, tables)
+                tables = []
+        if self._half:
+            q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
+        caches = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        output = self._add(
+            "GroupQueryAttention",
+            [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables],
+            f"{name}.output",
+            *(f"present.{layer}.{part}" for part in ("key", "value")),
+            num_heads=decoder.n_heads,
+            kv_num_heads=decoder.n_kv_heads,
+            do_rotary=int(bool(tables)),
+            local_window_size=min(kind.window, decoder.context) if kind.window else -1,
+            scale=decoder.score_scale,
+            softcap=decoder.attention_softcap or 0.0,
+        )
+        return self._linear(f"{name}.o", self._cast(output, f"{name}.output.single", F32) if self._half else output)
+
+    def _mlp(self, name: str, inputs: str) -> str:
+        gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))
+        if self._decoder.activation == "silu":
+            output = self._add("Mul", [gate, self._add("Sigmoid", [gate], f"{name}.sigmoid")], f"{name}.activated")
+        else:
+            output = self._add("Gelu", [gate], f"{name}.activated", approximate=b"tanh")
+        return self._linear(f"{name}.down", self._add("Mul", [output, up], f"{name}.product"))
+
+    def _head(self, inputs: str) -> None:
+        bounds = [self._integers("logits_start", 0), self._end(), self._integers("position_axis", 1)]
+        last = self._add("Slice", [inputs, *bounds], "head.input")
+        stored = "embedding" if self._decoder.tied else "head"
+        cap = self._decoder.logits_softcap
+        if cap is None:
+            self._product("head", stored, last, "logits")
+            return
+        product, limit = self._product("head", stored, last, "head.output"), self._number("logits.softcap", cap)
+        parts = self._add("Div", [product, limit], "head.parts")
+        self._add("Mul", [self._add("Tanh", [parts], "head.tanh"), limit], "logits")
+
+    def _rotates_inside(self, rope: Rope) -> bool:
+        return not self._half and self._decoder.head_dim % 16 == 0 and rope.dim % 16 == 0
+
+    def _rotated(self, name: str, inputs: str, heads: int, rope: Rope, tables: list[str]) -> str:
+        return self._add(
+            "RotaryEmbedding",
+            [inputs, "position_ids", *tables],
+            f"{name}.rotated",
+            num_heads=heads,
+            rotary_embedding_dim=rope.dim,
+        )
+
+    def _head_norm(self, name: str, inputs: str, heads: int) -> str:
+        size = self._decoder.head_dim
+        split = self._add("Reshape", [inputs, self._integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
+        return self._add("Reshape", [self._norm(name, split), self._integers("flat", 0, 0, -1)], f"{name}.flat")
+
+    def _norm(self, name: str, inputs: str) -> str:
+        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
+        return self._add(
+            "SimplifiedLayerNormalization",
+            [inputs, weight],
+            f"{name}.output",
+            epsilon=self._decoder.norm_eps,
+            axis=-1,
+            stash_type=1,
+        )
+
+    def _norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
+        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
+        output, total = f"{name}.output", f"{name}.residual"
+        outputs = (output, "", "", total)
+        self._add(
+            "SkipSimplifiedLayerNormalization", [inputs, residual, weight], *outputs, epsilon=self._decoder.norm_eps
+        )
+        return output, total
+
+    def _linear(self, name: str, inputs: str) -> str:
+        bias = f"{name}.bias"
+        if bias not in self._shapes:
+            return self._product(name, name, inputs, f"{name}.output")
+        product = self._product(name, name, inputs, f"{name}.product")
+        return self._add("Add", [product, self._stored(bias, F32, *self._shapes[bias])], f"{name}.output")
+
+    def _product(self, name: str, stored: str, inputs: str, output: str) -> str:
+        """Inputs times a stored matrix, whose bytes a quantised head has under a name and a shape of its own."""
+        rows, columns = self._shapes[stored]
+        if form := self._form(output):
+            bits, size = form
+            count = -(-columns // size)
+            weight = self._stored(f"{name}.weight", U8, rows, count, size * bits // 8)
+            scales = self._stored(f"{stored}.scales", F32, rows, count)
+            level = self._made_by[output].attributes.get("accuracy_level")
+            level = level if isinstance(level, int) and level in _ACCURACY_LEVELS else 4
+            return self._add(
+                "MatMulNBits",
+                [inputs, weight, scales],
+                output,
+                K=columns,
+                N=rows,
+                bits=bits,
+                block_size=size,
+                accuracy_level=level,
+            )
+        weight = f"{stored}.weight"
+        kind = self._float_type(weight)
+        self._stored(weight, kind, rows, columns)
+        if kind == F16:
+            weight = self._cast(weight, f"{name}.weight.f32", F32)
+        return self._add("FusedMatMul", [inputs, weight], output, transB=1)
+
+    def _form(self, output: str) -> tuple[int, int] | None:
+        """Return the bits of a code and the columns of a block that the operator of an output reads, None for none."""
+        node = self._made_by.get(output)
+        sizes = (node.attributes.get("bits"), node.attributes.get("block_size")) if node else ()
+        return next((form for form in _FORMS if form == sizes), None)
+
+    def _float_type(self, weight: str) -> int:
+        tensor = self._found.tensors.get(weight)
+        return F16 if tensor and tensor.type == F16 else F32
+
+    def _stored(self, name: str, type: int, *dims: int) -> str:
+        self.graph.tensors[name] = Tensor(type, dims)
+        return name
+
+    def _integers(self, name: str, *values: int) -> str:
+        self.graph.tensors[name] = Tensor(I64, (len(values),), values)
+        return name
+
+    def _end(self) -> str:
+        return self._integers("end", 2**63 - 1)
+
+    def _number(self, name: str, value: float) -> str:
+        self.graph.tensors[name] = Tensor(F32, (), (float(np.float32(value)),))
+        return name
+
+    def _cast(self, inputs: str, output: str, type: int) -> str:
+        return self._add("Cast", [inputs], output, to=type)
+
+    def _add(self, operator: str, inputs: list[str], *outputs: str, domain: str = "", **attributes: Attribute) -> str:
+        rounded = {
+            name: float(np.float32(value)) if isinstance(value, float) else value for name, value in attributes.items()
+        }
+        self.graph.nodes.append(
+            Node(operator, _CONTRIB if operator in _CONTRIBUTED else "", tuple(inputs), outputs, rounded)
+        )
+        return outputs[0]
