@@ -46,10 +46,10 @@ def damaged(data: bytes, choice: random.Random, first: int = 0, last: int | None
     """Return bytes with a few of them, between two places, changed, repeated, left out or made extreme."""
     found = bytearray(data)
     for _ in range(choice.choice((1, 1, 1, 2, 4, 16))):
-        place = choice.randrange(first, min(last or len(found), len(found)))
+        place = choice.randrange(first, min(last or len(found), len(found)) or 1)
         length = choice.choice((1, 1, 2, 4, 8, 64))
         match choice.randrange(6):
-            case 0:
+            case 0 if found:
                 found[place] ^= 1 << choice.randrange(8)
             case 1:
                 found[place : place + length] = choice.randbytes(length)

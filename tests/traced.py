@@ -42,13 +42,17 @@ def traced(work: Callable[[], object], log: Path, inject: str | None = None) -> 
         command += ["-e", f"trace={','.join((*WRITING, *READING))}"]
         command += ["-e", f"inject={inject}"] if inject else []
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as strace:
-            while "TracerPid:\t0" in Path("/proc/self/status").read_text() and strace.poll() is None:
-                time.sleep(0.001)
-            assert strace.poll() is None
             try:
+                while "TracerPid:\t0" in Path("/proc/self/status").read_text() and strace.poll() is None:
+                    time.sleep(0.001)
+                assert strace.poll() is None
                 return work()
             finally:
                 strace.send_signal(signal.SIGINT)
+                try:
+                    strace.wait(5)
+                except subprocess.TimeoutExpired:  # it waits for this process, which waits for it
+                    strace.kill()
 
     return run
 

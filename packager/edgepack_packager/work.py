@@ -50,7 +50,10 @@ def folder(out: Path) -> Iterator[Path]:
             raise
         raise _failed(out, error) from None
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+        finally:  # an interrupt of that leaves nothing either
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _make(folder: Path) -> None:

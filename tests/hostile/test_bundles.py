@@ -9,6 +9,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,21 @@ def manifest(number: int, plain: bytes) -> bytes:
             case 0:
                 del parent[key]
             case 1 if isinstance(parent, dict):
-                parent[choice.choice(("surprise", "", "schema", "size"))] = choice.choice(EXTREMES)
+                parent[choice.choice(("surprise", "", "schema", "size"))] = deepcopy(choice.choice(EXTREMES))
             case 2 if isinstance(parent, list):
                 parent.extend([parent[key]] * choice.choice((1, 300)))
             case 3:
                 other, place = choice.choice(places(document))
                 parent[key] = json.loads(json.dumps(other[place]))
             case 4:
-                nested: Any = parent[key]
-                for _ in range(choice.choice((3, 30, 300))):
+                nested: Any = deepcopy(parent[key])
+                for _ in range(choice.choice((3, 30, 90))):
                     nested = choice.choice(([nested], {"a": nested}))
                 parent[key] = nested
             case 5 if isinstance(parent[key], int):
                 parent[key] = choice.choice((parent[key] + 1, parent[key] * 1000, -parent[key], parent[key] // 2))
             case _:
-                parent[key] = choice.choice(EXTREMES)
+                parent[key] = deepcopy(choice.choice(EXTREMES))
     text = json.dumps(document)
     if number % 50 == 1:
         text = text.replace("8192", choice.choice(("NaN", "Infinity", "1e999", "9" * 5000, "8192.0")), 1)

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from limited import Ended, in_child
 from models import make_llama
-from traced import READING, WRITING, counts, record, run_traced
+from traced import READING, WRITING, counts, record, run_traced, traced
 
 from edgepack.bundle.files import open_bundle
+from edgepack.cli.interrupts import Interrupts
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager import build as building
@@ -99,3 +100,26 @@ def test_whatever_happens_to_a_call_there_is_a_whole_bundle_or_none(
     assert not wrong, "\n".join(wrong)
     assert in_child(write(tmp_path / "0" / "again")).kind == "answer"
     assert os.listdir(tmp_path / "dry") == ["out"]
+
+
+def test_a_hangup_at_any_call_is_cleaned_up_after(
+    write: Callable[[Path], Callable[[], object]], tmp_path: Path, portion: Callable[[int], int]
+) -> None:
+    def hearing(work: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with Interrupts():
+                return work()
+
+        return run
+
+    log = tmp_path / "calls"
+    assert run_traced(write(tmp_path / "dry" / "out"), log).kind == "answer"
+    faults = [f"{name}:signal=HUP:when={n}" for name, n in points(counts(record(log)), WRITING[:-2])]
+    for number, fault in enumerate(itertools.islice(faults, 0, None, max(1, len(faults) // portion(len(faults))))):
+        out = tmp_path / str(number) / "out"
+        ended = in_child(hearing(traced(write(out), log, fault)), seconds=120)
+        assert ended.kind in ("raw KeyboardInterrupt", "answer"), f"{fault}: {ended}"
+        assert [path for path in out.parent.glob("*") if path != out] == [], fault
+        assert out.exists() or ended.kind != "answer"
+        if out.exists():
+            open_bundle(out, verify="full")

@@ -25,7 +25,7 @@ from edgepack.structured.vocabulary import Vocabulary, of_bytes, vocabulary_of
 from edgepack.text.tokenizer import Tokenizer
 
 _LONGEST = 32  # bytes of the tokens that a closing is written with
-_SECONDS = 20.0
+_SECONDS = 30.0
 
 
 class Grammar:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from edgepack.structured.vocabulary import NUMERIC, Vocabulary
 
 _LONGEST = 32  # characters; what exact arithmetic and every reader of JSON can hold
-_POWER = re.compile(rb"[eE][+-]?[0-9]+$")
+_POWER = re.compile(rb"[eE][+-]?([0-9]+)$")
+_DIGITS = 3  # of a power of ten
 
 
 class Digits:
@@ -43,6 +44,7 @@ class Digits:
         fits = allowed & (beginning <= max(_LONGEST - len(self._number), 0))
         for token in np.flatnonzero(fits & (beginning > 0)):
             text = self._number + vocabulary.bytes[token][: beginning[token]]
-            if _POWER.search(text) and not math.isfinite(float(text)):
+            power = _POWER.search(text)
+            if power and (len(power[1]) > _DIGITS or not math.isfinite(float(text))):
                 fits[token] = False
         return fits if fits.any() else allowed

@@ -110,6 +110,7 @@ def test_a_fraction_and_a_power_come_to_their_end() -> None:
     assert longest(grammar, b"3", b".") == "3" * 32
     assert longest(grammar, b".", b"6", b"0") == "6." + "6" * 30
     assert longest(bound({"type": "number"}), b"e", b"9") == "9e99"
+    assert longest(bound({"type": "number"}), b"e", b"-", b"9") == "-9e-999"
 
 
 def test_a_number_that_has_to_go_on_may_go_on() -> None:
