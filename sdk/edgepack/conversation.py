@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Protocol, Unpack
+from weakref import ReferenceType, ref
 
 import msgspec
 
 from edgepack.bundle.writing import write_atomically
+from edgepack.decoding.cache import Cache
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.options import ChatOptions
 from edgepack.decoding.repro import Setup
 from edgepack.decoding.results import Result
 from edgepack.decoding.stream import AsyncStream, Stream, awhole, whole
 from edgepack.errors import BundleError, UsageError
+from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.messages import checked
@@ -49,7 +53,8 @@ class Answering(Protocol):
         options: ChatOptions,
         *,
         continues: Callable[[str], list[int] | None] | None = None,
-        finished: Callable[[Prompt, Result], None] | None = None,
+        starting: Callable[[Stream], None] = ...,
+        finished: Callable[[Prompt, Result], None] = ...,
     ) -> Stream: ...
 
 
@@ -80,7 +85,7 @@ class Conversation:
     the cache over from where the two begin to differ, and a system prompt that both share is evaluated once.
 
     ``send`` or ``stream`` what the user says; the answer is remembered, also one that was cancelled half way. A turn
-    that failed leaves the conversation as it was.
+    that failed leaves the conversation as it was. One turn at a time: another, and ``undo``, are refused meanwhile.
     """
 
     def __init__(self, model: Answering, system: str | None = None, options: ChatOptions | None = None) -> None:
@@ -88,6 +93,8 @@ class Conversation:
         self._options: ChatOptions = options or {}
         begun: list[dict[str, object]] = [] if system is None else [{"role": "system", "content": system}]
         self._turns = [_Turn(tuple(begun))]
+        self._answering: ReferenceType[Stream] | None = None
+        self._lock = RLock()  # a turn begins on the engine's thread
 
     @property
     def messages(self) -> list[dict[str, object]]:
@@ -102,7 +109,8 @@ class Conversation:
     def send(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
         """Say something, a user's text or messages such as the results of tools, and return the answer.
 
-        Options of this call go before those of the conversation. Raises as ``Model.chat``.
+        Options of this call go before those of the conversation. Raises as ``Model.chat``, and ``UsageError`` where a
+        turn of this conversation is still being answered.
         """
         return whole(self.stream(said, **options))
 
@@ -112,15 +120,23 @@ class Conversation:
             said = {"role": "user", "content": said}
         new = checked([said] if isinstance(said, Mapping) else said)
         wanted: ChatOptions = {**self._options, **options}
-        before = len(self._turns)
+        last = self._turns[-1]
+
+        def starting(stream: Stream) -> None:
+            with self._lock:
+                self._check_still()
+                if self._turns[-1] is not last:
+                    raise UsageError("The conversation has changed since this turn was asked for.", hint="Ask again.")
+                self._answering = ref(stream)
 
         def finished(prompt: Prompt, result: Result) -> None:
-            if len(self._turns) != before:
-                raise UsageError("Two turns of one conversation ran at the same time.", hint="Fork it to branch off.")
             if result.token_ids or result.tool_calls:
                 self._turns.append(self._turn(new, prompt, result))
 
-        return self._model.answer([*self.messages, *new], wanted, continues=self._continue, finished=finished)
+        self._check_still()
+        return self._model.answer(
+            [*self.messages, *new], wanted, continues=self._continue, starting=starting, finished=finished
+        )
 
     async def asend(self, said: Said, **options: Unpack[ChatOptions]) -> Result:
         """``send`` for an event loop."""
@@ -132,9 +148,11 @@ class Conversation:
 
     def undo(self, turns: int = 1) -> None:
         """Forget the last turns, what was said and its answer. Raises ``UsageError`` for more than there are."""
-        if not 0 <= turns < len(self._turns):
-            raise UsageError(f"There are {len(self._turns) - 1} turns to undo, not {turns}.")
-        del self._turns[len(self._turns) - turns :]
+        with self._lock:
+            self._check_still()
+            if not 0 <= turns < len(self._turns):
+                raise UsageError(f"There are {len(self._turns) - 1} turns to undo, not {turns}.")
+            del self._turns[len(self._turns) - turns :]
 
     def fork(self) -> Conversation:
         """Return a conversation with the same past, which goes its own way."""
@@ -143,14 +161,14 @@ class Conversation:
         return other
 
     def save(self, path: str | Path) -> None:
-        """Write the conversation to a file, with the state of the engine where that is at hand and can be saved.
+        """Write the conversation to a file, with the state of the engine as far as it is this conversation's and can
+        be saved. A turn that is still being answered is not part of it.
 
         The file is written whole or not at all. It is as large as the KV cache of the conversation.
         """
-        desk, setup = self._model.desk, self._model.setup
-        with desk.turn():
-            tokens, steps, state = desk.owner.call(self._state)
-        turns = [([dict(message) for message in each.messages], each.text, list(each.ids)) for each in self._turns]
+        desk, setup, past = self._model.desk, self._model.setup, list(self._turns)
+        tokens, steps, state = desk.call(lambda: self._state(past))
+        turns = [([dict(message) for message in each.messages], each.text, list(each.ids)) for each in past]
         saved = _Saved(
             version=_VERSION,
             bundle_id=setup.bundle_id,
@@ -184,8 +202,7 @@ class Conversation:
         conversation._turns = [_Turn(tuple(messages), text, tuple(ids)) for messages, text, ids in saved.turns]
         if saved.state and (saved.variant, saved.engine) == (model.setup.variant, model.setup.engine):
             desk = model.desk
-            with desk.turn():
-                desk.owner.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
+            desk.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
         return conversation
 
     def _turn(self, said: Sequence[dict[str, object]], prompt: Prompt, result: Result) -> _Turn:
@@ -203,12 +220,23 @@ class Conversation:
             return _Turn((*before, answer))
         return _Turn((*before, answer), prompt.text + text, (*prompt.ids, *result.token_ids))
 
-    def _state(self) -> tuple[list[int], list[int], bytes]:
-        """Return the cache's tokens and steps and the session's snapshot, where the cache is this conversation's."""
-        desk, ids = self._model.desk, self._turns[-1].ids
-        held = desk.cache.tokens
-        state = desk.snapshot() if held and tuple(held) == ids[: len(held)] else b""
-        return (list(held), list(desk.cache.steps), state) if state else ([], [], b"")
+    def _check_still(self) -> None:
+        stream = None if self._answering is None else self._answering()
+        if stream is not None and not stream.over:
+            raise UsageError(
+                "A turn of this conversation is still being answered.",
+                hint="Wait for its end, or fork the conversation to branch off.",
+            )
+
+    def _state(self, past: list[_Turn]) -> tuple[list[int], list[int], bytes]:
+        """Return the tokens and steps that the cache shares with the past, and the session's snapshot of them."""
+        desk = self._model.desk
+        ids = next((turn.ids for turn in reversed(past) if turn.ids), ())
+        shared = Cache()
+        shared.tokens, shared.steps = list(desk.cache.tokens), list(desk.cache.steps)
+        shared.cut(common_length(shared.tokens, ids))
+        state = desk.snapshot(len(shared.tokens)) if shared.tokens else b""
+        return (shared.tokens, shared.steps, state) if state else ([], [], b"")
 
     def _continue(self, text: str) -> list[int] | None:
         """Return the ids of a prompt that goes on from the last turn, None for one that does not.

@@ -7,7 +7,6 @@ stops, characters, counts and times. The engine behind the session knows none of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -37,6 +36,7 @@ from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
 from edgepack.decoding.score import Score, score
+from edgepack.decoding.slices import Slices
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
 from edgepack.decoding.stream import awhole, whole
@@ -142,18 +142,15 @@ class Model:
         return np.concatenate(list(self.evaluate(ids, len(ids))))
 
     def evaluate(self, ids: Sequence[int], slice_tokens: int = 32) -> Iterator[NDArray[np.float32]]:
-        """Yield the logits after each token of a sequence, from an empty cache, in slices of so many tokens.
+        """Return an iterator of the logits after each token of a sequence, from an empty cache, in slices of so many
+        tokens.
 
-        Each is float32 [at most slice_tokens, n_vocab]. The model serves nobody else until the last was taken or the
-        iterator is closed. Raises as ``logits``.
+        Each is float32 [at most slice_tokens, n_vocab]. Others wait until the last was taken or the iterator is gone;
+        where none is taken for a second they are served, and what they took out of the cache is evaluated again.
+        Raises as ``logits``.
         """
         self._check_ids(ids)
-        desk = self._desk
-        with desk.turn() as turn:
-            desk.owner.call(lambda: desk.rewind(0))
-            for start in range(0, len(ids), slice_tokens):
-                piece = ids[start : start + slice_tokens]
-                yield desk.owner.call(partial(desk.forward_all, piece), lambda: desk.cancel(turn))
+        return Slices(self._desk, ids, slice_tokens)
 
     def score(self, text: str) -> Score:
         """Return how likely the model finds a text: see ``edgepack.decoding.score``. Raises ``UsageError`` for none."""
@@ -238,12 +235,13 @@ class Model:
         options: ChatOptions,
         *,
         continues: Callable[[str], list[int] | None] | None = None,
-        finished: Callable[[Prompt, Result], None] | None = None,
+        starting: Callable[[Stream], None] = lambda stream: None,
+        finished: Callable[[Prompt, Result], None] = lambda prompt, result: None,
     ) -> Stream:
         """Return the stream that answers messages: the part that ``stream_chat`` and conversations share.
 
-        ``continues`` may know the ids of a rendered prompt, whose cache is then taken over as it is; ``finished``
-        gets the prompt and the result.
+        ``continues`` may know the ids of a rendered prompt, whose cache is then taken over as it is; ``starting`` may
+        refuse the stream when its turn has come; ``finished`` gets the prompt and the result.
         """
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
@@ -257,9 +255,7 @@ class Model:
         asked = options.get("date"), policy, max_tokens, continues, goes_on, read_control_tokens(options)
         prompt = self._prompts.of_messages(messages, template, definitions, variables, *asked)
         generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
-        if finished is None:
-            return Stream(self._desk, generation)
-        return Stream(self._desk, generation, lambda result: finished(prompt, result))
+        return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
 
     def repeat(self, repro: Repro, sampling: Sampling) -> Result:
         """Generate again what a result's ``repro`` and ``sampling`` tell, in the same steps.

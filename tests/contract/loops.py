@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Barrier, BrokenBarrierError, Event, Thread
+from threading import Barrier, BrokenBarrierError, Event, Thread, get_ident
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from contract.registry import promise
 from contract.text import PROMPTS, QUESTION
 from edgepack import loading
 from edgepack.decoding import desk
-from edgepack.decoding.desk import Desk, Turn
-from edgepack.decoding.owner import Owner
+from edgepack.decoding.desk import Desk
 from edgepack.decoding.stream import AsyncStream
+from edgepack.decoding.turn import Turn
 from edgepack.errors import UsageError
 from edgepack.model import Model
 
@@ -96,10 +97,10 @@ def an_event_loop_goes_on_while_the_engine_works(case: Case) -> None:
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
 def a_loop_that_waits_for_the_engine(patch: pytest.MonkeyPatch) -> None:
-    async def acall(self: Owner, work: Callable[[], Any], interrupt: object = None) -> Any:
-        return self.submit(work).result()
+    async def acall(self: Desk, *work: Callable[[], Any]) -> Any:
+        return self.call(*work)
 
-    patch.setattr(Owner, "acall", acall)
+    patch.setattr(Desk, "acall", acall)
 
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
@@ -163,7 +164,8 @@ def threads_take_turns(case: Case) -> None:
     said: dict[str, str] = {}
 
     def ask(prompt: str) -> None:
-        said[prompt] = model.generate(prompt, max_tokens=4).text
+        with model.stream(prompt, max_tokens=4) as stream:
+            said[prompt] = "".join(piece.text for piece in stream)
 
     threads = [Thread(target=ask, args=(prompt,), daemon=True) for prompt in prompts]
     for thread in threads:
@@ -182,13 +184,7 @@ def meet(barrier: Barrier, case: Case) -> None:
 
 @threads_take_turns.broken_by
 def a_desk_that_serves_all_at_once(patch: pytest.MonkeyPatch) -> None:
-    real = Desk._queue
-
-    def queue(self: Desk, waits_for_itself: Any) -> Turn:
-        self._holder = None
-        return real(self, waits_for_itself)
-
-    patch.setattr(Desk, "_queue", queue)
+    patch.setattr(Turn, "has_ended", property(lambda self: True))
 
 
 @promise
@@ -212,14 +208,13 @@ def who_gives_up_waiting_delays_nobody(case: Case) -> None:
 
 @who_gives_up_waiting_delays_nobody.broken_by
 def a_queue_that_is_lost_with_one_who_leaves_it(patch: pytest.MonkeyPatch) -> None:
-    real = Desk.leave
+    real = Desk._give_up
 
-    def leave(self: Desk, turn: Turn) -> None:
-        if turn in self._waiting:
-            self._waiting.clear()
+    def give_up(self: Desk, turn: Turn) -> None:
+        self._waiting.clear()
         real(self, turn)
 
-    patch.setattr(Desk, "leave", leave)
+    patch.setattr(Desk, "_give_up", give_up)
 
 
 @promise
@@ -250,5 +245,52 @@ def a_stream_inside_a_stream_is_refused_and_hangs_nothing(case: Case) -> None:
 
 @a_stream_inside_a_stream_is_refused_and_hangs_nothing.broken_by
 def a_desk_that_waits_for_itself(patch: pytest.MonkeyPatch) -> None:
-    real = Desk._queue
-    patch.setattr(Desk, "_queue", lambda self, waits_for_itself: real(self, lambda holder: False))
+    patch.setattr(desk, "_calls_us", lambda frame: False)
+
+
+@promise
+def a_pool_of_threads_reads_streams_in_turn(case: Case) -> None:
+    """A web framework reads a generator with whichever thread is free, also with one that began another's."""
+    model, alone = case.model, case.model.generate(PROMPTS[1], max_tokens=6).text
+
+    def pieces() -> Iterator[str]:
+        with model.stream(PROMPTS[1], max_tokens=6) as stream:
+            for piece in stream:
+                yield piece.text
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = pieces(), pieces()
+        begun = one.submit(next, first).result(case.guard_s)
+        waiting = one.submit("".join, second)
+        assert begun + other.submit("".join, first).result(case.guard_s) == alone
+        assert waiting.result(case.guard_s) == alone
+    assert holds_what_it_should(model)
+
+
+@a_pool_of_threads_reads_streams_in_turn.broken_by
+def a_desk_that_takes_a_thread_for_a_request(patch: pytest.MonkeyPatch) -> None:
+    threads: dict[object, int] = {}
+    real = Desk.enter
+
+    def enter(self: Desk, holder: Any) -> Turn:
+        turn = real(self, holder)
+        threads[holder.caller] = get_ident()
+        return turn
+
+    patch.setattr(Desk, "enter", enter)
+    patch.setattr(desk, "_calls_us", lambda frame: threads.get(frame) == get_ident())
+
+
+@promise
+def a_stream_that_was_dropped_keeps_nobody_waiting(case: Case) -> None:
+    model, alone = case.model, case.model.generate(PROMPTS[2], max_tokens=4).text
+    stream = model.stream(PROMPTS[1], max_tokens=60)
+    next(stream.__enter__())
+    del stream
+    assert case.ends(lambda: model.generate(PROMPTS[2], max_tokens=4).text) == alone
+    assert holds_what_it_should(model)
+
+
+@a_stream_that_was_dropped_keeps_nobody_waiting.broken_by
+def a_desk_that_waits_for_who_is_gone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Turn, "has_ended", property(lambda self: self.over))

@@ -13,9 +13,9 @@ import pytest
 from contract.case import CHUNK, LONG, Case, Watched, holds_what_it_should
 from contract.registry import promise
 from edgepack.decoding.desk import Desk
-from edgepack.decoding.owner import Owner
 from edgepack.decoding.steps import Steps
-from edgepack.decoding.stream import AsyncStream, Stream
+from edgepack.decoding.stream import Stream
+from edgepack.decoding.turn import Turn
 from edgepack.errors import EngineError
 from edgepack.model import Model
 
@@ -198,8 +198,7 @@ async def cancelled_at(case: Case, number: int, times: int = 1) -> None:
 
 @a_cancelled_task_stops_the_engine.broken_by
 def a_task_that_leaves_its_work_behind(patch: pytest.MonkeyPatch) -> None:
-    real = Owner.acall
-    patch.setattr(Owner, "acall", lambda self, work, interrupt=None: real(self, work))
+    patch.setattr(Desk, "_give_up", lambda self, turn: None)
 
 
 @promise
@@ -212,11 +211,8 @@ def a_task_that_is_cancelled_again_frees_the_model(case: Case) -> None:
 
 
 @a_task_that_is_cancelled_again_frees_the_model.broken_by
-def an_end_that_is_left_out(patch: pytest.MonkeyPatch) -> None:
-    async def leave(self: AsyncStream, kind: object, error: object, trace: object) -> None:
-        return None
-
-    patch.setattr(AsyncStream, "__aexit__", leave)
+def an_end_that_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Turn, "has_ended", property(lambda self: False))
 
 
 @promise
@@ -249,8 +245,7 @@ def ctrl_c(case: Case) -> None:
 
 @a_ctrl_c_stops_the_engine.broken_by
 def a_wait_that_leaves_the_engine_running(patch: pytest.MonkeyPatch) -> None:
-    real = Owner.call
-    patch.setattr(Owner, "call", lambda self, work, interrupt=None: real(self, work))
+    patch.setattr(Desk, "_give_up", lambda self, turn: None)
 
 
 # The end of a model
@@ -309,4 +304,4 @@ def a_close_that_only_looks_like_one(patch: pytest.MonkeyPatch) -> None:
 
 @a_model_may_be_closed_in_every_order.broken_by
 def a_close_that_waits_for_the_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Stream, "_stop", lambda self: self._desk.owner.call(self.close))
+    patch.setattr(Stream, "end", lambda self: self._desk.owner.call(self.close))

@@ -10,10 +10,11 @@ import pytest
 from contract.case import CHUNK, Case
 from contract.ends import miscounted
 from contract.registry import promise
+from edgepack import conversation
 from edgepack.conversation import Conversation
 from edgepack.decoding.cache import Cache
 from edgepack.decoding.desk import Desk
-from edgepack.errors import BundleError
+from edgepack.errors import BundleError, UsageError
 
 SYSTEM = "Be brief. The apples are red, and the baskets are on the table by the door of the house."
 FIRST, SECOND, THIRD = "How many apples?", "Thank you. What is red?", "Once upon a time there was a child."
@@ -198,3 +199,57 @@ def a_turn_that_is_remembered_before_it_was_answered(patch: pytest.MonkeyPatch) 
         return real(self, said, **options)
 
     patch.setattr(Conversation, "stream", stream)
+
+
+@promise
+def a_second_turn_at_once_is_refused_before_its_first_piece(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    asked = talk.stream(THIRD)
+    with talk.stream(FIRST) as stream:
+        next(stream)
+        for other in (lambda: talk.send(SECOND), talk.undo):
+            with pytest.raises(UsageError, match="still being answered"):
+                other()
+        for _ in stream:
+            pass
+    with pytest.raises(UsageError, match="has changed"), asked:
+        pass
+    assert talk.send(SECOND).text == alone(case, FIRST, SECOND)
+
+
+@a_second_turn_at_once_is_refused_before_its_first_piece.broken_by
+def a_conversation_that_takes_them_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Conversation, "_check_still", lambda self: None)
+
+
+@promise
+def what_is_saved_after_undo_keeps_the_state_that_both_share(case: Case) -> None:
+    talk = case.model.chat(system=SYSTEM, **ANSWER)
+    talk.send(FIRST)
+    straight = talk.send(SECOND)
+    talk.undo()
+    path = case.folder / f"{case.engine}.undone"
+    talk.save(path)
+    other, _ = case.open()
+    again = other.resume(path).send(SECOND, **ANSWER)
+    assert again.text == straight.text
+    assert again.usage.cached_tokens >= straight.usage.cached_tokens
+    assert talk.send(SECOND).usage.cached_tokens >= straight.usage.cached_tokens
+
+
+@what_is_saved_after_undo_keeps_the_state_that_both_share.broken_by
+def a_save_that_wants_all_or_nothing(patch: pytest.MonkeyPatch) -> None:
+    real = conversation.common_length
+    patch.setattr(conversation, "common_length", lambda held, ids: real(held, ids) * (len(held) <= len(ids)))
+
+
+@what_is_saved_after_undo_keeps_the_state_that_both_share.broken_by
+def a_save_that_cuts_the_cache(patch: pytest.MonkeyPatch) -> None:
+    real = Desk.snapshot
+
+    def snapshot(self: Desk, length: int) -> bytes:
+        state = real(self, length)
+        self.rewind(0)
+        return state
+
+    patch.setattr(Desk, "snapshot", snapshot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import edgepack
 from edgepack import fake, runtime
 from edgepack.bundle.decoder import Decoder
+from edgepack.decoding import desk
 from edgepack.device.hardware import Hardware
 from edgepack.errors import BundleError, ToolCallError, UsageError
 from edgepack.runtime import Options, Support
@@ -139,6 +141,71 @@ def test_two_turns_at_the_same_time_are_refused() -> None:
 
     with fake.model(says="abc") as model:
         asyncio.run(main())
+
+
+def test_while_a_turn_is_answered_another_is_refused_before_its_first_piece(tmp_path: Path) -> None:
+    with fake.model(says="abc") as model:
+        chat = model.chat()
+        early = chat.stream("early")
+        with chat.stream("x") as stream:
+            next(stream)
+            for ask in (lambda: chat.stream("y"), lambda: chat.send("y"), chat.undo, lambda: early.__enter__()):
+                with pytest.raises(UsageError, match="still"):
+                    ask()
+            fork = chat.fork()
+            saving = Thread(target=chat.save, args=(tmp_path / "chat",))
+            saving.start()
+            while not model.desk._waiting:
+                pass
+            assert "".join(chunk.text for chunk in stream) == "bc"
+        saving.join(20)
+        assert (chat.turns, fork.turns, model.resume(tmp_path / "chat").turns) == (1, 0, 0)
+        with pytest.raises(UsageError, match="has changed since"), early:
+            pass
+        assert chat.messages[-1] == {"role": "assistant", "content": "abc"}
+        assert fork.send("z").text == "abc"
+        chat.stream("dropped").__enter__()
+        assert chat.send("y").text == "abc"
+        chat.undo(2)
+        with early:  # what it goes on from is the past again
+            assert next(early).text == "a"
+
+
+def test_a_turn_whose_reader_is_slow_is_remembered_as_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "_PATIENCE_S", 0.01)
+    with fake.model(says="abc") as model:
+        chat, other = model.chat(), model.chat()
+        with chat.stream("x") as stream:
+            assert next(stream).text == "a"
+            asking = Thread(target=other.send, args=("y",))
+            asking.start()
+            asking.join(20)
+            assert other.turns == 1
+            with pytest.raises(UsageError, match="still being answered"):
+                chat.send("z")
+            assert next(stream).text == "b"
+        assert chat.messages[-1] == {"role": "assistant", "content": "ab"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_saved_conversation_goes_on_where_both_it_and_the_cache_were(
+    engine: str, demo_bundle: Built, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat"
+    with edgepack.load(demo_bundle.path, engine, 256, variant=f"{engine}-f32") as model:
+        chat = model.chat(max_tokens=8)
+        chat.send(FIRST)
+        straight = chat.send(SECOND)
+        chat.undo()
+        held = list(model.desk.cache.tokens)
+        chat.save(path)
+        assert model.desk.cache.tokens == held  # another conversation may go on from there
+        assert model.desk.owner.call(lambda: model.desk.session.length) == len(held)
+        assert chat.send(SECOND).text == straight.text
+    with edgepack.load(demo_bundle.path, engine, 256, variant=f"{engine}-f32") as model:
+        result = model.resume(path).send(SECOND, max_tokens=8)
+    assert result.text == straight.text
+    assert result.usage.cached_tokens >= straight.usage.cached_tokens > 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import os
 import threading
 from collections.abc import Mapping
 from ctypes import Structure
@@ -179,6 +180,8 @@ def locate(engine: Engine) -> Path:
 
 _loaded: dict[Engine, Library] = {}
 _loading = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
+    os.register_at_fork(after_in_child=_loading._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def load(engine: Engine) -> Library:

@@ -63,6 +63,8 @@ class Verdict:
 
 _verdicts: dict[library.Engine, Verdict] = {}
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def verdict(engine: library.Engine) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ class Native:
         # Held through every call into the context, which does not survive two threads at once.
         self.busy = threading.Lock()
         self.closing = False
+        self._process = os.getpid()
         # The abort callback runs on the engine's threads for every node of the graph. A Python function there would
         # take the interpreter's lock hundreds of times per token, and end the process if it ran during the
         # interpreter's exit. strlen needs neither: an empty string is false, a string of one character is true.
@@ -67,7 +69,12 @@ class Native:
         )
 
     def free(self) -> None:
-        """Free the engine's memory, after asking a decode that still runs in a daemon thread to stop."""
+        """Free the engine's memory, after asking a decode that still runs in a daemon thread to stop.
+
+        A fork has the engine as it was at that moment, in the middle of a step perhaps, and leaves it alone.
+        """
+        if os.getpid() != self._process:
+            return
         self.closing = True
         self.flag[0] = b"\1"
         # A decode that does not stop keeps its memory: better a leak at exit than a crash.

@@ -5,13 +5,15 @@ Importing this module does not import mlx.
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, narrow_python
-from edgepack.errors import EngineMissingError, UsageError
+from edgepack.errors import EngineError, EngineMissingError, UsageError
 from edgepack.runtime import Options, Session, Support
 
 INSTALL = "pip install 'edgepack[mlx]'"
@@ -54,9 +56,27 @@ class MlxRuntime:
             raise UsageError(
                 f"The runtime mlx cannot be told repack={options.repack}.", hint="MLX reads the weights as stored."
             )
+        if _forked:
+            raise EngineError(
+                "mlx was in use where this process was forked from, and does not survive a fork.",
+                hint="Start the process anew (multiprocessing calls it spawn), or load with isolate=True.",
+            )
         from edgepack_runtimes.mlx.session import open_session
 
         return open_session(variant, decoder, options)
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    """In a fork, where the threads of mlx are gone: what waits for them waits for ever."""
+    global _forked
+    _forked = _forked or "mlx.core" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _is_installed() -> bool:

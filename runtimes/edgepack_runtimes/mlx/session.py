@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock, current_thread
+from threading import RLock, current_thread
 from typing import Any
 
 import mlx.core as mx
@@ -73,7 +73,7 @@ class MlxSession:
         windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
         self._cache = [LayerCache(shape, cache_type, window) for window in windows]
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
-        self._lock = Lock()
+        self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
         self._running = False
         self._cancelled = False
 

@@ -43,7 +43,7 @@ class OnnxSession:
         self._facts = snapshot.facts("onnx", decoder, options.kv_cache)
         self._owner = threading.get_ident()
         self._length = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entrant, because a signal handler may cancel while inside
         self._running = False
         self._cancelled = False
         self._run_options = RunOptions()

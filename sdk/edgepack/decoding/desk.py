@@ -1,36 +1,41 @@
-"""Where requests queue for an engine: one at a time, in the order in which they came, and none after it failed."""
+"""Where requests queue for an engine: one at a time, in the order in which they came, and none after it failed.
+
+A turn belongs to its request, whichever threads and tasks read it. The owner's thread alone hands it on, where no
+signal's handler can come between, and looks again every second while somebody waits. So whoever holds the desk cannot
+keep it: a request that ended in whatever way is passed over, one whose stream nobody has any more too, and one that
+was not read for a second comes to its end without its reader, who finds the rest ready later.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from threading import RLock, get_ident
+from threading import RLock
+from time import monotonic
+from types import FrameType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Cache
-from edgepack.decoding.owner import Owner, outcome_of
+from edgepack.decoding.owner import Bell, Outcome, Owner
+from edgepack.decoding.turn import Holder, Turn, nothing
 from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
 from edgepack.runtime import Options, Session, Snapshots
 
+T = TypeVar("T")
+
 _LAST_WORDS_S = 10.0
+_PATIENCE_S = 1.0
 
 
-@dataclass(eq=False, slots=True)
-class Turn:
-    """A request's place at the desk: the thread and the task that made it, ``granted`` when its turn has come, and
-    what ends it when the desk closes."""
-
-    thread: int
-    task: object | None
-    granted: Future[None]
-    end: Callable[[], None] = lambda: None
+def _no_more() -> bool:
+    return False
 
 
 class Desk:
@@ -40,86 +45,203 @@ class Desk:
     """
 
     def __init__(self, opening: Callable[[], Session], options: Options) -> None:
-        self.owner = Owner("edgepack")
-        try:
-            self.session = self.owner.call(opening)
-        except BaseException:
-            self.owner.stop()
-            raise
         self.options = options
         self.cache = Cache()
         self._holder: Turn | None = None
         self._waiting: deque[Turn] = deque()
         self._out_of_use: str | None = None
-        # Re-entrant, because a signal handler that cancels may interrupt the code that releases.
+        # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._lock = RLock()
-        self._end = weakref.finalize(self, _shut_down, self.owner, self.session)
+        self.owner = Owner("edgepack", _weakly(weakref.WeakMethod(self._look)))
+        opened: list[Session] = []
+        try:
+            self.owner.call(lambda: opened.append(opening()))
+            self.session = opened[0]
+            self._end = weakref.finalize(self, _shut_down, self.owner, self.session)
+        except BaseException:
+            self.owner.submit(lambda: opened[0].close())  # behind the opening, where that was interrupted
+            self.owner.stop()
+            raise
 
     # Turns
 
-    def enter(self) -> Turn:
-        """Return this caller's turn once it has come. Raises ``UsageError`` where the caller itself holds the desk."""
-        turn = self._queue(lambda holder: holder.thread == get_ident())
+    def call(
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
+    ) -> T:
+        """Do work on the owner's thread when its turn has come, and return what it returns. Raises as ``enter``.
+
+        ``before`` is called again and again before the work, until there is no more to do. Where the wait is
+        interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as that has ended.
+        """
+        outcome: Outcome[T] = Outcome()
+        turn = self._whole(outcome, work, before, cancel)
         try:
-            outcome_of(turn.granted)
+            self._join(turn)
+            return outcome.result()
+        except BaseException:
+            if not outcome.known:
+                self._give_up(turn)
+                if turn.begun:
+                    outcome.wait()
+            raise
+
+    async def acall(
+        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
+    ) -> T:
+        """``call``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
+        bell = Bell()
+        outcome: Outcome[T] = Outcome(bell.ring)
+        turn = self._whole(outcome, work, before, cancel)
+        try:
+            self._join(turn)
+            await asyncio.shield(bell.rung)
+        except BaseException as error:
+            if not outcome.known:
+                self._give_up(turn)
+                if turn.begun and isinstance(error, asyncio.CancelledError):
+                    await bell.rung
+            raise
+        return outcome.result()
+
+    def enter(self, holder: Holder) -> Turn:
+        """Return a holder's turn once it has come.
+
+        Raises what its ``start`` raises, ``EngineError`` where the desk is closed, and ``UsageError`` where the caller
+        itself has the desk.
+        """
+        gate: Outcome[None] = Outcome()
+        turn = self._kept(holder, gate)
+        try:
+            self._join(turn)
+            gate.result()
         except BaseException:
             self.leave(turn)
             raise
         return turn
 
-    async def aenter(self) -> Turn:
-        """Return this task's turn once it has come, while the event loop goes on."""
-        task = asyncio.current_task()
-        turn = self._queue(lambda holder: holder.task is task or (holder.task is None and holder.thread == get_ident()))
+    async def aenter(self, holder: Holder) -> Turn:
+        """``enter``, while the event loop goes on."""
+        bell = Bell()
+        gate: Outcome[None] = Outcome()
+        turn = self._kept(holder, gate, bell)
         try:
-            await asyncio.wrap_future(turn.granted)
+            self._join(turn)
+            await bell.rung
+            gate.result()
         except BaseException:
             self.leave(turn)
             raise
         return turn
 
     def leave(self, turn: Turn) -> None:
-        """Give a turn back, or give up waiting for it. Safe to call twice."""
-        with self._lock:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            if self._holder is turn:
-                self._holder = None
-                while self._waiting and self._holder is None:
-                    next_one = self._waiting.popleft()
-                    if next_one.granted.set_running_or_notify_cancel():
-                        self._holder = next_one
-                        next_one.granted.set_result(None)
-
-    @contextmanager
-    def turn(self) -> Iterator[Turn]:
-        """Hold the desk for a ``with`` block. Raises as ``enter``."""
-        turn = self.enter()
-        try:
-            yield turn
-        finally:
-            self.leave(turn)
+        """Give a turn back, or give up waiting for it. Safe to call twice, at any moment."""
+        turn.over = True
+        self.owner.wake()
 
     def check(self) -> None:
         """Raise ``EngineError`` where the session is closed or has failed."""
         if self._out_of_use is not None:
             raise EngineError(self._out_of_use, hint="Load the bundle again.")
 
-    def _queue(self, waits_for_itself: Callable[[Turn], bool]) -> Turn:
-        with self._lock:
-            self.check()
-            turn = Turn(get_ident(), _task(), Future())
-            if self._holder is None:
-                self._holder = turn
-                turn.granted.set_result(None)
-            elif waits_for_itself(self._holder):
-                raise UsageError(
-                    "Another stream of this model is still open.",
-                    hint="Leave its with block first, or load the bundle a second time.",
-                )
+    def _whole(
+        self, outcome: Outcome[T], work: Callable[[], T], before: Callable[[], bool], cancel: Callable[[], None]
+    ) -> Turn:
+        def go_on() -> None:
+            try:
+                if turn.over:
+                    raise Cancelled("The request was given up.")
+                if before():
+                    self.owner.submit(go_on)  # behind what else there is to do
+                    return
+                outcome.settle(work)
+            except BaseException as error:
+                outcome.fail(error)
+            turn.over = True
+
+        def begin() -> None:
+            try:
+                self.check()
+            except EngineError as error:
+                outcome.fail(error)
+                turn.over = True
             else:
-                self._waiting.append(turn)
-            return turn
+                go_on()
+
+        turn = Turn(begin, cancel)
+        return turn
+
+    def _kept(self, holder: Holder, gate: Outcome[None], bell: Bell | None = None) -> Turn:
+        found = weakref.ref(holder, self.owner.wake)
+
+        def begin() -> None:
+            if (there := found()) is not None:
+                gate.settle(lambda: self._checked(there.start))
+            turn.over = turn.over or (bell is not None and not bell.ring())
+
+        turn = Turn(begin, holder=found)
+        return turn
+
+    def _checked(self, work: Callable[[], T]) -> T:
+        self.check()
+        return work()
+
+    def _join(self, turn: Turn) -> None:
+        self.check()
+        self.owner.check()
+        held = self._holder
+        holder = None if held is None or held.over or held.holder is None else held.holder()
+        if holder is not None and holder.caller is not None and _calls_us(holder.caller):
+            raise UsageError(
+                "Another stream of this model is still open.",
+                hint="Leave its with block first, or load the bundle a second time.",
+            )
+        self._waiting.append(turn)
+        if not self.owner.is_current:
+            self.owner.wake()
+            return
+        self._look()
+        if not turn.begun:
+            raise UsageError("The engine's own thread cannot wait for the engine.", hint="Ask from another thread.")
+
+    def _give_up(self, turn: Turn) -> None:
+        turn.over = True
+        turn.cancel()
+        self.cancel(turn)
+        self.owner.wake()
+
+    def _look(self) -> float | None:
+        """Between two pieces of work: hand the desk on, and go on with what nobody reads while others wait.
+
+        Returns after how many seconds to look again, None where only a request or its end can change anything.
+        """
+        while self._holder is None or self._holder.has_ended or self._out_of_use is not None:
+            if not self._pass_on():
+                return None
+        turn = self._holder
+        holder = None if turn.holder is None else turn.holder()
+        if holder is None or all(each.over for each in tuple(self._waiting)):
+            return None
+        unread = monotonic() - turn.used
+        if unread < _PATIENCE_S:
+            return _PATIENCE_S - unread
+        if not holder.go_on():
+            turn.over = True
+        return 0.0
+
+    def _pass_on(self) -> bool:
+        with self._lock:
+            self._holder = None
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if not turn.over:
+                    break
+            else:
+                return False
+            self._holder = turn
+        turn.begun = True
+        turn.touch()
+        turn.begin()
+        return True
 
     # The engine, on the owner's thread
 
@@ -144,10 +266,20 @@ class Desk:
                 self.session.rewind(length)
                 self.cache.cut(length)
 
-    def snapshot(self) -> bytes:
-        """Return the session's snapshot of its cache; nothing where it can make none."""
+    def snapshot(self, length: int) -> bytes:
+        """Return the session's snapshot of its first tokens; nothing where it can make none. The cache stays."""
+        if not isinstance(self.session, Snapshots):
+            return b""
         with self._watched():
-            return self.session.snapshot() if isinstance(self.session, Snapshots) else b""
+            whole = self.session.snapshot()
+        if length == len(self.cache.tokens):
+            return whole
+        tokens, steps = list(self.cache.tokens), list(self.cache.steps)
+        self.rewind(length)
+        with self._watched():
+            state = self.session.snapshot()
+        self.restore(whole, tokens, steps)
+        return state
 
     def restore(self, state: bytes, tokens: Sequence[int], steps: Sequence[int]) -> None:
         """Put a snapshot of these tokens into the cache; one that the session refuses leaves the cache empty."""
@@ -176,35 +308,49 @@ class Desk:
 
     def cancel(self, turn: Turn | None) -> None:
         """Stop the engine, if this turn has it."""
+        if turn is None or not self.owner.is_here:
+            return
         with self._lock:
-            if turn is not None and self._holder is turn:
+            if self._holder is turn:
                 self.session.cancel()
 
     def close(self) -> None:
         """Stop what runs and close the session. Requests that wait are refused. Safe to call twice."""
-        with self._lock:
-            self._out_of_use = self._out_of_use or "The model is closed."
-            waiting, self._waiting = self._waiting, deque()
-            holder = self._holder
-        if holder is not None:
-            holder.end()
-        for turn in waiting:
-            if turn.granted.set_running_or_notify_cancel():
-                turn.granted.set_exception(EngineError("The model is closed.", hint="Load the bundle again."))
-        if self._end.detach():
+        if not self.owner.is_here:
+            return
+        self._out_of_use = self._out_of_use or "The model is closed."
+        if (turn := self._holder) is not None:
+            turn.cancel()
+            if turn.holder is not None and (holder := turn.holder()) is not None:
+                holder.end()
+        self.owner.wake()
+        if self._end.alive:
             _shut_down(self.owner, self.session)
+            self._end.detach()
 
 
-def _task() -> object | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # no event loop runs in this thread
-        return None
+def _calls_us(frame: FrameType) -> bool:
+    """Whether this frame is among the callers."""
+    each: FrameType | None = sys._getframe(1)
+    while each is not None and each is not frame:
+        each = each.f_back
+    return each is frame
+
+
+def _weakly(method: weakref.WeakMethod[Callable[[], float | None]]) -> Callable[[], float | None]:
+    """Return what calls a method of something that it does not keep alive."""
+
+    def call() -> float | None:
+        found = method()
+        return None if found is None else found()
+
+    return call
 
 
 def _shut_down(owner: Owner, session: Session) -> None:
     if not owner.is_here:  # a fork of the process has neither the thread nor the right to the engine
         return
-    session.cancel()
-    owner.submit(session.close)
-    owner.stop(_LAST_WORDS_S)
+    if not owner.stopped:
+        session.cancel()
+        owner.submit(session.close)
+        owner.stop(_LAST_WORDS_S)

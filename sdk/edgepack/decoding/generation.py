@@ -78,7 +78,6 @@ class Generation:
         self._constraint = _constraint(request)
         self._closing: deque[int] | None = None  # what is left of the tokens that close an answer before its limit
         self._chunks: Iterator[Chunk] = self._generate()
-        self._handed_out: list[Chunk] = []
         self._pending: list[int] = []  # tokens whose text has not been handed out
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason = "cancelled"
@@ -89,10 +88,7 @@ class Generation:
 
     def step(self) -> Chunk | None:
         """Return the next piece, None at the end."""
-        chunk = next(self._chunks, None)
-        if chunk is not None:
-            self._handed_out.append(chunk)
-        return chunk
+        return next(self._chunks, None)
 
     def cancel(self) -> None:
         """End the text as soon as the engine can."""
@@ -182,19 +178,20 @@ class Generation:
             self._first = self._last
         self._generated += 1
 
-    def result(self) -> Result:
-        """Return what was handed out so far as a result."""
-        chunks, request, steps = self._handed_out, self._request, self._steps
+    def result(self, chunks: Sequence[Chunk], cut: bool) -> Result:
+        """Return the pieces that were read as a result; ``cut``: there were more."""
+        request, steps = self._request, self._steps
+        reason, stop = ("cancelled", None) if cut else (self._finish_reason, self._stop)
         text = "".join(chunk.text for chunk in chunks)
         token_ids = tuple(token for chunk in chunks for token in chunk.token_ids)
         tool_calls: tuple[ToolCall, ...] = ()
-        if request.parse is not None and self._finish_reason == "stop":
-            text, tool_calls = request.parse(text, () if isinstance(self._stop, str) else token_ids)
+        if request.parse is not None and reason == "stop":
+            text, tool_calls = request.parse(text, () if isinstance(stop, str) else token_ids)
         return Result(
             text=text,
             token_ids=token_ids,
-            finish_reason=self._finish_reason,
-            stop=self._stop,
+            finish_reason=reason,
+            stop=stop,
             sampling=self._sampler.sampling,
             usage=Usage(
                 prompt_tokens=len(request.prompt),

@@ -1,7 +1,8 @@
 """The thread that an engine lives on: it opens the session, runs it and closes it, and no other thread ever calls it.
 
 So an engine that belongs to a thread is served from everywhere, an event loop is never blocked, and a Ctrl-C or a
-cancelled task reaches the caller at once, who then stops the engine.
+cancelled task reaches the caller at once, who then stops the engine. The handlers of signals run in the main thread
+alone: what must not be left half done is done on the owner's.
 """
 
 from __future__ import annotations
@@ -9,58 +10,125 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
-from queue import SimpleQueue
-from threading import Thread, current_thread, main_thread
-from typing import TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread, current_thread, main_thread, stack_size
+from time import monotonic
+from typing import Generic, TypeVar
 
 from edgepack.errors import EngineError
+from edgepack.structured.apart import exclusive
 
 T = TypeVar("T")
 
 _LOOK_S = 0.25
+_STACK = 8 << 20  # bytes; an engine needs more than a program may set for its own threads, or musl gives any
+
+
+class Outcome(Generic[T]):
+    """What work on another thread comes to. One thread at a time may wait for it.
+
+    It is made of one lock of the interpreter's own. A condition of ``threading``, which futures and events are made of,
+    stays locked for ever where the handler of a signal raises as it is about to be released.
+    """
+
+    def __init__(self, told: Callable[[], object] | None = None) -> None:
+        """``told`` is called on the thread of the work once the outcome is known."""
+        self.known = False
+        self._told = told
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._gate = Lock()
+        self._gate.acquire()
+
+    def settle(self, work: Callable[[], T]) -> None:
+        """Do the work. Never raises."""
+        try:
+            self._value = work()
+        except BaseException as error:
+            self._error = error
+        self._open()
+
+    def fail(self, error: BaseException) -> None:
+        """Let it be an error."""
+        self._error = error
+        self._open()
+
+    def _open(self) -> None:
+        self.known = True
+        self._gate.release()
+        if self._told is not None:
+            self._told()
+
+    def wait(self, timeout_s: float = float("inf")) -> None:
+        """Wait until it is known, or so long; notice every Ctrl-C on the way.
+
+        A signal that comes after the interpreter's last look for one and before the wait begins does not end the wait,
+        so that it is interrupted to look again: on a busy machine that moment is long.
+        """
+        end = monotonic() + timeout_s
+        while not self.known and (left := end - monotonic()) > 0:
+            self._gate.acquire(timeout=min(left, _LOOK_S))
+
+    def result(self) -> T:
+        """Wait, and return what the work returned, or raise what it raised."""
+        self.wait()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback has this frame, which would keep all that is in it alive
+        return self._value  # type: ignore[return-value]  # a T, once there is no error
 
 
 class Owner:
     """A thread that does one piece of work after the other, in the order in which they come.
 
-    Whoever uses it stops it at exit, so that a program which forgets to close its model still ends.
+    ``between`` is called on it after each, never raises, and says after how many seconds without work it wants to be
+    called again; None: not before the next. Whoever uses an owner stops it at exit, so that a program which forgets
+    to close its model still ends.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, between: Callable[[], float | None] | None = None) -> None:
         self._process = os.getpid()
         try:
             self._thread = _idle.pop()
         except IndexError:
             self._thread = _Worker()
         self._thread.name = name
-        self._stopped = False
+        # Its own, so that what comes after its end wakes no thread: one that wakes as all ends is torn down.
+        self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._thread.owners.put((self._jobs, between or _nothing))
+        # Has ``between`` called soon. From anywhere: as no code of Python runs, no signal is handled in the middle. It
+        # passes over what the end of a weak reference gives it.
+        self.wake: Callable[..., None] = partial(self._jobs.put, _nothing)
+        self.stopped = False
 
     @property
     def is_here(self) -> bool:
         """Whether this process has the thread; a fork of the process that made it has not."""
         return os.getpid() == self._process
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Put work into the queue. Raises ``EngineError`` after ``stop`` and in a fork, which has no threads."""
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on it."""
+        return current_thread() is self._thread
+
+    def check(self) -> None:
+        """Raise ``EngineError`` in a fork of its process, which has no threads."""
         if not self.is_here:
             raise EngineError("A model does not survive a fork.", hint="Load it in the process that uses it.")
-        future: Future[T] = Future()
 
-        def job() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:
-                    future.set_exception(error)
-
-        if not self._stopped:
-            self._thread.jobs.put(job)
+    def submit(self, work: Callable[[], T], told: Callable[[], object] | None = None) -> Outcome[T]:
+        """Put work into the queue. Raises ``EngineError`` after ``stop`` and in a fork, which has no threads."""
+        self.check()
+        outcome: Outcome[T] = Outcome(told)
+        if not self.stopped:
+            self._jobs.put(lambda: outcome.settle(work))
         elif main_thread().is_alive():
             raise EngineError("The model is closed.", hint="Load the bundle again.")
         # Else the interpreter ends, and a thread that waits for ever is quieter than one that fails.
-        return future
+        return outcome
 
     def call(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
         """Do work on the thread and return what it returns, or raise what it raises.
@@ -68,49 +136,59 @@ class Owner:
         Where the wait is interrupted, by Ctrl-C for example, ``interrupt`` is called, and the interruption goes on as
         soon as the work has ended.
         """
-        if current_thread() is self._thread:
+        if self.is_current:
             return work()
-        future = self.submit(work)
+        outcome = self.submit(work)
         try:
-            return outcome_of(future)
+            return outcome.result()
         except BaseException:
-            if not future.done():
+            if not outcome.known:
                 interrupt()
-                wait_for([future])
+                outcome.wait()
             raise
 
     async def acall(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
         """Do work on the thread while the event loop goes on; a cancelled task calls ``interrupt``."""
-        future = self.submit(work)
+        bell = Bell()
+        outcome = self.submit(work, bell.ring)
         try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            interrupt()
+            await bell.rung
+        except BaseException:
+            if not outcome.known:
+                interrupt()
             raise
+        return outcome.result()
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Give the thread back after the work in its queue; wait for that at most so long. Safe to call twice."""
-        if self._stopped or not self.is_here:
+        if self.stopped or not self.is_here:
             return
+        self.stopped = True
+        given_back: Outcome[None] = Outcome()
         thread = self._thread
-        given_back = self.submit(lambda: _idle.append(thread))
-        self._stopped = True
-        if timeout_s is not None and current_thread() is not thread:
-            wait_for([given_back], timeout_s)
+        self._jobs.put(lambda: given_back.settle(thread.rest))
+        if timeout_s is not None and not self.is_current:
+            given_back.wait(timeout_s)
 
 
-def outcome_of(future: Future[T]) -> T:
-    """Return what a future returns, or raise what it raises, and notice every Ctrl-C on the way.
+class Bell:
+    """What a task of an event loop waits for, and any thread rings. Made on the loop's thread."""
 
-    A signal that comes after the interpreter's last look for one and before the wait begins does not end the wait, so
-    that it is interrupted to look again: on a busy machine that moment is long.
-    """
-    while True:
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.rung: asyncio.Future[None] = self._loop.create_future()
+
+    def ring(self) -> bool:
+        """Wake the task; say whether its loop can still be told."""
         try:
-            return future.result(_LOOK_S)
-        except TimeoutError:
-            if future.done():  # the work's own, or it ended this moment
-                return future.result()
+            self._loop.call_soon_threadsafe(self._end)
+        except RuntimeError:  # it is closed
+            return False
+        return True
+
+    def _end(self) -> None:
+        if not self.rung.done():
+            self.rung.set_result(None)
 
 
 class _Worker(Thread):
@@ -123,14 +201,42 @@ class _Worker(Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self.start()
+        self.owners: SimpleQueue[tuple[SimpleQueue[Callable[[], object]], Callable[[], float | None]]] = SimpleQueue()
+        self._rests = False
+        with exclusive():  # the size is that of the whole process
+            others = stack_size(_STACK)
+            try:
+                self.start()
+            except RuntimeError as error:
+                raise EngineError(
+                    f"No thread can be started for the engine: {error}.",
+                    hint="Free memory, or raise this process's limits of memory and threads.",
+                ) from None
+            finally:
+                stack_size(others)
 
     def run(self) -> None:
         while True:
-            job = self.jobs.get()
+            self._serve(*self.owners.get())
+
+    def rest(self) -> None:
+        """Wait for the next owner."""
+        self._rests = True
+        _idle.append(self)
+
+    def _serve(self, jobs: SimpleQueue[Callable[[], object]], between: Callable[[], float | None]) -> None:
+        self._rests = False
+        while not self._rests:
+            try:
+                job = jobs.get(timeout=between())
+            except Empty:
+                continue
             job()
             del job  # the last job must not keep a model alive while the thread waits for the next
+
+
+def _nothing() -> None:
+    return None
 
 
 _idle: list[_Worker] = []

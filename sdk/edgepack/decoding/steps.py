@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ class Steps:
         self._rolls_from = rolls_from
         self._lookup = Lookup(prompt) if looks_up else None
         self._trail = trail
-        self._cancelled = Event()
+        self._cancelled = False
         self._guessed: deque[tuple[int, Logits]] = deque()  # a token that may come, and the logits after it
         self._guess = 0
         self.cached = 0
@@ -91,7 +90,7 @@ class Steps:
 
     def cancel(self) -> None:
         """Let no further step begin. From any thread."""
-        self._cancelled.set()
+        self._cancelled = True
 
     def _share(self) -> int:
         """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
@@ -115,7 +114,7 @@ class Steps:
         return logits
 
     def _step(self, tokens: Sequence[int], forward: Callable[[Sequence[int]], Logits]) -> Logits:
-        if self._cancelled.is_set():
+        if self._cancelled:
             raise Cancelled("The stream was cancelled.")
         held, context = self._desk.cache.tokens, self._desk.options.context
         if self._rolls_from is not None and len(held) + len(tokens) > context:

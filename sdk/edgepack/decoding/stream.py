@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 
-from edgepack.decoding.desk import Desk, Turn
+from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation
 from edgepack.decoding.results import Chunk, Result
+from edgepack.decoding.turn import Turn
 from edgepack.errors import UsageError
 
 
@@ -16,24 +19,46 @@ class Stream:
     """A generation that is read piece by piece: a context manager that yields ``Chunk``, then has a ``result``.
 
     The texts of all chunks joined are the result's text (less its tool calls), and their ids its ids. The engine works
-    only while a chunk is waited for. Leaving the ``with`` block early ends the generation with the finish reason
-    "cancelled" and frees the model. ``cancel`` may come from any thread, everything else from one at a time.
+    only while a chunk is waited for, or another request is kept waiting by a stream that nobody reads. Leaving the
+    ``with`` block early ends the generation with the finish reason "cancelled" and frees the model; so does the end
+    of the stream itself, where its block was never left. ``cancel`` may come from any thread, everything else from one
+    at a time.
     """
 
     def __init__(
-        self, desk: Desk, generation: Generation, finished: Callable[[Result], None] = lambda result: None
+        self,
+        desk: Desk,
+        generation: Generation,
+        starting: Callable[[Stream], None] = lambda stream: None,
+        finished: Callable[[Result], None] = lambda result: None,
     ) -> None:
+        """``starting`` may refuse, on the owner's thread, before the first step; ``finished`` gets the result."""
         desk.check()
+        self.caller: FrameType | None = None
+        self.over = False
         self._desk = desk
         self._generation = generation
+        self._starting = starting
         self._finished = finished
         self._turn: Turn | None = None
-        self._over = False
+        self._ahead: deque[Chunk | BaseException | None] = deque()  # not read yet; None and an error are the end
+        self._begun = False
+        self._done = False  # the end has been made, read or not
+        self._read: list[Chunk] = []
+        self._dropped = False
         self._result: Result | None = None
 
     def __enter__(self) -> Stream:
         self._check_new()
-        self._begin(self._desk.enter())
+        self.caller = sys._getframe(1)
+        try:
+            self._turn = self._desk.enter(self)
+        except UsageError:  # refused, so that it may be entered later
+            self.caller = None
+            raise
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -47,10 +72,11 @@ class Stream:
     def __next__(self) -> Chunk:
         if self._turn is None:
             raise UsageError("A stream was read outside of a with block.", hint="with model.stream(...) as stream: ...")
-        if self._over:
+        if self.over:
             raise StopIteration
         try:
-            chunk = self._desk.owner.call(self._generation.step, interrupt=self.cancel)
+            ready = self._ahead
+            chunk = _piece(self._next() if ready else self._desk.owner.call(self._next, interrupt=self.cancel))
         except BaseException:
             self._end()
             raise
@@ -63,15 +89,20 @@ class Stream:
         """End the generation as soon as the engine can, with the finish reason "cancelled". From any thread."""
         self._generation.cancel()
         self._desk.cancel(self._turn)
+        if self._ahead:
+            self._dropped = True
+            self._ahead.clear()
 
     def close(self) -> None:
         """End the generation and free the model. Leaving the ``with`` block does it; safe to call twice."""
-        if self._turn is not None and not self._over:
+        if self._turn is not None and not self.over:
             try:
-                self._result = self._generation.result()
+                if not self._done and not self._desk.owner.is_here:
+                    return  # a fork has the stream, but not the engine
+                result = self._conclude() if self._done else self._desk.owner.call(self._conclude, self.cancel)
+                self._keep(result)
             finally:
                 self._end()
-            self._finished(self._result)
 
     @property
     def result(self) -> Result:
@@ -80,29 +111,89 @@ class Stream:
             raise UsageError("The stream has no result.", hint="Read it to its end, or leave its with block, first.")
         return self._result
 
-    def _check_new(self) -> None:
-        if self._turn is not None:
-            raise UsageError("A stream was entered twice.", hint="Ask the model for a new one.")
+    # As the desk's holder
 
-    def _begin(self, turn: Turn) -> None:
-        self._turn = turn
-        turn.end = self._stop
+    def start(self) -> None:
+        self._starting(self)
+        self._begun = True
 
-    def _stop(self) -> None:
+    def go_on(self) -> bool:
+        if not self._done:
+            self._advance()
+        return not self._done
+
+    def end(self) -> None:
         self.cancel()
         self._desk.owner.call(self.close)
 
-    def _end(self) -> None:
-        self._over = True
+    # On the owner's thread, where no step runs meanwhile
+
+    def _advance(self) -> None:
+        try:
+            piece = self._generation.step()
+            self._ahead.append(piece)
+            self._done = piece is None
+        except BaseException as error:
+            self._ahead.append(error)
+            self._done = True
+
+    def _next(self) -> Chunk | BaseException | None:
+        if not self._ahead:
+            self._advance()
         if self._turn is not None:
+            self._turn.touch()
+        piece = self._ahead.popleft()
+        if isinstance(piece, Chunk):
+            self._read.append(piece)
+        return piece
+
+    def _conclude(self) -> Result:
+        unread = self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
+        return self._generation.result(self._read, cut=unread)
+
+    def _read_on(self) -> bool:
+        if not self._begun:
+            self.start()
+        chunk = self._generation.step()
+        if chunk is not None:
+            self._read.append(chunk)
+        return chunk is not None
+
+    # On the reader's
+
+    def _check_new(self) -> None:
+        if self.caller is not None or self._turn is not None or self.over:
+            raise UsageError("A stream was entered twice.", hint="Ask the model for a new one.")
+
+    def _keep(self, result: Result) -> None:
+        self._result = result
+        self._finished(result)
+
+    def _end(self) -> None:
+        self.over = True
+        self.caller = None
+        if self._turn is not None:
+            self._generation.cancel()
+            self._desk.cancel(self._turn)
             self._desk.leave(self._turn)
 
 
+def _piece(piece: Chunk | BaseException | None) -> Chunk | None:
+    if not isinstance(piece, BaseException):
+        return piece
+    try:
+        raise piece
+    finally:
+        del piece  # its traceback has this frame
+
+
 def whole(stream: Stream) -> Result:
-    """Read a stream to its end, and return its result."""
-    with stream:
-        for _ in stream:
-            pass
+    """Read a stream to its end on the owner's thread alone, and return its result."""
+    stream._check_new()
+    try:
+        stream._keep(stream._desk.call(stream._conclude, stream._read_on, stream._generation.cancel))
+    finally:
+        stream._end()
     return stream.result
 
 
@@ -115,33 +206,44 @@ class AsyncStream:
 
     def __init__(self, making: Callable[[], Awaitable[Stream]]) -> None:
         self._making = making
+        self._entering = False
         self._stream: Stream | None = None
 
     async def __aenter__(self) -> AsyncStream:
-        if self._stream is not None:
-            raise UsageError("A stream was entered twice.", hint="Ask the model for a new one.")
-        self._stream = await self._making()
-        self._stream._begin(await self._stream._desk.aenter())
+        caller = sys._getframe(1)
+        stream = await self._made()
+        stream.caller = caller
+        try:
+            stream._turn = await stream._desk.aenter(stream)
+        except BaseException:
+            stream._end()
+            raise
+        self._stream = stream
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stream = self._entered()
-        if stream._over:
+        if stream._done:
+            stream.close()
+        if stream.over:
             return
-        # On the owner's thread, behind the step that a cancelled task left there; a second cancel must not undo it.
-        await asyncio.shield(asyncio.wrap_future(stream._desk.owner.submit(stream.close)))
+        # On the owner's thread, behind the step that a cancelled task left there; a second cancel does not undo it.
+        await stream._desk.owner.acall(stream.close)
 
     def __aiter__(self) -> AsyncStream:
         return self
 
     async def __anext__(self) -> Chunk:
         stream = self._entered()
-        if stream._over:
+        if stream.over:
             raise StopAsyncIteration
         try:
-            chunk = await stream._desk.owner.acall(stream._generation.step, interrupt=stream.cancel)
+            ready = stream._ahead
+            chunk = _piece(
+                stream._next() if ready else await stream._desk.owner.acall(stream._next, interrupt=stream.cancel)
+            )
         except asyncio.CancelledError:
             raise
         except BaseException:
@@ -161,6 +263,12 @@ class AsyncStream:
         """The result. Raises ``UsageError`` while the stream goes on, and where it ended in an error."""
         return self._entered().result
 
+    async def _made(self) -> Stream:
+        if self._entering:
+            raise UsageError("A stream was entered twice.", hint="Ask the model for a new one.")
+        self._entering = True
+        return await self._making()
+
     def _entered(self) -> Stream:
         if self._stream is None:
             raise UsageError(
@@ -171,7 +279,9 @@ class AsyncStream:
 
 async def awhole(stream: AsyncStream) -> Result:
     """``whole`` for an event loop."""
-    async with stream:
-        async for _ in stream:
-            pass
-    return stream.result
+    made = await stream._made()
+    try:
+        made._keep(await made._desk.acall(made._conclude, made._read_on, made._generation.cancel))
+    finally:
+        made._end()
+    return made.result

@@ -32,6 +32,8 @@ _TIMEOUT_S: Final = 120.0
 
 _answers: dict[tuple[str, str], Support] = {}
 _lock = Lock()
+if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
+    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Support:
