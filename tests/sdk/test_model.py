@@ -137,8 +137,12 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_evaluate
 
 
 def test_a_prompt_longer_than_the_bundle_allows_names_its_limit() -> None:
-    with fake.model(context=4) as model, pytest.raises(PromptTooLongError, match="made for 131072 tokens"):
-        model.generate("x" * 131073)
+    with fake.model(context=4) as model:
+        with pytest.raises(PromptTooLongError, match="made for 131072 tokens"):
+            model.generate("x" * 2**21)
+        # Of a prompt that is refused by its bytes nobody knows how many tokens it has.
+        with pytest.raises(PromptTooLongError, match=r"at least .* a larger context, of up to 131072"):
+            model.generate("x" * 131073)
 
 
 def test_an_empty_prompt_needs_a_bos() -> None:

@@ -231,10 +231,10 @@ class Prompts:
 
     def _too_long(self, count: int, otherwise: str, about: str = "") -> PromptTooLongError:
         most = self._manifest.context.profile
-        hint = f"load with context={count} or more" if count <= most else f"this bundle is made for {most} tokens"
+        larger = f"load with a larger context, of up to {most}" if about else f"load with context={count} or more"
         return PromptTooLongError(
             f"The prompt has {about}{count} tokens, the context {self._context}.",
-            hint=f"Shorten it, or {hint}{otherwise}.",
+            hint=f"Shorten it, or {larger if count <= most else f'this bundle is made for {most} tokens'}{otherwise}.",
         )
 
 
