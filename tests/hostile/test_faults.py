@@ -104,6 +104,7 @@ def test_whatever_happens_to_a_call_there_is_a_whole_bundle_or_none(
     assert os.listdir(tmp_path / "dry") == ["out"]
 
 
+@pytest.mark.usefixtures("hangup")
 def test_a_hangup_at_any_call_is_cleaned_up_after(
     write: Callable[[Path], Callable[[], object]], tmp_path: Path, portion: Callable[[int], int]
 ) -> None:

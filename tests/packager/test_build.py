@@ -364,6 +364,7 @@ def test_a_missing_engine_needs_the_word_unproven(
     assert "UNPROVEN" in shown.stdout
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_build_that_is_stopped_leaves_no_bundle(number: signal.Signals, tmp_path: Path) -> None:
     source = make_llama(tmp_path / "source", hidden=512, layers=8, intermediate=2048)

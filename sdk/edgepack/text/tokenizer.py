@@ -158,11 +158,13 @@ class Tokenizer:
         if not shrinks or not (byte_level or parts.model.vocab.keys() >= _BYTE_TOKENS):
             return 0
         ends = np.frombuffer(tables.ends, "<u4")
-        if byte_level:  # a character is a byte
-            begins = np.frombuffer(tables.texts, np.uint8) & 0xC0 != 0x80
-            ends = np.concatenate([[0], np.cumsum(begins)])[ends]
+        lengths = np.diff(ends, prepend=ends[:1] * 0)
+        longest = int(lengths.max())
+        if byte_level:  # a character is a byte, and is written with one or two
+            places = np.flatnonzero(lengths >= longest // 2).tolist()
+            longest = max(len(_byte_level_bytes(self._bpe.text(place).decode())) for place in places)
         added = [len(token.content.encode()) for token in parts.added_tokens]
-        return shrinks * max(int(np.diff(ends.astype(np.int64), prepend=0).max()), *added, 1)
+        return shrinks * max(longest, *added, 1)
 
     def token(self, token_id: int) -> str:
         """Return a token as the vocabulary writes it. Raises ``UsageError`` for an id without one."""

@@ -134,6 +134,7 @@ def test_a_schema_is_given_as_it_is_or_by_its_file(tmp_path: Path) -> None:
         textfile.schema(str(tmp_path / "{}.json"))
 
 
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_command_as_ctrl_c_does(name: str) -> None:
     number = getattr(signal, name)
