@@ -228,7 +228,7 @@ def a_tool_call_is_parsed_and_its_arguments_are_valid(case: Case) -> None:
 
 @a_tool_call_is_parsed_and_its_arguments_are_valid.broken_by
 def a_call_that_stays_in_the_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tools, "parse", lambda self, text, source: (text, ()))
+    patch.setattr(Tools, "parse", lambda self, text, *rest: (text, ()))
 
 
 @a_tool_call_is_parsed_and_its_arguments_are_valid.broken_by

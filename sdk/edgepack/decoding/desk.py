@@ -59,8 +59,7 @@ class Desk:
             self.session = opened[0]
             self._end = weakref.finalize(self, _shut_down, self.owner, self.session)
         except BaseException:
-            self.owner.submit(lambda: opened[0].close())  # behind the opening, where that was interrupted
-            self.owner.stop()
+            self.owner.stop(lambda: opened[0].close() if opened else None)  # behind an opening that was interrupted
             raise
 
     # Turns
@@ -150,10 +149,13 @@ class Desk:
             try:
                 if turn.over:
                     raise Cancelled("The request was given up.")
-                if before():
-                    self.owner.submit(go_on)  # behind what else there is to do
+                if self.owner.rests:
+                    self.owner.refuse(outcome)
+                elif before():
+                    self.owner.later(go_on)
                     return
-                outcome.settle(work)
+                else:
+                    outcome.settle(work)
             except BaseException as error:
                 outcome.fail(error)
             turn.over = True
@@ -174,9 +176,11 @@ class Desk:
         found = weakref.ref(holder, self.owner.wake)
 
         def begin() -> None:
-            if (there := found()) is not None:
+            if self.owner.rests:
+                self.owner.refuse(gate)
+            elif (there := found()) is not None:
                 gate.settle(lambda: self._checked(there.start))
-            turn.over = turn.over or (bell is not None and not bell.ring())
+            turn.over = turn.over or (bell is not None and not bell.ring()) or self.owner.rests
 
         turn = Turn(begin, holder=found)
         return turn
@@ -198,6 +202,8 @@ class Desk:
         self._waiting.append(turn)
         if not self.owner.is_current:
             self.owner.wake()
+            if self.owner.rests:  # it came too late to be seen there
+                self._look()
             return
         self._look()
         if not turn.begun:
@@ -352,5 +358,4 @@ def _shut_down(owner: Owner, session: Session) -> None:
         return
     if not owner.stopped:
         session.cancel()
-        owner.submit(session.close)
-        owner.stop(_LAST_WORDS_S)
+        owner.stop(session.close, _LAST_WORDS_S)

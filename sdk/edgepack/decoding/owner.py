@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, current_thread, main_thread, stack_size
@@ -50,9 +51,10 @@ class Outcome(Generic[T]):
         self._open()
 
     def fail(self, error: BaseException) -> None:
-        """Let it be an error."""
-        self._error = error
-        self._open()
+        """Let it be an error, where it is not known yet."""
+        if not self.known:
+            self._error = error
+            self._open()
 
     def _open(self) -> None:
         self.known = True
@@ -98,11 +100,13 @@ class Owner:
         self._thread.name = name
         # Its own, so that what comes after its end wakes no thread: one that wakes as all ends is torn down.
         self._jobs: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        self._thread.owners.put((self._jobs, between or _nothing))
+        self._between = between or _nothing
+        self._thread.owners.put((self._jobs, self._between))
         # Has ``between`` called soon. From anywhere: as no code of Python runs, no signal is handled in the middle. It
         # passes over what the end of a weak reference gives it.
         self.wake: Callable[..., None] = partial(self._jobs.put, _nothing)
         self.stopped = False
+        self.rests = False  # nothing that is put into the queue will be done any more
 
     @property
     def is_here(self) -> bool:
@@ -120,15 +124,28 @@ class Owner:
             raise EngineError("A model does not survive a fork.", hint="Load it in the process that uses it.")
 
     def submit(self, work: Callable[[], T], told: Callable[[], object] | None = None) -> Outcome[T]:
-        """Put work into the queue. Raises ``EngineError`` after ``stop`` and in a fork, which has no threads."""
+        """Put work into the queue; after ``stop`` its outcome is an ``EngineError``. Raises as ``check``."""
         self.check()
         outcome: Outcome[T] = Outcome(told)
-        if not self.stopped:
-            self._jobs.put(lambda: outcome.settle(work))
-        elif main_thread().is_alive():
-            raise EngineError("The model is closed.", hint="Load the bundle again.")
-        # Else the interpreter ends, and a thread that waits for ever is quieter than one that fails.
+        if self.stopped:
+            self.refuse(outcome)
+            return outcome
+        self._jobs.put(lambda: self.refuse(outcome) if self.rests else outcome.settle(work))
+        if self.rests:  # it came too late
+            self.refuse(outcome)
         return outcome
+
+    def later(self, job: Callable[[], None]) -> None:
+        """On the thread itself: do a job that never raises behind what is in the queue, after its end too."""
+        self._jobs.put(job)
+
+    def refuse(self, outcome: Outcome[T]) -> None:
+        """Let work that comes after the end fail.
+
+        Where the interpreter ends too, nothing is said: a thread that waits for ever is quieter than one that fails.
+        """
+        if main_thread().is_alive():
+            outcome.fail(EngineError("The model is closed.", hint="Load the bundle again."))
 
     def call(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
         """Do work on the thread and return what it returns, or raise what it raises.
@@ -159,14 +176,28 @@ class Owner:
             raise
         return outcome.result()
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Give the thread back after the work in its queue; wait for that at most so long. Safe to call twice."""
+    def stop(self, last: Callable[[], object] = lambda: None, timeout_s: float | None = None) -> None:
+        """Do ``last`` after the work in the queue and give the thread back; wait for that at most so long.
+
+        Safe to call twice, of which only the first does anything.
+        """
         if self.stopped or not self.is_here:
             return
         self.stopped = True
         given_back: Outcome[None] = Outcome()
-        thread = self._thread
-        self._jobs.put(lambda: given_back.settle(thread.rest))
+
+        def end() -> None:
+            try:
+                last()
+            finally:
+                self.rests = True
+                with suppress(Empty):  # what came meanwhile
+                    while True:
+                        self._jobs.get_nowait()()
+                self._between()
+                self._thread.rest()
+
+        self._jobs.put(lambda: given_back.settle(end))
         if timeout_s is not None and not self.is_current:
             given_back.wait(timeout_s)
 

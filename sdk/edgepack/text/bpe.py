@@ -39,13 +39,21 @@ _Pair = tuple[int, int, int, int, int]  # rank, place, left, right, joined: in t
 @contextmanager
 def _library() -> Iterator[None]:
     """Turn what the tokenizers library raises into ``BundleDamagedError``: it has no class of its own for errors, and
-    where Rust panics, one that is no ``Exception``."""
+    where Rust panics, one that is no ``Exception``. What a signal's handler raises meanwhile goes through."""
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if (isinstance(error, Exception) or type(error).__name__ == "PanicException") and _comes_from_here(error):
             raise damaged(f"the tokenizers library says: {str(error).rstrip('.')}") from None
         raise
+
+
+def _comes_from_here(error: BaseException) -> bool:
+    """Whether an error was raised by what this module calls and is no code of Python, which has no frame."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename == __file__
 
 
 class Bpe:

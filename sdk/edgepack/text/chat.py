@@ -13,7 +13,7 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgepack.errors import BundleError, UsageError
@@ -73,7 +73,7 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except TemplateSyntaxError as error:
             raise BundleError(f"{file}, line {error.lineno}: {error.message}.") from None
-        except Exception as error:  # a program of a stranger may make the compiler fail in any way
+        except _failures() as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise BundleError(f"{file} does not compile: {reason}.") from error
 
@@ -134,7 +134,7 @@ class ChatTemplate:
                     raise BundleError(f"{self._file} writes more than {MAX_CHARACTERS:,} characters.")
         except (UsageError, BundleError):
             raise
-        except Exception as e:  # a program of a stranger may fail in any way
+        except _failures() as e:
             hint = "Name the day that it prints with date='YYYY-MM-DD'." if "strftime_now" in str(e) else None
             reason = str(e)[:_REASON].rstrip(".") or type(e).__name__
             raise BundleError(f"{self._file} fails on these messages: {reason}.", hint=hint) from e
@@ -165,6 +165,16 @@ def _with_role(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message whose role, a word of the template's language, counts as written: Phi-3 makes tokens of it."""
     role = message["role"]
     return {**message, "role": written(role) if role.isidentifier() else role}
+
+
+@cache
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what a template may fail with: all that the language itself raises. Not what an application's handler of
+    a signal raises meanwhile, an error of its own or a ``TimeoutError``."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, NameError,
+            RuntimeError, StopIteration, SyntaxError, TypeError, ValueError, re.error)  # fmt: skip
 
 
 def _clock(day: str) -> Callable[[str], str]:

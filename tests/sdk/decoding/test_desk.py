@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ def test_work_is_done_in_order_on_one_other_thread() -> None:
     assert {thread for _, thread in seen}.isdisjoint({threading.get_ident()})
     assert len({thread for _, thread in seen}) == 1
     assert owner.call(lambda: owner.call(lambda: 7)) == 7  # from its own thread there is nothing to wait for
-    owner.stop(5)
+    owner.stop(timeout_s=5)
 
 
 def test_an_error_is_the_callers() -> None:
@@ -42,7 +43,7 @@ def test_an_error_is_the_callers() -> None:
     with pytest.raises(ZeroDivisionError):
         owner.call(lambda: 1 / 0)
     assert owner.call(lambda: 1) == 1
-    owner.stop(5)
+    owner.stop(timeout_s=5)
 
 
 def test_ctrl_c_stops_the_engine_and_comes_through() -> None:
@@ -214,6 +215,7 @@ def test_a_loop_that_is_closed_while_its_tasks_wait_or_hold_is_passed_over(impat
 def test_an_engine_has_the_stack_that_it_needs() -> None:
     script = """
 import threading
+import time
 threading.stack_size(32768)
 from edgepack import fake
 deep = []
@@ -338,3 +340,27 @@ print(model.generate("x").text)
         == "EngineError A model does not survive a fork. Load it in the process that uses it.\n" * 2 + "abc\n"
     )
     assert done.stderr == ""
+
+
+def test_a_close_at_any_moment_leaves_nobody_waiting() -> None:
+    def ask(model: Model, whole: bool) -> None:
+        with pytest.raises(EngineError, match="The model is closed"):
+            while True:
+                if whole:
+                    model.generate("x", max_tokens=3)
+                else:
+                    with model.stream("y", max_tokens=3) as stream:
+                        list(stream)
+
+    between = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for round_ in range(60):
+                with fake.model(says="abc" * 5) as model:
+                    asking = [pool.submit(ask, model, whole) for whole in (True, False) * 3]
+                    time.sleep(0.002 * (round_ % 5))
+                for each in asking:
+                    each.result(30)
+    finally:
+        sys.setswitchinterval(between)
