@@ -16,7 +16,7 @@ from edgepack.errors import ProofError
 from edgepack_packager import families, proof, seal, source, work
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
-from edgepack_packager.prepare import prepare
+from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
@@ -63,6 +63,11 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     """
     progress = progress or Silent()
     ready = prepare(name, recipe, out, progress)
+    with work.refusals(ready.out):
+        return _build(ready, recipe, progress)
+
+
+def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
     with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out) as scratch:
         weights = families.open_model(checkpoint, recipe.context)

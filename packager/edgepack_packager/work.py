@@ -9,15 +9,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
-_LOCK = ".building"
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
-_MOMENT = 60.0  # seconds
+_TRIES = 100  # of a hundredth of a second
 
 
 @contextmanager
@@ -26,34 +25,53 @@ def folder(out: Path) -> Iterator[Path]:
 
     A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
     that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
-    exists, and ``BuildError`` for whatever the system refuses in the block, as a full disk does.
+    exists, and ``BuildError`` as ``refusals`` does.
     """
     refuse_existing(out)
-    try:
-        _make(out.parent)
-    except OSError as error:
-        raise _unwritable(out, error) from None
     # Named before it is made, so that an interrupt at any moment finds it.
     work = out.parent / f".{out.name}.{token_hex(8)}.partial"
-    try:
+    with refusals(out), ExitStack() as locks:
         try:
-            work.mkdir(mode=0o700)
-        except OSError as error:
-            raise _unwritable(out, error) from None
-        with open(work / _LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.write("locked")
-            lock.flush()
+            try:
+                _make(out.parent)
+                with _lock(out.parent):  # who sweeps has the same lock, and meets no folder before it has its own
+                    work.mkdir(mode=0o700)
+                    locks.enter_context(_lock(work))
+            except OSError as error:
+                raise _unwritable(out, error) from None
             yield work
+        finally:
+            try:
+                shutil.rmtree(work, ignore_errors=True)
+            finally:  # an interrupt of that leaves nothing either
+                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def refusals(out: Path) -> Iterator[None]:
+    """Turn whatever the system refuses in the block, as a full disk does, into a ``BuildError``."""
+    try:
+        yield
     except OSError as error:
         if isinstance(error, EdgepackError):
             raise
         raise _failed(out, error) from None
-    finally:
-        try:
-            shutil.rmtree(work, ignore_errors=True)
-        finally:  # an interrupt of that leaves nothing either
-            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep a folder to this process for the block; where the system cannot lock one, or another program has it locked
+    for long, go on without."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, descriptor)
+            for _ in range(_TRIES):
+                with suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.01)
+        yield
 
 
 def _make(folder: Path) -> None:
@@ -79,7 +97,7 @@ def _failed(out: Path, error: OSError) -> BuildError:
         hint = "Free some space and repeat, or choose another place with --out."
     else:
         hint = "Nothing is sealed; the system's log may say what is wrong with the disk."
-    return BuildError(f"Writing the bundle failed: {reason}.", hint=hint)
+    return BuildError(f"The build failed: {reason}.", hint=hint)
 
 
 def publish(bundle: Path, out: Path) -> None:
@@ -133,32 +151,24 @@ def refuse_existing(out: Path) -> None:
 
 
 def _remove_abandoned(beside: Path) -> None:
-    try:
-        places = list(beside.iterdir())
-    except OSError:  # it is not there yet, or may not be read
-        return
-    for work in places:
-        if not _WORK.fullmatch(work.name) or work.is_symlink():
-            continue
-        try:
-            with open(work / _LOCK, "r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if lock.read() or _is_old(work):
-                    shutil.rmtree(work)
-        except FileNotFoundError:
-            if _is_old(work):
-                with suppress(OSError):  # it holds what no build has put there, or is gone
-                    work.rmdir()
-        except OSError:  # another build's, or another user's
-            continue
+    beside = Path(os.path.realpath(beside))
+    with suppress(OSError), _unless_locked(beside):
+        for name in os.listdir(beside):
+            if _WORK.fullmatch(name):
+                # Another build's, or another user's, stays.
+                with suppress(OSError), _unless_locked(beside / name):
+                    shutil.rmtree(beside / name)
 
 
-def _is_old(work: Path) -> bool:
-    """Say whether a folder is too old to be that of a build that is about to lock it."""
+@contextmanager
+def _unless_locked(folder: Path) -> Iterator[None]:
+    """Keep a folder that is no link to this process for the block. Raises ``OSError`` where another has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        return time.time() - work.stat().st_mtime > _MOMENT
-    except OSError:
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_nothing_is_left_after_an_error(error: BaseException, tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_a_sentence(number: int, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="Writing the bundle failed"), work.folder(tmp_path / "out"):
+    with pytest.raises(BuildError, match="The build failed"), work.folder(tmp_path / "out"):
         raise OSError(number, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
@@ -65,29 +66,39 @@ def test_an_output_that_appears_during_the_build_is_kept(tmp_path: Path) -> None
 
 def test_the_next_build_removes_what_a_killed_one_left_but_not_one_that_runs(tmp_path: Path) -> None:
     others = {name: tmp_path / f".{name}.partial" for name in ("a [b]*\n.0123456789abcdef", f"out.{'a' * 16}", "mine")}
-    running = tmp_path / f".out.{'b' * 16}.partial"
-    for folder in (*others.values(), running):
+    for folder in others.values():
         folder.mkdir()
-        (folder / ".building").write_text("locked")
         (folder / "weights").write_text("some")
-    with open(running / ".building", "r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with work.folder(tmp_path / "out"):
-            assert [name for name, folder in others.items() if folder.exists()] == ["mine"]
-            assert running.exists()
+    with work.folder(tmp_path / "running") as running, work.folder(tmp_path / "out"):
+        assert [name for name, folder in others.items() if folder.exists()] == ["mine"]
+        assert running.exists()
 
 
-def test_a_folder_that_is_not_locked_yet_is_left_for_a_moment(tmp_path: Path) -> None:
-    new, old = (tmp_path / f".out.{letter * 16}.partial" for letter in "ab")
-    locking, killed = (tmp_path / f".out.{letter * 16}.partial" for letter in "cd")
-    for folder in (new, old, locking, killed):
-        folder.mkdir()
-    for folder in (locking, killed):
-        (folder / ".building").touch()
-    for folder in (old, killed):
-        os.utime(folder, (1, 1))
+def test_while_a_folder_is_made_nobody_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its making and its lock it looks like one that a killed build left."""
+    seen: list[bool] = []
+    mkdir = Path.mkdir
+
+    def made(folder: Path, **options: Any) -> None:
+        mkdir(folder, **options)
+        work._remove_abandoned(tmp_path)
+        seen.append(folder.exists())
+
+    monkeypatch.setattr(Path, "mkdir", made)
     with work.folder(tmp_path / "out"):
-        assert [each.exists() for each in (new, old, locking, killed)] == [True, False, True, False]
+        pass
+    assert seen == [True]
+
+
+def test_a_folder_that_another_program_has_locked_delays_a_build_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_TRIES", 2)
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with work.folder(tmp_path / "out") as scratch:
+        assert scratch.exists()
+    os.close(other)
 
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ def test_what_a_killed_build_left_goes_also_beside_a_bundle_that_is_there(name: 
     out, left = tmp_path / name, tmp_path / f".{name}.{'0' * 16}.partial"
     for folder in (out, left):
         folder.mkdir()
-    (left / ".building").write_text("locked")
+    (left / "weights").write_text("some")
     with pytest.raises(OutputExistsError):
         work.refuse_existing(out)
     assert [path.name for path in tmp_path.iterdir()] == [name]
