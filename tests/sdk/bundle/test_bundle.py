@@ -154,6 +154,14 @@ def test_a_manifest_that_is_too_large_is_not_read(folder: Path) -> None:
     assert f"it has more than {MAX_MANIFEST:,} bytes" in refusal(folder, BundleDamagedError)
 
 
+def test_a_shared_file_that_is_too_large_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = open_bundle(folder)
+    assert bundle.read("LICENSE") == b"MIT\n"
+    monkeypatch.setattr("edgepack.bundle.files.MAX_READ", 3)
+    with pytest.raises(BundleDamagedError, match="LICENSE of the bundle is damaged: it has more than 3 bytes"):
+        bundle.read("LICENSE")
+
+
 def test_a_folder_in_place_of_a_file_is_refused(folder: Path) -> None:
     (folder / "LICENSE").unlink()
     (folder / "LICENSE").mkdir()

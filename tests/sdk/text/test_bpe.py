@@ -140,6 +140,20 @@ def test_tables_that_do_not_fit_together_are_refused(changes: dict[str, Any]) ->
         tokenizer_tables.decode(msgspec.msgpack.encode(fields | changes))
 
 
+def test_a_token_has_a_longest_length() -> None:
+    tables = compile_tokenizer(tiny.byte_level())
+    room = tokenizer_tables.LONGEST - (tables.ends[-1] - tables.ends[-2])
+
+    def longer(more: int) -> bytes:
+        ends = [*tables.ends[:-1], tables.ends[-1] + more]
+        changed = {"texts": bytes(tables.texts) + b"a" * more, "ends": words(ends)}
+        return msgspec.msgpack.encode(msgspec.msgpack.decode(tokenizer_tables.encode(tables)) | changed)
+
+    assert tokenizer_tables.decode(longer(room)).n_tokens == tables.n_tokens
+    with pytest.raises(BundleDamagedError, match="more than 1024 bytes"):
+        tokenizer_tables.decode(longer(room + 1))
+
+
 def rest(**changes: Any) -> str:
     return json.dumps(json.loads(compile_tokenizer(tiny.byte_level()).rest) | changes)
 
