@@ -35,12 +35,13 @@ from difflib import get_close_matches
 # Control characters, the marks that turn the direction of a text, line ends of Unicode, and halves of surrogate pairs.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_SECRETS = (
-    (re.compile(r"(://)[^\s/]+@"), r"\1"),
-    (re.compile(r"([?&][^\s=&]*(?:token|sig|key|secret|password|credential|auth)[^\s=&]*=)[^\s&'\"]+", re.I), r"\1***"),
-    (re.compile(r"((?:authorization['\"]?[:=] *['\"]?(?:basic|bearer)|\bbearer) +)[\w.~+/=-]{8,}", re.I), r"\1***"),
-    (re.compile(r"\b(hf_)[A-Za-z0-9]{6,}"), r"\1***"),
-)
+_USER = re.compile(r"(://)[^\s/]+@")
+_BEARER = re.compile(r"((?:authorization['\"]?[:=] *['\"]?(?:basic|bearer)|\bbearer) +)[\w.~+/=-]{8,}", re.I)
+_TOKEN = re.compile(r"\b(hf_)[A-Za-z0-9]{6,}")
+# The name of a field of a query. It is looked at once, from its beginning, however long a stranger makes it.
+_NAME = re.compile(r"(?<![^\s=&])[^\s=&]++=")
+_VALUE = re.compile(r"[^\s&'\"]+")
+_SECRET = re.compile("token|sig|key|secret|password|credential|auth", re.I)
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -54,9 +55,17 @@ def visible(text: str, keep: str = "") -> str:
 
 def without_secrets(text: str) -> str:
     """Return a text without names and passwords in addresses, and without tokens."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
+    text = _USER.sub(r"\1", text)
+    pieces, at = [], 0
+    for found in _NAME.finditer(text):
+        begin = max(found.start(), at)
+        before = text[begin - 1 : begin] if begin > at else ""
+        name = text[begin : found.end()] if before == "&" else text[begin : found.end()].partition("?")[2]
+        if _SECRET.search(name) and (value := _VALUE.match(text, found.end())):
+            pieces.append(text[at : found.end()])
+            at = value.end()
+    text = "***".join([*pieces, text[at:]])
+    return _TOKEN.sub(r"\1***", _BEARER.sub(r"\1***", text))
 
 
 class EdgepackError(Exception):

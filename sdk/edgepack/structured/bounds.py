@@ -19,7 +19,7 @@ _BRANCHES = 500  # of anyOf and its kin
 _VALUES = 10_000  # of an enum
 _RULES = 2_000
 _BOTH = 50  # of the operator &: llguidance multiplies what stands on its sides
-_RULE = re.compile(r"^[ \t]*[?!]*[A-Za-z_]\w*[^\n:\"'/|]*:", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*[?!]*[A-Za-z_]\w*+[^\n:\"'/|]*+:", re.MULTILINE)
 _PLACE = 60  # characters of a place that are shown
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def test_an_error_is_one_line_that_no_terminal_obeys() -> None:
 )  # fmt: skip
 def test_secrets_are_left_out(text: str, shown: str) -> None:
     assert without_secrets(text) == EdgepackError(text).message == shown
+
+
+@pytest.mark.parametrize("piece", ["?", "?token", "&key?", "://", "a=?sig=b", "bearer ", "authorization:  "])
+def test_a_long_text_is_read_once(piece: str) -> None:
+    begun = time.process_time()
+    assert without_secrets(piece * 100_000)
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("words", [["inspect"], ["verify"], ["plan"], ["inspect", "--json"], ["verify", "--json"]])

@@ -13,7 +13,7 @@ import pytest
 import tiny_tokenizers as tiny
 
 from edgepack.errors import SchemaError
-from edgepack.structured import constrain
+from edgepack.structured import bounds, constrain
 from edgepack.structured.apart import apart, exclusive
 from edgepack.structured.constrain import Constraint, compile_grammar
 from edgepack.text.tokenizer import Tokenizer
@@ -95,6 +95,12 @@ def test_a_chain_within_the_bounds_is_followed_on_a_thread_with_a_small_stack() 
         threading.stack_size(before)
     thread.join()
     assert made == [1, 901]
+
+
+def test_a_line_without_a_rule_is_read_once() -> None:
+    begun = time.process_time()
+    bounds.check_text("grammar", "a" * 65_000)
+    assert time.process_time() - begun < 1
 
 
 def test_who_waits_too_long_gets_an_error_and_the_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
