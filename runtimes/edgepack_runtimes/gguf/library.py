@@ -9,14 +9,13 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
-import os
-import threading
 from collections.abc import Mapping
 from ctypes import Structure
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgepack import threads
 from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineMissingError
 from edgepack_runtimes.gguf import abi, log
@@ -179,9 +178,7 @@ def locate(engine: Engine) -> Path:
 
 
 _loaded: dict[Engine, Library] = {}
-_loading = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
-    os.register_at_fork(after_in_child=_loading._at_fork_reinit)  # type: ignore[attr-defined]
+_loading = threads.lock()
 
 
 def load(engine: Engine) -> Library:

@@ -11,7 +11,6 @@ import os
 import struct
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack import threads
 from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
@@ -62,9 +62,7 @@ class Verdict:
 
 
 _verdicts: dict[library.Engine, Verdict] = {}
-_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
-    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+_lock = threads.lock()
 
 
 def verdict(engine: library.Engine) -> Verdict:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread, current_thread, main_thread, stack_size
+from threading import Lock, Thread, current_thread, main_thread
 from time import monotonic
 from typing import Generic, TypeVar
 
+from edgepack import threads
 from edgepack.errors import EngineError
-from edgepack.structured.apart import exclusive
 
 T = TypeVar("T")
 
@@ -234,17 +234,13 @@ class _Worker(Thread):
         super().__init__(daemon=True)
         self.owners: SimpleQueue[tuple[SimpleQueue[Callable[[], object]], Callable[[], float | None]]] = SimpleQueue()
         self._rests = False
-        with exclusive():  # the size is that of the whole process
-            others = stack_size(_STACK)
-            try:
-                self.start()
-            except RuntimeError as error:
-                raise EngineError(
-                    f"No thread can be started for the engine: {error}.",
-                    hint="Free memory, or raise this process's limits of memory and threads.",
-                ) from None
-            finally:
-                stack_size(others)
+        try:
+            threads.start(self, _STACK)
+        except RuntimeError as error:
+            raise EngineError(
+                f"No thread can be started for the engine: {error}.",
+                hint="Free memory, or raise this process's limits of memory and threads.",
+            ) from None
 
     def run(self) -> None:
         while True:

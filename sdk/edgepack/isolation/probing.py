@@ -13,12 +13,11 @@ from dataclasses import replace
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points, metadata
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 import msgspec
 
-from edgepack import runtime
+from edgepack import runtime, threads
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError
@@ -31,9 +30,7 @@ INSIDE: Final = "EDGEPACK_PROBING"
 _TIMEOUT_S: Final = 120.0
 
 _answers: dict[tuple[str, str], Support] = {}
-_lock = Lock()
-if hasattr(os, "register_at_fork"):  # a fork may come while another thread has it
-    os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # type: ignore[attr-defined]
+_lock = threads.lock()
 
 
 def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Support:

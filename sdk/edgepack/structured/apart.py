@@ -5,29 +5,14 @@ Native code that has begun cannot be stopped: whoever waits for it goes on, and 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from edgepack import threads
 from edgepack.errors import EdgepackError, SchemaError
 
 _STACK = 64 * 1024 * 1024  # of address space: llguidance descends once for each schema and each rule, by some 5 KiB
-_lock = threading.Lock()
-
-
-def exclusive() -> threading.Lock:
-    """Return the lock of what only one thread at a time may make."""
-    return _lock
-
-
-def _renew() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew)  # a fork has the lock, but not the thread that holds it
 
 T = TypeVar("T")
 
@@ -56,12 +41,7 @@ def apart(work: Callable[[Callable[[], None]], T], seconds: float) -> T:
             ended.set()
 
     try:
-        with exclusive():  # the size is that of the whole process
-            before = threading.stack_size(_STACK)
-            try:
-                threading.Thread(target=run, name="edgepack-grammar", daemon=True).start()
-            finally:
-                threading.stack_size(before)
+        threads.start(threading.Thread(target=run, name="edgepack-grammar", daemon=True), _STACK)
     except RuntimeError as error:
         raise EdgepackError(f"No thread could be started: {error}.", hint="Free memory, or end threads.") from None
     try:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from edgepack.structured.apart import exclusive
+from edgepack import threads
 from edgepack.structured.closing import BYTES
 from edgepack.text.tokenizer import Tokenizer
 
@@ -41,12 +41,13 @@ class Vocabulary:
         self.native = _native(self.bytes)
 
 
+_making = threads.lock()
 _known: WeakKeyDictionary[Tokenizer, dict[int, Vocabulary]] = WeakKeyDictionary()
 
 
 def vocabulary_of(tokenizer: Tokenizer, n_vocab: int) -> Vocabulary:
     """Return the vocabulary of a model with ``n_vocab`` rows; it is made once."""
-    with exclusive():  # 128k tokens take half a second, which is not to be spent twice
+    with _making:  # 128k tokens take half a second, which is not to be spent twice
         known = _known.setdefault(tokenizer, {})
         if n_vocab not in known:
             known[n_vocab] = Vocabulary(tokenizer, n_vocab)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import tiny_tokenizers as tiny
 
+from edgepack import threads
 from edgepack.errors import SchemaError
 from edgepack.structured import bounds, constrain
-from edgepack.structured.apart import apart, exclusive
+from edgepack.structured.apart import apart
 from edgepack.structured.constrain import Constraint, compile_grammar
 from edgepack.text.tokenizer import Tokenizer
 
@@ -147,7 +148,7 @@ def test_an_interrupt_of_who_waits_ends_the_work() -> None:
 
 
 def test_a_fork_is_not_held_up_by_a_thread_that_it_has_not() -> None:
-    with exclusive():
+    with threads._sizes:
         child = os.fork()
         if not child:
             os._exit(apart(lambda check: 7, 10))
