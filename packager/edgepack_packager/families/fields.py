@@ -6,13 +6,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from edgepack.bundle.decoder import MAX_LAYERS
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 
 FILE = "config.json"
 
 _CORRECT = "Correct the field; a number stands without quotes."
-
-_MOST_LAYERS = 512
 
 Value = TypeVar("Value")
 
@@ -32,8 +31,8 @@ def count(config: Mapping[str, Any], name: str, default: int | None = None, leas
 def layers(config: Mapping[str, Any]) -> int:
     """Return the number of layers. Raises as ``count``, and for more than any model has."""
     found = count(config, "num_hidden_layers")
-    if found > _MOST_LAYERS:
-        raise SourceError(f"{FILE}: num_hidden_layers is {found}, more than {_MOST_LAYERS}.", hint=_CORRECT)
+    if found > MAX_LAYERS:
+        raise SourceError(f"{FILE}: num_hidden_layers is {found}, more than {MAX_LAYERS}.", hint=_CORRECT)
     return found
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -72,7 +71,7 @@ def ask(module: str, job: msgspec.Struct, place: str, kind: type[T]) -> T:
 
 def main() -> None:
     """Read a job from standard input, run it, and answer on standard output."""
-    output = answering()
+    output = process.answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         answer = Answer(engine=_logits(job))
@@ -80,13 +79,6 @@ def main() -> None:
         answer = Answer(error=str(error))
     output.write(msgspec.json.encode(answer))
     output.close()
-
-
-def answering() -> BinaryIO:
-    """Return standard output for the answer, into which nothing that an engine prints can get any more."""
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return output
 
 
 def _logits(job: Job) -> str:

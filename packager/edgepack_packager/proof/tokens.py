@@ -18,6 +18,7 @@ import msgspec
 from edgepack import runtime
 from edgepack.bundle.manifest import Gate
 from edgepack.errors import EdgepackError, EngineError, ProofError
+from edgepack.isolation import process
 from edgepack.prefix import common_length
 from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer
@@ -194,7 +195,7 @@ def _ids(name: str, variant: Path, wanted: Sequence[Case]) -> list[list[int]]:
 
 def main() -> None:
     """Read a job from standard input, run it, and answer on standard output."""
-    output = child.answering()
+    output = process.answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     engine = runtime.find(job.runtime)
     assert isinstance(engine, Tokenizing)

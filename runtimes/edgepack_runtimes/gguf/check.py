@@ -17,11 +17,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import MAX_LAYERS, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
 
-_MAX_LAYERS: Final = 512
 _TABLES: Final = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -168,8 +167,8 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     }
     for key, (wanted, assumed) in sizes.items():
         keys.check(key, keys.integer(key, assumed), wanted)
-    if decoder.n_layers > _MAX_LAYERS:
-        raise keys.fail(f"it has {decoder.n_layers} layers, llama.cpp allows {_MAX_LAYERS}")
+    if decoder.n_layers > MAX_LAYERS:
+        raise keys.fail(f"it has {decoder.n_layers} layers, llama.cpp allows {MAX_LAYERS}")
     keys.integer("context_length")
     numbers = {
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),

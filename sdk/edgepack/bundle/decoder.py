@@ -18,9 +18,10 @@ KvCache = Literal["f32", "f16"]
 """The element type of a KV cache."""
 
 # Bounds of what a file says: far above any model's, below what would fill a memory or overflow an engine's integers.
+MAX_LAYERS = 512
 Count = Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
 Width = Annotated[int, msgspec.Meta(gt=0, le=1 << 24)]
-Layers = Annotated[int, msgspec.Meta(gt=0, le=512)]
+Layers = Annotated[int, msgspec.Meta(gt=0, le=MAX_LAYERS)]
 HeadSize = Annotated[int, msgspec.Meta(gt=0, le=1 << 14)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -129,7 +130,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     context: Count
     trained_context: Count
     norm_eps: Positive
-    pattern: Annotated[tuple[Attention, ...], msgspec.Meta(min_length=1, max_length=512)]
+    pattern: Annotated[tuple[Attention, ...], msgspec.Meta(min_length=1, max_length=MAX_LAYERS)]
     tied: bool
     activation: Literal["silu", "gelu_tanh"] = "silu"
     qkv_bias: bool = False

@@ -61,9 +61,7 @@ def ask(name: str, find: Callable[[str], Runtime], hardware: Hardware) -> Suppor
 def main() -> None:
     """Answer for the runtime that the first argument names, as JSON."""
     os.environ[INSIDE] = "1"
-    # What an engine prints must not get into the answer.
-    answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answer = process.answering()
     hardware = msgspec.json.decode(sys.stdin.buffer.read(), type=Hardware)
     answer.write(msgspec.json.encode(ask(sys.argv[1], runtime.find, hardware)))
     answer.flush()

@@ -1,6 +1,7 @@
 """Interpreters of their own for native code, so that a crash ends them and not the program.
 
-This is the parent's side: how such a child is started and ended, and how its end is put into words.
+This is the parent's side: how such a child is started and ended, and how its end is put into words; and where a child
+that is only asked once puts its answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from edgepack.errors import EngineCrashedError, EngineTimeoutError
 
@@ -71,6 +72,13 @@ def run(what: str, module: str, *arguments: str, given: bytes = b"", timeout_s: 
             raise
     if child.returncode:
         raise EngineCrashedError(f"{what} {ending(child.returncode)}{words(errors)}.")
+    return output
+
+
+def answering() -> BinaryIO:
+    """In the child: return standard output for the answer, into which nothing that an engine prints can get."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     return output
 
 

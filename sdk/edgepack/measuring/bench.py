@@ -6,7 +6,6 @@ is what is timed: a prompt of seeded random tokens, then one greedy token after 
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -208,9 +207,7 @@ def bench_apart(job: Job) -> BenchReport:
 
 def main() -> None:
     """Measure the job on standard input and print the answer as JSON."""
-    # What an engine prints must not get into the answer.
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    output = process.answering()
     try:
         answer = _Answer(_run(msgspec.json.decode(sys.stdin.buffer.read(), type=Job)))
     except Exception as error:

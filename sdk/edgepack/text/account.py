@@ -139,7 +139,7 @@ def added(context: Account, parts: tuple[Any, ...]) -> Any:
     for part in parts:
         if type(part) is not str:
             break
-        length += len(part) if part.isascii() else 4 * len(part)
+        length += size(part)
     else:
         context.spend(length)
         return "".join(parts)

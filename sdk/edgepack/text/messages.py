@@ -48,11 +48,23 @@ def plain(value: object, place: str) -> Any:
         raise UsageError(f"{place} has too many levels.", hint="It must be a value that JSON has.") from None
 
 
+def whole(text: str, place: str) -> str:
+    """Return a text as Python's own type. Raises ``UsageError`` that names the place of one that has no UTF-8 form."""
+    text = str.__str__(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{place} has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
+        ) from None
+    return text
+
+
 def _plain(value: object, place: str) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _whole(value, place)
+        return whole(value, place)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -85,12 +97,12 @@ def _named(value: Mapping[Any, object], place: str) -> Iterator[tuple[str, objec
     for key, item in value.items():
         if not isinstance(key, str):
             raise UsageError(f"{place} has a key of type {type(key).__name__}.", hint="Keys must be strings.")
-        yield _whole(key, f"A key of {place}"), item
+        yield whole(key, f"A key of {place}"), item
 
 
 def _text(content: object, place: str) -> str:
     if isinstance(content, str):
-        return _whole(content, place)
+        return whole(content, place)
     if not isinstance(content, (list, tuple)):
         raise UsageError(f"{place} is of type {type(content).__name__}.", hint=_PARTS)
     if not content:
@@ -105,15 +117,4 @@ def _part(part: object, place: str) -> str:
         raise UsageError(f"{place} is a part of the type {part.get('type')!r}.", hint="The model reads text alone.")
     if not isinstance(part.get("text"), str):
         raise UsageError(f"{place}.text is not a string.", hint=_PARTS)
-    return _whole(part["text"], f"{place}.text")
-
-
-def _whole(text: str, place: str) -> str:
-    text = str.__str__(text)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{place} has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
-        ) from None
-    return text
+    return whole(part["text"], f"{place}.text")

@@ -123,8 +123,9 @@ class Prompts:
             # A template writes its own BOS, or wants none.
             known = continues(text) if continues else None
             ids = known or self._tokenizer.encode(text, bos=False, special=True)
-            begun = str(chosen[-1]["content"]) if goes_on else opened(str.__str__(text), marks)
-            return Prompt(ids, str.__str__(text), at_start=not goes_on, begun=begun)
+            plain = str.__str__(text)
+            begun = str(chosen[-1]["content"]) if goes_on else opened(plain, marks)
+            return Prompt(ids, plain, at_start=not goes_on, begun=begun)
 
         prompt = render(messages)
         self._check_roles(messages, template)

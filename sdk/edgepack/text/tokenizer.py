@@ -15,6 +15,7 @@ import numpy as np
 
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
 from edgepack.text.bpe import Bpe
+from edgepack.text.messages import whole
 from edgepack.text.tables import LONGEST, Tables, compile_tokenizer, damaged
 
 _SPACE = "\u2581"
@@ -129,12 +130,7 @@ class Tokenizer:
         """
         if not isinstance(text, str):
             raise UsageError(f"The text is of type {type(text).__name__}.", hint="Pass a str.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"The text has half a surrogate pair at index {error.start}.", hint="Decode it from valid UTF-8."
-            ) from None
+        whole(text, "The text")
         ids = self._bpe.encode(text, special=special)
         wanted = self._add_bos if bos is None else bos
         if wanted and self._bos is None:

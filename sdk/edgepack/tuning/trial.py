@@ -6,7 +6,6 @@ output.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -74,9 +73,7 @@ def run(job: Job, timeout_s: float) -> Measurement:
 
 def main() -> None:
     """Measure the job on standard input and print the answer as JSON."""
-    # What an engine prints must not get into the answer.
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    output = process.answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         answer = _Answer(measurement=measure(job))
