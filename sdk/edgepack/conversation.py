@@ -17,7 +17,7 @@ from weakref import ReferenceType, ref
 import msgspec
 
 from edgepack.bundle.writing import write_atomically
-from edgepack.decoding.cache import Cache
+from edgepack.decoding.cache import Cache, Step
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.options import ChatOptions
 from edgepack.decoding.repro import Setup
@@ -31,7 +31,7 @@ from edgepack.text.messages import checked
 from edgepack.text.prompts import Messages, Prompt
 from edgepack.text.tokenizer import Tokenizer
 
-_VERSION = 1
+_VERSION = 2
 Said = str | Mapping[str, object] | Messages
 
 
@@ -76,7 +76,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None
     turns: list[tuple[list[dict[str, object]], str, list[int]]]
     tokens: list[int] = []
-    steps: list[int] = []
+    steps: list[Step] = []
     state: bytes = b""
 
 
@@ -218,7 +218,7 @@ class Conversation:
             return _Turn((*before, {**answer, "tool_calls": _calls(result)}))
         if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
             return _Turn((*before, answer))
-        return _Turn((*before, answer), prompt.text + text, (*prompt.ids, *result.token_ids))
+        return _Turn((*before, answer), prompt.text + text, (*result.repro.prompt_ids, *result.token_ids))
 
     def _check_still(self) -> None:
         stream = None if self._answering is None else self._answering()
@@ -228,7 +228,7 @@ class Conversation:
                 hint="Wait for its end, or fork the conversation to branch off.",
             )
 
-    def _state(self, past: list[_Turn]) -> tuple[list[int], list[int], bytes]:
+    def _state(self, past: list[_Turn]) -> tuple[list[int], list[Step], bytes]:
         """Return the tokens and steps that the cache shares with the past, and the session's snapshot of them."""
         desk = self._model.desk
         ids = next((turn.ids for turn in reversed(past) if turn.ids), ())

@@ -28,6 +28,7 @@ from edgepack.decoding.options import (
     read_grammar,
     read_lookup,
     read_n_best,
+    read_reuse,
     read_room,
     read_sampling,
     read_stops,
@@ -240,8 +241,8 @@ class Model:
     ) -> Stream:
         """Return the stream that answers messages: the part that ``stream_chat`` and conversations share.
 
-        ``continues`` may know the ids of a rendered prompt, whose cache is then taken over as it is; ``starting`` may
-        refuse the stream when its turn has come; ``finished`` gets the prompt and the result.
+        ``continues`` may know the ids of a rendered prompt; ``starting`` may refuse the stream when its turn has come;
+        ``finished`` gets the prompt and the result.
         """
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
@@ -254,7 +255,7 @@ class Model:
             variables = {**(variables or {}), **own}
         asked = options.get("date"), policy, max_tokens, continues, goes_on, read_control_tokens(options)
         prompt = self._prompts.of_messages(messages, template, definitions, variables, *asked)
-        generation = self._generation(prompt, options, began, tools=tools, exactly=continues is None)
+        generation = self._generation(prompt, options, began, tools=tools)
         return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
 
     def repeat(self, repro: Repro, sampling: Sampling) -> Result:
@@ -330,7 +331,6 @@ class Model:
         began: float,
         *,
         tools: Tools | None = None,
-        exactly: bool = True,
     ) -> Generation:
         policy, limit = read_room(options, self._manifest.generation)
         if policy != "rolling":
@@ -353,7 +353,7 @@ class Model:
             grammar=grammar,
             n_best=read_n_best(options),
             looks_up=looks_up,
-            exactly=exactly,
+            exactly=read_reuse(options) == "exact",
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
             parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),

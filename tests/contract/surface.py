@@ -71,6 +71,14 @@ def an_alias_that_is_not_known(patch: pytest.MonkeyPatch) -> None:
     patch.delitem(errors._ALIASES, "num_predict")
 
 
+def taken_over(model: Model, reuse: Any) -> int:
+    """Return how many tokens prompts take over that were evaluated a moment ago, in steps of CHUNK and one of less."""
+    return sum(
+        model.generate(LONG[:length], max_tokens=1, reuse=reuse).usage.cached_tokens
+        for length in (*range(20, 60, 5),) * 2
+    )
+
+
 @promise
 def every_option_is_honoured(case: Case) -> None:
     model, prompt = case.model, PROMPTS[1]
@@ -99,6 +107,7 @@ def every_option_is_honoured(case: Case) -> None:
         "n_best": [len(each.best) for each in best.logprobs or ()] == [2] * len(best.token_ids),
         "prompt_lookup": copied.usage.drafted_tokens,
         "on_overflow": model.generate("word " * 600, max_tokens=1, on_overflow="rolling").usage.truncated_tokens,
+        "reuse": taken_over(model, "exact") < taken_over(model, "all"),
     }
     assert set(shown) == set(GenerationOptions.__annotations__)
     assert [name for name, works in shown.items() if not works] == []
@@ -243,7 +252,7 @@ def a_result_is_json_and_says_how_to_get_it_again(case: Case) -> None:
         assert made["setup"][fact], fact
     assert set(made["setup"]["packages"]) >= {"edgepack", "numpy", "tokenizers", "jinja2", "llguidance"}
     assert made["prompt_ids"] == model.tokenize("The apples are red. " * 7)
-    assert sum(size * times for size, times in made["cached"]) == result.usage.cached_tokens > 0
+    assert sum(kept * times for kept, _, times in made["cached"]) == result.usage.cached_tokens > 0
     assert (made["max_tokens"], made["stop"], made["prompt_lookup"]) == (6, ["\0"], True)
     path = case.folder / f"{case.engine}.json"
     path.write_text(json.dumps(document))

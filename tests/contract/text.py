@@ -51,10 +51,10 @@ def an_engine_that_returns_other_logits(patch: pytest.MonkeyPatch) -> None:
 @promise
 def what_the_cache_held_before_does_not_change_a_text(case: Case) -> None:
     model = case.model
-    first = model.generate(LONG, max_tokens=8)
+    first = model.generate(LONG, max_tokens=8, reuse="exact")
     for before in ("The apples. " + LONG, LONG[:40] + "The apples.", LONG):
         model.generate(before, max_tokens=2)
-        again = model.generate(LONG, max_tokens=8)
+        again = model.generate(LONG, max_tokens=8, reuse="exact")
         assert (again.text, again.token_ids) == (first.text, first.token_ids)
         case.same(("from a cache", before), again.usage.to_dict())
     assert again.usage.cached_tokens > 0

@@ -12,9 +12,11 @@ from contract.ends import miscounted
 from contract.registry import promise
 from edgepack import conversation
 from edgepack.conversation import Conversation
+from edgepack.decoding import generation
 from edgepack.decoding.cache import Cache
 from edgepack.decoding.desk import Desk
 from edgepack.errors import BundleError, UsageError
+from edgepack.text import respelling
 
 SYSTEM = "Be brief. The apples are red, and the baskets are on the table by the door of the house."
 FIRST, SECOND, THIRD = "How many apples?", "Thank you. What is red?", "Once upon a time there was a child."
@@ -65,6 +67,57 @@ def a_turn_that_only_says_so(patch: pytest.MonkeyPatch) -> None:
     miscounted(patch, lambda counts: counts | {"cached_tokens": shared[-1]})
 
 
+def spelt(case: Case, text: str) -> list[int]:
+    """Return the ids of a text letter by letter, as no tokenizer would spell it."""
+    return [id for letter in text for id in case.model.tokenizer.encode(letter, bos=False)]
+
+
+@promise
+def messages_take_over_an_answer_as_the_model_spelt_it(case: Case) -> None:
+    model, answer = case.model, "Seven apples."
+    said = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": FIRST}]
+    ids = spelt(case, answer)
+    case.watch.says(len(model.chat(said, max_tokens=1).repro.prompt_ids), ids)
+    first = model.chat(said, max_tokens=len(ids))
+    assert (first.text, list(first.token_ids)) == (answer, ids)
+    case.watch.reset()
+    for told in (answer, "Eight apples.", "Seven apples"):
+        whole = [*said, {"role": "assistant", "content": told}, {"role": "user", "content": SECOND}]
+        model.chat(said, max_tokens=1, reuse="exact")
+        case.watch.says(first.usage.prompt_tokens, ids)
+        model.chat(said, max_tokens=len(ids))
+        case.watch.reset()
+        second = model.chat(whole, **ANSWER)
+        exact = model.chat(whole, **ANSWER, reuse="exact")
+        assert model.detokenize(second.repro.prompt_ids) == model.detokenize(exact.repro.prompt_ids)
+        known = first.usage.prompt_tokens + (len(ids) - 1 if told == answer else 0)
+        assert second.usage.cached_tokens >= known
+        assert exact.usage.cached_tokens % CHUNK == 0
+        assert exact.repro.prompt_ids != second.repro.prompt_ids or told != answer
+        case.same(("spelt", told), (second.text, second.usage.to_dict()))
+
+
+@messages_take_over_an_answer_as_the_model_spelt_it.broken_by
+def messages_that_are_spelt_by_the_tokenizer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(generation, "respelt", lambda prompt, held, tokenizer: prompt)
+
+
+@messages_take_over_an_answer_as_the_model_spelt_it.broken_by
+def an_answer_without_its_last_token(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cache, "said", property(lambda self: self.tokens))
+
+
+@messages_take_over_an_answer_as_the_model_spelt_it.broken_by
+def another_answer_that_passes_for_what_was_said(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(respelling, "_same", lambda a, b, tokenizer: True)
+
+
+@messages_take_over_an_answer_as_the_model_spelt_it.broken_by
+def an_exact_answer_that_takes_over_all(patch: pytest.MonkeyPatch) -> None:
+    real = Cache.shared
+    patch.setattr(Cache, "shared", lambda self, prompt, chunk: real(self, prompt))
+
+
 @promise
 def a_system_prompt_is_evaluated_once(case: Case) -> None:
     case.model.chat(system=SYSTEM, **ANSWER).send(FIRST)
@@ -72,8 +125,8 @@ def a_system_prompt_is_evaluated_once(case: Case) -> None:
     other = case.model.chat(system=SYSTEM, **ANSWER).send(SECOND)
     system = len(case.model.tokenizer.encode(SYSTEM, bos=False))
     assert system > CHUNK
-    assert other.usage.cached_tokens >= system // CHUNK * CHUNK
-    assert sum(map(len, case.watch.calls)) < other.usage.prompt_tokens + len(other.token_ids) - CHUNK
+    assert other.usage.cached_tokens >= system
+    assert sum(map(len, case.watch.calls)) < other.usage.prompt_tokens + len(other.token_ids) - system
     case.same("system prompt", (other.text, other.usage.to_dict()))
 
 

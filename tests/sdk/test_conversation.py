@@ -16,6 +16,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.decoding import desk
 from edgepack.device.hardware import Hardware
 from edgepack.errors import BundleError, ToolCallError, UsageError
+from edgepack.prefix import common_length
 from edgepack.runtime import Options, Support
 from edgepack_packager.build import Built
 
@@ -60,14 +61,42 @@ def test_a_second_turn_evaluates_only_what_is_new(engine: str, demo_bundle: Buil
             {"role": "assistant", "content": first.text},
             {"role": "user", "content": SECOND},
         ]
-        again = model.chat(whole)
+        again = [model.chat(whole, reuse=reuse) for reuse in (None, "all", "exact")]
     # The last token that was generated, the stop token, was never evaluated.
     held = first.usage.prompt_tokens + first.usage.completion_tokens - 1
     assert second.usage.cached_tokens == held > 20
     assert prefill == second.usage.prompt_tokens - held
     assert chat.messages == [*whole, {"role": "assistant", "content": second.text}]
-    assert again.usage.cached_tokens == 0
-    assert again.text == second.text
+    known = second.usage.prompt_tokens - 1
+    assert [each.usage.cached_tokens for each in again] == [known, known, 0]
+    assert {each.text for each in again} == {second.text}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_messages_without_a_conversation_take_over_the_answer(engine: str, demo_bundle: Built) -> None:
+    with edgepack.load(demo_bundle.path, engine, 256, variant=f"{engine}-f32") as model:
+        talk = model.chat()
+        talk.send(FIRST)
+        held = talk.send(SECOND).usage.cached_tokens
+        whole = [{"role": "user", "content": FIRST}]
+        first = model.chat(whole)
+        whole += [{"role": "assistant", "content": first.text}, {"role": "user", "content": SECOND}]
+        second = model.chat(whole)
+    assert second.usage.cached_tokens == held == first.usage.prompt_tokens + len(first.token_ids)
+
+
+@pytest.mark.parametrize("reuse", ["", "none", "ALL", True, 1, ["all"]])
+def test_another_word_for_reuse_is_refused(reuse: Any) -> None:
+    with fake.model(says="abc") as model, pytest.raises(UsageError, match=r"reuse is .*: all, exact"):
+        model.generate("x", reuse=reuse)
+
+
+def test_exact_reuse_holds_for_a_conversation_too() -> None:
+    with fake.model(says="abc") as model:
+        chat = model.chat(reuse="exact")
+        chat.send("One?")
+        assert chat.send("Two?").usage.cached_tokens == 0
+        assert chat.send("Three?", reuse="all").usage.cached_tokens > 0
 
 
 def test_a_system_prompt_is_evaluated_once() -> None:
@@ -75,8 +104,8 @@ def test_a_system_prompt_is_evaluated_once() -> None:
         chats = [model.chat(system="You are terse." * 30) for _ in range(2)]
         results = [chat.send(text) for chat, text in zip(chats, ("One?", "Two?"), strict=True)]
     assert results[0].usage.cached_tokens == 0
-    assert results[1].usage.cached_tokens > 0
-    assert results[1].usage.cached_tokens % model.setup.chunk == 0
+    shared = common_length(*(result.repro.prompt_ids for result in results))
+    assert results[1].usage.cached_tokens == shared > 30
 
 
 def test_forks_go_their_own_ways_and_undo_forgets() -> None:

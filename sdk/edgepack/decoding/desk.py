@@ -22,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.decoding.cache import Cache
+from edgepack.decoding.cache import Cache, Step
 from edgepack.decoding.owner import Bell, Outcome, Owner
 from edgepack.decoding.turn import Holder, Turn, nothing
 from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
@@ -287,7 +287,7 @@ class Desk:
         self.restore(whole, tokens, steps)
         return state
 
-    def restore(self, state: bytes, tokens: Sequence[int], steps: Sequence[int]) -> None:
+    def restore(self, state: bytes, tokens: Sequence[int], steps: Sequence[Step]) -> None:
         """Put a snapshot of these tokens into the cache; one that the session refuses leaves the cache empty."""
         self.rewind(0)
         if isinstance(self.session, Snapshots):

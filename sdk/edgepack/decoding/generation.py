@@ -19,6 +19,7 @@ from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.decoding.steps import Steps
 from edgepack.errors import Cancelled
 from edgepack.text.detokenize import Detokenizer
+from edgepack.text.respelling import respelt
 from edgepack.text.stop import StopMatcher
 from edgepack.text.tokenizer import Tokenizer
 
@@ -63,16 +64,19 @@ class Generation:
 
     def __init__(self, desk: Desk, tokenizer: Tokenizer, request: Request) -> None:
         self._request = request
+        self._desk = desk
         self._tokenizer = tokenizer
         self._steps = Steps(
             desk,
             request.prompt,
             exactly=request.exactly,
+            spelt=self._spelt if not request.exactly and request.rolls_from is None else None,
             rolls_from=request.rolls_from,
             looks_up=request.looks_up,
             trail=request.trail,
         )
-        self._sampler = Sampler(request.sampling, request.prompt)
+        self._sampling = request.sampling.resolved()
+        self._sampler: Sampler
         self._matcher = StopMatcher(request.stops)
         self._detokenizer = Detokenizer(tokenizer, at_start=request.at_start)
         self._constraint = _constraint(request)
@@ -121,7 +125,7 @@ class Generation:
                     yield self._chunk(text)
                     text = ""
                 logits = self._steps.after(token, request.limit - self._generated)
-            self._steps.settle()
+            self._steps.end(token)
         except Cancelled:
             pass
         # Held back until now: the beginning of a stop string that did not come. An unfinished character stays out.
@@ -135,7 +139,14 @@ class Generation:
         begun = perf_counter()
         logits = self._steps.prefill()
         self._prefill_s = perf_counter() - begun
+        self._sampler = Sampler(self._sampling, self._steps.prompt)
         return logits
+
+    def _spelt(self, prompt: Sequence[int], said: Sequence[int]) -> Sequence[int]:
+        """Return the prompt in the tokens of the cache, where they leave the answer as much room."""
+        request, context = self._request, self._desk.options.context
+        ids = respelt(prompt, said, self._tokenizer)
+        return ids if len(ids) + request.limit - 1 <= context else prompt
 
     def _choose(self, logits: NDArray[np.float32]) -> int | None:
         """Return the next token, None where an answer that is bound to a grammar has to end here."""
@@ -192,9 +203,9 @@ class Generation:
             token_ids=token_ids,
             finish_reason=reason,
             stop=stop,
-            sampling=self._sampler.sampling,
+            sampling=self._sampling,
             usage=Usage(
-                prompt_tokens=len(request.prompt),
+                prompt_tokens=len(steps.prompt),
                 completion_tokens=self._generated,
                 cached_tokens=steps.cached,
                 truncated_tokens=request.truncated + steps.rolled_off,
@@ -211,7 +222,7 @@ class Generation:
 
     def _timings(self) -> Timings:
         decoding = self._last - self._first
-        evaluated = len(self._request.prompt) - self._steps.cached
+        evaluated = len(self._steps.prompt) - self._steps.cached
         return Timings(
             load_s=self._request.load_s,
             ttft_s=self._first - self._request.began if self._generated else None,
@@ -223,7 +234,7 @@ class Generation:
         request = self._request
         return Repro(
             setup=request.setup,
-            prompt_ids=tuple(request.prompt),
+            prompt_ids=tuple(self._steps.prompt),
             at_start=request.at_start,
             cached=self._steps.cached_trail,
             max_tokens=request.limit,

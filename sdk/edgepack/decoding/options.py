@@ -6,7 +6,7 @@ Whatever cannot be honoured raises ``UsageError`` here, before anything is evalu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from edgepack.bundle.manifest import Generation
 from edgepack.decoding.sample import Sampling
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Tool = Callable[..., object] | Mapping[str, object]
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+Reuse = Literal["all", "exact"]
+
 _BINDING = ("json_schema", "regex", "grammar")
 _N_BEST = 20
 
@@ -31,6 +33,9 @@ class GenerationOptions(TypedDict, total=False):
     a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
     probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
     guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
+    ``reuse``: "all", the default, takes over all of the KV cache that the prompt shares; "exact" only what evaluating
+    the prompt from nothing would put there in the same steps, so that the answer is the same to the last bit of its
+    logits whatever was asked before.
     ``on_overflow``: "error", "truncate_middle" or "rolling", see ``edgepack.text.prompts``.
     """
 
@@ -49,6 +54,7 @@ class GenerationOptions(TypedDict, total=False):
     n_best: int | None
     prompt_lookup: bool | None
     on_overflow: OnOverflow | None
+    reuse: Reuse | None
 
 
 class ChatOptions(GenerationOptions, total=False):
@@ -142,6 +148,18 @@ def read_n_best(options: GenerationOptions) -> int | None:
 def read_lookup(options: GenerationOptions, pays: bool) -> bool:
     """Return whether prompt lookup guesses: as asked for, else whether it pays on this device."""
     return _yes_or_no("prompt_lookup", options.get("prompt_lookup"), pays)
+
+
+def read_reuse(options: GenerationOptions) -> Reuse:
+    """Return what of the KV cache a prompt takes over."""
+    value: object = options.get("reuse")
+    for known in get_args(Reuse):
+        if value == known:
+            reuse: Reuse = known
+            return reuse
+    if value is None:
+        return "all"
+    raise UsageError(f"reuse is {value!r}.", hint=f"Choose one of: {', '.join(get_args(Reuse))}.")
 
 
 def read_continue(options: ChatOptions) -> bool:

@@ -45,9 +45,9 @@ class Setup:
 class Repro:
     """One generation: what was asked for, in token ids, and what stood in the KV cache before it.
 
-    ``cached`` are the steps that evaluated the first tokens of the prompt, as (tokens in a step, how many such steps);
-    the rest was evaluated in steps of ``setup.chunk``. ``rolls_from``: the tokens that a full context kept, None where
-    it was not to roll. The sampling with its seed is the result's own.
+    ``cached`` are the steps that evaluated the first tokens of the prompt, as (tokens kept of a step, tokens evaluated
+    in it, how many such steps); the rest was evaluated in steps of ``setup.chunk``. ``rolls_from``: the tokens that a
+    full context kept, None where it was not to roll. The sampling with its seed is the result's own.
     """
 
     setup: Setup

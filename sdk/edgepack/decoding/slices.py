@@ -73,7 +73,7 @@ class Slices:
 
     def _evaluate(self) -> NDArray[np.float32]:
         desk, ids, size = self._desk, self._ids, self._size
-        if (desk.cache.tokens, desk.cache.steps) != (ids[: self._next], [size] * (self._next // size)):
+        if (desk.cache.tokens, desk.cache.steps) != (ids[: self._next], [(size, size)] * (self._next // size)):
             desk.rewind(0)
             for start in range(0, self._next, size):
                 desk.forward_all(ids[start : start + size])

@@ -20,9 +20,11 @@ class Steps:
     """Gives the logits after each token of a text. It runs on the owner's thread, except for ``cancel``.
 
     ``exactly`` takes from the cache only what a prefill from nothing would put there in the same steps; without it,
-    whatever the prompt shares. ``rolls_from`` is None, or how many tokens of the prompt stay when the context is full:
-    then the older half of the others is forgotten, and the rest evaluated anew. With ``looks_up``, guesses are made.
-    ``trail`` has the prompt's first tokens evaluated anew in just these steps, whatever is in the cache.
+    whatever the prompt shares. ``spelt`` may give other ids of the same text that share more, for the prompt and what
+    the cache has said; ``prompt`` is what was evaluated in the end. ``rolls_from`` is None, or how many tokens of the
+    prompt stay when the context is full: then the older half of the others is forgotten, and the rest evaluated anew.
+    With ``looks_up``, guesses are made. ``trail`` has the prompt's first tokens evaluated anew in just these steps,
+    whatever is in the cache.
     """
 
     def __init__(
@@ -31,15 +33,18 @@ class Steps:
         prompt: Sequence[int],
         *,
         exactly: bool = True,
+        spelt: Callable[[Sequence[int], Sequence[int]], Sequence[int]] | None = None,
         rolls_from: int | None = None,
         looks_up: bool = False,
         trail: Trail | None = None,
     ) -> None:
         self._desk = desk
-        self._prompt = prompt
+        self.prompt = prompt
         self._exactly = exactly
+        self._spelt = spelt
         self._rolls_from = rolls_from
-        self._lookup = Lookup(prompt) if looks_up else None
+        self._looks_up = looks_up
+        self._lookup: Lookup | None = None
         self._trail = trail
         self._cancelled = False
         self._guessed: deque[tuple[int, Logits]] = deque()  # a token that may come, and the logits after it
@@ -54,9 +59,12 @@ class Steps:
 
         A cancel that comes between two chunks is seen before the next. Raises ``Cancelled``.
         """
+        if self._spelt is not None:
+            self.prompt = self._spelt(self.prompt, self._desk.cache.said)
+        self._lookup = Lookup(self.prompt) if self._looks_up else None
         share = self._share() if self._trail is None else self._follow(self._trail)
         self.cached, self.cached_trail = share, self._desk.cache.trail
-        return self._evaluate(self._prompt[share:])
+        return self._evaluate(self.prompt[share:])
 
     def after(self, token: int, left: int) -> Logits:
         """Return the logits after one more token, of which at most ``left`` more will be asked for."""
@@ -79,6 +87,11 @@ class Steps:
         first: Logits = rows[0]
         return first
 
+    def end(self, token: int | None) -> None:
+        """Leave the cache as the text is, whose last token, if it has one that was not asked after, is ``token``."""
+        self.settle()
+        self._desk.cache.chosen = token
+
     def settle(self) -> None:
         """Forget the guessed tokens that did not come."""
         if self._lookup is not None and self._guess:
@@ -94,17 +107,20 @@ class Steps:
 
     def _share(self) -> int:
         """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
-        share = self._desk.cache.shared(self._prompt, self._desk.options.chunk if self._exactly else None)
+        share = self._desk.cache.shared(self.prompt, self._desk.options.chunk if self._exactly else None)
         self._desk.rewind(share)
         return share
 
     def _follow(self, trail: Trail) -> int:
         self._desk.rewind(0)
         done = 0
-        for size, count in trail:
+        for kept, evaluated, count in trail:
             for _ in range(count):
-                self._step(self._prompt[done : done + size], self._desk.forward)
-                done += size
+                step = list(self.prompt[done : done + kept])
+                done += kept
+                # What was cut off may have been another's: any token makes the step as large as it was.
+                self._step(step + step[-1:] * (evaluated - kept), self._desk.forward)
+                self._desk.rewind(done)
         return done
 
     def _evaluate(self, tokens: Sequence[int]) -> Logits:

@@ -114,10 +114,10 @@ def compare(
     """Ask two models the same, one after the other; each is loaded by its callable and closed.
 
     A text is asked through the chat template where the bundle has one, unless ``raw``. ``options`` are those of
-    ``Model.generate``; the temperature is 0 and the seed 0 unless they say otherwise. ``progress`` is called after
-    each answer. Raises as ``Model.generate`` and ``Model.chat``, with the number of the prompt.
+    ``Model.generate``; the temperature is 0, the seed 0 and ``reuse`` "exact" unless they say otherwise. ``progress``
+    is called after each answer. Raises as ``Model.generate`` and ``Model.chat``, with the number of the prompt.
     """
-    chosen: GenerationOptions = {"temperature": 0.0, "seed": 0, **(options or {})}
+    chosen: GenerationOptions = {"temperature": 0.0, "seed": 0, "reuse": "exact", **(options or {})}
     report = progress or (lambda: None)
     a = _ask(open_a, prompts, raw, chosen, report)
     b = _ask(open_b, prompts, raw, chosen, report)

@@ -110,6 +110,7 @@ class Tokenizer:
         byte_level = self._bytes_of is _byte_level_bytes
         self._dropped = bytes(byte for letter, byte in BYTE_OF.items() if byte_level and letter not in letters)
         self._strips = any(token.lstrip or token.rstrip for token in parts.added_tokens)
+        self.added_ids = frozenset(token.id for token in parts.added_tokens)
         self.special_ids = frozenset(token.id for token in parts.added_tokens if token.special)
         self._bytes: dict[int, bytes] = {
             token.id: b"" if token.special else self._added_bytes(token.content) for token in parts.added_tokens

@@ -20,18 +20,21 @@ def filled(*steps: list[int]) -> Cache:
 
 def test_the_trail_counts_equal_steps() -> None:
     cache = filled([1, 2, 3, 4], [5, 6, 7, 8], [9], [10], [11])
-    assert cache.trail == ((4, 2), (1, 3))
+    assert cache.trail == ((4, 4, 2), (1, 1, 3))
     cache.cut(6)
-    assert (cache.tokens, cache.trail) == ([1, 2, 3, 4, 5, 6], ((4, 1), (2, 1)))
+    assert (cache.tokens, cache.trail) == ([1, 2, 3, 4, 5, 6], ((4, 4, 1), (2, 4, 1)))
+    cache.append([7, 8])
+    cache.cut(5)
+    assert cache.trail == ((4, 4, 1), (1, 4, 1))  # what is cut twice was still evaluated as one step
     cache.cut(0)
     assert (cache.tokens, cache.trail) == ([], ())
 
 
-def test_a_prompt_takes_over_whole_steps_and_leaves_one_token() -> None:
+def test_a_prompt_takes_over_what_is_common_and_leaves_one_token() -> None:
     cache = filled([1, 2, 3, 4], [5], [6])
     assert cache.shared([1, 2, 3, 4, 5, 6, 7]) == 6
     assert cache.shared([1, 2, 3, 4, 5, 6]) == 5  # the last is evaluated for its logits
-    assert cache.shared([1, 2, 3, 9]) == 0
+    assert cache.shared([1, 2, 3, 9]) == 3
     assert cache.shared([1, 2, 3, 4, 9]) == 4
 
 
@@ -41,6 +44,20 @@ def test_an_exact_share_has_the_steps_of_a_prefill_from_nothing() -> None:
     assert cache.shared([*range(1, 9)], 4) == 4
     assert cache.shared([*range(1, 20)], 8) == 0
     assert filled([1, 2, 3], [4, 5, 6, 7]).shared([*range(1, 20)], 4) == 0
+    cache.cut(6)
+    assert cache.shared([*range(1, 20)], 4) == 4
+    cut = filled([1, 2, 3, 4, 5])
+    cut.cut(4)
+    assert cut.shared([*range(1, 20)], 4) == 0  # four of a step of five are not a step of four
+
+
+def test_what_was_chosen_stands_after_the_cache_until_it_changes() -> None:
+    cache = filled([1, 2, 3])
+    for change in (lambda: cache.append([4]), lambda: cache.cut(2)):
+        cache.chosen = 9
+        assert cache.said == [*cache.tokens, 9]
+        change()
+        assert cache.said == cache.tokens
 
 
 @given(
@@ -51,11 +68,11 @@ def test_an_exact_share_has_the_steps_of_a_prefill_from_nothing() -> None:
 def test_what_is_shared_is_a_common_beginning(steps: list[list[int]], prompt: list[int], length: int) -> None:
     cache = filled(*steps)
     cache.cut(min(length, len(cache.tokens)))
-    assert sum(cache.steps) == len(cache.tokens)
+    assert sum(kept for kept, _ in cache.steps) == len(cache.tokens)
     for share in (cache.shared(prompt), cache.shared(prompt, 4)):
         assert share < len(prompt)
         assert cache.tokens[:share] == prompt[:share]
-        assert share in (0, *accumulate(cache.steps))
+    assert share in (0, *accumulate(kept for kept, _ in cache.steps))
 
 
 def test_a_guess_is_what_followed_the_last_time() -> None:

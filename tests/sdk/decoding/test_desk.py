@@ -188,7 +188,7 @@ def test_logits_between_which_others_were_served_are_the_same(impatient: None) -
             model.generate("x")
         found.extend(slices)
         assert (np.concatenate(found)[[2, 5, 6]] == want[[2, 5, 6]]).all()
-        assert model.desk.cache.steps == [3, 3, 1]
+        assert model.desk.cache.steps == [(3, 3), (3, 3), (1, 1)]
         next(model.evaluate(ids))
         assert model.generate("x", max_tokens=1).finish_reason == "length"
 

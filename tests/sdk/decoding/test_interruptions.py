@@ -110,7 +110,9 @@ def is_as_before(model: Model, want: str, wait_s: float) -> None:
     desk = model.desk
     session: Any = desk.session
     assert isinstance(session, FakeSession)
-    assert desk.owner.call(lambda: session.length) == len(desk.cache.tokens) == sum(desk.cache.steps)
+    assert (
+        desk.owner.call(lambda: session.length) == len(desk.cache.tokens) == sum(kept for kept, _ in desk.cache.steps)
+    )
     assert not session._cancelled.is_set()
 
 

@@ -26,6 +26,7 @@ def recorded(path: Path, result: Result) -> Path:
 def test_every_engine_says_the_same_again(engine: str, demo_bundle: Built, tmp_path: Path) -> None:
     """Also the second turn of a conversation, whose cache was made by single steps, with a cut and a stop."""
     with edgepack.load(demo_bundle.path, engine, 256, threads=1) as model:
+        asked = [{"role": "user", "content": "What is edgepack?"}]
         chat = model.chat(temperature=1.5, seed=5, max_tokens=40)
         results = [
             model.generate("Once upon", temperature=1.5, seed=3, max_tokens=30),
@@ -33,8 +34,16 @@ def test_every_engine_says_the_same_again(engine: str, demo_bundle: Built, tmp_p
             model.generate("Once " * 300, temperature=1.0, seed=3, max_tokens=12, on_overflow="rolling"),
             chat.send("What is edgepack?"),
             chat.send("Tell me more."),
+            model.chat(asked, temperature=1.5, seed=5, max_tokens=40),
         ]
-    assert results[-1].repro.cached != ()
+        told = {"role": "assistant", "content": results[-1].text}
+        results += [
+            model.chat([*asked, told, *asked], temperature=1.5, seed=5, max_tokens=40),
+            model.generate("Once upon", temperature=1.5, seed=3, max_tokens=30, reuse="exact"),
+            model.generate("Once upon a time there was", temperature=1.5, seed=3, max_tokens=30),
+        ]
+    steps = [step for result in (results[4], *results[6:]) for step in result.repro.cached]
+    assert any(kept < evaluated for kept, evaluated, _ in steps)
     for number, result in enumerate(results):
         again = rerun(read_result(recorded(tmp_path / f"{number}.json", result)))
         assert (again.same, again.first_difference, again.changed) == (True, None, {})
