@@ -64,6 +64,12 @@ ControlTokens = Annotated[
     str | None,
     typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
 ]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        help="Read every file's sha256 always, or where it may have changed (remembered).", show_default=False
+    ),
+]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
 
 
@@ -95,6 +101,7 @@ def run(
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
+    verify: Verify = None,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
@@ -124,7 +131,16 @@ def run(
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
     model = load(
-        bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict, id=id
+        bundle,
+        backend,
+        context,
+        kv_cache,
+        variant=variant,
+        threads=threads,
+        isolate=isolate,
+        strict=strict,
+        id=id,
+        verify=verify,
     )
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
