@@ -117,7 +117,8 @@ def _place(question: str) -> Path:
 
 
 def _surroundings() -> Iterator[str]:
-    yield f"{sys.executable} {sys.version}"
+    # "python" and "python3" of an environment are one interpreter, by which scripts and applications call it.
+    yield f"{os.path.realpath(sys.executable)} {sys.prefix} {sys.version}"
     yield " ".join((platform.system(), platform.release(), platform.version(), platform.machine()))
     # On a machine of many cores the whole file takes long, and its beginning says what the instructions are.
     cpu = _beginning("/proc/cpuinfo")
