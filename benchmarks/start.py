@@ -1,6 +1,6 @@
 """What it takes from a command to the first token of an answer, beside llama-cpp-python.
 
-    python benchmarks/start.py BUNDLE [--backends gguf onnx] [--llama PYTHON] [--threads 1] [--rounds 7] [--cold]
+    python benchmarks/start.py BUNDLE [--backends gguf onnx] [--llama PYTHON] [--context 4096] [--rounds 7] [--cold]
 
 Each run is a process of its own: interpreter, imports, checks, load, a chat prompt and one token. Runs are interleaved,
 and the first of each is left out. CPU seconds are those of the whole process with its children, from start to end; the
@@ -25,7 +25,6 @@ from statistics import median
 
 from edgepack.bundle.files import Bundle, open_bundle
 
-CONTEXT = 4096
 PEER = """
 import sys
 from llama_cpp import Llama
@@ -75,14 +74,14 @@ def commands(bundle: Bundle, asked: argparse.Namespace) -> dict[str, tuple[list[
     found: dict[str, tuple[list[str], Path]] = {}
     for backend in asked.backends:
         variant = next(each.id for each in bundle.manifest.variants if each.runtime == backend)
-        options = ["--variant", variant, "--context", str(CONTEXT), "--threads", str(asked.threads)]
+        options = ["--variant", variant, "--context", str(asked.context), "--threads", str(asked.threads)]
         run = [sys.executable, "-m", "edgepack", "run", str(bundle.path), asked.prompt, "--max-tokens", "1", *options]
         found[f"edgepack {variant}"] = run, bundle.variant_path(variant)
         found[f"edgepack {variant}, read"] = [*run, "--verify", "always"], bundle.variant_path(variant)
     if asked.llama:
         variant = next(each.id for each in bundle.manifest.variants if each.runtime == "gguf")
         path = bundle.variant_path(variant) / "model.gguf"
-        peer = [asked.llama, "-c", PEER, str(path), asked.prompt, str(CONTEXT), str(asked.threads)]
+        peer = [asked.llama, "-c", PEER, str(path), asked.prompt, str(asked.context), str(asked.threads)]
         found["llama-cpp-python"] = peer, path.parent
     return found
 
@@ -94,6 +93,7 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=["gguf", "onnx"])
     parser.add_argument("--llama")
     parser.add_argument("--prompt", default="hi")
+    parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold", action="store_true")
