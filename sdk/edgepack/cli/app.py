@@ -18,7 +18,7 @@ _OWN = ("run", "replay", "inspect", "verify", "plan", "bench", "tune", "eval", "
 def app_for(argv: Sequence[str]) -> typer.Typer:
     """Return the program for a command line: with one command alone where the first word names it, else with all.
 
-    The other commands would only have to be imported and taken apart, an eighth of what a short command takes.
+    To import the others and take them apart would only cost time.
     """
     app = typer.Typer(
         help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, "

@@ -1,7 +1,7 @@
 """The garbage collector of a command.
 
-What a command imports and loads stays to its end. Looking through it dozens of times, while there is ever more of it,
-is a seventh of the processor time of a short command.
+What a command imports and loads stays to its end. Looking through it again and again, while there is ever more of it,
+is a good part of the processor time of a short command.
 """
 
 from __future__ import annotations
