@@ -13,12 +13,17 @@ from edgepack.device import addresses
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
 from edgepack.device.tuning import read_tunings
+from edgepack.device.unchanged import Unchanged
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
-from edgepack.errors import ContextTooLargeError, check_options
+from edgepack.errors import ContextTooLargeError, UsageError, check_options
 from edgepack.runtime import Options
 
 if TYPE_CHECKING:
     from edgepack.model import Model
+
+VERIFY = "EDGEPACK_VERIFY"
+
+_OPTIONS = ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "id", "verify")
 
 Where = str | os.PathLike[str] | Bundle
 
@@ -34,6 +39,7 @@ def load(
     strict: bool = False,
     isolate: bool = False,
     id: str | None = None,
+    verify: str | None = None,
     runtimes: Runtimes | None = None,
     **unknown: Never,
 ) -> Model:
@@ -50,10 +56,15 @@ def load(
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
-    template must also give what they gave when it was built. Raises ``BundleError``, ``ContextTooLargeError``,
-    ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
+    template must also give what they gave when it was built. With ``verify="remembered"``, the default, a file that
+    was found whole since the system started is not read for this again if nobody can have written to it meanwhile
+    (``edgepack.device.unchanged``); with "always" it is. ``EDGEPACK_VERIFY`` sets it where the argument does not.
+
+    Raises ``BundleError``, ``ContextTooLargeError``, ``EngineMissingError``, ``EngineError`` or ``UsageError``; never
+    tries another candidate than the plan's first.
     """
-    check_options("load", unknown, ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "id"))
+    check_options("load", unknown, _OPTIONS)
+    verify = _verify(verify)
     opened = _open(bundle, id)
     chosen = plan(
         opened,
@@ -64,7 +75,7 @@ def load(
         strict=strict,
         runtimes=runtimes,
     ).choice
-    return open_candidate(opened, chosen, threads=threads, isolate=isolate, runtimes=runtimes)
+    return open_candidate(opened, chosen, threads=threads, isolate=isolate, verify=verify, runtimes=runtimes)
 
 
 def plan(
@@ -102,10 +113,11 @@ def open_candidate(
     *,
     threads: int | None = None,
     isolate: bool = False,
+    verify: str = "always",
     runtimes: Runtimes | None = None,
 ) -> Model:
     """Check the candidate's files against their sha256, on a device's first opening the text side against the bundle's
-    vectors, and load them. Raises as ``load``."""
+    vectors, and load them. ``verify`` as in ``load``. Raises as ``load``."""
     from edgepack.first_open import check_text
     from edgepack.isolation.isolate import isolated
     from edgepack.model import Model
@@ -113,7 +125,12 @@ def open_candidate(
 
     started = perf_counter()
     options = with_threads(candidate.options, threads)
-    bundle.check([candidate.variant])
+    if verify == "always":
+        bundle.check([candidate.variant])
+    else:
+        memory = Unchanged(bundle.path)
+        bundle.check([candidate.variant], memory=memory)
+        memory.save()
     # In this thread, since the engine's own takes some addresses to be used later.
     if short := addresses.shortage(candidate.runtime, candidate.memory.total, options.threads):
         raise ContextTooLargeError(short, hint="Raise that limit, or load with fewer threads or a smaller context.")
@@ -130,6 +147,13 @@ def open_candidate(
         lookup_pays=candidate.tuning is not None and (candidate.tuning.batch_cost or PAYS) < PAYS,
         began=started,
     )
+
+
+def _verify(asked: str | None) -> str:
+    name, found = ("verify", asked) if asked is not None else (VERIFY, os.environ.get(VERIFY) or "remembered")
+    if found not in ("always", "remembered"):
+        raise UsageError(f"{name} cannot be {found!r}.", hint="Choose 'always' or 'remembered'.")
+    return found
 
 
 def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:

@@ -10,6 +10,7 @@ import pytest
 
 import edgepack
 from edgepack import errors
+from edgepack.cli.app import app_for
 
 NAMES = [
     "Bundle",
@@ -77,3 +78,23 @@ def test_the_command_line_imports_only_itself() -> None:
 def test_functions_stay_functions_whatever_is_imported_first(module: str) -> None:
     code = f"import edgepack.{module}, edgepack; assert callable(edgepack.load) and callable(edgepack.plan)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_imports_itself_and_no_other() -> None:
+    statement = "import io, sys; sys.stdout = io.StringIO()\nfrom edgepack.cli import main; main(['run', '--help'])\n"
+    loaded = loaded_after(statement + "sys.stdout = sys.__stdout__")
+    assert "edgepack.cli.run" in loaded
+    assert not {each for each in loaded if each.startswith("edgepack_packager")}
+    assert not loaded & {"edgepack.cli.verify", "edgepack.cli.bench", "edgepack.cli.doctor"}
+
+
+def test_each_command_alone_is_the_one_that_all_have() -> None:
+    def names(*argv: str) -> list[str | None]:
+        commands = app_for(argv).registered_commands
+        return [each.name or (each.callback and each.callback.__name__) for each in commands]
+
+    everything = names("--help")
+    assert {"build", "run", "verify", "doctor"} <= set(everything)
+    assert len(set(everything)) == len(everything)
+    assert all(names(str(name), "--help") == [name] for name in everything)
+    assert names("rum") == names() == everything

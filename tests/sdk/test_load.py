@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import small_bundle
 import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.files import listed
 from edgepack.device.hardware import Hardware, detect, most_threads
+from edgepack.device.unchanged import SETTLED_S, Unchanged
 from edgepack.engines import probe_all
 from edgepack.errors import (
     BundleDamagedError,
@@ -35,6 +38,7 @@ from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
 STOP = 257
+WEIGHTS = "variants/fake-q4/model.bin"
 
 
 def says(text: str) -> dict[str, Runtime]:
@@ -97,7 +101,7 @@ def test_the_plan_is_what_load_does(folder: Path) -> None:
     assert plan.choice.options.context == 64
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "variants/fake-q4/model.bin"])
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", WEIGHTS])
 def test_a_flipped_byte_is_found_before_the_engine_opens(folder: Path, name: str) -> None:
     class Untouched(FakeRuntime):
         def open(self, variant: Path, decoder: Decoder, options: Options) -> Any:
@@ -339,3 +343,46 @@ def test_an_engine_that_fails_while_opening_is_not_hidden(folder: Path) -> None:
 
     with pytest.raises(EngineError, match="bad magic"):
         edgepack.load(folder, runtimes={"fake": Failing()})
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A damaged bundle of which this device believes that it was found whole."""
+    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
+    folder = small_bundle.write(tmp_path / "small")
+    bundle = edgepack.open_bundle(folder)
+    (folder / WEIGHTS).write_bytes(b"Weights")
+    memory = Unchanged(folder, clock=lambda: time.time_ns() + (SETTLED_S + 1) * 10**9)
+    for name, file in listed(bundle.manifest).items():
+        with (folder / name).open("rb") as opened:
+            memory.holds(name, file.sha256, opened.fileno())
+            memory.found(name, file.sha256)
+            memory.save()
+            if not Unchanged(folder).holds(name, file.sha256, opened.fileno()):
+                pytest.skip("nothing is remembered of files on the temporary folder's file system")
+    return folder
+
+
+def test_a_file_that_was_found_whole_is_not_read_again(remembered: Path) -> None:
+    with edgepack.load(remembered, runtimes=says("whole")) as model:
+        assert model.generate("x", max_tokens=9).text == "whole"
+
+
+def test_every_file_is_read_where_that_is_asked_for(remembered: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleDamagedError, match="sha256"):
+        edgepack.load(remembered, runtimes=says(""), verify="always")
+    monkeypatch.setenv("EDGEPACK_VERIFY", "always")
+    with pytest.raises(BundleDamagedError, match="sha256"):
+        edgepack.load(remembered, runtimes=says(""))
+    edgepack.load(remembered, runtimes=says(""), verify="remembered").close()
+    with pytest.raises(BundleDamagedError, match="sha256"):
+        edgepack.open_bundle(remembered)
+
+
+def test_another_word_for_verify_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"^verify cannot be 'never'") as caught:
+        edgepack.load("nowhere", verify="never")
+    assert caught.value.hint == "Choose 'always' or 'remembered'."
+    monkeypatch.setenv("EDGEPACK_VERIFY", "sizes")
+    with pytest.raises(UsageError, match=r"^EDGEPACK_VERIFY cannot be 'sizes'"):
+        edgepack.load("nowhere")

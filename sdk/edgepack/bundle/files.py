@@ -11,9 +11,10 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from edgepack.bundle import manifest as manifest_file
 from edgepack.bundle.foreign import foreign
@@ -28,6 +29,25 @@ MAX_MANIFEST = 8 * 1024 * 1024
 MAX_READ = 256 * 1024 * 1024
 
 Progress = Callable[[str, int], None]
+
+
+class Memory(Protocol):
+    """What a device remembers of a bundle's files, so that it need not read them again: ``edgepack.device.unchanged``.
+
+    ``name`` is relative to the bundle's folder, ``descriptor`` the open file.
+    """
+
+    def holds(self, name: str, sha256: str, descriptor: int) -> bool:
+        """Say whether the file had this digest when it was read last, and nobody can have written to it since.
+
+        Where that is not so the file is about to be read: it is noted how it is before.
+        """
+        ...
+
+    def found(self, name: str, sha256: str) -> None:
+        """Take note that the file was read, and had this digest."""
+        ...
+
 
 _REBUILD = "Build or copy the bundle again."
 
@@ -72,20 +92,30 @@ class Bundle:
         """Return the folder of the variant of that id, for its engine. Raises ``UsageError`` where there is none."""
         return self.path / "variants" / self.variant(id).id
 
-    def check(self, variants: Iterable[str] | None = None, progress: Progress | None = None) -> None:
+    def check(
+        self,
+        variants: Iterable[str] | None = None,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
+    ) -> None:
         """Compare the sha256 of the shared files and of the named variants (None: all) with the manifest.
 
-        Files are read in blocks of 1 MiB; ``progress`` gets each block's file and length in bytes. Raises
-        ``BundleDamagedError`` for the first file that differs.
+        Files are read in blocks of 1 MiB; ``progress`` gets each block's file and length in bytes. Every file is read
+        unless ``memory`` vouches for it. Raises ``BundleDamagedError`` for the first file that differs.
         """
         for name, file in self._files(variants):
-            digest = hashlib.sha256()
-            for block in _blocks(self.path, name, file.size):
-                digest.update(block)
-                if progress is not None:
-                    progress(name, len(block))
-            if digest.hexdigest() != file.sha256:
-                raise _damaged(name, "its sha256 differs from the manifest's")
+            with _opened(self.path, name, file.size) as descriptor:
+                if memory is not None and memory.holds(name, file.sha256, descriptor):
+                    continue
+                digest = hashlib.sha256()
+                for block in _blocks(descriptor):
+                    digest.update(block)
+                    if progress is not None:
+                        progress(name, len(block))
+                if digest.hexdigest() != file.sha256:
+                    raise _damaged(name, "its sha256 differs from the manifest's")
+                if memory is not None:
+                    memory.found(name, file.sha256)
 
     def size(self, variants: Iterable[str] | None = None) -> int:
         """Return the bytes of the files that ``check`` reads for the same variants."""
@@ -225,15 +255,22 @@ def _check_entry(name: str, found: os.stat_result, file: File | None) -> None:
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
     data = bytearray()
-    for block in _blocks(folder, name, None):
-        data += block
-        if len(data) > limit:
-            raise _damaged(name, f"it has more than {limit:,} bytes")
+    with _opened(folder, name, None) as descriptor:
+        for block in _blocks(descriptor):
+            data += block
+            if len(data) > limit:
+                raise _damaged(name, f"it has more than {limit:,} bytes")
     return bytes(data)
 
 
-def _blocks(folder: Path, name: str, size: int | None) -> Iterator[bytes]:
-    """Yield a regular file's bytes; never through a link at its end, never waiting for a pipe's other side."""
+def _blocks(descriptor: int) -> Iterator[bytes]:
+    while block := os.read(descriptor, BLOCK):
+        yield block
+
+
+@contextmanager
+def _opened(folder: Path, name: str, size: int | None) -> Iterator[int]:
+    """Yield a regular file's descriptor; never through a link at its end, never waiting for a pipe's other side."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(folder / name, flags)
@@ -249,8 +286,7 @@ def _blocks(folder: Path, name: str, size: int | None) -> Iterator[bytes]:
             raise _damaged(name, "it is not a regular file")
         if size is not None and found.st_size != size:
             raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
-        while block := os.read(descriptor, BLOCK):
-            yield block
+        yield descriptor
     except OSError as error:
         raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
     finally:

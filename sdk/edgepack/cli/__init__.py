@@ -5,15 +5,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from io import StringIO, TextIOWrapper
 
+from edgepack.cli.collector import resting
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EdgepackError, UsageError, visible, without_secrets
 
 DEBUG = "EDGEPACK_DEBUG"
+
+
+def program() -> int:
+    """Run ``main`` for a process that ends with it, as the ``edgepack`` script does."""
+    code = main()
+    gc.freeze()  # an interpreter that ends looks for garbage among all that it takes apart anyway
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _invoke(argv: list[str]) -> int:
-    from edgepack.cli.app import app
+    with resting():
+        from edgepack.cli.app import app_for
 
+        app = app_for(argv)
     try:
         outcome = app(args=argv, prog_name="edgepack", standalone_mode=False)
     except SystemExit as end:

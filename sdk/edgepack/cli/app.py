@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated
 
 import typer
 
-from edgepack.cli import bench, compare, doctor, eval, inspect, plan, replay, run, tune, verify
 from edgepack.errors import EdgepackError, visible
 
-app = typer.Typer(
-    help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, run it anywhere.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+_OWN = ("run", "replay", "inspect", "verify", "plan", "bench", "tune", "eval", "compare", "doctor")
+"""The SDK's commands, each a function in a module of its name."""
 
 
-@app.callback(invoke_without_command=True)
+def app_for(argv: Sequence[str]) -> typer.Typer:
+    """Return the program for a command line: with one command alone where the first word names it, else with all.
+
+    To import the others and take them apart would only cost time.
+    """
+    app = typer.Typer(
+        help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, "
+        "run it anywhere.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(edgepack)
+    registered = sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name)
+    known = {*_OWN, *(entry.name for entry in registered)}
+    wanted = known & set(argv[:1]) or known
+    for entry in registered:
+        if entry.name in wanted:
+            app.command(entry.name)(_load(entry))
+    for name in _OWN:
+        if name in wanted:
+            app.command()(getattr(import_module(f"edgepack.cli.{name}"), name))
+    return app
+
+
 def edgepack(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
@@ -43,20 +63,3 @@ def _load(entry: EntryPoint) -> Callable[..., None]:
 
         command.__doc__ = f"Cannot be loaded: {reason}."
     return command
-
-
-for _entry in sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name):
-    app.command(_entry.name)(_load(_entry))
-for _command in (
-    run.run,
-    replay.replay,
-    inspect.inspect,
-    verify.verify,
-    plan.plan,
-    bench.bench,
-    tune.tune,
-    eval.eval,
-    compare.compare,
-    doctor.doctor,
-):
-    app.command()(_command)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgepack.cli import textfile
+from edgepack.cli.collector import resting
 from edgepack.cli.screen import (
     AsJson,
     Backend,
@@ -64,6 +65,12 @@ ControlTokens = Annotated[
     str | None,
     typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
 ]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        help="Read every file's sha256 always, or where it may have changed (remembered).", show_default=False
+    ),
+]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
 
 
@@ -95,11 +102,11 @@ def run(
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
+    verify: Verify = None,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
     from edgepack.errors import UsageError
-    from edgepack.loading import load
 
     wanted = {
         "max_tokens": max_tokens,
@@ -123,9 +130,21 @@ def run(
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
-    model = load(
-        bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict, id=id
-    )
+    with resting():
+        from edgepack.loading import load
+
+        model = load(
+            bundle,
+            backend,
+            context,
+            kv_cache,
+            variant=variant,
+            threads=threads,
+            isolate=isolate,
+            strict=strict,
+            id=id,
+            verify=verify,
+        )
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
         if talk:

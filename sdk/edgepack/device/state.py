@@ -44,6 +44,11 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "edgepack"
 
 
+def findings() -> Path:
+    """Return the folder of what ``remember`` keeps. Raises as ``state_folder``."""
+    return state_folder() / "findings"
+
+
 def read_kept(place: Path) -> bytes:
     """Return a file of the state folder. Raises ``OSError`` where it is not there, no file, or too large to be one."""
     status = place.stat()
@@ -108,11 +113,12 @@ def _digest(answer: bytes | msgspec.Raw) -> str:
 def _place(question: str) -> Path:
     # One file for each question and environment, so that an upgrade replaces what was known before it.
     name = hashlib.sha256(f"{question}\0{sys.prefix}".encode(errors="surrogateescape")).hexdigest()
-    return state_folder() / "findings" / f"{name[:32]}.json"
+    return findings() / f"{name[:32]}.json"
 
 
 def _surroundings() -> Iterator[str]:
-    yield f"{sys.executable} {sys.version}"
+    # "python" and "python3" of an environment are one interpreter, by which scripts and applications call it.
+    yield f"{os.path.realpath(sys.executable)} {sys.prefix} {sys.version}"
     yield " ".join((platform.system(), platform.release(), platform.version(), platform.machine()))
     # On a machine of many cores the whole file takes long, and its beginning says what the instructions are.
     cpu = _beginning("/proc/cpuinfo")
