@@ -32,9 +32,9 @@ def edgepack(
         typer.echo(context.get_help())
 
 
-def _load(entry: EntryPoint) -> Callable[..., None]:
+def _load(entry: EntryPoint) -> Callable[..., None] | typer.Typer:
     try:
-        command: Callable[..., None] = entry.load()
+        command: Callable[..., None] | typer.Typer = entry.load()
     except Exception as error:
         reason = visible(str(error))
 
@@ -46,7 +46,11 @@ def _load(entry: EntryPoint) -> Callable[..., None]:
 
 
 for _entry in sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name):
-    app.command(_entry.name)(_load(_entry))
+    _loaded = _load(_entry)
+    if isinstance(_loaded, typer.Typer):  # a group of commands
+        app.add_typer(_loaded, name=_entry.name)
+    else:
+        app.command(_entry.name)(_loaded)
 for _command in (
     run.run,
     replay.replay,

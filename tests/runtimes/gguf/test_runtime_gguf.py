@@ -180,7 +180,7 @@ class TestProbe:
         monkeypatch.setattr(selfcheck, "_verdicts", {})
         support = GgufRuntime().probe(HARDWARE)
         assert support.devices == ()
-        assert support.reason == "llama-cpp-python is not installed. xllamacpp is not installed."
+        assert support.reason == " ".join(f"{engine.distribution} is not installed." for engine in library.ENGINES)
         assert support.install == "pip install 'edgepack[gguf]'"
 
     def test_another_version_is_not_bound(self, monkeypatch: pytest.MonkeyPatch, variant: Path) -> None:
