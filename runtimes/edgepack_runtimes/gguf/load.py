@@ -64,7 +64,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         n_vocab=n_vocab,
         context=options.context,
         chunk=chunk,
-        threads=Threads(options.threads, cores.free),
+        # Threads that sleep where they wait for long lose little by a trial; those that spin may lose seconds.
+        threads=Threads(options.threads, cores.free) if library.pools is None else Threads(options.threads),
     )
 
 
