@@ -115,21 +115,27 @@ class GgufRuntime:
 
 
 def _choose() -> tuple[Engine | None, Verdict]:
-    """Return the engine that the user prefers, else the best that runs here, with its verdict; or None, with the
-    reasons of those that do not run."""
+    """Return the engine that the user prefers, else the first that runs on an accelerator, else the first that runs,
+    with its verdict; or None, with the reasons of those that do not run."""
     from edgepack_runtimes.gguf import library, selfcheck
 
     wanted = preferred(GgufRuntime.name)
     if wanted is not None and wanted not in {engine.distribution for engine in library.ENGINES}:
         return None, selfcheck.Verdict((), reason=f"No engine for gguf is called {wanted!r}; {_FREE}.")
     reasons: list[str] = []
+    ran: list[tuple[Engine, Verdict]] = []
     for candidate in library.ENGINES:
         if wanted is not None and candidate.distribution != wanted:
             continue
         found = selfcheck.verdict(candidate)
         if found.devices:
-            return candidate, replace(found, reason=" ".join(reasons) or None)
-        reasons.append(found.reason or f"{candidate.distribution} offers no device.")
-    if wanted is not None:
-        reasons.append(f"No other engine is tried: {_FREE}.")
-    return None, selfcheck.Verdict((), reason=" ".join(reasons))
+            ran.append((candidate, found))
+        elif not ran:
+            reasons.append(found.reason or f"{candidate.distribution} offers no device.")
+    if not ran:
+        if wanted is not None:
+            reasons.append(f"No other engine is tried; {_FREE}.")
+        return None, selfcheck.Verdict((), reason=" ".join(reasons))
+    # An accelerator is worth more than a processor's own instructions.
+    chosen, found = next((each for each in ran if each[1].devices != ("cpu",)), ran[0])
+    return chosen, replace(found, reason=" ".join(reasons) or None)

@@ -79,7 +79,7 @@ def test_a_preferred_engine_that_is_gone_is_a_reason_and_no_other_takes_its_plac
     support = GgufRuntime().probe(building.detect())
     assert support.devices == ()
     assert support.reason == (
-        "llama-cpp-python is not installed. No other engine is tried: free the choice with: edgepack engine use auto."
+        "llama-cpp-python is not installed. No other engine is tried; free the choice with: edgepack engine use auto."
     )
 
 
