@@ -109,7 +109,7 @@ def compile(
             compilers[name] = str(toolchain.wrapper(folder, command[1], command))
     made = folder / "made"
     options = [f"-D{name}={value}" for name, value in ({**given} | compilers).items()]
-    with log.open("wb") as kept:
+    with log.open("wb", buffering=0) as kept:
         try:
             progress.stage("Configuring llama.cpp", 1)
             run.follow([tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(made), *options], kept.write)

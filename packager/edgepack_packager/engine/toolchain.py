@@ -65,7 +65,8 @@ def find(processor: Processor, hardware: Hardware, asked: Compiler | None = None
     own = processor.machine == hardware.machine
     c, cxx = shutil.which("cc"), shutil.which("c++")
     if asked != "zig" and own and c and cxx:
-        return Toolchain("system", _said(c), (c,), (cxx,), cmake, ninja, _platform_here(hardware))
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        return Toolchain("system", _said(c), (c,), (cxx,), cmake, ninja, platform)
     if asked == "system":
         missing = "cc and c++ are not there" if own else f"the system's compiles for {hardware.machine}"
         raise EngineMissingError(f"No compiler for {processor.what}: {missing}.", hint=f"Take zig's instead: {INSTALL}")
@@ -106,7 +107,7 @@ def _zig(processor: Processor, cmake: str, ninja: str) -> Toolchain:
     settings = (
         ("CMAKE_SYSTEM_NAME", "Linux"),
         ("CMAKE_SYSTEM_PROCESSOR", machine),
-        ("CMAKE_AR", zig),  # with a wrapper's argument, see ``wrapped``
+        ("CMAKE_AR", zig),  # each by a ``wrapper``, see ``compile``
         ("CMAKE_RANLIB", zig),
     )
     version = f"zig {_said(zig, 'version')}"
@@ -136,7 +137,3 @@ def _said(*command: str) -> str:
         return run.to_end(arguments).decode(errors="replace").splitlines()[0].strip()
     except (subprocess.CalledProcessError, OSError, IndexError) as error:
         raise EngineMissingError(f"{command[0]} does not run: {error}.", hint=f"Take zig's: {INSTALL}") from None
-
-
-def _platform_here(hardware: Hardware) -> str:
-    return sysconfig.get_platform().replace("-", "_").replace(".", "_")
