@@ -68,6 +68,7 @@ def build(
         llama=LLAMA,
         ggml=GGML,
         processor=processor.name,
+        what=processor.what,
         system=processor.system,
         machine=processor.machine,
         accelerators=tuple(sorted(accelerators)),

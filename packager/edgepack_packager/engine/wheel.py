@@ -30,6 +30,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     llama: str
     ggml: str
     processor: str
+    """The name that was asked for, and ``what`` processor that is: for ``this``, the maker's name of it."""
+    what: str
     system: str
     machine: str
     accelerators: tuple[str, ...]

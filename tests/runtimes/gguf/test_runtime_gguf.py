@@ -208,6 +208,7 @@ class TestProbe:
         metadata.write_text("Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(selfcheck, "_verdicts", {})
+        monkeypatch.setattr(library, "ENGINES", [engine for engine in library.ENGINES if not engine.own])
         with caplog.at_level(logging.WARNING, logger="edgepack.gguf"):
             support = GgufRuntime().probe(HARDWARE)
         assert support.devices[-1] == "cpu"
