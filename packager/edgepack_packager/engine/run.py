@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Final
 
 from edgepack.isolation import process
@@ -32,15 +35,22 @@ def follow(
     """
     last = bytearray()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_DROPPED)}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**kept, **(environment or {})},
-        start_new_session=True,  # a Ctrl-C in the terminal is this process's, which ends the child with all its own
-    ) as child:
+    deferred = _Deferred()
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**kept, **(environment or {})},
+            start_new_session=True,  # a Ctrl-C in the terminal is this process's, which ends the child with all its own
+        )
+    except BaseException:
+        deferred.release()
+        raise
+    with child:
         try:
+            deferred.release()
             assert child.stdout is not None
             for line in child.stdout:
                 last += line
@@ -52,3 +62,27 @@ def follow(
             raise
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command[0], bytes(last))
+
+
+class _Deferred:
+    """Signals that come while a program is started, when it runs already and nobody has it to end it: they are handled
+    at ``release``."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Callable[[int, FrameType | None], object]] = {}
+        self._heard: list[int] = []
+        if threading.current_thread() is threading.main_thread():  # no other handles signals
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if callable(handler := signal.getsignal(number)):
+                    self._before[number] = handler
+                    signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._heard.append(number)
+
+    def release(self) -> None:
+        """Handle signals as before, and those that came meanwhile. Raises what their handlers raise."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for number in self._heard:
+            self._before[number](number, None)

@@ -14,6 +14,7 @@ import textwrap
 import zipfile
 from base64 import urlsafe_b64decode
 from pathlib import Path
+from typing import Any
 
 import engine_sdist as sdist
 import msgspec
@@ -22,7 +23,7 @@ import pytest
 from edgepack.device.hardware import detect
 from edgepack.errors import BuildError, EngineMissingError, OutputExistsError, UsageError
 from edgepack_packager.engine import build as building
-from edgepack_packager.engine import processors, sources, toolchain
+from edgepack_packager.engine import processors, run, sources, toolchain
 from edgepack_packager.engine.wheel import Facts
 from edgepack_runtimes.gguf import library
 
@@ -213,3 +214,20 @@ def test_without_tools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_packager_and_runtime_mean_the_same_engine() -> None:
     engine = next(engine for engine in library.ENGINES if engine.own)
     assert (engine.version, engine.llama, engine.ggml) == (sources.VERSION, building.LLAMA, building.GGML)
+
+
+def test_an_interrupt_while_a_program_is_started_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program runs before its starter has it in hand; then an interrupt must not lose it."""
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def interrupted(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*given, **named))
+        signal.raise_signal(signal.SIGINT)
+        return started[0]
+
+    monkeypatch.setattr(run.subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.to_end(["sleep", "600"])
+    assert started[0].returncode == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
