@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.decoder import KvCache as KvCache
+from edgepack.device.engine import Engine as Engine
 from edgepack.device.engine import Options as Options
 from edgepack.device.engine import Support as Support
 from edgepack.device.hardware import Hardware
@@ -91,6 +92,15 @@ class Runtime(Protocol):
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Load the variant's folder. Raises ``EngineMissingError`` or ``EngineError`` with the engine's own reason."""
+        ...
+
+
+@runtime_checkable
+class Engines(Protocol):
+    """A runtime of several engines: it takes the one that the user prefers, else the best that runs."""
+
+    def engines(self) -> tuple[Engine, ...]:
+        """Return all that it knows, best first. Each that is installed is tried, in a child process. Never raises."""
         ...
 
 

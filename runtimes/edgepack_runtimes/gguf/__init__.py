@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepack.device import engine
 from edgepack.device.hardware import Hardware
+from edgepack.device.state import preferred
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Session, Support
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufRuntime"]
 
+_FREE = "free the choice with: edgepack engine use auto"
+
 
 class GgufRuntime:
     """llama.cpp behind the seam. A variant's folder holds ``model.gguf``.
@@ -33,19 +37,21 @@ class GgufRuntime:
 
     def probe(self, hardware: Hardware) -> Support:
         """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
-        from edgepack_runtimes.gguf.library import install_line, lacks_openmp, openmp_line, unavailable
+        from edgepack_runtimes.gguf.library import BUILD, install_line, lacks_openmp, openmp_line, unavailable
 
-        engine, found = _choose()
-        install = install_line(hardware, engine)
-        if engine is None and lacks_openmp(found.reason):
+        chosen, found = _choose()
+        install = install_line(hardware, chosen)
+        if chosen is None and lacks_openmp(found.reason):
             install = openmp_line()
-        if engine is None:
+        if chosen is None:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
-        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"))
+        # An accelerator's speed is not the processor's.
+        better = BUILD if not chosen.own and found.devices == ("cpu",) else None
+        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"), better=better)
         unseen = [name for name in hardware.accelerators if name not in found.devices]
         if not unseen:
             return support
-        reason = f"{found.reason or ''} {engine.distribution} sees no {unseen[0]} device.".strip()
+        reason = f"{found.reason or ''} {chosen.distribution} sees no {unseen[0]} device.".strip()
         return replace(support, reason=reason, install=install)
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
@@ -77,6 +83,24 @@ class GgufRuntime:
 
         return quantize(self._library(), type_name, rows)
 
+    def engines(self) -> tuple[engine.Engine, ...]:
+        """Return the engines that can be bound, best first, each with what its selfcheck found."""
+        from edgepack_runtimes.gguf import library, selfcheck
+
+        used, _ = _choose()
+        verdicts = {known: selfcheck.verdict(known) for known in library.ENGINES}
+        return tuple(
+            engine.Engine(
+                name=known.distribution,
+                installed=library.installed(known),
+                version=found.version,
+                devices=found.devices,
+                reason=found.reason,
+                used=known is used,
+            )
+            for known, found in verdicts.items()
+        )
+
     def engine_version(self) -> str:
         """Return llama.cpp's version with the distribution it came in. Raises ``EngineMissingError`` without one."""
         return self._library().version
@@ -84,20 +108,34 @@ class GgufRuntime:
     def _library(self) -> Library:
         from edgepack_runtimes.gguf import library
 
-        engine, found = _choose()
-        if engine is None:
+        chosen, found = _choose()
+        if chosen is None:
             raise EngineMissingError(found.reason or "", hint=f"Install it with: {library.INSTALL}")
-        return library.load(engine)
+        return library.load(chosen)
 
 
 def _choose() -> tuple[Engine | None, Verdict]:
-    """Return the best engine that runs here with its verdict, or None, with the reasons of those that do not."""
+    """Return the engine that the user prefers, else the first that runs on an accelerator, else the first that runs,
+    with its verdict; or None, with the reasons of those that do not run."""
     from edgepack_runtimes.gguf import library, selfcheck
 
+    wanted = preferred(GgufRuntime.name)
+    if wanted is not None and wanted not in {engine.distribution for engine in library.ENGINES}:
+        return None, selfcheck.Verdict((), reason=f"No engine for gguf is called {wanted!r}; {_FREE}.")
     reasons: list[str] = []
-    for engine in library.ENGINES:
-        found = selfcheck.verdict(engine)
+    ran: list[tuple[Engine, Verdict]] = []
+    for candidate in library.ENGINES:
+        if wanted is not None and candidate.distribution != wanted:
+            continue
+        found = selfcheck.verdict(candidate)
         if found.devices:
-            return engine, replace(found, reason=" ".join(reasons) or None)
-        reasons.append(found.reason or f"{engine.distribution} offers no device.")
-    return None, selfcheck.Verdict((), reason=" ".join(reasons))
+            ran.append((candidate, found))
+        elif not ran:
+            reasons.append(found.reason or f"{candidate.distribution} offers no device.")
+    if not ran:
+        if wanted is not None:
+            reasons.append(f"No other engine is tried; {_FREE}.")
+        return None, selfcheck.Verdict((), reason=" ".join(reasons))
+    # An accelerator is worth more than a processor's own instructions.
+    chosen, found = next((each for each in ran if each[1].devices != ("cpu",)), ran[0])
+    return chosen, replace(found, reason=" ".join(reasons) or None)

@@ -18,9 +18,12 @@ from typing import Final
 from edgepack import threads
 from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineMissingError
-from edgepack_runtimes.gguf import abi, log
+from edgepack_runtimes.gguf import abi, log, own
+from edgepack_runtimes.gguf.own import Pools
 
 INSTALL: Final = "pip install 'edgepack[gguf]'"
+BUILD: Final = "edgepack engine build"
+"""The command that compiles an engine for the processor that it runs on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Engine:
     """A Python distribution that carries llama.cpp, at the one version whose struct layouts are bound here.
 
     ``patterns`` find the shared object inside the package; ``llama`` and ``ggml`` are the versions that the library
-    reports of itself.
+    reports of itself. An engine of our ``own`` has a local version besides, which says for what it was compiled.
     """
 
     distribution: str
@@ -38,9 +41,21 @@ class Engine:
     llama: str
     ggml: str
     context_params: type[Structure]
+    own: bool = False
 
 
 ENGINES: Final = (
+    # Compiled by ``edgepack engine build`` for the processor that runs it.
+    Engine(
+        distribution="edgepack-llama",
+        package="edgepack_llama",
+        version="0.3.36",
+        patterns=("lib/libllama.so", "lib/libllama.dylib"),
+        llama="0.5.0",
+        ggml="0.25.3",
+        context_params=abi.ContextParams,
+        own=True,
+    ),
     # Compiled on the machine that runs it, for its processor and accelerator: preferred where somebody did so.
     Engine(
         distribution="llama-cpp-python",
@@ -96,7 +111,7 @@ def install_line(hardware: Hardware, used: Engine | None) -> str | None:
         return None
     if used is None and "cuda" not in hardware.accelerators:
         return INSTALL
-    compiled = ENGINES[0]
+    compiled = next(engine for engine in ENGINES if engine.distribution == "llama-cpp-python")
     flags = 'CMAKE_ARGS="-DGGML_CUDA=on" ' if "cuda" in hardware.accelerators else ""
     # The same version is there already, and pip keeps the wheel that it once built.
     again = "--force-reinstall --no-deps --no-cache-dir " if used is compiled else ""
@@ -120,16 +135,21 @@ def lacks_openmp(reason: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A loaded engine: its functions are attributes of ``native``, with their signatures declared."""
+    """A loaded engine: its functions are attributes of ``native``, with their signatures declared.
+
+    ``build`` is the local version of an engine of our own, such as "this.g1a2b3c4d"; ``pools`` what it has more.
+    """
 
     engine: Engine
     native: ctypes.CDLL
+    build: str = ""
+    pools: Pools | None = None
 
     @property
     def llama_version(self) -> str:
-        """llama.cpp's own version, such as "0.6.0-dev"."""
+        """llama.cpp's own version, such as "0.6.0-dev", and the build where it is one of our own."""
         version: str = self.native.llama_version().decode()
-        return version
+        return f"{version}+{self.build}" if self.build else version
 
     @property
     def version(self) -> str:
@@ -153,16 +173,25 @@ class Library:
         return found
 
 
+def installed(engine: Engine) -> str | None:
+    """Return the version of the engine's distribution that is installed here, None where it is not."""
+    try:
+        return importlib.metadata.version(engine.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def locate(engine: Engine) -> Path:
     """Return the engine's shared object. Raises ``EngineMissingError`` where it is absent or of another version."""
+    found = installed(engine)
     try:
-        found = importlib.metadata.version(engine.distribution)
         spec = importlib.util.find_spec(engine.package)
-    except (importlib.metadata.PackageNotFoundError, ImportError, ValueError):
-        found, spec = "", None
-    if spec is None or not spec.submodule_search_locations:
-        raise EngineMissingError(f"{engine.distribution} is not installed.", hint=f"Install it with: {INSTALL}")
-    if found != engine.version:
+    except (ImportError, ValueError):
+        spec = None
+    if found is None or spec is None or not spec.submodule_search_locations:
+        line = BUILD if engine.own else INSTALL
+        raise EngineMissingError(f"{engine.distribution} is not installed.", hint=f"Install it with: {line}")
+    if (found.partition("+")[0] if engine.own else found) != engine.version:
         raise EngineMissingError(
             f"{engine.distribution} {found} is installed, but only {engine.version} can be bound.",
             hint=f"Install it with: {INSTALL}",
@@ -197,6 +226,7 @@ def _load(engine: Engine) -> Library:
     try:
         native = ctypes.CDLL(str(path))
         abi.declare(native, engine.context_params)
+        pools = own.load(native, path.parent) if engine.own else None
     except (OSError, AttributeError) as error:
         if _OPENMP in str(error):
             raise EngineMissingError(
@@ -215,4 +245,5 @@ def _load(engine: Engine) -> Library:
             hint=f"Reinstall it with: {INSTALL}",
         )
     native.llama_backend_init()
-    return Library(engine, native)
+    build = importlib.metadata.version(engine.distribution).partition("+")[2] if engine.own else ""
+    return Library(engine, native, build, pools)

@@ -13,9 +13,11 @@ from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log
 from edgepack_runtimes.gguf.check import check
+from edgepack_runtimes.gguf.cores import Cores
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.session import OUTPUTS, GgufSession, Native
+from edgepack_runtimes.gguf.threads import Threads
 
 _REPACKED: Final = frozenset({"q4_0"})
 """Types whose weights the engine may rearrange at load for this processor, at the price of a second copy in memory,
@@ -30,6 +32,7 @@ of the file are all the memory that its weights need; q8_0 and f16 have no such 
 def open_session(library: Library, path: Path, decoder: Decoder, options: Options) -> GgufSession:
     """Load the file and make its context. Raises ``EngineError`` with the engine's own reason."""
     _check_options(options)
+    cores = Cores()
     parsed = header.read(path)
     architecture = check(parsed, decoder, path)
     native = library.native
@@ -46,7 +49,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
             native.llama_model_free(model)
             raise
     chunk = min(options.chunk, options.context)
-    handle = Native(library, model, context, chunk)
+    handle = Native(library, model, context, chunk, options.threads)
     n_vocab = native.llama_vocab_n_tokens(native.llama_model_get_vocab(model))
     if n_vocab != decoder.n_vocab:
         handle.free()
@@ -61,7 +64,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         n_vocab=n_vocab,
         context=options.context,
         chunk=chunk,
-        threads=options.threads,
+        # Threads that sleep where they wait for long lose little by a trial; those that spin may lose seconds.
+        threads=Threads(options.threads, cores.free) if library.pools is None else Threads(options.threads),
     )
 
 

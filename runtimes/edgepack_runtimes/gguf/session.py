@@ -34,14 +34,17 @@ _LAST_WORDS_S: Final = 10.0
 
 
 class Native:
-    """The model, the context and the batch of one session, freed once: by ``close``, by the collector, or at exit."""
+    """The model, the context, its threads and the batch of one session, freed once: by ``close``, by the collector, or
+    at exit."""
 
-    def __init__(self, library: Library, model: int, context: int, chunk: int) -> None:
+    def __init__(self, library: Library, model: int, context: int, chunk: int, threads: int) -> None:
         self.library = library
         self.native = library.native
         self.model: int | None = model
         self.context: int | None = context
         self.memory = self.native.llama_get_memory(context)
+        self.threads = threads
+        self.pool = library.pools.attach(context, threads) if library.pools else None
         # Held through every call into the context, which does not survive two threads at once.
         self.busy = threading.Lock()
         self.closing = False
@@ -82,6 +85,9 @@ class Native:
             context, self.context, model, self.model = self.context, None, self.model, None
             if context is not None:
                 self.native.llama_free(context)
+            if self.pool is not None and self.library.pools is not None:
+                self.library.pools.free(self.pool)
+                self.pool = None
             if model is not None:
                 self.native.llama_model_free(model)
             self.busy.release()
@@ -100,7 +106,7 @@ class GgufSession:
         n_vocab: int,
         context: int,
         chunk: int,
-        threads: int,
+        threads: Threads,
     ) -> None:
         self._native = native
         self._path = path
@@ -110,7 +116,7 @@ class GgufSession:
         self._context = context
         self._chunk = chunk
         # An accelerator's steps leave the threads idle, whoever has the cores.
-        self._threads = Threads(threads if device == "cpu" else 1)
+        self._threads = threads if device == "cpu" else Threads(1)
         self._owner = threading.get_ident()
         self._length = 0
         self._running = False
@@ -269,11 +275,12 @@ class GgufSession:
         if native.closing:  # at exit, in the main thread, while this one goes on
             raise self._closed()
         native.batch.n_tokens = n
-        began, used, count = perf_counter(), process_time(), self._threads.count
+        if (threads := self._threads.next()) != native.threads:
+            native.threads = threads
+            native.native.llama_set_n_threads(native.context, threads, threads)
+        began, used = perf_counter(), process_time()
         code = native.native.llama_decode(native.context, native.batch)
         self._threads.took(perf_counter() - began, process_time() - used)
-        if self._threads.count != count:
-            native.native.llama_set_n_threads(native.context, self._threads.count, self._threads.count)
         if code == abi.ABORTED or native.flag[0] != b"\0":
             raise self._cancelled()
         if code == abi.CONTEXT_FULL:

@@ -56,6 +56,8 @@ def bench(
         as_json(report)
     else:
         show(report)
+        if chosen.hint:
+            say(out(), styled("dim", f"\n{chosen.hint}"))
 
 
 def show(report: BenchReport) -> None:
@@ -69,7 +71,7 @@ def show(report: BenchReport) -> None:
         styled(
             "bold",
             report.variant,
-            f"  {report.runtime} on {report.device}, {options.threads} thread(s), "
+            f"  {report.runtime} {report.engine} on {report.device}, {options.threads} thread(s), "
             f"context {options.context}, KV cache {options.kv_cache}",
         ),
     )

@@ -14,6 +14,7 @@ class Support:
 
     ``devices`` names what it can use, best first ("metal", "cuda", "cpu"); empty means that it cannot run,
     ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
+    ``better`` is the command that gives the runtime a faster engine for this machine than the one that it has.
     ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here, for variants that have none
     built in; ``needs`` names the only type that a device takes, for devices that do not take every one.
     """
@@ -24,10 +25,25 @@ class Support:
     version: str | None = None
     kv_caches: tuple[KvCache, ...] = ("f32",)
     needs: Mapping[str, KvCache] = field(default_factory=dict)
+    better: str | None = None
 
     def device(self, kv_cache: KvCache) -> str | None:
         """Return the best device that takes a KV cache of that type."""
         return next((name for name in self.devices if self.needs.get(name, kv_cache) == kv_cache), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine of a runtime that has several: ``name`` is its distribution, of which ``installed`` is the version that
+    is there, or None. ``devices`` and ``reason`` are as in ``Support``; ``used`` marks the one that the runtime takes.
+    """
+
+    name: str
+    installed: str | None
+    version: str | None
+    devices: tuple[str, ...]
+    reason: str | None
+    used: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,7 +322,7 @@ def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
     if candidate.device == "cuda":
         parts.append("the GPU's own memory is not checked")
     if candidate.idle is None:
-        return "; ".join(parts), None
+        return "; ".join(parts), f"A faster engine: {support.better}" if support.better else None
     needed = support.needs.get(candidate.idle, candidate.options.kv_cache)
     if needed != candidate.options.kv_cache:
         parts.append(f"{candidate.idle} stays idle: it takes variants with a KV cache in {needed}")

@@ -25,8 +25,11 @@ T = TypeVar("T")
 
 _LARGEST = 1 << 20
 _TROUBLE = (OSError, RuntimeError, ValueError)
+PREFERENCE = "EDGEPACK_ENGINE_"
+"""The beginning of a variable that names the engine for a runtime, as EDGEPACK_ENGINE_GGUF=xllamacpp."""
+
 # What decides which library a loader takes, and which accelerators a driver shows.
-_VARIABLES = ("CUDA_", "DYLD_", "LD_")
+_VARIABLES = ("CUDA_", "DYLD_", PREFERENCE, "LD_")
 
 
 def state_folder() -> Path:
@@ -94,6 +97,35 @@ def remember(question: str, circumstances: str, answer: bytes) -> None:
         write_atomically(place, msgspec.json.encode(_Finding(circumstances, _digest(answer), msgspec.Raw(answer))))
 
 
+def preferred(runtime: str) -> str | None:
+    """Return the engine that the user wants a runtime to have: by the environment, else as ``prefer`` kept it."""
+    if named := os.environ.get(PREFERENCE + runtime.upper()):
+        return named
+    return _preferences().get(runtime)
+
+
+def prefer(runtime: str, engine: str | None) -> None:
+    """Keep which engine the user wants a runtime to have in this environment of Python, None for the best.
+
+    Raises ``OSError``, or ``RuntimeError`` for a user without a home.
+    """
+    place = _preferences_place()
+    kept = {name: other for name, other in _preferences().items() if name != runtime}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, msgspec.json.encode(kept | ({} if engine is None else {runtime: engine})))
+
+
+def _preferences() -> dict[str, str]:
+    with suppress(*_TROUBLE):
+        return msgspec.json.decode(read_kept(_preferences_place()), type=dict[str, str])
+    return {}
+
+
+def _preferences_place() -> Path:
+    name = hashlib.sha256(sys.prefix.encode(errors="surrogateescape")).hexdigest()
+    return state_folder() / "engines" / f"{name[:32]}.json"
+
+
 def stamps(paths: Iterable[Path]) -> str:
     """Return the sizes and times of files, a line each; of one that is not there, its name."""
     lines = []
@@ -125,6 +157,7 @@ def _surroundings() -> Iterator[str]:
     yield from dict.fromkeys(re.findall(r"^(?:model name|flags|Features|CPU [a-z]+)\s*:.*$", cpu, re.MULTILINE))
     yield _beginning("/proc/driver/nvidia/version")
     yield from (f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES))
+    yield str(sorted(_preferences().items()))
     for folder in sys.path:
         # An installation renews the folder of metadata, whose name holds the version.
         yield stamps(path for path in _entries(folder) if path.name.endswith((".dist-info", ".egg-info", ".egg-link")))

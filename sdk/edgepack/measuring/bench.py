@@ -47,6 +47,7 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class BenchReport:
     """What one variant reached. Times end in ``_s`` or ``_ms``, rates are tokens per second, the rest is bytes.
+    ``engine`` is its version.
 
     ``decode_tps`` is (n - 1) / (t_last - t_first) over the n generated tokens. ``bytes_per_token`` is what one
     decoding step reads: all weights, and the KV cache at the middle of the answer; where the embedding is not tied to
@@ -57,6 +58,7 @@ class BenchReport:
     bundle: str
     variant: str
     runtime: str
+    engine: str | None
     device: str | None
     options: Options
     prompt_tokens: int
@@ -153,6 +155,7 @@ def bench(
         bundle=bundle.id,
         variant=candidate.variant,
         runtime=candidate.runtime,
+        engine=candidate.engine,
         device=candidate.device,
         options=options,
         prompt_tokens=prompt_tokens,

@@ -87,6 +87,9 @@ def notes(hardware: Hardware, supports: dict[str, Support], bits: int) -> tuple[
     for name, support in supports.items():
         if support.devices and support.reason and _unused(hardware, support):
             found.append(f"{name} leaves {', '.join(_unused(hardware, support))} idle: {support.reason}")
+    for name, support in supports.items():
+        if support.better:
+            found.append(f"{name} can have an engine that is compiled for this processor: {support.better}")
     if any("CMAKE_ARGS" in command for command in installs(hardware, supports).values()):
         found.append("CMAKE_ARGS means compiling: it takes minutes, a C++ compiler and NVIDIA's CUDA toolkit (nvcc).")
     if not hardware.memory_total:

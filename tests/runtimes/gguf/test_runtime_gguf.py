@@ -34,6 +34,8 @@ from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTo
 from edgepack.runtime import KvCache, Options, Session
 from edgepack_runtimes.gguf import GgufRuntime, abi, header, library, log, selfcheck
 from edgepack_runtimes.gguf.check import check
+from edgepack_runtimes.gguf.cores import Cores
+from edgepack_runtimes.gguf.load import open_session
 
 HARDWARE = Hardware(
     system="linux",
@@ -180,7 +182,7 @@ class TestProbe:
         monkeypatch.setattr(selfcheck, "_verdicts", {})
         support = GgufRuntime().probe(HARDWARE)
         assert support.devices == ()
-        assert support.reason == "llama-cpp-python is not installed. xllamacpp is not installed."
+        assert support.reason == " ".join(f"{engine.distribution} is not installed." for engine in library.ENGINES)
         assert support.install == "pip install 'edgepack[gguf]'"
 
     def test_another_version_is_not_bound(self, monkeypatch: pytest.MonkeyPatch, variant: Path) -> None:
@@ -206,6 +208,7 @@ class TestProbe:
         metadata.write_text("Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setattr(selfcheck, "_verdicts", {})
+        monkeypatch.setattr(library, "ENGINES", [engine for engine in library.ENGINES if not engine.own])
         with caplog.at_level(logging.WARNING, logger="edgepack.gguf"):
             support = GgufRuntime().probe(HARDWARE)
         assert support.devices[-1] == "cpu"
@@ -308,6 +311,7 @@ class TestThreads:
             now[1] += 0.03 * min(free, counts[-1])
             return code
 
+        monkeypatch.setattr(Cores, "free", lambda look: None)  # whatever else this machine does
         session = GgufRuntime().open(variant, DECODER, Options(context=200, threads=2, kv_cache="f32", chunk=128))
         own = session._native  # type: ignore[attr-defined]
         decode, counts = own.native.llama_decode, list[int]()
@@ -321,6 +325,18 @@ class TestThreads:
         assert counts[-1] == 2
         alone = opened(variant)
         assert all(np.array_equal(alone.forward([token]), row) for token, row in zip(IDS, said, strict=True))
+
+    def test_the_first_step_is_taken_with_as_many_as_the_cores_that_are_free(
+        self, variant: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (wheel,) = [engine for engine in library.ENGINES if engine.package == "xllamacpp"]
+        monkeypatch.setattr(Cores, "free", lambda look: 1.2)
+        session = open_session(
+            library.load(wheel), variant / "model.gguf", DECODER, Options(context=200, threads=4, kv_cache="f32")
+        )
+        session.forward([1, 2, 3])
+        native = session._native
+        assert native.native.llama_n_threads(native.context) == 1
 
 
 class TestRefusals:

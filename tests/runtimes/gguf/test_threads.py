@@ -58,3 +58,30 @@ def test_short_steps_are_judged_together() -> None:
     for tick in range(5):
         threads.took(0.003, 0.0 if tick % 2 else 0.012)
     assert threads.count == 2
+
+
+def test_the_cores_are_looked_at_before_the_first_step() -> None:
+    assert Threads(4, lambda: 4.0).next() == 4
+    assert Threads(4, lambda: 3.8).next() == 4
+    assert Threads(4, lambda: 2.1).next() == 2
+    assert Threads(4, lambda: 0.0).next() == 1
+    assert Threads(4, lambda: None).next() == 4  # where the system does not say
+
+
+def test_while_the_system_says_that_cores_are_taken_no_step_is_spent_on_a_trial() -> None:
+    free = 1.0
+    threads = Threads(2, lambda: free)
+    used = list(run(threads, free=1, seconds=7, step=0.03))
+    assert set(used) == {1} or used[0] == 2
+    assert used.count(2) <= 1
+    free = 2.0
+    used = list(run(threads, free=2, seconds=1, step=0.03))
+    assert used.index(2) * 0.03 <= 0.2
+
+
+def test_they_are_tried_in_the_end_whatever_the_system_says() -> None:
+    """Programs of a low priority have every core that nobody wants."""
+    threads = Threads(2, lambda: 0.5)
+    assert threads.next() == 1
+    used = list(run(threads, free=2, seconds=30))
+    assert set(used[300:]) == {2}

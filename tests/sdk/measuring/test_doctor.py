@@ -73,17 +73,31 @@ def test_the_line_installs_the_version_that_is_bound() -> None:
 
 
 def test_an_engine_without_cuda_is_replaced_by_one_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled, wheel = library.ENGINES
+    own, compiled, wheel = library.ENGINES
     here = selfcheck.Verdict(("cpu",), version="0.5.0")
-    absent = selfcheck.Verdict((), reason="llama-cpp-python is not installed.")
-    monkeypatch.setattr(selfcheck, "verdict", lambda engine: here if engine is wheel else absent)
+    absent = {
+        engine: selfcheck.Verdict((), reason=f"{engine.distribution} is not installed.") for engine in (own, compiled)
+    }
+    monkeypatch.setattr(selfcheck, "verdict", lambda engine: here if engine is wheel else absent[engine])
     support = GgufRuntime().probe(NVIDIA)
     assert support.devices == ("cpu",)
-    assert support.reason == "llama-cpp-python is not installed. xllamacpp sees no cuda device."
+    assert support.reason == (
+        "edgepack-llama is not installed. llama-cpp-python is not installed. xllamacpp sees no cuda device."
+    )
     assert installs(NVIDIA, {"gguf": support}) == {"gguf": CUDA_BUILD}
     # pip would keep what it once built of the same version.
-    monkeypatch.setattr(selfcheck, "verdict", lambda engine: here if engine is compiled else absent)
+    monkeypatch.setattr(selfcheck, "verdict", lambda engine: here if engine is compiled else absent[own])
     assert "--force-reinstall --no-deps --no-cache-dir llama-cpp-python==" in str(GgufRuntime().probe(NVIDIA).install)
+
+
+def test_an_accelerator_is_worth_more_than_an_engine_compiled_for_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, compiled, _ = library.ENGINES
+    found = {own: ("cpu",), compiled: ("cuda", "cpu")}
+    monkeypatch.setattr(selfcheck, "verdict", lambda engine: selfcheck.Verdict(found.get(engine, ("cpu",)), "0.5.0"))
+    assert GgufRuntime().probe(NVIDIA).devices == ("cuda", "cpu")
+    assert [engine.used for engine in GgufRuntime().engines()] == [False, True, False]
 
 
 def test_an_engine_with_cuda_needs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
