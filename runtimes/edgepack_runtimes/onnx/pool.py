@@ -35,7 +35,7 @@ class Pool:
         self._options.log_severity_level = 4
         self._resting: list[_Rest] = []
         self._ending: list[_Rest] = []  # whose threads are on their way back
-        # At the interpreter's exit too: a thread that came back to it later would end the process.
+        # At the interpreter's exit too, so that it ends with no thread inside it.
         self._finalizer = weakref.finalize(self, _wake, self._resting, self._ending, session, os.getpid())
 
     def use(self, count: int) -> None:

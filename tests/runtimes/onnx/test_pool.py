@@ -125,6 +125,8 @@ EXIT = """
 import os, sys, threading, warnings
 import edgepack
 from edgepack.runtime import Options, find
+from edgepack_runtimes.onnx import pool
+pool._PATIENCE_S = 600.0
 warnings.simplefilter("ignore")  # of a fork with threads
 bundle = edgepack.open_bundle(sys.argv[1])
 
