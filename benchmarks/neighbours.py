@@ -192,11 +192,15 @@ def measure(asked: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    fixed = "; ".join(f"{name} {ms:.3g}" for name, ms in row["ms"].items() if name != ADAPTIVE)
+    fixed = "; ".join(f"{name} {_figure(ms)}" for name, ms in row["ms"].items() if name != ADAPTIVE)
     ratio = f"{row['ratio']:.2f} ({row['least']:.2f}-{row['most']:.2f})"
     others = f"{row['others']:.2f}" + (" (not quiet)" if row["others"] > QUIET else "")
     where = f"| {row['model']} | {row['variant']} | {row['neighbours']} | {row['phase']} "
-    return f"{where}| {row['ms'][ADAPTIVE]:.3g} | {fixed} | {ratio} | {others} |"
+    return f"{where}| {_figure(row['ms'][ADAPTIVE])} | {fixed} | {ratio} | {others} |"
+
+
+def _figure(ms: float) -> str:
+    return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def main() -> None:
