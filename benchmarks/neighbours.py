@@ -42,7 +42,7 @@ PARTS = ("whole", "step")  # of the time to the first token
 ADAPTIVE = "adaptive"
 QUIET = 0.1
 _PAUSE_S = 0.05  # threads of the setting before have stopped spinning by then
-_NEIGHBOUR = "while True: pass"
+_NEIGHBOUR = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(10000))"  # dies with this one
 
 
 def settings(options: Options) -> dict[str, Options]:
