@@ -5,9 +5,10 @@
 
 Every setting of a variant is open at once, and they take turns in rounds, in another order each time: a prompt of one
 chunk, then tokens one by one. A neighbour is a process that computes without end, in a session of its own, as another
-user's program would be. ``ratio`` is the median over the rounds of the adaptive setting's time a token over the
-fastest fixed setting's of the same round, with the smallest and the largest; which is the fastest, the medians of all
-rounds decide. ``others`` says how many cores programs took that are neither: a row with more than 0.1 is marked.
+user's program would be; the adaptive setting has four turns beside it first that are not counted. ``ratio`` is the
+median over the rounds of the adaptive setting's time a token over the fastest fixed setting's of the same round, with
+the smallest and the largest; which is the fastest, the medians of all rounds decide. ``others`` says how many cores
+programs took that are neither: a row with more than 0.1 is marked.
 
 The second table is the first token of a fresh process, from its start, and the part of it after the load.
 """
@@ -121,6 +122,8 @@ def compare(
     for count in counts:
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in sessions}
         with Others() as others, neighbours(count):
+            for _ in range(4):
+                take(sessions[ADAPTIVE], ids, seconds)  # it may follow what was before for a second or two
             for _ in range(rounds):
                 for name in random.sample(list(sessions), len(sessions)):
                     times[name].append(take(sessions[name], ids, seconds))

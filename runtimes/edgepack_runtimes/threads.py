@@ -14,17 +14,18 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Final
 
-_WINDOW_S: Final = 0.02
-"""Wall time of steps that are judged together: a clock of the scheduler is no finer."""
+_WINDOW_S: Final = 0.05
+"""Wall time of steps that are judged together: that no single tick of the clock, nor a moment that the system itself
+takes, decides."""
 
 _MISSING: Final = 0.3
 """Of one thread's time: what may be missing in all of them together before one of them is given up."""
 
-_REST_S: Final = 0.25, 8.0
-"""Wall time of steps with fewer threads before all are tried again: at first, and at most, doubled at every failure."""
+_REST_S: Final = 0.25
+"""The least wall time of steps with fewer threads before all are tried again."""
 
 _PRICE: Final = 20
-"""Times what a failed trial took is the least time before the next, so that trials cost 5 %."""
+"""Times what a failed trial took is that time, so that trials cost 5 %."""
 
 _LOOK_S: Final = 0.1
 """The least time in which a count of ticks of 10 ms tells how many cores others use."""
@@ -37,7 +38,7 @@ class Threads:
     def __init__(self, most: int, free: float | None = None) -> None:
         self.most = self.count = most
         self._wall = self._cpu = 0.0
-        self._rest, self._left = _REST_S[0], 0.0
+        self._left = 0.0
         if free is not None:
             self._judge(free, 0.0)
 
@@ -56,14 +57,9 @@ class Threads:
             self._judge(had, spent)
 
     def _judge(self, had: float, spent: float) -> None:
-        if self.most == 1:
-            return
-        if had >= self.most - _MISSING:
-            self._rest = _REST_S[0]
-        else:
+        if self.most > 1 and had < self.most - _MISSING:
             self.count = min(self.most - 1, max(1, int(had)))
-            self._left = max(self._rest, _PRICE * spent)
-            self._rest = min(2 * self._rest, _REST_S[1])
+            self._left = max(_REST_S, _PRICE * spent)
 
 
 class Watch:
