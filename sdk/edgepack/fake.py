@@ -83,6 +83,8 @@ class FakeRuntime:
         """Return a session of the decoder's vocabulary. The variant's folder is not read."""
         if options.repack is not None:
             raise UsageError(f"The runtime fake cannot be told repack={options.repack}.", hint="It has no weights.")
+        if options.spin is not None:
+            raise UsageError(f"The runtime fake cannot be told spin={options.spin}.", hint="It has no threads.")
         return FakeSession(self, decoder, options)
 
 

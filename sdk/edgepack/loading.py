@@ -171,6 +171,7 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
         repack=options.repack,
         machine=machine(),
         packages=packages(),
+        spin=options.spin,
     )
 
 

@@ -75,6 +75,10 @@ def _check_options(options: Options) -> None:
             raise UsageError(f"{name} is {value}, it must be a positive 32-bit integer.")
     if options.repack not in (None, True, False):
         raise UsageError(f"repack is {options.repack!r}.", hint="It is True, False or None.")
+    if options.spin is not None:
+        raise UsageError(
+            f"The runtime gguf cannot be told spin={options.spin}.", hint="OpenMP decides when its threads sleep."
+        )
     if options.kv_cache not in get_args(KvCache):
         raise UsageError(f"kv_cache is {options.kv_cache!r}.", hint=f"Choose one of {', '.join(get_args(KvCache))}.")
 

@@ -56,6 +56,8 @@ class MlxRuntime:
             raise UsageError(
                 f"The runtime mlx cannot be told repack={options.repack}.", hint="MLX reads the weights as stored."
             )
+        if options.spin is not None:
+            raise UsageError(f"The runtime mlx cannot be told spin={options.spin}.", hint="MLX has threads of its own.")
         if _forked:
             raise EngineError(
                 "mlx was in use where this process was forked from, and does not survive a fork.",

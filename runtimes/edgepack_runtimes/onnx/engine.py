@@ -32,6 +32,9 @@ _ON_HOST = frozenset({"mask.total", "total_sequence_length", "input.length", "in
 # TensorFloat-32, the default, keeps 10 bits of a float32.
 _OPTIONS = {"cuda": {"use_tf32": "0"}, "cpu": {}}
 
+# Longer than any operator of one thread and than what lies between two steps; by default it is up to 0.3 s.
+_SPIN_US = "1000"
+
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _log = logging.getLogger(__name__)
 
@@ -105,16 +108,18 @@ def _is_installed(distribution: str) -> bool:
         return False
 
 
-def start(path: Path, threads: int, device: str) -> InferenceSession:
-    """Load a model on a device. Raises ``EngineError`` with the engine's own reason, or where it would compute any of
-    the model elsewhere."""
+def start(path: Path, threads: int, device: str, *, spin: bool) -> InferenceSession:
+    """Load a model on a device; ``spin`` says whether its threads do so while they wait.
+
+    Raises ``EngineError`` with the engine's own reason, or where it would compute any of the model elsewhere.
+    """
     engine = load()
     options = engine.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = engine.ExecutionMode.ORT_SEQUENTIAL
-    # Threads that spin while they wait take the cores from others on a shared device, and from each other.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
     # A pattern is kept for every shape of the inputs, and the attention mask has another at every token.
     options.enable_mem_pattern = False
     # Only fatal messages reach stderr; what goes wrong is in the exception.

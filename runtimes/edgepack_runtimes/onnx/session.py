@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter, process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
 from edgepack_runtimes.onnx.check import GRAPH_FILE, check
+from edgepack_runtimes.onnx.pool import Pool
+from edgepack_runtimes.threads import Threads, Watch
 
 Float32 = NDArray[np.float32]
 
@@ -48,7 +51,12 @@ class OnnxSession:
         self._cancelled = False
         self._run_options = RunOptions()
         self._run_options.log_severity_level = 4
-        self._engine = engine.start(variant / GRAPH_FILE, options.threads, device)
+        watch = Watch()
+        self._engine = engine.start(variant / GRAPH_FILE, options.threads, device, spin=options.spin is not False)
+        # Where it was said what they do while they wait, and on a GPU, they stay as many as they are.
+        adapts = options.spin is None and device == "cpu"
+        self._threads = Threads(options.threads if adapts else 1, watch.free())
+        self._pool = Pool(self._engine, options.threads)
         self._check_signature(variant / GRAPH_FILE)
         self._binding = self._engine.io_binding()
         self._caches = self._bind_caches(device)
@@ -116,7 +124,8 @@ class OnnxSession:
         if self._caches:
             self._check_use()
             self._caches = []
-            del self._binding, self._engine
+            self._pool.close()
+            del self._binding, self._pool, self._engine
 
     def _evaluate(self, ids: NDArray[np.int64], logits: Float32) -> None:
         """Append ids in chunks and fill ``logits`` [rows, n_vocab] with those after the last ``rows`` ids.
@@ -148,12 +157,16 @@ class OnnxSession:
         target = logits if len(logits) else self._start
         shape = (1, len(logits), self._decoder.n_vocab)
         self._binding.bind_output("logits", "cpu", 0, np.float32, shape, target.ctypes.data)
+        if self._threads.most > 1:
+            self._pool.use(self._threads.count)
+        began, used = perf_counter(), process_time()
         try:
             self._engine.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:  # its exceptions have no common base but this
             if self._cancelled:
                 raise Cancelled("The evaluation was cancelled.") from None
             raise EngineError(f"onnxruntime failed: {engine.reason(error)}") from error
+        self._threads.took(perf_counter() - began, process_time() - used)
         self._length += count
 
     @contextmanager

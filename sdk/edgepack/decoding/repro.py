@@ -35,6 +35,7 @@ class Setup:
     repack: bool | None
     machine: str
     packages: dict[str, str]
+    spin: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -52,7 +52,8 @@ class Options:
     ``chunk``, the most tokens that one prefill step evaluates (a cancel takes effect between steps or sooner).
 
     ``repack`` says whether the engine rearranges the weights for this processor at load, None that it decides itself;
-    a runtime that cannot choose raises ``UsageError`` for anything else.
+    a runtime that cannot choose raises ``UsageError`` for anything else. ``spin`` says the same of the engine's threads
+    that wait for others: to spin, or to sleep; None: the runtime follows what its steps cost.
     """
 
     context: int
@@ -60,3 +61,4 @@ class Options:
     kv_cache: KvCache
     chunk: int = 128
     repack: bool | None = None
+    spin: bool | None = None

@@ -87,7 +87,7 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
 
 
 def _options(planned: Options, then: Setup) -> Options:
-    return replace(planned, threads=then.threads, chunk=then.chunk, repack=then.repack)
+    return replace(planned, threads=then.threads, chunk=then.chunk, repack=then.repack, spin=then.spin)
 
 
 def _compared(recorded: Recorded, result: Result, now: Setup) -> Rerun:

@@ -131,6 +131,19 @@ def test_a_runtime_that_cannot_choose_refuses(engine: str, repack: bool, variant
         opener.open(variant[0], variant[1], Options(64, 1, "f32", repack=repack))
 
 
+@pytest.mark.parametrize("engine", ["gguf", "mlx", "fake"])
+@pytest.mark.parametrize("spin", [True, False])
+def test_a_runtime_that_cannot_say_whether_threads_spin_refuses(
+    engine: str, spin: bool, variant: tuple[Path, Decoder]
+) -> None:
+    from edgepack import FakeRuntime, runtime
+    from edgepack.runtime import Options
+
+    opener = FakeRuntime() if engine == "fake" else runtime.find(engine)
+    with pytest.raises(UsageError, match=f"{engine} cannot be told spin={spin}"):
+        opener.open(variant[0], variant[1], Options(64, 1, "f32", spin=spin))
+
+
 def test_gguf_refuses_what_is_no_answer(variant: tuple[Path, Decoder]) -> None:
     with pytest.raises(UsageError, match="repack is 'yes'"):
         start("gguf", *variant, repack="yes")

@@ -607,7 +607,7 @@ def test_the_engines_own_reason_is_passed_on(copy: Path, tiny: tuple[Path, Decod
 
     change(copy, misname)
     with pytest.raises(EngineError, match=r"could not load the model.*NoSuchOperator"):
-        engine.start(copy / "model.onnx", 1, "cpu")
+        engine.start(copy / "model.onnx", 1, "cpu", spin=False)
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.onnx.data"])

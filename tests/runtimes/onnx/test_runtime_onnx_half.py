@@ -260,7 +260,7 @@ def test_an_operator_on_the_host_is_refused(folder: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", without_cuda)
     with pytest.raises(EngineError, match=r"would compute mask\.count on the host, with \d+ more operators"):
-        engine.start(path, 1, "cuda")
+        engine.start(path, 1, "cuda", spin=False)
 
 
 def test_only_lengths_may_be_computed_on_the_host(opening: Open, monkeypatch: pytest.MonkeyPatch) -> None:

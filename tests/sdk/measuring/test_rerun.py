@@ -22,6 +22,15 @@ def recorded(path: Path, result: Result) -> Path:
     return path
 
 
+def test_results_from_before_a_setting_are_read(demo_bundle: Built, tmp_path: Path) -> None:
+    with edgepack.load(demo_bundle.path, "onnx", 256) as model:
+        document = model.generate("Once upon", max_tokens=4).to_dict()
+    assert document["repro"]["setup"].pop("spin", "absent") is None
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    again = rerun(read_result(tmp_path / "old.json"))
+    assert (again.same, again.changed) == (True, {})
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_says_the_same_again(engine: str, demo_bundle: Built, tmp_path: Path) -> None:
     """Also the second turn of a conversation, whose cache was made by single steps, with a cut and a stop."""
