@@ -41,7 +41,7 @@ class GgufRuntime:
             install = openmp_line()
         if engine is None:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
-        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"))
+        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32", "q8"))
         unseen = [name for name in hardware.accelerators if name not in found.devices]
         if not unseen:
             return support
