@@ -4,9 +4,10 @@
         [--caches f16 f32 q8] [--flash] [--llama-bench PATH]
 
 Tokens per CPU second on one thread: ``prefill`` of all tokens up to the depth, ``decode`` of a few after it, and
-``kl``: what the next tokens lost against the first cache of that variant, in nats, where the weights are a model's (of
-random weights it means nothing). A cache is filled once, depth after depth, and is left at the depth after which it
-has taken ``--seconds``. ``--flash`` also runs llama.cpp's flash attention where a session would not.
+``kl``: what the 128 tokens after it lost against the first row of that depth, in nats. That is the loss of a cache
+where the variants are of f32 and the weights a model's: products in 8 bits make as much of any difference as a cache
+does. A cache is filled once, depth after depth, and is left at the depth after which it has taken ``--seconds``.
+``--flash`` also runs llama.cpp's flash attention where a session would not.
 ``--llama-bench`` runs that program on the same payload, one thread and the same caches; its figures are of wall time.
 """
 
@@ -32,7 +33,7 @@ from edgepack.runtime import KvCache, Options, Session, find
 from edgepack.text.opening import text_side
 from edgepack_runtimes.gguf import abi
 
-DECODED = 16
+DECODED, COMPARED = 16, 128
 CACHES: tuple[KvCache, ...] = ("f16", "f32", "q8")
 Logits = NDArray[np.float32]
 
@@ -49,11 +50,11 @@ def main() -> None:
     parser.add_argument("--llama-bench", type=Path)
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle, verify="sizes")
-    ids = text(bundle, max(asked.depths) + DECODED)
+    ids = text(bundle, max(asked.depths) + COMPARED)
     print(f"{'variant':<22}{'KV':>4}{'flash':>6}{'depth':>8}{'prefill':>9}{'decode':>8}{'kl':>10}")
+    first: dict[int, Logits] = {}
     for variant in asked.variants:
         offered = caches(bundle, variant)
-        first: dict[int, Logits] = {}
         for kv_cache in (each for each in asked.caches if each in offered):
             for flash in (False, True) if asked.flash and variant.startswith("gguf") and kv_cache != "q8" else (False,):
                 for depth, prefill, decode, logits in fill(bundle, variant, kv_cache, flash, ids, asked):
@@ -83,8 +84,8 @@ def caches(bundle: Bundle, variant: str) -> tuple[KvCache, ...]:
 def fill(
     bundle: Bundle, variant: str, kv_cache: KvCache, flash: bool, ids: list[int], asked: argparse.Namespace
 ) -> Iterator[tuple[int, float, float, Logits]]:
-    """Yield each depth with the speed of prefill and of decode, and the logits after each token that was decoded."""
-    options = Options(context=max(asked.depths) + DECODED, threads=1, kv_cache=kv_cache)
+    """Yield each depth with the speed of prefill and of decode, and the logits after the tokens that follow."""
+    options = Options(context=max(asked.depths) + COMPARED, threads=1, kv_cache=kv_cache)
     on = patch.object(abi, "FLASH_ATTENTION_DISABLED", abi.FLASH_ATTENTION_ENABLED) if flash else nullcontext()
     with on:
         session = find(bundle.variant(variant).runtime).open(
@@ -96,8 +97,11 @@ def fill(
             if used < asked.seconds:
                 used += spent(session, ids[session.length : depth])
                 start = time.process_time()
-                logits = np.stack([session.forward([token]) for token in ids[depth : depth + DECODED]])
-                yield depth, depth / used, DECODED / (time.process_time() - start), logits
+                for token in ids[depth : depth + DECODED]:
+                    session.forward([token])
+                decode = DECODED / (time.process_time() - start)
+                session.rewind(depth)
+                yield depth, depth / used, decode, session.forward_all(ids[depth : depth + COMPARED])
                 session.rewind(depth)
     finally:
         session.close()

@@ -62,6 +62,11 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def quantized_cache(self) -> bool:
+        """Whether it has the scales of a KV cache of 8 bits, by which ``expected`` goes for every layer."""
+        return "layers.0.attention.k.cache.scales" in self.tensors
+
 
 def expected(decoder: Decoder, found: Graph) -> Graph:
     """Return the graph of a decoder that stores its matrices as the one that was found does."""
@@ -79,7 +84,7 @@ class _Building:
         self._shapes = dict(decoder.tensors())
         self._ropes = {rope: f"rope.{index}" for index, rope in enumerate(decoder.ropes)}
         self._half = "layers.0.attention.q.half" in self._made_by
-        self._bytes = "layers.0.attention.k.cache.scales" in found.tensors
+        self._bytes = found.quantized_cache
 
     def lengths(self) -> None:
         """What every layer's attention needs of the mask."""

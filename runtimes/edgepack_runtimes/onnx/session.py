@@ -34,7 +34,7 @@ class OnnxSession:
             raise ContextTooLargeError(
                 f"A context of {options.context} exceeds the {decoder.context} positions that the variant covers."
             )
-        check(variant, decoder)
+        check(variant, decoder, options.kv_cache)
         engine.load()
         from onnxruntime import RunOptions
 

@@ -84,6 +84,26 @@ def test_a_payload_without_it_is_refused_and_so_is_another_type(folder: Path, de
         opened(folder, decoder, kv_cache="f32")
 
 
+@pytest.mark.parametrize(("variant", "kv_cache"), [("onnx-f32-kv8", "f32"), ("onnx-f32", "q8")])
+def test_a_graph_and_a_cache_of_different_widths_never_meet(variant: str, kv_cache: Any, tmp_path: Path) -> None:
+    # The engine would read four bytes where one is, or write one where four are.
+    import onnx
+
+    decoder, weights = describe(), RandomWeights(describe())
+    scales = reference.cache_scales(weights, token_ids(decoder, 20))
+    requests = [Request(TARGET, "f32", "f32"), Request(OnnxTarget(), "f32", "f32")]
+    write(weights, requests, tmp_path, Model("tiny", decoder, "f32", cache_scales=scales))
+    path = tmp_path / variant / "model.onnx"
+    graph = onnx.load(str(path), load_external_data=False)
+    for value in (*graph.graph.input, *graph.graph.output):
+        if value.name.startswith(("past", "present")):
+            value.type.tensor_type.elem_type = {"f32": onnx.TensorProto.FLOAT, "q8": onnx.TensorProto.INT8}[kv_cache]
+    path.write_bytes(graph.SerializeToString())
+    options = Options(context=CONTEXT, threads=1, kv_cache=kv_cache)
+    with pytest.raises(EngineError, match=f"has no KV cache of {kv_cache}"):
+        find("onnx").open(path.parent, decoder, options)
+
+
 def test_a_key_is_measured_by_its_pair(decoder: Decoder, ids: list[int]) -> None:
     # The same ids later turn each pair elsewhere: nothing of a key then exceeds the scales of the first positions.
     weights = RandomWeights(decoder)
