@@ -18,8 +18,9 @@ from edgepack.errors import UsageError
 from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks
 from edgepack_packager.targets.kv_cache import Cache, Part
 
-HEADROOM = 1.25
-"""What a key or value may exceed those that were measured by, before it is cut; it costs 0.3 bits."""
+HEADROOM = 1.6
+"""What a key or value may exceed those that were measured by, before it is cut. On the text of the proof's probe
+SmolLM2 loses 5.2, 4.1 and 5.0 thousandths of a nat with 1.25, 1.6 and 2."""
 _TINY = np.float32(1e-30)
 
 Rounding = Callable[[str, Float32], Float32]
