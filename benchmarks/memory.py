@@ -1,6 +1,7 @@
 """The memory that a plan predicts and the memory that a process took, for each variant at each context.
 
-    python benchmarks/memory.py BUNDLE [--variants gguf-f32 onnx-int4] [--contexts 64 1024] [--json memory.json]
+    python benchmarks/memory.py BUNDLE [--variants gguf-f32 onnx-int4] [--contexts 64 1024] [--kv-cache q8]
+        [--json memory.json]
 
 The process does what an application does: it loads the variant, fills the context with a prompt but for eight tokens,
 and generates those. Its peak resident memory is compared with ``Memory.peak`` of the plan. On Linux that is VmHWM of
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--variants", nargs="+", help="all of the bundle that can run here, without any")
     parser.add_argument("--contexts", nargs="+", type=int, default=[64, 1024])
+    parser.add_argument("--kv-cache", help="f32, f16 or q8; what the plan takes, without any")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle, verify="sizes")
@@ -59,7 +61,7 @@ def main() -> None:
     rows = []
     for name in names:
         for context in asked.contexts:
-            candidate = planned(bundle, name, context)
+            candidate = planned(bundle, name, context, asked.kv_cache)
             if candidate.eligible:
                 rows.append(row_of(bundle, candidate))
                 print(line_of(rows[-1]), flush=True)
@@ -69,10 +71,10 @@ def main() -> None:
         asked.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def planned(bundle: Bundle, variant: str, context: int) -> Candidate:
+def planned(bundle: Bundle, variant: str, context: int, kv_cache: str | None) -> Candidate:
     """Return the plan's candidate for one variant."""
     backend = bundle.variant(variant).runtime
-    made = plan(bundle, backend=backend, variant=variant, context=context)
+    made = plan(bundle, backend=backend, variant=variant, context=context, kv_cache=kv_cache)
     return next(candidate for candidate in made.candidates if candidate.variant == variant)
 
 

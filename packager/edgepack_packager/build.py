@@ -13,11 +13,12 @@ from shutil import rmtree
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import families, proof, seal, source, work
+from edgepack_packager import families, proof, reference, seal, source, work
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
+from edgepack_packager.proof import probe
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
@@ -74,6 +75,10 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
         for sentence in weights.notes:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
+        if any(request.target.kv_cache == "q8" for request in ready.requests):
+            progress.stage("Measuring keys and values", weights.decoder.n_layers)
+            ids = probe.calibration(weights.decoder, ready.vectors)
+            model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
         bundle = scratch / "bundle"
         prover = ready.prover(weights, scratch, progress)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)

@@ -12,7 +12,7 @@ import msgspec
 
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.manifest import KV_CACHE, LOSS, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
@@ -119,7 +119,9 @@ def text_of(model: Model) -> Text:
 
 
 def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
-    cache = [KV_CACHE] if any(part.request.target.kv_cache for part in parts) else []
+    caches = {part.request.target.kv_cache for part in parts}
+    cache = [KV_CACHE] if caches - {None} else []
+    cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
     return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 

@@ -46,7 +46,7 @@ def load(
     """Open a bundle on the engine that suits this machine, or on the one that is asked for.
 
     ``backend`` is a runtime's name ("gguf", "onnx", "mlx"), ``variant`` one of the bundle's; ``context`` is in tokens
-    (without one: what the bundle allows, at most 4096) and is never reduced; ``kv_cache`` is "f32" or "f16";
+    (without one: what the bundle allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8";
     ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
     refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
     machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of

@@ -157,6 +157,19 @@ def test_an_f16_cache_is_built_in_where_a_target_can(sharded_llama: Path, tmp_pa
     assert replayed.returncode == 0, replayed.stdout
 
 
+def test_a_q8_cache_is_built_in_and_older_readers_stop_at_it(sharded_llama: Path, tmp_path: Path) -> None:
+    built = build(str(sharded_llama), Recipe(("gguf", "onnx"), ("f32", "q4"), kv_cache="q8"), tmp_path / "out")
+    assert built.manifest.schema.features == ["kv_cache", "kv_cache_q8", "loss"]
+    found = {variant.id: variant.kv_cache for variant in built.manifest.variants}
+    assert found == {"gguf-f32": None, "gguf-q4_k_m": None, "onnx-f32-kv8": "q8", "onnx-int4_mixed-kv8": "q8"}
+    figures = gates(built, "onnx-f32-kv8")
+    assert 0 < figures["structure.nmse"] < 1e-6
+    assert 1e-8 < figures["engine.nmse"] < 1e-2  # what the rounding of the cache costs
+    with edgepack.load(built.path, variant="onnx-int4_mixed-kv8") as model:
+        assert model.generate("hello", max_tokens=4).usage.completion_tokens
+        assert model.setup.kv_cache == "q8"
+
+
 # Wrong input
 
 

@@ -30,6 +30,7 @@ DECODERS = {
     "gemma3": describe(**GEMMA3, wide=True),  # a 16-bit cache of mlx is then bfloat16
     "another": describe(n_vocab=144, n_kv_heads=1, n_layers=3, tied=False),
     "retuned": describe(norm_eps=1e-6),
+    "wide heads": describe(head_dim=64),
 }
 IDS = token_ids(DECODERS["llama"], CONTEXT)
 
@@ -84,11 +85,13 @@ def resealed(session: Snapshotting, length: int, payload: bytes) -> bytes:
     return snapshot.seal(header["facts"], length, [payload])
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3"])
-@pytest.mark.parametrize("kv_cache", ["f32", "f16"])
+@pytest.mark.parametrize(
+    ("name", "kv_cache"),
+    [(name, kind) for name in ("llama", "gemma2", "gemma3") for kind in ("f32", "f16")] + [("wide heads", "q8")],
+)
 def test_what_is_restored_goes_on_bit_for_bit(name: str, kv_cache: str, engine: Runtime, opening: Open) -> None:
-    if (engine.name, kv_cache) == ("onnx", "f16"):
-        pytest.skip("onnx has no KV cache of f16")
+    if (engine.name, kv_cache) in {("onnx", "f16"), ("onnx", "q8"), ("mlx", "q8")}:
+        pytest.skip(f"{engine.name} has no KV cache of {kv_cache} here")
     session = opening(name, kv_cache=kv_cache)
     session.forward(IDS[:40])
     decode(session, IDS[40:50])

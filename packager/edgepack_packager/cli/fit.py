@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -95,11 +95,13 @@ def show(found: Fit, model: str) -> None:
     """Print what holds for all variants, a table of them, what cannot be built, and the verdict."""
     from rich.text import Text
 
-    from edgepack.device.memory import KV_BYTES, human, kv_bytes
+    from edgepack.device.memory import human, kv_bytes
+    from edgepack.runtime import KvCache
 
     console = screen.out()
     decoder, device, context = found.decoder, found.device, found.decoder.context
-    caches = ", ".join(f"{human(kv_bytes(decoder, kind, context))} in {kind}" for kind in sorted(KV_BYTES))
+    kinds = sorted(get_args(KvCache))
+    caches = ", ".join(f"{human(kv_bytes(decoder, 'gguf', kind, context))} in {kind}" for kind in kinds)
     size = f"{decoder.n_parameters / 1e6:,.1f} M parameters, context {context} of {decoder.trained_context}"
     screen.say(console, Text.assemble((model, "bold"), f"  {size}"))
     screen.say(console, f"{device.name}: {human(device.memory)} for a model ({device.basis})")

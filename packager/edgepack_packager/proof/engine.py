@@ -14,6 +14,7 @@ from edgepack.runtime import KvCache
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import child
+from edgepack_packager.targets.kv_cache import Cache
 
 # Rows of logits that the reference computes at once: each time it reads the whole head.
 POSITIONS = 64
@@ -43,11 +44,11 @@ def spool(
     path: Path,
     progress: Callable[[], None] | None = None,
     *,
-    kv_cache: KvCache = "f32",
+    cache: Cache | None = None,
     rounding: reference.Rounding | None = None,
 ) -> Path:
     """Write the reference's logits of the ids to a file and return its path; arguments as in ``reference.hidden``."""
-    states = reference.hidden(weights, ids, progress, kv_cache=kv_cache, rounding=rounding)
+    states = reference.hidden(weights, ids, progress, cache=cache, rounding=rounding)
     with open(path, "wb") as file:
         for start in range(0, len(states), POSITIONS):
             found = reference.head(weights, states[start : start + POSITIONS], rounding)

@@ -3,9 +3,9 @@
 The variant's logits by its engine are compared with those of the reference over the variant's own weights, read back
 and dequantised: what quantisation cost stands on both sides, and what differs is the engine's doing. It may differ by
 what a sound engine does otherwise than the reference, and by no more: it rounds the activations to 8 bits (or to half
-precision) before it multiplies them with quantised (or half) matrices, and it may keep its KV cache in half precision.
-How much that costs depends on the model, from 2e-5 to 4e-3 as a mean square; the reference that rounds at the same
-places says how much on this one. An engine that rounds nothing is held to the limit of an exact variant.
+precision) before it multiplies them with quantised (or half) matrices, and it may keep its KV cache in half precision
+or in 8 bits. How much that costs depends on the model, from 2e-5 to 4e-3 as a mean square; the reference that rounds at
+the same places says how much on this one. An engine that rounds nothing is held to the limit of an exact variant.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def prove(
     try:
         said = engine.spool(own, ids, scratch / "own")
         cost = 0.0
-        if kv_cache != "f32" or any(target.activations(reader.form(name)) != "f32" for name, _ in decoder.tensors()):
-            other = engine.spool(own, ids, scratch / "rounded", kv_cache=kv_cache, rounding=rounding)
+        cache = reader.cache(kv_cache)
+        if cache or any(target.activations(reader.form(name)) != "f32" for name, _ in decoder.tensors()):
+            other = engine.spool(own, ids, scratch / "rounded", cache=cache, rounding=rounding)
             cost = compare.nmse(engine.rows(other, columns), engine.rows(said, columns))
     finally:
         reader.close()

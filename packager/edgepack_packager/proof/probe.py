@@ -9,6 +9,7 @@ import numpy as np
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager.text.golden import Vectors
 
 TEXT_TOKENS = 160
 TOKENS = 320
@@ -21,6 +22,16 @@ class Probe:
 
     ids: tuple[int, ...]
     text: int
+
+
+def calibration(decoder: Decoder, vectors: Vectors) -> tuple[int, ...]:
+    """Return ids that are not the probe's, in which an application's prompts begin: the chat template's goldens, then
+    the tokenizer's probes, then random ones, ``TOKENS`` in all or as many as the context holds."""
+    length = min(TOKENS, decoder.context)
+    goldens = vectors.chat.goldens if vectors.chat else []
+    told = [i for ids in (*(g.ids for g in goldens), *(p.ids for p in vectors.probes)) for i in ids or []]
+    random = np.random.default_rng(SEED + 1).integers(0, decoder.n_vocab, length)
+    return (*told[: length // 2], *(int(i) for i in random))[:length]
 
 
 def make(decoder: Decoder, tokenizer: Tokenizer | None) -> Probe:

@@ -11,6 +11,7 @@ what the rounding costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.proof.slice import cut
 from edgepack_packager.targets import Model, Request, Target
+from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.write import write
 
 SCHEME = "f32"
@@ -35,15 +37,17 @@ def prove(
     """Return the structural gate of each target, or why its engine gave no logits, by the target's name."""
     part, part_ids = cut(weights, ids)
     exact = reference.logits(part, part_ids)
-    model = Model(name="slice", decoder=part.decoder, dtype=SCHEME)
+    scales = reference.cache_scales(part, part_ids) if any(target.kv_cache == "q8" for target in targets) else {}
+    model = Model(name="slice", decoder=part.decoder, dtype=SCHEME, cache_scales=scales)
     requests = [Request(target, SCHEME, SCHEME) for target in targets]
     gates: dict[str, Gate | EngineError] = {}
     with TemporaryDirectory(dir=scratch) as folder:
         write(part, requests, Path(folder), model)
         for request in requests:
             place, target = Path(folder, request.id), request.target
-            expected, limit = expectation(target, part, part_ids, exact)
             cache = target.kv_cache or "f32"
+            with closing(target.read(place, part.decoder)) as reader:
+                expected, limit = expectation(target, part, part_ids, exact, reader.cache(cache))
             try:
                 with engine.logits(target.runtime, place, part.decoder, part_ids, cache, scratch) as (_, rows):
                     gates[target.name] = gate("structure.nmse", compare.nmse(rows, expected), "<=", limit)
@@ -52,10 +56,13 @@ def prove(
     return gates
 
 
-def expectation(target: Target, weights: Weights, ids: Sequence[int], exact: Float32) -> tuple[Float32, float]:
-    """Return the logits that an exact variant must have, and how far off they may be; ``exact`` are the reference's."""
+def expectation(
+    target: Target, weights: Weights, ids: Sequence[int], exact: Float32, cache: Cache | None
+) -> tuple[Float32, float]:
+    """Return the logits that an exact variant must have, and how far off they may be; ``exact`` are the reference's,
+    ``cache`` what the variant's KV cache rounds."""
     limit = target.nmse(weights.decoder)
-    if target.kv_cache in (None, "f32"):
+    if cache is None:
         return exact, limit
-    rounded = reference.logits(weights, ids, kv_cache=target.kv_cache)
+    rounded = reference.logits(weights, ids, cache=cache)
     return rounded, limit + _OTHERWISE_ROUNDED * compare.nmse(rounded, exact)

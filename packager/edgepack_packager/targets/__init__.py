@@ -17,6 +17,7 @@ from edgepack.bundle.manifest import Fallback
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.text.side import Text
 
 FloatType = Literal["f32", "f16", "bf16"]
@@ -30,13 +31,17 @@ UNIFORM = ("f32", "f16", "q8", "q4")
 @dataclass(frozen=True, slots=True)
 class Model:
     """What a target writes: the decoder, its name, the source's element type ("f32", "f16", "bf16"), the source's
-    config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary)."""
+    config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary).
+
+    ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
+    """
 
     name: str
     decoder: Decoder
     dtype: str
     config: Mapping[str, Any] = field(default_factory=dict)
     text: Text | None = None
+    cache_scales: Mapping[str, Float32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,10 @@ class Reader(Protocol):
 
     def floor(self, name: str) -> float:
         """Return its absolute part, which half-precision scales need where a row is close to zero."""
+        ...
+
+    def cache(self, kind: KvCache) -> Cache | None:
+        """Return what the engine's attention rounds with a KV cache of that type, None for nothing."""
         ...
 
     def close(self) -> None: ...

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgepack.bundle.decoder import Decoder
-    from edgepack.runtime import Options
+    from edgepack.runtime import Options, Speed
     from edgepack_runtimes.gguf.library import Engine, Library
     from edgepack_runtimes.gguf.selfcheck import Verdict
 
@@ -47,7 +47,7 @@ class GgufRuntime:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
         # An accelerator's speed is not the processor's.
         better = BUILD if not chosen.own and found.devices == ("cpu",) else None
-        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32"), better=better)
+        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32", "q8"), better=better)
         unseen = [name for name in hardware.accelerators if name not in found.devices]
         if not unseen:
             return support
@@ -104,6 +104,12 @@ class GgufRuntime:
     def engine_version(self) -> str:
         """Return llama.cpp's version with the distribution it came in. Raises ``EngineMissingError`` without one."""
         return self._library().version
+
+    def speed(self, hardware: Hardware) -> Speed:
+        """Return how fast the engine multiplies here; see ``speed.measure``."""
+        from edgepack_runtimes.gguf.speed import measure
+
+        return measure(self._library(), hardware.threads)
 
     def _library(self) -> Library:
         from edgepack_runtimes.gguf import library

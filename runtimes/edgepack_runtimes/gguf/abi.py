@@ -25,11 +25,12 @@ from ctypes import (
 )
 from typing import Final
 
-GGML_TYPE_IDS: Final = {"f32": 0, "f16": 1}
-"""Element types of the KV cache: enum ggml_type."""
+GGML_TYPE_IDS: Final = {"f32": 0, "f16": 1, "q8": 8}
+"""Element types of the KV cache: enum ggml_type. That of 8 bits is q8_0."""
 
 LOAD_MODE_MMAP: Final = 1
 FLASH_ATTENTION_DISABLED: Final = 0
+FLASH_ATTENTION_ENABLED: Final = 1
 OVERRIDE_INT: Final = 0
 OVERRIDE_STRING: Final = 3
 DEVICE_CPU: Final = 0

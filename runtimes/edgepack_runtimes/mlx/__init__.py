@@ -52,6 +52,8 @@ class MlxRuntime:
         """Load a variant; the calling thread is the session's. Raises ``EngineMissingError`` or ``EngineError``."""
         if not _is_installed():
             raise EngineMissingError("mlx is not installed.", hint=f"Install it with: {INSTALL}")
+        if options.kv_cache == "q8":
+            raise UsageError("The runtime mlx has no KV cache of q8.", hint="Ask for kv_cache=f16 or f32.")
         if options.repack is not None:
             raise UsageError(
                 f"The runtime mlx cannot be told repack={options.repack}.", hint="MLX reads the weights as stored."

@@ -14,9 +14,9 @@ from edgepack.runtime import KvCache
 if TYPE_CHECKING:
     from onnxruntime import IOBinding
 
-Numbers = NDArray[np.floating[Any]]
+Numbers = NDArray[np.number[Any]]
 
-DTYPES: Mapping[KvCache, type[np.floating[Any]]] = MappingProxyType({"f32": np.float32, "f16": np.float16})
+DTYPES: Mapping[KvCache, type[np.number[Any]]] = MappingProxyType({"f32": np.float32, "f16": np.float16, "q8": np.int8})
 
 
 class Cache:

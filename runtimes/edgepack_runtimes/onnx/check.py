@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.errors import EngineError
 from edgepack_runtimes.onnx.graph import BYTES, F32, I64, OPSETS, Attribute, Graph, Node, Tensor, expected
 
@@ -33,9 +33,9 @@ _MAX_VALUES = 8  # of an initialiser in the graph itself
 Value = int | memoryview
 
 
-def check(variant: Path, decoder: Decoder) -> None:
+def check(variant: Path, decoder: Decoder, kv_cache: KvCache = "f32") -> None:
     """Check the files of a variant. Raises ``EngineError`` where one is missing, is not the decoder's, or names what
-    it must not."""
+    it must not; and where its attention would read another cache than one of that type: a byte or a number of four."""
     path, data = variant / GRAPH_FILE, variant / DATA_FILE
     try:
         content, size = path.read_bytes(), data.stat().st_size
@@ -45,6 +45,11 @@ def check(variant: Path, decoder: Decoder) -> None:
         found = _model(memoryview(content), size)
     except _MalformedError as error:
         raise EngineError(f"{path} is not a model that edgepack wrote: {error}.", hint="Build it again.") from None
+    if found.quantized_cache != (kv_cache == "q8"):
+        raise EngineError(
+            f"{path} has no KV cache of {kv_cache}.",
+            hint="The type is built into the variant: leave kv_cache out.",
+        )
     if difference := _difference(found, expected(decoder, found)):
         raise EngineError(f"{path} is not the graph of this decoder: {difference} differs.", hint="Build it again.")
 

@@ -29,6 +29,8 @@ _CONTRIBUTED: Final = frozenset({"FusedMatMul", "GatherBlockQuantized", "GroupQu
                                  "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
 _FORMS: Final = frozenset({(bits, size) for bits in (4, 8) for size in (32, 64)})
 _ACCURACY_LEVELS: Final = range(5)
+_TABLES: Final = 7
+_SCALES: Final = 12
 
 Attribute = int | float | bytes
 
@@ -60,6 +62,11 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def quantized_cache(self) -> bool:
+        """Whether it has the scales of a KV cache of 8 bits, by which ``expected`` goes for every layer."""
+        return "layers.0.attention.k.cache.scales" in self.tensors
+
 
 def expected(decoder: Decoder, found: Graph) -> Graph:
     """Return the graph of a decoder that stores its matrices as the one that was found does."""
@@ -77,6 +84,7 @@ class _Building:
         self._shapes = dict(decoder.tensors())
         self._ropes = {rope: f"rope.{index}" for index, rope in enumerate(decoder.ropes)}
         self._half = "layers.0.attention.q.half" in self._made_by
+        self._bytes = found.quantized_cache
 
     def lengths(self) -> None:
         """What every layer's attention needs of the mask."""
@@ -154,10 +162,17 @@ class _Building:
                 tables = []
         if self._half:
             q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
+        scales: list[str] = []
+        kinds: dict[str, Attribute] = {}
+        if self._bytes:
+            shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
+            unused = [""] * (_SCALES - _TABLES - len(tables))
+            scales = [*unused, *(self._stored(f"{name}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
+            kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
         caches = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         output = self._add(
             "GroupQueryAttention",
-            [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables],
+            [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
             f"{name}.output",
             *(f"present.{layer}.{part}" for part in ("key", "value")),
             num_heads=decoder.n_heads,
@@ -166,6 +181,8 @@ class _Building:
             local_window_size=min(kind.window, decoder.context) if kind.window else -1,
             scale=decoder.score_scale,
             softcap=decoder.attention_softcap or 0.0,
+            domain="",
+            **kinds,
         )
         return self._linear(f"{name}.o", self._cast(output, f"{name}.output.single", F32) if self._half else output)
 

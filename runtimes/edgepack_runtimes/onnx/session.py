@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgepack import snapshot
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.memory import KV_BYTES
+from edgepack.device.memory import kv_bytes
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
@@ -37,7 +37,7 @@ class OnnxSession:
             raise ContextTooLargeError(
                 f"A context of {options.context} exceeds the {decoder.context} positions that the variant covers."
             )
-        check(variant, decoder)
+        check(variant, decoder, options.kv_cache)
         engine.load()
         from onnxruntime import RunOptions
 
@@ -216,7 +216,7 @@ class OnnxSession:
         if found != wanted:
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
             raise EngineError(f"{path} is not the graph of this decoder: {names[0]} differs.", hint="Build it again.")
-        built_in = {"tensor(float)": "f32", "tensor(float16)": "f16"}
+        built_in = {"tensor(float)": "f32", "tensor(float16)": "f16", "tensor(int8)": "q8"}
         for node in nodes:
             if wanted[node.name] == cache and built_in.get(node.type) != self._options.kv_cache:
                 raise EngineError(
@@ -233,7 +233,7 @@ class OnnxSession:
             try:
                 cache = Cache(shape, self._options.kv_cache, device)
             except (MemoryError, RuntimeError):
-                size = KV_BYTES[self._options.kv_cache] * decoder.kv_values_per_token * context
+                size = kv_bytes(decoder, "onnx", self._options.kv_cache, context)
                 raise ContextTooLargeError(
                     f"The KV cache of {context} tokens needs {size} bytes, which the {owner} does not grant.",
                     hint="Load the model with a smaller context.",

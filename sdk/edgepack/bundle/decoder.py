@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-KvCache = Literal["f32", "f16"]
-"""The element type of a KV cache."""
+KvCache = Literal["f32", "f16", "q8"]
+"""The element type of a KV cache; "q8": 8 bits and a scale for some of them, as the engine has it."""
 
 # Bounds of what a file says: far above any model's, below what would fill a memory or overflow an engine's integers.
 MAX_LAYERS = 512

@@ -19,10 +19,10 @@ from edgepack.bundle.decoder import Count, Decoder, KvCache, LongRopeScaling, Wi
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1
-KV_CACHE = "kv_cache"
+KV_CACHE, KV_CACHE_Q8 = "kv_cache", "kv_cache_q8"
 LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
-FEATURES: frozenset[str] = frozenset({KV_CACHE, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
+FEATURES: frozenset[str] = frozenset({KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
 
 HIGH_LOSS = 0.25
 """Nats on text. Of simple facts that a model of 135 M parameters knows, a variant that loses 0.3 to 0.45 answers about

@@ -160,7 +160,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         "context",
         (
             f"{context.trained} trained, {context.profile} packed for, {verified}; "
-            f"KV cache {human(kv_bytes(decoder, 'f16', 1))} a token in f16"
+            f"KV cache {human(kv_bytes(decoder, 'gguf', 'f16', 1))} a token in f16"
         ),
     )
     stops = ", ".join(repr(stop.text) for stop in manifest.stops) or "none"

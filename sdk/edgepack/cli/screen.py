@@ -44,7 +44,7 @@ Context = Annotated[
 ]
 KvCache = Annotated[
     str | None,
-    typer.Option(help="KV cache in f32 or f16. Default: f32 for f32 variants, else f16.", show_default=False),
+    typer.Option(help="KV cache in f32, f16 or q8. Default: f32 for f32 variants, else f16.", show_default=False),
 ]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the engine. Default: the cores it may use.", show_default=False)

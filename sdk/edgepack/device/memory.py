@@ -14,7 +14,9 @@ from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.device.engine import Options
 
 CHUNK = 128
-KV_BYTES: Mapping[KvCache, int] = {"f32": 4, "f16": 2}
+_KV_BITS: Mapping[KvCache, float] = {"f32": 32, "f16": 16, "q8": 8}
+Q8_BLOCK: Mapping[str, int] = {"gguf": 32}
+"""The neighbours in a head that share a 16-bit scale in a KV cache of q8, where it has such scales: ggml's q8_0."""
 
 MIB = 1 << 20
 PROCESS = 36 * MIB
@@ -104,7 +106,7 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     cells = -(-options.context // padding) * padding
     return Memory(
         weights=payload.weights + _repacked_bytes(payload, options.repack),
-        kv_cache=kv_bytes(decoder, options.kv_cache, cells),
+        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells),
         overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
         engine=engine.code + engine.token * payload.rows,
         available=available,
@@ -119,9 +121,10 @@ def largest_context(total: Callable[[int], float], limit: int, available: int | 
     return limit if available is None else bisect_right(range(1, limit + 1), float(available), key=total)
 
 
-def kv_bytes(decoder: Decoder, kv_cache: KvCache, context: int) -> int:
-    """Return the bytes of a KV cache that holds ``context`` tokens."""
-    return decoder.kv_values_per_token * KV_BYTES[kv_cache] * context
+def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int) -> int:
+    """Return the bytes of a KV cache that holds ``context`` tokens: in q8 a value takes 34/32 bytes in llama.cpp."""
+    scale = 16 / Q8_BLOCK[runtime] if kv_cache == "q8" and runtime in Q8_BLOCK else 0
+    return int(decoder.kv_values_per_token * context * (_KV_BITS[kv_cache] + scale) / 8)
 
 
 def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
@@ -131,7 +134,8 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     attention's result; gate, up and their product; and the scores of a layer's attention over the whole context:
 
     - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
-      an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy.
+      an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy. With a q8
+      cache it keeps none, and the mask in f16.
     - ONNX Runtime keeps none from 1.28 on, but for a softcap, a window or an f16 cache, which its tiled attention does
       not do.
     - MLX, and whatever is not known, keeps them, their softmax and a buffer of an earlier step.
@@ -141,7 +145,8 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     row = 4 * decoder.hidden_size + 2 * decoder.q_size + 2 * decoder.kv_size
     mlp, scores = 3 * decoder.intermediate_size, decoder.n_heads * context
     if runtime == "gguf":
-        row += max(mlp, scores + context) + (scores // 2 if kv_cache == "f16" else 0)
+        copied = scores // 2 if kv_cache == "f16" else 0
+        row += mlp + context // 2 if kv_cache == "q8" else max(mlp, scores + context) + copied
     elif runtime == "onnx":
         plain = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
         row += mlp + (0 if plain and kv_cache == "f32" else scores)

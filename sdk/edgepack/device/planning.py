@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.device.engine import Options, Support
 from edgepack.device.hardware import Hardware
-from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
+from edgepack.device.memory import CHUNK, Q8_BLOCK, Memory, Payload, human, largest_context, needed
 from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
 
@@ -139,8 +139,8 @@ def make_plan(
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
-    bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice, ``kv_cache`` ("f32" or "f16") is
-    otherwise "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
+    bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice; ``kv_cache`` is "f32", "f16" or "q8",
+    without one "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
     measured of it on this device. ``strict``: see ``Plan.choice``.
 
     Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
@@ -160,7 +160,7 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, kv_cache)
+    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache))
     known = tunings or {}
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
@@ -177,11 +177,16 @@ def context_limit(manifest: Manifest) -> tuple[int, bool]:
     return min(context.profile, context.verified), True
 
 
-def kv_caches(variant: Variant, support: Support | None) -> tuple[KvCache, ...]:
-    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers."""
+def kv_caches(variant: Variant, support: Support | None, head_dim: int) -> tuple[KvCache, ...]:
+    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers.
+
+    Heads that are no whole blocks of a q8 cache cannot be kept in one.
+    """
     if variant.kv_cache:
         return (variant.kv_cache,)
-    return support.kv_caches if support else ()
+    offered = support.kv_caches if support else ()
+    whole = head_dim % Q8_BLOCK.get(variant.runtime, 1) == 0
+    return tuple(kind for kind in offered if whole or kind != "q8")
 
 
 def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:
@@ -195,7 +200,7 @@ class _Asked:
     context: int
     backend: str | None
     variant: str | None
-    kv_cache: str | None
+    kv_cache: KvCache | None
 
 
 def _check_arguments(
@@ -233,10 +238,8 @@ def _candidate(
     tuning: Tuning | None,
     repack: bool | None = None,
 ) -> Candidate:
-    offered = kv_caches(variant, support)
-    kv: KvCache = "f32" if asked.kv_cache == "f32" else "f16"
-    if asked.kv_cache is None:
-        kv = default_kv_cache(variant.quantization.scheme, offered)
+    offered = kv_caches(variant, support, manifest.decoder.head_dim)
+    kv = asked.kv_cache or default_kv_cache(variant.quantization.scheme, offered)
     options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
     if tuning is not None:
         options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)

@@ -149,7 +149,7 @@ def bench(
     rss = peak_rss()
     bandwidth = read_bandwidth(options.threads)
     middle = prompt_tokens + decode_tokens // 2
-    read = candidate.memory.weights + kv_bytes(decoder, options.kv_cache, middle)
+    read = candidate.memory.weights + kv_bytes(decoder, candidate.runtime, options.kv_cache, middle)
     tps = Spread.of([decode_tps(times) for times in runs])
     return BenchReport(
         bundle=bundle.id,

@@ -43,7 +43,7 @@ def _run(
     support: Support,
     runtimes: Runtimes | None,
 ) -> tuple[list[str | None], int]:
-    kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support))
+    kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support, bundle.manifest.decoder.head_dim))
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
     engine = find(variant.runtime, runtimes) if runtimes is not None else isolate.IsolatedRuntime(variant.runtime)
     session = engine.open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)

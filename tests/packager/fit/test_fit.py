@@ -137,7 +137,12 @@ def figures(decoder: Decoder) -> tuple[float, float, float, float]:
     """Parameters in millions, MLX in 4 bits and ONNX in int4 in MB, the KV cache of a token in KiB."""
     mlx = targets.find("mlx").measure(decoder, "bf16", "4bit").data_bytes
     onnx = targets.find("onnx").measure(decoder, "bf16", "int4").data_bytes
-    return round(decoder.n_parameters / 1e6, 1), round(mlx / 1e6), round(onnx / 1e6), kv_bytes(decoder, "f16", 1) / 1024
+    return (
+        round(decoder.n_parameters / 1e6, 1),
+        round(mlx / 1e6),
+        round(onnx / 1e6),
+        kv_bytes(decoder, "gguf", "f16", 1) / 1024,
+    )
 
 
 GEMMA_2 = {"post_norms": True}

@@ -24,7 +24,7 @@ from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import compare, engine, probe, structure
-from edgepack_packager.targets import FixesKvCache, Model, Request, Target, Written
+from edgepack_packager.targets import FixesKvCache, Model, Request, Target, Written, kv_cache
 from edgepack_packager.write import write
 
 TARGETS = ("gguf", "mlx", "onnx", "onnx with an f16 cache")
@@ -61,7 +61,8 @@ def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path:
             return
         ids = probe.make(decoder, None).ids
         assert len(ids) > max((*decoder.windows, 0)) or not decoder.windows
-        expected, exact = structure.expectation(chosen, weights, ids, reference.logits(weights, ids))
+        rounds = kv_cache.half if chosen.kv_cache else None
+        expected, exact = structure.expectation(chosen, weights, ids, reference.logits(weights, ids), rounds)
         limits = {"f32": exact} | {scheme: exact + limit for scheme, limit in halves(chosen.name, weights).items()}
         requests = [Request(chosen, scheme, scheme) for scheme in limits]
         write(weights, requests, tmp_path, model)

@@ -173,7 +173,7 @@ class TestProbe:
         assert isinstance(engine, GgufRuntime)
         assert support.devices[-1] == "cpu"
         assert support.reason is None
-        assert support.kv_caches == ("f16", "f32")
+        assert support.kv_caches == ("f16", "f32", "q8")
         assert support.version is not None
         assert support.version in GgufRuntime().engine_version()
 
@@ -252,6 +252,11 @@ class TestForward:
         session = opened(variant, kv_cache="f16")
         assert 1e-12 < nmse(session.forward_all(IDS), expected) <= 1e-6
         session.close()
+
+    def test_a_q8_cache_refuses_heads_that_are_no_whole_blocks(self, variant: Path) -> None:
+        with pytest.raises(UsageError, match="blocks of 32 values") as caught:
+            opened(variant, kv_cache="q8")
+        assert "f16" in str(caught.value.hint)
 
     @pytest.mark.parametrize("chunk", [1, 7, 32, 128, 1000])
     def test_chunks_change_nothing(self, variant: Path, expected: NDArray[np.float64], chunk: int) -> None:

@@ -26,7 +26,7 @@ from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.runtime import Session, find
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
@@ -269,6 +269,8 @@ def test_kv_cache_types(tiny: tuple[Path, Decoder]) -> None:
         found[kv_cache] = session.forward_all(ids)
         session.close()
     assert 1e-12 < nmse(found["f16"], found["f32"]) < 1e-5
+    with pytest.raises(UsageError, match="no KV cache of q8"):
+        start(*tiny, kv_cache="q8")
 
 
 def test_shards_load(tmp_path: Path) -> None:

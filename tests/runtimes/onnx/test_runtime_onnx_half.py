@@ -23,7 +23,7 @@ from edgepack.errors import ContextTooLargeError, EngineError
 from edgepack.runtime import Options, Snapshots
 from edgepack_packager import reference
 from edgepack_packager.proof import structure
-from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets import Model, Request, kv_cache
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.write import write
 from edgepack_runtimes import onnx
@@ -85,13 +85,13 @@ def exact() -> Any:
 
 @pytest.fixture(scope="module")
 def rounded() -> Any:
-    return reference.logits(RandomWeights(DECODER), IDS, kv_cache="f16")
+    return reference.logits(RandomWeights(DECODER), IDS, cache=kv_cache.half)
 
 
 @pytest.fixture(scope="module")
 def limit(exact: Any) -> float:
     """How far two sums of another order may be apart when they are rounded."""
-    return structure.expectation(HALF, RandomWeights(DECODER), IDS, exact)[1]
+    return structure.expectation(HALF, RandomWeights(DECODER), IDS, exact, kv_cache.half)[1]
 
 
 # On the CPU ----------------------------------------------------------------------------------------------------------

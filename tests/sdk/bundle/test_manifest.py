@@ -44,12 +44,13 @@ def test_a_newer_schema_asks_for_an_upgrade_whatever_else_it_holds(schema: dict[
         decode(as_bytes({"schema": schema, "fields": "of the future"}))
 
 
-def test_a_built_in_kv_cache_is_told_and_no_other() -> None:
-    document = plain() | {"schema": {"version": 1, "features": ["kv_cache"]}}
-    document["variants"][1]["kv_cache"] = "f16"
+@pytest.mark.parametrize(("kind", "features"), [("f16", ["kv_cache"]), ("q8", ["kv_cache", "kv_cache_q8"])])
+def test_a_built_in_kv_cache_is_told_and_no_other(kind: str, features: list[str]) -> None:
+    document = plain() | {"schema": {"version": 1, "features": features}}
+    document["variants"][1]["kv_cache"] = kind
     manifest = decode(as_bytes(document))
-    assert [variant.kv_cache for variant in manifest.variants] == [None, "f16"]
-    assert encode(manifest).count(b'"kv_cache": "f16"') == 1
+    assert [variant.kv_cache for variant in manifest.variants] == [None, kind]
+    assert encode(manifest).count(f'"kv_cache": "{kind}"'.encode()) == 1
     assert b'"kv_cache": null' not in encode(manifest)
 
 

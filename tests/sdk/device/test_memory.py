@@ -109,6 +109,7 @@ def test_working_memory_is_what_each_engine_keeps() -> None:
     assert memory("gguf", 1024).overhead == 4 * (128 * (row + scores + 1024) + logits)
     assert memory("gguf", 1024, "f16").overhead == 4 * (128 * (row + scores + 1024 + scores // 2) + logits)
     assert memory("gguf", 256, intermediate_size=8192).overhead == 4 * (128 * (row + 3 * 8192) + logits)
+    assert memory("gguf", 1024, "q8").overhead == 4 * (128 * (row + mlp + 1024 // 2) + logits)
 
 
 @pytest.mark.parametrize("changes", [{"attention_softcap": 50.0}, {"pattern": (Attention(None, window=16),)}])
@@ -132,6 +133,12 @@ def test_llama_cpp_rounds_its_cells_up() -> None:
     assert memory("gguf", 1).kv_cache == memory("gguf", 256).kv_cache == 2 * memory("gguf", 256, "f16").kv_cache
     assert memory("gguf", 257).kv_cache == memory("gguf", 512).kv_cache
     assert memory("onnx", 257).kv_cache == 257 * 2 * 2 * 32 * 4
+
+
+def test_a_value_in_q8_has_a_byte_and_in_llama_cpp_its_share_of_a_scale() -> None:
+    values = 256 * 2 * 2 * 32
+    assert memory("gguf", 256, "q8").kv_cache == values * 34 // 32
+    assert memory("onnx", 256, "q8").kv_cache == values
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,7 @@ EDGES = st.sampled_from([1, 127, 128, 129, 255, 256, 257, 512, 8191, 8192])
 
 @given(
     runtime=st.sampled_from(["gguf", "onnx", "mlx"]),
-    kv_cache=st.sampled_from(["f32", "f16"]),
+    kv_cache=st.sampled_from(["f32", "f16", "q8"]),
     heads=st.sampled_from([(1, 1), (4, 2), (32, 8)]),
     inter=st.integers(32, 4096),
     chunk=st.sampled_from([1, 64, 128, 512]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import small_bundle
 
@@ -128,7 +129,7 @@ def test_without_any_engine_every_reason_is_named() -> None:
         ({"backend": "tensorrt"}, "tensorrt"),
         ({"variant": "gguf-q2"}, "gguf-q2"),
         ({"backend": "onnx", "variant": "gguf-q4"}, "gguf-q4 runs on 'gguf', not on 'onnx'"),
-        ({"kv_cache": "q8"}, "q8"),
+        ({"kv_cache": "q4"}, "q4"),
         ({"context": 0}, "0"),
         ({"context": -5}, "-5"),
         ({"context": True}, "True"),
@@ -226,6 +227,7 @@ def test_threads_come_from_the_machine() -> None:
         ("f32", ("f16", "f32"), None, "f32"),
         ("f32", ("f16",), None, "f16"),
         ("q4_0", ("f16", "f32"), "f32", "f32"),
+        ("q4_0", ("f16", "f32", "q8"), None, "f16"),
     ],
 )
 def test_kv_cache(scheme: str, offered: tuple[Any, ...], asked: str | None, given: str) -> None:
@@ -233,6 +235,18 @@ def test_kv_cache(scheme: str, offered: tuple[Any, ...], asked: str | None, give
     manifest = small_bundle.read(small_bundle.manifest([variant]))
     support = Support(("cpu",), version="1.2", kv_caches=offered)
     assert make_plan(manifest, machine(), {"gguf": support}, kv_cache=asked).choice.options.kv_cache == given
+
+
+def test_a_q8_cache_takes_heads_of_whole_blocks() -> None:
+    offers = everywhere(Support(("cpu",), version="1.2", kv_caches=("f16", "f32", "q8")))
+    manifest = bundle("gguf-q4")
+    with pytest.raises(EngineMissingError, match="KV cache in f16 or f32, not in q8"):
+        _ = make_plan(manifest, machine(), offers, kv_cache="q8").choice
+    wide = msgspec.structs.replace(manifest, decoder=msgspec.structs.replace(manifest.decoder, head_dim=32))
+    found = make_plan(wide, machine(), offers, kv_cache="q8").choice
+    half = make_plan(wide, machine(), offers).choice
+    assert (found.options.kv_cache, half.options.kv_cache) == ("q8", "f16")
+    assert found.memory.kv_cache * 32 == half.memory.kv_cache * 17
 
 
 def test_a_kv_cache_that_the_engine_does_not_offer_is_refused() -> None:

@@ -11,11 +11,13 @@ import numpy as np
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
+from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import Form
+from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.parse import Info, parse
 from edgepack_packager.targets.gguf.tensors import factor, parts
+from edgepack_packager.targets.kv_cache import Cache
 
 # Half precision: unit roundoff, and half of the smallest subnormal.
 _HALF = 2.0**-11
@@ -96,6 +98,10 @@ class GgufReader:
         tensor = self._tensor(name)
         columns = tensor.shape[1] if len(tensor.shape) == 2 else 1
         return _FACTORS[tensor.type] * _TINY * sqrt(columns) / factor(self._decoder, name)
+
+    def cache(self, kind: KvCache) -> Cache | None:
+        """Return what the engine's attention rounds with a KV cache of that type, None for nothing."""
+        return {"f32": None, "f16": kv_cache.half, "q8": kv_cache.blocks}[kind]
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

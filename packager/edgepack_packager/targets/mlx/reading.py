@@ -12,10 +12,12 @@ import numpy as np
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, SourceError
+from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import FloatType, Form
+from edgepack_packager.targets import FloatType, Form, kv_cache
+from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
 from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
@@ -130,6 +132,10 @@ class MlxReader:
         small = 2.0**-25 * size if dtype == "F16" else 0.0
         is_shifted = name.endswith("norm") and self._kind.gain_offset
         return small + _ROUNDING[dtype] + 2.0**-24 if is_shifted else small
+
+    def cache(self, kind: KvCache) -> Cache | None:
+        """Return what the engine's attention rounds with a KV cache of that type, None for nothing."""
+        return None if kind == "f32" else kv_cache.half
 
     def close(self) -> None:
         """Close the files. Safe to call again."""

@@ -25,7 +25,8 @@ class OnnxTarget:
     onnxruntime-genai's own builder makes them; int4_mixed, 4 bits with searched scales and 8 in what is sensitive.
 
     Every matrix takes the scheme, the embedding too; a row that does not fill its last block is filled with zeros.
-    Norms and biases stay f32. With a ``kv_cache`` of "f16" the attention computes in it (None: f32 throughout).
+    Norms and biases stay f32. With a ``kv_cache`` of "f16" the attention computes in it (None: f32 throughout); with
+    one of "q8" it keeps keys and values in int8, with one scale for each channel.
     """
 
     kv_cache: KvCache | None = None
@@ -40,7 +41,7 @@ class OnnxTarget:
         return OnnxTarget(None if kv_cache == "f32" else kv_cache)
 
     def nmse(self, decoder: Decoder) -> float:
-        """Return 1e-10: onnxruntime computes in float32, but for what an f16 cache rounds."""
+        """Return 1e-10: onnxruntime computes in float32, but for what an f16 or q8 cache rounds."""
         return 1e-10
 
     def activations(self, form: Form) -> Activations:
@@ -70,11 +71,11 @@ class OnnxTarget:
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
         """Return the sizes of a variant, from its layout."""
-        return layout(decoder, scheme).written
+        return layout(decoder, scheme, self.kv_cache or "f32").written
 
     def graph_bytes(self, decoder: Decoder, scheme: str) -> int:
         """Return the bytes of ``model.onnx``, to which ``measure`` adds those of its data file. It needs onnx."""
-        return len(graph.serialize(decoder, layout(decoder, scheme), self.kv_cache or "f32"))
+        return len(graph.serialize(decoder, layout(decoder, scheme, self.kv_cache or "f32"), self.kv_cache or "f32"))
 
     def open(self, folder: Path, model: Model, scheme: str) -> OnnxWriter:
         """Create the files of a variant in an empty folder, at their full size."""

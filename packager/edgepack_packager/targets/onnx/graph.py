@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def serialize(decoder: Decoder, layout: Layout, kv_cache: KvCache) -> bytes:
     """Return the bytes of ``model.onnx``, a function of the arguments alone; the weights are by reference into
-    ``model.onnx.data``. ``kv_cache`` is the element type of the attention and of its cache."""
+    ``model.onnx.data``. ``kv_cache`` is the element type of the cache, and in f16 of the attention."""
     data: bytes = _model(decoder, layout, kv_cache).SerializeToString(deterministic=True)
     return data
 

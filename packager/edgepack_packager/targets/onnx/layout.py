@@ -1,7 +1,8 @@
 """Where each tensor lies in ``model.onnx.data``: a pure function of the decoder and the scheme, known before any data.
 
 An initialiser's name is the canonical name and ``.weight`` or ``.scales`` (``layers.0.attention.q.weight``); a bias
-keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the tables of each rope last.
+keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the tables of each rope after them, and
+last, for a KV cache of q8, the scales of its channels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder, KvCache, Rope
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.mixture import sensitive
 
@@ -89,14 +90,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The whole data file: canonical tensors, each rope's tables of cosine and sine, and its bytes.
+    """The whole data file: canonical tensors, each rope's tables of cosine and sine, the scales of the KV cache by
+    ``layers.0.attention.k``, and its bytes.
 
-    A table is float32 [context, rope dim / 2].
+    A table is float32 [context, rope dim / 2]; scales are float32 [1, KV heads, 1, head dimension].
     """
 
     scheme: Scheme
     tensors: Mapping[str, Stored]
     tables: Mapping[Rope, tuple[Region, Region]]
+    caches: Mapping[str, Region]
     size: int
 
     @property
@@ -106,6 +109,7 @@ class Layout:
             yield from stored.regions
         for tables in self.tables.values():
             yield from tables
+        yield from self.caches.values()
 
     @property
     def resident_bytes(self) -> int:
@@ -146,14 +150,18 @@ def _source_bytes(stored: Stored) -> int:
     return stored.weight.size if stored.scales is not None else _packed_bytes(stored)
 
 
-def layout(decoder: Decoder, scheme: str) -> Layout:
+def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32") -> Layout:
     """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
     chosen = cast(Scheme, scheme)
     placer = _Placer()
     wide = sensitive(decoder)
     tensors = {name: _stored(placer, name, shape, chosen, name in wide) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
-    return Layout(chosen, tensors, tables, placer.end)
+    parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
+    shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
+    channels = parts if kv_cache == "q8" else []
+    caches = {name: placer.place(f"{name}.cache.scales", "f32", shape) for name in channels}
+    return Layout(chosen, tensors, tables, caches, placer.end)
 
 
 class _Placer:

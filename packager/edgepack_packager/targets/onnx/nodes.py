@@ -20,7 +20,7 @@ _ACCURACY_LEVEL = 4
 class Nodes:
     """Nodes and initialisers under construction. What adds a node returns the name of its first output.
 
-    ``kv_cache`` is the element type of the attention and of its cache; everything else computes in float32.
+    ``kv_cache`` is the element type of the cache, and in f16 of the attention; everything else computes in float32.
     """
 
     def __init__(self, layout: Layout, epsilon: float, kv_cache: KvCache) -> None:
@@ -111,11 +111,16 @@ class Nodes:
         return self.contrib("FusedMatMul", [inputs, weight], output, transB=1)
 
 
-def onnx_type(element: Element) -> int:
-    """Return ONNX's number of an element type."""
+def onnx_type(element: Element | KvCache) -> int:
+    """Return ONNX's number of an element type, or of that of a KV cache."""
     from onnx import TensorProto
 
-    types: dict[Element, int] = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "u8": TensorProto.UINT8}
+    types: dict[Element | KvCache, int] = {
+        "f32": TensorProto.FLOAT,
+        "f16": TensorProto.FLOAT16,
+        "u8": TensorProto.UINT8,
+        "q8": TensorProto.INT8,
+    }
     return types[element]
 
 

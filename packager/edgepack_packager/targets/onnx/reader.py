@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
+from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import Form
+from edgepack_packager.targets import Form, kv_cache
+from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.onnx import blocks
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Blocks
 
@@ -81,6 +83,19 @@ class OnnxReader:
         """Return the L2 error of a row that ``bound`` does not cover: half of f16's smallest step for each element."""
         weight = self._weight(name)
         return 2.0**-25 * math.sqrt(math.prod(weight.shape[1:])) if weight.dtype == np.float16 else 0.0
+
+    def cache(self, kind: KvCache) -> Cache | None:
+        """Return what the engine's attention rounds with a KV cache of that type, None for nothing."""
+        if kind != "q8":
+            return None if kind == "f32" else kv_cache.half
+        ending = ".cache.scales"
+        places = {name: place for name, place in self._places.items() if name.endswith(ending)}
+        return kv_cache.channels(
+            {
+                name.removesuffix(ending): self._read(name, place, 0, 1).astype(np.float32)[0, :, 0]
+                for name, place in places.items()
+            }
+        )
 
     def close(self) -> None:
         """Close the data file."""

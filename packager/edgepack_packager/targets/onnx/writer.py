@@ -24,7 +24,8 @@ class OnnxWriter:
     def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
         self._path = folder / DATA_FILE
         self._decoder = model.decoder
-        self._layout = layout(model.decoder, scheme)
+        self._layout = layout(model.decoder, scheme, kv_cache)
+        self._scales = model.cache_scales
         self._rows = dict.fromkeys(self._layout.tensors, 0)
         self._file = -1
         try:
@@ -55,7 +56,7 @@ class OnnxWriter:
         self._rows[name] = start + len(rows)
 
     def finish(self) -> Written:
-        """Write the rope tables, close the file and report it."""
+        """Write the rope tables and the scales of the KV cache, close the file and report it."""
         for name, stored in self._layout.tensors.items():
             if self._rows[name] != stored.weight.shape[0]:
                 raise BuildError(f"{name}: only {self._rows[name]} of {stored.weight.shape[0]} rows were written.")
@@ -63,6 +64,10 @@ class OnnxWriter:
             for start, cosines, sines in rope.tables(kind, self._decoder.context):
                 self._put(cosine, start, cosines)
                 self._put(sine, start, sines)
+        for name, region in self._layout.caches.items():
+            if name not in self._scales:
+                raise BuildError(f"{self._path.name}: {name} has no scales for its KV cache of q8.")
+            self._put(region, 0, self._scales[name].astype("<f4", copy=False))
         self.abort()
         return self._layout.written
 
