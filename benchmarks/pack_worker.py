@@ -17,9 +17,9 @@ from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.layout import place
-from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.text import read_text
 from edgepack_packager.write import write
+from edgepack_runtimes.gguf import GgufRuntime
 
 
 @contextmanager
@@ -33,13 +33,13 @@ def opened(folder: Path) -> Iterator[tuple[Weights, Model]]:
 
 def quantize_only(folder: Path, scheme: str) -> None:
     """Run the engine's quantiser over the same blocks, in one thread, and drop what it returns."""
-    quantizer = find_quantizer()
+    engine = GgufRuntime()
     with opened(folder) as (weights, model):
         kinds = {name: tensor.kind for name, tensor in place(model.decoder, scheme).canonical.items()}
         for name, start, stop in blocks(weights.decoder):
             rows = weights.rows(name, start, stop)
             if rows.ndim == 2:
-                quantizer.quantize(kinds[name], rows)
+                engine.quantize(kinds[name], rows)
 
 
 def main() -> None:
