@@ -26,6 +26,7 @@ from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import engine, execution, loss, probe, structure, tensors, tokens
 from edgepack_packager.proof.gates import Finding, gate, missed
+from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
@@ -141,7 +142,9 @@ class Prover:
     def _expected(self) -> Path:
         """The file with the reference's logits of the probe."""
         self._progress.stage("Computing the reference", self._weights.decoder.n_layers)
-        return engine.spool(self._weights, self._probe.ids, self._scratch / "reference", self._progress.advance)
+        path = self._scratch / "reference"
+        engine.spool(self._weights, self._probe.ids, {path: EXACT}, self._progress.advance)
+        return path
 
 
 class _Trial:
