@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
+from threadpoolctl import threadpool_limits
+
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
@@ -62,9 +64,11 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     missed which gates, and has the bundle of those that hold, where one does.
     """
     progress = progress or Silent()
-    ready = prepare(name, recipe, out, progress)
-    with work.refusals(ready.out):
-        return _build(ready, recipe, progress)
+    # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
+    with threadpool_limits(limits=1, user_api="blas"):
+        ready = prepare(name, recipe, out, progress)
+        with work.refusals(ready.out):
+            return _build(ready, recipe, progress)
 
 
 def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:

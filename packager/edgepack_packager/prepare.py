@@ -97,15 +97,17 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) ->
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
-    """Return those of the runtimes that can run here, each of which was asked in a child process.
+    """Return the runtimes that prove their variants, each of which was asked in a child process; unproven, none does.
 
-    Raises ``EngineMissingError`` where one cannot, and its variants would have to be proven.
+    Raises ``EngineMissingError`` where one of them cannot run here.
     """
+    if unproven:
+        return {}
     for name, support in supports.items():
-        if not support.devices and not unproven:
+        if not support.devices:
             way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
             raise EngineMissingError(
                 f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
                 hint=f"{way}. Or seal them without proof: --unproven",
             )
-    return {name: support for name, support in supports.items() if support.devices}
+    return dict(supports)
