@@ -16,7 +16,7 @@ from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import families, proof, seal, source, work
-from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
@@ -79,13 +79,14 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
         bundle = scratch / "bundle"
-        prover = ready.prover(weights, scratch, progress)
+        paths = [ready.origin.folder / CONFIG, *checkpoint.files]
+        files = [seal.file_of(path, ready.origin.folder) for path in paths]
+        prover = ready.prover(weights, files, scratch, progress)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
             notes = [*ready.notes, *weights.notes]
-            files = checkpoint.files
             manifest, identity = seal.seal(bundle, ready.origin, files, model, ready.vectors, recipe, held, notes)
             work.publish(bundle, ready.out)
             built = Built(ready.out, identity, manifest)

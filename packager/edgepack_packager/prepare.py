@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgepack.bundle.manifest import File
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineMissingError, SourceError
 from edgepack.isolation import probing
@@ -50,10 +51,10 @@ class Prepared:
         model = self.model
         return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
 
-    def prover(self, weights: Weights, scratch: Path, progress: Progress) -> proof.Prover:
-        """Return the proof over the weights, which writes what it needs into ``scratch``."""
+    def prover(self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress) -> proof.Prover:
+        """Return the proof over the weights of these files, which writes what it needs into ``scratch``."""
         text, limit = seal.text_of(self.model), self.recipe.max_kl
-        return proof.Prover(weights, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
+        return proof.Prover(weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
 
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:

@@ -42,10 +42,17 @@ def spool(
 ) -> None:
     """Write the reference's logits of the ids to files, one for each reading; arguments as in ``reference.hidden``.
 
-    The weights are read once, the head as well: its logits come by tokens, and go to their places in the rows.
+    The weights are read once.
+    """
+    write_logits(weights, reference.hidden(weights, ids, progress, readings=list(paths.values())), paths)
+
+
+def write_logits(weights: Weights, states: Float32, paths: Mapping[Path, reference.Reading]) -> None:
+    """Write the logits of states, float32 [r, n, h], to a file for each reading: float32 [n, n_vocab].
+
+    The head is read once: its logits come by tokens, and go to their places in the rows.
     """
     readings = list(paths.values())
-    states = reference.hidden(weights, ids, progress, readings=readings)
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb")) for path in paths]
         for first, found in reference.columns(weights, states, readings):
