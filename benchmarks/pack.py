@@ -4,8 +4,8 @@
     python benchmarks/pack.py /tmp/1b --scratch /tmp/pack --proof --peers mlx-lm genai --json pack.json
 
 Each job is a process of its own; a peer runs in a virtual environment of its own, made under --scratch. "write" is the
-writers alone, "ggml" the engine's quantiser on the same blocks without a file, "build" the whole build with its proof;
-of a build, the proof's child processes, which run the engines, are not counted.
+writers alone, "ggml" the engine's quantiser on the same blocks without a file, "build" the whole build with its proof,
+the child processes that run the engines included; what each of its stages costs is printed below it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Row:
     job: str
     cost: Cost
     output_bytes: int
+    stages: dict[str, tuple[float, float]]
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--jobs", nargs="*", default=[*JOBS, f"write {ALL}"], help="as in the table")
     parser.add_argument("--proof", action="store_true", help="also the whole build, for all targets")
+    parser.add_argument("--build", default=BUILD, help="what --proof builds, as in the table")
     parser.add_argument("--peers", nargs="*", default=[], choices=sorted(PEERS))
     parser.add_argument("--llama-cpp", type=Path, help="a checkout of llama.cpp with a build, as one more peer")
     parser.add_argument("--json", type=Path)
@@ -64,7 +66,7 @@ def main() -> None:
     asked.scratch.mkdir(parents=True, exist_ok=True)
     work = [("edgepack", job, "", _worker(job, asked.model, asked.scratch)) for job in asked.jobs]
     if asked.proof:
-        work.append(("edgepack", BUILD, "", _worker(BUILD, asked.model, asked.scratch)))
+        work.append(("edgepack", asked.build, "", _worker(asked.build, asked.model, asked.scratch)))
     for peer in asked.peers:
         work += _peer(peer, asked.model, asked.scratch)
     if asked.llama_cpp:
@@ -115,11 +117,14 @@ def _measured(tool: str, job: str, out: Path, command: list[str], scratch: Path)
     if out.is_dir():
         shutil.rmtree(out)
     log = scratch / f"{tool}.log"
-    cost = run(command, log, QUIET)
+    cost, stages = run(command, log, QUIET), {}
     if tool == "edgepack":
-        # A worker tells its own cost, without that of its children.
-        cost = Cost(**json.loads(log.read_text().splitlines()[-1]))
-    return Row(tool, job, cost, folder_bytes(out) if out.is_dir() else out.stat().st_size if out.exists() else 0)
+        # A worker tells its own peak of memory, without that of its children.
+        told = json.loads(log.read_text().splitlines()[-1])
+        stages = told.pop("phases")
+        cost = Cost(**told)
+    size = folder_bytes(out) if out.is_dir() else out.stat().st_size if out.exists() else 0
+    return Row(tool, job, cost, size, stages)
 
 
 def _environment(name: str, scratch: Path) -> str:
@@ -136,7 +141,7 @@ def _line(row: Row) -> str:
     return (
         f"{row.tool:10} {row.job:24} {cost.cpu_s:8.1f} CPU s {cost.wall_s:8.1f} s wall "
         f"{cost.peak_bytes / 1e6:8.0f} MB peak {row.output_bytes / 1e6:8.0f} MB out"
-    )
+    ) + "".join(f"\n{own:12.2f} + {children:6.2f} CPU s  {title}" for title, (own, children) in row.stages.items())
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def subject_of(name: str, model: str, text: Path, tokens: int) -> Subject:
     ids = tokenizer.encode(_prose(text), add_special_tokens=False).ids[:tokens]
     width = min(WINDOW, decoder.context)
     windows = [ids[start : start + width] for start in range(0, len(ids), width)]
-    states = [reference.hidden(weights, window) for window in windows]
+    states = [reference.hidden(weights, window)[0] for window in windows]
     return Subject(name, Model(name, decoder, weights.dtype, config, side), weights, windows, states)
 
 
@@ -180,7 +180,7 @@ def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:
 
 
 def from_reference(weights: Weights, ids: Sequence[int]) -> Iterator[Float32]:
-    states = reference.hidden(weights, ids)
+    states = reference.hidden(weights, ids)[0]
     for start in range(0, len(ids), SLICE):
         yield reference.head(weights, states[start : start + SLICE])
 

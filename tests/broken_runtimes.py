@@ -57,6 +57,15 @@ class Probe(FakeRuntime):
     def fail(self) -> None: ...
 
 
+class OpenTellsItsThreads(Probe):
+    """It says by what rule threads of OpenMP wait in its process."""
+
+    name = "telling"
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
+        raise EngineError(f"waits: {os.environ.get('OMP_WAIT_POLICY')}")
+
+
 class ProbeAborts(Probe):
     name = "aborts"
 

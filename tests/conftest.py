@@ -51,6 +51,12 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EDGEPACK_STATE"] = str(tmp_path_factory.mktemp("state"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def build_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What builds remember of each other goes to a folder of the tests' own."""
+    os.environ["EDGEPACK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real tokenizers, vectors and models; its licences keep it out of this repository."""

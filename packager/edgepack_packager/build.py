@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
+from threadpoolctl import threadpool_limits
+
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import families, proof, reference, seal, source, work
-from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
@@ -63,9 +65,11 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     missed which gates, and has the bundle of those that hold, where one does.
     """
     progress = progress or Silent()
-    ready = prepare(name, recipe, out, progress)
-    with work.refusals(ready.out):
-        return _build(ready, recipe, progress)
+    # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
+    with threadpool_limits(limits=1, user_api="blas"):
+        ready = prepare(name, recipe, out, progress)
+        with work.refusals(ready.out):
+            return _build(ready, recipe, progress)
 
 
 def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
@@ -80,13 +84,14 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
             ids = probe.calibration(weights.decoder, ready.vectors)
             model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
         bundle = scratch / "bundle"
-        prover = ready.prover(weights, scratch, progress)
+        paths = [ready.origin.folder / CONFIG, *checkpoint.files]
+        files = [seal.file_of(path, ready.origin.folder) for path in paths]
+        prover = ready.prover(weights, files, scratch, progress)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
             notes = [*ready.notes, *weights.notes]
-            files = checkpoint.files
             manifest, identity = seal.seal(bundle, ready.origin, files, model, ready.vectors, recipe, held, notes)
             work.publish(bundle, ready.out)
             built = Built(ready.out, identity, manifest)

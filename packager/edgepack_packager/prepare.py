@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgepack.bundle.manifest import File
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineMissingError, SourceError
 from edgepack.isolation import probing
@@ -50,10 +51,10 @@ class Prepared:
         model = self.model
         return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
 
-    def prover(self, weights: Weights, scratch: Path, progress: Progress) -> proof.Prover:
-        """Return the proof over the weights, which writes what it needs into ``scratch``."""
+    def prover(self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress) -> proof.Prover:
+        """Return the proof over the weights of these files, which writes what it needs into ``scratch``."""
         text, limit = seal.text_of(self.model), self.recipe.max_kl
-        return proof.Prover(weights, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
+        return proof.Prover(weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
 
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
@@ -97,15 +98,17 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) ->
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
-    """Return those of the runtimes that can run here, each of which was asked in a child process.
+    """Return the runtimes that prove their variants, each of which was asked in a child process; unproven, none does.
 
-    Raises ``EngineMissingError`` where one cannot, and its variants would have to be proven.
+    Raises ``EngineMissingError`` where one of them cannot run here.
     """
+    if unproven:
+        return {}
     for name, support in supports.items():
-        if not support.devices and not unproven:
+        if not support.devices:
             way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
             raise EngineMissingError(
                 f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
                 hint=f"{way}. Or seal them without proof: --unproven",
             )
-    return {name: support for name, support in supports.items() if support.devices}
+    return dict(supports)

@@ -1,13 +1,15 @@
 """The reference: a decoder in numpy float32. This is what "the same model" means for every target and every engine.
 
-It reads the weights in blocks of rows and holds one block at a time. Names of shapes: n positions, h hidden size,
-d head dimension. Products go through BLAS in one thread: OpenBLAS's others spin between them, and on two cores 320
-tokens of a model of 135 M parameters took 14 processor seconds with two threads and 4 with one, beside other work.
+It reads the weights in blocks of rows and holds one block at a time. Names of shapes: r readings, n positions, h hidden
+size, d head dimension. Products go through BLAS in one thread: OpenBLAS's others spin between them, and on two cores
+320 tokens of a model of 135 M parameters took 14 processor seconds with two threads and 4 with one, beside other work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,21 @@ Rounding = Callable[[str, Float32], Float32]
 """What an engine makes of the inputs of the product with a named matrix: float32 [n, columns], the same shape."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an engine rounds where it reads a model: nothing, as the reference does.
+
+    ``cache`` rounds q, k, v and the attention's result, as an engine does for its KV cache; ``rounding`` rounds the
+    inputs of every product. Several readings of the same weights take one pass over them.
+    """
+
+    cache: Cache | None = None
+    rounding: Rounding | None = None
+
+
+EXACT = Reading()
+
+
 def logits(
     weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None, *, cache: Cache | None = None
 ) -> Float32:
@@ -34,7 +51,7 @@ def logits(
 
     Arguments and errors as in ``hidden``.
     """
-    return head(weights, hidden(weights, ids, progress, cache=cache))
+    return head(weights, hidden(weights, ids, progress, readings=[Reading(cache)])[0])
 
 
 def hidden(
@@ -42,22 +59,20 @@ def hidden(
     ids: Sequence[int],
     progress: Callable[[], None] | None = None,
     *,
-    cache: Cache | None = None,
-    rounding: Rounding | None = None,
+    readings: Sequence[Reading] = (EXACT,),
 ) -> Float32:
-    """Return the normed states after the last layer, from which ``head`` makes logits: float32 [n, h].
+    """Return the normed states after the last layer, from which ``head`` makes logits: float32 [r, n, h].
 
-    ``progress`` is called after each layer. ``cache`` rounds q, k, v and the attention's result, as an engine does
-    for its KV cache; ``rounding`` rounds the inputs of every product. Memory: a block of weights, some
-    [n, intermediate] and [n, n] arrays.
+    ``progress`` is called after each layer. Memory: a block of weights, some [r n, intermediate] and [n, n] arrays.
     Raises ``UsageError`` for ids outside the embedding.
     """
     decoder = weights.decoder
     if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
         raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
-    model = _Model(weights, cache, rounding)
-    x = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids]) * np.float32(decoder.embedding_scale)
+    model = _Model(weights, readings)
+    first = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids]) * np.float32(decoder.embedding_scale)
+    x = np.stack([first] * len(readings))
     with threadpool_limits(limits=1, user_api="blas"):
         for layer in range(decoder.n_layers):
             _attention(model, layer, x)
@@ -66,12 +81,20 @@ def hidden(
     return model.norm("norm", x)
 
 
-def head(weights: Weights, states: Float32, rounding: Rounding | None = None) -> Float32:
-    """Return the logits of states: float32 [n, n_vocab]. It reads the whole head for any number of them."""
-    model = _Model(weights, rounding=rounding)
+def head(weights: Weights, states: Float32) -> Float32:
+    """Return the logits of states, float32 [n, h]: float32 [n, n_vocab]. It reads the whole head for any number."""
+    return np.concatenate([found[0] for _, found in columns(weights, states[None])], axis=1)
+
+
+def columns(weights: Weights, states: Float32, readings: Sequence[Reading] = (EXACT,)) -> Iterator[tuple[int, Float32]]:
+    """Yield the logits of states, float32 [r, n, h], for some tokens of the vocabulary at a time.
+
+    With the first of these tokens: float32 [r, n, tokens]. It reads the head once.
+    """
+    model = _Model(weights, readings)
     with threadpool_limits(limits=1, user_api="blas"):
-        products = model.linear("embedding" if model.decoder.tied else "head", states)
-    return _softcap(products, model.decoder.logits_softcap)
+        for start, products in model.products("embedding" if model.decoder.tied else "head", states):
+            yield start, _softcap(products, model.decoder.logits_softcap)
 
 
 def cache_scales(
@@ -93,7 +116,7 @@ def cache_scales(
             scales[f"layers.{layer}.attention.{part}"] = np.maximum(largest * np.float32(HEADROOM / 127), _TINY)
         return x
 
-    hidden(weights, ids, progress, cache=measure)
+    hidden(weights, ids, progress, readings=[Reading(measure)])
     return scales
 
 
@@ -107,24 +130,29 @@ def _lengths(x: Float32, half: int) -> Float32:
 class _Model:
     """The two operations that have weights, and what is rounded."""
 
-    def __init__(self, weights: Weights, cache: Cache | None = None, rounding: Rounding | None = None) -> None:
+    def __init__(self, weights: Weights, readings: Sequence[Reading]) -> None:
         self.weights = weights
-        self.rounding = rounding
-        self.cache: Cache = cache or (lambda _layer, _part, x: x)
+        self.readings = readings
         self.decoder = weights.decoder
         self.shapes = dict(weights.decoder.tensors())
 
     def linear(self, name: str, x: Float32) -> Float32:
         """x W^T + b, or x W^T for a decoder without this bias."""
-        rows, columns = self.shapes[name]
-        if self.rounding:
-            x = self.rounding(name, x)
-        result = np.empty((len(x), rows), dtype=np.float32)
-        for start, stop in row_blocks((rows, columns)):
-            np.matmul(x, self.weights.rows(name, start, stop).T, out=result[:, start:stop])
+        rows = self.shapes[name][0]
+        result = np.empty((*x.shape[:-1], rows), dtype=np.float32)
+        for start, products in self.products(name, x):
+            result[..., start : start + products.shape[-1]] = products
         if f"{name}.bias" in self.shapes:
             result += self.weights.rows(f"{name}.bias", 0, rows)
         return result
+
+    def products(self, name: str, x: Float32) -> Iterator[tuple[int, Float32]]:
+        """Yield x W^T for a block of W's rows at a time, with the first of them: each row is read once."""
+        pairs = zip(self.readings, x, strict=True)
+        rounded = [reading.rounding(name, one) if reading.rounding else one for reading, one in pairs]
+        inputs = np.concatenate(rounded)
+        for start, stop in row_blocks(self.shapes[name]):
+            yield start, (inputs @ self.weights.rows(name, start, stop).T).reshape(*x.shape[:-1], stop - start)
 
     def norm(self, name: str, x: Float32) -> Float32:
         """RMSNorm over the last axis: w x / sqrt(mean(x^2) + eps)."""
@@ -132,14 +160,25 @@ class _Model:
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
         return normed * self.weights.rows(name, 0, x.shape[-1])
 
+    def cache(self, layer: int, part: Part, x: Float32) -> Float32:
+        """What the KV cache of each reading makes of a part of a layer's attention: [r, n, heads, d]."""
+        if not any(reading.cache for reading in self.readings):
+            return x
+        return np.stack(
+            [
+                reading.cache(layer, part, one) if reading.cache else one
+                for reading, one in zip(self.readings, x, strict=True)
+            ]
+        )
+
 
 def _attention(model: _Model, layer: int, x: Float32) -> None:
     """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
-    decoder, n, name = model.decoder, len(x), f"layers.{layer}.attention"
+    decoder, (r, n, _), name = model.decoder, x.shape, f"layers.{layer}.attention"
     normed = model.norm(f"{name}.norm", x)
-    q = model.linear(f"{name}.q", normed).reshape(n, decoder.n_heads, decoder.head_dim)
-    k = model.linear(f"{name}.k", normed).reshape(n, decoder.n_kv_heads, decoder.head_dim)
-    v = model.linear(f"{name}.v", normed).reshape(n, decoder.n_kv_heads, decoder.head_dim)
+    q = model.linear(f"{name}.q", normed).reshape(r, n, decoder.n_heads, decoder.head_dim)
+    k = model.linear(f"{name}.k", normed).reshape(r, n, decoder.n_kv_heads, decoder.head_dim)
+    v = model.linear(f"{name}.v", normed).reshape(r, n, decoder.n_kv_heads, decoder.head_dim)
     if decoder.qk_norm:
         q, k = model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
     kind = decoder.attention(layer)
@@ -149,11 +188,12 @@ def _attention(model: _Model, layer: int, x: Float32) -> None:
     q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
     mixed = np.empty_like(q)
     hidden = _hidden_positions(n, kind.window)
-    for head, kv_head in _heads(decoder):
-        scores = _softcap(q[:, head] @ k[:, kv_head].T * np.float32(decoder.score_scale), decoder.attention_softcap)
+    scale = np.float32(decoder.score_scale)
+    for i, (head, kv_head) in product(range(r), _heads(decoder)):
+        scores = _softcap(q[i, :, head] @ k[i, :, kv_head].T * scale, decoder.attention_softcap)
         scores[hidden] = -np.inf
-        mixed[:, head] = _softmax(scores) @ v[:, kv_head]
-    output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(n, decoder.q_size))
+        mixed[i, :, head] = _softmax(scores) @ v[i, :, kv_head]
+    output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, decoder.q_size))
     x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
 
 

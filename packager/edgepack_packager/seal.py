@@ -16,7 +16,6 @@ from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File,
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
 from edgepack_packager.recipe import Recipe
@@ -50,7 +49,7 @@ class Part:
 def seal(
     bundle: Path,
     origin: Source,
-    weight_files: Sequence[Path],
+    source_files: Sequence[File],
     model: Model,
     vectors: Vectors,
     recipe: Recipe,
@@ -59,8 +58,8 @@ def seal(
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
-    ``notes`` are what was passed over in the source. Adds the text side, the licence, the model card and the evidence,
-    and writes the manifest last.
+    ``source_files`` are config.json and the weights, ``notes`` what was passed over in the source. Adds the text side,
+    the licence, the model card and the evidence, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -79,7 +78,7 @@ def seal(
             name=origin.name,
             repository=origin.repository,
             revision=origin.revision,
-            files=[file_of(path, origin.folder) for path in [origin.folder / CONFIG, *weight_files]],
+            files=list(source_files),
         ),
         license=licence,
         decoder=decoder,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import threadpoolctl
 from models import make_llama
 
 import edgepack
@@ -200,6 +201,25 @@ def test_a_template_that_is_silent_is_sealed_without_alone(source: Path, tmp_pat
             model.chat([{"role": "user", "content": "Hi"}])
 
 
+class Stages(Silent):
+    """The stages of a build, and how many threads BLAS has in each."""
+
+    def __init__(self) -> None:
+        self.blas: dict[str, set[int]] = {}
+
+    def stage(self, title: str, total: int) -> None:
+        libraries = threadpoolctl.threadpool_info()
+        self.blas[title] = {each["num_threads"] for each in libraries if each["user_api"] == "blas"}
+
+
+def test_no_stage_has_threads_of_blas_that_spin(source: Path, tmp_path: Path) -> None:
+    heard = Stages()
+    with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
+        build(str(source), Recipe(("gguf",), ("q8",)), tmp_path / "out", progress=heard)
+    assert "Running gguf-q8_0" in heard.blas
+    assert set.union(*heard.blas.values()) == {1}
+
+
 class Heard(Silent):
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -367,10 +387,18 @@ def test_a_missing_engine_needs_the_word_unproven(
     probe = probing.probe
     monkeypatch.setattr(probing, "probe", lambda name, machine: absent if name == "onnx" else probe(name, machine))
     refuse(source, EngineMissingError, r"onnxruntime is not installed.*edgepack\[onnx\].*--unproven")
-    built = build(str(source), Recipe(("gguf", "onnx"), ("q8",), unproven=True), tmp_path / "unproven")
-    proven = {variant.target: variant.proof is not None for variant in built.manifest.variants}
-    assert proven == {"gguf": True, "onnx": False}
-    assert built.manifest.context.verified == 0
+    heard, runs = Stages(), []
+    monkeypatch.setattr(child, "run", lambda job: runs.append(job))
+    recipe = Recipe(("gguf", "onnx"), ("q8",), unproven=True)
+    built = build(str(source), recipe, tmp_path / "unproven", progress=heard)
+    assert [variant.proof for variant in built.manifest.variants] == [None, None]
+    assert [variant.self_test for variant in built.manifest.variants] == [None, None]
+    assert (built.manifest.context.verified, built.manifest.producer.recipe["unproven"]) == (0, 1)
+    assert not runs
+    writing = "Writing gguf-q8_0, onnx-int8"
+    assert list(heard.blas) == [writing, "Reading back gguf-q8_0", "Reading back onnx-int8"]
+    evidence = json.loads((built.path / "evidence" / "onnx-int8.json").read_text())
+    assert {gate["name"].split(".")[0] for gate in evidence["gates"]} == {"tensors"}
     shown = subprocess.run(
         [sys.executable, "-m", "edgepack", "inspect", str(built.path)], capture_output=True, text=True, check=True
     )

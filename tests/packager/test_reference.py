@@ -197,6 +197,36 @@ def test_small_blocks_give_the_same_logits(tmp_path: Path, monkeypatch: pytest.M
     assert nmse(blocks, whole) < 1e-12
 
 
+def test_readings_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
+    def coarse(name: str, x: Float32) -> Float32:
+        return np.asarray(np.round(x, 1), np.float32)
+
+    readings = [reference.EXACT, reference.Reading("f16"), reference.Reading("f16", coarse)]
+    with open_checkpoint(make_llama(tmp_path, rope=LLAMA3)) as checkpoint:
+        model = Counting(families.open_model(checkpoint))
+        alone = [reference.hidden(model, range(40), readings=[reading])[0] for reading in readings]
+        once, model.elements = model.elements // len(readings), 0
+        together = reference.hidden(model, range(40), readings=readings)
+    assert model.elements == once
+    for one, same in zip(alone, together, strict=True):
+        assert nmse(same, one) < 1e-12
+    assert nmse(alone[1], alone[0]) > 1e-10
+    assert nmse(alone[2], alone[1]) > 1e-5
+
+
+class Counting:
+    """Weights that count the elements that are read."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.decoder, self.dtype = weights.decoder, weights.dtype
+        self._weights, self.elements = weights, 0
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        found = self._weights.rows(name, start, stop)
+        self.elements += found.size
+        return found
+
+
 def test_progress_is_told_of_every_layer(tmp_path: Path) -> None:
     calls: list[None] = []
     with open_checkpoint(make_llama(tmp_path, layers=3)) as checkpoint:

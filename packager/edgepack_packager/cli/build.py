@@ -71,7 +71,12 @@ MaxKl = Annotated[
     ),
 ]
 NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
-Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
+Unproven = Annotated[
+    bool,
+    typer.Option(
+        "--unproven", help="Run no engine and no reference: read the tensors back, and seal the rest unproven."
+    ),
+]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
 

@@ -17,15 +17,16 @@ from pathlib import Path
 import msgspec
 
 from edgepack.bundle import manifest
-from edgepack.bundle.manifest import Gate
+from edgepack.bundle.manifest import File, Gate
 from edgepack.device.planning import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, execution, loss, probe, structure, tensors, tokens
+from edgepack_packager.proof import engine, execution, loss, probe, recalled, structure, tensors, tokens
 from edgepack_packager.proof.gates import Finding, gate, missed
+from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
@@ -48,12 +49,14 @@ class Verdict:
 class Prover:
     """The parts of the proof over one model, with the engines that can run on this host.
 
-    ``max_kl`` is what a variant may lose in nats, where the builder sets a limit.
+    ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
+    sets a limit.
     """
 
     def __init__(
         self,
         weights: Weights,
+        files: Sequence[File],
         text: Text,
         vectors: Vectors,
         tokenizer: Tokenizer,
@@ -64,6 +67,7 @@ class Prover:
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
+        self._files = files
         self._probe = probe.make(weights.decoder, tokenizer)
         self._structure: dict[str, Gate | EngineError] = {}
 
@@ -141,7 +145,11 @@ class Prover:
     def _expected(self) -> Path:
         """The file with the reference's logits of the probe."""
         self._progress.stage("Computing the reference", self._weights.decoder.n_layers)
-        return engine.spool(self._weights, self._probe.ids, self._scratch / "reference", self._progress.advance)
+        path, ids = self._scratch / "reference", self._probe.ids
+        engine.write_logits(
+            self._weights, recalled.hidden(self._weights, self._files, ids, self._progress), {path: EXACT}
+        )
+        return path
 
 
 class _Trial:

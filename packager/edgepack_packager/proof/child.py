@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -73,6 +74,8 @@ def main() -> None:
     """Read a job from standard input, run it, and answer on standard output."""
     output = process.answering()
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    # Read when the engine is loaded: threads of OpenMP that spin take the cores from others, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         answer = Answer(engine=_logits(job))
     except (EdgepackError, OSError) as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,10 +14,6 @@ from edgepack.runtime import KvCache
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import child
-from edgepack_packager.targets.kv_cache import Cache
-
-# Rows of logits that the reference computes at once: each time it reads the whole head.
-POSITIONS = 64
 
 
 @contextmanager
@@ -41,19 +37,29 @@ def run(runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_ca
 def spool(
     weights: Weights,
     ids: Sequence[int],
-    path: Path,
+    paths: Mapping[Path, reference.Reading],
     progress: Callable[[], None] | None = None,
-    *,
-    cache: Cache | None = None,
-    rounding: reference.Rounding | None = None,
-) -> Path:
-    """Write the reference's logits of the ids to a file and return its path; arguments as in ``reference.hidden``."""
-    states = reference.hidden(weights, ids, progress, cache=cache, rounding=rounding)
-    with open(path, "wb") as file:
-        for start in range(0, len(states), POSITIONS):
-            found = reference.head(weights, states[start : start + POSITIONS], rounding)
-            file.write(found.astype("<f4", copy=False).tobytes())
-    return path
+) -> None:
+    """Write the reference's logits of the ids to files, one for each reading; arguments as in ``reference.hidden``.
+
+    The weights are read once.
+    """
+    write_logits(weights, reference.hidden(weights, ids, progress, readings=list(paths.values())), paths)
+
+
+def write_logits(weights: Weights, states: Float32, paths: Mapping[Path, reference.Reading]) -> None:
+    """Write the logits of states, float32 [r, n, h], to a file for each reading: float32 [n, n_vocab].
+
+    The head is read once: its logits come by tokens, and go to their places in the rows.
+    """
+    readings = list(paths.values())
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(path, "wb")) for path in paths]
+        for first, found in reference.columns(weights, states, readings):
+            for file, rows in zip(files, found.astype("<f4", copy=False), strict=True):
+                for position, part in enumerate(rows):
+                    file.seek(4 * (position * weights.decoder.n_vocab + first))
+                    file.write(part.tobytes())
 
 
 def rows(path: Path, columns: int) -> Iterator[Float32]:

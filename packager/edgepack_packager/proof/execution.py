@@ -23,6 +23,7 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.costs import to_float
 from edgepack_packager.proof.gates import gate
+from edgepack_packager.reference import EXACT, Reading
 from edgepack_packager.targets import Activations, Reader, Target
 
 TOKENS = 96
@@ -77,15 +78,16 @@ def prove(
     def rounding(name: str, inputs: Float32) -> Float32:
         return rounded(inputs, target.activations(reader.form(name)))
 
+    said, other = scratch / "own", scratch / "rounded"
+    readings = {said: EXACT}
     try:
-        said = engine.spool(own, ids, scratch / "own")
-        cost = 0.0
         cache = reader.cache(kv_cache)
         if cache or any(target.activations(reader.form(name)) != "f32" for name, _ in decoder.tensors()):
-            other = engine.spool(own, ids, scratch / "rounded", cache=cache, rounding=rounding)
-            cost = compare.nmse(engine.rows(other, columns), engine.rows(said, columns))
+            readings[other] = Reading(cache, rounding)
+        engine.spool(own, ids, readings)
     finally:
         reader.close()
+    cost = compare.nmse(engine.rows(other, columns), engine.rows(said, columns)) if other in readings else 0.0
     found = compare.nmse(islice(engine.rows(logits, columns), len(ids)), engine.rows(said, columns))
     return gate("engine.nmse", found, "<=", target.nmse(decoder) + ROUNDED * cost)
 

@@ -205,6 +205,13 @@ def _nearest(form: Form, expected: Float32, actual: Float32) -> float:
     )
     error = 0.0
     for start in range(0, len(ours), TILE):
-        distance = np.abs(ours[start : start + TILE, :, None] - theirs[start : start + TILE, None, :]).min(axis=-1)
-        error += float(np.square(distance).sum(dtype=np.float64))
+        # groups side by side: one column for each
+        weights, levels = (np.ascontiguousarray(part[start : start + TILE].T) for part in (ours, theirs))
+        nearest = np.square(weights - levels)
+        off = np.empty_like(weights)
+        for level in levels:
+            np.subtract(weights, level, out=off)
+            np.multiply(off, off, out=off)
+            np.minimum(nearest, off, out=nearest)
+        error += float(nearest.sum(dtype=np.float64))
     return error

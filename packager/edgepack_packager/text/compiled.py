@@ -9,6 +9,7 @@ from dataclasses import replace
 from edgepack.errors import ProofError
 from edgepack.text.tables import FILE, Tables, compile_tokenizer, decode, encode
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager import cache
 from edgepack_packager.text.battery import TEXTS
 from edgepack_packager.text.files import TOKENIZER
 from edgepack_packager.text.side import Text
@@ -19,13 +20,18 @@ _SEED = 0
 
 
 def compiled(text: Text) -> Text:
-    """Return the text side with the compiled tokenizer among its files.
+    """Return the text side with the compiled tokenizer among its files, which an earlier build may have proven.
 
     Raises ``UnsupportedModelError`` for a tokenizer that is not plain BPE, ``ProofError`` at the first text that it
     splits otherwise than the library does.
     """
-    data = encode(compile_tokenizer(text.files[TOKENIZER]))
-    prove(text.files[TOKENIZER], decode(data))
+    source = text.files[TOKENIZER]
+    name = cache.key(b"compiled tokenizer", source)
+    data = cache.recall(name)
+    if data is None:
+        data = encode(compile_tokenizer(source))
+        prove(source, decode(data))
+        cache.keep(name, data)
     return replace(text, files={**text.files, FILE: data})
 
 

@@ -259,6 +259,16 @@ def test_a_child_that_dies_is_a_sentence(weights: Weights, tmp_path: Path) -> No
         child.run(job)
 
 
+def test_threads_of_an_engine_in_the_proof_wait_without_spinning(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    broken_runtimes.register(tmp_path / "site", monkeypatch)
+    job = child.Job("telling", str(tmp_path), weights.decoder, [1], "f32", str(tmp_path / "out"))
+    with pytest.raises(EngineError, match="waits: passive"):
+        child.run(job)
+
+
 @pytest.mark.parametrize(
     ("runtime", "limit", "said"),
     [("open-aborts", 600.0, "SIGABRT: .*ENGINE_ASSERT"), ("open-hangs", 1.0, "within 1 s")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -11,9 +12,9 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
+from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.quantize import find_quantizer
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES
 from edgepack_packager.targets.gguf.writer import GgufWriter
@@ -22,7 +23,7 @@ FILE = "model.gguf"
 
 
 class GgufTarget:
-    """Writes and reads ``model.gguf``. K-quants need the gguf engine; everything else needs numpy alone."""
+    """Writes and reads ``model.gguf``. K-quants need numba; everything else needs numpy alone."""
 
     name = "gguf"
     runtime = "gguf"
@@ -32,7 +33,7 @@ class GgufTarget:
     kv_cache: KvCache | None = None
 
     def __init__(self) -> None:
-        self.packages: tuple[str, ...] = ("numpy", *_installed("llama-cpp-python", "xllamacpp"))
+        self.packages: tuple[str, ...] = ("numpy", *_installed("numba"))
 
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-9, or 1e-6 with gelu: where ggml computes less exactly than float32 would.
@@ -58,8 +59,8 @@ class GgufTarget:
         """Map a uniform name or one of ``schemes`` to the scheme to write.
 
         ggml rounds the activations that meet f16 weights to f16, so a model of wide activations gets bf16 for "f16".
-        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where a tensor becomes a K-quant and no engine
-        is installed that makes them, ``UnsupportedModelError`` for a decoder that no architecture computes.
+        Raises ``UsageError`` for an unknown name, ``UnsupportedModelError`` for a decoder that no architecture
+        computes.
         """
         half = "bf16" if model.decoder.wide else "f16"
         uniform = {"f32": "f32", "f16": half, "q8": "q8_0", "q4": "q4_k_m"}
@@ -67,19 +68,20 @@ class GgufTarget:
         if scheme not in self.schemes:
             names = ", ".join([*UNIFORM, *(name for name in self.schemes if name not in UNIFORM)])
             raise UsageError(f"The gguf target has no quantization {quant!r}.", hint=f"Choose from: {names}.")
-        if any(tensor.kind in K_QUANTS for tensor in place(model.decoder, scheme).tensors):
-            find_quantizer()
+        choose(model.decoder)
         return scheme
 
     def check(self, model: Model, scheme: str) -> None:
-        """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what reads files back."""
-        try:
-            import gguf  # noqa: F401
-        except ImportError as error:
-            raise EngineMissingError(
-                f"The target gguf needs the package gguf: {error}.",
-                hint="Install it with: pip install 'edgepack[build]'",
-            ) from error
+        """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what writes and reads it."""
+        kinds = {tensor.kind for tensor in place(model.decoder, scheme).tensors}
+        for name in ("gguf", "numba") if kinds & K_QUANTS else ("gguf",):
+            try:
+                import_module(name)
+            except ImportError as error:
+                raise EngineMissingError(
+                    f"The target gguf needs the package {name}: {error}.",
+                    hint="Install it with: pip install 'edgepack[build]'",
+                ) from error
         metadata(model, scheme)
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:

@@ -1,101 +1,52 @@
 """Rows of float32 become rows of bytes in one of ggml's element types. Every row is encoded alone.
 
-The types with blocks of 32 are numpy, and so are the same on every host; K-quants are the installed engine's own code,
-which gives some blocks other bytes on another kind of processor. Both give ggml's bytes (``quantize_row_*_ref`` in
-ggml-quants.c).
+All of them are computed here, and so are the same on every host: blocks of 32 by numpy, K-quants by ``kquants``. The
+bytes are ggml's (``quantize_row_*_ref`` in ggml-quants.c, on x86-64).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack import runtime
-from edgepack.errors import BuildError, EngineMissingError
+from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets.gguf import kquants
 from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, Kind
 
 Bytes = NDArray[np.uint8]
-
-# Where ggml-common.h keeps the half-precision scales (and minima) of a block of 256.
-_K_SCALES: dict[Kind, slice] = {"q4_K": slice(0, 4), "q5_K": slice(0, 4), "q6_K": slice(208, 210)}
 
 # Blocks of 32 that are encoded at a time: 256 KiB of float32, so that the passes over them stay in the cache.
 _STEP = 2048
 
 
-@runtime_checkable
-class Quantizer(Protocol):
-    """An engine that lends its quantiser."""
+def encode(kind: Kind, rows: Float32, place: str) -> Bytes:
+    """Return float32 [n, columns] (or [n] for float types) as uint8 [n, row bytes].
 
-    def quantize(self, type_name: str, rows: Float32) -> Bytes:
-        """Encode float32 [n, columns] as uint8 [n, row bytes]; ``type_name`` is ggml's own, such as "q4_K"."""
-        ...
-
-
-def find_quantizer() -> Quantizer:
-    """Return the engine that encodes K-quants. Raises ``EngineMissingError`` where none is installed."""
-    hint = "Install it with: pip install 'edgepack[gguf]', or choose q8_0, f16 or bf16."
-    try:
-        engine = runtime.find("gguf")
-    except (EngineMissingError, ImportError) as error:
-        raise EngineMissingError(f"K-quants need the gguf engine's own quantizer: {error}", hint=hint) from None
-    if not isinstance(engine, Quantizer):
-        raise EngineMissingError("The registered gguf runtime lends no quantizer for K-quants.", hint=hint)
-    try:
-        engine.quantize("q6_K", np.zeros((1, 256), np.float32))
-    except EngineMissingError as error:
-        raise EngineMissingError(f"K-quants need the gguf engine's own quantizer: {error.message}", hint=hint) from None
-    return engine
+    Raises ``BuildError``, naming ``place``, for a value that the type cannot hold: an infinity or a NaN in a
+    quantised type, and beyond 65504 in f16.
+    """
+    matrix = np.ascontiguousarray(rows, dtype=np.float32).reshape(len(rows), -1)
+    if kind in K_QUANTS:
+        return _k_quants(kind, matrix, place)
+    if kind == "f32":
+        return matrix.view(np.uint8)
+    if kind == "bf16":
+        return to_bf16(matrix).view(np.uint8)
+    if kind == "f16":
+        return _to_f16(matrix, place).view(np.uint8)
+    return _with_numpy(kind, matrix, place)
 
 
-class Encoder:
-    """Encodes blocks of rows. It owns up to two threads for K-quants, until ``close``."""
-
-    def __init__(self, quantizer: Quantizer | None) -> None:
-        self._quantizer = quantizer
-        self._threads = min(2, _usable_cores())
-        self._pool = ThreadPoolExecutor(self._threads, "quantize") if quantizer else None
-
-    def encode(self, kind: Kind, rows: Float32, place: str) -> Bytes:
-        """Return float32 [n, columns] (or [n] for float types) as uint8 [n, row bytes].
-
-        Raises ``BuildError``, naming ``place``, for a value that the type cannot hold: an infinity or a NaN in a
-        quantised type, and beyond 65504 in f16.
-        """
-        if kind in K_QUANTS:
-            return self._with_engine(kind, rows, place)
-        matrix = np.ascontiguousarray(rows, dtype=np.float32).reshape(len(rows), -1)
-        if kind == "f32":
-            return matrix.view(np.uint8)
-        if kind == "bf16":
-            return to_bf16(matrix).view(np.uint8)
-        if kind == "f16":
-            return _to_f16(matrix, place).view(np.uint8)
-        return _with_numpy(kind, matrix, place)
-
-    def close(self) -> None:
-        """Stop the threads. Safe to call twice."""
-        if self._pool:
-            self._pool.shutdown()
-
-    def _with_engine(self, kind: Kind, rows: Float32, place: str) -> Bytes:
-        if self._quantizer is None or self._pool is None:
-            raise EngineMissingError(f"{place} needs the gguf engine to become {kind}.")
-        if not np.isfinite(rows).all():
-            raise _unrepresentable(kind, place)
-        parts = [part for part in np.array_split(rows, self._threads) if len(part)]
-        work = self._quantizer.quantize
-        encoded = np.concatenate(list(self._pool.map(lambda part: work(kind, np.ascontiguousarray(part)), parts)))
-        scales = encoded.reshape(-1, FORMATS[kind].block_bytes)[:, _K_SCALES[kind]]
-        if not np.isfinite(scales.copy().view("<f2")).all():
-            raise _unrepresentable(kind, place)
-        return encoded
+def _k_quants(kind: Kind, rows: Float32, place: str) -> Bytes:
+    if not np.isfinite(rows).all():
+        raise _unrepresentable(kind, place)
+    encoded = kquants.encode(kind, rows)
+    if not np.isfinite(kquants.scales(kind, encoded)).all():
+        raise _unrepresentable(kind, place)
+    return encoded
 
 
 def to_bf16(values: Float32) -> NDArray[np.uint16]:
@@ -232,10 +183,3 @@ def _unrepresentable(kind: Kind, place: str) -> BuildError:
         f"{place} holds a value that {kind} cannot: a NaN, an infinity, or one too large for a half-precision scale.",
         hint="Check the checkpoint; f32 and bf16 store any value as it is.",
     )
-
-
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS has no affinity
-        return os.cpu_count() or 1

@@ -14,8 +14,7 @@ from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import Tensor, place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.quantize import Bytes, Encoder, find_quantizer
-from edgepack_packager.targets.gguf.recipe import K_QUANTS
+from edgepack_packager.targets.gguf.quantize import Bytes, encode
 from edgepack_packager.targets.gguf.tensors import factor, tables
 
 
@@ -29,8 +28,6 @@ class GgufWriter:
         self._written = dict.fromkeys(self._layout.canonical, 0)
         start = header.encode(metadata(model, scheme), self._layout)
         self._data = len(start)
-        needs_engine = any(tensor.kind in K_QUANTS for tensor in self._layout.tensors)
-        self._encoder = Encoder(find_quantizer() if needs_engine else None)
         self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - finish and abort close it
         try:
             self._file.truncate(self._data + self._layout.data_bytes)
@@ -59,7 +56,7 @@ class GgufWriter:
             )
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
-        encoded = self._encoder.encode(tensor.kind, scaled, self._place(name))
+        encoded = encode(tensor.kind, scaled, self._place(name))
         if self._architecture.rotates(name):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
@@ -67,7 +64,6 @@ class GgufWriter:
 
     def finish(self) -> Written:
         """Close the file. Raises ``BuildError`` where a tensor was not written whole."""
-        self._encoder.close()
         self._file.close()
         for name, rows in self._written.items():
             tensor: Tensor = self._layout.canonical[name]
@@ -77,7 +73,6 @@ class GgufWriter:
 
     def abort(self) -> None:
         """Close the file as it is. Safe after ``finish``."""
-        self._encoder.close()
         self._file.close()
 
     def _interleave(self, rows: Bytes, place: str) -> Bytes:

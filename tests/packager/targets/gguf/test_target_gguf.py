@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from decoders import describe
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgepack import runtime
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, EngineMissingError, UsageError
 from edgepack_packager import targets
@@ -24,10 +26,11 @@ from edgepack_packager.targets.gguf import GgufTarget, header
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import Layout, Tensor, place
 from edgepack_packager.targets.gguf.parse import parse
-from edgepack_packager.targets.gguf.quantize import Encoder, Quantizer, find_quantizer, to_bf16
+from edgepack_packager.targets.gguf.quantize import encode, to_bf16
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, SCHEMES, Kind, choices
 from edgepack_packager.targets.gguf.tensors import gguf_name
+from edgepack_runtimes.gguf import GgufRuntime
 
 LLAMA3 = Llama3Scaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64)
 
@@ -203,7 +206,6 @@ MODELS: dict[str, Decoder] = {
 }
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the digests are those of ggml on x86-64")
 @pytest.mark.parametrize(("name", "scheme"), sorted(LLAMA_CPP))
 def test_every_tensor_has_the_bytes_of_llama_cpps_own_quantizer(name: str, scheme: str, tmp_path: Path) -> None:
     write(tmp_path, MODELS[name], scheme)
@@ -283,15 +285,47 @@ HARD: dict[str, Array] = {
 def test_numpy_writes_ggmls_bytes(kind: Kind, values: str) -> None:
     rows = HARD[values]
     before = rows.copy()
-    assert np.array_equal(Encoder(None).encode(kind, rows, "rows"), engine().quantize(kind, rows))
+    assert np.array_equal(encode(kind, rows, "rows"), engine().quantize(kind, rows))
     assert np.array_equal(rows, before)
 
 
-def test_threads_do_not_change_k_quants() -> None:
-    encoder = Encoder(engine())
-    for rows in (HARD["normal"], HARD["normal"][:1], HARD["normal"][:7]):
-        assert np.array_equal(encoder.encode("q4_K", rows, "rows"), engine().quantize("q4_K", rows))
-    encoder.close()
+on_x86 = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"),
+    reason="elsewhere ggml fuses products and sums",
+)
+
+HARD_IN_256: dict[str, Array] = {
+    **{name: rows for name, rows in HARD.items() if rows.shape[1] >= 256},
+    "silent groups": np.where(np.arange(512) // 16 % 3 == 0, 0, tensor("groups", (64, 512))).astype(np.float32),
+    "loud groups": tensor("loud", (64, 512)) * np.float32(10) ** (np.arange(512) // 32 % 7).astype(np.float32),
+    "subnormal": tensor("subnormal", (64, 512)) * np.float32(1e-40),
+    "next to nothing": tensor("nothing", (64, 512)) * np.float32(1e-13),
+    "far from zero": tensor("far", (64, 512)) * np.float32(1e-4) - 1000,
+    "one lane": tensor("lane", (1, 256)),
+    "a block more than a pass": tensor("pass", (257, 256)),
+}
+
+
+@on_x86
+@pytest.mark.parametrize("kind", sorted(K_QUANTS))
+@pytest.mark.parametrize("values", HARD_IN_256)
+def test_k_quants_are_ggmls_bytes(kind: Kind, values: str) -> None:
+    rows = HARD_IN_256[values]
+    before = rows.copy()
+    assert np.array_equal(encode(kind, rows, "rows"), engine().quantize(kind, rows))
+    assert np.array_equal(rows, before)
+
+
+@on_x86
+@pytest.mark.parametrize("kind", sorted(K_QUANTS))
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(0, 6), power=st.integers(-30, 6), share=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_k_quants_are_ggmls_bytes_at_random(kind: Kind, seed: int, spread: float, power: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((4, 512)) * np.exp(spread * rng.standard_normal((4, 512)))
+    rows *= (rng.random((4, 512)) < share) * 10.0**power
+    found = np.clip(rows, -60000, 60000).astype(np.float32)
+    assert np.array_equal(encode(kind, found, "rows"), engine().quantize(kind, found))
 
 
 def test_bf16_rounds_to_even_and_keeps_nan() -> None:
@@ -300,11 +334,13 @@ def test_bf16_rounds_to_even_and_keeps_nan() -> None:
     assert to_bf16(values).tolist() == expected
 
 
-def engine() -> Quantizer:
+def engine() -> GgufRuntime:
+    engine = GgufRuntime()
     try:
-        return find_quantizer()
+        engine.engine_version()
     except EngineMissingError as error:
         pytest.skip(str(error))
+    return engine
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -379,9 +415,7 @@ def _one_tensor(folder: Path, kind: Kind, rows: Array) -> tuple[GgufReader, Arra
     """A reader of a file whose only tensor is a value projection with these rows in this type."""
     rope = Rope(theta=10000.0, dim=len(rows))
     facts = decoder(hidden_size=rows.shape[1], n_heads=1, n_kv_heads=1, head_dim=len(rows), rope=rope)
-    encoder = Encoder(engine() if kind in K_QUANTS else None)
-    data = encoder.encode(kind, rows, VALUE).tobytes()
-    encoder.close()
+    data = encode(kind, rows, VALUE).tobytes()
     only = Tensor(gguf_name(VALUE, choose(facts)), rows.shape, kind, 0)
     path = folder / "one.gguf"
     path.write_bytes(header.encode({}, Layout((only,), {VALUE: only}, ())) + data)
@@ -457,16 +491,8 @@ def test_q_and_k_are_interleaved(tmp_path: Path) -> None:
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write(tmp_path / name, decoder(), "q4_0" if _has_engine() else "q8_0")
+        write(tmp_path / name, decoder(), "q4_0")
     assert (tmp_path / "one" / "model.gguf").read_bytes() == (tmp_path / "two" / "model.gguf").read_bytes()
-
-
-def _has_engine() -> bool:
-    try:
-        find_quantizer()
-    except EngineMissingError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(
@@ -486,8 +512,6 @@ def test_a_value_that_the_type_cannot_hold(scheme: str, value: float, hint: str,
 
 
 def test_k_quants_refuse_nan(tmp_path: Path) -> None:
-    engine()
-
     def source(name: str, shape: tuple[int, ...]) -> Array:
         rows = tensor(name, shape)
         rows.reshape(-1)[-1] = np.nan if name == "embedding" else rows.reshape(-1)[-1]
@@ -499,10 +523,8 @@ def test_k_quants_refuse_nan(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", sorted(K_QUANTS))
 def test_k_quants_refuse_scales_beyond_half_precision(kind: Kind) -> None:
-    encoder = Encoder(engine())
     with pytest.raises(BuildError, match=f"rows holds a value that {kind} cannot"):
-        encoder.encode(kind, HARD["normal"] * np.float32(1e12), "rows")
-    encoder.close()
+        encode(kind, HARD["normal"] * np.float32(1e12), "rows")
 
 
 def test_f16_keeps_the_largest_value(tmp_path: Path) -> None:
@@ -512,21 +534,17 @@ def test_f16_keeps_the_largest_value(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_without_the_engine_k_quants_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def absent(name: str) -> runtime.Runtime:
-        raise EngineMissingError(f"No runtime is called {name!r}.")
-
-    monkeypatch.setattr(runtime, "find", absent)
+def test_without_numba_k_quants_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
     target = GgufTarget()
     model = Model("tiny", decoder(), "bf16")
-    for quant in ("q4", "q4_0", "q6_k"):
-        with pytest.raises(EngineMissingError, match=r"edgepack\[gguf\]"):
-            target.scheme(quant, model)
+    for scheme in ("q4_k_m", "q4_0", "q6_k"):
+        with pytest.raises(EngineMissingError, match=r"needs the package numba.*edgepack\[build\]"):
+            target.check(model, scheme)
     for quant in ("f32", "f16", "q8"):
         (tmp_path / quant).mkdir()
+        target.check(model, target.scheme(quant, model))
         write(tmp_path / quant, decoder(), target.scheme(quant, model))
-    # Blocks of 32 are numpy's: a model whose rows all fall back to them needs no engine.
-    assert target.scheme("q4", Model("narrow", decoder(**NARROW, intermediate_size=288), "bf16")) == "q4_k_m"
 
 
 def test_a_writer_refuses_what_does_not_follow(tmp_path: Path) -> None:
