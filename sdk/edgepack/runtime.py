@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.decoder import KvCache as KvCache
 from edgepack.device.engine import Options as Options
+from edgepack.device.engine import Speed as Speed
 from edgepack.device.engine import Support as Support
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
@@ -91,6 +92,18 @@ class Runtime(Protocol):
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Load the variant's folder. Raises ``EngineMissingError`` or ``EngineError`` with the engine's own reason."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A runtime that can say how fast it computes on this machine's CPU."""
+
+    def speed(self, hardware: Hardware) -> Speed | None:
+        """Measure products of the engine's own with ``hardware.threads`` threads, within a second or two.
+
+        None where they cannot be measured. It may raise any ``EdgepackError`` and end its process.
+        """
         ...
 
 

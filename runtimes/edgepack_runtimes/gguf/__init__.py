@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgepack.bundle.decoder import Decoder
-    from edgepack.runtime import Options
+    from edgepack.runtime import Options, Speed
     from edgepack_runtimes.gguf.library import Engine, Library
     from edgepack_runtimes.gguf.selfcheck import Verdict
 
@@ -80,6 +80,12 @@ class GgufRuntime:
     def engine_version(self) -> str:
         """Return llama.cpp's version with the distribution it came in. Raises ``EngineMissingError`` without one."""
         return self._library().version
+
+    def speed(self, hardware: Hardware) -> Speed:
+        """Return how fast the engine multiplies here; see ``speed.measure``."""
+        from edgepack_runtimes.gguf.speed import measure
+
+        return measure(self._library(), hardware.threads)
 
     def _library(self) -> Library:
         from edgepack_runtimes.gguf import library
