@@ -77,6 +77,11 @@ def predict(
     )
 
 
+def at_rates(prefill_tps: float, decode_tps: float, turn: Turn) -> Seconds:
+    """Return what a turn takes at rates in tokens per second."""
+    return Seconds(turn.prompt / prefill_tps, (turn.answer - 1) / decode_tps)
+
+
 def expected(
     decoder: Decoder, stored: Quantization, speed: Speed | None, options: Options, turn: Turn, tuning: Tuning | None
 ) -> Seconds | None:
@@ -85,7 +90,7 @@ def expected(
     A speed holds for what an engine does by itself: with other threads, or weights as it is told, it is another.
     """
     if tuning is not None:
-        return Seconds(turn.prompt / tuning.prefill_tps, (turn.answer - 1) / tuning.decode_tps)
+        return at_rates(tuning.prefill_tps, tuning.decode_tps, turn)
     if speed is None or speed.threads != options.threads or options.repack is not None:
         return None
     others = {each.tensor: each.scheme for each in stored.fallbacks}
