@@ -109,7 +109,8 @@ def show(bundle: Bundle, plan: Plan) -> None:
             say(console, Text(f"{'':<{width}}  {candidate.hint}", style))
     if not plan.tuned:
         console.print()
-        rule = "a prediction" if plan.choice.seconds else "rule"
+        seconds = plan.candidates[0].seconds if plan.candidates else None
+        rule = "a prediction" if seconds and seconds.certain else "rule"
         line = (
             f"Ranked by {rule}: this device has not been tuned for the bundle. Measure it: edgepack tune {bundle.path}"
         )

@@ -150,8 +150,9 @@ def make_plan(
 
     Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
     not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
-    seconds to an answer, where they are known of all that could run there, else GGUF and then ONNX; within one engine
-    the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all proven ones.
+    seconds to an answer, where they are known for certain of all that could run there, else GGUF and then ONNX; within
+    one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
+    proven ones.
     Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
 
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
@@ -172,9 +173,10 @@ def make_plan(
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
         for each in manifest.variants
     ]
-    # Seconds and bits cannot be compared: either all that could run on the CPU are predicted, or none counts.
+    # Seconds and bits cannot be compared, nor a figure that others disturbed with one that they did not: either all
+    # that could run on the CPU are predicted, or none counts.
     on_cpu = [each for each in found if each.eligible and each.device == "cpu" and each.tuning is None]
-    predicted = all(each.seconds for each in on_cpu)
+    predicted = all(each.seconds and each.seconds.certain for each in on_cpu)
     found.sort(key=lambda each: _rank(each, predicted=predicted))
     return Plan(planned, limit, proven, backend, tuple(found), strict, asked.turn)
 
@@ -327,7 +329,9 @@ def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
     if candidate.seconds is not None:
-        parts.insert(0, f"about {candidate.seconds.total:.2g} s to answer ({turn.prompt} + {turn.answer} tokens)")
+        tokens = f"({turn.prompt} + {turn.answer} tokens)"
+        beside = "" if candidate.seconds.certain else ", timed beside busy programs"
+        parts.insert(0, f"about {candidate.seconds.total:.2g} s to answer {tokens}{beside}")
     if candidate.tuning is None and candidate.options.repack is False:
         parts.append("the weights as stored, since there is no memory for a copy that is faster")
     if not candidate.proven:

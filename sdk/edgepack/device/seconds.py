@@ -28,10 +28,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """What a turn takes: the prompt until its first token is there, and then the rest of the answer."""
+    """What a turn takes: the prompt until its first token is there, and then the rest of the answer.
+
+    ``certain`` says that no other program disturbed the measurement behind it.
+    """
 
     prefill: float
     decode: float
+    certain: bool = True
 
     @property
     def total(self) -> float:
@@ -74,6 +78,7 @@ def predict(
     return Seconds(
         prefill=prompt * (prefill + attention + layers * speed.layer.prefill) + last,
         decode=(answer - 1) * step,
+        certain=speed.settled,
     )
 
 

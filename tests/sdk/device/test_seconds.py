@@ -114,6 +114,13 @@ def test_without_all_speeds_the_rule_holds() -> None:
     assert order(speed(), other_threads) == ["gguf-q4", "onnx-q4"]
 
 
+def test_a_disturbed_speed_is_shown_and_decides_nothing() -> None:
+    disturbed = replace(speed(Rate(1e-12, 1e-12)), settled=False)
+    assert order(speed(), disturbed) == ["gguf-q4", "onnx-q4"]
+    plan = make_plan(bundle(), MACHINE, {"gguf": support(disturbed), "onnx": support(disturbed)})
+    assert "timed beside busy programs" in plan.choice.reason
+
+
 def test_what_was_measured_comes_first_and_by_its_time_not_its_decoding() -> None:
     slow = Tuning("gguf-q4", 2, 128, None, decode_tps=10.1, prefill_tps=20.0, batch_cost=1.0)
     fast = Tuning("onnx-q4", 2, 128, None, decode_tps=10.0, prefill_tps=200.0, batch_cost=1.0)
