@@ -46,26 +46,25 @@ def show(report: TuneReport) -> None:
 
     console = out()
     rows = table(
-        "variant", "threads", "chunk", "weights", "decode", "prefill", "4 for 1", "answer", "±", "",
-        right=("threads", "chunk", "decode", "prefill", "4 for 1", "answer", "±"),
+        "variant", "threads", "chunk", "weights", "decode", "prefill", "answer", "±", "",
+        right=("threads", "chunk", "decode", "prefill", "answer", "±"),
     )  # fmt: skip
     best = {_key(tuning) for tuning in report.tunings}
     previous = ""
     for trial in sorted(report.trials, key=lambda trial: _place(report, trial)):
-        remark, style = ("best", "bold") if _key(trial) in best else ("failed", "yellow") if trial.reason else ("", "")
+        remark, style = ("*", "bold") if _key(trial) in best else ("!", "yellow") if trial.reason else ("", "")
         rows.add_row(
             trial.variant if trial.variant != previous else "",
             str(trial.threads),
             str(trial.chunk),
             _WEIGHTS[trial.repack],
             *(f"{rate:.1f}" if rate else "-" for rate in (trial.decode_tps, trial.prefill_tps)),
-            f"{trial.batch_cost:.2f}x" if trial.batch_cost else "-",
             *_spread([run.total for run in trial.runs]),
             remark,
             style=style,
         )
         previous = trial.variant
-    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s"))
+    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s, * the best"))
     console.print()
     console.print(rows)
     for trial in report.trials:
