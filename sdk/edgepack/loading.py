@@ -12,6 +12,7 @@ from edgepack.decoding.repro import Setup, machine, packages
 from edgepack.device import addresses
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
+from edgepack.device.seconds import Turn
 from edgepack.device.tuning import read_tunings
 from edgepack.device.unchanged import Unchanged
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
@@ -86,9 +87,13 @@ def plan(
     variant: str | None = None,
     kv_cache: str | None = None,
     strict: bool = False,
+    turn: Turn | None = None,
     runtimes: Runtimes | None = None,
 ) -> Plan:
-    """Return what ``load`` would choose with the same arguments, and every other candidate, each with its reason."""
+    """Return what ``load`` would choose with the same arguments, and every other candidate, each with its reason.
+
+    ``turn`` is the question to rank for: 512 tokens of a prompt and 128 of an answer, if no other is given.
+    """
     opened = _open(bundle)
     hardware = detect()
     held = {each.runtime for each in opened.manifest.variants}
@@ -104,6 +109,7 @@ def plan(
         kv_cache=kv_cache,
         tunings=read_tunings(opened.id, hardware, supports),
         strict=strict,
+        turn=turn,
     )
 
 

@@ -17,6 +17,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.decoder import KvCache as KvCache
 from edgepack.device.engine import Engine as Engine
 from edgepack.device.engine import Options as Options
+from edgepack.device.engine import Speed as Speed
 from edgepack.device.engine import Support as Support
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError
@@ -101,6 +102,18 @@ class Engines(Protocol):
 
     def engines(self) -> tuple[Engine, ...]:
         """Return all that it knows, best first. Each that is installed is tried, in a child process. Never raises."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A runtime that can say how fast it computes on this machine's CPU."""
+
+    def speed(self, hardware: Hardware) -> Speed | None:
+        """Measure products of the engine's own with ``hardware.threads`` threads, within a second or two.
+
+        None where they cannot be measured. It may raise any ``EdgepackError`` and end its process.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import EngineMissingError, UsageError
-from edgepack.runtime import Options, Support
+from edgepack.runtime import Options, Speed, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.session import OnnxSession
 
@@ -36,6 +36,12 @@ class OnnxRuntime:
             # Wheels with CUDA exist for both processors that any has.
             return replace(support, reason=reason, install=engine.INSTALL_CUDA)
         return replace(support, devices=("cuda", "cpu"))
+
+    def speed(self, hardware: Hardware) -> Speed:
+        """Return how fast onnxruntime multiplies here; see ``speed.measure``."""
+        from edgepack_runtimes.onnx.speed import measure
+
+        return measure(hardware.threads)
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:
         """Check the variant's files, then load them on the device that ``probe`` offers first for its KV cache.

@@ -84,22 +84,34 @@ def show(report: BenchReport) -> None:
     rows.add_row("load", f"{report.load_s:.3f}", "", "s")
     for name, spread, digits, unit in (
         ("time to first token", report.ttft_s, 3, "s"),
+        ("time to answer", report.answer_s, 3, "s"),
         ("prefill", report.prefill_tps, 1, "tokens/s"),
         ("decode", report.decode_tps, 1, "tokens/s"),
         ("between tokens, p50", report.inter_token_p50_ms, 2, "ms"),
         ("between tokens, p95", report.inter_token_p95_ms, 2, "ms"),
     ):
         rows.add_row(name, *_digits(spread, digits), unit)
-    for name, count, unit in (
-        ("peak memory", report.peak_rss, ""),
-        ("read per token", report.bytes_per_token, ""),
-        ("memory reads at", round(report.bandwidth), "/s"),
-    ):
+    sizes = [("peak memory", report.peak_rss, ""), ("read per token", report.bytes_per_token, "")]
+    if report.bandwidth:
+        sizes.append(("memory reads at", round(report.bandwidth), "/s"))
+    for name, count, unit in sizes:
         figure, size = human(count).split()
         rows.add_row(name, figure, "", size + unit)
-    rows.add_row("of the roofline", f"{report.roofline:.1%}".removesuffix("%"), "", "%")
+    if report.roofline:
+        rows.add_row("of the roofline", f"{report.roofline:.1%}".removesuffix("%"), "", "%")
     console.print()
     console.print(rows)
+    for line in _warnings(report):
+        say(console, styled("yellow", line))
+
+
+def _warnings(report: BenchReport) -> list[str]:
+    warnings = []
+    if report.busy:
+        warnings.append(f"Other programs took {report.neighbours:.1f} cores meanwhile: alone it would be faster.")
+    if report.bandwidth is None:
+        warnings.append("No roofline: other programs left no quiet moment in which to measure the memory.")
+    return warnings
 
 
 def _digits(spread: Spread, digits: int) -> tuple[str, str]:

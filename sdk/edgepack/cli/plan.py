@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from edgepack.cli.screen import (
     AsJson,
@@ -19,10 +21,15 @@ from edgepack.cli.screen import (
     styled,
     table,
 )
+from edgepack.device.seconds import ANSWER, PROMPT
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
     from edgepack.device.planning import Plan
+
+
+Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt to rank for.")]
+Answer = Annotated[int, typer.Option("--answer-tokens", min=1, help="Tokens of the answer to rank for.")]
 
 
 def plan(
@@ -32,14 +39,18 @@ def plan(
     context: Context = None,
     kv_cache: KvCache = None,
     strict: Strict = False,
+    prompt_tokens: Prompt = PROMPT,
+    answer_tokens: Answer = ANSWER,
     json: AsJson = False,
 ) -> None:
     """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
     from edgepack.bundle.files import open_bundle
+    from edgepack.device.seconds import Turn
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")
-    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict)
+    turn = Turn(prompt_tokens, answer_tokens)
+    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict, turn=turn)
     if json:
         as_json(as_mapping(made))
     else:
@@ -98,5 +109,9 @@ def show(bundle: Bundle, plan: Plan) -> None:
             say(console, Text(f"{'':<{width}}  {candidate.hint}", style))
     if not plan.tuned:
         console.print()
-        line = f"Ranked by rule: this device has not been tuned for the bundle. Measure it: edgepack tune {bundle.path}"
+        seconds = plan.candidates[0].seconds if plan.candidates else None
+        rule = "a prediction" if seconds and seconds.certain else "rule"
+        line = (
+            f"Ranked by {rule}: this device has not been tuned for the bundle. Measure it: edgepack tune {bundle.path}"
+        )
         say(console, Text(line, "dim"))

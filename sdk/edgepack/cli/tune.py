@@ -42,42 +42,49 @@ def show(report: TuneReport) -> None:
     """Print a report: every trial, the best of each variant marked, what could not be measured, and the winner."""
     from rich.text import Text
 
+    from edgepack.device.seconds import Turn, at_rates
+
     console = out()
     rows = table(
-        "variant", "device", "threads", "chunk", "weights", "decode", "prefill", "4 for 1", "",
-        right=("threads", "chunk", "decode", "prefill", "4 for 1"),
+        "variant", "threads", "chunk", "weights", "decode", "prefill", "answer", "±", "",
+        right=("threads", "chunk", "decode", "prefill", "answer", "±"),
     )  # fmt: skip
     best = {_key(tuning) for tuning in report.tunings}
     previous = ""
     for trial in sorted(report.trials, key=lambda trial: _place(report, trial)):
-        remark, style = (
-            ("best", "bold") if _key(trial) in best else (trial.reason or "", "yellow" if trial.reason else "")
-        )
+        remark, style = ("*", "bold") if _key(trial) in best else ("!", "yellow") if trial.reason else ("", "")
         rows.add_row(
             trial.variant if trial.variant != previous else "",
-            trial.device or "-",
             str(trial.threads),
             str(trial.chunk),
             _WEIGHTS[trial.repack],
             *(f"{rate:.1f}" if rate else "-" for rate in (trial.decode_tps, trial.prefill_tps)),
-            f"{trial.batch_cost:.2f}x" if trial.batch_cost else "-",
+            *_spread([run.total for run in trial.runs]),
             remark,
             style=style,
         )
         previous = trial.variant
-    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s"))
+    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s, * the best"))
     console.print()
     console.print(rows)
+    for trial in report.trials:
+        if trial.reason:
+            say(console, styled("yellow", f"{trial.variant}, {settings(trial)}: {trial.reason}"))
     console.print()
-    winner = report.winner
+    winner, turn = report.winner, Turn()
+    answer = at_rates(winner.prefill_tps, winner.decode_tps, turn)
     say(
         console,
         Text.assemble(
             ("winner: ", "green"),
             (winner.variant, "bold"),
-            f", {settings(winner)}: {winner.decode_tps:.1f} tokens/s, the median over its chunks",
+            f", {settings(winner)}: {answer.total:.2f} s to answer ({turn.prompt} + {turn.answer} tokens), "
+            f"{winner.decode_tps:.1f} tokens/s",
         ),
     )
+    if report.busy:
+        line = f"Other programs took up to {report.neighbours:.1f} cores meanwhile: tune again when they are done."
+        say(console, styled("yellow", line))
     if report.file is not None:
         say(console, Text(f"edgepack.load takes it from now on. Remembered in {report.file}", "dim"))
 
@@ -92,11 +99,22 @@ def settings(of: Trial | Tuning) -> str:
     return f"{threads}, chunk {of.chunk}{weights}"
 
 
+def _spread(seconds: list[float]) -> tuple[str, str]:
+    """Return the middle of measurements, and how far they are from it at most."""
+    if not seconds:
+        return "-", ""
+    middle, half = (max(seconds) + min(seconds)) / 2, (max(seconds) - min(seconds)) / 2
+    return f"{middle:.2f} s", f"{half:.2f}" if len(seconds) > 1 else ""
+
+
 def _key(of: Trial | Tuning) -> tuple[str, int, int, bool | None]:
     return of.variant, of.threads, of.chunk, of.repack
 
 
 def _place(report: TuneReport, trial: Trial) -> tuple[bool, float, str]:
     """Return what orders the variants: the fastest first, last what could not be measured. Trials keep their order."""
-    speed = next((tuning.decode_tps for tuning in report.tunings if tuning.variant == trial.variant), 0.0)
-    return speed == 0.0, -speed, trial.variant
+    from edgepack.device.seconds import Turn, at_rates
+
+    mine = next((tuning for tuning in report.tunings if tuning.variant == trial.variant), None)
+    seconds = at_rates(mine.prefill_tps, mine.decode_tps, Turn()).total if mine else 0.0
+    return mine is None, seconds, trial.variant

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from edgepack.bundle.decoder import KvCache
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What an engine takes for one weight and one token, in seconds: in a prompt, of which it evaluates ``CHUNK``
+    tokens in a step, and in an answer, of which it evaluates one, so that the weights come from memory each time."""
+
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast an engine multiplies on this machine's CPU with so many threads, from products of its own.
+
+    ``rates`` are those of matrices by the name of a scheme or of an element type, as manifests have them; those of
+    what makes the logits, where a scheme stores it otherwise, by the scheme's name and ".head". ``layer`` are the
+    seconds of a layer beside its products: of a token in a prompt, and of a step of an answer. ``settled`` says that
+    no other program disturbed; ``tries`` counts the measurements of which this is the best.
+    """
+
+    threads: int
+    rates: Mapping[str, Rate]
+    layer: Rate
+    settled: bool = True
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +43,8 @@ class Support:
     ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
     ``better`` is the command that gives the runtime a faster engine for this machine than the one that it has.
     ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here, for variants that have none
-    built in; ``needs`` names the only type that a device takes, for devices that do not take every one.
+    built in; ``needs`` names the only type that a device takes, for devices that do not take every one. ``speed`` is
+    what was measured of it on the CPU, where it can be measured and remembered.
     """
 
     devices: tuple[str, ...]
@@ -26,6 +54,7 @@ class Support:
     kv_caches: tuple[KvCache, ...] = ("f32",)
     needs: Mapping[str, KvCache] = field(default_factory=dict)
     better: str | None = None
+    speed: Speed | None = None
 
     def device(self, kv_cache: KvCache) -> str | None:
         """Return the best device that takes a KV cache of that type."""
@@ -62,3 +91,16 @@ class Options:
     chunk: int = 128
     repack: bool | None = None
     spin: bool | None = None
+
+
+def older(version: str | None, floor: str) -> bool:
+    """Say whether a version is before another: "1.27.1" before "1.28". What has no number is not."""
+    found, needed = _numbers(version or ""), _numbers(floor)
+    # 1 and 1.0 are the same version.
+    length = max(len(found), len(needed))
+    return bool(found and needed) and found + (0,) * (length - len(found)) < needed + (0,) * (length - len(needed))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"[0-9]{1,18}(\.[0-9]{1,18})*(?![0-9.])", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

@@ -7,16 +7,17 @@ run stays in the list and says why, and where none can, ``Plan.choice`` raises t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal, cast, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
-from edgepack.device.engine import Options, Support
+from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import CHUNK, Q8_BLOCK, Memory, Payload, human, largest_context, needed
+from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
 
@@ -37,7 +38,8 @@ class Candidate:
     0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
-    is an accelerator of the machine that it does not use.
+    is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
+    from ``tuning``, or else predicted from the engine's own speed.
     """
 
     variant: str
@@ -54,6 +56,7 @@ class Candidate:
     hint: str | None = None
     tuning: Tuning | None = None
     idle: str | None = None
+    seconds: Seconds | None = None
 
     @property
     def eligible(self) -> bool:
@@ -65,7 +68,7 @@ class Candidate:
 class Plan:
     """All candidates, best first. ``context`` is the one planned for, ``limit`` the largest that the bundle allows;
     ``proven`` says whether a proof covers that limit or only the payloads are written for it; ``strict``, whether
-    ``choice`` refuses a substitute."""
+    ``choice`` refuses a substitute. ``turn`` is the question that it ranks for."""
 
     context: int
     limit: int
@@ -73,6 +76,7 @@ class Plan:
     backend: str | None
     candidates: tuple[Candidate, ...]
     strict: bool = False
+    turn: Turn = field(default_factory=Turn)
 
     @property
     def choice(self) -> Candidate:
@@ -135,18 +139,21 @@ def make_plan(
     kv_cache: str | None = None,
     tunings: Mapping[str, Tuning] | None = None,
     strict: bool = False,
+    turn: Turn | None = None,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
     bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice; ``kv_cache`` is "f32", "f16" or "q8",
     without one "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
-    measured of it on this device. ``strict``: see ``Plan.choice``.
+    measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for.
 
-    Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
-    the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within
+    Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
+    not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
+    seconds to an answer, where they are known for certain of all that could run there, else GGUF and then ONNX; within
     one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
-    proven ones. Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
+    proven ones.
+    Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
 
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
@@ -160,13 +167,18 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache))
+    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn())
     known = tunings or {}
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
         for each in manifest.variants
     ]
-    return Plan(planned, limit, proven, backend, tuple(sorted(found, key=_rank)), strict)
+    # Seconds and bits cannot be compared, nor a figure that others disturbed with one that they did not: either all
+    # that could run on the CPU are predicted, or none counts.
+    on_cpu = [each for each in found if each.eligible and each.device == "cpu" and each.tuning is None]
+    predicted = all(each.seconds and each.seconds.certain for each in on_cpu)
+    found.sort(key=lambda each: _rank(each, predicted=predicted))
+    return Plan(planned, limit, proven, backend, tuple(found), strict, asked.turn)
 
 
 def context_limit(manifest: Manifest) -> tuple[int, bool]:
@@ -201,6 +213,7 @@ class _Asked:
     backend: str | None
     variant: str | None
     kv_cache: KvCache | None
+    turn: Turn
 
 
 def _check_arguments(
@@ -244,6 +257,7 @@ def _candidate(
     if tuning is not None:
         options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
     device = support.device(kv) if support else None
+    speed = support.speed if support and device == "cpu" else None
     available = hardware.memory_available if hardware.memory_total else None
     payload = Payload(
         decoder=manifest.decoder,
@@ -265,6 +279,7 @@ def _candidate(
         engine=support.version if support else None,
         tuning=tuning,
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
+        seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
     if obstacle == "memory" and tuning is not None:
@@ -274,7 +289,7 @@ def _candidate(
     elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
         return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
     if obstacle is None and support is not None:
-        reason, hint = _merit(candidate, support)
+        reason, hint = _merit(candidate, support, asked.turn)
     return replace(candidate, obstacle=obstacle, reason=reason, hint=hint)
 
 
@@ -293,7 +308,7 @@ def _obstacle(
     install = f"Install it with: {support.install}" if support.install else None
     if candidate.device is None:
         return "engine", (support.reason or "it offers no device here").rstrip("."), install
-    if _older(support.version, variant.floor):
+    if older(support.version, variant.floor):
         return "engine", f"version {support.version} is installed, the variant needs {variant.floor}", install
     kv = candidate.options.kv_cache
     if kv not in kv_caches:
@@ -311,12 +326,16 @@ def _obstacle(
     return None, "", None
 
 
-def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
+def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
-    elif candidate.options.repack is False:
+    if candidate.seconds is not None:
+        tokens = f"({turn.prompt} + {turn.answer} tokens)"
+        beside = "" if candidate.seconds.certain else ", timed beside busy programs"
+        parts.insert(0, f"about {candidate.seconds.total:.2g} s to answer {tokens}{beside}")
+    if candidate.tuning is None and candidate.options.repack is False:
         parts.append("the weights as stored, since there is no memory for a copy that is faster")
     if not candidate.proven:
         parts.append("unproven, so it ranks after every proven variant")
@@ -342,14 +361,18 @@ def measured(tuning: Tuning) -> str:
     return f"measured {tuning.decode_tps:.1f} tok/s with {threads}, chunk {tuning.chunk}{repack}"
 
 
-def _rank(candidate: Candidate) -> tuple[int, bool, float, _Rule]:
-    return get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0, *_preference(candidate)
+def _rank(candidate: Candidate, *, predicted: bool) -> tuple[int, bool, float, _Rule]:
+    obstacle = get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0
+    unproven, seconds, rule = _preference(candidate)
+    if predicted and candidate.seconds and candidate.tuning is None and candidate.eligible:
+        rule = unproven, min(_CPU_ORDER.values()), candidate.seconds.total, candidate.variant
+    return obstacle, unproven, seconds, rule
 
 
 def _preference(candidate: Candidate) -> tuple[bool, float, _Rule]:
-    """Return what orders candidates that could all run: the measured ones by their speed, then the others by rule."""
-    speed = candidate.tuning.decode_tps if candidate.tuning else 0.0
-    return not candidate.proven, -speed, _rule(candidate)
+    """Return what orders candidates that could all run: the measured ones by their time, then the others by rule."""
+    seconds = candidate.seconds.total if candidate.tuning and candidate.seconds else inf
+    return not candidate.proven, seconds, _rule(candidate)
 
 
 def _rule(candidate: Candidate) -> _Rule:
@@ -363,15 +386,3 @@ def _rule(candidate: Candidate) -> _Rule:
 def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
     limit, _ = context_limit(manifest)
     return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
-
-
-def _older(version: str | None, floor: str) -> bool:
-    found, needed = _numbers(version or ""), _numbers(floor)
-    # 1 and 1.0 are the same version.
-    length = max(len(found), len(needed))
-    return bool(found and needed) and found + (0,) * (length - len(found)) < needed + (0,) * (length - len(needed))
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"[0-9]{1,18}(\.[0-9]{1,18})*(?![0-9.])", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()

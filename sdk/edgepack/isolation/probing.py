@@ -1,7 +1,8 @@
 """What a registered runtime says of itself, asked in a child process: an engine that aborts, hangs or needs another
 processor becomes a reason.
 
-Run as ``python -m edgepack.isolation.probing <name>``, with the facts of the machine as JSON on standard input.
+Run as ``python -m edgepack.isolation.probing <name>``, with the facts of the machine as JSON on standard input. Its
+speed is asked in another child, ``edgepack.isolation.timing``, and only where it can be remembered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edgepack import runtime, threads
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError
-from edgepack.isolation import process
+from edgepack.isolation import process, timing
 from edgepack.runtime import Runtime, Support
 
 INSIDE: Final = "EDGEPACK_PROBING"
@@ -46,7 +47,9 @@ def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Su
     now = circumstances(facts, stamps(_sources(name)))
     with _lock:
         if (name, now) not in _answers:
-            _answers[name, now] = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
+            known = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
+            speed = timing.find(name, now, hardware) if "cpu" in known.devices else None
+            _answers[name, now] = replace(known, speed=speed)
         return _answers[name, now]
 
 

@@ -10,24 +10,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.memory import kv_bytes
+from edgepack.device.neighbours import disturbs, look, taken
 from edgepack.device.planning import Candidate
 from edgepack.engines import Runtimes, find, open_session, with_threads
 from edgepack.errors import ContextTooLargeError, EngineError, UsageError
 from edgepack.isolation import process, wire
+from edgepack.measuring.bandwidth import read_bandwidth
 from edgepack.runtime import Options, Session
 
 WARM_UP = 1
 REPEATS = 5
-BUFFER = 256 * 1024 * 1024
 TIMEOUT_S = 3600.0
 
 
@@ -52,7 +51,10 @@ class BenchReport:
     ``decode_tps`` is (n - 1) / (t_last - t_first) over the n generated tokens. ``bytes_per_token`` is what one
     decoding step reads: all weights, and the KV cache at the middle of the answer; where the embedding is not tied to
     the head it is an upper bound. ``roofline`` is the fraction of ``bandwidth`` (bytes per second) that
-    this makes. ``peak_rss`` is the process's, before the bandwidth was measured.
+    this makes; both are None where other programs left no quiet moment for it. ``peak_rss`` is the process's, before
+    the bandwidth was measured. ``answer_s`` is the time of a whole run. ``neighbours`` are the cores that other
+    programs took meanwhile on average (None: the system does not say), and ``busy`` says whether that is so much that
+    the figures are not this machine's.
     """
 
     bundle: str
@@ -66,14 +68,17 @@ class BenchReport:
     repeats: int
     load_s: float
     ttft_s: Spread
+    answer_s: Spread
     prefill_tps: Spread
     decode_tps: Spread
     inter_token_p50_ms: Spread
     inter_token_p95_ms: Spread
     peak_rss: int
-    bandwidth: float
+    bandwidth: float | None
     bytes_per_token: int
-    roofline: float
+    roofline: float | None
+    neighbours: float | None
+    busy: bool
 
 
 def decode_tps(times: Sequence[float]) -> float:
@@ -138,12 +143,14 @@ def bench(
     try:
         prompt = random_tokens(bundle.manifest.tokenizer.rows, prompt_tokens)
         runs = []
+        before = look()
         for repeat in range(WARM_UP + repeats):
             times = generate(session, prompt, decode_tokens)
             if repeat >= WARM_UP:
                 runs.append(times)
             if progress is not None:
                 progress()
+        others = taken(before, look())
     finally:
         session.close()
     rss = peak_rss()
@@ -163,6 +170,7 @@ def bench(
         repeats=repeats,
         load_s=load_s,
         ttft_s=Spread.of([times[0] for times in runs]),
+        answer_s=Spread.of([times[-1] for times in runs]),
         prefill_tps=Spread.of([prompt_tokens / times[0] for times in runs]),
         decode_tps=tps,
         inter_token_p50_ms=Spread.of([percentile(gaps_ms(times), 50) for times in runs]),
@@ -170,7 +178,9 @@ def bench(
         peak_rss=rss,
         bandwidth=bandwidth,
         bytes_per_token=read,
-        roofline=tps.median * read / bandwidth,
+        roofline=tps.median * read / bandwidth if bandwidth else None,
+        neighbours=others,
+        busy=disturbs(others, options.threads),
     )
 
 
@@ -261,33 +271,6 @@ def peak_rss() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def read_bandwidth(threads: int, repeats: int = 5) -> float:
-    """Return the bytes per second that ``threads`` threads read from memory together: the best of ``repeats``.
-
-    Each thread folds its share of a buffer of integers into one with a bitwise or, which numpy does without the GIL
-    and faster than memory delivers. The buffer is four times the last-level cache, at least 256 MiB.
-    """
-    import numpy as np
-
-    numbers = np.ones(max(BUFFER, 4 * _cache_bytes()) // 8, np.int64)
-    parts = np.array_split(numbers, threads)
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(repeats):
-            started = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))
-            best = min(best, time.perf_counter() - started)
-    return numbers.nbytes / best
-
-
-def _cache_bytes() -> int:
-    try:
-        text = Path("/sys/devices/system/cpu/cpu0/cache/index3/size").read_text().strip()
-        return int(text.removesuffix("K")) * 1024 if text.endswith("K") else 0
-    except (OSError, ValueError):
-        return 0
 
 
 if __name__ == "__main__":

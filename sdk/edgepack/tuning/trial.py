@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from edgepack.bundle.files import open_bundle
+from edgepack.device.neighbours import look, taken
 from edgepack.device.planning import Candidate
 from edgepack.engines import Runtimes, find, open_session
 from edgepack.errors import EdgepackError, EngineError
@@ -41,13 +42,15 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """Medians in tokens per second, ``batch_cost`` as in ``Tuning``, and the tokens of the runs that gave them."""
+    """Medians in tokens per second, ``batch_cost`` as in ``Tuning``, the tokens of the runs that gave them, and the
+    cores that other programs took meanwhile (None: the system does not say)."""
 
     decode_tps: float
     prefill_tps: float
     batch_cost: float
     prompt: int
     decode: int
+    neighbours: float | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -93,8 +96,10 @@ def measure(job: Job, runtimes: Runtimes | None = None) -> Measurement:
         if job.most_s is not None:
             prompt, decode = shorten(prompt, decode, _taste(session, ids), job.most_s)
         generate(session, ids[:prompt], 2)  # the first run of a length also allocates
+        before = look()
         runs = [generate(session, ids[:prompt], decode) for _ in _rounds(job.repeats, job.least_s)]
         batch_cost = _batch_cost(session, ids, max(0, min(prompt, options.context - BATCH)), job.least_s)
+        others = taken(before, look())
     finally:
         session.close()
     return Measurement(
@@ -103,6 +108,7 @@ def measure(job: Job, runtimes: Runtimes | None = None) -> Measurement:
         batch_cost=batch_cost,
         prompt=prompt,
         decode=decode,
+        neighbours=others,
     )
 
 

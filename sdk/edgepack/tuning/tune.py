@@ -1,8 +1,9 @@
 """Tune: measure what a bundle reaches on this device with other settings, and keep the best of each variant.
 
-Each candidate of the plan is measured as the rules would open it. Then one setting after the other is varied while
-the best of the others stays: threads, weight repacking, chunk. What is measured, ``edgepack.tuning.trial`` says; where
-it is kept, ``edgepack.device.tuning``.
+Each candidate of the plan is measured as the rules would open it, then with every other pair of threads and weight
+repacking, since which layout is better depends on the threads; and the best of these with other chunks. What wins meets
+the rules' settings again, in turns, and replaces them only where the two never overlap: less is noise. What counts is
+the time to an answer. What is measured, ``edgepack.tuning.trial`` says; where it is kept, ``edgepack.device.tuning``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import TypedDict
 
 from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware, detect
+from edgepack.device.neighbours import disturbs
 from edgepack.device.planning import Candidate, make_plan
+from edgepack.device.seconds import Seconds, Turn, at_rates
 from edgepack.device.tuning import Tuning, write_tunings
 from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
@@ -24,6 +27,9 @@ from edgepack.tuning.trial import Job, Measurement, run
 
 MARGIN = 1.03
 """How many times as fast another setting must be to replace one: less may be noise."""
+
+REMATCHES = 2
+"""Times that a winner and the rules' settings are measured once more, one after the other."""
 
 CHUNKS = (64, 128, 256, 512)
 _SLOWER = 10.0  # times as long as the first trial may another of the same candidate take
@@ -34,7 +40,7 @@ class Setting(TypedDict, total=False):
     """A field of ``Options`` that is varied, with its new value."""
 
     threads: int
-    repack: bool
+    repack: bool | None
     chunk: int
 
 
@@ -59,7 +65,8 @@ QUICK = Effort(256, 16, repeats=2, least_s=0.3, most_s=2.0, trial_s=300.0, chunk
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One line of the search: a setting, and what it reached or why there is nothing to say."""
+    """One line of the search: a setting, and what it reached or why there is nothing to say. ``runs`` are the
+    seconds to an answer, one for each time that it was measured; the rates are the last time's."""
 
     variant: str
     runtime: str
@@ -70,6 +77,7 @@ class Trial:
     decode_tps: float | None = None
     prefill_tps: float | None = None
     batch_cost: float | None = None
+    runs: tuple[Seconds, ...] = ()
     reason: str | None = None
 
 
@@ -80,7 +88,8 @@ Watch = Callable[[Trial, int, int], None]
 @dataclass(frozen=True, slots=True)
 class TuneReport:
     """What was found. ``winner`` is what the plan takes from now on; ``file`` keeps the tunings, None where the state
-    folder could not be written to."""
+    folder could not be written to. ``neighbours`` are the most cores that other programs took during a trial, and
+    ``busy`` says that it was so much that the figures are not this machine's."""
 
     bundle: str
     bundle_id: str
@@ -89,6 +98,8 @@ class TuneReport:
     tunings: tuple[Tuning, ...]
     winner: Tuning
     file: str | None
+    neighbours: float | None
+    busy: bool
 
 
 def tune(
@@ -128,16 +139,21 @@ def tune(
         tunings=tuple(tunings.values()),
         winner=winner,
         file=file,
+        neighbours=search.neighbours,
+        busy=disturbs(search.neighbours, hardware.threads),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """What won so far of one candidate, which holds the options; no other of its trials may take longer."""
+    """What won so far of one candidate, which holds the options; no other of its trials may take longer. ``first`` and
+    ``start`` are the rules' settings and what they reached."""
 
     candidate: Candidate
     measured: Measurement
     limit_s: float
+    first: Candidate
+    start: Measurement
 
 
 class _Search:
@@ -147,26 +163,30 @@ class _Search:
         self, bundle: Bundle, hardware: Hardware, supports: Mapping[str, Support], effort: Effort, measure: Measure
     ) -> None:
         self.trials: list[Trial] = []
+        self.neighbours: float | None = None
         self._bundle, self._hardware, self._supports = bundle, hardware, supports
         self._effort, self._measure = effort, measure
         self._best: dict[str, _Best] = {}
 
     def run(self, candidates: Sequence[Candidate], watch: Watch) -> None:
         """Try each candidate by rule and with other threads, then vary the rest for those that are fast enough."""
-        total = sum(1 + len(self._threads(each)) + len(self._others(each)) for each in candidates)
+        total = sum(1 + len(self._layouts(each)) + len(self._chunks(each)) for each in candidates)
 
         def say(trial: Trial) -> None:
-            watch(trial, len(self.trials), total)
+            watch(trial, min(len(self.trials), total), total)
 
         for candidate in candidates:
             self._bundle.check([candidate.variant])
             self._first(candidate, say)
             # Threads that fight for a core with another program are slower by any factor, so they are for everyone.
-            self._vary(candidate.variant, self._threads(candidate), say)
-        fastest = max((best.measured.decode_tps for best in self._best.values()), default=0.0)
+            self._vary(candidate.variant, self._layouts(candidate), say)
+        fastest = min((seconds(best.measured).total for best in self._best.values()), default=0.0)
         for variant, best in list(self._best.items()):
-            if best.measured.decode_tps >= self._effort.share * fastest:
-                self._vary(variant, self._others(best.candidate), say)
+            if self._effort.share * seconds(best.measured).total <= fastest:
+                self._vary(variant, self._chunks(best.candidate), say)
+        for variant, best in list(self._best.items()):
+            if best.candidate != best.first:
+                self._rematch(variant, best, say)
 
     def tunings(self) -> dict[str, Tuning]:
         """Return the best that was found of each candidate that could be measured, by variant."""
@@ -190,19 +210,22 @@ class _Search:
             batch_cost=median(each.batch_cost for each in same if each.batch_cost),
         )
 
-    def _threads(self, candidate: Candidate) -> list[Setting]:
-        # An accelerator leaves the processor nothing to do but to feed it.
-        counts = thread_counts(self._hardware) if candidate.device == "cpu" else []
-        return [{"threads": count} for count in counts if count != candidate.options.threads]
+    def _layouts(self, candidate: Candidate) -> list[Setting]:
+        """Return the pairs of threads and repacking that the rules do not take."""
+        if candidate.device != "cpu":  # it leaves the processor nothing to do but to feed it
+            return []
+        options, scheme = candidate.options, self._bundle.variant(candidate.variant).quantization.scheme
+        chooses = candidate.runtime == "gguf" and scheme != "f32"  # which has no other form
+        repacks: list[bool | None] = [None, True, False] if chooses else [None]
+        pairs = [(count, repack) for repack in repacks for count in thread_counts(self._hardware)]
+        rule = options.threads, options.repack
+        return [{"threads": count, "repack": repack} for count, repack in pairs if (count, repack) != rule]
 
-    def _others(self, candidate: Candidate) -> list[Setting]:
+    def _chunks(self, candidate: Candidate) -> list[Setting]:
         options = candidate.options
-        chunks = [chunk for chunk in self._effort.chunks if chunk != options.chunk and chunk <= options.context]
-        settings: list[Setting] = [{"chunk": chunk} for chunk in chunks]
-        scheme = self._bundle.variant(candidate.variant).quantization.scheme
-        if candidate.runtime == "gguf" and candidate.device == "cpu" and scheme != "f32":  # it has no other form
-            settings[:0] = [{"repack": True}, {"repack": False}]
-        return settings
+        return [
+            {"chunk": chunk} for chunk in self._effort.chunks if chunk != options.chunk and chunk <= options.context
+        ]
 
     def _first(self, candidate: Candidate, say: Callable[[Trial], None]) -> None:
         effort, started = self._effort, time.monotonic()
@@ -217,7 +240,7 @@ class _Search:
         )
         if measured := self._try(job, effort.trial_s, say):
             limit_s = _PATIENCE_S + _SLOWER * (time.monotonic() - started)
-            self._best[candidate.variant] = _Best(candidate, measured, limit_s)
+            self._best[candidate.variant] = _Best(candidate, measured, limit_s, candidate, measured)
 
     def _vary(self, variant: str, settings: Iterable[Setting], say: Callable[[Trial], None]) -> None:
         for setting in settings if variant in self._best else ():
@@ -230,20 +253,51 @@ class _Search:
             if measured and faster(measured, best.measured, prefill_only="chunk" in setting):
                 self._best[variant] = replace(best, candidate=changed, measured=measured)
 
-    def _try(self, job: Job, limit_s: float, say: Callable[[Trial], None]) -> Measurement | None:
-        candidate, options = job.candidate, job.candidate.options
-        trial = Trial(
+    def _rematch(self, variant: str, best: _Best, say: Callable[[Trial], None]) -> None:
+        """Measure the winner and the rules' settings in turns, and keep the winner where it was faster each time.
+
+        Where only the chunk differs, only prefill does.
+        """
+        lengths = best.measured.prompt, best.measured.decode
+        for _ in range(REMATCHES):
+            for candidate in (best.first, best.candidate):
+                job = Job(str(self._bundle.path), candidate, *lengths, self._effort.repeats, self._effort.least_s)
+                self._try(job, best.limit_s, say)
+        ours, rules = (self._trial(candidate) for candidate in (best.candidate, best.first))
+        same = (ours.threads, ours.repack) == (rules.threads, rules.repack)
+        ours_s, rules_s = ([run.prefill if same else run.total for run in each.runs] for each in (ours, rules))
+        if ours.reason or max(ours_s) >= min(rules_s):
+            self._best[variant] = replace(best, candidate=best.first, measured=best.start)
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        """Return the line of a candidate's settings, a new one where they were not tried."""
+        options = candidate.options
+        new = Trial(
             candidate.variant, candidate.runtime, candidate.device, options.threads, options.chunk, options.repack
         )
+        return next((each for each in self.trials if _setting(each) == _setting(new)), new)
+
+    def _try(self, job: Job, limit_s: float, say: Callable[[Trial], None]) -> Measurement | None:
+        candidate, trial = job.candidate, self._trial(job.candidate)
         say(trial)
+        if trial not in self.trials:
+            self.trials.append(trial)
+        place = self.trials.index(trial)
         try:
             self._check_memory(candidate)
             measured = self._measure(job, limit_s)
         except EdgepackError as error:
-            self.trials.append(replace(trial, reason=error.message))
+            self.trials[place] = replace(trial, reason=error.message)
             return None
-        decode, prefill, batch = measured.decode_tps, measured.prefill_tps, measured.batch_cost
-        self.trials.append(replace(trial, decode_tps=decode, prefill_tps=prefill, batch_cost=batch))
+        self.trials[place] = replace(
+            trial,
+            decode_tps=measured.decode_tps,
+            prefill_tps=measured.prefill_tps,
+            batch_cost=measured.batch_cost,
+            runs=(*trial.runs, seconds(measured)),
+        )
+        if measured.neighbours is not None:
+            self.neighbours = max(self.neighbours or 0.0, measured.neighbours)
         return measured
 
     def _check_memory(self, candidate: Candidate) -> None:
@@ -265,15 +319,17 @@ def thread_counts(hardware: Hardware) -> list[int]:
     return sorted(count for count in wanted if 1 <= count <= max(1, granted))
 
 
-def faster(one: Measurement, other: Measurement, *, prefill_only: bool) -> bool:
-    """Say whether one setting is better than another: by decoding, or where that is about equal by prefill.
+def seconds(measured: Measurement) -> Seconds:
+    """Return the seconds to an answer at measured rates."""
+    return at_rates(measured.prefill_tps, measured.decode_tps, Turn())
 
-    A chunk only concerns prefill.
-    """
-    pairs = [(one.decode_tps, other.decode_tps), (one.prefill_tps, other.prefill_tps)]
-    for rate, than in pairs[1:] if prefill_only else pairs:
-        if rate > than * MARGIN:
-            return True
-        if rate * MARGIN < than:
-            return False
-    return False
+
+def faster(one: Measurement, other: Measurement, *, prefill_only: bool) -> bool:
+    """Say whether one setting answers sooner than another; a chunk only concerns prefill."""
+    if prefill_only:
+        return one.prefill_tps > other.prefill_tps * MARGIN
+    return seconds(one).total * MARGIN < seconds(other).total
+
+
+def _setting(trial: Trial) -> tuple[str, int, int, bool | None]:
+    return trial.variant, trial.threads, trial.chunk, trial.repack

@@ -297,7 +297,8 @@ def test_measured_candidates_rank_by_their_speed_before_the_others() -> None:
     plan = make_plan(bundle("gguf-q4", "gguf-q8", "onnx-q4"), machine(), everywhere(CPU), tunings=tunings)
     assert order(plan) == ["onnx-q4", "gguf-q8", "gguf-q4"]
     assert plan.tuned
-    assert plan.choice.reason.startswith("measured 41.2 tok/s with 2 threads, chunk 256;")
+    answers = "about 8.2 s to answer (512 + 128 tokens); measured 41.2 tok/s with 2 threads, chunk 256;"
+    assert plan.choice.reason.startswith(answers)
     assert plan.candidates[2].tuning is None
     assert not make_plan(bundle(), machine(), everywhere(CPU)).tuned
 

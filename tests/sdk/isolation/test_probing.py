@@ -14,9 +14,10 @@ import small_bundle
 import edgepack
 from edgepack import fake
 from edgepack.device import state
+from edgepack.device.engine import Rate, Speed
 from edgepack.device.hardware import Hardware
 from edgepack.engines import probe_all
-from edgepack.isolation import probing, process
+from edgepack.isolation import probing, process, timing
 from edgepack.runtime import Support
 from edgepack_runtimes.gguf import GgufRuntime, selfcheck
 
@@ -29,6 +30,7 @@ def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The broken runtimes, registered, in a process and with a state folder that know nothing yet."""
     monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
     monkeypatch.setenv(broken_runtimes.ASKED, str(tmp_path / "asked"))
+    monkeypatch.setattr(timing, "find", lambda name, now, hardware: None)
     forget(monkeypatch)
     return broken_runtimes.register(tmp_path / "site", monkeypatch)
 
@@ -146,6 +148,13 @@ def test_it_is_asked_again_when_something_changes(
     for count, change in enumerate((reinstall, edit, see_a_gpu, hide_a_gpu, install_something, upgrade), 2):
         assert probing.probe("sound", change(metadata, monkeypatch)) == SOUND
         assert times_asked(tmp_path) == count, change.__name__
+
+
+def test_what_computes_on_the_cpu_comes_with_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = Speed(2, {"q4": Rate(1.0, 2.0)}, Rate(3.0, 4.0))
+    monkeypatch.setattr(timing, "find", lambda name, now, hardware: speed)
+    assert probing.probe("sound", HARDWARE) == replace(SOUND, speed=speed)
+    assert probing.probe("absent", HARDWARE).speed is None
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,13 +236,15 @@ def test_the_best_threads_weights_and_chunk_are_found_and_remembered(bundle: Bun
     assert read_tunings(bundle.id, MACHINE, supports) == best
 
 
-def test_each_setting_is_tried_once_and_alone(bundle: Bundle) -> None:
+def test_threads_and_weights_are_tried_together_and_nothing_twice(bundle: Bundle) -> None:
     machine = Machine()
     report = searched(bundle, machine)
     tried = [(each.threads, each.repack, each.chunk) for each in report.trials if each.variant == "gguf-q4"]
     assert tried == [
         (4, None, 128), (1, None, 128), (2, None, 128), (8, None, 128),
-        (4, True, 128), (4, False, 128), (4, None, 64), (4, None, 256), (4, None, 512),
+        (1, True, 128), (2, True, 128), (4, True, 128), (8, True, 128),
+        (1, False, 128), (2, False, 128), (4, False, 128), (8, False, 128),
+        (4, None, 64), (4, None, 256), (4, None, 512),
     ]  # fmt: skip
     assert all(each.repack is None for each in report.trials if each.variant == "fake-q4")
 
@@ -359,19 +361,52 @@ def test_counts_of_threads_worth_trying(cores: int, affinity: int, quota: float 
 @pytest.mark.parametrize(
     ("one", "other", "prefill_only", "better"),
     [
-        ((11.0, 50.0), (10.0, 100.0), False, True),
-        ((10.1, 110.0), (10.0, 100.0), False, True),
-        ((9.0, 900.0), (10.0, 100.0), False, False),
+        ((11.0, 100.0), (10.0, 100.0), False, True),
+        ((10.0, 50.0), (10.04, 20.0), False, True),  # more than twice the prefill, for a hair of decoding
+        ((9.0, 900.0), (10.0, 100.0), False, True),
+        ((9.0, 100.0), (10.0, 100.0), False, False),
         ((10.1, 101.0), (10.0, 100.0), False, False),
         ((1.0, 110.0), (10.0, 100.0), True, True),
         ((99.0, 90.0), (10.0, 100.0), True, False),
     ],
 )
-def test_decoding_counts_first_and_prefill_where_it_is_equal(
+def test_the_time_to_an_answer_counts_and_of_a_chunk_prefill(
     one: tuple[float, float], other: tuple[float, float], prefill_only: bool, better: bool
 ) -> None:
     measured = [Measurement(*rates, 1.5, 200, 20) for rates in (one, other)]
     assert faster(*measured, prefill_only=prefill_only) == better
+
+
+def test_a_winner_meets_the_rules_again_in_turns(bundle: Bundle) -> None:
+    machine = Machine(lambda job: {1: 5.0, 2: 20.0, 4: 10.0, 8: 1.0}[job.candidate.options.threads])
+    report = searched(bundle, machine)
+    last = [job.candidate.options.threads for job in machine.jobs if job.candidate.variant == "fake-q4"][-4:]
+    assert last == [4, 2, 4, 2]
+    runs = {each.threads: each.runs for each in report.trials if each.variant == "fake-q4" and each.chunk == 128}
+    assert {threads: len(each) for threads, each in runs.items()} == {1: 1, 2: 3, 4: 3, 8: 1}
+    assert runs[2][0].total == pytest.approx(512 / 100.0 + 127 / 20.0)
+
+
+def test_a_winner_that_was_once_slower_than_the_rules_was_noise(bundle: Bundle) -> None:
+    rates = iter([30.0, 9.0, 30.0])
+
+    def decode(job: Job) -> float:
+        options = job.candidate.options
+        lucky = job.candidate.variant == "fake-q4" and (options.threads, options.chunk) == (2, 128)
+        return next(rates) if lucky else 10.0
+
+    report = searched(bundle, Machine(decode))
+    assert {each.threads for each in report.tunings} == {4}
+    assert next(each for each in report.tunings if each.variant == "fake-q4").decode_tps == 10.0
+
+
+@pytest.mark.parametrize(("cores", "busy"), [(None, False), (0.3, False), (1.5, True)])
+def test_a_busy_machine_is_noticed(bundle: Bundle, cores: float | None, busy: bool) -> None:
+    def measure(job: Job, timeout_s: float) -> Measurement:
+        return Measurement(10.0, 100.0, 1.5, 200, 20, cores)
+
+    report = searched(bundle, measure)
+    assert (report.neighbours, report.busy) == (cores, busy)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +521,7 @@ def test_the_command_shows_every_trial_and_the_plan_follows(shaky: Bundle, capsy
     assert "SIGABRT" in out
     assert main(["plan", str(shaky.path)]) == 0
     out = capsys.readouterr().out
-    assert "chosen: measured" in out
+    assert "s to answer (512 + 128 tokens); measured" in out
     assert "edgepack tune" not in out
     assert main(["plan", str(shaky.path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["candidates"][0]["tuning"]["decode_tps"] > 0

@@ -1,0 +1,201 @@
+"""How fast llama.cpp multiplies here, for each element type: a layer and a head of realistic width, in and out.
+
+What the weights are does not matter to the time, so they are one byte over and over. The head is larger than the
+processor's caches, and so a step of an answer reads it from memory, as it does the weights of a real model.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Final, NamedTuple
+
+from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.device.engine import Rate, Speed
+from edgepack.device.memory import CHUNK
+from edgepack.runtime import Options
+from edgepack_runtimes.gguf.library import Library
+from edgepack_runtimes.gguf.load import open_session
+from edgepack_runtimes.gguf.session import GgufSession
+from edgepack_runtimes.scratch import held
+
+
+class Kind(NamedTuple):
+    """An element type of ggml: its number, elements and bytes of a block, and a byte that makes finite numbers."""
+
+    number: int
+    block: int
+    size: int
+    filling: int
+
+
+# ggml.h (enum ggml_type) and ggml-common.h (the block structures)
+_KINDS: Final[Mapping[str, Kind]] = {
+    "q4_K": Kind(12, 256, 144, 0x11),
+    "q6_K": Kind(14, 256, 210, 0x11),
+    "f16": Kind(1, 1, 2, 0x11),
+    "q8_0": Kind(8, 32, 34, 0x11),
+    "q4_0": Kind(2, 32, 18, 0x11),
+    "q5_0": Kind(6, 32, 22, 0x11),
+    "f32": Kind(0, 1, 4, 0x3C),
+    "q5_K": Kind(13, 256, 176, 0x11),
+}
+"""The types that are measured, those of what most people run first."""
+
+_ENOUGH_S: Final = 4.0
+"""Beside busy programs a measurement takes many times as long: then so many seconds must do."""
+
+_MIXTURES: Final = {"q4_k_m": "q4_K", "q5_k_m": "q5_K"}
+_NAMES_OF: Final = {"q6_k": "q6_K", "q4_0.head": "q6_K", "q4_k_m.head": "q6_K", "q5_k_m.head": "q6_K"}
+_MORE_BITS: Final = 1 / 7
+"""Of a mixture's layers: the part that is q6_K, half of the value and down projections of a Llama."""
+
+_WIDE: Final = 1024, 4096, 1
+_NARROW: Final = 64, 128, 8
+_HEAD_BYTES: Final = 48 << 20
+_PROMPT_ROUNDS: Final = 3
+_ANSWER_ROUNDS: Final = 5
+
+
+def measure(library: Library, threads: int) -> Speed:
+    """Return the speed of every type for which there is time.
+
+    Raises ``EngineError``, or ``OSError`` where there is no place for a model.
+    """
+    end = perf_counter() + _ENOUGH_S
+    layer = _layer(library, threads)
+    rates: dict[str, Rate] = {}
+    for name, kind in _KINDS.items():
+        if perf_counter() < end:
+            rates[name] = _rate(library, kind, threads)
+    for scheme, name in _MIXTURES.items():
+        if {name, "q6_K"} <= rates.keys():
+            rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
+    for scheme, name in _NAMES_OF.items():
+        if name in rates:
+            rates[scheme] = rates[name]
+    return Speed(threads, rates, layer)
+
+
+def mixed(one: Rate, other: Rate, share: float) -> Rate:
+    """Return the rate of a mixture of which ``share`` is ``other``."""
+    return Rate(
+        one.prefill + share * (other.prefill - one.prefill),
+        one.decode + share * (other.decode - one.decode),
+    )
+
+
+def _rate(library: Library, kind: Kind, threads: int) -> Rate:
+    hidden, intermediate, layers = _WIDE
+    rows = _HEAD_BYTES // (hidden // kind.block * kind.size)
+    chunk, step = _times(library, kind, _decoder(hidden, intermediate, layers, rows), threads)
+    weights = layers * (2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * intermediate)
+    head = hidden * rows
+    decode = step / (weights + head)
+    # Of a prompt, the head is one token's. A neighbour may have slowed only the steps: never more than half of it.
+    return Rate((chunk - min(head * decode, chunk / 2)) / (CHUNK * weights), decode)
+
+
+def _layer(library: Library, threads: int) -> Rate:
+    """Return what a layer costs whose weights are next to nothing: the rest is what every layer has besides."""
+    hidden, intermediate, layers = _NARROW
+    chunk, step = _times(library, _KINDS["q8_0"], _decoder(hidden, intermediate, layers, 64), threads)
+    return Rate(chunk / CHUNK / layers, step / layers)
+
+
+def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
+    heads = hidden // 64
+    return Decoder(
+        family="llama",
+        architecture="LlamaForCausalLM",
+        n_layers=layers,
+        hidden_size=hidden,
+        n_heads=heads,
+        n_kv_heads=max(1, heads // 4),
+        head_dim=64,
+        intermediate_size=intermediate,
+        n_vocab=rows,
+        context=4 * CHUNK,
+        trained_context=4 * CHUNK,
+        norm_eps=1e-5,
+        pattern=(Attention(Rope(theta=10000.0, dim=64)),) * layers,
+        tied=True,
+    )
+
+
+def _times(library: Library, kind: Kind, decoder: Decoder, threads: int) -> tuple[float, float]:
+    """Return the least seconds of a chunk of a prompt, and of a step of an answer after it."""
+    options = Options(decoder.context, threads, "f16", CHUNK)
+    with held(_model(kind, decoder)) as path:
+        session = open_session(library, path, decoder, options)
+        try:
+            # The first step reads the weights, and where other programs hold the cores the threads give way to them:
+            # that costs little with one token, and seconds with a chunk.
+            session.forward([1])
+            chunk = min(_seconds(session, CHUNK, 0) for _ in range(_PROMPT_ROUNDS))
+            _seconds(session, 1, CHUNK)
+            step = min(_seconds(session, 1, CHUNK) for _ in range(_ANSWER_ROUNDS))
+        finally:
+            session.close()
+    return chunk, step
+
+
+def _seconds(session: GgufSession, tokens: int, length: int) -> float:
+    session.rewind(length)
+    started = perf_counter()
+    session.forward([1] * tokens)
+    return perf_counter() - started
+
+
+def _model(kind: Kind, decoder: Decoder) -> bytearray:
+    """Return a GGUF file of the decoder, tied, its matrices of one kind."""
+    keys = [_text("general.architecture") + struct.pack("<I", 8) + _text("llama")]
+    keys += [_text("tokenizer.ggml.model") + struct.pack("<I", 8) + _text("no_vocab")]
+    numbers = {
+        "context_length": decoder.context,
+        "embedding_length": decoder.hidden_size,
+        "block_count": decoder.n_layers,
+        "feed_forward_length": decoder.intermediate_size,
+        "attention.head_count": decoder.n_heads,
+        "attention.head_count_kv": decoder.n_kv_heads,
+        "vocab_size": decoder.n_vocab,
+    }
+    keys += [_text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]
+    keys += [_text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, decoder.norm_eps)]
+    rows, data = [], bytearray()
+    for name, shape in decoder.tensors():
+        number, block, size, filling = kind if len(shape) > 1 else _KINDS["f32"]
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        extents = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        rows.append(_text(_name(name)) + extents + struct.pack("<IQ", number, len(data)))
+        data += bytes([filling]) * (count // block * size)
+        data += bytes(-len(data) % 32)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys + rows)
+    return bytearray(head + bytes(-len(head) % 32)) + data
+
+
+_NAMES: Final = {
+    "embedding": "token_embd",
+    "norm": "output_norm",
+    "attention.norm": "attn_norm",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.o": "attn_output",
+    "mlp.norm": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+}
+
+
+def _name(canonical: str) -> str:
+    if not canonical.startswith("layers."):
+        return f"{_NAMES[canonical]}.weight"
+    _, layer, rest = canonical.split(".", 2)
+    return f"blk.{layer}.{_NAMES[rest]}.weight"
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()

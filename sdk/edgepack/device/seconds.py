@@ -1,0 +1,102 @@
+"""How long an answer will take: a prediction from what an engine's products take here. Pure arithmetic.
+
+It counts the products with weights, which are read from memory once for each step, the products of attention with the
+KV cache, and what each layer takes beside them. Tokenising, sampling and the load are not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgepack.bundle.decoder import Decoder, KvCache
+from edgepack.bundle.manifest import Quantization
+from edgepack.device.engine import Options, Speed
+from edgepack.device.tuning import Tuning
+
+PROMPT, ANSWER = 512, 128
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The question that a plan is for: tokens of its prompt and of its answer."""
+
+    prompt: int = PROMPT
+    answer: int = ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """What a turn takes: the prompt until its first token is there, and then the rest of the answer.
+
+    ``certain`` says that no other program disturbed the measurement behind it.
+    """
+
+    prefill: float
+    decode: float
+    certain: bool = True
+
+    @property
+    def total(self) -> float:
+        """Seconds to the whole answer."""
+        return self.prefill + self.decode
+
+
+def predict(
+    speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, str], kv_cache: KvCache, turn: Turn
+) -> Seconds | None:
+    """Return what a turn will take, None where the engine's speed with one of the types is not known.
+
+    ``others`` maps the canonical names of tensors that do not have the scheme to the type that they have. Products of
+    attention are those of a query with the keys before it and of their weights with the values: 2 q values a position,
+    at the rate of plain numbers in a prompt; in an answer, the cache is read as weights of its type are.
+    """
+    rates = speed.rates
+    head = {"head", "embedding"} if decoder.tied else {"head"}
+    prefill = decode = last = 0.0
+    for name, shape in decoder.tensors():
+        if len(shape) < 2 or (name == "embedding" and not decoder.tied):
+            continue
+        of_scheme = rates.get(f"{scheme}.head") or rates.get(scheme) if name in head else rates.get(scheme)
+        rate = rates.get(others[name]) if name in others else of_scheme
+        if rate is None:
+            return None
+        weights = math.prod(shape)
+        decode += weights * rate.decode
+        if name in head:  # of a prompt, only the last token's logits are computed
+            last += weights * rate.decode
+        else:
+            prefill += weights * rate.prefill
+    cache = rates.get(kv_cache) or rates.get("f32")
+    plain = rates.get("f32") or cache
+    if cache is None or plain is None:
+        return None
+    layers, prompt, answer = decoder.n_layers, turn.prompt, turn.answer
+    attention = 2 * decoder.q_size * layers * plain.prefill * prompt / 2
+    step = decode + layers * speed.layer.decode + decoder.kv_values_per_token * cache.decode * (prompt + answer / 2)
+    return Seconds(
+        prefill=prompt * (prefill + attention + layers * speed.layer.prefill) + last,
+        decode=(answer - 1) * step,
+        certain=speed.settled,
+    )
+
+
+def at_rates(prefill_tps: float, decode_tps: float, turn: Turn) -> Seconds:
+    """Return what a turn takes at rates in tokens per second."""
+    return Seconds(turn.prompt / prefill_tps, (turn.answer - 1) / decode_tps)
+
+
+def expected(
+    decoder: Decoder, stored: Quantization, speed: Speed | None, options: Options, turn: Turn, tuning: Tuning | None
+) -> Seconds | None:
+    """Return what a turn takes: by what was measured of the variant, else by the engine's speed on the CPU, else None.
+
+    A speed holds for what an engine does by itself: with other threads, or weights as it is told, it is another.
+    """
+    if tuning is not None:
+        return at_rates(tuning.prefill_tps, tuning.decode_tps, turn)
+    if speed is None or speed.threads != options.threads or options.repack is not None:
+        return None
+    others = {each.tensor: each.scheme for each in stored.fallbacks}
+    return predict(speed, decoder, stored.scheme, others, options.kv_cache, turn)
