@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from edgepack.bundle.decoder import Decoder, KvCache
-from edgepack.bundle.manifest import Quantization
-from edgepack.device.engine import Options, Speed
-from edgepack.device.tuning import Tuning
+if TYPE_CHECKING:
+    from edgepack.bundle.decoder import Decoder, KvCache
+    from edgepack.bundle.manifest import Quantization
+    from edgepack.device.engine import Options, Speed
+    from edgepack.device.tuning import Tuning
 
 PROMPT, ANSWER = 512, 128
 
