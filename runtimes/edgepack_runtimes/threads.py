@@ -38,11 +38,15 @@ a kind that gives way."""
 class Threads:
     """The number of threads of a session, ``count``, at most ``most``.
 
-    ``free`` returns the cores that others left since it was last called, None where nobody knows.
+    ``free`` returns the cores that others left since it was last called, None where nobody knows. ``asleep`` is the
+    part of its time that each thread may sleep where it waits for others, on cores that are free; 0 if they spin. Those
+    that sleep lose little by a trial, so that only the first look counts: others may be of a kind that gives way.
     """
 
-    def __init__(self, most: int, free: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(self, most: int, free: Callable[[], float | None] = lambda: None, *, asleep: float = 0.0) -> None:
         self.most = self.count = most
+        self._enough = most * (1 - asleep) - _MISSING
+        self._sleeps = asleep > 0
         self._free = free
         self._wall = self._cpu = 0.0
         self._price = _PRICE[0]
@@ -72,7 +76,7 @@ class Threads:
             self._judge(had, spent)
 
     def _judge(self, had: float, spent: float) -> None:
-        if had >= self.most - _MISSING:
+        if had >= self._enough:
             self._price = _PRICE[0]
         elif self.most > 1:
             self._fewer(int(had), self._price * spent)
@@ -84,7 +88,7 @@ class Threads:
         self._free()  # what is asked for later begins here
 
     def _again(self) -> None:
-        fits = self._fits()
+        fits = self.most if self._sleeps else self._fits()
         if fits >= self.most or self._passed >= _MOST_S:
             self.count = self.most
         else:

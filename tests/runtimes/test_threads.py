@@ -36,6 +36,20 @@ def test_where_cores_are_taken_the_threads_are_fewer(most: int, taken: float) ->
     assert used.count(most) * 10 * 0.03 < 0.06 * 200
 
 
+def test_threads_that_sleep_where_they_wait_are_not_taken_for_disturbed() -> None:
+    sleepers = Threads(4, asleep=0.1)
+    assert set(run(sleepers, free=3.4, seconds=30)) == {4}
+    assert set(run(Threads(4), free=3.4, seconds=1)) == {4, 3}
+    assert set(run(sleepers, free=3.2, seconds=1)) == {4, 3}
+
+
+def test_threads_that_sleep_are_tried_soon_whatever_the_system_says() -> None:
+    used = list(run(Threads(2, lambda: 0.5, asleep=0.1), free=2, seconds=2))
+    assert used[0] == 1
+    assert used.index(2) * 0.03 < 0.2
+    assert set(used[used.index(2) :]) == {2}
+
+
 def test_a_single_thread_stays() -> None:
     assert set(run(Threads(1, lambda: 0.0), free=0.3, seconds=5)) == {1}
 

@@ -56,6 +56,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")
     facts = snapshot.facts(library.version, decoder, options.kv_cache)
     device = device_of(lines, library.accelerators(), decoder.n_layers)
+    asleep = own.ASLEEP if library.pools else 0.0
     return GgufSession(
         handle,
         path=path,
@@ -65,7 +66,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         context=options.context,
         chunk=chunk,
         # Where it was said what they do while they wait, they stay as many as they are.
-        threads=Threads(options.threads, watch.free) if options.spin is None else None,
+        threads=None if options.spin is not None else Threads(options.threads, watch.free, asleep=asleep),
         spin=options.spin,
     )
 

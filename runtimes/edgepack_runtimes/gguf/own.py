@@ -22,6 +22,11 @@ caller does between two tokens takes a few."""
 CAN_SLEEP: Final = sys.platform == "linux"
 """Whether threads sleep where they wait for long; elsewhere they spin."""
 
+ASLEEP: Final = 0.1
+"""The part of its time that a thread sleeps at barriers on free cores. Measured of two threads that decode with a model
+of 135M weights, whose operators are short: 8 % in the median of windows of 0.1 s, up to 22 %; beside a busy program
+50 %."""
+
 _SPIN: Final = -1  # rounds of spinning before a thread sleeps
 _SLEEP: Final = 0
 
