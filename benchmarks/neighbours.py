@@ -32,11 +32,11 @@ from typing import Any
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
+from edgepack.device.neighbours import look
 from edgepack.device.planning import default_kv_cache
 from edgepack.errors import UsageError
 from edgepack.measuring.bench import random_tokens
 from edgepack.runtime import Options, Session, find
-from edgepack_runtimes.threads import busy_seconds
 
 PROMPT = 128
 PARTS = ("whole", "step")  # of the time to the first token
@@ -98,7 +98,7 @@ class Others:
     def _now(self) -> tuple[float, float, float]:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         own = sum(each.ru_utime + each.ru_stime for each in used)
-        return busy_seconds() or 0.0, own, time.perf_counter()
+        return look().everyone or 0.0, own, time.perf_counter()
 
 
 def take(session: Session, ids: Sequence[int], seconds: float) -> tuple[float, float]:

@@ -12,7 +12,6 @@ so that the machine is quiet for them.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ from edgepack.runtime import Options
 from edgepack_runtimes.gguf import library
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.gguf.session import GgufSession
-from edgepack_runtimes.gguf.threads import Threads
+from edgepack_runtimes.threads import Threads
 
 PROMPT = [5 + 37 * place % 1000 for place in range(128)]
 
@@ -83,8 +82,7 @@ def main() -> None:
     bundle, threads = open_bundle(asked.bundle), detect().threads
     variant = next(each.id for each in bundle.manifest.variants if each.runtime == "gguf")
     loaded = library.load(next(engine for engine in library.ENGINES if engine.own))
-    spinning = ctypes.c_int.in_dll(loaded.native, "edgepack_rounds")
-    settings = {"default": (threads, spinning.value), "spins": (threads, -1), "sleeps": (threads, 0), "one": (1, 0)}
+    settings = {"default": (threads, None), "spins": (threads, True), "sleeps": (threads, False), "one": (1, None)}
     options = Options(context=1024, threads=threads, kv_cache="f16", repack=False)
     session = open_session(loaded, bundle.variant_path(variant) / "model.gguf", bundle.manifest.decoder, options)
     print(f"{variant}, {loaded.version}, {threads} threads, load before {os.getloadavg()[0]:.1f}\n")
@@ -93,8 +91,8 @@ def main() -> None:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
         with neighbours(count):
             for _ in range(asked.rounds):
-                for name, (number, rounds) in settings.items():
-                    session._threads, spinning.value = Held(number), rounds
+                for name, (number, spin) in settings.items():
+                    session._threads, session._spin = Held(number), spin
                     found[name].append(rates(session, asked.steps))
         for name, pairs in found.items():
             prefill, decode = zip(*pairs, strict=True)

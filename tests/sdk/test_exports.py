@@ -90,11 +90,12 @@ def test_a_command_imports_itself_and_no_other() -> None:
 
 def test_each_command_alone_is_the_one_that_all_have() -> None:
     def names(*argv: str) -> list[str | None]:
-        commands = app_for(argv).registered_commands
-        return [each.name or (each.callback and each.callback.__name__) for each in commands]
+        app = app_for(argv)
+        commands = [each.name or (each.callback and each.callback.__name__) for each in app.registered_commands]
+        return [*commands, *(group.name for group in app.registered_groups)]
 
     everything = names("--help")
-    assert {"build", "run", "verify", "doctor"} <= set(everything)
+    assert {"build", "run", "verify", "doctor", "engine"} <= set(everything)
     assert len(set(everything)) == len(everything)
     assert all(names(str(name), "--help") == [name] for name in everything)
     assert names("rum") == names() == everything

@@ -227,7 +227,7 @@ def _load(engine: Engine) -> Library:
         native = ctypes.CDLL(str(path))
         abi.declare(native, engine.context_params)
         pools = own.load(native, path.parent) if engine.own else None
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, ValueError) as error:  # ValueError: of a variable that is not there
         if _OPENMP in str(error):
             raise EngineMissingError(
                 f"{engine.distribution} {engine.version} needs the system's {_OPENMP}, which is not installed.",

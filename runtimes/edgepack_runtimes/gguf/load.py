@@ -12,13 +12,12 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import Q8_BLOCK
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
-from edgepack_runtimes.gguf import abi, header, log
+from edgepack_runtimes.gguf import abi, header, log, own
 from edgepack_runtimes.gguf.check import check
-from edgepack_runtimes.gguf.cores import Cores
-from edgepack_runtimes.gguf.library import Library
+from edgepack_runtimes.gguf.library import BUILD, Library
 from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.session import OUTPUTS, GgufSession, Native
-from edgepack_runtimes.gguf.threads import Threads
+from edgepack_runtimes.threads import Threads, Watch
 
 _REPACKED: Final = frozenset({"q4_0"})
 """Types whose weights the engine may rearrange at load for this processor, at the price of a second copy in memory,
@@ -32,8 +31,8 @@ of the file are all the memory that its weights need; q8_0 and f16 have no such 
 
 def open_session(library: Library, path: Path, decoder: Decoder, options: Options) -> GgufSession:
     """Load the file and make its context. Raises ``EngineError`` with the engine's own reason."""
-    _check_options(options, decoder)
-    cores = Cores()
+    _check_options(options, decoder, library)
+    watch = Watch()
     parsed = header.read(path)
     architecture = check(parsed, decoder, path)
     native = library.native
@@ -57,6 +56,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")
     facts = snapshot.facts(library.version, decoder, options.kv_cache)
     device = device_of(lines, library.accelerators(), decoder.n_layers)
+    asleep = own.ASLEEP if library.pools else 0.0
     return GgufSession(
         handle,
         path=path,
@@ -65,21 +65,25 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         n_vocab=n_vocab,
         context=options.context,
         chunk=chunk,
-        # Threads that sleep where they wait for long lose little by a trial; those that spin may lose seconds.
-        threads=Threads(options.threads, cores.free) if library.pools is None else Threads(options.threads),
+        # Where it was said what they do while they wait, they stay as many as they are.
+        threads=None if options.spin is not None else Threads(options.threads, watch.free, asleep=asleep),
+        spin=options.spin,
     )
 
 
-def _check_options(options: Options, decoder: Decoder) -> None:
+def _check_options(options: Options, decoder: Decoder, library: Library) -> None:
     for name, value in (("context", options.context), ("threads", options.threads), ("chunk", options.chunk)):
         if not 1 <= value < 1 << 31:
             raise UsageError(f"{name} is {value}, it must be a positive 32-bit integer.")
     if options.repack not in (None, True, False):
         raise UsageError(f"repack is {options.repack!r}.", hint="It is True, False or None.")
-    if options.spin is not None:
+    if options.spin is not None and library.pools is None:
         raise UsageError(
-            f"The runtime gguf cannot be told spin={options.spin}.", hint="OpenMP decides when its threads sleep."
+            f"The runtime gguf cannot be told spin={options.spin}: OpenMP decides when its threads sleep.",
+            hint=f"Use an engine of your own: {BUILD}",
         )
+    if options.spin is False and not own.CAN_SLEEP:
+        raise UsageError("The threads of gguf spin on this system.", hint="Leave spin out.")
     if options.kv_cache not in get_args(KvCache):
         raise UsageError(f"kv_cache is {options.kv_cache!r}.", hint=f"Choose one of {', '.join(get_args(KvCache))}.")
     if options.kv_cache == "q8" and decoder.head_dim % Q8_BLOCK["gguf"]:

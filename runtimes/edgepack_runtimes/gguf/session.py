@@ -21,7 +21,7 @@ from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.state import read_state, write_state
-from edgepack_runtimes.gguf.threads import Threads
+from edgepack_runtimes.threads import Threads
 
 Float32 = NDArray[np.float32]
 
@@ -106,7 +106,8 @@ class GgufSession:
         n_vocab: int,
         context: int,
         chunk: int,
-        threads: Threads,
+        threads: Threads | None,
+        spin: bool | None,
     ) -> None:
         self._native = native
         self._path = path
@@ -117,6 +118,7 @@ class GgufSession:
         self._chunk = chunk
         # An accelerator's steps leave the threads idle, whoever has the cores.
         self._threads = threads if device == "cpu" else Threads(1)
+        self._spin = spin
         self._owner = threading.get_ident()
         self._length = 0
         self._running = False
@@ -275,12 +277,15 @@ class GgufSession:
         if native.closing:  # at exit, in the main thread, while this one goes on
             raise self._closed()
         native.batch.n_tokens = n
-        if (threads := self._threads.next()) != native.threads:
+        if self._threads and (threads := self._threads.next()) != native.threads:
             native.threads = threads
             native.native.llama_set_n_threads(native.context, threads, threads)
+        if native.library.pools:
+            native.library.pools.wait(self._spin)
         began, used = perf_counter(), process_time()
         code = native.native.llama_decode(native.context, native.batch)
-        self._threads.took(perf_counter() - began, process_time() - used)
+        if self._threads:
+            self._threads.took(perf_counter() - began, process_time() - used)
         if code == abi.ABORTED or native.flag[0] != b"\0":
             raise self._cancelled()
         if code == abi.CONTEXT_FULL:

@@ -48,10 +48,15 @@ def check(variant: Path, decoder: Decoder, kv_cache: KvCache = "f32") -> None:
     if found.quantized_cache != (kv_cache == "q8"):
         raise EngineError(
             f"{path} has no KV cache of {kv_cache}.",
-            hint="The type is built into the variant: leave kv_cache out.",
+            hint=other_cache(kv_cache),
         )
     if difference := _difference(found, expected(decoder, found)):
         raise EngineError(f"{path} is not the graph of this decoder: {difference} differs.", hint="Build it again.")
+
+
+def other_cache(kv_cache: KvCache) -> str:
+    """Return the next step for who asked for a type of KV cache that a variant has not."""
+    return f"The type is built into the variant: leave kv_cache out, or build one with --kv-cache {kv_cache}."
 
 
 class _MalformedError(Exception):

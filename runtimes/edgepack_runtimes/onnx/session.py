@@ -18,7 +18,7 @@ from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, Prompt
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
-from edgepack_runtimes.onnx.check import GRAPH_FILE, check
+from edgepack_runtimes.onnx.check import GRAPH_FILE, check, other_cache
 from edgepack_runtimes.onnx.pool import Pool
 from edgepack_runtimes.threads import Threads, Watch
 
@@ -54,8 +54,7 @@ class OnnxSession:
         watch = Watch()
         self._engine = engine.start(variant / GRAPH_FILE, options.threads, device, spin=options.spin is not False)
         # Where it was said what they do while they wait, and on a GPU, they stay as many as they are.
-        adapts = options.spin is None and device == "cpu"
-        self._threads = Threads(options.threads if adapts else 1, watch.free())
+        self._threads = Threads(options.threads, watch.free) if options.spin is None and device == "cpu" else None
         self._pool = Pool(self._engine, options.threads)
         self._check_signature(variant / GRAPH_FILE)
         self._binding = self._engine.io_binding()
@@ -157,8 +156,8 @@ class OnnxSession:
         target = logits if len(logits) else self._start
         shape = (1, len(logits), self._decoder.n_vocab)
         self._binding.bind_output("logits", "cpu", 0, np.float32, shape, target.ctypes.data)
-        if self._threads.most > 1:
-            self._pool.use(self._threads.count)
+        if self._threads:
+            self._pool.use(self._threads.next())
         began, used = perf_counter(), process_time()
         try:
             self._engine.run_with_iobinding(self._binding, self._run_options)
@@ -166,7 +165,8 @@ class OnnxSession:
             if self._cancelled:
                 raise Cancelled("The evaluation was cancelled.") from None
             raise EngineError(f"onnxruntime failed: {engine.reason(error)}") from error
-        self._threads.took(perf_counter() - began, process_time() - used)
+        if self._threads:
+            self._threads.took(perf_counter() - began, process_time() - used)
         self._length += count
 
     @contextmanager
@@ -221,7 +221,7 @@ class OnnxSession:
             if wanted[node.name] == cache and built_in.get(node.type) != self._options.kv_cache:
                 raise EngineError(
                     f"{path} has no KV cache of {self._options.kv_cache}: {node.name} is a {node.type}.",
-                    hint="The type is built into the variant: leave kv_cache out.",
+                    hint=other_cache(self._options.kv_cache),
                 )
 
     def _bind_caches(self, device: str) -> list[Cache]:

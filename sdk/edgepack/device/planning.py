@@ -313,7 +313,9 @@ def _obstacle(
     kv = candidate.options.kv_cache
     if kv not in kv_caches:
         offered = " or ".join(kv_caches)
-        return "kv cache", f"it offers a KV cache in {offered}, not in {kv}", f"Ask for kv_cache={offered}."
+        hint = f"Ask for kv_cache={offered}"
+        hint += f", or build such a variant with: --kv-cache {kv}" if variant.kv_cache else "."
+        return "kv cache", f"it offers a KV cache in {offered}, not in {kv}", hint
     if (variant.runtime, candidate.device) == ("mlx", "cpu") and asked.backend is None and asked.variant is None:
         reason = "on a CPU it is an oracle for small models, far too slow to serve"
         return "oracle", reason, "Ask for it by name: backend=mlx."

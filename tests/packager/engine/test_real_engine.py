@@ -27,9 +27,12 @@ bundle = open_bundle(sys.argv[1])
 runtime, ids = GgufRuntime(), list(range(5, 45))
 logits = {}
 for variant in ("gguf-f32", "gguf-q4_k_m"):
-    session = runtime.open(bundle.variant_path(variant), bundle.manifest.decoder, Options(256, 2, "f32"))
-    logits[variant] = session.forward_all(ids).tolist()
-    session.close()
+    spins = (None, True, False) if sys.argv[2] == "edgepack-llama" else (None,)
+    for spin in spins:
+        session = runtime.open(bundle.variant_path(variant), bundle.manifest.decoder, Options(256, 2, "f32", spin=spin))
+        found = session.forward_all(ids).tolist()
+        assert logits.setdefault(variant, found) == found
+        session.close()
 rows = np.sin(np.arange(64 * 1024, dtype=np.float32)).reshape(64, 1024)
 print(json.dumps([runtime.engine_version(), logits, [
     runtime.quantize(name, rows).tobytes().hex() for name in ("q4_k", "q5_k", "q6_k", "q4_0", "q8_0")
@@ -53,7 +56,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(bundle: Built, *, first: Path | None, engine: str) -> tuple[str, dict[str, list[list[float]]], list[str]]:
     path = os.pathsep.join([*([str(first)] if first else []), *(entry for entry in sys.path if entry)])
     environment = {**os.environ, "PYTHONPATH": path, "EDGEPACK_ENGINE_GGUF": engine}
-    command = [sys.executable, "-c", PROGRAM, str(bundle.path)]
+    command = [sys.executable, "-c", PROGRAM, str(bundle.path), engine]
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
     version, logits, encoded = json.loads(done.stdout)
     return version, logits, encoded

@@ -31,6 +31,7 @@ void llama_attach_threadpool(void *context, void *pool, void *batch) { attached[
 void **pools(void) { return attached; }
 """
 CPU = """
+int edgepack_rounds = 2000;
 static int made[3];
 int ggml_backend_score(void) { return SCORE; }
 void *ggml_threadpool_new(struct params *p) {
@@ -82,6 +83,23 @@ def test_a_processor_without_a_variant_is_a_reason(tmp_path: Path) -> None:
     library(tmp_path, "libggml-cpu-zen4.so", CPU, "-DSCORE=0")
     with pytest.raises(OSError, match="no variant for this processor"):
         own.load(native, tmp_path)
+
+
+def test_an_engine_without_the_barrier_of_ours_is_refused(tmp_path: Path) -> None:
+    text = CPU.replace("edgepack_rounds", "other_rounds")
+    native = ctypes.CDLL(str(library(tmp_path, "libllama.so", LLAMA + text, "-DSCORE=1")))
+    with pytest.raises(ValueError, match="edgepack_rounds"):
+        own.load(native, tmp_path)
+
+
+def test_threads_wait_as_they_are_told(tmp_path: Path) -> None:
+    native = ctypes.CDLL(str(library(tmp_path, "libllama.so", LLAMA + CPU, "-DSCORE=1")))
+    pools, rounds = own.load(native, tmp_path), ctypes.c_int.in_dll(native, "edgepack_rounds")
+    found = []
+    for spin in (True, None, False, None):
+        pools.wait(spin)
+        found.append(rounds.value)
+    assert found == [-1, 2000, 0, 2000]
 
 
 def test_a_context_has_a_pool_of_its_threads_until_it_is_freed(tmp_path: Path) -> None:

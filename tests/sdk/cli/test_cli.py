@@ -121,7 +121,7 @@ def test_a_command_that_makes_no_sense_ends_with_2(invoke: Invoke, arguments: tu
     [
         (("--backend", "tensorrt"), "tensorrt"),
         (("--variant", "fake-q2"), "fake-q2"),
-        (("--kv-cache", "q8"), "q8"),
+        (("--kv-cache", "q7"), "q7"),
         (("--context", "0"), "context"),
     ],
 )

@@ -256,6 +256,15 @@ def test_a_kv_cache_that_the_engine_does_not_offer_is_refused() -> None:
     assert caught.value.hint == "Ask for kv_cache=f32."
 
 
+def test_a_kv_cache_that_is_built_into_another_variant_is_a_matter_of_the_build() -> None:
+    manifest = bundle("onnx-f32")
+    fixed = msgspec.structs.replace(manifest.variants[0], kv_cache="f32")
+    manifest = msgspec.structs.replace(manifest, variants=(fixed,))
+    with pytest.raises(EngineMissingError, match="KV cache in f32, not in q8") as caught:
+        _ = make_plan(manifest, machine(), {"onnx": Support(("cpu",), version="9")}, kv_cache="q8").choice
+    assert caught.value.hint == "Ask for kv_cache=f32, or build such a variant with: --kv-cache q8"
+
+
 @pytest.mark.parametrize(
     ("version", "floor", "runs"),
     [("1.2", "1.2", True), ("1.10", "1.9", True), ("1.2", "1.2.1", False), ("0.9", "1.0", False), (None, "1.0", True),
