@@ -32,7 +32,7 @@ _TIMEOUT_S: Final = 30.0
 _ENOUGH_S: Final = 3.0
 """No product is begun after so many seconds, as on a slow device with many types."""
 
-_BUSY_S: Final = 0.5
+_BUSY_S: Final = 2.0
 """The same beside busy programs, where a measurement takes many times as long and says little."""
 
 
