@@ -19,7 +19,7 @@ from edgepack import open_bundle
 from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, make_plan
-from edgepack.device.seconds import ANSWER, PROMPT
+from edgepack.device.seconds import ANSWER, PROMPT, schemes
 from edgepack.engines import probe_all
 from edgepack.measuring.bench import Job, bench_apart
 
@@ -48,7 +48,8 @@ class Row:
 def rows(bundle: Bundle, repeats: int) -> Iterator[Row]:
     """Yield a row for every variant that runs here and whose engine knows its speed."""
     hardware = detect()
-    supports = probe_all(hardware, {each.runtime for each in bundle.manifest.variants})
+    timed = schemes(bundle.manifest)
+    supports = probe_all(hardware, timed, schemes=timed)
     for candidate in make_plan(bundle.manifest, hardware, supports).candidates:
         speed = supports[candidate.runtime].speed if candidate.eligible else None
         if speed is not None and candidate.seconds is not None:

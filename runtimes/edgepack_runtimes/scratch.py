@@ -1,25 +1,49 @@
-"""A place for a generated model: in memory where the system has that, else a folder that goes with it."""
+"""A generated model: how large it must be, and a place in memory where the system has that, else a folder that goes
+with it."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+_MIB: Final = 1 << 20
+_PIECE: Final = _MIB
+
+
+def repeated(byte: int, count: int) -> list[bytes]:
+    """Return ``count`` bytes of one value, in pieces of which all but the last are the same object."""
+    piece = bytes([byte]) * min(count, _PIECE)
+    return [piece] * (count // _PIECE) + ([piece[: count % _PIECE]] if count % _PIECE else [])
+
+
+def uncached(root: Path = Path("/")) -> int:
+    """Return bytes that the caches of this processor do not hold: half as many again as the largest of them does.
+
+    8 to 96 MiB, 48 where the system does not say. Linux: Documentation/ABI/testing/sysfs-devices-system-cpu.
+    """
+    sizes = []
+    for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with suppress(OSError, ValueError):
+            sizes.append(int(file.read_text().strip().removesuffix("K")) << 10)
+    return min(max(3 * max(sizes) // 2, 8 * _MIB), 96 * _MIB) if sizes else 48 * _MIB
 
 
 @contextmanager
-def held(data: bytes | bytearray) -> Iterator[Path]:
-    """Yield the path of a file with the data. Raises ``OSError`` where the system has no place for it."""
+def held(pieces: Iterable[bytes]) -> Iterator[Path]:
+    """Yield the path of a file of the pieces. Raises ``OSError`` where the system has no place for it."""
     with ExitStack() as stack:
         path = None
         if hasattr(os, "memfd_create"):
             file = stack.enter_context(os.fdopen(os.memfd_create("edgepack"), "wb"))
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             path = Path(f"/proc/self/fd/{file.fileno()}")
         if path is None or not path.exists():
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-")), "model")
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                file.writelines(pieces)
         yield path

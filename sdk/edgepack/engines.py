@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from edgepack import runtime
@@ -20,16 +20,21 @@ Runtimes = Mapping[str, Runtime]
 
 
 def probe_all(
-    hardware: Hardware, names: Iterable[str] | None = None, runtimes: Runtimes | None = None
+    hardware: Hardware,
+    names: Iterable[str] | None = None,
+    runtimes: Runtimes | None = None,
+    schemes: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Support]:
     """Return what each runtime says of itself, by name; of all registered ones unless ``names`` picks some.
 
+    A registered one that has ``schemes`` under its name comes with its speed, which takes some hundred milliseconds
+    where it is not remembered.
     A registered runtime is asked in a child process, so that one which crashes, hangs, or cannot even be imported is
     reported as one that cannot run. Never raises.
     """
     known = sorted(runtimes) if runtimes is not None else runtime.names()
     wanted = known if names is None else [name for name in known if name in set(names)]
-    return {name: _probe(name, hardware, runtimes) for name in wanted}
+    return {name: _probe(name, hardware, runtimes, (schemes or {}).get(name, ())) for name in wanted}
 
 
 def find(name: str, runtimes: Runtimes | None) -> Runtime:
@@ -37,11 +42,11 @@ def find(name: str, runtimes: Runtimes | None) -> Runtime:
     return runtimes[name] if runtimes is not None else runtime.find(name)
 
 
-def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None) -> Support:
+def _probe(name: str, hardware: Hardware, runtimes: Runtimes | None, schemes: Collection[str]) -> Support:
     if runtimes is None:
         if short := addresses.shortage(name):
             return Support((), reason=short)
-        return probing.probe(name, hardware)
+        return probing.probe(name, hardware, schemes=schemes)
     return probing.ask(name, runtimes.__getitem__, hardware)
 
 

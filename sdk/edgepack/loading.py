@@ -12,7 +12,7 @@ from edgepack.decoding.repro import Setup, machine, packages
 from edgepack.device import addresses
 from edgepack.device.hardware import detect
 from edgepack.device.planning import Candidate, Plan, make_plan
-from edgepack.device.seconds import Turn
+from edgepack.device.seconds import Turn, schemes
 from edgepack.device.tuning import read_tunings
 from edgepack.device.unchanged import Unchanged
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
@@ -67,7 +67,8 @@ def load(
     check_options("load", unknown, _OPTIONS)
     verify = _verify(verify)
     opened = _open(bundle, id)
-    chosen = plan(
+    asked = [v for v in opened.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
+    chosen = _plan(
         opened,
         context=context,
         backend=backend,
@@ -75,6 +76,7 @@ def load(
         kv_cache=kv_cache,
         strict=strict,
         runtimes=runtimes,
+        timed=len(asked) > 1,
     ).choice
     return open_candidate(opened, chosen, threads=threads, isolate=isolate, verify=verify, runtimes=runtimes)
 
@@ -94,20 +96,46 @@ def plan(
 
     ``turn`` is the question to rank for: 512 tokens of a prompt and 128 of an answer, if no other is given.
     """
-    opened = _open(bundle)
+    return _plan(
+        _open(bundle),
+        context=context,
+        backend=backend,
+        variant=variant,
+        kv_cache=kv_cache,
+        strict=strict,
+        turn=turn,
+        runtimes=runtimes,
+        timed=True,
+    )
+
+
+def _plan(
+    bundle: Bundle,
+    *,
+    context: int | None,
+    backend: str | None,
+    variant: str | None,
+    kv_cache: str | None,
+    strict: bool,
+    runtimes: Runtimes | None,
+    timed: bool,
+    turn: Turn | None = None,
+) -> Plan:
+    """Plan; engines are ``timed`` where that decides something, or is shown."""
     hardware = detect()
-    held = {each.runtime for each in opened.manifest.variants}
+    held = {each.runtime for each in bundle.manifest.variants}
     # An engine that nobody asked for is not worth the seconds that its probe may take.
-    supports = probe_all(hardware, {backend} & held if backend else held, runtimes)
+    wanted = {backend} & held if backend else held
+    supports = probe_all(hardware, wanted, runtimes, schemes(bundle.manifest) if timed else None)
     return make_plan(
-        opened.manifest,
+        bundle.manifest,
         hardware,
         supports,
         context=context,
         backend=backend,
         variant=variant,
         kv_cache=kv_cache,
-        tunings=read_tunings(opened.id, hardware, supports),
+        tunings=read_tunings(bundle.id, hardware, supports),
         strict=strict,
         turn=turn,
     )

@@ -5,7 +5,7 @@ A runtime is found through the entry point group ``edgepack.runtimes``: a name a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -109,10 +109,11 @@ class Engines(Protocol):
 class Timed(Protocol):
     """A runtime that can say how fast it computes on this machine's CPU."""
 
-    def speed(self, hardware: Hardware) -> Speed | None:
-        """Measure products of the engine's own with ``hardware.threads`` threads, within a second or two.
+    def speed(self, hardware: Hardware, schemes: Collection[str], limit_s: float) -> Speed | None:
+        """Measure products of the engine's own with ``hardware.threads`` threads: those of variants in ``schemes``.
 
-        None where they cannot be measured. It may raise any ``EdgepackError`` and end its process.
+        They are names of schemes and of element types, as manifests have them. After ``limit_s`` it begins with none
+        that is left. None where none can be measured. It may raise any ``EdgepackError`` and end its process.
         """
         ...
 

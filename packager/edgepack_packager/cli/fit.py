@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from edgepack.cli import screen
+from edgepack.device.seconds import ANSWER, PROMPT
 from edgepack_packager.cli.build import Model
 
 if TYPE_CHECKING:
+    from edgepack.device.seconds import Turn
     from edgepack_packager.fit import Fit, Row
     from edgepack_packager.fit.devices import Device
 
@@ -34,6 +36,8 @@ Context = Annotated[
         show_default=False,
     ),
 ]
+Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens before the answer.")]
+Answer = Annotated[int, typer.Option("--answer-tokens", min=1, help="Tokens of the answer to predict for.")]
 
 
 def fit(
@@ -41,19 +45,23 @@ def fit(
     device: DeviceName = None,
     memory: Memory = None,
     context: Context = None,
+    prompt_tokens: Prompt = PROMPT,
+    answer_tokens: Answer = ANSWER,
     json: screen.AsJson = False,
 ) -> None:
     """Compute the size and the peak memory of every variant from a model's config alone. Ends with 1 if none fits."""
+    from edgepack.device.seconds import Turn
     from edgepack_packager.fit import fit as compute
     from edgepack_packager.source import read_config
 
     place = _place(device, memory)
     config = read_config(model)
-    found = compute(config, place, context)
+    turn = Turn(prompt_tokens, answer_tokens)
+    found = compute(config, place, context, turn)
     if json:
         screen.as_json(as_mapping(found, model))
     else:
-        show(found, model)
+        show(found, model, turn)
     if not found.fits:
         raise typer.Exit(1)
 
@@ -91,7 +99,7 @@ def _row(row: Row) -> dict[str, Any]:
     return {"variant": row.id, **values, "memory": memory | {"total": row.memory.total}, "fits": row.fits}
 
 
-def show(found: Fit, model: str) -> None:
+def show(found: Fit, model: str, turn: Turn) -> None:
     """Print what holds for all variants, a table of them, what cannot be built, and the verdict."""
     from rich.text import Text
 
@@ -111,6 +119,8 @@ def show(found: Fit, model: str) -> None:
     for line in _remarks(found):
         screen.say(console, Text(line, "dim"))
     screen.say(console, Text(_verdict(found), "bold"))
+    if speed := _at_best(found, turn):
+        screen.say(console, speed)
     if found.choice is not None:  # whole, for whoever copies it
         command = _command(found, found.choice, model)
         console.print(Text(f"Build it with: {command}", "bold"), soft_wrap=True)
@@ -160,6 +170,18 @@ def _verdict(found: Fit) -> str:
     if found.fits:
         return f"Yes: {needs}, and the largest context that fits is {choice.fits_context}."
     return f"No: at {context} tokens {needs}. Take a context of {choice.fits_context} or less, the largest that fits."
+
+
+def _at_best(found: Fit, turn: Turn) -> str | None:
+    """Return what the memory's bandwidth says of the choice's answer, None where it is not known."""
+    choice, device = found.choice, found.device
+    if choice is None or choice.decode_at_best_s is None or device.bandwidth is None:
+        return None
+    return (
+        f"{turn.answer} tokens of an answer after {turn.prompt} of a prompt take {choice.decode_at_best_s:.2g} s at "
+        f"best, since each reads the weights at {device.bandwidth / 1e9:.3g} GB/s or less ({device.bus}). What the "
+        "prompt takes is not known."
+    )
 
 
 def _command(found: Fit, choice: Row, model: str) -> str:

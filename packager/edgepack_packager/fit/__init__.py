@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.memory import Memory, Payload, largest_context, needed
+from edgepack.device.memory import Memory, Payload, kv_bytes, largest_context, needed
 from edgepack.device.planning import DEFAULT_CONTEXT, default_kv_cache
+from edgepack.device.seconds import Turn
 from edgepack.errors import EngineMissingError, UnsupportedModelError
 from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
@@ -30,6 +31,8 @@ class Row:
     ``file_bytes`` is ``Written.data_bytes``: the weight files, without the header of a GGUF file, which holds the
     tokenizer: of that a config says nothing. ``fits_context`` is the largest context that fits, 0 where not one token
     does; ``served`` says whether the device has the engine, ``default`` whether this is what ``--quant q4`` means.
+    ``decode_at_best_s`` are seconds that the answer after a prompt cannot go below (``at_best``), None where the
+    device's bandwidth is not known.
     """
 
     target: str
@@ -42,6 +45,7 @@ class Row:
     fits_context: int
     served: bool
     default: bool
+    decode_at_best_s: float | None = None
 
     @property
     def id(self) -> str:
@@ -92,8 +96,8 @@ class Fit:
         return max(shorter, key=lambda row: (row.fits_context, row.default), default=None)
 
 
-def fit(config: Mapping[str, Any], device: Device, context: int | None = None) -> Fit:
-    """Measure every variant of a model, packed and run for ``context`` tokens.
+def fit(config: Mapping[str, Any], device: Device, context: int | None = None, turn: Turn | None = None) -> Fit:
+    """Measure every variant of a model, packed and run for ``context`` tokens, and what an answer takes at best.
 
     Without a context it is 4096, or less where the model's own is: what the SDK loads by default. Raises as
     ``families.describe``.
@@ -107,8 +111,18 @@ def fit(config: Mapping[str, Any], device: Device, context: int | None = None) -
             if reason := _refusal(target, scheme, config, decoder):
                 refusals.append(Refusal(target.name, scheme, reason))
             elif _scheme(target, scheme, config, decoder) in (scheme, None):  # a wide model gets bf16 for f16
-                rows.append(_row(target, scheme, config, decoder, device, scheme == default))
+                rows.append(_row(target, scheme, config, decoder, device, scheme == default, turn or Turn()))
     return Fit(decoder, device, tuple(rows), tuple(refusals))
+
+
+def at_best(decoder: Decoder, bits: float, cache: int, bandwidth: float, turn: Turn) -> float:
+    """Return seconds that no engine stays below when it answers, once the prompt's first token is there.
+
+    Each step reads all weights, ``bits`` each on average, of which an embedding that is no head as well is one row,
+    and ``cache`` bytes of the KV cache. What is computed on the way, and the prompt, take more than that.
+    """
+    rows = 0 if decoder.tied else decoder.n_vocab * decoder.hidden_size
+    return (turn.answer - 1) * ((decoder.n_parameters - rows) * bits / 8 + cache) / bandwidth
 
 
 def element_type(config: Mapping[str, Any]) -> str:
@@ -146,10 +160,19 @@ def _refusal(target: Target, scheme: str, config: Mapping[str, Any], decoder: De
 
 
 def _row(
-    target: Target, scheme: str, config: Mapping[str, Any], decoder: Decoder, device: Device, default: bool
+    target: Target,
+    scheme: str,
+    config: Mapping[str, Any],
+    decoder: Decoder,
+    device: Device,
+    default: bool,
+    turn: Turn,
 ) -> Row:
     kv_cache = default_kv_cache(scheme, device.engines.get(target.runtime, ()))
     written = target.measure(decoder, element_type(config), scheme)
+
+    bits = written.bits(decoder)
+    cache = kv_bytes(decoder, target.runtime, kv_cache, turn.prompt + turn.answer // 2)
 
     def total(context: int) -> float:
         packed = families.describe(config, context)
@@ -162,7 +185,7 @@ def _row(
         target=target.name,
         runtime=target.runtime,
         scheme=scheme,
-        bits=written.bits(decoder),
+        bits=bits,
         file_bytes=written.data_bytes,
         kv_cache=kv_cache,
         memory=_memory(target, scheme, decoder, written.weights_bytes, kv_cache, device),
@@ -170,6 +193,7 @@ def _row(
         fits_context=largest_context(total, decoder.trained_context, device.memory),
         served=target.runtime in device.engines,
         default=default,
+        decode_at_best_s=at_best(decoder, bits, cache, device.bandwidth, turn) if device.bandwidth else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 
@@ -27,24 +27,42 @@ METAL: Engines = MappingProxyType({"mlx": ("f16", "f32"), **CPU})
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """``memory`` is in bytes: what a load may take (weights, KV cache, working memory, engine). ``basis`` says why."""
+    """``memory`` is in bytes: what a load may take (weights, KV cache, working memory, engine). ``basis`` says why.
+
+    ``bandwidth`` is what the memory's bus can carry, in bytes per second, as the maker states it or as transfers times
+    width: no program reaches it. None where that is not known. ``bus`` names it.
+    """
 
     name: str
     memory: int
     basis: str
     engines: Engines
+    bandwidth: float | None = None
+    bus: str = ""
+
+
+_PI_BUS: Mapping[int, tuple[float, str]] = MappingProxyType(
+    {4: (12.8e9, "LPDDR4-3200, 32 bits"), 5: (17.07e9, "LPDDR4X-4267, 32 bits")}
+)
+"""raspberrypi.com, product briefs of the Raspberry Pi 4 and 5: MT/s times four bytes."""
+
+_JETSON_BUS: Mapping[str, tuple[float, str]] = MappingProxyType(
+    {"orin-nano": (102.4e9, "LPDDR5-6400, 128 bits"), "orin-nx": (102.4e9, "LPDDR5-6400, 128 bits")}
+)
+"""NVIDIA, "Jetson Orin Nano Super Developer Kit" and "Jetson Orin NX Series" data sheets; the Nano has 68 GB/s before
+JetPack 6.1."""
 
 
 def _pi(generation: int, size: int) -> Device:
     """A headless Raspberry Pi OS takes some 200 MiB, firmware and kernel as much, Python with an engine the rest."""
     basis = f"{size} GiB, less 1 GiB for the firmware, a headless system and the process"
-    return Device(f"pi{generation}-{size}gb", (size - 1) * GIB, basis, CPU)
+    return Device(f"pi{generation}-{size}gb", (size - 1) * GIB, basis, CPU, *_PI_BUS[generation])
 
 
 def _jetson(module: str, size: int) -> Device:
     """Of 8 GiB, 5.2 GB are reported as free for models: the GPU shares the memory, and JetPack is large."""
     basis = f"{size} GiB shared with the GPU, less 3 GiB for JetPack and the process"
-    return Device(f"jetson-{module}-{size}gb", (size - 3) * GIB, basis, CPU)
+    return Device(f"jetson-{module}-{size}gb", (size - 3) * GIB, basis, CPU, *_JETSON_BUS[module])
 
 
 def _mac(size: int) -> Device:
@@ -81,8 +99,9 @@ def find(name: str) -> Device:
 
 def with_memory(memory: int, device: Device | None = None) -> Device:
     """Return a device whose memory for a model is given; without a device, one that has a CPU's engines."""
-    name, engines = (device.name, device.engines) if device else ("a CPU", CPU)
-    return Device(name, memory, "as given", engines)
+    if device is None:
+        return Device("a CPU", memory, "as given", CPU)
+    return replace(device, memory=memory, basis="as given")
 
 
 def this_machine(hardware: Hardware) -> Device:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,11 +105,11 @@ class GgufRuntime:
         """Return llama.cpp's version with the distribution it came in. Raises ``EngineMissingError`` without one."""
         return self._library().version
 
-    def speed(self, hardware: Hardware) -> Speed:
+    def speed(self, hardware: Hardware, schemes: Collection[str], limit_s: float) -> Speed | None:
         """Return how fast the engine multiplies here; see ``speed.measure``."""
         from edgepack_runtimes.gguf.speed import measure
 
-        return measure(self._library(), hardware.threads)
+        return measure(self._library(), hardware.threads, schemes, limit_s)
 
     def _library(self) -> Library:
         from edgepack_runtimes.gguf import library

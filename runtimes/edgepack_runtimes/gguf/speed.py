@@ -1,4 +1,4 @@
-"""How fast llama.cpp multiplies here, for each element type: a layer and a head of realistic width, in and out.
+"""How fast llama.cpp multiplies here, for each element type that is asked for: a layer and a head, in and out.
 
 What the weights are does not matter to the time, so they are one byte over and over. The head is larger than the
 processor's caches, and so a step of an answer reads it from memory, as it does the weights of a real model.
@@ -7,7 +7,7 @@ processor's caches, and so a step of an answer reads it from memory, as it does 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ from edgepack.runtime import Options
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.gguf.session import GgufSession
-from edgepack_runtimes.scratch import held
+from edgepack_runtimes.scratch import held, repeated, uncached
 
 
 class Kind(NamedTuple):
@@ -41,34 +41,36 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "f32": Kind(0, 1, 4, 0x3C),
     "q5_K": Kind(13, 256, 176, 0x11),
 }
-"""The types that are measured, those of what most people run first."""
-
-_ENOUGH_S: Final = 4.0
-"""Beside busy programs a measurement takes many times as long: then so many seconds must do."""
-
 _MIXTURES: Final = {"q4_k_m": "q4_K", "q5_k_m": "q5_K"}
 _NAMES_OF: Final = {"q6_k": "q6_K", "q4_0.head": "q6_K", "q4_k_m.head": "q6_K", "q5_k_m.head": "q6_K"}
+_TYPES: Final = {"q4_k_m": ("q4_K", "q6_K"), "q5_k_m": ("q5_K", "q6_K"), "q6_k": ("q6_K",), "q4_0": ("q4_0", "q6_K")}
+"""What the schemes are made of that are no element types, or have a head of another."""
+
+_CACHE: Final = "f16"
 _MORE_BITS: Final = 1 / 7
 """Of a mixture's layers: the part that is q6_K, half of the value and down projections of a Llama."""
 
-_WIDE: Final = 1024, 4096, 1
+_WIDE: Final = 1024, 2048, 1
 _NARROW: Final = 64, 128, 8
-_HEAD_BYTES: Final = 48 << 20
-_PROMPT_ROUNDS: Final = 3
-_ANSWER_ROUNDS: Final = 5
+_PROMPT_ROUNDS: Final = 2
+_ANSWER_ROUNDS: Final = 4
 
 
-def measure(library: Library, threads: int) -> Speed:
-    """Return the speed of every type for which there is time.
+def measure(library: Library, threads: int, schemes: Collection[str], limit_s: float) -> Speed | None:
+    """Return the speed of the types of these schemes and of the KV cache; None where none of them can be measured.
 
-    Raises ``EngineError``, or ``OSError`` where there is no place for a model.
+    Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
+    model.
     """
-    end = perf_counter() + _ENOUGH_S
+    end = perf_counter() + limit_s
+    asked = [name for scheme in sorted(schemes) for name in _TYPES.get(scheme, (scheme,)) if name in _KINDS]
+    if not asked:
+        return None
     layer = _layer(library, threads)
     rates: dict[str, Rate] = {}
-    for name, kind in _KINDS.items():
+    for name in dict.fromkeys((*asked, _CACHE)):
         if perf_counter() < end:
-            rates[name] = _rate(library, kind, threads)
+            rates[name] = _rate(library, _KINDS[name], threads)
     for scheme, name in _MIXTURES.items():
         if {name, "q6_K"} <= rates.keys():
             rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
@@ -88,7 +90,7 @@ def mixed(one: Rate, other: Rate, share: float) -> Rate:
 
 def _rate(library: Library, kind: Kind, threads: int) -> Rate:
     hidden, intermediate, layers = _WIDE
-    rows = _HEAD_BYTES // (hidden // kind.block * kind.size)
+    rows = uncached() // (hidden // kind.block * kind.size)
     chunk, step = _times(library, kind, _decoder(hidden, intermediate, layers, rows), threads)
     weights = layers * (2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * intermediate)
     head = hidden * rows
@@ -148,8 +150,8 @@ def _seconds(session: GgufSession, tokens: int, length: int) -> float:
     return perf_counter() - started
 
 
-def _model(kind: Kind, decoder: Decoder) -> bytearray:
-    """Return a GGUF file of the decoder, tied, its matrices of one kind."""
+def _model(kind: Kind, decoder: Decoder) -> list[bytes]:
+    """Return the pieces of a GGUF file of the decoder, tied, its matrices of one kind."""
     keys = [_text("general.architecture") + struct.pack("<I", 8) + _text("llama")]
     keys += [_text("tokenizer.ggml.model") + struct.pack("<I", 8) + _text("no_vocab")]
     numbers = {
@@ -163,16 +165,17 @@ def _model(kind: Kind, decoder: Decoder) -> bytearray:
     }
     keys += [_text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]
     keys += [_text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, decoder.norm_eps)]
-    rows, data = [], bytearray()
+    rows, data, place = [], list[bytes](), 0
     for name, shape in decoder.tensors():
         number, block, size, filling = kind if len(shape) > 1 else _KINDS["f32"]
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         extents = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        rows.append(_text(_name(name)) + extents + struct.pack("<IQ", number, len(data)))
-        data += bytes([filling]) * (count // block * size)
-        data += bytes(-len(data) % 32)
+        rows.append(_text(_name(name)) + extents + struct.pack("<IQ", number, place))
+        length = count // block * size
+        data += [*repeated(filling, length), bytes(-length % 32)]
+        place += length + -length % 32
     head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys + rows)
-    return bytearray(head + bytes(-len(head) % 32)) + data
+    return [head + bytes(-len(head) % 32), *data]
 
 
 _NAMES: Final = {

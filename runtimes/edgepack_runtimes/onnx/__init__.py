@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,11 +38,11 @@ class OnnxRuntime:
             return replace(support, reason=reason, install=engine.INSTALL_CUDA)
         return replace(support, devices=("cuda", "cpu"))
 
-    def speed(self, hardware: Hardware) -> Speed:
+    def speed(self, hardware: Hardware, schemes: Collection[str], limit_s: float) -> Speed | None:
         """Return how fast onnxruntime multiplies here; see ``speed.measure``."""
         from edgepack_runtimes.onnx.speed import measure
 
-        return measure(hardware.threads)
+        return measure(hardware.threads, schemes, limit_s)
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:
         """Check the variant's files, then load them on the device that ``probe`` offers first for its KV cache.

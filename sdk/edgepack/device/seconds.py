@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Decoder, KvCache
-    from edgepack.bundle.manifest import Quantization
+    from edgepack.bundle.manifest import Manifest, Quantization
     from edgepack.device.engine import Options, Speed
     from edgepack.device.tuning import Tuning
 
@@ -70,10 +70,10 @@ def predict(
             last += weights * rate.decode
         else:
             prefill += weights * rate.prefill
-    cache = rates.get(kv_cache) or rates.get("f32")
-    plain = rates.get("f32") or cache
-    if cache is None or plain is None:
+    cache = next((rates[kind] for kind in (kv_cache, "f16", "f32") if kind in rates), None)
+    if cache is None:
         return None
+    plain = rates.get("f32") or cache
     layers, prompt, answer = decoder.n_layers, turn.prompt, turn.answer
     attention = 2 * decoder.q_size * layers * plain.prefill * prompt / 2
     step = decode + layers * speed.layer.decode + decoder.kv_values_per_token * cache.decode * (prompt + answer / 2)
@@ -82,6 +82,15 @@ def predict(
         decode=(answer - 1) * step,
         certain=speed.settled,
     )
+
+
+def schemes(manifest: Manifest) -> dict[str, frozenset[str]]:
+    """Return what has to be known of each runtime's speed to predict a bundle: schemes, and types of fallbacks."""
+    found: dict[str, frozenset[str]] = {}
+    for each in manifest.variants:
+        names = {each.quantization.scheme, *(fallback.scheme for fallback in each.quantization.fallbacks)}
+        found[each.runtime] = found.get(each.runtime, frozenset()) | names
+    return found
 
 
 def at_rates(prefill_tps: float, decode_tps: float, turn: Turn) -> Seconds:

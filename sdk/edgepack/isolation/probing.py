@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points, metadata
@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from edgepack import runtime, threads
+from edgepack.device.engine import Speed
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError
@@ -31,11 +32,13 @@ INSIDE: Final = "EDGEPACK_PROBING"
 _TIMEOUT_S: Final = 120.0
 
 _answers: dict[tuple[str, str], Support] = {}
+_speeds: dict[tuple[str, str, frozenset[str]], Speed | None] = {}
 _lock = threads.lock()
 
 
-def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Support:
-    """Return what a registered runtime says of itself. Never raises.
+def probe(name: str, hardware: Hardware, *, schemes: Collection[str] = (), timeout_s: float = _TIMEOUT_S) -> Support:
+    """Return what a registered runtime says of itself, with its speed on the CPU where ``schemes`` are given. Never
+    raises.
 
     It is asked once per process; that it can run is remembered until something changes on which its answer depends.
     A frozen program has no interpreter to start, and asks in its own process.
@@ -47,10 +50,14 @@ def probe(name: str, hardware: Hardware, *, timeout_s: float = _TIMEOUT_S) -> Su
     now = circumstances(facts, stamps(_sources(name)))
     with _lock:
         if (name, now) not in _answers:
-            known = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
-            speed = timing.find(name, now, hardware) if "cpu" in known.devices else None
-            _answers[name, now] = replace(known, speed=speed)
-        return _answers[name, now]
+            _answers[name, now] = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
+        support = _answers[name, now]
+        if not schemes or "cpu" not in support.devices:
+            return support
+        timed = name, now, frozenset(schemes)
+        if timed not in _speeds:
+            _speeds[timed] = timing.find(name, now, hardware, schemes)
+        return replace(support, speed=_speeds[timed])
 
 
 def ask(name: str, find: Callable[[str], Runtime], hardware: Hardware) -> Support:

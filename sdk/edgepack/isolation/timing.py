@@ -1,6 +1,6 @@
 """How fast a runtime computes here: asked in a child process once it is known to run, and remembered.
 
-Run as ``python -m edgepack.isolation.timing <name>``, with the facts of the machine as JSON on standard input. What
+Run as ``python -m edgepack.isolation.timing <name>``, with a ``Question`` as JSON on standard input. What
 another program disturbed is measured again by the next process, a few times, and the best of it is kept: others only
 make a product slower. Where nothing can be remembered nothing is measured, since each start would pay for it.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -28,6 +29,19 @@ TRIES: Final = 3
 
 _TIMEOUT_S: Final = 30.0
 
+_ENOUGH_S: Final = 3.0
+"""No product is begun after so many seconds, as on a slow device with many types."""
+
+_BUSY_S: Final = 2.0
+"""The same beside busy programs, where a measurement takes many times as long and says little."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What the child is asked: the speed of the products of some schemes on a machine."""
+
+    hardware: Hardware
+    schemes: tuple[str, ...]
+
 
 class _Kept(msgspec.Struct, frozen=True):
     """What is remembered: ``tries`` counts those that began, since one may end its process."""
@@ -36,12 +50,13 @@ class _Kept(msgspec.Struct, frozen=True):
     speed: Speed | None = None
 
 
-def find(name: str, now: str, hardware: Hardware) -> Speed | None:
-    """Return the speed of a registered runtime under the circumstances ``now``; None where it is not known.
+def find(name: str, now: str, hardware: Hardware, schemes: Collection[str]) -> Speed | None:
+    """Return a registered runtime's speed with ``schemes`` under the circumstances ``now``; None where it is not known.
 
     Measures only what is not known for good. Never raises.
     """
-    question = f"speed of {name}"
+    asked = tuple(sorted(schemes))
+    question = f"speed of {name} with {' '.join(asked)}"
     known = recall(question, now, _Kept)
     best = known.speed if known else None
     tries = known.tries if known else 0
@@ -52,7 +67,7 @@ def find(name: str, now: str, hardware: Hardware) -> Speed | None:
     if recall(question, now, _Kept) != begun:
         return None
     with suppress(EdgepackError, OSError, msgspec.DecodeError):
-        what, given = f"The timing of {name}", msgspec.json.encode(hardware)
+        what, given = f"The timing of {name}", msgspec.json.encode(Question(hardware, asked))
         answer = process.run(what, __name__, name, given=given, timeout_s=_TIMEOUT_S)
         measured = msgspec.json.decode(answer, type=Speed | None)
         if measured is None:  # the runtime does not tell, and will not tell the next time
@@ -78,13 +93,15 @@ def _least(one: Rate, other: Rate) -> Rate:
 
 def main() -> None:
     """Answer for the runtime that the first argument names, as JSON: a speed, or null where it tells none."""
+    began = look()
     answer = process.answering()
-    hardware = msgspec.json.decode(sys.stdin.buffer.read(), type=Hardware)
-    engine, speed = runtime.find(sys.argv[1]), None
+    asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    engine, speed, threads = runtime.find(sys.argv[1]), None, asked.hardware.threads
     if isinstance(engine, runtime.Timed):
         before = look()
-        speed = engine.speed(hardware)
-        speed = speed and replace(speed, settled=not disturbs(taken(before, look()), hardware.threads))
+        limit_s = _BUSY_S if disturbs(taken(began, before), threads) else _ENOUGH_S
+        speed = engine.speed(asked.hardware, asked.schemes, limit_s)
+        speed = speed and replace(speed, settled=not disturbs(taken(before, look()), threads))
     answer.write(msgspec.json.encode(speed))
     answer.flush()
     os._exit(0)  # as after a probe

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import decoders
+import msgspec
 import pytest
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS, PHI4, Fixture
@@ -19,11 +20,12 @@ from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack.cli import main
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import Payload, kv_bytes, needed
+from edgepack.device.seconds import Turn
 from edgepack.errors import UsageError
 from edgepack.runtime import Options
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
-from edgepack_packager.fit import Fit, Row, devices, element_type, fit
+from edgepack_packager.fit import Fit, Row, at_best, devices, element_type, fit
 from edgepack_packager.source import read_config
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.targets.gguf.parse import parse
@@ -333,6 +335,40 @@ def test_this_machine_has_what_is_free() -> None:
     assert next(iter(devices.this_machine(mac).engines)) == "mlx"
 
 
+def test_an_answer_takes_at_least_what_reading_the_weights_does() -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 8192,
+        "vocab_size": 128256,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+    }
+    pi, jetson, mac = (fit(config, devices.find(name)) for name in ("pi4-8gb", "jetson-orin-nano-8gb", "mac-8gb"))
+    slow, fast = (row(each, "gguf-q4_k_m").decode_at_best_s for each in (pi, jetson))
+    assert slow is not None
+    assert fast is not None
+    assert slow / fast == pytest.approx(68 / 12.8)
+    weights = row(pi, "gguf-q4_k_m").file_bytes  # tied: all of it is read
+    cache = kv_bytes(pi.decoder, "gguf", "f16", 576)
+    assert slow == pytest.approx(127 * (weights + cache) / 12.8e9, rel=0.02)
+    assert row(mac, "gguf-q4_k_m").decode_at_best_s is None
+
+
+def test_an_embedding_that_is_no_head_is_not_read() -> None:
+    tied = shape(2048, 16, 32, 8, 64, 8192, 128256, tied=True)
+    untied = msgspec.structs.replace(tied, tied=False)
+    assert untied.n_parameters - tied.n_parameters == 128256 * 2048
+    assert at_best(untied, 4.5, 0, 1e10, Turn()) == pytest.approx(at_best(tied, 4.5, 0, 1e10, Turn()))
+    assert at_best(tied, 8, 10**9, 1e9, Turn(answer=2)) == pytest.approx(tied.n_parameters / 1e9 + 1)
+
+
 # The command
 
 
@@ -353,6 +389,7 @@ def test_the_command_reads_the_config_alone(folder: str, capsys: pytest.CaptureF
     assert "7.0 GiB for a model (8 GiB, less 1 GiB" in told
     assert "mlx: pi5-8gb has no engine for it." in told
     assert "Yes: gguf-q4_k_m needs" in told
+    assert "17.1 GB/s or less (LPDDR4X-4267, 32 bits)" in " ".join(told.split())
     assert f"edgepack build '{folder}' --target gguf --quant q4_k_m --context 256" in told
     assert all(len(line) <= 80 for line in told.split("\n\n")[1].splitlines())
 

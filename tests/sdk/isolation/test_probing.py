@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from edgepack.device.engine import Rate, Speed
 from edgepack.device.hardware import Hardware
 from edgepack.engines import probe_all
 from edgepack.isolation import probing, process, timing
+from edgepack.measuring.doctor import doctor
 from edgepack.runtime import Support
 from edgepack_runtimes.gguf import GgufRuntime, selfcheck
 
@@ -30,7 +32,7 @@ def metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The broken runtimes, registered, in a process and with a state folder that know nothing yet."""
     monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
     monkeypatch.setenv(broken_runtimes.ASKED, str(tmp_path / "asked"))
-    monkeypatch.setattr(timing, "find", lambda name, now, hardware: None)
+    monkeypatch.setattr(timing, "find", lambda name, now, hardware, schemes: None)
     forget(monkeypatch)
     return broken_runtimes.register(tmp_path / "site", monkeypatch)
 
@@ -152,9 +154,25 @@ def test_it_is_asked_again_when_something_changes(
 
 def test_what_computes_on_the_cpu_comes_with_its_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = Speed(2, {"q4": Rate(1.0, 2.0)}, Rate(3.0, 4.0))
-    monkeypatch.setattr(timing, "find", lambda name, now, hardware: speed)
-    assert probing.probe("sound", HARDWARE) == replace(SOUND, speed=speed)
-    assert probing.probe("absent", HARDWARE).speed is None
+    asked: list[tuple[str, frozenset[str]]] = []
+
+    def find(name: str, now: str, hardware: Hardware, schemes: Collection[str]) -> Speed:
+        asked.append((name, frozenset(schemes)))
+        return speed
+
+    monkeypatch.setattr(timing, "find", find)
+    for _ in range(2):
+        assert probing.probe("sound", HARDWARE, schemes=("q4",)) == replace(SOUND, speed=speed)
+    assert probing.probe("absent", HARDWARE, schemes=("q4",)).speed is None
+    assert probe_all(HARDWARE, ("sound",), schemes={"sound": {"q4"}, "absent": {"q5"}})["sound"].speed == speed
+    assert asked == [("sound", frozenset({"q4"}))]
+
+
+def test_no_speed_is_measured_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "find", lambda *arguments: pytest.fail("a speed was measured"))
+    assert probing.probe("sound", HARDWARE) == SOUND
+    assert all(support.speed is None for support in probe_all(HARDWARE, ("sound", "absent")).values())
+    assert all(support.speed is None for support in doctor().runtimes.values())
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,14 +29,17 @@ class Children:
 
     def _run(self, what: str, module: str, name: str, *, given: bytes, timeout_s: float) -> bytes:
         self.asked += 1
+        self.schemes = msgspec.json.decode(given, type=timing.Question).schemes
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return msgspec.json.encode(answer)
 
-    def find(self, *answers: Speed | Exception | None, now: str = "now") -> Speed | None:
+    def find(
+        self, *answers: Speed | Exception | None, now: str = "now", schemes: tuple[str, ...] = ("q4",)
+    ) -> Speed | None:
         self.answers = list(answers)
-        return timing.find("gguf", now, HARDWARE)
+        return timing.find("gguf", now, HARDWARE, schemes)
 
 
 @pytest.fixture
@@ -50,6 +53,14 @@ def test_a_quiet_measurement_is_the_last(children: Children) -> None:
     assert children.find() == speed(1.0, 2.0)
     assert children.asked == 1
     assert children.find(speed(3.0, 4.0), now="another engine") == speed(3.0, 4.0)
+
+
+def test_the_schemes_are_part_of_the_question(children: Children) -> None:
+    children.find(speed(1.0, 2.0), schemes=("q8", "q4"))
+    assert children.schemes == ("q4", "q8")
+    assert children.find(schemes=("q4", "q8")) == speed(1.0, 2.0)
+    assert children.find(speed(3.0, 4.0), schemes=("q4",)) == speed(3.0, 4.0)
+    assert children.asked == 2
 
 
 def test_beside_busy_programs_the_best_of_a_few_is_kept(children: Children) -> None:
