@@ -16,10 +16,11 @@ from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
-from edgepack.device.memory import CHUNK, Q8_BLOCK, Memory, Payload, human, largest_context, needed
+from edgepack.device.limits import check_arguments, context_limit, default_kv_cache, kv_caches
+from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
-from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
+from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
@@ -158,7 +159,7 @@ def make_plan(
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
     """
-    _check_arguments(manifest, context, backend, variant, kv_cache)
+    check_arguments(manifest, context, backend, variant, kv_cache)
     limit, proven = context_limit(manifest)
     if context is not None and context > limit:
         what = "was verified for" if proven else "is written for (unproven)"
@@ -181,32 +182,6 @@ def make_plan(
     return Plan(planned, limit, proven, backend, tuple(found), strict, asked.turn)
 
 
-def context_limit(manifest: Manifest) -> tuple[int, bool]:
-    """Return the largest context that the bundle allows, and whether a proof covers it."""
-    context = manifest.context
-    if not context.verified:
-        return context.profile, False
-    return min(context.profile, context.verified), True
-
-
-def kv_caches(variant: Variant, support: Support | None, head_dim: int) -> tuple[KvCache, ...]:
-    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers.
-
-    Heads that are no whole blocks of a q8 cache cannot be kept in one.
-    """
-    if variant.kv_cache:
-        return (variant.kv_cache,)
-    offered = support.kv_caches if support else ()
-    whole = head_dim % Q8_BLOCK.get(variant.runtime, 1) == 0
-    return tuple(kind for kind in offered if whole or kind != "q8")
-
-
-def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:
-    """Return the KV cache's type for a variant's scheme: exact for f32 weights, else the smaller one if offered."""
-    wanted: KvCache = "f32" if scheme == "f32" else "f16"
-    return wanted if wanted in offered or not offered else offered[0]
-
-
 @dataclass(frozen=True, slots=True)
 class _Asked:
     context: int
@@ -214,32 +189,6 @@ class _Asked:
     variant: str | None
     kv_cache: KvCache | None
     turn: Turn
-
-
-def _check_arguments(
-    manifest: Manifest,
-    context: int | None,
-    backend: str | None,
-    variant: str | None,
-    kv_cache: str | None,
-) -> None:
-    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
-        raise UsageError(f"context cannot be {context!r}.", hint="It is a number of tokens, at least 1.")
-    if kv_cache is not None and kv_cache not in get_args(KvCache):
-        raise UsageError(f"kv_cache cannot be {kv_cache!r}.", hint=f"Choose from: {', '.join(get_args(KvCache))}.")
-    held = {v.id: v.runtime for v in manifest.variants}
-    if variant is not None and variant not in held:
-        raise UsageError(f"{manifest.name} holds no variant {variant!r}.", hint=f"It holds: {', '.join(held)}.")
-    if backend is None:
-        return
-    if backend not in held.values():
-        raise UsageError(
-            f"{manifest.name} holds no variant for the backend {backend!r}.", hint=f"It holds: {', '.join(held)}."
-        )
-    if variant is not None and held[variant] != backend:
-        raise UsageError(
-            f"{variant} runs on {held[variant]!r}, not on {backend!r}.", hint="Name one of the two, or a pair."
-        )
 
 
 def _candidate(
