@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
-from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import families, proof, seal, source, work
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.recipe import Recipe
@@ -63,18 +64,20 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     """
     progress = progress or Silent()
     ready = prepare(name, recipe, out, progress)
+    small = prepare_draft(ready, recipe, progress)
     with work.refusals(ready.out):
-        return _build(ready, recipe, progress)
+        return _build(ready, progress, small)
 
 
-def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
+def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
     with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out) as scratch:
-        weights = families.open_model(checkpoint, recipe.context)
+        weights = families.open_model(checkpoint, ready.recipe.context)
         for sentence in weights.notes:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
         bundle = scratch / "bundle"
+        draft = None if small is None else _build_draft(small, bundle, progress)
         prover = ready.prover(weights, scratch, progress)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
@@ -82,7 +85,9 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
         if held:
             notes = [*ready.notes, *weights.notes]
             files = checkpoint.files
-            manifest, identity = seal.seal(bundle, ready.origin, files, model, ready.vectors, recipe, held, notes)
+            manifest, identity = seal.seal(
+                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft
+            )
             work.publish(bundle, ready.out)
             built = Built(ready.out, identity, manifest)
         lost = [part for part in parts if part.verdict.missed]
@@ -91,6 +96,16 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
     if lost or built is None:
         raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, ready.failed)
     return built
+
+
+def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
+    """Build the draft model into the bundle's folder and return its id. All of its variants must hold."""
+    bundle.mkdir()
+    try:
+        return _build(replace(small, out=bundle / DRAFT), progress).id
+    except VariantsFailedError as error:
+        missed = {f"{DRAFT}/{variant}": gates for variant, gates in error.missed.items()}
+        raise VariantsFailedError(missed, None, small.failed) from None
 
 
 def _write_and_prove(

@@ -69,6 +69,15 @@ MaxKl = Annotated[
 ]
 NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
 Unproven = Annotated[bool, typer.Option("--unproven", help="Allow targets whose engine is not here to prove them.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
+        show_default=False,
+    ),
+]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
 
@@ -85,6 +94,7 @@ def build(
     kv_cache: KvCache = "f32",
     max_kl: MaxKl = None,
     no_chat: NoChat = False,
+    draft: Draft = None,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -96,7 +106,9 @@ def build(
     targets = tuple(
         dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
     )
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
+    recipe = Recipe(
+        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft
+    )
     try:
         _show(_build(model, recipe, out), json)
     except building.VariantsFailedError as error:

@@ -10,6 +10,7 @@ from edgepack.cli.screen import (
     Backend,
     BundlePath,
     Context,
+    Draft,
     KvCache,
     Strict,
     Variant,
@@ -32,6 +33,7 @@ def plan(
     context: Context = None,
     kv_cache: KvCache = None,
     strict: Strict = False,
+    draft: Draft = None,
     json: AsJson = False,
 ) -> None:
     """Show every variant of a bundle, ranked for this machine, with its reason and its memory."""
@@ -39,7 +41,9 @@ def plan(
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")
-    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict)
+    made = make(
+        opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict, draft=draft
+    )
     if json:
         as_json(as_mapping(made))
     else:
@@ -83,7 +87,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
             candidate.device or "-",
             f"{candidate.bits:.2f}",
             candidate.options.kv_cache,
-            *(human(count) for count in (of.weights, of.kv_cache, of.overhead + of.engine, of.total)),
+            *(human(count) for count in (of.weights, of.kv_cache, of.total - of.weights - of.kv_cache, of.total)),
             style="bold" if rank == 1 and candidate.eligible else None if candidate.eligible else "dim",
         )
     console.print()

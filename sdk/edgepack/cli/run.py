@@ -19,6 +19,7 @@ from edgepack.cli.screen import (
     BundleId,
     BundlePath,
     Context,
+    Draft,
     KvCache,
     Strict,
     Threads,
@@ -90,6 +91,7 @@ def run(
     logprobs: Logprobs = False,
     n_best: Number = None,
     prompt_lookup: PromptLookup = None,
+    draft: Draft = None,
     on_overflow: OnOverflow = None,
     control_tokens: ControlTokens = None,
     isolate: Isolate = False,
@@ -124,7 +126,16 @@ def run(
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
     text = "" if talk else _prompt(prompt)
     model = load(
-        bundle, backend, context, kv_cache, variant=variant, threads=threads, isolate=isolate, strict=strict, id=id
+        bundle,
+        backend,
+        context,
+        kv_cache,
+        variant=variant,
+        threads=threads,
+        isolate=isolate,
+        strict=strict,
+        draft=draft,
+        id=id,
     )
     with model:
         asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)

@@ -78,6 +78,11 @@ def show(report: TuneReport) -> None:
             f", {settings(winner)}: {winner.decode_tps:.1f} tokens/s, the median over its chunks",
         ),
     )
+    for tuning in report.tunings:
+        if tuning.draft_gain is not None:
+            say(console, Text(f"{tuning.variant} with its draft model: answers {tuning.draft_gain:.2f}x as fast"))
+    for variant, reason in report.undrafted.items():
+        say(console, Text(f"{variant} with its draft model: {reason}", "yellow"))
     if report.file is not None:
         say(console, Text(f"edgepack.load takes it from now on. Remembered in {report.file}", "dim"))
 

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.device.drafts import Draft, Small, check_draft, context_limit, find_draft
 from edgepack.device.engine import Options, Support
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
@@ -37,7 +38,7 @@ class Candidate:
     0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
-    is an accelerator of the machine that it does not use.
+    is an accelerator of the machine that it does not use; ``draft`` is what guesses for it, None where nothing does.
     """
 
     variant: str
@@ -54,6 +55,7 @@ class Candidate:
     hint: str | None = None
     tuning: Tuning | None = None
     idle: str | None = None
+    draft: Draft | None = None
 
     @property
     def eligible(self) -> bool:
@@ -135,13 +137,16 @@ def make_plan(
     kv_cache: str | None = None,
     tunings: Mapping[str, Tuning] | None = None,
     strict: bool = False,
+    small: Manifest | None = None,
+    draft: bool | None = None,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
     bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice, ``kv_cache`` ("f32" or "f16") is
     otherwise "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
-    measured of it on this device. ``strict``: see ``Plan.choice``.
+    measured of it on this device. ``strict``: see ``Plan.choice``. ``small`` is the manifest of the bundle's draft
+    model, which is loaded where ``draft`` asks for it, and for None where it was measured to pay and fits the memory.
 
     Order: first what was measured, by tokens per second, with the settings that reached them, unless those do not fit
     the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then GGUF and ONNX on the CPU; within
@@ -152,6 +157,7 @@ def make_plan(
     the limit.
     """
     _check_arguments(manifest, context, backend, variant, kv_cache)
+    check_draft(manifest, draft, small)
     limit, proven = context_limit(manifest)
     if context is not None and context > limit:
         what = "was verified for" if proven else "is written for (unproven)"
@@ -160,21 +166,13 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, kv_cache)
+    asked = _Asked(planned, backend, variant, kv_cache, small, draft)
     known = tunings or {}
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
         for each in manifest.variants
     ]
     return Plan(planned, limit, proven, backend, tuple(sorted(found, key=_rank)), strict)
-
-
-def context_limit(manifest: Manifest) -> tuple[int, bool]:
-    """Return the largest context that the bundle allows, and whether a proof covers it."""
-    context = manifest.context
-    if not context.verified:
-        return context.profile, False
-    return min(context.profile, context.verified), True
 
 
 def kv_caches(variant: Variant, support: Support | None) -> tuple[KvCache, ...]:
@@ -196,6 +194,8 @@ class _Asked:
     backend: str | None
     variant: str | None
     kv_cache: str | None
+    small: Manifest | None
+    draft: bool | None
 
 
 def _check_arguments(
@@ -250,6 +250,8 @@ def _candidate(
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
     )
+    small = find_draft(asked.small, asked.draft, variant.id, payload, options, tuning)
+    memory = needed(payload, options, available)
     candidate = Candidate(
         variant=variant.id,
         runtime=variant.runtime,
@@ -257,18 +259,21 @@ def _candidate(
         bits=variant.quantization.bits,
         proven=variant.proof is not None,
         options=options,
-        memory=needed(payload, options, available),
-        fits_context=_largest_context(manifest, payload, options, available),
+        memory=memory if small is None else replace(memory, draft=small.bytes(options)),
+        fits_context=_largest_context(manifest, payload, options, available, small),
         engine=support.version if support else None,
         tuning=tuning,
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
+        draft=None if small is None else small.plan(options),
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
+    if obstacle == "memory" and small is not None and asked.draft is None:
+        return _candidate(manifest, variant, hardware, support, replace(asked, draft=False), tuning, repack)
     if obstacle == "memory" and tuning is not None:
         untuned = _candidate(manifest, variant, hardware, support, asked, None)
         if untuned.eligible:
             return untuned
-    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
+    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < memory.total:
         return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
     if obstacle is None and support is not None:
         reason, hint = _merit(candidate, support)
@@ -285,6 +290,8 @@ def _obstacle(
     """Return what keeps a candidate from running, in words, and the next step: the first that applies."""
     if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
         return "not asked for", f"{asked.variant or asked.backend} was asked for", None
+    if asked.draft and candidate.draft is None:
+        return "not asked for", "a draft was asked for, which the bundle has none of for this engine", None
     if support is None:
         return "engine", f"no runtime called {variant.runtime!r} is registered", None
     install = f"Install it with: {support.install}" if support.install else None
@@ -311,6 +318,8 @@ def _obstacle(
 def _merit(candidate: Candidate, support: Support) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.draft is not None:
+        parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
     elif candidate.options.repack is False:
@@ -357,9 +366,14 @@ def _rule(candidate: Candidate) -> _Rule:
     return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
 
 
-def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
-    limit, _ = context_limit(manifest)
-    return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
+def _largest_context(
+    manifest: Manifest, payload: Payload, options: Options, available: int | None, small: Small | None
+) -> int:
+    def total(context: int) -> int:
+        at = replace(options, context=context)
+        return needed(payload, at).total + (0 if small is None else small.bytes(at))
+
+    return largest_context(total, context_limit(manifest)[0], available)
 
 
 def _older(version: str | None, floor: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TypedDict
 
@@ -20,6 +20,7 @@ from edgepack.device.tuning import Tuning, write_tunings
 from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.runtime import Support
+from edgepack.tuning import drafts
 from edgepack.tuning.trial import Job, Measurement, run
 
 MARGIN = 1.03
@@ -80,7 +81,7 @@ Watch = Callable[[Trial, int, int], None]
 @dataclass(frozen=True, slots=True)
 class TuneReport:
     """What was found. ``winner`` is what the plan takes from now on; ``file`` keeps the tunings, None where the state
-    folder could not be written to."""
+    folder could not be written to. ``undrafted`` says by variant why nothing is known of the bundle's draft model."""
 
     bundle: str
     bundle_id: str
@@ -89,6 +90,7 @@ class TuneReport:
     tunings: tuple[Tuning, ...]
     winner: Tuning
     file: str | None
+    undrafted: Mapping[str, str] = field(default_factory=dict)
 
 
 def tune(
@@ -97,6 +99,7 @@ def tune(
     quick: bool = False,
     runtimes: Runtimes | None = None,
     measure: Measure = run,
+    gain: drafts.Gain = drafts.run,
     watch: Watch = lambda trial, done, total: None,
 ) -> TuneReport:
     """Measure the bundle's variants on this device and keep the best settings of each.
@@ -110,7 +113,17 @@ def tune(
     _ = plan.choice  # raises where there is nothing to measure
     search = _Search(bundle, hardware, supports, QUICK if quick else FULL, measure)
     search.run([candidate for candidate in plan.candidates if candidate.eligible], watch)
-    tunings = search.tunings()
+    effort = search.effort
+    tunings, undrafted = drafts.judge(
+        bundle,
+        hardware,
+        supports,
+        search.tunings(),
+        tokens=2 * effort.decode,
+        repeats=effort.repeats,
+        timeout_s=effort.trial_s,
+        gain=gain,
+    )
     winner = make_plan(bundle.manifest, hardware, supports, tunings=tunings).choice.tuning
     if winner is None:
         reasons = "; ".join(f"{trial.variant}: {trial.reason}" for trial in search.trials if trial.reason)
@@ -128,6 +141,7 @@ def tune(
         tunings=tuple(tunings.values()),
         winner=winner,
         file=file,
+        undrafted=undrafted,
     )
 
 
@@ -148,7 +162,7 @@ class _Search:
     ) -> None:
         self.trials: list[Trial] = []
         self._bundle, self._hardware, self._supports = bundle, hardware, supports
-        self._effort, self._measure = effort, measure
+        self.effort, self._measure = effort, measure
         self._best: dict[str, _Best] = {}
 
     def run(self, candidates: Sequence[Candidate], watch: Watch) -> None:
@@ -165,7 +179,7 @@ class _Search:
             self._vary(candidate.variant, self._threads(candidate), say)
         fastest = max((best.measured.decode_tps for best in self._best.values()), default=0.0)
         for variant, best in list(self._best.items()):
-            if best.measured.decode_tps >= self._effort.share * fastest:
+            if best.measured.decode_tps >= self.effort.share * fastest:
                 self._vary(variant, self._others(best.candidate), say)
 
     def tunings(self) -> dict[str, Tuning]:
@@ -197,7 +211,7 @@ class _Search:
 
     def _others(self, candidate: Candidate) -> list[Setting]:
         options = candidate.options
-        chunks = [chunk for chunk in self._effort.chunks if chunk != options.chunk and chunk <= options.context]
+        chunks = [chunk for chunk in self.effort.chunks if chunk != options.chunk and chunk <= options.context]
         settings: list[Setting] = [{"chunk": chunk} for chunk in chunks]
         scheme = self._bundle.variant(candidate.variant).quantization.scheme
         if candidate.runtime == "gguf" and candidate.device == "cpu" and scheme != "f32":  # it has no other form
@@ -205,7 +219,7 @@ class _Search:
         return settings
 
     def _first(self, candidate: Candidate, say: Callable[[Trial], None]) -> None:
-        effort, started = self._effort, time.monotonic()
+        effort, started = self.effort, time.monotonic()
         job = Job(
             str(self._bundle.path),
             candidate,
@@ -225,7 +239,7 @@ class _Search:
             changed = replace(best.candidate, options=replace(best.candidate.options, **setting))
             # With the lengths that the first trial found: the rates of others could not be compared.
             lengths = best.measured.prompt, best.measured.decode
-            job = Job(str(self._bundle.path), changed, *lengths, self._effort.repeats, self._effort.least_s)
+            job = Job(str(self._bundle.path), changed, *lengths, self.effort.repeats, self.effort.least_s)
             measured = self._try(job, best.limit_s, say)
             if measured and faster(measured, best.measured, prefill_only="chunk" in setting):
                 self._best[variant] = replace(best, candidate=changed, measured=measured)
