@@ -47,15 +47,16 @@ def context_limit(manifest: Manifest) -> tuple[int, bool]:
 
 
 def kv_caches(variant: Variant, support: Support | None, head_dim: int) -> tuple[KvCache, ...]:
-    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers.
-
-    Heads that are no whole blocks of a q8 cache cannot be kept in one.
-    """
+    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers."""
     if variant.kv_cache:
         return (variant.kv_cache,)
     offered = support.kv_caches if support else ()
-    whole = head_dim % Q8_BLOCK.get(variant.runtime, 1) == 0
-    return tuple(kind for kind in offered if whole or kind != "q8")
+    return tuple(kind for kind in offered if whole_blocks(kind, variant.runtime, head_dim))
+
+
+def whole_blocks(kind: KvCache, runtime: str, head_dim: int) -> bool:
+    """Say whether a runtime can keep heads in a type of KV cache: those that are no whole blocks of q8, it cannot."""
+    return kind != "q8" or head_dim % Q8_BLOCK.get(runtime, 1) == 0
 
 
 def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:

@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.device.drafts import Draft, Small, check_draft, find_draft
 from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
 from edgepack.device.limits import check_arguments, context_limit, default_kv_cache, kv_caches
@@ -40,7 +41,8 @@ class Candidate:
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
     is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
-    from ``tuning``, or else predicted from the engine's own speed.
+    from ``tuning``, or else predicted from the engine's own speed. ``draft`` is what guesses for it, None where nothing
+    does.
     """
 
     variant: str
@@ -58,6 +60,7 @@ class Candidate:
     tuning: Tuning | None = None
     idle: str | None = None
     seconds: Seconds | None = None
+    draft: Draft | None = None
 
     @property
     def eligible(self) -> bool:
@@ -141,13 +144,17 @@ def make_plan(
     tunings: Mapping[str, Tuning] | None = None,
     strict: bool = False,
     turn: Turn | None = None,
+    small: Manifest | None = None,
+    draft: bool | None = None,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
     bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice; ``kv_cache`` is "f32", "f16" or "q8",
     without one "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
-    measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for.
+    measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for. ``small`` is
+    the manifest of the bundle's draft model, which is loaded where ``draft`` asks for it, and for None where it was
+    measured to pay and fits the memory.
 
     Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
     not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
@@ -160,6 +167,7 @@ def make_plan(
     the limit.
     """
     check_arguments(manifest, context, backend, variant, kv_cache)
+    check_draft(manifest, draft, small)
     limit, proven = context_limit(manifest)
     if context is not None and context > limit:
         what = "was verified for" if proven else "is written for (unproven)"
@@ -168,7 +176,7 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn())
+    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn(), small, draft)
     known = tunings or {}
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
@@ -189,6 +197,8 @@ class _Asked:
     variant: str | None
     kv_cache: KvCache | None
     turn: Turn
+    small: Manifest | None
+    draft: bool | None
 
 
 def _candidate(
@@ -216,6 +226,8 @@ def _candidate(
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
     )
+    small = find_draft(asked.small, asked.draft, variant.id, payload, options, tuning)
+    memory = needed(payload, options, available)
     candidate = Candidate(
         variant=variant.id,
         runtime=variant.runtime,
@@ -223,19 +235,22 @@ def _candidate(
         bits=variant.quantization.bits,
         proven=variant.proof is not None,
         options=options,
-        memory=needed(payload, options, available),
-        fits_context=_largest_context(manifest, payload, options, available),
+        memory=memory if small is None else replace(memory, draft=small.bytes(options)),
+        fits_context=_largest_context(manifest, payload, options, available, small),
         engine=support.version if support else None,
         tuning=tuning,
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
         seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
+        draft=None if small is None else small.plan(options),
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
+    if obstacle == "memory" and small is not None and asked.draft is None:
+        return _candidate(manifest, variant, hardware, support, replace(asked, draft=False), tuning, repack)
     if obstacle == "memory" and tuning is not None:
         untuned = _candidate(manifest, variant, hardware, support, asked, None)
         if untuned.eligible:
             return untuned
-    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
+    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < memory.total:
         return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
     if obstacle is None and support is not None:
         reason, hint = _merit(candidate, support, asked.turn)
@@ -252,6 +267,8 @@ def _obstacle(
     """Return what keeps a candidate from running, in words, and the next step: the first that applies."""
     if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
         return "not asked for", f"{asked.variant or asked.backend} was asked for", None
+    if asked.draft and candidate.draft is None:
+        return "not asked for", "a draft was asked for, which the bundle has none of for this engine", None
     if support is None:
         return "engine", f"no runtime called {variant.runtime!r} is registered", None
     install = f"Install it with: {support.install}" if support.install else None
@@ -278,6 +295,8 @@ def _obstacle(
 def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.draft is not None:
+        parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
     if candidate.seconds is not None:
@@ -332,6 +351,11 @@ def _rule(candidate: Candidate) -> _Rule:
     return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
 
 
-def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
-    limit, _ = context_limit(manifest)
-    return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
+def _largest_context(
+    manifest: Manifest, payload: Payload, options: Options, available: int | None, small: Small | None
+) -> int:
+    def total(context: int) -> int:
+        at = replace(options, context=context)
+        return needed(payload, at).total + (0 if small is None else small.bytes(at))
+
+    return largest_context(total, context_limit(manifest)[0], available)
