@@ -115,13 +115,14 @@ def test_a_draft_with_another_vocabulary_is_refused(large: Path, tmp_path: Path)
     assert not (tmp_path / "out.edgepack").exists()
 
 
-def test_a_draft_with_other_merges_is_refused(large: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unproven", [False, True])
+def test_a_draft_with_other_merges_is_refused(large: Path, tmp_path: Path, unproven: bool) -> None:
     other = make_llama(tmp_path / "other", seed=3, layers=1)
     document = json.loads((other / "tokenizer.json").read_bytes())
     document["model"]["merges"].reverse()
     (other / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(SourceError, match="other cannot draft for large: its tokenizer makes"):
-        build(str(large), Recipe(("gguf",), ("f32",), draft=str(other)), tmp_path / "out.edgepack")
+        build(str(large), Recipe(("gguf",), ("f32",), unproven=unproven, draft=str(other)), tmp_path / "out.edgepack")
 
 
 def test_a_draft_that_fails_its_proof_seals_nothing(large: Path, small: Path, tmp_path: Path) -> None:

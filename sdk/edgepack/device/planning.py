@@ -25,7 +25,7 @@ from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingEr
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
-Obstacle = Literal["memory", "kv cache", "oracle", "engine", "not asked for"]
+Obstacle = Literal["memory", "kv cache", "draft", "oracle", "engine", "not asked for"]
 # Fastest first; what the table does not know goes after it, accelerators before CPUs.
 _ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
 _CPU_ORDER = {"gguf": 4, "onnx": 5}
@@ -104,7 +104,7 @@ class Plan:
 
     def _substitution(self, chosen: Candidate) -> EdgepackError | None:
         for candidate in self.candidates:
-            if candidate.eligible or candidate.obstacle in ("not asked for", "oracle"):
+            if candidate.eligible or candidate.obstacle in ("not asked for", "draft", "oracle"):
                 continue
             # What was never measured here, because it cannot run, is compared by rule.
             first = min(candidate, chosen, key=_preference if candidate.tuning else _rule)
@@ -268,7 +268,8 @@ def _obstacle(
     if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
         return "not asked for", f"{asked.variant or asked.backend} was asked for", None
     if asked.draft and candidate.draft is None:
-        return "not asked for", "a draft was asked for, which the bundle has none of for this engine", None
+        reason = f"its draft model has no variant for this engine with a KV cache in {candidate.options.kv_cache}"
+        return "draft", reason, "Go without one: draft=False."
     if support is None:
         return "engine", f"no runtime called {variant.runtime!r} is registered", None
     install = f"Install it with: {support.install}" if support.install else None

@@ -534,6 +534,17 @@ def test_a_draft_whose_cache_is_of_another_type_is_not_taken() -> None:
     assert plan.choice.draft.variant == "onnx-q8"
 
 
+def test_a_draft_whose_heads_a_q8_cache_does_not_take_is_not_taken() -> None:
+    offers = everywhere(Support(("cpu",), version="1.2", kv_caches=("f16", "f32", "q8")))
+    small = bundle("gguf-q4")
+    wide = msgspec.structs.replace(small, decoder=msgspec.structs.replace(small.decoder, head_dim=32))
+    with pytest.raises(EngineMissingError, match=r"its draft model has no variant .* in q8"):
+        _ = make_plan(wide, machine(), offers, small=small, draft=True, kv_cache="q8").choice
+    found = make_plan(wide, machine(), offers, small=wide, draft=True, kv_cache="q8").choice.draft
+    assert found is not None
+    assert found.options.kv_cache == "q8"
+
+
 def planned(draft: bool | None = None, gain: float | None = None, free: int = 8 * 1024 * MIB, **asked: Any) -> Plan:
     """A plan of a bundle whose draft model allows half of its context."""
     small = bundle("gguf-q8", "gguf-q4", context=context_of(8192, 2048, 2048))
@@ -559,7 +570,7 @@ def test_a_draft_is_the_variant_of_the_same_name_or_the_first_of_the_engine() ->
     found = {each.variant: each for each in planned(draft=True).candidates}
     assert [found[id].draft and found[id].draft.variant for id in ("gguf-q4", "gguf-f32")] == ["gguf-q4", "gguf-q8"]
     assert not found["onnx-q4"].eligible
-    assert "none of for this engine" in found["onnx-q4"].reason
+    assert "has no variant for this engine" in found["onnx-q4"].reason
 
 
 def test_the_memory_of_a_draft_counts() -> None:
