@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
-from edgepack.device.planning import kv_caches
+from edgepack.device.limits import kv_caches
 from edgepack.runtime import KvCache, Options, Session, find
 from edgepack.text.opening import text_side
 from edgepack_runtimes.gguf import abi

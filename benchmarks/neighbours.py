@@ -32,8 +32,8 @@ from typing import Any
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
+from edgepack.device.limits import default_kv_cache
 from edgepack.device.neighbours import look
-from edgepack.device.planning import default_kv_cache
 from edgepack.errors import UsageError
 from edgepack.measuring.bench import random_tokens
 from edgepack.runtime import Options, Session, find

@@ -14,7 +14,7 @@ from statistics import median
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
-from edgepack.device.planning import default_kv_cache
+from edgepack.device.limits import default_kv_cache
 from edgepack.runtime import Options, Session, find
 
 SIZES = (1, 2, 4, 7, 8, 16, 17, 32)

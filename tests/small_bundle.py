@@ -120,3 +120,12 @@ def write(
         (folder / name).write_bytes(data)
     (folder / "manifest.json").write_bytes(encode(read(plain)))
     return folder
+
+
+def write_with_draft(folder: Path, outer: Mapping[str, Any] | None = None) -> Path:
+    """Write a bundle that holds a draft model of one layer; ``outer`` changes the bundle's own manifest."""
+    folder.mkdir()
+    small = manifest([])["decoder"] | {"n_layers": 1}
+    write(folder / "draft", name="smaller", decoder=small)
+    id = hashlib.sha256((folder / "draft" / "manifest.json").read_bytes()).hexdigest()
+    return write(folder, draft=id, schema={"version": 1, "features": ["draft"]}, **(outer or {}))

@@ -12,12 +12,13 @@ from shutil import rmtree
 
 from threadpoolctl import threadpool_limits
 
-from edgepack.bundle.files import Bundle, open_bundle
+from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import families, proof, reference, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent
 from edgepack_packager.proof import probe
@@ -68,14 +69,15 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
     with threadpool_limits(limits=1, user_api="blas"):
         ready = prepare(name, recipe, out, progress)
+        small = prepare_draft(ready, recipe, progress)
         with work.refusals(ready.out):
-            return _build(ready, recipe, progress)
+            return _build(ready, progress, small)
 
 
-def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
+def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
     with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out) as scratch:
-        weights = families.open_model(checkpoint, recipe.context)
+        weights = families.open_model(checkpoint, ready.recipe.context)
         for sentence in weights.notes:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
@@ -84,6 +86,7 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
             ids = probe.calibration(weights.decoder, ready.vectors)
             model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
         bundle = scratch / "bundle"
+        draft = None if small is None else _build_draft(small, bundle, progress)
         paths = [ready.origin.folder / CONFIG, *checkpoint.files]
         files = [seal.file_of(path, ready.origin.folder) for path in paths]
         prover = ready.prover(weights, files, scratch, progress)
@@ -92,7 +95,9 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
         built = None
         if held:
             notes = [*ready.notes, *weights.notes]
-            manifest, identity = seal.seal(bundle, ready.origin, files, model, ready.vectors, recipe, held, notes)
+            manifest, identity = seal.seal(
+                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft
+            )
             work.publish(bundle, ready.out)
             built = Built(ready.out, identity, manifest)
         lost = [part for part in parts if part.verdict.missed]
@@ -101,6 +106,16 @@ def _build(ready: Prepared, recipe: Recipe, progress: Progress) -> Built:
     if lost or built is None:
         raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, ready.failed)
     return built
+
+
+def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
+    """Build the draft model into the bundle's folder and return its id. All of its variants must hold."""
+    bundle.mkdir()
+    try:
+        return _build(replace(small, out=bundle / DRAFT), progress).id
+    except VariantsFailedError as error:
+        missed = {f"{DRAFT}/{variant}": gates for variant, gates in error.missed.items()}
+        raise VariantsFailedError(missed, None, small.failed) from None
 
 
 def _write_and_prove(

@@ -22,7 +22,7 @@ class Recipe:
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
     ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
-    the bundle continues texts.
+    the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
     """
 
     targets: tuple[str, ...]
@@ -35,6 +35,7 @@ class Recipe:
     kv_cache: KvCache = "f32"
     max_kl: float | None = None
     no_chat: bool = False
+    draft: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):

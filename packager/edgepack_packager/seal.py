@@ -12,6 +12,7 @@ import msgspec
 
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.files import DRAFT
 from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
@@ -55,11 +56,13 @@ def seal(
     recipe: Recipe,
     parts: Sequence[Part],
     notes: Sequence[str] = (),
+    draft: str | None = None,
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
-    ``source_files`` are config.json and the weights, ``notes`` what was passed over in the source. Adds the text side,
-    the licence, the model card and the evidence, and writes the manifest last.
+    ``source_files`` are config.json and the weights, ``notes`` what was passed over in the source, ``draft`` is the id
+    of the bundle in its folder "draft". Adds the text side, the licence, the model card and the evidence, and writes
+    the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -70,7 +73,7 @@ def seal(
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, _features(vectors, parts)),
+        schema=Schema(VERSION, [*_features(vectors, parts), *([manifests.DRAFT] if draft else [])]),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts, notes),
@@ -94,8 +97,9 @@ def seal(
             verified=decoder.context if proven else 0,
             kv_values_per_token=decoder.kv_values_per_token,
         ),
-        files=[file for file in files_of(bundle) if not file.path.startswith(f"{VARIANTS}/")],
+        files=[file for file in files_of(bundle) if file.path.split("/")[0] not in (VARIANTS, DRAFT)],
         variants=[_variant(part, decoder, bundle / VARIANTS / part.request.id) for part in parts],
+        draft=draft,
     )
     data = manifests.encode(manifest)
     (bundle / MANIFEST).write_bytes(data)
@@ -129,6 +133,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Se
     unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
+    unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(

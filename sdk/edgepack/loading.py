@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Never
 
 from edgepack.bundle.files import Bundle, check_id, open_bundle
+from edgepack.decoding.draft import Draft
 from edgepack.decoding.lookup import PAYS
 from edgepack.decoding.repro import Setup, machine, packages
 from edgepack.device import addresses
@@ -17,14 +20,14 @@ from edgepack.device.tuning import read_tunings
 from edgepack.device.unchanged import Unchanged
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
 from edgepack.errors import ContextTooLargeError, UsageError, check_options
-from edgepack.runtime import Options
+from edgepack.runtime import Options, Runtime
 
 if TYPE_CHECKING:
     from edgepack.model import Model
 
 VERIFY = "EDGEPACK_VERIFY"
 
-_OPTIONS = ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "id", "verify")
+_OPTIONS = ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "draft", "id", "verify")
 
 Where = str | os.PathLike[str] | Bundle
 
@@ -39,6 +42,7 @@ def load(
     threads: int | None = None,
     strict: bool = False,
     isolate: bool = False,
+    draft: bool | None = None,
     id: str | None = None,
     verify: str | None = None,
     runtimes: Runtimes | None = None,
@@ -51,8 +55,9 @@ def load(
     ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
     refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
     machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of
-    the call that meets it. ``id`` ("sha256:...", as ``edgepack verify`` prints it) pins the bundle: any other is
-    refused. ``runtimes`` replaces the installed ones, for tests of an application:
+    the call that meets it. ``draft`` loads the bundle's draft model beside the other, which guesses what that will say:
+    None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as ``edgepack verify`` prints it) pins the
+    bundle: any other is refused. ``runtimes`` replaces the installed ones, for tests of an application:
     ``{"fake": FakeRuntime()}``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
@@ -75,6 +80,7 @@ def load(
         variant=variant,
         kv_cache=kv_cache,
         strict=strict,
+        draft=draft,
         runtimes=runtimes,
         timed=len(asked) > 1,
     ).choice
@@ -89,6 +95,7 @@ def plan(
     variant: str | None = None,
     kv_cache: str | None = None,
     strict: bool = False,
+    draft: bool | None = None,
     turn: Turn | None = None,
     runtimes: Runtimes | None = None,
 ) -> Plan:
@@ -103,6 +110,7 @@ def plan(
         variant=variant,
         kv_cache=kv_cache,
         strict=strict,
+        draft=draft,
         turn=turn,
         runtimes=runtimes,
         timed=True,
@@ -117,6 +125,7 @@ def _plan(
     variant: str | None,
     kv_cache: str | None,
     strict: bool,
+    draft: bool | None,
     runtimes: Runtimes | None,
     timed: bool,
     turn: Turn | None = None,
@@ -137,6 +146,8 @@ def _plan(
         kv_cache=kv_cache,
         tunings=read_tunings(bundle.id, hardware, supports),
         strict=strict,
+        small=None if bundle.draft is None else bundle.draft.manifest,
+        draft=draft,
         turn=turn,
     )
 
@@ -159,12 +170,9 @@ def open_candidate(
 
     started = perf_counter()
     options = with_threads(candidate.options, threads)
-    if verify == "always":
-        bundle.check([candidate.variant])
-    else:
-        memory = Unchanged(bundle.path)
-        bundle.check([candidate.variant], memory=memory)
-        memory.save()
+    _check(bundle, candidate.variant, verify)
+    if bundle.draft is not None and candidate.draft is not None:
+        _check(bundle.draft, candidate.draft.variant, verify)
     # In this thread, since the engine's own takes some addresses to be used later.
     if short := addresses.shortage(candidate.runtime, candidate.memory.total, options.threads):
         raise ContextTooLargeError(short, hint="Raise that limit, or load with fewer threads or a smaller context.")
@@ -176,6 +184,7 @@ def open_candidate(
         setup=_setup(bundle, candidate, options),
         opening=lambda: open_session(bundle, candidate, options, engine),
         options=options,
+        drafting=_drafting(bundle, candidate, threads, engine),
         tokenizer=tokenizer,
         template=template,
         lookup_pays=candidate.tuning is not None and (candidate.tuning.batch_cost or PAYS) < PAYS,
@@ -188,6 +197,27 @@ def _verify(asked: str | None) -> str:
     if found not in ("always", "remembered"):
         raise UsageError(f"{name} cannot be {found!r}.", hint="Choose 'always' or 'remembered'.")
     return found
+
+
+def _check(bundle: Bundle, variant: str, verify: str) -> None:
+    if verify == "always":
+        bundle.check([variant])
+        return
+    memory = Unchanged(bundle.path)
+    bundle.check([variant], memory=memory)
+    memory.save()
+
+
+def _drafting(bundle: Bundle, candidate: Candidate, threads: int | None, engine: Runtime) -> Callable[[], Draft] | None:
+    """Return what opens the draft model that the plan says, None where it says none."""
+    small, draft = bundle.draft, candidate.draft
+    if small is None or draft is None:
+        return None
+    options, n_vocab = with_threads(draft.options, threads), small.manifest.decoder.n_vocab
+    guessing = replace(candidate, variant=draft.variant)
+    return lambda: Draft(
+        open_session(small, guessing, options, engine), options, min(n_vocab, bundle.manifest.decoder.n_vocab)
+    )
 
 
 def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
@@ -206,6 +236,7 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
         machine=machine(),
         packages=packages(),
         spin=options.spin,
+        draft=None if candidate.draft is None else candidate.draft.variant,
     )
 
 

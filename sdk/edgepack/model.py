@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.conversation import Conversation
 from edgepack.decoding.desk import Desk
+from edgepack.decoding.draft import Draft
 from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.options import (
     ChatOptions,
@@ -25,6 +26,7 @@ from edgepack.decoding.options import (
     Tool,
     read_continue,
     read_control_tokens,
+    read_draft,
     read_grammar,
     read_lookup,
     read_n_best,
@@ -69,16 +71,18 @@ class Model:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         lookup_pays: bool = False,
+        drafting: Callable[[], Draft] | None = None,
         began: float | None = None,
     ) -> None:
-        """Open the engine: ``opening`` runs on its thread. ``began`` is ``perf_counter`` when the load began."""
+        """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model. ``began`` is
+        ``perf_counter`` when the load began."""
         self._manifest = manifest
         self._setup = setup
         self._tokenizer = tokenizer
         self._prompts = Prompts(manifest, tokenizer, template, options.context)
         self._lookup_pays = lookup_pays
         self._stop_ids = frozenset(stop.id for stop in manifest.stops)
-        self._desk = Desk(opening, options)
+        self._desk = Desk(opening, options, drafting)
         self._load_s = None if began is None else perf_counter() - began
 
     @property
@@ -275,6 +279,7 @@ class Model:
             setup=self._setup,
             grammar=None if repro.constraint is None else self._grammar(repro.constraint),
             looks_up=repro.prompt_lookup,
+            drafts=read_draft({"draft": repro.draft}, self._desk.draft is not None),
             rolls_from=repro.rolls_from,
             trail=repro.cached,
         )
@@ -353,6 +358,7 @@ class Model:
             grammar=grammar,
             n_best=read_n_best(options),
             looks_up=looks_up,
+            drafts=read_draft(options, self._desk.draft is not None),
             exactly=read_reuse(options) == "exact",
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,

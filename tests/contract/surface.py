@@ -109,9 +109,10 @@ def every_option_is_honoured(case: Case) -> None:
         "on_overflow": model.generate("word " * 600, max_tokens=1, on_overflow="rolling").usage.truncated_tokens,
         "reuse": taken_over(model, "exact") < taken_over(model, "all"),
     }
-    assert set(shown) == set(GenerationOptions.__annotations__)
+    offered = set(GenerationOptions.__annotations__) - {"draft"}  # tests/packager/test_draft.py has one
+    assert set(shown) == offered
     assert [name for name, works in shown.items() if not works] == []
-    assert set(ChatOptions.__annotations__) - set(shown) == {
+    assert set(ChatOptions.__annotations__) - set(GenerationOptions.__annotations__) == {
         "tools",
         "variables",
         "date",
@@ -174,6 +175,7 @@ def every_error_says_what_to_do_and_is_a_builtin_too(case: Case) -> None:
         (ValueError, lambda: model.generate("x", stop=["a", ""])),
         (ValueError, lambda: model.generate("x", n_best=21)),
         (ValueError, lambda: model.generate("x", prompt_lookup=1)),  # type: ignore[arg-type]
+        (ValueError, lambda: model.generate("x", draft=True)),  # the demo has none
         (ValueError, lambda: model.generate("half \ud800")),
         (ValueError, lambda: model.generate("x", json_schema={"type": "no type"})),
         (ValueError, lambda: model.chat([{"role": "wizard", "content": "x"}])),

@@ -345,13 +345,10 @@ def test_an_engine_that_fails_while_opening_is_not_hidden(folder: Path) -> None:
         edgepack.load(folder, runtimes={"fake": Failing()})
 
 
-@pytest.fixture
-def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A damaged bundle of which this device believes that it was found whole."""
-    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
-    folder = small_bundle.write(tmp_path / "small")
+def believe(folder: Path, damaged: str) -> None:
+    """Damage a file of a bundle, and let this device believe that it was found whole."""
     bundle = edgepack.open_bundle(folder)
-    (folder / WEIGHTS).write_bytes(b"Weights")
+    (folder / damaged).write_bytes(b"Weights")
     memory = Unchanged(folder, clock=lambda: time.time_ns() + (SETTLED_S + 1) * 10**9)
     for name, file in listed(bundle.manifest).items():
         with (folder / name).open("rb") as opened:
@@ -360,6 +357,14 @@ def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             memory.save()
             if not Unchanged(folder).holds(name, file.sha256, opened.fileno()):
                 pytest.skip("nothing is remembered of files on the temporary folder's file system")
+
+
+@pytest.fixture
+def remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A damaged bundle of which this device believes that it was found whole."""
+    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
+    folder = small_bundle.write(tmp_path / "small")
+    believe(folder, WEIGHTS)
     return folder
 
 
@@ -377,6 +382,15 @@ def test_every_file_is_read_where_that_is_asked_for(remembered: Path, monkeypatc
     edgepack.load(remembered, runtimes=says(""), verify="remembered").close()
     with pytest.raises(BundleDamagedError, match="sha256"):
         edgepack.open_bundle(remembered)
+
+
+def test_the_files_of_a_draft_are_remembered_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPACK_STATE", str(tmp_path / "state"))
+    folder = small_bundle.write_with_draft(tmp_path / "two")
+    believe(folder / "draft", WEIGHTS)
+    edgepack.load(folder, draft=True, runtimes=says("")).close()
+    with pytest.raises(BundleDamagedError, match="sha256"):
+        edgepack.load(folder, draft=True, runtimes=says(""), verify="always")
 
 
 def test_another_word_for_verify_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

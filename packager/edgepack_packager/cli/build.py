@@ -77,6 +77,15 @@ Unproven = Annotated[
         "--unproven", help="Run no engine and no reference: read the tensors back, and seal the rest unproven."
     ),
 ]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
+        show_default=False,
+    ),
+]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
 
@@ -93,6 +102,7 @@ def build(
     kv_cache: KvCache = "f32",
     max_kl: MaxKl = None,
     no_chat: NoChat = False,
+    draft: Draft = None,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -104,7 +114,9 @@ def build(
     targets = tuple(
         dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
     )
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
+    recipe = Recipe(
+        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft
+    )
     try:
         _show(_build(model, recipe, out), json)
     except building.VariantsFailedError as error:

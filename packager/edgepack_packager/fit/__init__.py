@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
+from edgepack.device.limits import default_kv_cache
 from edgepack.device.memory import Memory, Payload, kv_bytes, largest_context, needed
-from edgepack.device.planning import DEFAULT_CONTEXT, default_kv_cache
+from edgepack.device.planning import DEFAULT_CONTEXT
 from edgepack.device.seconds import Turn
 from edgepack.errors import EngineMissingError, UnsupportedModelError
 from edgepack.runtime import KvCache, Options

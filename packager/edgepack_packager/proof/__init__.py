@@ -18,7 +18,7 @@ import msgspec
 
 from edgepack.bundle import manifest
 from edgepack.bundle.manifest import File, Gate
-from edgepack.device.planning import default_kv_cache
+from edgepack.device.limits import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer

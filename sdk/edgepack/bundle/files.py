@@ -22,6 +22,7 @@ from edgepack.bundle.manifest import File, Manifest, Variant
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
 
 MANIFEST = "manifest.json"
+DRAFT = "draft"
 BLOCK = 1024 * 1024
 # A manifest describes files, it does not hold them: anything larger is not one, and is not worth the memory.
 MAX_MANIFEST = 8 * 1024 * 1024
@@ -56,13 +57,15 @@ _REBUILD = "Build or copy the bundle again."
 class Bundle:
     """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved.
 
-    ``foreign`` are the files and folders that were passed over: see ``edgepack.bundle.foreign``.
+    ``foreign`` are the files and folders that were passed over: see ``edgepack.bundle.foreign``. ``draft`` is the
+    bundle of its draft model, None without one.
     """
 
     path: Path
     manifest: Manifest
     id: str
     foreign: tuple[str, ...] = ()
+    draft: Bundle | None = None
 
     def read(self, name: str) -> bytes:
         """Return a listed file, checked against its sha256. ``name`` is its path relative to the bundle's folder.
@@ -98,7 +101,8 @@ class Bundle:
         progress: Progress | None = None,
         memory: Memory | None = None,
     ) -> None:
-        """Compare the sha256 of the shared files and of the named variants (None: all) with the manifest.
+        """Compare the sha256 of the shared files and of the named variants (None: all, and the draft's) with the
+        manifest.
 
         Files are read in blocks of 1 MiB; ``progress`` gets each block's file and length in bytes. Every file is read
         unless ``memory`` vouches for it. Raises ``BundleDamagedError`` for the first file that differs.
@@ -121,10 +125,16 @@ class Bundle:
         """Return the bytes of the files that ``check`` reads for the same variants."""
         return sum(file.size for _, file in self._files(variants))
 
+    def files(self) -> dict[str, File]:
+        """Return every file of the bundle but its manifests, by its path relative to the bundle's folder."""
+        return dict(self._files(None))
+
     def _files(self, variants: Iterable[str] | None) -> Iterator[tuple[str, File]]:
         yield from ((file.path, file) for file in self.manifest.files)
         for variant in self.manifest.variants if variants is None else [self.variant(id) for id in variants]:
             yield from ((f"variants/{variant.id}/{file.path}", file) for file in variant.files)
+        if variants is None and self.draft is not None:
+            yield from ((f"{DRAFT}/{name}", file) for name, file in self.draft._files(None))
 
 
 def open_bundle(
@@ -144,10 +154,28 @@ def open_bundle(
     found = hashlib.sha256(data).hexdigest()
     check_id(folder, found, id)
     manifest = manifest_file.decode(data)
-    bundle = Bundle(folder, manifest, found, _check_tree(folder, listed(manifest)))
+    passed_over = _check_tree(folder, listed(manifest), manifest.draft is not None)
+    bundle = Bundle(folder, manifest, found, passed_over, _open_draft(folder, manifest.draft))
     if verify == "full":
         bundle.check()
     return bundle
+
+
+def _open_draft(folder: Path, id: str | None) -> Bundle | None:
+    """Return the bundle of the draft model, which has no other, as ``open_bundle`` does with its sizes."""
+    if id is None:
+        return None
+    try:
+        draft = open_bundle(folder / DRAFT, verify="sizes")
+    except BundleNotFoundError:
+        raise _damaged(DRAFT, "it is missing, or no bundle") from None
+    except BundleDamagedError as error:
+        raise BundleDamagedError(f"In {DRAFT}/: {error.message}", hint=error.hint) from None
+    if draft.id != id:
+        raise _damaged(DRAFT, f"it is another bundle, sha256:{draft.id}")
+    if draft.manifest.draft is not None:
+        raise _damaged(DRAFT, "it has a draft of its own")
+    return draft
 
 
 def check_id(path: Path, found: str, wanted: str | None) -> None:
@@ -178,6 +206,8 @@ def listed(manifest: Manifest) -> dict[str, File]:
     entries = [(file.path, file) for file in manifest.files]
     if any(name == MANIFEST or name.split("/")[0] == "variants" for name, _ in entries):
         raise _damaged(MANIFEST, f"'files' lists {MANIFEST} or a file below variants/")
+    if manifest.draft is not None and any(name.split("/")[0] == DRAFT for name, _ in entries):
+        raise _damaged(MANIFEST, f"'files' lists a file below {DRAFT}/, which has a manifest of its own")
     entries += [(f"variants/{v.id}/{file.path}", file) for v in manifest.variants for file in v.files]
     for name, file in entries:
         if name in files or "\0" in name:
@@ -210,8 +240,9 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _check_tree(folder: Path, files: dict[str, File]) -> tuple[str, ...]:
-    """Walk the folder once: every file is listed, regular and of its size, and every listed file is there.
+def _check_tree(folder: Path, files: dict[str, File], with_draft: bool) -> tuple[str, ...]:
+    """Walk the folder once, but for that of a draft: every file is listed, regular and of its size, and every listed
+    file is there.
 
     Return what is foreign.
     """
@@ -228,6 +259,8 @@ def _check_tree(folder: Path, files: dict[str, File]) -> tuple[str, ...]:
                     if entry.is_symlink():
                         raise _damaged(name, "it is a symbolic link, and a bundle holds none")
                     if entry.is_dir(follow_symlinks=False):
+                        if with_draft and name == DRAFT:
+                            continue
                         if name + "/" not in within and foreign(entry.name, True):
                             passed_over.append(name + "/")
                         else:

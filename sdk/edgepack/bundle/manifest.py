@@ -22,7 +22,8 @@ VERSION = 1
 KV_CACHE, KV_CACHE_Q8 = "kv_cache", "kv_cache_q8"
 LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
-FEATURES: frozenset[str] = frozenset({KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE})
+DRAFT = "draft"
+FEATURES: frozenset[str] = frozenset({KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, DRAFT})
 
 HIGH_LOSS = 0.25
 """Nats on text. Of simple facts that a model of 135 M parameters knows, a variant that loses 0.3 to 0.45 answers about
@@ -301,8 +302,9 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     self_test: SelfTest | None
 
 
-class Manifest(_Plain, frozen=True, kw_only=True):
-    """The whole document."""
+class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole document. ``draft`` is the id of the bundle in its folder ``draft``, a small model that guesses what
+    this one says; left out without one."""
 
     schema: Schema
     name: str
@@ -318,6 +320,7 @@ class Manifest(_Plain, frozen=True, kw_only=True):
     context: Context
     files: list[File]
     variants: Annotated[list[Variant], msgspec.Meta(max_length=256)]
+    draft: Sha256 | None = None
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -29,12 +29,15 @@ def inspect(bundle: BundlePath, json: AsJson = False) -> None:
 
 
 def as_mapping(bundle: Bundle) -> dict[str, Any]:
-    """Return the manifest as JSON values, with the bundle's id and whether each variant is proven."""
+    """Return the manifest as JSON values, with the bundle's id, whether each variant is proven, and in the place of the
+    draft's id the same of its bundle."""
     import msgspec
 
     plain: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
     for values in plain["variants"]:
         values["proven"] = values["proof"] is not None
+    if bundle.draft is not None:
+        plain["draft"] = as_mapping(bundle.draft)
     return {"id": bundle.id} | plain
 
 
@@ -47,7 +50,7 @@ def show(bundle: Bundle) -> None:
     console = out()
     manifest = bundle.manifest
     say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
-    console.print(facts([("bundle", bundle.id), *_facts(manifest)]))
+    console.print(facts([("bundle", bundle.id), *_facts(manifest), *_draft(bundle.draft)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:
         rows.add_row(
@@ -180,6 +183,17 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+
+
+def _draft(draft: Bundle | None) -> Iterator[tuple[str, str]]:
+    if draft is None:
+        return
+    from edgepack.device.memory import human
+
+    manifest = draft.manifest
+    size = f"{manifest.decoder.n_parameters / 1e6:,.1f} M parameters, {human(draft.size())}"
+    yield "draft", f"{manifest.name}: {size} in {', '.join(v.id for v in manifest.variants)}"
+    yield from (("", line) for _, line in _licence(manifest.license))
 
 
 def _licence(terms: License) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from edgepack.cli.screen import (
     Backend,
     BundlePath,
     Context,
+    Draft,
     KvCache,
     Strict,
     Variant,
@@ -39,6 +40,7 @@ def plan(
     context: Context = None,
     kv_cache: KvCache = None,
     strict: Strict = False,
+    draft: Draft = None,
     prompt_tokens: Prompt = PROMPT,
     answer_tokens: Answer = ANSWER,
     json: AsJson = False,
@@ -49,8 +51,16 @@ def plan(
     from edgepack.loading import plan as make
 
     opened = open_bundle(bundle, verify="sizes")
-    turn = Turn(prompt_tokens, answer_tokens)
-    made = make(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache, strict=strict, turn=turn)
+    made = make(
+        opened,
+        backend=backend,
+        variant=variant,
+        context=context,
+        kv_cache=kv_cache,
+        strict=strict,
+        draft=draft,
+        turn=Turn(prompt_tokens, answer_tokens),
+    )
     if json:
         as_json(as_mapping(made))
     else:
@@ -94,7 +104,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
             candidate.device or "-",
             f"{candidate.bits:.2f}",
             candidate.options.kv_cache,
-            *(human(count) for count in (of.weights, of.kv_cache, of.overhead + of.engine, of.total)),
+            *(human(count) for count in (of.weights, of.kv_cache, of.total - of.weights - of.kv_cache, of.total)),
             style="bold" if rank == 1 and candidate.eligible else None if candidate.eligible else "dim",
         )
     console.print()

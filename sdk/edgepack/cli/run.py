@@ -20,6 +20,7 @@ from edgepack.cli.screen import (
     BundleId,
     BundlePath,
     Context,
+    Draft,
     KvCache,
     Strict,
     Threads,
@@ -97,6 +98,7 @@ def run(
     logprobs: Logprobs = False,
     n_best: Number = None,
     prompt_lookup: PromptLookup = None,
+    draft: Draft = None,
     on_overflow: OnOverflow = None,
     control_tokens: ControlTokens = None,
     isolate: Isolate = False,
@@ -142,6 +144,7 @@ def run(
             threads=threads,
             isolate=isolate,
             strict=strict,
+            draft=draft,
             id=id,
             verify=verify,
         )

@@ -52,6 +52,14 @@ Threads = Annotated[
 BundleId = Annotated[
     str | None, typer.Option(help="Refuse any bundle but this: sha256:..., as verify prints it.", show_default=False)
 ]
+Draft = Annotated[
+    bool | None,
+    typer.Option(
+        help="Load the bundle's draft model, which guesses what the other says. Default: where edgepack tune found "
+        "that it pays.",
+        show_default=False,
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a substitute for what would come first.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 

@@ -82,6 +82,11 @@ def show(report: TuneReport) -> None:
             f"{winner.decode_tps:.1f} tokens/s",
         ),
     )
+    for tuning in report.tunings:
+        if tuning.draft_gain is not None:
+            say(console, Text(f"{tuning.variant} with its draft model: answers {tuning.draft_gain:.2f}x as fast"))
+    for variant, reason in report.undrafted.items():
+        say(console, Text(f"{variant} with its draft model: {reason}", "yellow"))
     if report.busy:
         line = f"Other programs took up to {report.neighbours:.1f} cores meanwhile: tune again when they are done."
         say(console, styled("yellow", line))

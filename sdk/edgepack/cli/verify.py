@@ -48,6 +48,8 @@ def _checked(path: Path, id: str | None) -> Bundle:
 
 
 def _replayed(bundle: Bundle) -> list[Replay]:
+    from dataclasses import replace
+
     from edgepack.device.hardware import detect
     from edgepack.measuring.replay import replay_variant
     from edgepack.text.opening import text_side
@@ -55,24 +57,26 @@ def _replayed(bundle: Bundle) -> list[Replay]:
 
     hardware = detect()
     with steps() as progress:
-        task = progress.add_task("Replaying", total=1 + len(bundle.manifest.variants))
-        replays = replay_text(bundle.manifest, *text_side(bundle))
-        progress.advance(task)
-        for variant in bundle.manifest.variants:
-            replays.append(replay_variant(bundle, variant, hardware))
+        bundles = {"": bundle} if bundle.draft is None else {"": bundle, "draft: ": bundle.draft}
+        task = progress.add_task("Replaying", total=sum(1 + len(each.manifest.variants) for each in bundles.values()))
+        replays = []
+        for place, each in bundles.items():
+            found = replay_text(each.manifest, *text_side(each))
             progress.advance(task)
+            for variant in each.manifest.variants:
+                found.append(replay_variant(each, variant, hardware))
+                progress.advance(task)
+            replays += [replace(replay, name=place + replay.name) for replay in found]
     return replays
 
 
 def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from edgepack.bundle.files import listed
-
     return {
         "id": bundle.id,
         "name": bundle.manifest.name,
-        "files": len(listed(bundle.manifest)),
+        "files": len(bundle.files()),
         "bytes": bundle.size(),
         "foreign": list(bundle.foreign),
         "replays": [asdict(each) for each in replays],
@@ -83,11 +87,10 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     """Print what was compared and what each replay gave."""
     from rich.text import Text
 
-    from edgepack.bundle.files import listed
     from edgepack.device.memory import human
 
     console = out()
-    count = len(listed(bundle.manifest))
+    count = len(bundle.files())
     say(console, styled("bold", bundle.manifest.name, f"  sha256:{bundle.id}"))
     said = f": {count} files, {human(bundle.size())}, every size and sha256 as the manifest says"
     console.print(styled("green", "sound", said))

@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from threading import RLock
 from time import monotonic
 from types import FrameType
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Cache, Step
+from edgepack.decoding.draft import Draft
 from edgepack.decoding.owner import Bell, Outcome, Owner
 from edgepack.decoding.turn import Holder, Turn, nothing
 from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
@@ -41,10 +42,13 @@ def _no_more() -> bool:
 class Desk:
     """A session with its owner thread and its cache's bookkeeping, which serves one request at a time.
 
-    It closes the session when nobody can reach it any more, and before the interpreter ends.
+    ``drafting`` opens a draft model beside it, on the same thread. Both are closed when nobody can reach the desk any
+    more, and before the interpreter ends.
     """
 
-    def __init__(self, opening: Callable[[], Session], options: Options) -> None:
+    def __init__(
+        self, opening: Callable[[], Session], options: Options, drafting: Callable[[], Draft] | None = None
+    ) -> None:
         self.options = options
         self.cache = Cache()
         self._holder: Turn | None = None
@@ -54,12 +58,16 @@ class Desk:
         self._lock = RLock()
         self.owner = Owner("edgepack", _weakly(weakref.WeakMethod(self._look)))
         opened: list[Session] = []
+        drafts: list[Draft] = []
         try:
             self.owner.call(lambda: opened.append(opening()))
             self.session = opened[0]
-            self._end = weakref.finalize(self, _shut_down, self.owner, self.session)
+            if drafting is not None:
+                self.owner.call(lambda: drafts.append(drafting()))
+            self.draft = drafts[0] if drafts else None
+            self._end = weakref.finalize(self, _shut_down, self.owner, self.session, self.draft)
         except BaseException:
-            self.owner.stop(lambda: opened[0].close() if opened else None)  # behind an opening that was interrupted
+            self.owner.stop(lambda: _close(*opened, *drafts))  # behind an opening that was interrupted
             raise
 
     # Turns
@@ -272,6 +280,13 @@ class Desk:
                 self.session.rewind(length)
                 self.cache.cut(length)
 
+    def guess(self, text: Sequence[int], most: int, go_on: Callable[[], None]) -> list[int]:
+        """Return what the draft model guesses: see ``Draft.guess``. Nothing without one."""
+        if self.draft is None:
+            return []
+        with self._watched(lost=False):
+            return self.draft.guess(text, most, go_on)
+
     def snapshot(self, length: int) -> bytes:
         """Return the session's snapshot of its first tokens; nothing where it can make none. The cache stays."""
         if not isinstance(self.session, Snapshots):
@@ -296,15 +311,16 @@ class Desk:
                 self.cache.tokens, self.cache.steps = list(tokens), list(steps)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Note what a failure of the engine means for the next request."""
+    def _watched(self, lost: bool = True) -> Iterator[None]:
+        """Note what a failure of the engine means for the next request; ``lost``: a crash takes the cache with it."""
         self.check()
         try:
             yield
         except Cancelled:
             raise
         except (EngineCrashedError, EngineTimeoutError):
-            self.cache.cut(0)  # another process takes over, with nothing in its cache
+            if lost:
+                self.cache.cut(0)  # another process takes over, with nothing in its cache
             raise
         except EngineError as error:
             self._out_of_use = f"The engine failed earlier: {error.message}"
@@ -319,6 +335,8 @@ class Desk:
         with self._lock:
             if self._holder is turn:
                 self.session.cancel()
+                if self.draft is not None:
+                    self.draft.cancel()
 
     def close(self) -> None:
         """Stop what runs and close the session. Requests that wait are refused. Safe to call twice."""
@@ -331,7 +349,7 @@ class Desk:
                 holder.end()
         self.owner.wake()
         if self._end.alive:
-            _shut_down(self.owner, self.session)
+            _shut_down(self.owner, self.session, self.draft)
             self._end.detach()
 
 
@@ -353,9 +371,17 @@ def _weakly(method: weakref.WeakMethod[Callable[[], float | None]]) -> Callable[
     return call
 
 
-def _shut_down(owner: Owner, session: Session) -> None:
+def _shut_down(owner: Owner, session: Session, draft: Draft | None) -> None:
     if not owner.is_here:  # a fork of the process has neither the thread nor the right to the engine
         return
     if not owner.stopped:
-        session.cancel()
-        owner.stop(session.close, _LAST_WORDS_S)
+        sessions = (session,) if draft is None else (session, draft)
+        for each in sessions:
+            each.cancel()
+        owner.stop(lambda: _close(*sessions), _LAST_WORDS_S)
+
+
+def _close(*sessions: Session | Draft) -> None:
+    with ExitStack() as stack:  # each of them, whatever another raises
+        for each in sessions:
+            stack.callback(each.close)

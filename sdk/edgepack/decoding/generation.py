@@ -35,7 +35,7 @@ class Request:
 
     ``prompt``: the token ids; ``limit``: the most tokens to generate; ``stop_ids`` and ``stops`` end the text;
     ``at_start``: no text stands before the new one; ``began``: ``perf_counter`` when the call was made.
-    ``grammar`` binds the text; ``n_best`` asks for logprobs with so many alternatives; ``looks_up`` guesses tokens;
+    ``grammar`` binds the text; ``n_best`` asks for logprobs with so many alternatives; ``looks_up``, ``drafts``,
     ``exactly``, ``rolls_from``, ``trail``: see ``Steps``; ``truncated``: tokens that were left out of the prompt.
     ``parse`` takes tool calls out of the finished text, whose ids it gets where no stop string cut them.
     """
@@ -52,6 +52,7 @@ class Request:
     grammar: Grammar | None = None
     n_best: int | None = None
     looks_up: bool = False
+    drafts: bool = False
     exactly: bool = True
     rolls_from: int | None = None
     trail: Trail | None = None
@@ -73,6 +74,7 @@ class Generation:
             spelt=self._spelt if not request.exactly and request.rolls_from is None else None,
             rolls_from=request.rolls_from,
             looks_up=request.looks_up,
+            drafts=request.drafts,
             trail=request.trail,
         )
         self._sampling = request.sampling.resolved()
@@ -242,6 +244,7 @@ class Generation:
             constraint=None if request.grammar is None else request.grammar.asked,
             prompt_lookup=request.looks_up,
             rolls_from=request.rolls_from,
+            draft=request.drafts,
         )
 
 

@@ -33,6 +33,7 @@ class GenerationOptions(TypedDict, total=False):
     a time; what ``max_tokens`` cuts is closed, so that it still holds. ``logprobs`` asks for each token's logarithm of
     probability, ``n_best`` for so many likeliest ones beside it. ``prompt_lookup`` lets the engine check several
     guessed tokens in one step; the default is what ``edgepack tune`` found to pay on this device, else off.
+    ``draft`` has the bundle's draft model guess them; the default is yes where it is loaded, see ``edgepack.load``.
     ``reuse``: "all", the default, takes over all of the KV cache that the prompt shares; "exact" only what evaluating
     the prompt from nothing would put there in the same steps, so that the answer is the same to the last bit of its
     logits whatever was asked before.
@@ -53,6 +54,7 @@ class GenerationOptions(TypedDict, total=False):
     logprobs: bool | None
     n_best: int | None
     prompt_lookup: bool | None
+    draft: bool | None
     on_overflow: OnOverflow | None
     reuse: Reuse | None
 
@@ -148,6 +150,14 @@ def read_n_best(options: GenerationOptions) -> int | None:
 def read_lookup(options: GenerationOptions, pays: bool) -> bool:
     """Return whether prompt lookup guesses: as asked for, else whether it pays on this device."""
     return _yes_or_no("prompt_lookup", options.get("prompt_lookup"), pays)
+
+
+def read_draft(options: GenerationOptions, loaded: bool) -> bool:
+    """Return whether the draft model guesses: as asked for, else whether it is loaded."""
+    wanted = _yes_or_no("draft", options.get("draft"), loaded)
+    if wanted and not loaded:
+        raise UsageError("draft is True, and no draft model is loaded.", hint="Load the bundle with draft=True.")
+    return wanted
 
 
 def read_reuse(options: GenerationOptions) -> Reuse:

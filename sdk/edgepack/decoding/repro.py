@@ -20,7 +20,8 @@ LIBRARIES = ("edgepack", "numpy", "tokenizers", "jinja2", "llguidance")
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a model was loaded as. ``engine`` is the runtime's own version, ``packages`` the libraries above it."""
+    """What a model was loaded as. ``engine`` is the runtime's own version, ``packages`` the libraries above it,
+    ``draft`` the variant of the draft model, None without one."""
 
     bundle: str
     bundle_id: str
@@ -36,6 +37,7 @@ class Setup:
     machine: str
     packages: dict[str, str]
     spin: bool | None = None
+    draft: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -48,7 +50,8 @@ class Repro:
 
     ``cached`` are the steps that evaluated the first tokens of the prompt, as (tokens kept of a step, tokens evaluated
     in it, how many such steps); the rest was evaluated in steps of ``setup.chunk``. ``rolls_from``: the tokens that a
-    full context kept, None where it was not to roll. The sampling with its seed is the result's own.
+    full context kept, None where it was not to roll; ``draft``: the draft model guessed. The sampling with its seed is
+    the result's own.
     """
 
     setup: Setup
@@ -60,6 +63,7 @@ class Repro:
     constraint: dict[str, Any] | None
     prompt_lookup: bool
     rolls_from: int | None
+    draft: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

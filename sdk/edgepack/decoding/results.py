@@ -20,7 +20,8 @@ class Usage:
     """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text.
 
     ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` did not fit and were left out;
-    they are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup, ``accepted_tokens`` came true.
+    they are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup or by a draft model,
+    ``accepted_tokens`` came true.
     """
 
     prompt_tokens: int

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgepack.decoding.cache import Trail
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.lookup import Lookup
+from edgepack.decoding.pace import Pace
 from edgepack.errors import Cancelled
 
 Logits = NDArray[np.float32]
@@ -23,8 +24,8 @@ class Steps:
     whatever the prompt shares. ``spelt`` may give other ids of the same text that share more, for the prompt and what
     the cache has said; ``prompt`` is what was evaluated in the end. ``rolls_from`` is None, or how many tokens of the
     prompt stay when the context is full: then the older half of the others is forgotten, and the rest evaluated anew.
-    With ``looks_up``, guesses are made. ``trail`` has the prompt's first tokens evaluated anew in just these steps,
-    whatever is in the cache.
+    With ``looks_up``, tokens are guessed by prompt lookup, with ``drafts`` by the desk's draft model where that finds
+    nothing. ``trail`` has the prompt's first tokens evaluated anew in just these steps, whatever is in the cache.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Steps:
         spelt: Callable[[Sequence[int], Sequence[int]], Sequence[int]] | None = None,
         rolls_from: int | None = None,
         looks_up: bool = False,
+        drafts: bool = False,
         trail: Trail | None = None,
     ) -> None:
         self._desk = desk
@@ -45,10 +47,12 @@ class Steps:
         self._rolls_from = rolls_from
         self._looks_up = looks_up
         self._lookup: Lookup | None = None
+        self._drafting = Pace() if drafts else None
         self._trail = trail
         self._cancelled = False
         self._guessed: deque[tuple[int, Logits]] = deque()  # a token that may come, and the logits after it
         self._guess = 0
+        self._pace: Pace | None = None  # of what made the guess
         self.cached = 0
         self.cached_trail: Trail = ()
         self.rolled_off = 0
@@ -62,22 +66,23 @@ class Steps:
         if self._spelt is not None:
             self.prompt = self._spelt(self.prompt, self._desk.cache.said)
         self._lookup = Lookup(self.prompt) if self._looks_up else None
+        if self._desk.draft is not None:
+            self._desk.draft.begin()
         share = self._share() if self._trail is None else self._follow(self._trail)
         self.cached, self.cached_trail = share, self._desk.cache.trail
         return self._evaluate(self.prompt[share:])
 
     def after(self, token: int, left: int) -> Logits:
         """Return the logits after one more token, of which at most ``left`` more will be asked for."""
-        if self._lookup is None:
-            return self._step([token], self._desk.forward)
-        self._lookup.append(token)
+        if self._lookup is not None:
+            self._lookup.append(token)
         if self._guessed and self._guessed[0][0] == token:
             self.accepted += 1
             _, logits = self._guessed.popleft()
             return logits
         self.settle()
         context, length = self._desk.options.context, len(self._desk.cache.tokens)
-        guess = self._lookup.guess(min(left - 1, context - length - 1))
+        guess = self._guess_after(token, min(left - 1, context - length - 1))
         if not guess:
             return self._step([token], self._desk.forward)
         rows = self._step([token, *guess], self._desk.forward_all)
@@ -94,9 +99,9 @@ class Steps:
 
     def settle(self) -> None:
         """Forget the guessed tokens that did not come."""
-        if self._lookup is not None and self._guess:
+        if self._pace is not None and self._guess:
             wrong = len(self._guessed)
-            self._lookup.learn(self._guess, self._guess - wrong)
+            self._pace.learn(self._guess, self._guess - wrong)
             self._desk.rewind(len(self._desk.cache.tokens) - wrong)
             self._guessed.clear()
             self._guess = 0
@@ -104,6 +109,17 @@ class Steps:
     def cancel(self) -> None:
         """Let no further step begin. From any thread."""
         self._cancelled = True
+
+    def _guess_after(self, token: int, most: int) -> list[int]:
+        if most < 1:
+            return []
+        if self._lookup is not None and (guess := self._lookup.guess(most)):
+            self._pace = self._lookup.pace
+            return guess
+        if self._drafting is None:
+            return []
+        self._pace = self._drafting
+        return self._desk.guess([*self._desk.cache.tokens, token], min(self._pace.most, most), self._check_cancelled)
 
     def _share(self) -> int:
         """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
@@ -130,8 +146,7 @@ class Steps:
         return logits
 
     def _step(self, tokens: Sequence[int], forward: Callable[[Sequence[int]], Logits]) -> Logits:
-        if self._cancelled:
-            raise Cancelled("The stream was cancelled.")
+        self._check_cancelled()
         held, context = self._desk.cache.tokens, self._desk.options.context
         if self._rolls_from is not None and len(held) + len(tokens) > context:
             return self._roll(held, tokens)
@@ -145,3 +160,7 @@ class Steps:
         self._desk.rewind(kept)
         self.rolled_off += forgotten
         return self._evaluate(rest)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise Cancelled("The stream was cancelled.")

@@ -57,7 +57,8 @@ class Memory:
     """Bytes that a candidate needs, and that the machine has available (None: the system does not say).
 
     ``weights`` are as the engine keeps them, with the copy that it may rearrange for this processor; ``kv_cache`` is
-    that of a full context; ``overhead`` is what one prefill step works in; ``engine`` is its code and the tokenizer.
+    that of a full context; ``overhead`` is what one prefill step works in; ``engine`` is its code and the tokenizer;
+    ``draft`` is what a draft model adds to all of these.
     """
 
     weights: int
@@ -65,6 +66,7 @@ class Memory:
     overhead: int
     engine: int
     available: int | None
+    draft: int = 0
 
     @property
     def total(self) -> int:
@@ -72,7 +74,7 @@ class Memory:
 
         Pages of a mapped file count, though the system could drop them: every token would read them again.
         """
-        return self.weights + self.kv_cache + self.overhead + self.engine
+        return self.weights + self.kv_cache + self.overhead + self.engine + self.draft
 
     @property
     def peak(self) -> int:
@@ -111,6 +113,13 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
         engine=engine.code + engine.token * payload.rows,
         available=available,
     )
+
+
+def draft_bytes(payload: Payload, options: Options) -> int:
+    """Return the bytes that a draft model adds to an engine and a tokenizer that are loaded already."""
+    own = needed(payload, options)
+    vocabulary = _ENGINES.get(payload.runtime, _OTHER).token - _OTHER.token  # of the engine alone
+    return own.weights + own.kv_cache + own.overhead + vocabulary * payload.rows
 
 
 def largest_context(total: Callable[[int], float], limit: int, available: int | None) -> int:

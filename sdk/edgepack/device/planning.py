@@ -14,16 +14,18 @@ from typing import Literal, cast, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.device.drafts import Draft, Small, check_draft, find_draft
 from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
-from edgepack.device.memory import CHUNK, Q8_BLOCK, Memory, Payload, human, largest_context, needed
+from edgepack.device.limits import check_arguments, context_limit, default_kv_cache, kv_caches
+from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
-from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, UsageError
+from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
-Obstacle = Literal["memory", "kv cache", "oracle", "engine", "not asked for"]
+Obstacle = Literal["memory", "kv cache", "draft", "oracle", "engine", "not asked for"]
 # Fastest first; what the table does not know goes after it, accelerators before CPUs.
 _ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
 _CPU_ORDER = {"gguf": 4, "onnx": 5}
@@ -39,7 +41,8 @@ class Candidate:
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
     is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
-    from ``tuning``, or else predicted from the engine's own speed.
+    from ``tuning``, or else predicted from the engine's own speed. ``draft`` is what guesses for it, None where nothing
+    does.
     """
 
     variant: str
@@ -57,6 +60,7 @@ class Candidate:
     tuning: Tuning | None = None
     idle: str | None = None
     seconds: Seconds | None = None
+    draft: Draft | None = None
 
     @property
     def eligible(self) -> bool:
@@ -100,7 +104,7 @@ class Plan:
 
     def _substitution(self, chosen: Candidate) -> EdgepackError | None:
         for candidate in self.candidates:
-            if candidate.eligible or candidate.obstacle in ("not asked for", "oracle"):
+            if candidate.eligible or candidate.obstacle in ("not asked for", "draft", "oracle"):
                 continue
             # What was never measured here, because it cannot run, is compared by rule.
             first = min(candidate, chosen, key=_preference if candidate.tuning else _rule)
@@ -140,13 +144,17 @@ def make_plan(
     tunings: Mapping[str, Tuning] | None = None,
     strict: bool = False,
     turn: Turn | None = None,
+    small: Manifest | None = None,
+    draft: bool | None = None,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
     ``supports`` maps a runtime's name to what it said of itself. ``context`` is in tokens; without one it is the
     bundle's limit, at most 4096. ``backend`` and ``variant`` restrict the choice; ``kv_cache`` is "f32", "f16" or "q8",
     without one "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
-    measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for.
+    measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for. ``small`` is
+    the manifest of the bundle's draft model, which is loaded where ``draft`` asks for it, and for None where it was
+    measured to pay and fits the memory.
 
     Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
     not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
@@ -158,7 +166,8 @@ def make_plan(
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
     """
-    _check_arguments(manifest, context, backend, variant, kv_cache)
+    check_arguments(manifest, context, backend, variant, kv_cache)
+    check_draft(manifest, draft, small)
     limit, proven = context_limit(manifest)
     if context is not None and context > limit:
         what = "was verified for" if proven else "is written for (unproven)"
@@ -167,7 +176,7 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn())
+    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn(), small, draft)
     known = tunings or {}
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
@@ -181,32 +190,6 @@ def make_plan(
     return Plan(planned, limit, proven, backend, tuple(found), strict, asked.turn)
 
 
-def context_limit(manifest: Manifest) -> tuple[int, bool]:
-    """Return the largest context that the bundle allows, and whether a proof covers it."""
-    context = manifest.context
-    if not context.verified:
-        return context.profile, False
-    return min(context.profile, context.verified), True
-
-
-def kv_caches(variant: Variant, support: Support | None, head_dim: int) -> tuple[KvCache, ...]:
-    """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers.
-
-    Heads that are no whole blocks of a q8 cache cannot be kept in one.
-    """
-    if variant.kv_cache:
-        return (variant.kv_cache,)
-    offered = support.kv_caches if support else ()
-    whole = head_dim % Q8_BLOCK.get(variant.runtime, 1) == 0
-    return tuple(kind for kind in offered if whole or kind != "q8")
-
-
-def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:
-    """Return the KV cache's type for a variant's scheme: exact for f32 weights, else the smaller one if offered."""
-    wanted: KvCache = "f32" if scheme == "f32" else "f16"
-    return wanted if wanted in offered or not offered else offered[0]
-
-
 @dataclass(frozen=True, slots=True)
 class _Asked:
     context: int
@@ -214,32 +197,8 @@ class _Asked:
     variant: str | None
     kv_cache: KvCache | None
     turn: Turn
-
-
-def _check_arguments(
-    manifest: Manifest,
-    context: int | None,
-    backend: str | None,
-    variant: str | None,
-    kv_cache: str | None,
-) -> None:
-    if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
-        raise UsageError(f"context cannot be {context!r}.", hint="It is a number of tokens, at least 1.")
-    if kv_cache is not None and kv_cache not in get_args(KvCache):
-        raise UsageError(f"kv_cache cannot be {kv_cache!r}.", hint=f"Choose from: {', '.join(get_args(KvCache))}.")
-    held = {v.id: v.runtime for v in manifest.variants}
-    if variant is not None and variant not in held:
-        raise UsageError(f"{manifest.name} holds no variant {variant!r}.", hint=f"It holds: {', '.join(held)}.")
-    if backend is None:
-        return
-    if backend not in held.values():
-        raise UsageError(
-            f"{manifest.name} holds no variant for the backend {backend!r}.", hint=f"It holds: {', '.join(held)}."
-        )
-    if variant is not None and held[variant] != backend:
-        raise UsageError(
-            f"{variant} runs on {held[variant]!r}, not on {backend!r}.", hint="Name one of the two, or a pair."
-        )
+    small: Manifest | None
+    draft: bool | None
 
 
 def _candidate(
@@ -267,6 +226,8 @@ def _candidate(
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
     )
+    small = find_draft(asked.small, asked.draft, variant.id, payload, options, tuning)
+    memory = needed(payload, options, available)
     candidate = Candidate(
         variant=variant.id,
         runtime=variant.runtime,
@@ -274,19 +235,22 @@ def _candidate(
         bits=variant.quantization.bits,
         proven=variant.proof is not None,
         options=options,
-        memory=needed(payload, options, available),
-        fits_context=_largest_context(manifest, payload, options, available),
+        memory=memory if small is None else replace(memory, draft=small.bytes(options)),
+        fits_context=_largest_context(manifest, payload, options, available, small),
         engine=support.version if support else None,
         tuning=tuning,
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
         seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
+        draft=None if small is None else small.plan(options),
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
+    if obstacle == "memory" and small is not None and asked.draft is None:
+        return _candidate(manifest, variant, hardware, support, replace(asked, draft=False), tuning, repack)
     if obstacle == "memory" and tuning is not None:
         untuned = _candidate(manifest, variant, hardware, support, asked, None)
         if untuned.eligible:
             return untuned
-    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < candidate.memory.total:
+    elif obstacle == "memory" and needed(payload, replace(options, repack=False)).total < memory.total:
         return _candidate(manifest, variant, hardware, support, asked, None, repack=False)
     if obstacle is None and support is not None:
         reason, hint = _merit(candidate, support, asked.turn)
@@ -303,6 +267,9 @@ def _obstacle(
     """Return what keeps a candidate from running, in words, and the next step: the first that applies."""
     if asked.variant not in (None, variant.id) or asked.backend not in (None, variant.runtime):
         return "not asked for", f"{asked.variant or asked.backend} was asked for", None
+    if asked.draft and candidate.draft is None:
+        reason = f"its draft model has no variant for this engine with a KV cache in {candidate.options.kv_cache}"
+        return "draft", reason, "Go without one: draft=False."
     if support is None:
         return "engine", f"no runtime called {variant.runtime!r} is registered", None
     install = f"Install it with: {support.install}" if support.install else None
@@ -331,6 +298,8 @@ def _obstacle(
 def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.draft is not None:
+        parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:
         parts.insert(0, measured(candidate.tuning))
     if candidate.seconds is not None:
@@ -385,6 +354,11 @@ def _rule(candidate: Candidate) -> _Rule:
     return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
 
 
-def _largest_context(manifest: Manifest, payload: Payload, options: Options, available: int | None) -> int:
-    limit, _ = context_limit(manifest)
-    return largest_context(lambda n: needed(payload, replace(options, context=n)).total, limit, available)
+def _largest_context(
+    manifest: Manifest, payload: Payload, options: Options, available: int | None, small: Small | None
+) -> int:
+    def total(context: int) -> int:
+        at = replace(options, context=context)
+        return needed(payload, at).total + (0 if small is None else small.bytes(at))
+
+    return largest_context(total, context_limit(manifest)[0], available)

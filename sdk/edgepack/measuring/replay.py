@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgepack.bundle.files import Bundle
 from edgepack.bundle.manifest import SelfTest, Variant
 from edgepack.device.hardware import Hardware
-from edgepack.device.planning import default_kv_cache, kv_caches
+from edgepack.device.limits import default_kv_cache, kv_caches
 from edgepack.engines import Runtimes, find, probe_all
 from edgepack.errors import EdgepackError
 from edgepack.isolation import isolate

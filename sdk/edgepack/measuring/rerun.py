@@ -78,9 +78,15 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
             hint="Name the right one with --bundle.",
         )
     choice = plan(
-        opened, context=then.context, backend=then.backend, variant=then.variant, kv_cache=then.kv_cache
+        opened,
+        context=then.context,
+        backend=then.backend,
+        variant=then.variant,
+        kv_cache=then.kv_cache,
+        draft=then.draft is not None,
     ).choice
-    again = replace(choice, options=_options(choice.options, then))
+    draft = choice.draft and replace(choice.draft, options=_options(choice.draft.options, then))
+    again = replace(choice, options=_options(choice.options, then), draft=draft)
     with open_candidate(opened, again, isolate=True) as model:
         result = model.repeat(recorded.repro, recorded.sampling)
         return _compared(recorded, result, model.setup)

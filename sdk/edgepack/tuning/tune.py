@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TypedDict
 
@@ -23,6 +23,7 @@ from edgepack.device.tuning import Tuning, write_tunings
 from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.runtime import Support
+from edgepack.tuning import drafts
 from edgepack.tuning.trial import Job, Measurement, run
 
 MARGIN = 1.03
@@ -89,7 +90,8 @@ Watch = Callable[[Trial, int, int], None]
 class TuneReport:
     """What was found. ``winner`` is what the plan takes from now on; ``file`` keeps the tunings, None where the state
     folder could not be written to. ``neighbours`` are the most cores that other programs took during a trial, and
-    ``busy`` says that it was so much that the figures are not this machine's."""
+    ``busy`` says that it was so much that the figures are not this machine's. ``undrafted`` says by variant why nothing
+    is known of the bundle's draft model."""
 
     bundle: str
     bundle_id: str
@@ -100,6 +102,7 @@ class TuneReport:
     file: str | None
     neighbours: float | None
     busy: bool
+    undrafted: Mapping[str, str] = field(default_factory=dict)
 
 
 def tune(
@@ -108,6 +111,7 @@ def tune(
     quick: bool = False,
     runtimes: Runtimes | None = None,
     measure: Measure = run,
+    gain: drafts.Gain = drafts.run,
     watch: Watch = lambda trial, done, total: None,
 ) -> TuneReport:
     """Measure the bundle's variants on this device and keep the best settings of each.
@@ -121,7 +125,17 @@ def tune(
     _ = plan.choice  # raises where there is nothing to measure
     search = _Search(bundle, hardware, supports, QUICK if quick else FULL, measure)
     search.run([candidate for candidate in plan.candidates if candidate.eligible], watch)
-    tunings = search.tunings()
+    effort = search.effort
+    tunings, undrafted = drafts.judge(
+        bundle,
+        hardware,
+        supports,
+        search.tunings(),
+        tokens=2 * effort.decode,
+        repeats=effort.repeats,
+        timeout_s=effort.trial_s,
+        gain=gain,
+    )
     winner = make_plan(bundle.manifest, hardware, supports, tunings=tunings).choice.tuning
     if winner is None:
         reasons = "; ".join(f"{trial.variant}: {trial.reason}" for trial in search.trials if trial.reason)
@@ -141,6 +155,7 @@ def tune(
         file=file,
         neighbours=search.neighbours,
         busy=disturbs(search.neighbours, hardware.threads),
+        undrafted=undrafted,
     )
 
 
@@ -165,7 +180,7 @@ class _Search:
         self.trials: list[Trial] = []
         self.neighbours: float | None = None
         self._bundle, self._hardware, self._supports = bundle, hardware, supports
-        self._effort, self._measure = effort, measure
+        self.effort, self._measure = effort, measure
         self._best: dict[str, _Best] = {}
 
     def run(self, candidates: Sequence[Candidate], watch: Watch) -> None:
@@ -182,7 +197,7 @@ class _Search:
             self._vary(candidate.variant, self._layouts(candidate), say)
         fastest = min((seconds(best.measured).total for best in self._best.values()), default=0.0)
         for variant, best in list(self._best.items()):
-            if self._effort.share * seconds(best.measured).total <= fastest:
+            if self.effort.share * seconds(best.measured).total <= fastest:
                 self._vary(variant, self._chunks(best.candidate), say)
         for variant, best in list(self._best.items()):
             if best.candidate != best.first:
@@ -223,12 +238,10 @@ class _Search:
 
     def _chunks(self, candidate: Candidate) -> list[Setting]:
         options = candidate.options
-        return [
-            {"chunk": chunk} for chunk in self._effort.chunks if chunk != options.chunk and chunk <= options.context
-        ]
+        return [{"chunk": chunk} for chunk in self.effort.chunks if chunk != options.chunk and chunk <= options.context]
 
     def _first(self, candidate: Candidate, say: Callable[[Trial], None]) -> None:
-        effort, started = self._effort, time.monotonic()
+        effort, started = self.effort, time.monotonic()
         job = Job(
             str(self._bundle.path),
             candidate,
@@ -248,7 +261,7 @@ class _Search:
             changed = replace(best.candidate, options=replace(best.candidate.options, **setting))
             # With the lengths that the first trial found: the rates of others could not be compared.
             lengths = best.measured.prompt, best.measured.decode
-            job = Job(str(self._bundle.path), changed, *lengths, self._effort.repeats, self._effort.least_s)
+            job = Job(str(self._bundle.path), changed, *lengths, self.effort.repeats, self.effort.least_s)
             measured = self._try(job, best.limit_s, say)
             if measured and faster(measured, best.measured, prefill_only="chunk" in setting):
                 self._best[variant] = replace(best, candidate=changed, measured=measured)
@@ -261,7 +274,7 @@ class _Search:
         lengths = best.measured.prompt, best.measured.decode
         for _ in range(REMATCHES):
             for candidate in (best.first, best.candidate):
-                job = Job(str(self._bundle.path), candidate, *lengths, self._effort.repeats, self._effort.least_s)
+                job = Job(str(self._bundle.path), candidate, *lengths, self.effort.repeats, self.effort.least_s)
                 self._try(job, best.limit_s, say)
         ours, rules = (self._trial(candidate) for candidate in (best.candidate, best.first))
         same = (ours.threads, ours.repack) == (rules.threads, rules.repack)

@@ -97,7 +97,7 @@ def test_guesses_grow_while_they_are_right() -> None:
     lengths = []
     for right in (3, 6, 15, 31, 31, 20, 14, 1, 0, 1):
         lengths.append(len(lookup.guess(100)))
-        lookup.learn(lengths[-1], right)
+        lookup.pace.learn(lengths[-1], right)
     # After a wrong guess the next step, with its first token, is no longer than the last one was right.
     assert [*lengths, len(lookup.guess(100))] == [3, 6, 15, 31, 31, 31, 15, 6, 1, 1, 3]
 
@@ -105,5 +105,5 @@ def test_guesses_grow_while_they_are_right() -> None:
 def test_a_guess_that_was_cut_short_counts_as_one() -> None:
     lookup = Lookup([1, 2, 3, *range(10, 80), 1, 2, 3])
     assert len(lookup.guess(2)) == 2
-    lookup.learn(2, 2)
+    lookup.pace.learn(2, 2)
     assert len(lookup.guess(100)) == 6

@@ -12,8 +12,8 @@ import small_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import human
-from edgepack.device.planning import Plan, make_plan
-from edgepack.device.tuning import Tuning
+from edgepack.device.planning import DEFAULT_CONTEXT, Plan, make_plan
+from edgepack.device.tuning import DRAFT_PAYS, Tuning
 from edgepack.errors import ContextTooLargeError, EngineMissingError, UsageError
 from edgepack.runtime import Support
 
@@ -530,3 +530,76 @@ def test_strict_takes_a_cpu_that_was_measured_to_be_faster() -> None:
 def test_strict_without_any_engine_names_every_reason() -> None:
     with pytest.raises(EngineMissingError, match="No engine can run this bundle here: gguf"):
         _ = strictly(everywhere(MISSING)).choice
+
+
+# A draft model
+
+
+def test_a_draft_whose_cache_is_of_another_type_is_not_taken() -> None:
+    variants = [small_bundle.variant("onnx-q4-kv16", kv_cache="f16"), small_bundle.variant("onnx-q8")]
+    small = small_bundle.read(small_bundle.manifest(variants))
+    plan = make_plan(bundle("onnx-q4"), machine(), everywhere(CPU), small=small, draft=True, kv_cache="f32")
+    assert plan.choice.draft is not None
+    assert plan.choice.draft.variant == "onnx-q8"
+
+
+def test_a_draft_whose_heads_a_q8_cache_does_not_take_is_not_taken() -> None:
+    offers = everywhere(Support(("cpu",), version="1.2", kv_caches=("f16", "f32", "q8")))
+    small = bundle("gguf-q4")
+    wide = msgspec.structs.replace(small, decoder=msgspec.structs.replace(small.decoder, head_dim=32))
+    with pytest.raises(EngineMissingError, match=r"its draft model has no variant .* in q8"):
+        _ = make_plan(wide, machine(), offers, small=small, draft=True, kv_cache="q8").choice
+    found = make_plan(wide, machine(), offers, small=wide, draft=True, kv_cache="q8").choice.draft
+    assert found is not None
+    assert found.options.kv_cache == "q8"
+
+
+def planned(draft: bool | None = None, gain: float | None = None, free: int = 8 * 1024 * MIB, **asked: Any) -> Plan:
+    """A plan of a bundle whose draft model allows half of its context."""
+    small = bundle("gguf-q8", "gguf-q4", context=context_of(8192, 2048, 2048))
+    tunings = {"gguf-q4": Tuning("gguf-q4", 3, 64, None, 9.5, 90.0, 1.5, gain)}
+    manifest = bundle("gguf-q4", "gguf-f32", "onnx-q4")
+    supports = everywhere(CPU)
+    return make_plan(manifest, machine(available=free), supports, tunings=tunings, small=small, draft=draft, **asked)
+
+
+def test_a_draft_is_planned_where_it_was_found_to_pay_or_is_asked_for() -> None:
+    assert planned(gain=None).choice.draft is None
+    assert planned(gain=DRAFT_PAYS - 0.01).choice.draft is None
+    paying = planned(gain=DRAFT_PAYS).choice
+    assert paying.draft is not None
+    assert planned(draft=True).choice.draft == paying.draft
+    assert planned(draft=False, gain=2.0).choice.draft is None
+    assert paying.draft.variant == "gguf-q4"
+    assert paying.draft.options == replace(paying.options, context=2048)
+    assert paying.options.context == DEFAULT_CONTEXT
+
+
+def test_a_draft_is_the_variant_of_the_same_name_or_the_first_of_the_engine() -> None:
+    found = {each.variant: each for each in planned(draft=True).candidates}
+    assert [found[id].draft and found[id].draft.variant for id in ("gguf-q4", "gguf-f32")] == ["gguf-q4", "gguf-q8"]
+    assert not found["onnx-q4"].eligible
+    assert "has no variant for this engine" in found["onnx-q4"].reason
+
+
+def test_the_memory_of_a_draft_counts() -> None:
+    alone, both = planned(draft=False).choice.memory, planned(draft=True).choice.memory
+    assert replace(both, draft=0) == alone
+    assert both.total == alone.total + both.draft
+    assert both.draft > 1_000_000  # its weights alone
+
+
+def test_a_draft_that_does_not_fit_is_left_out_unless_it_is_asked_for() -> None:
+    needs = planned(draft=True).choice.memory.total
+    assert planned(gain=2.0, free=needs, variant="gguf-q4").choice.draft is not None
+    less = planned(gain=2.0, free=needs - 1, variant="gguf-q4").choice
+    assert less.draft is None
+    assert less.tuning is not None
+    with pytest.raises(ContextTooLargeError) as caught:
+        _ = planned(draft=True, free=needs - 1, variant="gguf-q4").choice
+    fits = next(
+        each for each in planned(draft=True, free=needs - 1).candidates if each.variant == "gguf-q4"
+    ).fits_context
+    assert 0 < fits < DEFAULT_CONTEXT
+    assert str(fits) in str(caught.value)
+    assert planned(draft=True, free=needs - 1, variant="gguf-q4", context=fits).choice.draft is not None

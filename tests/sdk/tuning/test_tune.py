@@ -23,6 +23,7 @@ from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError,
 from edgepack.loading import plan
 from edgepack.runtime import Options, Support
 from edgepack.text.tokenizer import Tokenizer
+from edgepack.tuning import drafts
 from edgepack.tuning.trial import Job, Measurement, measure, run, shorten
 from edgepack.tuning.tune import Trial, faster, thread_counts, tune
 from edgepack_packager.build import Built
@@ -533,3 +534,76 @@ def test_the_command_as_json(shaky: Bundle, capsys: pytest.CaptureFixture[str]) 
     assert report["bundle_id"] == shaky.id
     assert report["winner"]["variant"] == "shaky-q4"
     assert [each["reason"] is not None for each in report["trials"] if each["chunk"] == 64] == [True]
+
+
+# A draft model
+
+
+def judged(folder: Path, gain: Callable[[drafts.Job, float], float]) -> Any:
+    opened = open_bundle(small_bundle.write_with_draft(folder))
+    return tune(opened, runtimes={"fake": FakeRuntime()}, measure=Machine(), gain=gain)
+
+
+def test_what_a_draft_brings_is_measured_with_the_best_settings_and_remembered(tmp_path: Path) -> None:
+    jobs: list[drafts.Job] = []
+
+    def gain(job: drafts.Job, timeout_s: float) -> float:
+        jobs.append(job)
+        return 1.7
+
+    report = judged(tmp_path / "two", gain)
+    (job,) = jobs
+    assert job.candidate.draft is not None
+    assert job.candidate.options.threads == report.winner.threads
+    assert report.winner.draft_gain == 1.7
+    candidate = plan(tmp_path / "two", runtimes={"fake": FakeRuntime()}).choice
+    assert candidate.draft == job.candidate.draft
+    with edgepack.load(tmp_path / "two", runtimes={"fake": FakeRuntime()}) as model:
+        assert model.generate("hello").repro.draft
+
+
+def test_a_draft_that_cannot_be_measured_is_told_and_not_loaded(tmp_path: Path) -> None:
+    def gain(job: drafts.Job, timeout_s: float) -> float:
+        raise EngineError("It fell over.")
+
+    report = judged(tmp_path / "two", gain)
+    assert report.winner.draft_gain is None
+    assert report.undrafted == {"fake-q4": "It fell over."}
+    assert plan(tmp_path / "two", runtimes={"fake": FakeRuntime()}).choice.draft is None
+
+
+def test_a_bundle_without_a_draft_is_not_asked_for_one(bundle: Bundle) -> None:
+    def gain(job: drafts.Job, timeout_s: float) -> float:
+        raise AssertionError("there is none")
+
+    report = searched(bundle, Machine(), gain=gain)
+    assert {each.draft_gain for each in report.tunings} == {None}
+    assert report.undrafted == {}
+
+
+def test_a_draft_is_measured_on_answers_with_it_and_without(tmp_path: Path) -> None:
+    runtimes = {"fake": FakeRuntime()}
+    alphabet = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
+    probes = [{"text": text, "ids": alphabet.encode(text, bos=False)} for text in ("hello", "a longer text")]
+    tokenizer = small_bundle.manifest([])["tokenizer"] | {"probes": probes}
+    for name, stops in (("talks", []), ("ends", [{"id": id, "text": "x", "sources": []} for id in range(260)])):
+        folder = small_bundle.write_with_draft(tmp_path / name, outer={"tokenizer": tokenizer, "stops": stops})
+        candidate = plan(folder, draft=True, runtimes=runtimes).choice
+        job = drafts.Job(str(folder), candidate, tokens=20, repeats=2)
+        if stops:
+            with pytest.raises(EngineError, match="No answer of small has 8 tokens"):
+                drafts.measure(job, runtimes)
+        else:
+            assert drafts.measure(job, runtimes) > 0
+
+
+def test_a_draft_is_measured_on_prompts_that_await_an_answer() -> None:
+    golden = {"name": "x", "messages": [], "text": "said", "ids": [1]}
+    goldens = [golden, golden | {"text": "a whole turn", "add_generation_prompt": False}]
+    chat = {"roles": ["user"], "date": None, "goldens": goldens}
+    assert drafts.prompts(small_bundle.read(small_bundle.manifest([], chat=chat))) == ["said"]
+    many = chat | {"goldens": [golden | {"text": "x" * length} for length in (5, 1, 4, 2, 3)]}
+    assert drafts.prompts(small_bundle.read(small_bundle.manifest([], chat=many))) == ["xx", "xxx", "xxxx"]
+    probes = [{"text": "plain", "ids": [1]}, {"text": "<s>", "special": True, "ids": [2]}]
+    tokenizer = {"rows": 260, "bos": None, "add_bos": False, "probes": probes}
+    assert drafts.prompts(small_bundle.read(small_bundle.manifest([], chat=None, tokenizer=tokenizer))) == ["plain"]
