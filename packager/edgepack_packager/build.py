@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
+import numba  # noqa: F401  # what the proof compiles its loops with: where it is missing, no build begins
 from threadpoolctl import threadpool_limits
 
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle

@@ -75,7 +75,7 @@ def test_a_context_holds_a_prompt_and_an_answer() -> None:
     assert Recipe(("gguf",), ("q4",), context=2).context == 2
 
 
-@pytest.mark.parametrize("package", ["gguf", "onnx", "threadpoolctl"])
+@pytest.mark.parametrize("package", ["gguf", "numba", "onnx", "threadpoolctl"])
 def test_a_package_that_only_a_build_needs_is_named(package: str, tmp_path: Path) -> None:
     """Whoever has an engine and no more: the package is hidden from a new process."""
     target = "onnx" if package == "onnx" else "gguf"

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.proof.costs import kept
 from edgepack_packager.proof.gates import Finding, gate
-from edgepack_packager.targets import Form, Reader, Target
+from edgepack_packager.targets import Reader, Target
 
 SCALE = 0.005
 """How far (w' . w) / (w . w) may be from 1, beside what quantisation itself moves it by."""
@@ -37,9 +37,6 @@ FEW_BITS = 4
 
 FEW_ROWS = 32
 """So many are quantised again of a tensor that has them, for a figure that chance moves little."""
-
-TILE = 512
-"""Groups whose weights are held to all of their levels at once."""
 
 Float64 = NDArray[np.float64]
 
@@ -157,7 +154,9 @@ def _hold_cost(tightest: _Tightest, reader: Reader, name: str, start: int, pair:
 
     hold("tensors.cost", cost, COST)
     if form.bits <= FEW_BITS:
-        hold("tensors.nearest", _nearest(form, expected, np.ascontiguousarray(pair.actual[sample])), NEAREST)
+        from edgepack_packager.proof import nearest
+
+        hold("tensors.nearest", nearest.error(form, expected, np.ascontiguousarray(pair.actual[sample])), NEAREST)
     share = float(_over(cost, power))
     moved = abs(float(np.vdot(rule, expected)) / power - 1) if power else 0.0
     return share, share + moved + (few / 2 if cost < least else 0.0)
@@ -193,25 +192,3 @@ def _over(x: ArrayLike, y: ArrayLike) -> Float64:
     """x / y, and 0 where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.equal(x, 0) & np.equal(y, 0), 0.0, np.divide(x, y))
-
-
-def _nearest(form: Form, expected: Float32, actual: Float32) -> float:
-    """Return the squared error if every weight took the nearest of the levels that its group has.
-
-    A group's levels are the values that its weights have: no format is known here.
-    """
-    ours, theirs = (
-        np.pad(rows, ((0, 0), (0, -rows.shape[1] % form.group))).reshape(-1, form.group) for rows in (expected, actual)
-    )
-    error = 0.0
-    for start in range(0, len(ours), TILE):
-        # groups side by side: one column for each
-        weights, levels = (np.ascontiguousarray(part[start : start + TILE].T) for part in (ours, theirs))
-        nearest = np.square(weights - levels)
-        off = np.empty_like(weights)
-        for level in levels:
-            np.subtract(weights, level, out=off)
-            np.multiply(off, off, out=off)
-            np.minimum(nearest, off, out=nearest)
-        error += float(nearest.sum(dtype=np.float64))
-    return error

@@ -18,7 +18,7 @@ from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
-from edgepack_packager.proof import tensors
+from edgepack_packager.proof import nearest, tensors
 from edgepack_packager.proof.costs import kept
 from edgepack_packager.proof.gates import missed
 from edgepack_packager.targets import Form, Model, Request
@@ -158,3 +158,17 @@ def test_a_rule_keeps_what_lies_on_its_levels() -> None:
 def test_a_kind_without_a_rule_is_said() -> None:
     with pytest.raises(BuildError, match="q3_K"):
         kept(Form("q3_K", 3, 16), np.zeros((1, 256), np.float32))
+
+
+@pytest.mark.parametrize(("columns", "group"), [(96, 32), (80, 32), (128, 64)])
+def test_the_nearest_of_a_groups_levels_is_found(columns: int, group: int) -> None:
+    """Against all differences at once; a last group that is not full has zeros among its weights and levels."""
+    rng = np.random.default_rng(7)
+    weights = rng.standard_normal((700, columns), dtype=np.float32)
+    levels = np.round(weights[::-1] * 3) / np.float32(3)
+    form = Form("signed", 4, group, "f32")
+    ours, theirs = (np.pad(rows, ((0, 0), (0, -columns % group))).reshape(-1, group) for rows in (weights, levels))
+    least = np.square(ours[:, :, None] - theirs[:, None, :]).min(axis=2)
+    assert nearest.error(form, weights, levels) == pytest.approx(least.sum(dtype=np.float64), rel=1e-12)
+    levels[5, 7] = np.nan
+    assert np.isnan(nearest.error(form, weights, levels))

@@ -15,6 +15,7 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.gguf.architecture import choose
+from edgepack_packager.targets.gguf.dequantize import dequantize
 from edgepack_packager.targets.gguf.parse import Info, parse
 from edgepack_packager.targets.gguf.tensors import factor, parts
 from edgepack_packager.targets.kv_cache import Cache
@@ -134,16 +135,12 @@ class GgufReader:
 
     def _read(self, tensor: Info, first: int, start: int, stop: int) -> Float32:
         """Read rows [start, stop) counted from a first one."""
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-
         size = (stop - start) * tensor.row_bytes
         data = os.pread(self._descriptor, size, tensor.start + (first + start) * tensor.row_bytes)
         if len(data) != size:
             raise BuildError(f"{self._path} ended inside {tensor.name}.")
         rows = np.frombuffer(data, np.uint8).reshape(stop - start, tensor.row_bytes)
-        values: Float32 = dequantize(rows, GGMLQuantizationType[tensor.type])
-        return values.reshape(stop - start, *tensor.shape[1:])
+        return dequantize(tensor.type, rows).reshape(stop - start, *tensor.shape[1:])
 
 
 _FORMS = {

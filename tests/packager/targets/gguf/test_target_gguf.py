@@ -24,6 +24,7 @@ from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model, Target, Written
 from edgepack_packager.targets.gguf import GgufTarget, header
 from edgepack_packager.targets.gguf.architecture import choose
+from edgepack_packager.targets.gguf.dequantize import dequantize
 from edgepack_packager.targets.gguf.layout import Layout, Tensor, place
 from edgepack_packager.targets.gguf.parse import parse
 from edgepack_packager.targets.gguf.quantize import encode, to_bf16
@@ -359,6 +360,28 @@ def test_reading_back_is_within_the_bound(name: str, scheme: str, tmp_path: Path
             assert not error.any(), tensor_name
     reader.close()
     assert (tmp_path / "model.gguf").stat().st_size > written.weights_bytes >= written.tensor_bytes
+
+
+@pytest.mark.parametrize("kind", sorted(K_QUANTS))
+@pytest.mark.parametrize("units", ["sound", "any"])
+def test_any_bytes_of_k_quants_mean_what_the_package_gguf_says(kind: Kind, units: str) -> None:
+    """To the last bit; the half-precision units may be infinities, NaN and tiny."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize as by_gguf
+
+    rng = np.random.default_rng(5)
+    rows = rng.integers(0, 256, (64, 3 * FORMATS[kind].block_bytes), dtype=np.uint8)
+    if units == "sound":
+        blocks = rows.reshape(-1, FORMATS[kind].block_bytes)
+        where = slice(208, 210) if kind == "q6_K" else slice(0, 4)
+        halves = rng.standard_normal((len(blocks), (where.stop - where.start) // 2)).astype("<f2")
+        blocks[:, where] = halves.view(np.uint8)
+    with np.errstate(all="ignore"):
+        theirs = by_gguf(rows, GGMLQuantizationType[kind.upper()])
+    ours = dequantize(kind.upper(), rows)
+    assert ours.shape == theirs.shape == (64, 768)
+    assert np.array_equal(ours, theirs, equal_nan=True)
+    assert units == "any" or np.array_equal(ours.view(np.uint32), theirs.view(np.uint32))
 
 
 def test_rows_in_the_middle_of_a_head(tmp_path: Path) -> None:

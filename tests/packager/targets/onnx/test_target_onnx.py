@@ -130,6 +130,18 @@ def test_codes_and_scales_are_those_of_onnxruntime(bits: int, draw: Any) -> None
         assert np.array_equal(scales.view(np.uint32), engine_scales.view(np.uint32))
 
 
+@pytest.mark.parametrize(("bits", "columns"), [(4, 64), (4, 50), (8, 64), (8, 50)])
+def test_every_code_stands_for_its_step(bits: int, columns: int) -> None:
+    """More rows than are read at a time, the last block not full."""
+    rng = np.random.default_rng(6)
+    n = 5000
+    codes = rng.integers(0, 256, (n, 2, 4 * bits), dtype=np.uint8)
+    scales = rng.standard_normal((n, 2), dtype=np.float32)
+    split = np.stack([codes & 15, codes >> 4], axis=-1) if bits == 4 else codes
+    expected = (split.reshape(n, 2, 32).astype(np.float32) - np.float32(2 ** (bits - 1))) * scales[:, :, None]
+    assert np.array_equal(dequantize(codes, scales, columns, bits), expected.reshape(n, 64)[:, :columns])
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_numbers_below_every_scale_become_zeros(bits: int) -> None:
     rows = np.full((1, 32), 1e-42, np.float32)

@@ -1,0 +1,40 @@
+"""What the bytes of a GGUF tensor stand for: K-quants by loops that numba compiles, all else by the package ``gguf``.
+
+The loops are written from ``dequantize_row_q4_K``, ``..._q5_K`` and ``..._q6_K`` in ggml-quants.c and share nothing
+with what writes those blocks. They give the package's numbers to the last bit, in a fifth to a third of its time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack_packager.checkpoint.weights import Float32
+
+Bytes = NDArray[np.uint8]
+
+
+def dequantize(kind: str, rows: Bytes) -> Float32:
+    """Return the values of rows in one of ggml's types ("Q4_K"): uint8 [n, row bytes] as float32 [n, columns]."""
+    if kind in ("Q4_K", "Q5_K", "Q6_K"):
+        return _k_quants(kind, rows)
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize as by_gguf
+
+    values: Float32 = by_gguf(rows, GGMLQuantizationType[kind])
+    return values
+
+
+def _k_quants(kind: str, rows: Bytes) -> Float32:
+    from edgepack_packager.targets.gguf import unpacking
+
+    unpack, block_bytes, halves = {
+        "Q4_K": (unpacking.q4, 144, slice(0, 4)),
+        "Q5_K": (unpacking.q5, 176, slice(0, 4)),
+        "Q6_K": (unpacking.q6, 210, slice(208, 210)),
+    }[kind]
+    blocks = rows.reshape(-1, block_bytes)
+    units = np.ascontiguousarray(blocks[:, halves]).view("<f2").astype(np.float32)
+    values = np.empty((len(blocks), 256), np.float32)
+    unpack(blocks, units, values)
+    return values.reshape(len(rows), -1)
