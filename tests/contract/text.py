@@ -15,6 +15,7 @@ from contract.registry import promise
 from edgepack.decoding import cache, generation, sample
 from edgepack.decoding.generation import Generation
 from edgepack.decoding.lookup import Lookup
+from edgepack.decoding.pace import Pace
 from edgepack.decoding.sample import Sampler, Sampling
 from edgepack.decoding.steps import Steps
 from edgepack.text.detokenize import Detokenizer
@@ -130,7 +131,7 @@ def a_long_copy_takes_few_steps(case: Case) -> None:
 
 @a_long_copy_takes_few_steps.broken_by
 def guesses_that_teach_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lookup, "learn", lambda self, guessed, right: None)
+    patch.setattr(Pace, "learn", lambda self, guessed, right: None)
 
 
 @promise
