@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def write(source: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Callable[[], object]]:
     """What a build does from its first write on, to be called in another process. Nothing is proven by an engine."""
-    monkeypatch.setattr(probing, "probe", lambda name, machine: Support((), reason="it is not asked"))
+    monkeypatch.setattr(probing, "probe", lambda name, machine, **asked: Support((), reason="it is not asked"))
     recipe = Recipe(("gguf",), ("q8",), unproven=True)
     ready = building.prepare(str(source), recipe, source.parent / "out", building.Silent())
 

@@ -129,7 +129,7 @@ def recorded(tmp_path: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "probe", lambda name, machine: Support((), reason="it is not asked"))
+    monkeypatch.setattr(probing, "probe", lambda name, machine, **asked: Support((), reason="it is not asked"))
 
 
 def test_a_bundle_is_on_the_disk_before_its_name_and_its_name_before_the_end(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine is asked, and fewer texts prove the compiled tokenizer."""
-    monkeypatch.setattr(probing, "probe", lambda name, machine: Support(("cpu",), version="1"))
+    monkeypatch.setattr(probing, "probe", lambda name, machine, **asked: Support(("cpu",), version="1"))
     monkeypatch.setattr(compiled, "_MIXED", 10)
 
 

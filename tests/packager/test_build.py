@@ -385,7 +385,9 @@ def test_a_missing_engine_needs_the_word_unproven(
 ) -> None:
     absent = Support((), reason="onnxruntime is not installed.", install="pip install 'edgepack[onnx]'")
     probe = probing.probe
-    monkeypatch.setattr(probing, "probe", lambda name, machine: absent if name == "onnx" else probe(name, machine))
+    monkeypatch.setattr(
+        probing, "probe", lambda name, machine, **asked: absent if name == "onnx" else probe(name, machine)
+    )
     refuse(source, EngineMissingError, r"onnxruntime is not installed.*edgepack\[onnx\].*--unproven")
     heard, runs = Stages(), []
     monkeypatch.setattr(child, "run", lambda job: runs.append(job))

@@ -18,6 +18,7 @@ from edgepack.errors import UsageError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint, weights
 from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.targets.kv_cache import half
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -201,7 +202,7 @@ def test_readings_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
     def coarse(name: str, x: Float32) -> Float32:
         return np.asarray(np.round(x, 1), np.float32)
 
-    readings = [reference.EXACT, reference.Reading("f16"), reference.Reading("f16", coarse)]
+    readings = [reference.EXACT, reference.Reading(half), reference.Reading(half, coarse)]
     with open_checkpoint(make_llama(tmp_path, rope=LLAMA3)) as checkpoint:
         model = Counting(families.open_model(checkpoint))
         alone = [reference.hidden(model, range(40), readings=[reading])[0] for reading in readings]

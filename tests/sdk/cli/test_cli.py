@@ -51,7 +51,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(runtime, "names", lambda: sorted(runtimes))
         monkeypatch.setattr(runtime, "find", find)
         # A child process would find the installed ones.
-        monkeypatch.setattr(probing, "probe", lambda name, hardware: probing.ask(name, find, hardware))
+        monkeypatch.setattr(probing, "probe", lambda name, hardware, **asked: probing.ask(name, find, hardware))
         monkeypatch.setattr(isolate, "IsolatedRuntime", find)
         monkeypatch.setattr(process, "can_start", lambda: False)
 
@@ -511,7 +511,7 @@ from edgepack.isolation import probing
 fake = FakeRuntime(test_cli.ANSWER, before_step=test_cli.interrupt_at({step}))
 runtime.names = lambda: ["fake"]
 runtime.find = lambda name: fake
-probing.probe = lambda name, hardware: fake.probe(hardware)
+probing.probe = lambda name, hardware, **asked: fake.probe(hardware)
 sys.exit(test_cli.main(["run", {bundle!r}, *{options!r}]))
 """
 

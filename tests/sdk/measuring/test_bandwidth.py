@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from itertools import count
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -21,15 +22,14 @@ STREAM = Path(__file__).with_name("stream.c")
 def test_it_is_as_high_as_that_of_a_program_in_c(tmp_path: Path, threads: int) -> None:
     program = tmp_path / "stream"
     subprocess.run(["gcc", "-O3", "-march=native", "-ffast-math", "-pthread", STREAM, "-o", program], check=True)
-    ours, theirs = 0.0, 0.0
-    for _ in range(4):  # in turns, since the machine is not the same from one second to the next
-        here = read_bandwidth(threads)
-        if here is None:
+    ratios = []
+    for _ in range(5):  # in turns, since the machine is not the same from one second to the next
+        ours = read_bandwidth(threads)
+        if ours is None:
             pytest.skip("other programs are busy")
-        ours = max(ours, here)
         said = subprocess.run([program, str(threads)], capture_output=True, text=True, check=True).stdout
-        theirs = max(theirs, *(float(line.split()[1]) for line in said.splitlines()))
-    assert ours >= 0.97 * theirs
+        ratios.append(ours / max(float(line.split()[1]) for line in said.splitlines()))
+    assert median(ratios) >= 0.97
 
 
 def test_it_is_refused_where_others_are_always_busy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -431,9 +431,9 @@ def test_eval_against_on_the_command_line(by: tuple[str, ...], invoke: Invoke, d
     code, out, _ = invoke(*asked, "--json")
     against = json.loads(out)["against"]
     assert set(against) == {"other", "kl", "top1", "perplexity_ratio"}
-    assert against["other"]["setup"]["variant"] == {"gguf-f32": "gguf-f32", "onnx": "onnx-int4_mixed"}.get(
-        by[-1], "gguf-q4_k_m"
-    )
+    asked_for = {"gguf-f32": ["gguf-f32"], "onnx": ["onnx-int4_mixed"]}
+    # Without a word, what the plan chooses by the speed of this processor.
+    assert against["other"]["setup"]["variant"] in asked_for.get(by[-1], ["gguf-q4_k_m", "onnx-int4_mixed"])
 
 
 def test_compare_on_the_command_line(invoke: Invoke, demo: Path, tmp_path: Path) -> None:
