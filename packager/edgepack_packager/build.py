@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 
 import numba  # noqa: F401  # what the proof compiles its loops with: where it is missing, no build begins
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
@@ -26,6 +26,8 @@ from edgepack_packager.proof import probe
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
+
+_POOLS = ThreadpoolController()  # it reads which libraries this process has, and numpy's is there by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
     """
     progress = progress or Silent()
     # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _POOLS.limit(limits=1, user_api="blas"):
         ready = prepare(name, recipe, out, progress)
         small = prepare_draft(ready, recipe, progress)
         with work.refusals(ready.out):
