@@ -49,8 +49,9 @@ class Contender:
     def command(self, threads: int, prompt: int, steps: int) -> list[str]:
         """Return the command line of one run."""
         if self.worker == "llama-bench":
-            counts = ["-p", str(prompt), "-n", str(steps), "-t", str(threads), "-r", "1", "-o", "json"]
-            return [self.program, "-m", str(self.files), *counts]
+            # Each test at both depths: the prompt's in an empty cache counts, and the answer's after the prompt.
+            counts = ["-p", prompt, "-n", steps, "-d", f"0,{prompt}", "-t", threads, "-r", 1, "-o", "json"]
+            return [self.program, "-m", str(self.files), *map(str, counts)]
         return [self.program, str(WORKER), self.worker, str(self.files), *map(str, (threads, prompt, steps))]
 
 
@@ -72,8 +73,9 @@ def measure(contender: Contender, threads: int, prompt: int, steps: int, log: Pa
     if contender.worker != "llama-bench":
         return Run(**json.loads(text.splitlines()[-1]), peak_bytes=cost.peak_bytes)
     tests = json.loads(text[text.index("[\n") : text.rindex("]") + 1])
-    seconds = {bool(test["n_gen"]): test["avg_ns"] / 1e9 for test in tests}
-    return Run(f"llama.cpp {tests[0]['build_commit']}", seconds[False], seconds[True] / steps, None, cost.peak_bytes)
+    seconds = {(test["n_gen"], test["n_depth"]): test["avg_ns"] / 1e9 for test in tests}
+    engine = f"llama.cpp {tests[0]['build_commit']}"
+    return Run(engine, seconds[0, 0], seconds[steps, prompt] / steps, None, cost.peak_bytes)
 
 
 @contextmanager

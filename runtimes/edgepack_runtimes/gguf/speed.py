@@ -51,7 +51,10 @@ _MORE_BITS: Final = 1 / 7
 """Of a mixture's layers: the part that is q6_K, half of the value and down projections of a Llama."""
 
 _WIDE: Final = 1024, 2048, 1
-_NARROW: Final = 64, 128, 8
+_NARROW: Final = 512, 1536, 4
+_LEAST_S: Final = 1e-6
+"""What a layer takes in any case, and a disturbed measurement may hide."""
+
 _PROMPT_ROUNDS: Final = 2
 _ANSWER_ROUNDS: Final = 4
 
@@ -66,11 +69,13 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
     asked = [name for scheme in sorted(schemes) for name in _TYPES.get(scheme, (scheme,)) if name in _KINDS]
     if not asked:
         return None
-    layer = _layer(library, threads)
     rates: dict[str, Rate] = {}
     for name in dict.fromkeys((*asked, _CACHE)):
         if perf_counter() < end:
             rates[name] = _rate(library, _KINDS[name], threads)
+    if not rates:
+        return Speed(threads, rates, Rate(_LEAST_S, _LEAST_S))
+    layer = _layer(library, threads, *next(iter(rates.items())))
     for scheme, name in _MIXTURES.items():
         if {name, "q6_K"} <= rates.keys():
             rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
@@ -99,11 +104,18 @@ def _rate(library: Library, kind: Kind, threads: int) -> Rate:
     return Rate((chunk - min(head * decode, chunk / 2)) / (CHUNK * weights), decode)
 
 
-def _layer(library: Library, threads: int) -> Rate:
-    """Return what a layer costs whose weights are next to nothing: the rest is what every layer has besides."""
+def _layer(library: Library, threads: int, name: str, rate: Rate) -> Rate:
+    """Return what a layer costs beyond its weights at the rate of their type: norms, rotations, attention, waiting.
+
+    Measured on a small model's width: what a matrix of less than a cache loses to its edges counts as the layer's.
+    """
     hidden, intermediate, layers = _NARROW
-    chunk, step = _times(library, _KINDS["q8_0"], _decoder(hidden, intermediate, layers, 64), threads)
-    return Rate(chunk / CHUNK / layers, step / layers)
+    chunk, step = _times(library, _KINDS[name], _decoder(hidden, intermediate, layers, 64), threads)
+    weights = 2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * intermediate
+    return Rate(
+        max(_LEAST_S, chunk / CHUNK / layers - weights * rate.prefill),
+        max(_LEAST_S, step / layers - weights * rate.decode),
+    )
 
 
 def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
