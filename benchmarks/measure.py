@@ -1,11 +1,14 @@
-"""Run a command and tell what it cost: CPU seconds, wall seconds, peak memory. Shared by the benchmarks."""
+"""Run a command and tell what it cost: CPU seconds, wall seconds, peak memory; keep the cores busy beside it. Shared by
+the benchmarks."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,3 +41,20 @@ def run(command: Sequence[str], log: Path, environment: Mapping[str, str] | None
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+_NEIGHBOUR = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(10000))"  # dies with this one
+
+
+@contextmanager
+def neighbours(count: int, *, own_session: bool = True) -> Iterator[None]:
+    """Run so many busy programs meanwhile; in sessions of their own they weigh as much as other users' programs do."""
+    command = [sys.executable, "-c", _NEIGHBOUR]
+    programs = [subprocess.Popen(command, start_new_session=own_session) for _ in range(count)]
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()

@@ -24,11 +24,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from measure import neighbours
 
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.device.hardware import detect
@@ -43,7 +44,6 @@ PARTS = ("whole", "step")  # of the time to the first token
 ADAPTIVE = "adaptive"
 QUIET = 0.1
 _PAUSE_S = 0.05  # threads of the setting before have stopped spinning by then
-_NEIGHBOUR = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(10000))"  # dies with this one
 
 
 def settings(options: Options) -> dict[str, Options]:
@@ -69,19 +69,6 @@ def start(bundle: Bundle, variant: str, options: Options) -> Session:
     """Open a variant as the SDK does."""
     runtime = find(bundle.variant(variant).runtime)
     return runtime.open(bundle.variant_path(variant), bundle.manifest.decoder, options)
-
-
-@contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Run so many busy programs meanwhile."""
-    programs = [subprocess.Popen([sys.executable, "-c", _NEIGHBOUR], start_new_session=True) for _ in range(count)]
-    try:
-        time.sleep(0.3)
-        yield
-    finally:
-        for program in programs:
-            program.kill()
-            program.wait()
 
 
 class Others:

@@ -18,22 +18,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from measure import run
+from measure import neighbours, run
 
 from edgepack import runtime
 from edgepack.device.state import PREFERENCE
 
 WORKER = Path(__file__).with_name("peers_worker.py")
-_COUNTS = "while True: pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +73,6 @@ def measure(contender: Contender, threads: int, prompt: int, steps: int, log: Pa
     seconds = {(test["n_gen"], test["n_depth"]): test["avg_ns"] / 1e9 for test in tests}
     engine = f"llama.cpp {tests[0]['build_commit']}"
     return Run(engine, seconds[0, 0], seconds[steps, prompt] / steps, None, cost.peak_bytes)
-
-
-@contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Keep so many other programs computing."""
-    with ExitStack() as stack:
-        for _ in range(count):
-            loop = subprocess.Popen([sys.executable, "-c", _COUNTS])
-            stack.callback(loop.wait)
-            stack.callback(loop.kill)
-        yield
 
 
 def row(name: str, runs: Sequence[Run], prompt: int, answer: int) -> dict[str, object]:
@@ -179,7 +165,7 @@ def _rows(
 ) -> list[dict[str, object]]:
     runs: dict[str, list[Run]] = {each.name: [] for each in everybody}
     failed: set[str] = set()
-    with neighbours(busy):
+    with neighbours(busy, own_session=False):
         for _ in range(asked.rounds):
             for each in everybody:
                 if each.name in failed:

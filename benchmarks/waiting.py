@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+
+from measure import neighbours
 
 from edgepack.bundle.files import open_bundle
 from edgepack.device.hardware import detect
@@ -36,19 +36,6 @@ class Held(Threads):
     """As many threads at each step, whatever the steps cost."""
 
     def took(self, wall: float, cpu: float) -> None: ...
-
-
-@contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Programs that want a core each, for the block."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        time.sleep(0.3)
-        yield
-    finally:
-        for each in busy:
-            each.kill()
-            each.wait()
 
 
 def rates(session: GgufSession, steps: int) -> tuple[float, float]:
@@ -89,7 +76,7 @@ def main() -> None:
     print("| busy neighbours | threads | prefill, tokens/s | decode, tokens/s |\n|---|---|---|---|")
     for count in asked.neighbours:
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
-        with neighbours(count):
+        with neighbours(count, own_session=False):
             for _ in range(asked.rounds):
                 for name, (number, spin) in settings.items():
                     session._threads, session._spin = Held(number), spin

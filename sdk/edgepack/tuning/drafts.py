@@ -7,7 +7,6 @@ Run as ``python -m edgepack.tuning.drafts``: a job comes in on standard input, t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -20,10 +19,10 @@ from edgepack.device.planning import Candidate, make_plan
 from edgepack.device.tuning import Tuning
 from edgepack.engines import Runtimes
 from edgepack.errors import EdgepackError, EngineError
-from edgepack.isolation import process
 from edgepack.loading import open_candidate
 from edgepack.model import Model
 from edgepack.runtime import Support
+from edgepack.tuning import apart
 
 _PROMPTS = 3
 _FEWEST = 8
@@ -41,11 +40,6 @@ class Job(msgspec.Struct, frozen=True):
 
 
 Gain = Callable[[Job, float], float]
-
-
-class _Answer(msgspec.Struct):
-    gain: float | None = None
-    error: str | None = None
 
 
 def judge(
@@ -90,19 +84,8 @@ def judge(
 
 
 def run(job: Job, timeout_s: float) -> float:
-    """Measure in a child process. Raises ``EngineError`` with the reason why there is nothing to report."""
-    if not process.can_start():
-        raise EngineError("This program cannot start the interpreter that would measure.")
-    try:
-        output = process.run("Its process", __name__, given=msgspec.json.encode(job), timeout_s=timeout_s)
-        answer = msgspec.json.decode(output, type=_Answer)
-    except EngineError:  # a timeout is an OSError too
-        raise
-    except (OSError, msgspec.DecodeError) as error:
-        raise EngineError(f"Its process could not be used: {error}.") from error
-    if answer.gain is None:
-        raise EngineError(answer.error or "It gave no reason.")
-    return answer.gain
+    """Measure in a child process. Raises as ``apart.ask``."""
+    return apart.ask(__name__, job, float, timeout_s)
 
 
 def measure(job: Job, runtimes: Runtimes | None = None) -> float:
@@ -146,17 +129,5 @@ def _gain(model: Model, prompt: str, tokens: int, *, first: bool) -> float | Non
     return speeds[True] / speeds[False]
 
 
-def main() -> None:
-    """Measure the job on standard input and print the answer as JSON."""
-    output = process.answering()
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    try:
-        answer = _Answer(gain=measure(job))
-    except EdgepackError as error:
-        answer = _Answer(error=error.message)
-    output.write(msgspec.json.encode(answer))
-    output.close()
-
-
 if __name__ == "__main__":
-    main()
+    apart.answer(Job, measure)

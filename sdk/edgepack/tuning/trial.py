@@ -7,7 +7,6 @@ output.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,10 +16,9 @@ from edgepack.bundle.files import open_bundle
 from edgepack.device.neighbours import look, taken
 from edgepack.device.planning import Candidate
 from edgepack.engines import Runtimes, find, open_session
-from edgepack.errors import EdgepackError, EngineError
-from edgepack.isolation import process
 from edgepack.measuring.bench import clip, decode_tps, generate, random_tokens
 from edgepack.runtime import Session
+from edgepack.tuning import apart
 
 BATCH = 4
 _TASTE = (16, 3)  # tokens of the prompt and of the answer that tell how long a whole run would take
@@ -53,37 +51,9 @@ class Measurement(msgspec.Struct, frozen=True):
     neighbours: float | None = None
 
 
-class _Answer(msgspec.Struct):
-    measurement: Measurement | None = None
-    error: str | None = None
-
-
 def run(job: Job, timeout_s: float) -> Measurement:
-    """Measure in a child process. Raises ``EngineError`` with the reason why there is nothing to report."""
-    if not process.can_start():
-        raise EngineError("This program cannot start the interpreter that would measure.")
-    try:
-        output = process.run("Its process", __name__, given=msgspec.json.encode(job), timeout_s=timeout_s)
-        answer = msgspec.json.decode(output, type=_Answer)
-    except EngineError:  # a timeout is an OSError too
-        raise
-    except (OSError, msgspec.DecodeError) as error:
-        raise EngineError(f"Its process could not be used: {error}.") from error
-    if answer.measurement is None:
-        raise EngineError(answer.error or "It gave no reason.")
-    return answer.measurement
-
-
-def main() -> None:
-    """Measure the job on standard input and print the answer as JSON."""
-    output = process.answering()
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    try:
-        answer = _Answer(measurement=measure(job))
-    except EdgepackError as error:
-        answer = _Answer(error=error.message)
-    output.write(msgspec.json.encode(answer))
-    output.close()
+    """Measure in a child process. Raises as ``apart.ask``."""
+    return apart.ask(__name__, job, Measurement, timeout_s)
 
 
 def measure(job: Job, runtimes: Runtimes | None = None) -> Measurement:
@@ -155,4 +125,4 @@ def _time(forward: Callable[[Sequence[int]], object], tokens: Sequence[int]) -> 
 
 
 if __name__ == "__main__":
-    main()
+    apart.answer(Job, measure)
