@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
+
+from edgepack.device.hardware import last_level_cache
 
 _MIB: Final = 1 << 20
 _PIECE: Final = _MIB
@@ -23,13 +25,10 @@ def repeated(byte: int, count: int) -> list[bytes]:
 def uncached(root: Path = Path("/")) -> int:
     """Return bytes that the caches of this processor do not hold: half as many again as the largest of them does.
 
-    8 to 96 MiB, 48 where the system does not say. Linux: Documentation/ABI/testing/sysfs-devices-system-cpu.
+    8 to 96 MiB, 48 where the system does not say.
     """
-    sizes = []
-    for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        with suppress(OSError, ValueError):
-            sizes.append(int(file.read_text().strip().removesuffix("K")) << 10)
-    return min(max(3 * max(sizes) // 2, 8 * _MIB), 96 * _MIB) if sizes else 48 * _MIB
+    largest = last_level_cache(root)
+    return min(max(3 * largest // 2, 8 * _MIB), 96 * _MIB) if largest else 48 * _MIB
 
 
 @contextmanager

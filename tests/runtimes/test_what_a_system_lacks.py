@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,7 +90,7 @@ def test_a_selfcheck_without_any_place_for_a_file_keeps_nobody_from_a_model(monk
 
     wheel = library.ENGINES[-1]
     assert "cpu" in selfcheck.examine(wheel).devices
-    monkeypatch.setattr(selfcheck.tempfile, "TemporaryDirectory", nowhere)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
     assert "cpu" in selfcheck.examine(wheel).devices
-    monkeypatch.setattr(selfcheck.os, "memfd_create", nowhere)
+    monkeypatch.setattr(os, "memfd_create", nowhere)
     assert "cpu" in selfcheck.examine(wheel).devices

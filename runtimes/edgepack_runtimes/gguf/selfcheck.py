@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from edgepack.isolation import probing, process
 from edgepack.runtime import Options
 from edgepack_runtimes.gguf import abi, library, log
 from edgepack_runtimes.gguf.load import open_session
+from edgepack_runtimes.scratch import held
 
 # Half of what the probe has that asks for it, so that the next engine has its turn.
 _TIMEOUT_S: Final = 60
@@ -93,19 +93,13 @@ def examine(engine: library.Engine) -> Verdict:
 
 @contextmanager
 def _file(data: bytes) -> Iterator[Path | None]:
-    """Yield the path of a file with the data, in memory where the system has that; None where it has no place at all,
-    which must keep nobody from a model that could be loaded."""
+    """Yield the path of a file with the data; None where the system has no place for it at all, which must keep nobody
+    from a model that could be loaded."""
     with ExitStack() as stack:
         path = None
         with suppress(OSError):
-            if hasattr(os, "memfd_create"):
-                file = stack.enter_context(os.fdopen(os.memfd_create("edgepack"), "wb", buffering=0))
-                file.write(data)
-                path = Path(f"/proc/self/fd/{file.fileno()}")
-            if path is None or not path.exists():
-                path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgepack-")), "model.gguf")
-                path.write_bytes(data)
-        yield path if path is not None and path.exists() else None
+            path = stack.enter_context(held([data]))
+        yield path
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ processor's caches, and so a step of an answer reads it from memory, as it does 
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Collection, Mapping
 from time import perf_counter
@@ -96,8 +97,9 @@ def mixed(one: Rate, other: Rate, share: float) -> Rate:
 def _rate(library: Library, kind: Kind, threads: int) -> Rate:
     hidden, intermediate, layers = _WIDE
     rows = uncached() // (hidden // kind.block * kind.size)
-    chunk, step = _times(library, kind, _decoder(hidden, intermediate, layers, rows), threads)
-    weights = layers * (2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * intermediate)
+    decoder = _decoder(hidden, intermediate, layers, rows)
+    chunk, step = _times(library, kind, decoder, threads)
+    weights = layers * _weights(decoder)
     head = hidden * rows
     decode = step / (weights + head)
     # Of a prompt, the head is one token's. A neighbour may have slowed only the steps: never more than half of it.
@@ -110,12 +112,17 @@ def _layer(library: Library, threads: int, name: str, rate: Rate) -> Rate:
     Measured on a small model's width: what a matrix of less than a cache loses to its edges counts as the layer's.
     """
     hidden, intermediate, layers = _NARROW
-    chunk, step = _times(library, _KINDS[name], _decoder(hidden, intermediate, layers, 64), threads)
-    weights = 2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * intermediate
+    decoder = _decoder(hidden, intermediate, layers, 64)
+    chunk, step = _times(library, _KINDS[name], decoder, threads)
+    weights = _weights(decoder)
     return Rate(
         max(_LEAST_S, chunk / CHUNK / layers - weights * rate.prefill),
         max(_LEAST_S, step / layers - weights * rate.decode),
     )
+
+
+def _weights(decoder: Decoder) -> int:
+    return sum(math.prod(shape) for _, shape in decoder.layer_tensors() if len(shape) > 1)
 
 
 def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:

@@ -280,3 +280,18 @@ def _output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""
+
+
+def last_level_cache(root: Path = Path("/")) -> int:
+    """Return the bytes of the largest cache of the first processor that the system tells of, 0 where it tells of none.
+
+    Linux: Documentation/ABI/testing/sysfs-devices-system-cpu.
+    """
+    found = [0]
+    for path in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        try:
+            text = path.read_text().strip()
+            found.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1:]])
+        except (OSError, ValueError, KeyError):
+            continue
+    return max(found)

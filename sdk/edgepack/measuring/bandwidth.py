@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgepack.device.hardware import last_level_cache
 from edgepack.device.neighbours import disturbs, look, taken
 
 if TYPE_CHECKING:
@@ -47,15 +47,3 @@ def read_bandwidth(threads: int, repeats: int = 8) -> float | None:
             if not disturbs(taken(before, look()), threads):
                 return best
     return None
-
-
-def last_level_cache(root: Path = Path("/")) -> int:
-    """Return the bytes of the largest cache that the system tells of, 0 where it tells of none."""
-    found = [0]
-    for path in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        try:
-            text = path.read_text().strip()
-            found.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1:]])
-        except (OSError, ValueError, KeyError):
-            continue
-    return max(found)
