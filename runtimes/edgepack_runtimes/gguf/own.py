@@ -64,6 +64,8 @@ class Pools:
         self._by_default = self._rounds.value
         self._attach = native.llama_attach_threadpool
         self._attach.restype, self._attach.argtypes = None, (c_void_p, c_void_p, c_void_p)
+        self._detach = native.llama_detach_threadpool
+        self._detach.restype, self._detach.argtypes = None, (c_void_p,)
 
     def attach(self, context: int, threads: int) -> int | None:
         """Give a context threads of its own, and return their pool; None for one thread, which is the caller's."""
@@ -75,6 +77,13 @@ class Pools:
         if pool:
             self._attach(context, pool, None)
         return pool
+
+    def use(self, context: int, pool: int, threads: int) -> None:
+        """Let a context compute with so many threads: with one, apart from its pool, which every step would wake."""
+        if threads > 1:
+            self._attach(context, pool, None)
+        else:
+            self._detach(context)
 
     def wait(self, spin: bool | None) -> None:
         """Say, before a step, what threads do that wait for others: spin, sleep, or sleep after a while (None)."""

@@ -71,6 +71,13 @@ class Native:
             logits=self.outputs.ctypes.data_as(POINTER(c_int8)),
         )
 
+    def use(self, threads: int) -> None:
+        """Compute with so many threads from the next step on."""
+        self.threads = threads
+        self.native.llama_set_n_threads(self.context, threads, threads)
+        if self.pool is not None and self.library.pools is not None and self.context is not None:
+            self.library.pools.use(self.context, self.pool, threads)
+
     def free(self) -> None:
         """Free the engine's memory, after asking a decode that still runs in a daemon thread to stop.
 
@@ -278,8 +285,7 @@ class GgufSession:
             raise self._closed()
         native.batch.n_tokens = n
         if self._threads and (threads := self._threads.next()) != native.threads:
-            native.threads = threads
-            native.native.llama_set_n_threads(native.context, threads, threads)
+            native.use(threads)
         if native.library.pools:
             native.library.pools.wait(self._spin)
         began, used = perf_counter(), process_time()

@@ -28,6 +28,7 @@ struct params ggml_threadpool_params_default(int n) {
 }
 static void *attached[2];
 void llama_attach_threadpool(void *context, void *pool, void *batch) { attached[0] = context; attached[1] = pool; }
+void llama_detach_threadpool(void *context) { attached[0] = context; attached[1] = 0; }
 void **pools(void) { return attached; }
 """
 CPU = """
@@ -116,3 +117,16 @@ def test_a_context_has_a_pool_of_its_threads_until_it_is_freed(tmp_path: Path) -
     assert 0 < facts[1] < 50
     pools.free(pool)
     assert facts[2] == 0
+
+
+def test_a_context_that_computes_with_one_thread_wakes_no_pool(tmp_path: Path) -> None:
+    native = ctypes.CDLL(str(library(tmp_path, "libllama.so", LLAMA + CPU, "-DSCORE=1")))
+    pools = own.load(native, tmp_path)
+    native.pools.restype = ctypes.POINTER(ctypes.c_void_p)
+    pool = pools.attach(4096, 3)
+    assert pool is not None
+    found = []
+    for threads in (1, 2, 3, 1):
+        pools.use(4096, pool, threads)
+        found.append(native.pools()[1])
+    assert found == [None, pool, pool, None]
