@@ -40,7 +40,8 @@ class Threads:
 
     ``free`` returns the cores that others left since it was last called, None where nobody knows. ``asleep`` is the
     part of its time that each thread may sleep where it waits for others, on cores that are free; 0 if they spin. Those
-    that sleep lose little by a trial, so that only the first look counts: others may be of a kind that gives way.
+    that sleep lose little by a trial, so that only the first look counts: others may be of a kind that gives way. With
+    operators of microseconds they sleep for more of their time, and are all used for as long as the cores are free.
     """
 
     def __init__(self, most: int, free: Callable[[], float | None] = lambda: None, *, asleep: float = 0.0) -> None:
@@ -76,11 +77,15 @@ class Threads:
             self._judge(had, spent)
 
     def _judge(self, had: float, spent: float) -> None:
-        if had >= self._enough:
+        if had >= self._enough or self._sleep_by_themselves():
             self._price = _PRICE[0]
         elif self.most > 1:
             self._fewer(int(had), self._price * spent)
             self._price = min(2 * self._price, _PRICE[1])
+
+    def _sleep_by_themselves(self) -> bool:
+        free = self._free() if self._sleeps else None
+        return free is not None and free + _MISSING >= self.most
 
     def _fewer(self, threads: int, rest: float) -> None:
         self.count = min(self.most - 1, max(1, threads))

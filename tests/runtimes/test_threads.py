@@ -50,6 +50,14 @@ def test_threads_that_sleep_are_tried_soon_whatever_the_system_says() -> None:
     assert set(used[used.index(2) :]) == {2}
 
 
+@pytest.mark.parametrize(("free", "counts"), [(2.0, {2}), (1.8, {2}), (1.2, {1, 2}), (None, {1, 2})])
+def test_threads_that_sleep_for_long_stay_as_long_as_the_system_says_that_the_cores_are_free(
+    free: float | None, counts: set[int]
+) -> None:
+    threads = Threads(2, lambda: free, asleep=0.1)
+    assert set(run(threads, free=1.2, seconds=30)) == counts
+
+
 def test_a_single_thread_stays() -> None:
     assert set(run(Threads(1, lambda: 0.0), free=0.3, seconds=5)) == {1}
 
