@@ -11,8 +11,8 @@ from edgepack.device.hardware import detect
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 SCHEMES = {
-    "gguf": ({"q4_k_m", "no_such_scheme"}, {"q4_k_m", "q4_k_m.head", "q4_K", "q6_K", "q6_k", "f16"}),
-    "onnx": ({"int4_mixed"}, {"int4", "int8", "int4_mixed", "int4_mixed.head", "f32"}),
+    "gguf": ({"q4_k_m", "no_such_scheme"}, {"q4_k_m", "q4_k_m.head", "q4_K", "q6_K", "q6_k", "attention"}),
+    "onnx": ({"int4_mixed"}, {"int4", "int8", "int4_mixed", "int4_mixed.head", "attention"}),
 }
 
 
@@ -60,7 +60,7 @@ def test_a_matrix_of_one_byte(count: int) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "mib"),
-    [(["48K", "1024K", "32768K"], 48), (["32K", "1024K"], 8), (["1048576K"], 96), (["x"], 48), ([], 48)],
+    [(["48K", "1024K", "32768K"], 96), (["32K", "1024K"], 8), (["1048576K"], 128), (["x"], 48), ([], 48)],
 )
 def test_what_the_caches_do_not_hold(sizes: list[str], mib: int, tmp_path: Path) -> None:
     for index, size in enumerate(sizes):

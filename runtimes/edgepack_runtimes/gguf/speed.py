@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -47,21 +47,23 @@ _NAMES_OF: Final = {"q6_k": "q6_K", "q4_0.head": "q6_K", "q4_k_m.head": "q6_K", 
 _TYPES: Final = {"q4_k_m": ("q4_K", "q6_K"), "q5_k_m": ("q5_K", "q6_K"), "q6_k": ("q6_K",), "q4_0": ("q4_0", "q6_K")}
 """What the schemes are made of that are no element types, or have a head of another."""
 
-_CACHE: Final = "f16"
 _MORE_BITS: Final = 1 / 7
 """Of a mixture's layers: the part that is q6_K, half of the value and down projections of a Llama."""
 
 _WIDE: Final = 1024, 2048, 1
-_NARROW: Final = 512, 1536, 4
+_NARROW: Final = 512, 1536
+_FAR: Final = 7 * CHUNK
+"""Positions by which one of two measurements of attention has more before it than the other."""
+
 _LEAST_S: Final = 1e-6
-"""What a layer takes in any case, and a disturbed measurement may hide."""
+"""What each difference is in any case, and a disturbed measurement may hide."""
 
 _PROMPT_ROUNDS: Final = 2
 _ANSWER_ROUNDS: Final = 4
 
 
 def measure(library: Library, threads: int, schemes: Collection[str], limit_s: float) -> Speed | None:
-    """Return the speed of the types of these schemes and of the KV cache; None where none of them can be measured.
+    """Return the speed of the types of these schemes and of attention; None where none of them can be measured.
 
     Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
     model.
@@ -71,12 +73,14 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
     if not asked:
         return None
     rates: dict[str, Rate] = {}
-    for name in dict.fromkeys((*asked, _CACHE)):
+    for name in dict.fromkeys(asked):
         if perf_counter() < end:
             rates[name] = _rate(library, _KINDS[name], threads)
     if not rates:
         return Speed(threads, rates, Rate(_LEAST_S, _LEAST_S))
-    layer = _layer(library, threads, *next(iter(rates.items())))
+    name, rate = next(iter(rates.items()))
+    rates["attention"] = attention = _attention(library, _KINDS[name], threads)
+    layer = _layer(library, _KINDS[name], threads, rate, attention)
     for scheme, name in _MIXTURES.items():
         if {name, "q6_K"} <= rates.keys():
             rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
@@ -98,7 +102,7 @@ def _rate(library: Library, kind: Kind, threads: int) -> Rate:
     hidden, intermediate, layers = _WIDE
     rows = uncached() // (hidden // kind.block * kind.size)
     decoder = _decoder(hidden, intermediate, layers, rows)
-    chunk, step = _times(library, kind, decoder, threads)
+    ((chunk, step),) = _times(library, kind, decoder, threads)
     weights = layers * _weights(decoder)
     head = hidden * rows
     decode = step / (weights + head)
@@ -106,18 +110,27 @@ def _rate(library: Library, kind: Kind, threads: int) -> Rate:
     return Rate((chunk - min(head * decode, chunk / 2)) / (CHUNK * weights), decode)
 
 
-def _layer(library: Library, threads: int, name: str, rate: Rate) -> Rate:
-    """Return what a layer costs beyond its weights at the rate of their type: norms, rotations, attention, waiting.
+def _attention(library: Library, kind: Kind, threads: int) -> Rate:
+    """Return the rate of a product of attention: what more positions before a token add to the same layers."""
+    decoder = _decoder(*_NARROW, 4, 64)
+    (chunk, step), (later, far) = _times(library, kind, decoder, threads, (0, _FAR))
+    products = 2 * decoder.q_size * decoder.n_layers * _FAR
+    return Rate(max(_LEAST_S, later - chunk) / CHUNK / products, max(_LEAST_S, far - step) / products)
 
-    Measured on a small model's width: what a matrix of less than a cache loses to its edges counts as the layer's.
+
+def _layer(library: Library, kind: Kind, threads: int, rate: Rate, attention: Rate) -> Rate:
+    """Return what a layer costs beyond its products at these rates: norms, rotations, waiting.
+
+    Measured on a small model's width, with as many layers as no cache holds together: what a matrix of less than a
+    cache loses to its edges, and to its small size as it is read, counts as the layer's.
     """
-    hidden, intermediate, layers = _NARROW
-    decoder = _decoder(hidden, intermediate, layers, 64)
-    chunk, step = _times(library, _KINDS[name], decoder, threads)
-    weights = _weights(decoder)
+    one = _decoder(*_NARROW, 1, 64)
+    weights, products = _weights(one), 2 * one.q_size * CHUNK
+    layers = uncached() // (weights // kind.block * kind.size) + 1
+    ((chunk, step),) = _times(library, kind, _decoder(*_NARROW, layers, 64), threads)
     return Rate(
-        max(_LEAST_S, chunk / CHUNK / layers - weights * rate.prefill),
-        max(_LEAST_S, step / layers - weights * rate.decode),
+        max(_LEAST_S, chunk / CHUNK / layers - weights * rate.prefill - products / 2 * attention.prefill),
+        max(_LEAST_S, step / layers - weights * rate.decode - products * attention.decode),
     )
 
 
@@ -137,29 +150,34 @@ def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
         head_dim=64,
         intermediate_size=intermediate,
         n_vocab=rows,
-        context=4 * CHUNK,
-        trained_context=4 * CHUNK,
+        context=10 * CHUNK,
+        trained_context=10 * CHUNK,
         norm_eps=1e-5,
         pattern=(Attention(Rope(theta=10000.0, dim=64)),) * layers,
         tied=True,
     )
 
 
-def _times(library: Library, kind: Kind, decoder: Decoder, threads: int) -> tuple[float, float]:
-    """Return the least seconds of a chunk of a prompt, and of a step of an answer after it."""
-    options = Options(decoder.context, threads, "f16", CHUNK)
+def _times(
+    library: Library, kind: Kind, decoder: Decoder, threads: int, befores: Sequence[int] = (0,)
+) -> list[tuple[float, float]]:
+    """Return, after each number of tokens, the least seconds of a prompt's chunk and of an answer's step after that."""
+    options, found = Options(decoder.context, threads, "f16", CHUNK), []
     with held(_model(kind, decoder)) as path:
         session = open_session(library, path, decoder, options)
         try:
             # The first step reads the weights, and where other programs hold the cores the threads give way to them:
             # that costs little with one token, and seconds with a chunk.
             session.forward([1])
-            chunk = min(_seconds(session, CHUNK, 0) for _ in range(_PROMPT_ROUNDS))
-            _seconds(session, 1, CHUNK)
-            step = min(_seconds(session, 1, CHUNK) for _ in range(_ANSWER_ROUNDS))
+            for before in befores:
+                while session.length < before:
+                    session.forward([1] * CHUNK)
+                chunk = min(_seconds(session, CHUNK, before) for _ in range(_PROMPT_ROUNDS))
+                _seconds(session, 1, before + CHUNK)
+                found.append((chunk, min(_seconds(session, 1, before + CHUNK) for _ in range(_ANSWER_ROUNDS))))
         finally:
             session.close()
-    return chunk, step
+    return found
 
 
 def _seconds(session: GgufSession, tokens: int, length: int) -> float:

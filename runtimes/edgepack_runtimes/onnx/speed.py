@@ -1,4 +1,4 @@
-"""How fast onnxruntime multiplies here: its products of quantised matrices, each in a graph of one operator.
+"""How fast onnxruntime multiplies here: its products of quantised matrices, and layers of them.
 
 The bytes of a graph are written here, field by field, because no device needs the package that writes them otherwise.
 Their numbers are those of onnx/onnx.proto. What the weights are does not matter to the time: one byte over and over.
@@ -6,9 +6,11 @@ Their numbers are those of onnx/onnx.proto. What the weights are does not matter
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -16,9 +18,6 @@ from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.scratch import held, repeated, uncached
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 Pieces = tuple[bytes, ...]
 """Bytes that are not yet put together: most of a matrix is one piece over and over."""
@@ -32,24 +31,36 @@ _TYPES: Final[Mapping[str, Mapping[str, int]]] = {
     "int4": {"int4": 4},
     "int4_mixed": {"int4": 4, "int8": 8},
     "int8": {"int8": 8},
-    "f32": {},
+    "f32": {"f32": 32},
 }
-"""Bits of what the schemes are made of, besides the plain numbers of attention."""
+"""Bits of what the schemes are made of."""
 
 _FLOAT: Final = 1  # TensorProto.DataType
 _UINT8: Final = 2
+_INT32: Final = 6
+_INPUT: Final = 11  # GraphProto's fields
+_OUTPUT: Final = 12
 _INTEGER: Final = 2  # AttributeProto.AttributeType
+_CONTRIB: Final = "com.microsoft"
 _PROMPT_ROUNDS: Final = 3
 _ANSWER_ROUNDS: Final = 5
-_OPERATORS: Final = 12
-"""Of a layer: the products, two norms, attention, the gate's activation and its product."""
+_WIDTH: Final = 512
+"""Of the layer of a small model, whose matrices are square but for those of keys and values."""
+
+_HEADS: Final = _WIDTH // 64
+_KV_HEADS: Final = _HEADS // 4
+_FAR: Final = 7 * CHUNK
+"""Positions by which one of two measurements of attention has more before it than the other."""
+
+_LEAST_S: Final = 1e-6
+"""What each difference is in any case, and a disturbed measurement may hide."""
 
 _MORE_BITS: Final = 1 / 8
 """The part of a mixture's layers that has 8 bits: value projections, and of a small model down projections too."""
 
 
 def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | None:
-    """Return the speed of these schemes and of plain numbers; None where none of them can be measured.
+    """Return the speed of these schemes and of attention; None where none of them can be measured.
 
     Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
     graph.
@@ -58,11 +69,16 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     asked = [_TYPES[scheme] for scheme in sorted(schemes) if scheme in _TYPES]
     if not asked:
         return None
-    layer = _layer(threads)
+    types = {name: bits for types in asked for name, bits in types.items()}
     rates: dict[str, Rate] = {}
-    for name, bits in {name: bits for types in (*asked, {"f32": 32}) for name, bits in types.items()}.items():
+    for name, bits in types.items():
         if perf_counter() < end:
             rates[name] = _rate(bits, threads)
+    if not rates:
+        return Speed(threads, rates, Rate(_LEAST_S, _LEAST_S))
+    name, rate = next(iter(rates.items()))
+    rates["attention"] = attention = _attention(types[name], threads)
+    layer = _layer(types[name], rate, attention, threads)
     if {"int4", "int8"} <= rates.keys():
         four, eight = rates["int4"], rates["int8"]
         rates["int4_mixed.head"] = eight
@@ -81,54 +97,134 @@ def _rate(bits: int, threads: int) -> Rate:
     return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (rows * _COLUMNS))
 
 
-def _layer(threads: int) -> Rate:
-    """Return what a layer's operators cost whose matrices are next to nothing."""
-    count = 4 * _OPERATORS
-    graph = _graph(4, 64, 64, count)
-    chunk, step = (_time(graph, 64, threads, tokens, _ANSWER_ROUNDS) for tokens in (CHUNK, 1))
-    return Rate(chunk / CHUNK / count * _OPERATORS, step / count * _OPERATORS)
+def _attention(bits: int, threads: int) -> Rate:
+    """Return the rate of a product of attention: what more positions before a token add to the same layers."""
+    (chunk, later), (step, far) = (_layer_times(bits, 8, threads, tokens, (0, _FAR)) for tokens in (CHUNK, 1))
+    products = 2 * _WIDTH * _FAR
+    return Rate(max(_LEAST_S, later - chunk) / CHUNK / products, max(_LEAST_S, far - step) / products)
+
+
+def _layer(bits: int, rate: Rate, attention: Rate, threads: int) -> Rate:
+    """Return what a layer costs beyond its products at these rates: norms, the gate, waiting.
+
+    In steps there are as many layers as no cache holds together: what small matrices lose as they are read counts too.
+    """
+    weights = 5 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS
+    count = uncached() // (weights * bits // 8) + 1
+    (chunk,), (step,) = _layer_times(bits, 8, threads, CHUNK, (0,)), _layer_times(bits, count, threads, 1, (0,))
+    return Rate(
+        max(_LEAST_S, chunk / CHUNK - weights * rate.prefill - _WIDTH * CHUNK * attention.prefill),
+        max(_LEAST_S, step - weights * rate.decode),
+    )
+
+
+def _layer_times(bits: int, count: int, threads: int, tokens: int, befores: Sequence[int]) -> list[float]:
+    """Return the least seconds of a layer of ``count`` with so many tokens, after each number of others."""
+    capacity = max(befores) + tokens
+    with held(_layers(bits, count, capacity)) as path:
+        session = engine.start(path, threads, "cpu", spin=True)
+        binding = session.io_binding()
+        binding.bind_cpu_input("x0", np.full((1, tokens, _WIDTH), 0.01, np.float32))
+        binding.bind_output(f"x{count}")
+        for name in (f"{part}{index}" for index in range(count) for part in ("keys", "values")):
+            cache = np.full((1, _KV_HEADS, capacity, 64), 0.01, np.float32)
+            value = engine.load().OrtValue.ortvalue_from_numpy(cache)
+            binding.bind_ortvalue_input(f"past.{name}", value)
+            binding.bind_ortvalue_output(name, value)
+        found = []
+        for total in (before + tokens for before in befores):
+            binding.bind_cpu_input("last", np.array([total - 1], np.int32))
+            binding.bind_cpu_input("total", np.array([total], np.int32))
+            run = partial(session.run_with_iobinding, binding)
+            _seconds(run)
+            found.append(min(_seconds(run) for _ in range(_ANSWER_ROUNDS)) / count)
+    return found
 
 
 def _time(graph: Pieces, columns: int, threads: int, tokens: int, rounds: int) -> float:
     """Return the least seconds of a run with so many tokens, the first of which is not counted."""
-    given = np.full((tokens, columns), 0.01, np.float32)
     with held(graph) as path:
         session = engine.start(path, threads, "cpu", spin=True)
-        _seconds(session, given)
-        return min(_seconds(session, given) for _ in range(rounds))
+        run = partial(session.run, None, {"x0": np.full((1, tokens, columns), 0.01, np.float32)})
+        _seconds(run)
+        return min(_seconds(run) for _ in range(rounds))
 
 
-def _seconds(session: InferenceSession, given: np.ndarray) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     started = perf_counter()
-    session.run(None, {"x0": given})
+    run()
     return perf_counter() - started
 
 
 def _graph(bits: int, rows: int, columns: int, count: int) -> Pieces:
     """Return a model of ``count`` products in a row, each with a matrix of its own of ``rows`` times ``columns``."""
-    body: Pieces = ()
-    tensors: Pieces = ()
+    parts = [_product(f"w{index}", bits, rows, columns, f"x{index}", f"x{index + 1}") for index in range(count)]
+    parts += [_value(_INPUT, "x0", _FLOAT, (1, None, columns)), _value(_OUTPUT, f"x{count}", _FLOAT, (1, None, rows))]
+    return _model(parts)
+
+
+def _layers(bits: int, count: int, capacity: int) -> Pieces:
+    """Return a model of ``count`` layers in a row, each with a KV cache of its own of ``capacity`` positions."""
+    square, cache = (1, None, _WIDTH), (1, _KV_HEADS, capacity, 64)
+    parts = [_tensor("ones", _FLOAT, (_WIDTH,), repeated(0x3C, 4 * _WIDTH))]
+    parts += [_value(_INPUT, "x0", _FLOAT, square), _value(_OUTPUT, f"x{count}", _FLOAT, square)]
+    parts += [_value(_INPUT, name, _INT32, (1,)) for name in ("last", "total")]
     for index in range(count):
-        if bits == 32:
-            tensors += _tensor(f"w{index}", _FLOAT, (columns, rows), repeated(0x3C, 4 * rows * columns))
-            body += _node("MatMul", (f"x{index}", f"w{index}"), f"x{index + 1}", {})
-            continue
-        codes = rows, columns // 32, 32 * bits // 8
-        tensors += _tensor(f"w{index}", _UINT8, codes, repeated(0x11, rows * columns * bits // 8))
-        scales = rows * columns // 32
-        tensors += _tensor(f"s{index}", _FLOAT, (scales,), repeated(0x3C, 4 * scales))
-        attributes = {"K": columns, "N": rows, "bits": bits, "block_size": 32, "accuracy_level": 4}
-        names = f"x{index}", f"w{index}", f"s{index}"
-        body += _node("MatMulNBits", names, f"x{index + 1}", attributes, "com.microsoft")
-    body += _field(2, b"speed") + tensors
-    body += _field(11, *_value("x0", columns)) + _field(12, *_value(f"x{count}", rows))
-    opsets = _field(8, _number(2, 22)) + _field(8, *_field(1, b"com.microsoft"), _number(2, 1))
+        for name in (f"keys{index}", f"values{index}"):
+            parts += [_value(_INPUT, f"past.{name}", _FLOAT, cache), _value(_OUTPUT, name, _FLOAT, cache)]
+        parts += _one_layer(bits, str(index), f"x{index}", f"x{index + 1}")
+    return _model(parts)
+
+
+def _one_layer(bits: int, end: str, given: str, output: str) -> Iterator[Pieces]:
+    def product(part: str, source: str) -> Pieces:
+        rows = 64 * _KV_HEADS if part in "kv" else _WIDTH
+        return _product(f"w.{part}{end}", bits, rows, _WIDTH, source, part + end)
+
+    def node(operator: str, inputs: str, *outputs: str, **attributes: int) -> Pieces:
+        domain = _CONTRIB if attributes else ""
+        return _node(operator, inputs.format(end=end).split(), [name + end for name in outputs], attributes, domain)
+
+    yield from (product(part, given) for part in "qkv")
+    attended = "q{end} k{end} v{end} past.keys{end} past.values{end} last total"
+    heads = {"num_heads": _HEADS, "kv_num_heads": _KV_HEADS}
+    yield node("GroupQueryAttention", attended, "mixed", "keys", "values", **heads)
+    yield product("o", f"mixed{end}")
+    yield node("SimplifiedLayerNormalization", "o{end} ones", "normed")
+    yield from (product(part, f"normed{end}") for part in ("gate", "up"))
+    yield node("Sigmoid", "gate{end}", "gated")
+    yield node("Mul", "gated{end} up{end}", "sum")
+    yield product("down", f"sum{end}")
+    yield _node("SimplifiedLayerNormalization", (f"down{end}", "ones"), (output,))
+
+
+def _model(parts: Sequence[Pieces]) -> Pieces:
+    body = _field(2, b"speed") + tuple(piece for part in parts for piece in part)
+    opsets = _field(8, _number(2, 22)) + _field(8, *_field(1, _CONTRIB.encode()), _number(2, 1))
     return (_number(1, 10), *_field(7, *body), *opsets)
 
 
-def _node(operator: str, inputs: Sequence[str], output: str, attributes: Mapping[str, int], domain: str = "") -> Pieces:
+def _product(name: str, bits: int, rows: int, columns: int, given: str, output: str) -> Pieces:
+    if bits == 32:
+        weights = _tensor(name, _FLOAT, (columns, rows), repeated(0x3C, 4 * rows * columns))
+        return weights + _node("MatMul", (given, name), (output,))
+    codes, scales = (rows, columns // 32, 32 * bits // 8), rows * columns // 32
+    tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * bits // 8))
+    tensors += _tensor(f"{name}.scales", _FLOAT, (scales,), repeated(0x3C, 4 * scales))
+    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": 32, "accuracy_level": 4}
+    return tensors + _node("MatMulNBits", (given, name, f"{name}.scales"), (output,), attributes, _CONTRIB)
+
+
+def _node(
+    operator: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    attributes: Mapping[str, int] = MappingProxyType({}),
+    domain: str = "",
+) -> Pieces:
     parts = [piece for name in inputs for piece in _field(1, name.encode())]
-    parts += [*_field(2, output.encode()), *_field(3, output.encode()), *_field(4, operator.encode())]
+    parts += [piece for name in outputs for piece in _field(2, name.encode())]
+    parts += [*_field(3, outputs[0].encode()), *_field(4, operator.encode())]
     for name, value in attributes.items():
         parts += _field(5, *_field(1, name.encode()), _number(3, value), _number(20, _INTEGER))
     return _field(1, *parts, *_field(7, domain.encode()))
@@ -139,9 +235,10 @@ def _tensor(name: str, element: int, shape: tuple[int, ...], data: Sequence[byte
     return _field(5, *extents, _number(2, element), *_field(8, name.encode()), *_field(9, *data))
 
 
-def _value(name: str, columns: int) -> Pieces:
-    shape = *_field(1, *_field(2, b"n")), *_field(1, _number(1, columns))
-    return *_field(1, name.encode()), *_field(2, *_field(1, _number(1, _FLOAT), *_field(2, *shape)))
+def _value(field: int, name: str, element: int, shape: Sequence[int | None]) -> Pieces:
+    extents = [_field(1, *(_field(2, b"n") if extent is None else (_number(1, extent),))) for extent in shape]
+    dimensions = _field(2, *(piece for extent in extents for piece in extent))
+    return _field(field, *_field(1, name.encode()), *_field(2, *_field(1, _number(1, element), *dimensions)))
 
 
 def _number(field: int, value: int) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgepack.bundle.decoder import Decoder, KvCache
+    from edgepack.bundle.decoder import Decoder
     from edgepack.bundle.manifest import Manifest, Quantization
     from edgepack.device.engine import Options, Speed
     from edgepack.device.tuning import Tuning
@@ -45,14 +45,11 @@ class Seconds:
         return self.prefill + self.decode
 
 
-def predict(
-    speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, str], kv_cache: KvCache, turn: Turn
-) -> Seconds | None:
+def predict(speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, str], turn: Turn) -> Seconds | None:
     """Return what a turn will take, None where the engine's speed with one of the types is not known.
 
     ``others`` maps the canonical names of tensors that do not have the scheme to the type that they have. Products of
-    attention are those of a query with the keys before it and of their weights with the values: 2 q values a position,
-    at the rate of plain numbers in a prompt; in an answer, the cache is read as weights of its type are.
+    attention are those of a query with the keys before it and of their weights with the values: 2 q values a position.
     """
     rates = speed.rates
     head = {"head", "embedding"} if decoder.tied else {"head"}
@@ -70,15 +67,14 @@ def predict(
             last += weights * rate.decode
         else:
             prefill += weights * rate.prefill
-    cache = next((rates[kind] for kind in (kv_cache, "f16", "f32") if kind in rates), None)
-    if cache is None:
+    attention = rates.get("attention")
+    if attention is None:
         return None
-    plain = rates.get("f32") or cache
     layers, prompt, answer = decoder.n_layers, turn.prompt, turn.answer
-    attention = 2 * decoder.q_size * layers * plain.prefill * prompt / 2
-    step = decode + layers * speed.layer.decode + decoder.kv_values_per_token * cache.decode * (prompt + answer / 2)
+    products = 2 * decoder.q_size * layers
+    step = decode + layers * speed.layer.decode + products * attention.decode * (prompt + answer / 2)
     return Seconds(
-        prefill=prompt * (prefill + attention + layers * speed.layer.prefill) + last,
+        prefill=prompt * (prefill + layers * speed.layer.prefill + products * attention.prefill * prompt / 2) + last,
         decode=(answer - 1) * step,
         certain=speed.settled,
     )
@@ -110,4 +106,4 @@ def expected(
     if speed is None or speed.threads != options.threads or options.repack is not None:
         return None
     others = {each.tensor: each.scheme for each in stored.fallbacks}
-    return predict(speed, decoder, stored.scheme, others, options.kv_cache, turn)
+    return predict(speed, decoder, stored.scheme, others, turn)

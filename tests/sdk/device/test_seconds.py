@@ -30,11 +30,11 @@ def weights(part: str) -> int:
 
 
 def speed(rate: Rate = Q4, layer: Rate = FREE, **rates: Rate) -> Speed:
-    return Speed(2, {"q4": rate, "f16": FREE, "f32": FREE, **rates}, layer)
+    return Speed(2, {"q4": rate, "attention": FREE, **rates}, layer)
 
 
 def seconds(speed: Speed) -> Seconds:
-    found = predict(speed, DECODER, "q4", {}, "f16", Turn(100, 11))
+    found = predict(speed, DECODER, "q4", {}, Turn(100, 11))
     assert found is not None
     return found
 
@@ -53,28 +53,25 @@ def test_what_is_stored_otherwise_has_its_own_rate() -> None:
         10 * (body * 4e-9 + head * 8e-9)
     )
     name = next(name for name, shape in DECODER.tensors() if name.startswith("layers.") and len(shape) == 2)
-    more = predict(speed(**slow), DECODER, "q4", {name: "q8"}, "f16", Turn(100, 11))
+    more = predict(speed(**slow), DECODER, "q4", {name: "q8"}, Turn(100, 11))
     assert more is not None
     assert more.prefill > seconds(speed()).prefill
-    assert predict(speed(), DECODER, "q4", {name: "q8"}, "f16", Turn()) is None
+    assert predict(speed(), DECODER, "q4", {name: "q8"}, Turn()) is None
 
 
 def test_attention_and_layers_count() -> None:
     layer = seconds(speed(layer=Rate(1e-3, 2e-3)))
     assert layer.prefill - seconds(speed()).prefill == pytest.approx(100 * DECODER.n_layers * 1e-3)
     assert layer.decode - seconds(speed()).decode == pytest.approx(10 * DECODER.n_layers * 2e-3)
-    cached = seconds(speed(f16=Rate(0.0, 1e-9)))
-    assert cached.decode - seconds(speed()).decode == pytest.approx(
-        10 * DECODER.kv_values_per_token * 1e-9 * 105.5, rel=1e-3
-    )
-    plain = seconds(speed(f32=Rate(1e-9, 0.0)))
-    assert plain.prefill - seconds(speed()).prefill == pytest.approx(
-        100 * 2 * DECODER.q_size * DECODER.n_layers * 50 * 1e-9
-    )
+    attention = seconds(speed(attention=Rate(1e-9, 2e-9)))
+    products = 2 * DECODER.q_size * DECODER.n_layers
+    assert attention.prefill - seconds(speed()).prefill == pytest.approx(100 * products * 50 * 1e-9)
+    assert attention.decode - seconds(speed()).decode == pytest.approx(10 * products * 2e-9 * 105.5)
 
 
 def test_a_scheme_that_was_not_measured_is_not_guessed() -> None:
-    assert predict(speed(), DECODER, "q5", {}, "f16", Turn()) is None
+    assert predict(speed(), DECODER, "q5", {}, Turn()) is None
+    assert predict(replace(speed(), rates={"q4": Q4}), DECODER, "q4", {}, Turn()) is None
 
 
 def bundle() -> Manifest:
