@@ -3,9 +3,9 @@
     edgepack engine build
     python benchmarks/native.py BUNDLE... --llama-bench PATH [--threads 2 1] [--rounds 5] [--chunks 128 512]
 
-A mode is a number of threads, weights repacked or as stored, and the tokens of a chunk; flash attention is off and the KV
-cache f16. Runs take turns, each in a process of its own: a prompt of 512 tokens, then 32 tokens in an empty cache, as
-llama-bench has them, the best of three after one that does not count. ``ratio`` is the median over the rounds of
+A mode is a number of threads, weights repacked or as stored, and the tokens of a chunk; flash attention is off and the
+KV cache f16. Runs take turns, each in a process of its own: a prompt of 512 tokens, then 32 tokens in an empty cache,
+as llama-bench has them, the best of three after one that does not count. ``ratio`` is the median over the rounds of
 edgepack's tokens a second over llama-bench's of the same round, with the smallest and the largest.
 """
 

@@ -11,6 +11,10 @@ the smallest and the largest; which is the fastest, the medians of all rounds de
 programs took that are neither: a row with more than 0.1 is marked.
 
 The second table is the first token of a fresh process, from its start, and the part of it after the load.
+
+    python benchmarks/neighbours.py --show edgepack-llama=own.json onnxruntime=onnx.json
+
+puts what --json kept into one table, a line for prefill and decode; of the same row, the last file's.
 """
 
 from __future__ import annotations
@@ -189,6 +193,28 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{where}| {_figure(row['ms'][ADAPTIVE])} | {fixed} | {ratio} | {others} |"
 
 
+def show(files: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of one table of several runs, each of which is ``ENGINE=FILE``."""
+    found: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
+    for engine, _, file in (each.partition("=") for each in files):
+        for row in json.loads(Path(file).read_text()):
+            if "phase" in row:
+                found.setdefault((row["model"], engine, row["neighbours"]), {})[row["phase"]] = row
+    phases = "prefill", "decode"
+    yield (
+        "| model | engine | busy beside it | " + " | ".join(f"{each} | best | worst | ratio" for each in phases) + " |"
+    )
+    yield "|---|---|--:|" + "--:|--:|--:|--:|" * len(phases)
+    for (model, engine, count), rows in found.items():
+        cells = []
+        for row in (rows[phase] for phase in phases):
+            fixed = {name: ms for name, ms in row["ms"].items() if name != ADAPTIVE}
+            figures = row["ms"][ADAPTIVE], fixed[row["best"]], max(fixed.values())
+            cells.append(" | ".join(map(_figure, figures)))
+            cells.append(f"{row['ratio']:.2f} ({row['least']:.2f}-{row['most']:.2f})")
+        yield f"| {model} | {engine} | {count} | {' | '.join(cells)} |"
+
+
 def _figure(ms: float) -> str:
     return f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
 
@@ -196,7 +222,8 @@ def _figure(ms: float) -> str:
 def main() -> None:
     """Print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", nargs="+")
+    parser.add_argument("bundles", nargs="*")
+    parser.add_argument("--show", nargs="+", metavar="ENGINE=FILE")
     parser.add_argument("--variants", nargs="+", default=["gguf-q4_k_m", "onnx-int4_mixed"])
     parser.add_argument("--neighbours", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=detect().threads)
@@ -206,6 +233,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.show:
+        print(*show(asked.show), sep="\n")
+        return
     if asked.child:
         setting, began = asked.child
         bundle = open_bundle(asked.bundles[0], verify="sizes")
