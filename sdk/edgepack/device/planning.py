@@ -21,7 +21,7 @@ from edgepack.device.limits import check_arguments, context_limit, default_kv_ca
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
-from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError
+from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, brief
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
@@ -62,6 +62,11 @@ class Candidate:
     seconds: Seconds | None = None
     draft: Draft | None = None
 
+    def __repr__(self) -> str:
+        device = f" on {self.device}" if self.device else ""
+        can = "can run" if self.eligible else "cannot run"
+        return f"<Candidate {brief(self.variant)}, {self.runtime}{device}, {can}: {brief(self.reason)}>"
+
     @property
     def eligible(self) -> bool:
         """Whether it can run here as asked."""
@@ -81,6 +86,11 @@ class Plan:
     candidates: tuple[Candidate, ...]
     strict: bool = False
     turn: Turn = field(default_factory=Turn)
+
+    def __repr__(self) -> str:
+        able = [each for each in self.candidates if each.eligible]
+        first = f", {brief(able[0].variant)} on {able[0].device} first" if able else ""
+        return f"<Plan for a context of {self.context}: {len(able)} of {len(self.candidates)} variants can run{first}>"
 
     @property
     def choice(self) -> Candidate:
