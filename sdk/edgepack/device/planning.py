@@ -37,7 +37,8 @@ class Candidate:
     """One variant on the best device that its runtime offers here, and why it stands where it does.
 
     ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds,
-    0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
+    0 where not even one token fits. ``engine`` is its version, ``package`` the distribution that it came in with that
+    one's. ``obstacle`` is what keeps the candidate from running
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
     is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
@@ -61,6 +62,7 @@ class Candidate:
     idle: str | None = None
     seconds: Seconds | None = None
     draft: Draft | None = None
+    package: str | None = None
 
     def __repr__(self) -> str:
         device = f" on {self.device}" if self.device else ""
@@ -252,6 +254,7 @@ def _candidate(
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
         seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
         draft=None if small is None else small.plan(options),
+        package=support.package if support else None,
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
     if obstacle == "memory" and small is not None and asked.draft is None:
@@ -307,7 +310,7 @@ def _obstacle(
 
 def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
-    parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    parts = [f"{candidate.package or candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
     if candidate.draft is not None:
         parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:
