@@ -56,7 +56,7 @@ def edgepack(files: str, threads: int, context: int, backend: str | None) -> tup
 
     def answer(ids: Sequence[int], count: int) -> Times:
         repro = replace(asked.repro, prompt_ids=tuple(ids), max_tokens=count, cached=(), prompt_lookup=False)
-        result = model.repeat(repro, asked.sampling)
+        result = model._repeat(repro, asked.sampling)
         times, made = result.timings, result.usage.completion_tokens
         if made < count or times.prefill_tps is None:
             raise SystemExit(f"The model ended its answer after {made} tokens.")

@@ -105,7 +105,7 @@ def copies(model: Model, length: int) -> dict[str, Any]:
     ids = [*range(1000, 1000 + 2 * length), *range(1000, 1000 + NGRAM)]
     base = model.generate("x", max_tokens=1)
     plain, guessed = (
-        model.repeat(
+        model._repeat(
             replace(base.repro, prompt_ids=tuple(ids), max_tokens=length, cached=(), prompt_lookup=on), base.sampling
         )
         for on in (False, True)

@@ -71,7 +71,7 @@ def fake_model(tokenizer_json: bytes, context: int) -> Model:
 
 def per_token_ms(model: Model, prompt: str, settings: dict[str, Any]) -> float:
     """Return the median over tokens of the milliseconds between two chunks, without the forwards."""
-    session: Any = model.desk.session
+    session: Any = model._desk.session
     costs = []
     with model.stream(prompt, max_tokens=TOKENS, **({"stop": ["no such text", "nor this one"]} | settings)) as stream:
         next(stream)

@@ -20,10 +20,32 @@ if TYPE_CHECKING:
     from edgepack.asynchronous import aload as aload
     from edgepack.bundle.files import Bundle as Bundle
     from edgepack.bundle.files import open_bundle as open_bundle
+    from edgepack.bundle.manifest import Manifest as Manifest
+    from edgepack.bundle.manifest import Variant as Variant
     from edgepack.conversation import Conversation as Conversation
+    from edgepack.decoding.logprobs import Alternative as Alternative
+    from edgepack.decoding.logprobs import TokenLogprob as TokenLogprob
+    from edgepack.decoding.options import ChatOptions as ChatOptions
+    from edgepack.decoding.options import GenerationOptions as GenerationOptions
+    from edgepack.decoding.options import Tool as Tool
+    from edgepack.decoding.repro import Repro as Repro
+    from edgepack.decoding.repro import Setup as Setup
     from edgepack.decoding.results import Chunk as Chunk
+    from edgepack.decoding.results import FinishReason as FinishReason
     from edgepack.decoding.results import Result as Result
+    from edgepack.decoding.results import Timings as Timings
+    from edgepack.decoding.results import Usage as Usage
+    from edgepack.decoding.sample import Sampling as Sampling
+    from edgepack.decoding.score import Score as Score
+    from edgepack.decoding.stream import AsyncStream as AsyncStream
+    from edgepack.decoding.stream import Stream as Stream
+    from edgepack.device.drafts import Draft as Draft
+    from edgepack.device.memory import Memory as Memory
+    from edgepack.device.planning import Candidate as Candidate
     from edgepack.device.planning import Plan as Plan
+    from edgepack.device.seconds import Seconds as Seconds
+    from edgepack.device.seconds import Turn as Turn
+    from edgepack.device.tuning import Tuning as Tuning
     from edgepack.errors import BuildError as BuildError
     from edgepack.errors import BundleDamagedError as BundleDamagedError
     from edgepack.errors import BundleError as BundleError
@@ -49,68 +71,85 @@ if TYPE_CHECKING:
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
     from edgepack.errors import UsageError as UsageError
     from edgepack.fake import FakeRuntime as FakeRuntime
+    from edgepack.loading import LoadOptions as LoadOptions
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
     from edgepack.model import Model as Model
+    from edgepack.text.chat import ChatTemplate as ChatTemplate
+    from edgepack.text.prompts import Messages as Messages
+    from edgepack.text.tokenizer import Tokenizer as Tokenizer
+    from edgepack.text.tools import ToolCall as ToolCall
 
     __version__: str
 
-_HOME = {
-    "Bundle": "bundle.files",
-    "open_bundle": "bundle.files",
-    "Conversation": "conversation",
-    "FakeRuntime": "fake",
-    "aload": "asynchronous",
-    "load": "loading",
-    "plan": "loading",
-    "Model": "model",
-    "Plan": "device.planning",
-    "Chunk": "decoding.results",
-    "Result": "decoding.results",
-    **dict.fromkeys(
-        (
-            "BuildError",
-            "BundleDamagedError",
-            "BundleError",
-            "BundleNotFoundError",
-            "BundleTooNewError",
-            "Cancelled",
-            "ContextError",
-            "ContextTooLargeError",
-            "EdgepackError",
-            "EngineError",
-            "EngineCrashedError",
-            "EngineMissingError",
-            "EngineTimeoutError",
-            "LicenceError",
-            "OutputExistsError",
-            "PromptTooLongError",
-            "ProofError",
-            "ReplayError",
-            "SchemaError",
-            "SourceError",
-            "ToolCallError",
-            "UnknownOptionError",
-            "UnsupportedModelError",
-            "UsageError",
-        ),
-        "errors",
+_NAMES = {
+    "asynchronous": ("aload",),
+    "bundle.files": ("Bundle", "open_bundle"),
+    "bundle.manifest": ("Manifest", "Variant"),
+    "conversation": ("Conversation",),
+    "decoding.logprobs": ("Alternative", "TokenLogprob"),
+    "decoding.options": ("ChatOptions", "GenerationOptions", "Tool"),
+    "decoding.repro": ("Repro", "Setup"),
+    "decoding.results": ("Chunk", "FinishReason", "Result", "Timings", "Usage"),
+    "decoding.sample": ("Sampling",),
+    "decoding.score": ("Score",),
+    "decoding.stream": ("AsyncStream", "Stream"),
+    "device.drafts": ("Draft",),
+    "device.memory": ("Memory",),
+    "device.planning": ("Candidate", "Plan"),
+    "device.seconds": ("Seconds", "Turn"),
+    "device.tuning": ("Tuning",),
+    "errors": (
+        "BuildError",
+        "BundleDamagedError",
+        "BundleError",
+        "BundleNotFoundError",
+        "BundleTooNewError",
+        "Cancelled",
+        "ContextError",
+        "ContextTooLargeError",
+        "EdgepackError",
+        "EngineCrashedError",
+        "EngineError",
+        "EngineMissingError",
+        "EngineTimeoutError",
+        "LicenceError",
+        "OutputExistsError",
+        "PromptTooLongError",
+        "ProofError",
+        "ReplayError",
+        "SchemaError",
+        "SourceError",
+        "ToolCallError",
+        "UnknownOptionError",
+        "UnsupportedModelError",
+        "UsageError",
     ),
+    "fake": ("FakeRuntime",),
+    "loading": ("LoadOptions", "load", "plan"),
+    "model": ("Model",),
+    "text.chat": ("ChatTemplate",),
+    "text.prompts": ("Messages",),
+    "text.tokenizer": ("Tokenizer",),
+    "text.tools": ("ToolCall",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME)]
 
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # to which every name would be an attribute
 
-        return version("edgepack")
-    if name not in _HOME:
-        raise AttributeError(f"module 'edgepack' has no attribute {name!r}")
-    found: object = getattr(import_module(f"edgepack.{_HOME[name]}"), name)
-    globals()[name] = found
-    return found
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("edgepack")
+        if name not in _HOME:
+            raise AttributeError(f"module 'edgepack' has no attribute {name!r}")
+        found: object = getattr(import_module(f"edgepack.{_HOME[name]}"), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

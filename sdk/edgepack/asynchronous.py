@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 if TYPE_CHECKING:
-    from edgepack.bundle.files import Bundle
+    from edgepack.loading import LoadOptions, Where
     from edgepack.model import Model
 
 
-async def aload(bundle: str | os.PathLike[str] | Bundle, backend: str | None = None, **options: Any) -> Model:
+async def aload(
+    bundle: Where,
+    backend: str | None = None,
+    context: int | None = None,
+    kv_cache: str | None = None,
+    **options: Unpack[LoadOptions],
+) -> Model:
     """Load a bundle while the event loop goes on. Arguments and errors as in ``load``."""
 
     def loading() -> Model:
         from edgepack.loading import load
 
-        return load(bundle, backend, **options)
+        return load(bundle, backend, context, kv_cache, **options)
 
     return await asyncio.to_thread(loading)

@@ -23,7 +23,7 @@ from edgepack.decoding.options import ChatOptions
 from edgepack.decoding.repro import Setup
 from edgepack.decoding.results import Result
 from edgepack.decoding.stream import AsyncStream, Stream, awhole, whole
-from edgepack.errors import BundleError, UsageError
+from edgepack.errors import BundleError, UsageError, brief
 from edgepack.prefix import common_length
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.detokenize import Detokenizer
@@ -41,13 +41,13 @@ class Answering(Protocol):
     @property
     def setup(self) -> Setup: ...
     @property
-    def desk(self) -> Desk: ...
+    def _desk(self) -> Desk: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
     def template(self) -> ChatTemplate: ...
-    def later(self, making: Callable[[], Stream]) -> AsyncStream: ...
-    def answer(
+    def _later(self, making: Callable[[], Stream]) -> AsyncStream: ...
+    def _answer(
         self,
         messages: Messages,
         options: ChatOptions,
@@ -96,6 +96,10 @@ class Conversation:
         self._answering: ReferenceType[Stream] | None = None
         self._lock = RLock()  # a turn begins on the engine's thread
 
+    def __repr__(self) -> str:
+        turns = "1 turn" if self.turns == 1 else f"{self.turns} turns"
+        return f"<Conversation of {turns} with {brief(self._model.setup.variant)}>"
+
     @property
     def messages(self) -> list[dict[str, object]]:
         """All that was said, as the chat template takes it."""
@@ -134,7 +138,7 @@ class Conversation:
                 self._turns.append(self._turn(new, prompt, result))
 
         self._check_still()
-        return self._model.answer(
+        return self._model._answer(
             [*self.messages, *new], wanted, continues=self._continue, starting=starting, finished=finished
         )
 
@@ -144,7 +148,7 @@ class Conversation:
 
     def astream(self, said: Said, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``stream`` for an event loop."""
-        return self._model.later(lambda: self.stream(said, **options))
+        return self._model._later(lambda: self.stream(said, **options))
 
     def undo(self, turns: int = 1) -> None:
         """Forget the last turns, what was said and its answer. Raises ``UsageError`` for more than there are."""
@@ -166,7 +170,7 @@ class Conversation:
 
         The file is written whole or not at all. It is as large as the KV cache of the conversation.
         """
-        desk, setup, past = self._model.desk, self._model.setup, list(self._turns)
+        desk, setup, past = self._model._desk, self._model.setup, list(self._turns)
         tokens, steps, state = desk.call(lambda: self._state(past))
         turns = [([dict(message) for message in each.messages], each.text, list(each.ids)) for each in past]
         saved = _Saved(
@@ -182,12 +186,8 @@ class Conversation:
         write_atomically(Path(path), msgspec.msgpack.encode(saved))
 
     @classmethod
-    def resume(cls, model: Answering, path: Path, **options: Unpack[ChatOptions]) -> Conversation:
-        """Return a conversation that was saved. The engine's state is put back where it fits this engine; elsewhere
-        the next turn evaluates the conversation anew.
-
-        Raises ``FileNotFoundError``, and ``BundleError`` for a file that is no conversation of this bundle's.
-        """
+    def _resume(cls, model: Answering, path: Path) -> Conversation:
+        """Return a conversation that was saved; see ``Model.resume``."""
         try:
             saved = msgspec.msgpack.decode(path.read_bytes(), type=_Saved)
         except msgspec.DecodeError as error:
@@ -198,10 +198,10 @@ class Conversation:
             raise BundleError(
                 f"{path} is a conversation with another bundle.", hint="Load the bundle it was held with."
             )
-        conversation = cls(model, None, options)
+        conversation = cls(model)
         conversation._turns = [_Turn(tuple(messages), text, tuple(ids)) for messages, text, ids in saved.turns]
         if saved.state and (saved.variant, saved.engine) == (model.setup.variant, model.setup.engine):
-            desk = model.desk
+            desk = model._desk
             desk.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
         return conversation
 
@@ -222,7 +222,7 @@ class Conversation:
 
     def _check_still(self) -> None:
         stream = None if self._answering is None else self._answering()
-        if stream is not None and not stream.over:
+        if stream is not None and not stream._over:
             raise UsageError(
                 "A turn of this conversation is still being answered.",
                 hint="Wait for its end, or fork the conversation to branch off.",
@@ -230,7 +230,7 @@ class Conversation:
 
     def _state(self, past: list[_Turn]) -> tuple[list[int], list[Step], bytes]:
         """Return the tokens and steps that the cache shares with the past, and the session's snapshot of them."""
-        desk = self._model.desk
+        desk = self._model._desk
         ids = next((turn.ids for turn in reversed(past) if turn.ids), ())
         shared = Cache()
         shared.tokens, shared.steps = list(desk.cache.tokens), list(desk.cache.steps)

@@ -68,6 +68,12 @@ def without_secrets(text: str) -> str:
     return _TOKEN.sub(r"\1***", _BEARER.sub(r"\1***", text))
 
 
+def brief(text: str, width: int = 60) -> str:
+    """Return the beginning of a text, at most so many characters on one line, safe to print and to log."""
+    line = visible(without_secrets(text[: 16 * width]))
+    return line if len(line) <= width and len(text) <= 16 * width else line[: width - 1] + "…"
+
+
 class EdgepackError(Exception):
     """The base of all errors: one sentence that names the place, and a hint that names the next step.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Never
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from edgepack.bundle.files import Bundle, check_id, open_bundle
 from edgepack.decoding.draft import Draft
@@ -27,9 +27,33 @@ if TYPE_CHECKING:
 
 VERIFY = "EDGEPACK_VERIFY"
 
-_OPTIONS = ("backend", "context", "kv_cache", "variant", "threads", "strict", "isolate", "draft", "id", "verify")
-
 Where = str | os.PathLike[str] | Bundle
+
+
+class LoadOptions(TypedDict, total=False):
+    """How ``load`` and ``aload`` open a bundle, beside its backend, context and KV cache. What is left out, or None, is
+    up to edgepack.
+
+    ``variant`` is one of the bundle's. ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup
+    quota, physical cores). ``strict`` refuses a substitute: another candidate than the one that would be first if
+    everything ran, or a CPU where the machine has an accelerator. ``isolate`` runs the engine in a process of its own,
+    whose crash or hang is an error of the call that meets it. ``draft`` loads the bundle's draft model beside the
+    other, which guesses what that will say: None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as
+    ``edgepack verify`` prints it) pins the bundle: any other is refused. ``verify``: "remembered" or "always", see
+    ``load``. ``runtimes`` replaces the installed ones, for tests of an application: ``{"fake": FakeRuntime()}``.
+    """
+
+    variant: str | None
+    threads: int | None
+    strict: bool
+    isolate: bool
+    draft: bool | None
+    id: str | None
+    verify: str | None
+    runtimes: Runtimes | None
+
+
+_KNOWN = ("backend", "context", "kv_cache", *LoadOptions.__annotations__)
 
 
 def load(
@@ -37,28 +61,13 @@ def load(
     backend: str | None = None,
     context: int | None = None,
     kv_cache: str | None = None,
-    *,
-    variant: str | None = None,
-    threads: int | None = None,
-    strict: bool = False,
-    isolate: bool = False,
-    draft: bool | None = None,
-    id: str | None = None,
-    verify: str | None = None,
-    runtimes: Runtimes | None = None,
-    **unknown: Never,
+    **options: Unpack[LoadOptions],
 ) -> Model:
     """Open a bundle on the engine that suits this machine, or on the one that is asked for.
 
-    ``backend`` is a runtime's name ("gguf", "onnx", "mlx"), ``variant`` one of the bundle's; ``context`` is in tokens
-    (without one: what the bundle allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8";
-    ``threads`` overrides what ``edgepack tune`` found, or else min(affinity, cgroup quota, physical cores). ``strict``
-    refuses a substitute: another candidate than the one that would be first if everything ran, or a CPU where the
-    machine has an accelerator. ``isolate`` runs the engine in a process of its own, whose crash or hang is an error of
-    the call that meets it. ``draft`` loads the bundle's draft model beside the other, which guesses what that will say:
-    None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as ``edgepack verify`` prints it) pins the
-    bundle: any other is refused. ``runtimes`` replaces the installed ones, for tests of an application:
-    ``{"fake": FakeRuntime()}``.
+    ``backend`` is a runtime's name ("gguf", "onnx", "mlx"); ``context`` is in tokens (without one: what the bundle
+    allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8". The other options, by keyword:
+    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``verify``, ``runtimes``; see ``LoadOptions``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
@@ -69,9 +78,9 @@ def load(
     Raises ``BundleError``, ``ContextTooLargeError``, ``EngineMissingError``, ``EngineError`` or ``UsageError``; never
     tries another candidate than the plan's first.
     """
-    check_options("load", unknown, _OPTIONS)
-    verify = _verify(verify)
-    opened = _open(bundle, id)
+    check_options("load", options, _KNOWN)
+    variant, runtimes, verify = options.get("variant"), options.get("runtimes"), _verify(options.get("verify"))
+    opened = _open(bundle, options.get("id"))
     asked = [v for v in opened.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
     chosen = _plan(
         opened,
@@ -79,11 +88,12 @@ def load(
         backend=backend,
         variant=variant,
         kv_cache=kv_cache,
-        strict=strict,
-        draft=draft,
+        strict=options.get("strict", False),
+        draft=options.get("draft"),
         runtimes=runtimes,
         timed=len(asked) > 1,
     ).choice
+    threads, isolate = options.get("threads"), options.get("isolate", False)
     return open_candidate(opened, chosen, threads=threads, isolate=isolate, verify=verify, runtimes=runtimes)
 
 

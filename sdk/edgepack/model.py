@@ -41,9 +41,9 @@ from edgepack.decoding.sample import Sampling
 from edgepack.decoding.score import Score, score
 from edgepack.decoding.slices import Slices
 from edgepack.decoding.stream import AsyncStream as AsyncStream
-from edgepack.decoding.stream import Stream as Stream  # the types of what ``stream`` and ``astream`` return
+from edgepack.decoding.stream import Stream as Stream
 from edgepack.decoding.stream import awhole, whole
-from edgepack.errors import PromptTooLongError, UsageError, check_options
+from edgepack.errors import PromptTooLongError, UsageError, brief, check_options
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.prompts import Messages, Prompt, Prompts
@@ -194,7 +194,7 @@ class Model:
 
         Wrong arguments are refused when the block is entered.
         """
-        return self.later(lambda: self.stream(text, **options))
+        return self._later(lambda: self.stream(text, **options))
 
     # A conversation
 
@@ -220,7 +220,7 @@ class Model:
 
     def stream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Stream:
         """Answer messages piece by piece. Arguments and errors as in ``chat``."""
-        return self.answer(messages, options)
+        return self._answer(messages, options)
 
     async def achat(self, messages: Messages, **options: Unpack[ChatOptions]) -> Result:
         """``chat`` with messages, for an event loop."""
@@ -228,13 +228,17 @@ class Model:
 
     def astream_chat(self, messages: Messages, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``stream_chat`` for an event loop."""
-        return self.later(lambda: self.stream_chat(messages, **options))
+        return self._later(lambda: self.stream_chat(messages, **options))
 
     def resume(self, path: str | Path) -> Conversation:
-        """Return a conversation that was saved with ``Conversation.save``. Raises as ``Conversation.resume``."""
-        return Conversation.resume(self, Path(path))
+        """Return a conversation that was saved with ``Conversation.save``. The engine's state is put back where it fits
+        this engine; elsewhere the next turn evaluates the conversation anew.
 
-    def answer(
+        Raises ``FileNotFoundError``, and ``BundleError`` for a file that is no conversation of this bundle's.
+        """
+        return Conversation._resume(self, Path(path))
+
+    def _answer(
         self,
         messages: Messages,
         options: ChatOptions,
@@ -262,7 +266,7 @@ class Model:
         generation = self._generation(prompt, options, began, tools=tools)
         return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
 
-    def repeat(self, repro: Repro, sampling: Sampling) -> Result:
+    def _repeat(self, repro: Repro, sampling: Sampling) -> Result:
         """Generate again what a result's ``repro`` and ``sampling`` tell, in the same steps.
 
         Raises ``UsageError`` where this bundle or this context cannot take it.
@@ -285,11 +289,6 @@ class Model:
         )
         return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
 
-    @property
-    def desk(self) -> Desk:
-        """Where requests queue for the engine; for conversations."""
-        return self._desk
-
     # The end
 
     def close(self) -> None:
@@ -301,6 +300,11 @@ class Model:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        of, end = self._setup, ", out of use" if self._desk.out_of_use else ""
+        what = f"{self._manifest.name} {of.variant}: {of.backend} on {of.device}"
+        return f"<Model {brief(what)}, context {of.context}, threads {of.threads}{end}>"
 
     def __enter__(self) -> Model:
         return self
@@ -320,7 +324,7 @@ class Model:
 
     # From options to a request
 
-    def later(self, making: Callable[[], Stream]) -> AsyncStream:
+    def _later(self, making: Callable[[], Stream]) -> AsyncStream:
         """Return a stream for an event loop: tokenising and rendering too are done on the owner's thread."""
 
         async def make() -> Stream:

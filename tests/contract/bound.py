@@ -142,7 +142,7 @@ def a_refusal_in_the_middle(patch: pytest.MonkeyPatch) -> None:
     real = Model._grammar
 
     def grammar(self: Model, options: Any) -> Any:
-        self.desk.owner.call(lambda: self.desk.forward([1]))
+        self._desk.owner.call(lambda: self._desk.forward([1]))
         return real(self, options)
 
     patch.setattr(Model, "_grammar", grammar)
@@ -181,8 +181,8 @@ def with_tools(case: Case) -> tuple[Model, Watched]:
     made = Model(
         manifest=model.manifest,
         setup=model.setup,
-        opening=lambda: opening.open(path, model.manifest.decoder, model.desk.options),
-        options=model.desk.options,
+        opening=lambda: opening.open(path, model.manifest.decoder, model._desk.options),
+        options=model._desk.options,
         tokenizer=model.tokenizer,
         template=ChatTemplate(TEMPLATE, bos_token="", eos_token="<|im_end|>", date=None),
     )

@@ -213,14 +213,14 @@ class Case:
 
 
 def watch_on(model: Model) -> Watched:
-    session = model.desk.session
+    session = model._desk.session
     assert isinstance(session, Watched)
     return session
 
 
 def holds_what_it_should(model: Model) -> bool:
     """Return whether the engine's cache is what the SDK takes it for."""
-    watch, desk = watch_on(model), model.desk
+    watch, desk = watch_on(model), model._desk
     return watch.held == desk.cache.tokens and desk.owner.call(lambda: watch.length) == len(watch.held)
 
 

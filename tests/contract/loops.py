@@ -62,7 +62,7 @@ def an_async_stream_that_loses_its_first_piece(patch: pytest.MonkeyPatch) -> Non
 
 @async_gives_what_sync_gives.broken_by
 def an_async_call_that_forgets_its_options(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Model, "astream", lambda self, text, **options: self.later(lambda: self.stream(text)))
+    patch.setattr(Model, "astream", lambda self, text, **options: self._later(lambda: self.stream(text)))
 
 
 @promise
@@ -196,7 +196,7 @@ def who_gives_up_waiting_delays_nobody(case: Case) -> None:
             await anext(stream)
             waiting = asyncio.create_task(case.model.agenerate(PROMPTS[0], max_tokens=4))
             behind = asyncio.create_task(case.model.agenerate(PROMPTS[2], max_tokens=4))
-            while len(case.model.desk._waiting) < 2:
+            while len(case.model._desk._waiting) < 2:
                 await asyncio.sleep(0)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -274,7 +274,7 @@ def a_desk_that_takes_a_thread_for_a_request(patch: pytest.MonkeyPatch) -> None:
 
     def enter(self: Desk, holder: Any) -> Turn:
         turn = real(self, holder)
-        threads[holder.caller] = get_ident()
+        threads[holder._caller] = get_ident()
         return turn
 
     patch.setattr(Desk, "enter", enter)

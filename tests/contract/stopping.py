@@ -51,14 +51,14 @@ def goes_on(case: Case, model: Model, before: tuple[str, tuple[int, ...]]) -> No
 def long_text(case: Case) -> tuple[str, tuple[int, ...]]:
     """Return what the prompt LONG gives, from an empty cache."""
     result = case.model.generate(LONG, max_tokens=12)
-    case.model.desk.owner.call(lambda: case.model.desk.rewind(0))
+    case.model._desk.owner.call(lambda: case.model._desk.rewind(0))
     case.watch.reset()
     return result.text, result.token_ids
 
 
 def forgotten(case: Case) -> None:
     """Empty the cache, so that the next prefill has all its steps."""
-    case.model.desk.owner.call(lambda: case.model.desk.rewind(0))
+    case.model._desk.owner.call(lambda: case.model._desk.rewind(0))
     case.watch.reset()
 
 
@@ -304,4 +304,4 @@ def a_close_that_only_looks_like_one(patch: pytest.MonkeyPatch) -> None:
 
 @a_model_may_be_closed_in_every_order.broken_by
 def a_close_that_waits_for_the_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Stream, "end", lambda self: self._desk.owner.call(self.close))
+    patch.setattr(Stream, "_stop", lambda self: self._desk.owner.call(self.close))

@@ -286,7 +286,7 @@ def an_isolated_engine_may_crash_and_the_next_call_works(case: Case) -> None:
     with edgepack.load(case.bundle, case.engine, isolate=True, **options) as model:
         text = model.generate(prompt, max_tokens=4).text
         assert text == case.model.generate(prompt, max_tokens=4).text
-        session = model.desk.session
+        session = model._desk.session
         assert isinstance(session, IsolatedSession)
         with model.stream(prompt, max_tokens=4) as stream:
             next(stream)

@@ -205,7 +205,7 @@ def an_answer_cut_inside_a_character_ends_before_it(case: Case) -> None:
             assert [token for piece in pieces for token in piece.token_ids] == list(result.token_ids) == ids[:count]
             assert [each.token_id for each in result.logprobs or ()] == ids[:count]
             assert result.finish_reason == ("length" if options else "stop")
-            again = model.repeat(result.repro, result.sampling)
+            again = model._repeat(result.repro, result.sampling)
             assert (again.text, again.token_ids) == (result.text, result.token_ids)
             case.same(("cut", count, result.finish_reason), facts(result))
 

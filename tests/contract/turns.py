@@ -200,14 +200,14 @@ def a_state_that_is_not_put_back(patch: pytest.MonkeyPatch) -> None:
 
 @a_saved_conversation_goes_on_elsewhere.broken_by
 def a_save_that_forgets_the_last_answer(patch: pytest.MonkeyPatch) -> None:
-    real = Conversation.resume.__func__  # type: ignore[attr-defined]
+    real = Conversation._resume.__func__  # type: ignore[attr-defined]
 
-    def resume(cls: type[Conversation], /, model: Any, path: Path, **options: Any) -> Conversation:
-        found: Conversation = real(cls, model, path, **options)
+    def resume(cls: type[Conversation], /, model: Any, path: Path) -> Conversation:
+        found: Conversation = real(cls, model, path)
         found._turns = found._turns[:1]
         return found
 
-    patch.setattr(Conversation, "resume", classmethod(resume))
+    patch.setattr(Conversation, "_resume", classmethod(resume))
 
 
 @promise
@@ -224,7 +224,7 @@ def a_file_that_is_no_conversation_is_refused(case: Case) -> None:
 
 @a_file_that_is_no_conversation_is_refused.broken_by
 def a_damaged_file_that_is_taken_for_an_empty_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Conversation, "resume", classmethod(lambda cls, model, path: model.chat()))
+    patch.setattr(Conversation, "_resume", classmethod(lambda cls, model, path: model.chat()))
 
 
 @promise

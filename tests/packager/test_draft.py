@@ -97,7 +97,7 @@ def test_a_draft_runs_isolated_and_beside_snapshots(pair: Built, engine: str) ->
         edgepack.load(pair.path, engine, draft=True, isolate=True) as apart,
         edgepack.load(pair.path, engine) as alone,
     ):
-        assert isinstance(apart.desk.session, Snapshots)
+        assert isinstance(apart._desk.session, Snapshots)
         result = apart.generate("Once upon", max_tokens=30)
         assert result.usage.drafted_tokens > 0
         assert result.token_ids == alone.generate("Once upon", max_tokens=30).token_ids

@@ -82,7 +82,7 @@ def test_a_role_that_is_not_printed_is_refused_at_every_door(door: str) -> None:
     with model(Chat(roles=["assistant", "user"], date=None, goldens=[])) as refusing:
         with pytest.raises(UsageError, match=r"messages\[0\]\.role is 'system'.*does not print.*assistant, user"):
             DOORS[door](refusing, [SYSTEM, USER])
-        assert refusing.desk.cache.tokens == []
+        assert refusing._desk.cache.tokens == []
 
 
 @pytest.mark.parametrize("door", ["chat", "stream", "achat", "astream"])

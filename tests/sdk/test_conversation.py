@@ -184,7 +184,7 @@ def test_while_a_turn_is_answered_another_is_refused_before_its_first_piece(tmp_
             fork = chat.fork()
             saving = Thread(target=chat.save, args=(tmp_path / "chat",))
             saving.start()
-            while not model.desk._waiting:
+            while not model._desk._waiting:
                 pass
             assert "".join(chunk.text for chunk in stream) == "bc"
         saving.join(20)
@@ -226,10 +226,10 @@ def test_a_saved_conversation_goes_on_where_both_it_and_the_cache_were(
         chat.send(FIRST)
         straight = chat.send(SECOND)
         chat.undo()
-        held = list(model.desk.cache.tokens)
+        held = list(model._desk.cache.tokens)
         chat.save(path)
-        assert model.desk.cache.tokens == held  # another conversation may go on from there
-        assert model.desk.owner.call(lambda: model.desk.session.length) == len(held)
+        assert model._desk.cache.tokens == held  # another conversation may go on from there
+        assert model._desk.owner.call(lambda: model._desk.session.length) == len(held)
         assert chat.send(SECOND).text == straight.text
     with edgepack.load(demo_bundle.path, engine, 256, variant=f"{engine}-f32") as model:
         result = model.resume(path).send(SECOND, max_tokens=8)

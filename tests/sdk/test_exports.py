@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 import pytest
+import small_bundle
 
 import edgepack
-from edgepack import errors
+from edgepack import FakeRuntime, ToolCall, errors, fake, open_bundle
 from edgepack.cli.app import app_for
 
 NAMES = [
+    "Alternative",
+    "AsyncStream",
     "Bundle",
+    "Candidate",
+    "ChatOptions",
+    "ChatTemplate",
     "Chunk",
     "Conversation",
+    "Draft",
     "FakeRuntime",
+    "FinishReason",
+    "GenerationOptions",
+    "LoadOptions",
+    "Manifest",
+    "Memory",
+    "Messages",
     "Model",
     "Plan",
+    "Repro",
     "Result",
+    "Sampling",
+    "Score",
+    "Seconds",
+    "Setup",
+    "Stream",
+    "Timings",
+    "TokenLogprob",
+    "Tokenizer",
+    "Tool",
+    "ToolCall",
+    "Tuning",
+    "Turn",
+    "Usage",
+    "Variant",
     "__version__",
     "aload",
     "load",
@@ -39,6 +74,154 @@ def test_the_names_are_these() -> None:
 @pytest.mark.parametrize("name", NAMES + ERRORS)
 def test_each_name_is_there(name: str) -> None:
     assert getattr(edgepack, name) is not None
+
+
+def typing_imports(module: ModuleType) -> dict[str, Any]:
+    """What a module imports for its annotations alone."""
+    source = inspect.getsource(module)
+    found: dict[str, Any] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            exec(ast.unparse([each for each in node.body if isinstance(each, ast.ImportFrom)]), found)
+    return {name: value for name, value in found.items() if name != "__builtins__"}
+
+
+def test_a_type_checker_sees_each_name_where_it_is() -> None:
+    seen = typing_imports(edgepack)
+    assert sorted(seen) == sorted(edgepack._HOME)
+    assert all(getattr(edgepack, name) is value for name, value in seen.items())
+
+
+def annotated(thing: Any) -> Iterator[Any]:
+    """The annotations of a function, or of a class's fields, public methods and properties; or what a name is for."""
+    if not inspect.isclass(thing) and not inspect.isfunction(thing):
+        yield thing
+        return
+    if inspect.isfunction(thing):
+        yield from hints(thing)
+        return
+    if is_dataclass(thing) or is_typeddict(thing):
+        yield from hints(thing)
+    for name, value in vars(thing).items():
+        if name.startswith("_"):
+            continue
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if inspect.isfunction(function):
+            yield from hints(function)
+
+
+def hints(thing: Any) -> Iterator[Any]:
+    module = sys.modules[thing.__module__]
+    yield from get_type_hints(thing, vars(module) | typing_imports(module)).values()
+
+
+def named(annotation: Any) -> Iterator[type]:
+    """The classes that an annotation names; a kind of text is text to whoever gets it."""
+    if inspect.isclass(annotation) and not get_args(annotation) and not issubclass(annotation, str):
+        yield annotation
+    for part in get_args(annotation):
+        for each in part if isinstance(part, list) else [part]:
+            yield from named(each)
+
+
+# What a runtime is made of, and the fields of a manifest: each is one module that is read as a whole.
+WHOLE = ("edgepack.runtime", "edgepack.device.engine", "edgepack.device.hardware", "edgepack.bundle")
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"__version__", "Manifest", "Variant", "FakeRuntime"}))
+def test_what_a_signature_names_is_there_too(name: str) -> None:
+    met = {each for annotation in annotated(getattr(edgepack, name)) for each in named(annotation)}
+    ours = {each.__name__ for each in met if each.__module__.startswith("edgepack")}
+    deeper = {each.__name__ for each in met if each.__module__.startswith(WHOLE)}
+    assert not ours - deeper - set(edgepack.__all__)
+
+
+def test_a_name_that_is_missing_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edgepack, "__all__", [name for name in edgepack.__all__ if name != "Usage"])
+    with pytest.raises(AssertionError):
+        test_what_a_signature_names_is_there_too("Result")
+
+
+def public(thing: object) -> list[str]:
+    return [name for name in dir(thing) if not name.startswith("_")]
+
+
+def test_nothing_internal_completes() -> None:
+    with fake.model() as model:
+        assert public(model) == [
+            "achat", "aclose", "agenerate", "astream", "astream_chat", "backend", "bundle_id", "chat", "close",
+            "context", "detokenize", "device", "evaluate", "generate", "logits", "manifest", "resume", "score", "setup",
+            "stream", "stream_chat", "template", "tokenize", "tokenizer", "variant",
+        ]  # fmt: skip
+        assert public(model.stream("x")) == ["cancel", "close", "result"]
+        assert public(model.astream("x")) == ["cancel", "result"]
+        assert public(model.evaluate([1])) == ["cancel", "close"]
+        assert public(model.chat()) == [
+            "asend", "astream", "fork", "messages", "save", "send", "stream", "turns", "undo"
+        ]  # fmt: skip
+
+
+def test_load_and_aload_have_one_signature() -> None:
+    from edgepack.asynchronous import aload
+    from edgepack.loading import load
+
+    assert inspect.signature(load) == inspect.signature(aload)
+
+
+# One line each, whatever a model, a user or a path says.
+
+SECRET = "hf_abcdefghij"
+
+
+def test_a_model_and_what_it_gives_are_one_helpful_line() -> None:
+    with fake.model(says="Hello\n\x1b[31m " + SECRET + " x" * 5_000) as model:
+        assert repr(model) == "<Model fake fake-f32: fake on cpu, context 4096, threads 1>"
+        result = model.generate("Hi", max_tokens=3000)
+        line = r'<Result "Hello\\n\\u001b\[31m hf_\*\*\*[ x]+…", length after 2 \+ 3000 tokens, [\d.]+ tokens/s>'
+        assert re.fullmatch(line, repr(result))
+        chat = model.chat()
+        chat.send(SECRET)
+        assert repr(chat) == "<Conversation of 1 turn with fake-f32>"
+    assert repr(model).endswith(", out of use>")
+
+
+def test_a_result_that_calls_tools_names_them() -> None:
+    with fake.model(says="Hi") as model:
+        result = model.generate("Hi")
+    calls = tuple(ToolCall(name, {"city": SECRET}) for name in ("weather", "time"))
+    none = replace(result.timings, decode_tps=None)
+    told = repr(replace(result, text="", tool_calls=calls, timings=none))
+    assert told == '<Result "", calls weather, time, stop after 2 + 3 tokens>'
+
+
+def test_a_bundle_and_its_plan_are_one_helpful_line(tmp_path: Path) -> None:
+    bundle = open_bundle(
+        small_bundle.write(tmp_path, [small_bundle.variant("gguf-q4"), small_bundle.variant("fake-q4")])
+    )
+    assert repr(bundle) == f"<Bundle {bundle.manifest.name} {bundle.id[:12]}: gguf-q4, fake-q4>"
+    plan = edgepack.plan(bundle, runtimes={"fake": FakeRuntime()})
+    assert repr(plan) == f"<Plan for a context of {plan.context}: 1 of 2 variants can run, fake-q4 on cpu first>"
+    able, unable = map(repr, plan.candidates)
+    assert able.startswith("<Candidate fake-q4, fake on cpu, can run: fake on cpu, ")
+    assert unable == "<Candidate gguf-q4, gguf, cannot run: no runtime called 'gguf' is registered>"
+    nothing = edgepack.plan(bundle, runtimes={})
+    assert repr(nothing) == f"<Plan for a context of {plan.context}: 0 of 2 variants can run>"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", ""),
+        ("a b", "a b"),
+        ("x" * 60, "x" * 60),
+        ("x" * 61, "x" * 59 + "…"),
+        ("a\tb\u202ec", "a\\tb\\u202ec"),
+        ("https://me:pass@host/?token=abc " + SECRET, "https://host/?token=*** hf_***"),
+        (" " * 955 + SECRET, " " * 59 + "…"),
+    ],
+)
+def test_brief(text: str, line: str) -> None:
+    assert errors.brief(text) == line
 
 
 def test_the_errors_are_one_tree() -> None:

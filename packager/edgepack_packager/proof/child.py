@@ -35,14 +35,14 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the child says: the engine's name and version, or why there are no logits."""
+    """What the child says: the engine's package and its version, or why there are no logits."""
 
     engine: str | None = None
     error: str | None = None
 
 
 def run(job: Job) -> str:
-    """Run a job in a child process and return the engine's name and version; the logits are in ``job.output``.
+    """Run a job in a child process and return the engine's package and its version; the logits are in ``job.output``.
 
     Raises ``EngineError`` with the engine's own reason, or with how its process ended.
     """
@@ -96,7 +96,8 @@ def _logits(job: Job) -> str:
                 output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
     finally:
         session.close()
-    return f"{runtime.name} {runtime.probe(hardware).version}"
+    support = runtime.probe(hardware)
+    return support.package or f"{runtime.name} {support.version}"
 
 
 if __name__ == "__main__":

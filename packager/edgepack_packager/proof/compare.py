@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.measuring.evaluate import mean as mean
+
 Rows = Iterable[NDArray[np.float32]]
 Float64 = NDArray[np.float64]
 
@@ -47,11 +49,6 @@ def positions(model: Rows, reference: Rows, ids: Sequence[int]) -> Positions:
             surprise.append(-float(log_q[ids[position + 1]]))
             expected.append(-float(log_p[ids[position + 1]]))
     return Positions(np.array(kl), np.array(same), np.array(surprise), np.array(expected))
-
-
-def mean(values: Float64) -> tuple[float, float]:
-    """Return the mean and its standard error; that of a single value, or of equal ones, is 0."""
-    return float(values.mean()), float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> Float64:

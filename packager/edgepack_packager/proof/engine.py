@@ -20,7 +20,7 @@ from edgepack_packager.proof import child
 def logits(
     runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_cache: KvCache, scratch: Path
 ) -> Iterator[tuple[str, Iterator[Float32]]]:
-    """Yield the engine's name and version, and an iterator over its logits: float32 [n_vocab] per id.
+    """Yield the engine's package and its version, and an iterator over its logits: float32 [n_vocab] per id.
 
     The file is gone when the block ends.
     """
@@ -30,7 +30,7 @@ def logits(
 
 
 def run(runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_cache: KvCache, output: Path) -> str:
-    """Write the engine's logits of the ids to a file, and return its name and version. Raises ``EngineError``."""
+    """Write the engine's logits of the ids to a file, and return its package and version. Raises ``EngineError``."""
     return child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output)))
 
 

@@ -37,7 +37,14 @@ class GgufRuntime:
 
     def probe(self, hardware: Hardware) -> Support:
         """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
-        from edgepack_runtimes.gguf.library import BUILD, install_line, lacks_openmp, openmp_line, unavailable
+        from edgepack_runtimes.gguf.library import (
+            BUILD,
+            install_line,
+            installed,
+            lacks_openmp,
+            openmp_line,
+            unavailable,
+        )
 
         chosen, found = _choose()
         install = install_line(hardware, chosen)
@@ -47,7 +54,13 @@ class GgufRuntime:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
         # An accelerator's speed is not the processor's.
         better = BUILD if not chosen.own and found.devices == ("cpu",) else None
-        support = Support(found.devices, version=found.version, kv_caches=("f16", "f32", "q8"), better=better)
+        support = Support(
+            found.devices,
+            version=found.version,
+            kv_caches=("f16", "f32", "q8"),
+            better=better,
+            package=f"{chosen.distribution} {installed(chosen)}",
+        )
         unseen = [name for name in hardware.accelerators if name not in found.devices]
         if not unseen:
             return support

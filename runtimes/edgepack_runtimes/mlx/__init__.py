@@ -44,9 +44,10 @@ class MlxRuntime:
             return Support((), reason=f"MLX has no build for {hardware.machine}.")
         if not _is_installed():
             return Support((), reason="mlx is not installed.", install=INSTALL)
+        found = version("mlx")
         if "metal" in hardware.accelerators:
-            return Support(("metal",), version=version("mlx"), kv_caches=("f16", "f32"))
-        return Support(("cpu",), version=version("mlx"), kv_caches=("f32",))
+            return Support(("metal",), version=found, kv_caches=("f16", "f32"), package=f"mlx {found}")
+        return Support(("cpu",), version=found, kv_caches=("f32",), package=f"mlx {found}")
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Load a variant; the calling thread is the session's. Raises ``EngineMissingError`` or ``EngineError``."""

@@ -30,7 +30,13 @@ class OnnxRuntime:
         except EngineMissingError as error:
             why = engine.unavailable(hardware)
             return Support((), reason=why or error.message, install=None if why else engine.INSTALL)
-        support = Support(("cpu",), version=version, kv_caches=("f32",), needs={"cuda": "f16"})
+        support = Support(
+            devices=("cpu",),
+            version=version,
+            kv_caches=("f32",),
+            needs={"cuda": "f16"},
+            package=f"{engine.package()} {version}",
+        )
         if "cuda" not in hardware.accelerators:
             return support
         if reason := engine.no_cuda():

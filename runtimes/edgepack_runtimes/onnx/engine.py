@@ -101,6 +101,11 @@ def no_cuda() -> str | None:
     return None
 
 
+def package() -> str:
+    """Return the name of the distribution that onnxruntime is imported from; that of the CPU where both are there."""
+    return "onnxruntime-gpu" if _is_installed("onnxruntime-gpu") and not _is_installed("onnxruntime") else "onnxruntime"
+
+
 def _is_installed(distribution: str) -> bool:
     try:
         return bool(metadata.version(distribution))

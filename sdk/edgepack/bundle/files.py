@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from edgepack.bundle import manifest as manifest_file
 from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
-from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError
+from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError, brief
 
 MANIFEST = "manifest.json"
 DRAFT = "draft"
@@ -66,6 +66,10 @@ class Bundle:
     id: str
     foreign: tuple[str, ...] = ()
     draft: Bundle | None = None
+
+    def __repr__(self) -> str:
+        held = ", ".join(variant.id for variant in self.manifest.variants) or "no variant"
+        return f"<Bundle {brief(self.manifest.name)} {self.id[:12]}: {brief(held)}>"
 
     def read(self, name: str) -> bytes:
         """Return a listed file, checked against its sha256. ``name`` is its path relative to the bundle's folder.

@@ -65,13 +65,13 @@ def show(report: BenchReport) -> None:
     from edgepack.device.memory import human
 
     console = out()
-    options = report.options
+    options, engine = report.options, report.package or f"{report.runtime} {report.engine}"
     say(
         console,
         styled(
             "bold",
             report.variant,
-            f"  {report.runtime} {report.engine} on {report.device}, {options.threads} thread(s), "
+            f"  {engine} on {report.device}, {options.threads} thread(s), "
             f"context {options.context}, KV cache {options.kv_cache}",
         ),
     )

@@ -45,14 +45,15 @@ def show(report: DoctorReport) -> None:
             ]
         )
     )
-    rows = table("engine", "version", "devices", "KV cache", "")
+    rows = table("", "engine", "devices", "KV cache", "")
     for name, support in report.runtimes.items():
+        engine = support.package or support.version or "-"
         if support.devices:
             kv = ", ".join(support.kv_caches)
-            rows.add_row(name, support.version or "-", ", ".join(support.devices), kv, Text("ready", "green"))
+            rows.add_row(name, engine, ", ".join(support.devices), kv, Text("ready", "green"))
         else:
             reason = (support.reason or "it cannot run here").rstrip(".")
-            rows.add_row(name, support.version or "-", "-", "-", Text(reason, "yellow"))
+            rows.add_row(name, engine, "-", "-", Text(reason, "yellow"))
     console.print()
     console.print(rows)
     if report.installs:

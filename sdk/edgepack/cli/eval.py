@@ -1,7 +1,11 @@
-"""``edgepack eval``: how well a bundle knows a text, and how far it is from another bundle or variant on it."""
+"""``edgepack eval``: how well variants of a bundle know a text, and how far each is from another variant or bundle.
+
+They are loaded one after the other, beside the one that they are compared with.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgepack.cli import losses
 from edgepack.cli.screen import (
     AsJson,
     Backend,
@@ -16,20 +21,30 @@ from edgepack.cli.screen import (
     Context,
     KvCache,
     Threads,
-    Variant,
     as_json,
     out,
     say,
     steps,
+    styled,
     table,
     token_count,
 )
 
 if TYPE_CHECKING:
+    from edgepack.bundle.files import Bundle
     from edgepack.decoding.repro import Setup
     from edgepack.measuring.evaluate import EvalReport
+    from edgepack.model import Model
 
 Text = Annotated[Path, typer.Option(metavar="FILE", help="The text, in UTF-8.", show_default=False)]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        help="Only this variant, several times for several, or all that can run here. Default: the plan's first.",
+        show_default=False,
+    ),
+]
 Against = Annotated[
     Path | None,
     typer.Option(
@@ -58,7 +73,7 @@ def eval(
     bundle: BundlePath,
     text: Text,
     backend: Backend = None,
-    variant: Variant = None,
+    variant: Variants = None,
     against: Against = None,
     against_backend: AgainstBackend = None,
     against_variant: AgainstVariant = None,
@@ -68,55 +83,115 @@ def eval(
     limit: Limit = None,
     json: AsJson = False,
 ) -> None:
-    """Measure perplexity on your own text; against another bundle or variant, KL divergence and top-1 agreement."""
+    """Measure perplexity on your own text; against another bundle or variant, KL divergence and top-1 agreement.
+
+    What the build measured against the source in float32, on a text of its own, stands beside.
+    """
+    from edgepack.bundle.files import open_bundle
     from edgepack.cli.textfile import read
+    from edgepack.errors import ContextError, EngineMissingError
     from edgepack.loading import load
     from edgepack.measuring.evaluate import evaluate
 
     words = read(text)
+    opened = open_bundle(bundle, verify="sizes")
     opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
+    reports: list[EvalReport] = []
+    left_out: dict[str, EngineMissingError | ContextError] = {}
     with ExitStack() as models, steps() as progress:
-        task = progress.add_task("Evaluating", total=None)
-        model = models.enter_context(opening(bundle, backend, variant=variant))
+        task = progress.add_task("Loading", total=None)
         other = None
         if against or against_backend or against_variant:
-            other = models.enter_context(opening(against or bundle, against_backend, variant=against_variant))
-        report = evaluate(
-            model,
-            words,
-            against=other,
-            limit=limit,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
+            other = models.enter_context(opening(against or opened, against_backend, variant=against_variant))
+        for name in _names(opened, backend, variant, other):
+            try:
+                model = opening(opened, backend, variant=name)
+            except (EngineMissingError, ContextError) as error:
+                if variant != [ALL]:
+                    raise
+                left_out[name or ""] = error
+                continue
+            with model:
+                progress.update(task, description=model.setup.variant)
+                reports.append(
+                    evaluate(
+                        model,
+                        words,
+                        against=other,
+                        limit=limit,
+                        progress=lambda done, total: progress.update(task, completed=done, total=total),
+                    )
+                )
+    if not reports and left_out:
+        raise next(iter(left_out.values()))
     if json:
-        as_json(report)
+        reasons = {name: error.message for name, error in left_out.items()}
+        as_json({"variants": [report.to_dict() for report in reports], "left_out": reasons})
     else:
-        show(report)
+        show(reports)
+        for left, why in left_out.items():
+            say(out(), styled("yellow", f"{left} was left out: {why}"))
 
 
-def show(report: EvalReport) -> None:
-    """Print a report: what was read by which models, then their figures."""
+ALL = "all"
+
+
+def _names(bundle: Bundle, backend: str | None, asked: list[str] | None, other: Model | None) -> list[str | None]:
+    """Return the variants to evaluate, None for the plan's first. Of all, not the one that they are compared with."""
+    if asked != [ALL]:
+        return [*dict.fromkeys(asked)] if asked else [None]
+    truth = None if other is None or other.bundle_id != bundle.id else other.setup.variant
+    found = [each.id for each in bundle.manifest.variants if backend in (None, each.runtime) and each.id != truth]
+    return [*found] or [None]
+
+
+def show(reports: Sequence[EvalReport]) -> None:
+    """Print reports of one text: what each variant makes of it, how far it is from the other model, and what its build
+    measured of it."""
     from rich.text import Text
 
-    console, against = out(), report.against
-    say(console, Text(described(report.model.setup), "bold"))
-    if against is not None:
-        say(console, Text(f"against {described(against.other.setup)}"))
+    from edgepack.cli.inspect import loss_cells
+
+    console, first, against = out(), reports[0], reports[0].against
+    say(console, Text(Path(first.model.setup.bundle).name, "bold"))
     say(
         console,
-        f"{report.tokens} tokens scored ({report.bytes} bytes), {report.windows} window(s) of at most {report.context}",
+        f"{first.tokens} tokens scored ({first.bytes} bytes), {first.windows} window(s) of at most {first.context}",
     )
-    found = [report.model] if against is None else [report.model, against.other]
-    columns = ["model", "against"][: len(found)]
-    rows = table("", *columns, right=columns)
-    rows.add_row("perplexity", *(f"{each.perplexity:.4f}" for each in found))
-    rows.add_row("bits per byte", *(f"{each.bits_per_byte:.4f}" for each in found))
+    rows = table("variant", "runs on", "perplexity", "bits per byte")
+    known = [(report.model.setup.variant, report.model) for report in reports]
     if against is not None:
-        rows.add_row("perplexity ratio", f"{against.perplexity_ratio:.4f}")
-        rows.add_row("KL(against || model), nats a token", f"{against.kl:.3g}")
-        rows.add_row("same likeliest token", f"{against.top1:.2%}")
+        known.append((f"{against.other.setup.variant}, against", against.other))
+    for name, each in known:
+        of = each.setup
+        figures = (each.perplexity, each.perplexity_error), (each.bits_per_byte, each.bits_per_byte_error)
+        rows.add_row(name, f"{of.backend} on {of.device}", *map(losses.shown, figures))
     console.print()
     console.print(rows)
+    if against is not None:
+        console.print()
+        say(console, Text(f"Against {described(against.other.setup)}:"))
+        rows = table("variant", *losses.COLUMNS)
+        for report in reports:
+            if one := report.against:
+                ratio = one.perplexity_ratio, one.perplexity_ratio_error
+                rows.add_row(
+                    report.model.setup.variant,
+                    *losses.cells((one.kl, one.kl_error), (one.top1, one.top1_error), ratio),
+                )
+        console.print(rows)
+    built = [(report.model.setup.variant, report.source) for report in reports if report.source]
+    if built:
+        console.print()
+        say(console, Text("Against the source in float32, by the build, on the proof's own text (prose, a recipe):"))
+        rows = table("variant", "tokens", *losses.COLUMNS, right=("tokens",))
+        for name, loss in built:
+            rows.add_row(name, str(loss.tokens), *loss_cells(loss))
+        console.print(rows)
+    ratios = [report.against.perplexity_ratio for report in reports if report.against]
+    if remark := losses.remark([*ratios, *(loss.perplexity for _, loss in built)]):
+        console.print()
+        say(console, Text(remark, "dim"))
 
 
 def described(setup: Setup) -> str:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgepack.cli import losses
 from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
     from edgepack.bundle.files import Bundle
-    from edgepack.bundle.manifest import Fallback, License, Manifest, Variant
+    from edgepack.bundle.manifest import Fallback, License, Loss, Manifest, Variant
 
 # How an obligation reads whose text is only the words that it is about.
 _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
@@ -123,23 +124,26 @@ def _show_loss(variants: Sequence[Variant]) -> None:
     from rich.text import Text
 
     console = out()
-    rows = table("variant", "lost on", "KL (nats)", "top-1 agrees", "perplexity")
-    for variant in variants:
-        for part, loss in variant.proof.loss.items() if variant.proof else ():
-            rows.add_row(
-                variant.id,
-                f"{loss.tokens} of text" if part == "text" else f"{loss.tokens} random ids",
-                f"{loss.kl:.2g} ± {loss.kl_error:.1g}",
-                f"{loss.top1:.1%} ± {loss.top1_error:.1%}",
-                f"x {loss.perplexity:.3g} ± {loss.perplexity_error:.1g}",
-            )
-    if rows.row_count:
+    rows = table("variant", "lost on", *losses.COLUMNS)
+    found = [(each.id, part, loss) for each in variants if each.proof for part, loss in each.proof.loss.items()]
+    for name, part, loss in found:
+        on = f"{loss.tokens} of text" if part == "text" else f"{loss.tokens} random"
+        rows.add_row(name, on, *loss_cells(loss))
+    if found:
         console.print()
         console.print(rows)
+    if remark := losses.remark(loss.perplexity for _, _, loss in found):
+        say(console, Text(remark, "dim"))
     for variant in variants:
         if variant.proof and (text := variant.proof.loss.get("text")) and text.high:
             warning = f"{variant.id} lost {text.kl:.2g} nats on text, which shows in its answers. More bits lose less."
             console.print(Text(warning, "yellow"), soft_wrap=True)
+
+
+def loss_cells(loss: Loss) -> tuple[str, str, str]:
+    """Return what stands under ``losses.COLUMNS`` of what a proof measured."""
+    kl, top1, ratio = (loss.kl, loss.kl_error), (loss.top1, loss.top1_error), (loss.perplexity, loss.perplexity_error)
+    return losses.cells(kl, top1, ratio)
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,46 +40,50 @@ def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None
 
 
 def show(report: TuneReport) -> None:
-    """Print a report: every trial, the best of each variant marked, what could not be measured, and the winner."""
+    """Print a report: every trial, the best of each variant and the winner marked, what could not be measured, and the
+    winner in words."""
     from rich.text import Text
 
-    from edgepack.device.seconds import Turn, at_rates
+    from edgepack.device.seconds import Turn
 
     console = out()
     rows = table(
         "variant", "threads", "chunk", "weights", "decode", "prefill", "answer", "±", "",
         right=("threads", "chunk", "decode", "prefill", "answer", "±"),
     )  # fmt: skip
-    best = {_key(tuning) for tuning in report.tunings}
+    best, first = {_key(tuning) for tuning in report.tunings}, _key(report.winner)
     previous = ""
     for trial in sorted(report.trials, key=lambda trial: _place(report, trial)):
         remark, style = ("*", "bold") if _key(trial) in best else ("!", "yellow") if trial.reason else ("", "")
+        if _key(trial) == first:
+            remark = "won"
         rows.add_row(
             trial.variant if trial.variant != previous else "",
             str(trial.threads),
             str(trial.chunk),
             _WEIGHTS[trial.repack],
             *(f"{rate:.1f}" if rate else "-" for rate in (trial.decode_tps, trial.prefill_tps)),
-            *_spread([run.total for run in trial.runs]),
+            *_spread(trial),
             remark,
             style=style,
         )
         previous = trial.variant
-    say(console, styled("bold", report.bundle, f"  {len(report.trials)} settings tried, rates in tokens/s, * the best"))
+    how = f"  {len(report.trials)} settings tried, rates in tokens/s, * the best of a variant"
+    say(console, styled("bold", report.bundle, how))
     console.print()
     console.print(rows)
     for trial in report.trials:
         if trial.reason:
             say(console, styled("yellow", f"{trial.variant}, {settings(trial)}: {trial.reason}"))
     console.print()
-    winner, turn = report.winner, Turn()
-    answer = at_rates(winner.prefill_tps, winner.decode_tps, turn)
+    winner, turn = next(trial for trial in report.trials if _key(trial) == first), Turn()
+    answer = " ± ".join(filter(None, _spread(winner)))
     say(
         console,
         Text.assemble(
             ("winner: ", "green"),
             (winner.variant, "bold"),
-            f", {settings(winner)}: {answer.total:.2f} s to answer ({turn.prompt} + {turn.answer} tokens), "
+            f", {settings(winner)}: {answer} to answer ({turn.prompt} + {turn.answer} tokens), "
             f"{winner.decode_tps:.1f} tokens/s",
         ),
     )
@@ -104,12 +109,14 @@ def settings(of: Trial | Tuning) -> str:
     return f"{threads}, chunk {of.chunk}{weights}"
 
 
-def _spread(seconds: list[float]) -> tuple[str, str]:
-    """Return the middle of measurements, and how far they are from it at most."""
-    if not seconds:
+def _spread(trial: Trial) -> tuple[str, str]:
+    """Return the median of the seconds to an answer, and how far any is from it; nothing of what was measured once."""
+    if not trial.runs:
         return "-", ""
-    middle, half = (max(seconds) + min(seconds)) / 2, (max(seconds) - min(seconds)) / 2
-    return f"{middle:.2f} s", f"{half:.2f}" if len(seconds) > 1 else ""
+    middle = median(run.total for run in trial.runs)
+    furthest = max(abs(run.total - middle) for run in trial.runs)
+    digits = 3 if middle < 10 else 2
+    return f"{middle:.{digits}f} s", f"{furthest:.{digits}f}" if len(trial.runs) > 1 else ""
 
 
 def _key(of: Trial | Tuning) -> tuple[str, int, int, bool | None]:

@@ -145,6 +145,11 @@ class Desk:
         turn.over = True
         self.owner.wake()
 
+    @property
+    def out_of_use(self) -> bool:
+        """Whether the session is closed or has failed."""
+        return self._out_of_use is not None
+
     def check(self) -> None:
         """Raise ``EngineError`` where the session is closed or has failed."""
         if self._out_of_use is not None:
@@ -187,7 +192,7 @@ class Desk:
             if self.owner.rests:
                 self.owner.refuse(gate)
             elif (there := found()) is not None:
-                gate.settle(lambda: self._checked(there.start))
+                gate.settle(lambda: self._checked(there._start))
             turn.over = turn.over or (bell is not None and not bell.ring()) or self.owner.rests
 
         turn = Turn(begin, holder=found)
@@ -202,7 +207,7 @@ class Desk:
         self.owner.check()
         held = self._holder
         holder = None if held is None or held.over or held.holder is None else held.holder()
-        if holder is not None and holder.caller is not None and _calls_us(holder.caller):
+        if holder is not None and holder._caller is not None and _calls_us(holder._caller):
             raise UsageError(
                 "Another stream of this model is still open.",
                 hint="Leave its with block first, or load the bundle a second time.",
@@ -238,7 +243,7 @@ class Desk:
         unread = monotonic() - turn.used
         if unread < _PATIENCE_S:
             return _PATIENCE_S - unread
-        if not holder.go_on():
+        if not holder._go_on():
             turn.over = True
         return 0.0
 
@@ -346,7 +351,7 @@ class Desk:
         if (turn := self._holder) is not None:
             turn.cancel()
             if turn.holder is not None and (holder := turn.holder()) is not None:
-                holder.end()
+                holder._stop()
         self.owner.wake()
         if self._end.alive:
             _shut_down(self.owner, self.session, self.draft)

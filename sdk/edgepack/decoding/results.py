@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgepack.decoding.sample import Sampling
+from edgepack.errors import brief
 
 if TYPE_CHECKING:
     from edgepack.decoding.logprobs import TokenLogprob
@@ -96,6 +97,13 @@ class Result:
     repro: Repro
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def __repr__(self) -> str:
+        calls = f", calls {brief(', '.join(call.name for call in self.tool_calls))}" if self.tool_calls else ""
+        used, speed = self.usage, self.timings.decode_tps
+        rate = "" if speed is None else f", {speed:.1f} tokens/s"
+        ends = f"{self.finish_reason} after {used.prompt_tokens} + {used.completion_tokens} tokens"
+        return f'<Result "{brief(self.text)}"{calls}, {ends}{rate}>'
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -22,8 +22,8 @@ class Slices:
 
     def __init__(self, desk: Desk, ids: Sequence[int], size: int) -> None:
         desk.check()
-        self.caller: FrameType | None = None
-        self.over = False
+        self._caller: FrameType | None = None
+        self._over = False
         self._desk = desk
         self._ids = list(ids)
         self._size = size
@@ -34,39 +34,39 @@ class Slices:
         return self
 
     def __next__(self) -> NDArray[np.float32]:
-        if self.over or self._next >= len(self._ids):
+        if self._over or self._next >= len(self._ids):
             self.close()
             raise StopIteration
         try:
-            self.caller = None
+            self._caller = None
             if self._turn is None or self._turn.over:
                 self._turn = self._desk.enter(self)
             rows = self._desk.owner.call(self._evaluate, self.cancel)
         except BaseException:
             self.close()
             raise
-        self.caller = sys._getframe(1)
+        self._caller = sys._getframe(1)
         return rows
 
     def close(self) -> None:
         """Give the model back. Safe to call twice."""
-        self.over = True
-        self.caller = None
+        self._over = True
+        self._caller = None
         if self._turn is not None:
             self._desk.leave(self._turn)
 
     # As the desk's holder
 
-    def start(self) -> None:
+    def _start(self) -> None:
         return None
 
-    def go_on(self) -> bool:
+    def _go_on(self) -> bool:
         return False
 
     def cancel(self) -> None:
         self._desk.cancel(self._turn)
 
-    def end(self) -> None:
+    def _stop(self) -> None:
         self.cancel()
 
     # On the owner's thread

@@ -34,8 +34,8 @@ class Stream:
     ) -> None:
         """``starting`` may refuse, on the owner's thread, before the first step; ``finished`` gets the result."""
         desk.check()
-        self.caller: FrameType | None = None
-        self.over = False
+        self._caller: FrameType | None = None
+        self._over = False
         self._desk = desk
         self._generation = generation
         self._starting = starting
@@ -50,11 +50,11 @@ class Stream:
 
     def __enter__(self) -> Stream:
         self._check_new()
-        self.caller = sys._getframe(1)
+        self._caller = sys._getframe(1)
         try:
             self._turn = self._desk.enter(self)
         except UsageError:  # refused, so that it may be entered later
-            self.caller = None
+            self._caller = None
             raise
         except BaseException:
             self._end()
@@ -72,7 +72,7 @@ class Stream:
     def __next__(self) -> Chunk:
         if self._turn is None:
             raise UsageError("A stream was read outside of a with block.", hint="with model.stream(...) as stream: ...")
-        if self.over:
+        if self._over:
             raise StopIteration
         try:
             ready = self._ahead
@@ -95,7 +95,7 @@ class Stream:
 
     def close(self) -> None:
         """End the generation and free the model. Leaving the ``with`` block does it; safe to call twice."""
-        if self._turn is not None and not self.over:
+        if self._turn is not None and not self._over:
             try:
                 if not self._done and not self._desk.owner.is_here:
                     return  # a fork has the stream, but not the engine
@@ -113,16 +113,16 @@ class Stream:
 
     # As the desk's holder
 
-    def start(self) -> None:
+    def _start(self) -> None:
         self._starting(self)
         self._begun = True
 
-    def go_on(self) -> bool:
+    def _go_on(self) -> bool:
         if not self._done:
             self._advance()
         return not self._done
 
-    def end(self) -> None:
+    def _stop(self) -> None:
         self.cancel()
         self._desk.owner.call(self.close)
 
@@ -153,7 +153,7 @@ class Stream:
 
     def _read_on(self) -> bool:
         if not self._begun:
-            self.start()
+            self._start()
         chunk = self._generation.step()
         if chunk is not None:
             self._read.append(chunk)
@@ -162,7 +162,7 @@ class Stream:
     # On the reader's
 
     def _check_new(self) -> None:
-        if self.caller is not None or self._turn is not None or self.over:
+        if self._caller is not None or self._turn is not None or self._over:
             raise UsageError("A stream was entered twice.", hint="Ask the model for a new one.")
 
     def _keep(self, result: Result) -> None:
@@ -170,8 +170,8 @@ class Stream:
         self._finished(result)
 
     def _end(self) -> None:
-        self.over = True
-        self.caller = None
+        self._over = True
+        self._caller = None
         if self._turn is not None:
             self._generation.cancel()
             self._desk.cancel(self._turn)
@@ -212,7 +212,7 @@ class AsyncStream:
     async def __aenter__(self) -> AsyncStream:
         caller = sys._getframe(1)
         stream = await self._made()
-        stream.caller = caller
+        stream._caller = caller
         try:
             stream._turn = await stream._desk.aenter(stream)
         except BaseException:
@@ -227,7 +227,7 @@ class AsyncStream:
         stream = self._entered()
         if stream._done:
             stream.close()
-        if stream.over:
+        if stream._over:
             return
         # On the owner's thread, behind the step that a cancelled task left there; a second cancel does not undo it.
         await stream._desk.owner.acall(stream.close)
@@ -237,7 +237,7 @@ class AsyncStream:
 
     async def __anext__(self) -> Chunk:
         stream = self._entered()
-        if stream.over:
+        if stream._over:
             raise StopAsyncIteration
         try:
             ready = stream._ahead

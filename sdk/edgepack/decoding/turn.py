@@ -17,16 +17,16 @@ def nothing() -> None:
 class Holder(Protocol):
     """A request that keeps its turn from one piece of work to the next, such as a stream."""
 
-    caller: FrameType | None
+    _caller: FrameType | None
     """The frame that has it open: what that frame calls meanwhile could only wait for itself."""
-    over: bool
+    _over: bool
     """Whether it needs the desk no more."""
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """On the owner's thread: the turn has come. What it raises ends the turn, and goes to who waits for it."""
         ...
 
-    def go_on(self) -> bool:
+    def _go_on(self) -> bool:
         """On the owner's thread: do a piece of work that nobody asked for yet. False: the turn is needed no more."""
         ...
 
@@ -34,7 +34,7 @@ class Holder(Protocol):
         """From any thread: end as soon as the engine can."""
         ...
 
-    def end(self) -> None:
+    def _stop(self) -> None:
         """From any thread: end now, because the desk closes."""
         ...
 
@@ -57,7 +57,7 @@ class Turn:
     def has_ended(self) -> bool:
         """Whether it was given back, or nobody can give it back any more."""
         holder = None if self.holder is None else self.holder()
-        return self.over or (self.holder is not None and (holder is None or holder.over))
+        return self.over or (self.holder is not None and (holder is None or holder._over))
 
     def touch(self) -> None:
         """Note that its request uses it."""

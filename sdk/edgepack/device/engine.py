@@ -43,9 +43,11 @@ class Support:
     ``devices`` names what it can use, best first ("metal", "cuda", "cpu"); empty means that it cannot run,
     ``reason`` says why in one sentence, and ``install`` is the command that would change it, if there is one.
     ``better`` is the command that gives the runtime a faster engine for this machine than the one that it has.
-    ``version`` is the engine's own. ``kv_caches`` lists the cache types it offers here, for variants that have none
-    built in; ``needs`` names the only type that a device takes, for devices that do not take every one. ``speed`` is
-    what was measured of it on the CPU, where it can be measured and remembered.
+    ``version`` is the engine's own, by which a variant says what it needs; ``package`` is the distribution that it came
+    in, with that one's version, which is what people install ("xllamacpp 2026.10.11549"). ``kv_caches`` lists the cache
+    types it offers here, for variants that have none built in; ``needs`` names the only type that a device takes, for
+    devices that do not take every one. ``speed`` is what was measured of it on the CPU, where it can be measured and
+    remembered.
     """
 
     devices: tuple[str, ...]
@@ -56,6 +58,7 @@ class Support:
     needs: Mapping[str, KvCache] = field(default_factory=dict)
     better: str | None = None
     speed: Speed | None = None
+    package: str | None = None
 
     def device(self, kv_cache: KvCache) -> str | None:
         """Return the best device that takes a KV cache of that type."""

@@ -21,7 +21,7 @@ from edgepack.device.limits import check_arguments, context_limit, default_kv_ca
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
-from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError
+from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, brief
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
@@ -37,7 +37,8 @@ class Candidate:
     """One variant on the best device that its runtime offers here, and why it stands where it does.
 
     ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds,
-    0 where not even one token fits. ``engine`` is its version. ``obstacle`` is what keeps the candidate from running
+    0 where not even one token fits. ``engine`` is its version, ``package`` the distribution that it came in with that
+    one's. ``obstacle`` is what keeps the candidate from running
     (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
     is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
@@ -61,6 +62,12 @@ class Candidate:
     idle: str | None = None
     seconds: Seconds | None = None
     draft: Draft | None = None
+    package: str | None = None
+
+    def __repr__(self) -> str:
+        device = f" on {self.device}" if self.device else ""
+        can = "can run" if self.eligible else "cannot run"
+        return f"<Candidate {brief(self.variant)}, {self.runtime}{device}, {can}: {brief(self.reason)}>"
 
     @property
     def eligible(self) -> bool:
@@ -81,6 +88,11 @@ class Plan:
     candidates: tuple[Candidate, ...]
     strict: bool = False
     turn: Turn = field(default_factory=Turn)
+
+    def __repr__(self) -> str:
+        able = [each for each in self.candidates if each.eligible]
+        first = f", {brief(able[0].variant)} on {able[0].device} first" if able else ""
+        return f"<Plan for a context of {self.context}: {len(able)} of {len(self.candidates)} variants can run{first}>"
 
     @property
     def choice(self) -> Candidate:
@@ -242,6 +254,7 @@ def _candidate(
         idle=hardware.accelerators[0] if hardware.accelerators and device in (None, "cpu") else None,
         seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
         draft=None if small is None else small.plan(options),
+        package=support.package if support else None,
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
     if obstacle == "memory" and small is not None and asked.draft is None:
@@ -297,7 +310,7 @@ def _obstacle(
 
 def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
-    parts = [f"{candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    parts = [f"{candidate.package or candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
     if candidate.draft is not None:
         parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:

@@ -46,7 +46,7 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class BenchReport:
     """What one variant reached. Times end in ``_s`` or ``_ms``, rates are tokens per second, the rest is bytes.
-    ``engine`` is its version.
+    ``engine`` is its version, ``package`` the distribution that it came in with that one's.
 
     ``decode_tps`` is (n - 1) / (t_last - t_first) over the n generated tokens. ``bytes_per_token`` is what one
     decoding step reads: all weights, and the KV cache at the middle of the answer; where the embedding is not tied to
@@ -79,6 +79,7 @@ class BenchReport:
     roofline: float | None
     neighbours: float | None
     busy: bool
+    package: str | None = None
 
 
 def decode_tps(times: Sequence[float]) -> float:
@@ -181,6 +182,7 @@ def bench(
         roofline=tps.median * read / bandwidth if bandwidth else None,
         neighbours=others,
         busy=disturbs(others, options.threads),
+        package=candidate.package,
     )
 
 

@@ -1,17 +1,20 @@
 """Evaluate: how well a model knows a user's own text, and how far it is from another on the same text.
 
 Both models read the text in the same windows, a slice at a time side by side, so that only two slices of logits are
-ever held; see ``edgepack.decoding.score`` for the windows.
+ever held; see ``edgepack.decoding.score`` for the windows. Each mean comes with its standard error, which takes the
+tokens of the text for independent of each other.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +24,7 @@ from edgepack.errors import UsageError
 from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
+    from edgepack.bundle.manifest import Loss
     from edgepack.decoding.repro import Setup
     from edgepack.model import Model
 
@@ -34,11 +38,14 @@ _BLOCK = 4096
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """What one model makes of the text. ``bits_per_byte`` is its negative log-likelihood to the base 2 over the bytes
-    of the scored text, which compares models of different tokenizers; ``perplexity`` does not."""
+    of the scored text, which compares models of different tokenizers; ``perplexity`` does not. Fields that end in
+    ``_error`` are standard errors."""
 
     setup: Setup
     perplexity: float
+    perplexity_error: float
     bits_per_byte: float
+    bits_per_byte_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +54,27 @@ class Against:
 
     ``kl``: mean over scored tokens of KL(other || model) of the distributions that predict them, in nats. ``top1``:
     fraction of them for which both find the same token likeliest. ``perplexity_ratio``: the model's perplexity over
-    the other's.
+    the other's; its error is that of the difference on the same tokens. One below 1 is luck with the text, and no gain.
     """
 
     other: Evaluated
     kl: float
+    kl_error: float
     top1: float
+    top1_error: float
     perplexity_ratio: float
+    perplexity_ratio_error: float
 
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
     """The figures of one text: ``tokens`` scored, in ``windows`` of at most ``context`` tokens, and the UTF-8
-    ``bytes`` that they decode to."""
+    ``bytes`` that they decode to.
+
+    ``source`` is what the build measured of the variant against its source in float32: not on this text, but on the
+    beginning of the proof's own (``edgepack_packager/proof/probe.txt``: prose and a recipe in English, then code and
+    other scripts), whose token ids the evidence has. None for a variant without a proof, or whose proof had no text.
+    """
 
     model: Evaluated
     tokens: int
@@ -67,10 +82,17 @@ class EvalReport:
     windows: int
     context: int
     against: Against | None
+    source: Loss | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return asdict(self)
+        return asdict(self) | {"source": None if self.source is None else msgspec.to_builtins(self.source)}
+
+
+def mean(values: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean of at least one value and its standard error; that of a single value, or of equal ones, is 0."""
+    found = np.asarray(values, np.float64)
+    return float(found.mean()), float(found.std(ddof=min(1, found.size - 1)) / np.sqrt(found.size))
 
 
 def evaluate(
@@ -94,21 +116,23 @@ def evaluate(
         _check_comparable(model, against, ids, against.tokenize(text)[:limit])
         context = min(context, against.context)
     spans = windows(ids, context, model.manifest.tokenizer.bos)
-    sums, total = _Sums(), len(ids) - 1
+    seen, total = _Seen(), len(ids) - 1
     ours = predictions(model, spans, slice_tokens)
     others = repeat(None, total) if against is None else predictions(against, spans, slice_tokens)
     for tokens, ((logits, token), other) in enumerate(zip(ours, others, strict=True), 1):
-        sums.add(token, logits, None if other is None else other[0])
+        seen.add(token, logits, None if other is None else other[0])
         if progress is not None:
             progress(tokens, total)
     size = len(model.detokenize(ids[1:]).encode())
+    proof = model.variant.proof
     return EvalReport(
-        model=_evaluated(model, sums.log_likelihood, total, size),
+        model=_evaluated(model, seen.surprise, size),
         tokens=total,
         bytes=size,
         windows=len(spans),
         context=context,
-        against=None if against is None else sums.against(_evaluated(against, sums.other, total, size), total),
+        against=None if against is None else seen.against(_evaluated(against, seen.other, size)),
+        source=None if proof is None else proof.loss.get("text"),
     )
 
 
@@ -130,27 +154,36 @@ def divergence(p: Logits, q: Logits) -> float:
     return cross / total_p - math.log(total_p / total_q)
 
 
-class _Sums:
-    """What adds up over the scored tokens."""
+class _Seen:
+    """What was seen of each scored token: the surprise of both models in nats, the KL divergence, and whether both find
+    the same one likeliest."""
 
     def __init__(self) -> None:
-        self.log_likelihood = self.other = self.kl = 0.0
-        self.same = 0
+        self.surprise, self.other, self.kl = array("d"), array("d"), array("d")
+        self.same = array("b")
 
     def add(self, token: int, logits: Logits, other: Logits | None) -> None:
-        self.log_likelihood += logprobs(logits, [token])[0]
+        self.surprise.append(-logprobs(logits, [token])[0])
         if other is not None:
-            self.other += logprobs(other, [token])[0]
-            self.kl += divergence(other, logits)
-            self.same += int(logits.argmax() == other.argmax())
+            self.other.append(-logprobs(other, [token])[0])
+            self.kl.append(divergence(other, logits))
+            self.same.append(bool(logits.argmax() == other.argmax()))
 
-    def against(self, other: Evaluated, tokens: int) -> Against:
-        ratio = perplexity(self.log_likelihood - self.other, tokens)
-        return Against(other, self.kl / tokens, self.same / tokens, ratio)
+    def against(self, other: Evaluated) -> Against:
+        more, error = mean(np.subtract(self.surprise, self.other))
+        ratio = perplexity(-more, 1)
+        return Against(other, *mean(self.kl), *mean(self.same), ratio, _scaled(ratio, error))
 
 
-def _evaluated(model: Model, log_likelihood: float, tokens: int, size: int) -> Evaluated:
-    return Evaluated(model.setup, perplexity(log_likelihood, tokens), -log_likelihood / math.log(2) / size)
+def _scaled(perplexity: float, error: float) -> float:
+    """Return the standard error of a perplexity from that of its logarithm."""
+    return perplexity * error if error else 0.0
+
+
+def _evaluated(model: Model, surprise: Sequence[float], size: int) -> Evaluated:
+    nats, error = sum(surprise), mean(surprise)[1]
+    found, bits = perplexity(-nats, len(surprise)), math.log(2) * size
+    return Evaluated(model.setup, found, _scaled(found, error), nats / bits, error * len(surprise) / bits)
 
 
 def _check_comparable(model: Model, against: Model, ids: Sequence[int], others: Sequence[int]) -> None:

@@ -88,7 +88,7 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
     draft = choice.draft and replace(choice.draft, options=_options(choice.draft.options, then))
     again = replace(choice, options=_options(choice.options, then), draft=draft)
     with open_candidate(opened, again, isolate=True) as model:
-        result = model.repeat(recorded.repro, recorded.sampling)
+        result = model._repeat(recorded.repro, recorded.sampling)
         return _compared(recorded, result, model.setup)
 
 

@@ -2,8 +2,9 @@
 
 Each candidate of the plan is measured as the rules would open it, then with every other pair of threads and weight
 repacking, since which layout is better depends on the threads; and the best of these with other chunks. What wins meets
-the rules' settings again, in turns, and replaces them only where the two never overlap: less is noise. What counts is
-the time to an answer. What is measured, ``edgepack.tuning.trial`` says; where it is kept, ``edgepack.device.tuning``.
+the rules' settings again, in turns, and replaces them only where the two never overlap: less is noise. Where the rules'
+win, they are measured as often, so that every figure that counts has a spread. What counts is the time to an answer.
+What is measured, ``edgepack.tuning.trial`` says; where it is kept, ``edgepack.device.tuning``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MARGIN = 1.03
 """How many times as fast another setting must be to replace one: less may be noise."""
 
 REMATCHES = 2
-"""Times that a winner and the rules' settings are measured once more, one after the other."""
+"""Times that a winner is measured once more, in turns with the rules' settings where it is not these."""
 
 CHUNKS = (64, 128, 256, 512)
 _SLOWER = 10.0  # times as long as the first trial may another of the same candidate take
@@ -67,7 +68,8 @@ QUICK = Effort(256, 16, repeats=2, least_s=0.3, most_s=2.0, trial_s=300.0, chunk
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One line of the search: a setting, and what it reached or why there is nothing to say. ``runs`` are the
-    seconds to an answer, one for each time that it was measured; the rates are the last time's."""
+    seconds to an answer, one for each time that it was measured; the rates and ``batch_cost`` are medians of these
+    times."""
 
     variant: str
     runtime: str
@@ -84,6 +86,7 @@ class Trial:
 
 Measure = Callable[[Job, float], Measurement]
 Watch = Callable[[Trial, int, int], None]
+_Key = tuple[str, int, int, bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class _Search:
         self._bundle, self._hardware, self._supports = bundle, hardware, supports
         self.effort, self._measure = effort, measure
         self._best: dict[str, _Best] = {}
+        self._measured: dict[_Key, list[Measurement]] = {}
 
     def run(self, candidates: Sequence[Candidate], watch: Watch) -> None:
         """Try each candidate by rule and with other threads, then vary the rest for those that are fast enough."""
@@ -200,8 +204,7 @@ class _Search:
             if self.effort.share * seconds(best.measured).total <= fastest:
                 self._vary(variant, self._chunks(best.candidate), say)
         for variant, best in list(self._best.items()):
-            if best.candidate != best.first:
-                self._rematch(variant, best, say)
+            self._rematch(variant, best, say)
 
     def tunings(self) -> dict[str, Tuning]:
         """Return the best that was found of each candidate that could be measured, by variant."""
@@ -221,7 +224,7 @@ class _Search:
             chunk=options.chunk,
             repack=options.repack,
             decode_tps=median(each.decode_tps for each in same if each.decode_tps),
-            prefill_tps=best.measured.prefill_tps,
+            prefill_tps=median(each.prefill_tps for each in same if each.prefill_tps and each.chunk == options.chunk),
             batch_cost=median(each.batch_cost for each in same if each.batch_cost),
         )
 
@@ -272,14 +275,15 @@ class _Search:
         Where only the chunk differs, only prefill does.
         """
         lengths = best.measured.prompt, best.measured.decode
+        rivals = [best.candidate] if best.candidate == best.first else [best.first, best.candidate]
         for _ in range(REMATCHES):
-            for candidate in (best.first, best.candidate):
+            for candidate in rivals:
                 job = Job(str(self._bundle.path), candidate, *lengths, self.effort.repeats, self.effort.least_s)
                 self._try(job, best.limit_s, say)
         ours, rules = (self._trial(candidate) for candidate in (best.candidate, best.first))
         same = (ours.threads, ours.repack) == (rules.threads, rules.repack)
         ours_s, rules_s = ([run.prefill if same else run.total for run in each.runs] for each in (ours, rules))
-        if ours.reason or max(ours_s) >= min(rules_s):
+        if ours is not rules and (ours.reason or max(ours_s) >= min(rules_s)):
             self._best[variant] = replace(best, candidate=best.first, measured=best.start)
 
     def _trial(self, candidate: Candidate) -> Trial:
@@ -302,12 +306,14 @@ class _Search:
         except EdgepackError as error:
             self.trials[place] = replace(trial, reason=error.message)
             return None
+        times = self._measured.setdefault(_setting(trial), [])
+        times.append(measured)
         self.trials[place] = replace(
             trial,
-            decode_tps=measured.decode_tps,
-            prefill_tps=measured.prefill_tps,
-            batch_cost=measured.batch_cost,
-            runs=(*trial.runs, seconds(measured)),
+            decode_tps=median(each.decode_tps for each in times),
+            prefill_tps=median(each.prefill_tps for each in times),
+            batch_cost=median(each.batch_cost for each in times),
+            runs=tuple(seconds(each) for each in times),
         )
         if measured.neighbours is not None:
             self.neighbours = max(self.neighbours or 0.0, measured.neighbours)
@@ -344,5 +350,5 @@ def faster(one: Measurement, other: Measurement, *, prefill_only: bool) -> bool:
     return seconds(one).total * MARGIN < seconds(other).total
 
 
-def _setting(trial: Trial) -> tuple[str, int, int, bool | None]:
+def _setting(trial: Trial) -> _Key:
     return trial.variant, trial.threads, trial.chunk, trial.repack

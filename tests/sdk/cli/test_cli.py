@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,11 +273,24 @@ def test_inspect_tells_what_quantisation_cost_and_warns_where_it_is_much(invoke:
     assert code == 0
     lost = [line for line in out.splitlines() if "160 of text" in line]
     assert len(lost) == 2
-    for figure in ("0.31 ± 0.04", "70.0% ± 3.0%", "x 1.2 ± 0.05"):
+    for figure in ("0.310 ± 0.040", "70.0% ± 3.0%", "x 1.200 ± 0.050"):
         assert figure in lost[0]
     assert [line for line in out.splitlines() if "answers" in line] == [
         "fake-q4 lost 0.31 nats on text, which shows in its answers. More bits lose less."
     ]
+    assert "no gain" not in out
+
+
+@pytest.mark.parametrize("ratio", [0.97, 0.6])
+def test_inspect_calls_no_perplexity_a_gain(invoke: Invoke, tmp_path: Path, ratio: float) -> None:
+    figures = {"tokens": 160, "kl": 0.01, "kl_error": 0.04, "top1": 0.7, "top1_error": 0.03}
+    loss = {"text": figures | {"perplexity": ratio, "perplexity_error": 0.05}}
+    variant = small_bundle.variant("fake-q4")
+    path = small_bundle.write(tmp_path / "one", [variant | {"proof": variant["proof"] | {"loss": loss}}])
+    code, out, _ = invoke("inspect", str(path))
+    assert code == 0
+    assert f"x {ratio:.3f} ± 0.050" in out
+    assert "A perplexity of less than x 1 is luck with the text, no gain" in out
 
 
 def test_inspect(invoke: Invoke, tmp_path: Path, register: Callable[..., None]) -> None:
@@ -390,6 +404,7 @@ def test_bench(invoke: Invoke, bundle: str) -> None:
     assert (code, err) == (0, "")
     for name in ("load", "time to first token", "prefill", "decode", "p50", "p95", "peak memory", "roofline"):
         assert name in out
+    assert "  fake 1 on cpu, 1 thread(s)" in out
     report = json_of(invoke("bench", bundle, *few, "--json"))
     assert report["prompt_tokens"] == 8
     assert set(report["decode_tps"]) == {"median", "deviation"}
@@ -404,6 +419,23 @@ def test_doctor(invoke: Invoke, register: Callable[..., None]) -> None:
     report = json_of(invoke("doctor", "--json"))
     assert report["runtimes"]["gguf"]["install"] == "pip install 'edgepack[gguf]'"
     assert report["threads"] >= 1
+
+
+class Packed(FakeRuntime):
+    """An engine that comes in a package, whose version is not its own."""
+
+    def probe(self, hardware: Hardware) -> Support:
+        return replace(super().probe(hardware), package="fakecpp 2026.10")
+
+
+def test_an_engine_is_shown_by_its_package(invoke: Invoke, bundle: str, register: Callable[..., None]) -> None:
+    register(fake=Packed(ANSWER))
+    few = ("--prompt-tokens", "8", "--decode-tokens", "4", "--repeats", "1")
+    assert "  fakecpp 2026.10 on cpu, " in invoke("bench", bundle, *few)[1]
+    assert "fakecpp 2026.10 on cpu, 4.50 bits a weight" in invoke("plan", bundle)[1]
+    assert "fake  fakecpp 2026.10  cpu" in invoke("doctor")[1]
+    report = json_of(invoke("doctor", "--json"))["runtimes"]["fake"]
+    assert (report["version"], report["package"]) == ("1", "fakecpp 2026.10")
 
 
 def test_doctor_without_an_engine_says_so(invoke: Invoke, register: Callable[..., None]) -> None:

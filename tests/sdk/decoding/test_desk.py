@@ -73,7 +73,7 @@ def test_a_nested_stream_is_refused_and_others_wait_their_turn() -> None:
                 model.generate("y")
             thread = threading.Thread(target=lambda: order.append(model.generate("z").text))
             thread.start()
-            while not model.desk._waiting:
+            while not model._desk._waiting:
                 pass
             order.extend(chunk.text for chunk in stream)
         thread.join()
@@ -122,7 +122,7 @@ def test_a_stream_that_nobody_has_any_more_frees_the_model() -> None:
     with fake.model(says="abc", context=64) as model:
         stream = model.stream("x", max_tokens=30)
         next(stream.__enter__())
-        forwards = model.desk.owner.call(lambda: len(model.desk.cache.tokens))
+        forwards = model._desk.owner.call(lambda: len(model._desk.cache.tokens))
         del stream
         assert said_by(lambda: model.generate("x").text) == ["abc"]
         assert forwards < 4
@@ -188,7 +188,7 @@ def test_logits_between_which_others_were_served_are_the_same(impatient: None) -
             model.generate("x")
         found.extend(slices)
         assert (np.concatenate(found)[[2, 5, 6]] == want[[2, 5, 6]]).all()
-        assert model.desk.cache.steps == [(3, 3), (3, 3), (1, 1)]
+        assert model._desk.cache.steps == [(3, 3), (3, 3), (1, 1)]
         next(model.evaluate(ids))
         assert model.generate("x", max_tokens=1).finish_reason == "length"
 
@@ -222,7 +222,7 @@ deep = []
 for _ in range(900):
     deep = [deep]
 model = fake.model(says="abc")
-print(len(model.desk.owner.call(lambda: repr(deep))), model.generate("x").text, threading.stack_size())
+print(len(model._desk.owner.call(lambda: repr(deep))), model.generate("x").text, threading.stack_size())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "1802 abc 32768\n"
@@ -260,7 +260,7 @@ def test_a_task_that_gave_up_waiting_is_passed_over() -> None:
         async with model.astream("x"):
             given_up = asyncio.create_task(model.agenerate("y"))
             patient = asyncio.create_task(model.agenerate("z"))
-            while len(model.desk._waiting) < 2:
+            while len(model._desk._waiting) < 2:
                 await asyncio.sleep(0)
             given_up.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -285,7 +285,7 @@ def test_closing_ends_what_runs_and_refuses_what_waits() -> None:
         assert next(stream).text == "a"
         thread = threading.Thread(target=wait)
         thread.start()
-        while not model.desk._waiting:
+        while not model._desk._waiting:
             pass
         model.close()
         assert list(stream) == []
@@ -299,9 +299,9 @@ def test_closing_ends_what_runs_and_refuses_what_waits() -> None:
 
 def test_a_model_that_nobody_has_any_more_closes_its_session() -> None:
     model = fake.model(says="abc")
-    session = model.desk.session
+    session = model._desk.session
     assert isinstance(session, FakeSession)
-    owner, gone = model.desk.owner, weakref.ref(model)
+    owner, gone = model._desk.owner, weakref.ref(model)
     stream = model.stream("x")
     del model
     gc.collect()

@@ -143,7 +143,7 @@ def test_the_text_is_the_same_with_a_draft(more: dict[str, object], script: tupl
         assert result.token_ids == plain.token_ids
         assert result.usage.drafted_tokens > plain.usage.drafted_tokens or "prompt_lookup" in more
         assert (result.repro.draft, plain.repro.draft) == (True, False)
-        assert drafted.repeat(result.repro, result.sampling).token_ids == result.token_ids
+        assert drafted._repeat(result.repro, result.sampling).token_ids == result.token_ids
 
 
 def test_a_model_that_drafts_for_itself_is_always_right_and_takes_few_steps() -> None:

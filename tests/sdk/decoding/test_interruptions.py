@@ -107,7 +107,7 @@ def is_as_before(model: Model, want: str, wait_s: float) -> None:
     other.start()
     other.join(wait_s)
     assert said == [want]
-    desk = model.desk
+    desk = model._desk
     session: Any = desk.session
     assert isinstance(session, FakeSession)
     assert (
@@ -147,7 +147,7 @@ def test_every_alarm_does(ask: Callable[[Model], None], patience: None) -> None:
 
 def a_turn_that_only_its_block_gives_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Turn, "has_ended", property(lambda self: self.over))
-    patch.setattr(Stream, "go_on", lambda self: True)
+    patch.setattr(Stream, "_go_on", lambda self: True)
 
 
 def a_condition_that_stays_locked(patch: pytest.MonkeyPatch) -> None:

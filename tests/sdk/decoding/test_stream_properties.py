@@ -110,11 +110,11 @@ def say(
     )
 
     def work() -> tuple[list[Chunk], Result]:
-        with Stream(model.desk, Generation(model.desk, tokenizer_of(own), request)) as stream:
+        with Stream(model._desk, Generation(model._desk, tokenizer_of(own), request)) as stream:
             chunks = [chunk for chunk, _ in zip(stream, range(read), strict=False)]
         return chunks, stream.result
 
-    return ids, *model.desk.owner.call(work)
+    return ids, *model._desk.owner.call(work)
 
 
 def check(model: Model, pieces: Sequence[bytes], stops: Sequence[str]) -> None:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 import edgepack
 from edgepack import EngineError, FakeRuntime, Model, PromptTooLongError, UsageError, fake
-from edgepack.cli import main
+from edgepack.cli import losses, main
 from edgepack.decoding.score import SLICE, Window, score, windows
 from edgepack.measuring.compare import Prompt, compare, read_prompts
-from edgepack.measuring.evaluate import divergence, evaluate
+from edgepack.measuring.evaluate import Evaluated, divergence, evaluate, mean
 from edgepack_packager import families, reference, source
 from edgepack_packager.build import Built, build
 from edgepack_packager.checkpoint import open_checkpoint
@@ -177,6 +177,17 @@ def test_figures_against_another_variant(backend: str, demo: Path, expected: tup
     size = len(model.detokenize(ids[1:]).encode())
     assert report.bytes == size
     assert report.model.bits_per_byte == pytest.approx(math.log2(report.model.perplexity) * total / size, rel=1e-9)
+    chosen = np.arange(total), list(ids[1:])
+    surprise, theirs = -q[chosen], -p[chosen]
+    kl, same = (np.exp(p) * (p - q)).sum(axis=1), p.argmax(axis=1) == q.argmax(axis=1)
+    errors = [float(np.std(each, ddof=1)) / math.sqrt(total) for each in (surprise, kl, same, surprise - theirs)]
+    assert report.model.perplexity_error == pytest.approx(report.model.perplexity * errors[0], rel=1e-5)
+    assert report.model.bits_per_byte_error == pytest.approx(errors[0] * total / size / math.log(2), rel=1e-5)
+    assert against.kl_error == pytest.approx(errors[1], rel=1e-4)
+    assert against.top1_error == pytest.approx(errors[2], rel=1e-9)
+    assert against.perplexity_ratio_error == pytest.approx(against.perplexity_ratio * errors[3], rel=1e-4)
+    assert against.perplexity_ratio_error < report.model.perplexity_error / against.other.perplexity / 2  # of pairs
+    assert report.source == model.variant.proof.loss["text"]  # type: ignore[union-attr]
 
 
 def test_a_variant_is_no_way_from_itself(demo: Path) -> None:
@@ -189,6 +200,12 @@ def test_a_variant_is_no_way_from_itself(demo: Path) -> None:
     assert report.against is not None
     assert abs(report.against.kl) < 1e-9
     assert (report.against.top1, report.against.perplexity_ratio) == (1, 1)
+    assert (report.against.top1_error, report.against.perplexity_ratio_error) == (0, 0)
+
+
+def test_a_mean_and_its_error() -> None:
+    assert mean([3.0]) == (3.0, 0.0)
+    assert mean([1.0, 2.0, 3.0, 6.0]) == (3.0, pytest.approx(math.sqrt(14 / 3) / 2))
 
 
 def test_divergence() -> None:
@@ -401,14 +418,69 @@ def test_eval_on_the_command_line(invoke: Invoke, demo: Path, text: Path) -> Non
     asked = ("eval", demo, "--text", text, "--variant", "gguf-f32", "--context", CONTEXT, "--threads", 1)
     code, out, err = invoke(*asked, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads(json.dumps(wanted.to_dict()))
+    assert json.loads(out) == {"variants": [json.loads(json.dumps(wanted.to_dict()))], "left_out": {}}
     code, out, err = invoke(*asked)
     assert (code, err) == (0, "")
-    assert "demo.edgepack gguf-f32, gguf on cpu" in out
-    assert f"{wanted.model.perplexity:.4f}" in out
-    assert "KL" not in out
+    (row,) = [line for line in out.splitlines() if "gguf on cpu" in line]
+    assert row.split()[:7] == ["gguf-f32", "gguf", "on", "cpu", *shown(wanted.model).split()]
+    assert "Against the source in float32" in out
+    assert "Against demo" not in out
     code, out, err = invoke(*asked, "--limit", 10, "--json")
-    assert json.loads(out)["tokens"] == 9
+    assert json.loads(out)["variants"][0]["tokens"] == 9
+
+
+def shown(of: Evaluated) -> str:
+    return losses.shown((of.perplexity, of.perplexity_error))
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        ((16.754, 0.348), "16.75 ± 0.35"),
+        ((1234.5, 31.2), "1234 ± 31"),
+        ((0.05712, 0.00406), "0.0571 ± 0.0041"),
+        ((1.0, 0.0), "1 ± 0"),
+        ((1.98e-13, 1.53e-13), "1.98e-13 ± 1.5e-13"),
+        ((math.inf, math.inf), "inf ± inf"),
+    ],
+)
+def test_a_figure_has_two_digits_of_its_error(figure: tuple[float, float], text: str) -> None:
+    assert losses.shown(figure) == text
+
+
+def test_eval_takes_several_variants(invoke: Invoke, demo: Path, text: Path) -> None:
+    both = ("--variant", "onnx-f32", "--variant", "gguf-q4_k_m", "--variant", "onnx-f32")
+    asked = ("eval", demo, "--text", text, "--limit", 40, "--threads", 1, "--context", CONTEXT)
+    code, out, err = invoke(*asked, *both, "--against-variant", "gguf-f32", "--json")
+    assert (code, err) == (0, "")
+    reports = json.loads(out)["variants"]
+    assert [each["model"]["setup"]["variant"] for each in reports] == ["onnx-f32", "gguf-q4_k_m"]
+    assert {each["against"]["other"]["setup"]["variant"] for each in reports} == {"gguf-f32"}
+    exact, small = (each["against"]["kl"] for each in reports)
+    assert abs(exact) < 1e-6 < small
+    code, out, err = invoke(*asked, *both, "--against-variant", "gguf-f32")
+    assert (code, err) == (0, "")
+    names = [line.split()[0] for line in out.splitlines() if "on cpu " in line]
+    assert names == ["onnx-f32", "gguf-q4_k_m", "gguf-f32,"]
+    assert out.count("gguf-q4_k_m ") == 3  # by itself, against the other, and against the source
+
+
+def test_all_variants_are_those_that_can_run_here(invoke: Invoke, demo: Path, text: Path) -> None:
+    asked = ("eval", demo, "--text", text, "--limit", 20, "--threads", 1, "--variant", "all", "--kv-cache", "f16")
+    code, out, err = invoke(*asked, "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert [each["model"]["setup"]["backend"] for each in report["variants"]] == ["gguf"] * len(report["variants"])
+    assert "not in f16" in report["left_out"]["onnx-f32"]
+    assert {*report["left_out"]} | {each["model"]["setup"]["variant"] for each in report["variants"]} == {
+        *EXACT,
+        *SMALL.values(),
+    }
+    code, out, err = invoke(*asked)
+    assert "onnx-f32 was left out: " in out
+    code, out, err = invoke(*asked, "--backend", "onnx")
+    assert (code, out) == (1, "")
+    assert "not in f16" in err
 
 
 @pytest.mark.parametrize("by", [("--against-variant", "gguf-f32"), ("--against-backend", "onnx"), ("--against",)])
@@ -426,11 +498,12 @@ def test_eval_against_on_the_command_line(by: tuple[str, ...], invoke: Invoke, d
     )
     code, out, err = invoke(*asked)
     assert (code, err) == (0, "")
-    for name in ("perplexity ratio", "KL(against || model)", "same likeliest token", "bits per byte"):
+    for name in ("Against demo.edgepack", "KL (nats)", "top-1 agrees", "bits per byte"):
         assert name in out
     code, out, _ = invoke(*asked, "--json")
-    against = json.loads(out)["against"]
-    assert set(against) == {"other", "kl", "top1", "perplexity_ratio"}
+    against = json.loads(out)["variants"][0]["against"]
+    figures = {"kl", "top1", "perplexity_ratio"}
+    assert set(against) == {"other"} | figures | {f"{name}_error" for name in figures}
     asked_for = {"gguf-f32": ["gguf-f32"], "onnx": ["onnx-int4_mixed"]}
     # Without a word, what the plan chooses by the speed of this processor.
     assert against["other"]["setup"]["variant"] in asked_for.get(by[-1], ["gguf-q4_k_m", "onnx-int4_mixed"])

@@ -113,7 +113,7 @@ def test_a_text_that_cannot_fit_is_not_tokenised(monkeypatch: pytest.MonkeyPatch
 def test_a_rolling_context_keeps_the_system_prompt() -> None:
     with fake.model(says=list(b"x" * 400), context=80) as model:
         model.chat([SYSTEM, user("hi")], on_overflow="rolling", max_tokens=200)
-        held = model.desk.cache.tokens
+        held = model._desk.cache.tokens
     marks = {256: ">", 257: "<"}
     assert "".join(marks.get(token) or chr(token) for token in held).startswith("<system\nSYSTEM>\nx")
 
@@ -122,7 +122,7 @@ def test_a_rolling_context_is_evaluated_anew() -> None:
     """After rolling, the cache is what a prefill of the tokens that are left would make it."""
     with fake.model(says=(), context=16) as model:
         result = model.generate("abcdefgh", on_overflow="rolling", max_tokens=40)
-        held = list(model.desk.cache.tokens)
+        held = list(model._desk.cache.tokens)
         last = result.token_ids[-1]
         expected = int(model.logits(held)[-1].argmax())
     assert held[-1] == result.token_ids[-2]

@@ -25,7 +25,7 @@ from edgepack.runtime import Options, Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack.tuning import drafts
 from edgepack.tuning.trial import Job, Measurement, measure, run, shorten
-from edgepack.tuning.tune import Trial, faster, thread_counts, tune
+from edgepack.tuning.tune import REMATCHES, Trial, faster, thread_counts, tune
 from edgepack_packager.build import Built
 
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -334,8 +334,10 @@ def test_an_accelerator_is_not_tried_with_other_threads(bundle: Bundle) -> None:
 def test_the_progress_knows_where_it_is(bundle: Bundle) -> None:
     seen: list[tuple[Trial, int, int]] = []
     report = searched(bundle, Machine(), watch=lambda *step: seen.append(step))
-    assert [done for _, done, _ in seen] == list(range(len(report.trials)))
-    assert {total for _, _, total in seen} == {len(report.trials)}
+    count = len(report.trials)
+    again = REMATCHES * len(report.tunings)  # of those that won, when all the others are done
+    assert [done for _, done, _ in seen] == [*range(count), *[count] * again]
+    assert {total for _, _, total in seen} == {count}
 
 
 def test_a_state_folder_that_cannot_be_written_keeps_nothing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,6 +388,21 @@ def test_a_winner_meets_the_rules_again_in_turns(bundle: Bundle) -> None:
     runs = {each.threads: each.runs for each in report.trials if each.variant == "fake-q4" and each.chunk == 128}
     assert {threads: len(each) for threads, each in runs.items()} == {1: 1, 2: 3, 4: 3, 8: 1}
     assert runs[2][0].total == pytest.approx(512 / 100.0 + 127 / 20.0)
+
+
+def test_what_wins_by_rule_is_measured_as_often(bundle: Bundle) -> None:
+    rates = iter([10.0, 8.0, 11.0])
+
+    def decode(job: Job) -> float:
+        options = job.candidate.options
+        by_rule = job.candidate.variant == "fake-q4" and (options.threads, options.chunk) == (4, 128)
+        return next(rates) if by_rule else 5.0
+
+    report = searched(bundle, Machine(decode, chunk64=90.0, chunk256=90.0, chunk512=90.0))
+    assert [len(each.runs) for each in report.trials if each.variant == "fake-q4"].count(1 + REMATCHES) == 1
+    (trial,) = [each for each in report.trials if each.variant == "fake-q4" and len(each.runs) > 1]
+    assert (trial.threads, trial.chunk, trial.decode_tps) == (4, 128, 10.0)
+    assert [round(127 / run.decode, 6) for run in trial.runs] == [10.0, 8.0, 11.0]
 
 
 def test_a_winner_that_was_once_slower_than_the_rules_was_noise(bundle: Bundle) -> None:
@@ -518,7 +535,10 @@ def test_the_command_shows_every_trial_and_the_plan_follows(shaky: Bundle, capsy
     assert main(["tune", str(shaky.path), "--quick"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
+    (row,) = [line.split() for line in out.splitlines() if line.endswith(" won")]
     assert "winner: shaky-q4" in out
+    decode, _, answer, _, spread, _ = row[-6:]
+    assert f": {answer} s ± {spread} to answer (512 + 128 tokens), {decode} tokens/s" in out
     assert "SIGABRT" in out
     assert main(["plan", str(shaky.path)]) == 0
     out = capsys.readouterr().out
