@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgepack.cli import plot as pictures
 from edgepack.cli.screen import (
     AsJson,
     Backend,
@@ -24,6 +25,7 @@ from edgepack.cli.screen import (
 
 if TYPE_CHECKING:
     from edgepack.measuring.bench import BenchReport, Spread
+    from edgepack.measuring.picture import Panel
 
 Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt, clipped to the context.")]
 Decode = Annotated[int, typer.Option("--decode-tokens", min=2, help="Tokens to generate, clipped to the context.")]
@@ -40,6 +42,7 @@ def bench(
     prompt_tokens: Prompt = 128,
     decode_tokens: Decode = 64,
     repeats: Repeats = 5,
+    plot: pictures.Plot = None,
     json: AsJson = False,
 ) -> None:
     """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
@@ -47,11 +50,14 @@ def bench(
     from edgepack.loading import plan
     from edgepack.measuring.bench import Job, bench_apart
 
+    pictures.check(plot)
     opened = open_bundle(bundle, verify="sizes")
     chosen = plan(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache).choice
     with steps() as progress:
         progress.add_task(f"Running {chosen.variant}", total=None)
         report = bench_apart(Job(str(opened.path), chosen, threads, prompt_tokens, decode_tokens, repeats))
+    if plot:
+        pictures.write(plot, f"{opened.manifest.name}, {report.variant}", _panels(report))
     if json:
         as_json(report)
     else:
@@ -85,10 +91,8 @@ def show(report: BenchReport) -> None:
     for name, spread, digits, unit in (
         ("time to first token", report.ttft_s, 3, "s"),
         ("time to answer", report.answer_s, 3, "s"),
-        ("prefill", report.prefill_tps, 1, "tokens/s"),
-        ("decode", report.decode_tps, 1, "tokens/s"),
-        ("between tokens, p50", report.inter_token_p50_ms, 2, "ms"),
-        ("between tokens, p95", report.inter_token_p95_ms, 2, "ms"),
+        *((name, spread, 1, "tokens/s") for name, spread in _speeds(report)),
+        *((name, spread, 2, "ms") for name, spread in _waits(report)),
     ):
         rows.add_row(name, *_digits(spread, digits), unit)
     sizes = [("peak memory", report.peak_rss, ""), ("read per token", report.bytes_per_token, "")]
@@ -103,6 +107,29 @@ def show(report: BenchReport) -> None:
     console.print(rows)
     for line in _warnings(report):
         say(console, styled("yellow", line))
+
+
+def _panels(report: BenchReport) -> list[Panel]:
+    from edgepack.measuring.picture import Bar, Panel
+
+    speeds = [Bar(name, each.median, each.deviation) for name, each in _speeds(report)]
+    if report.roofline:
+        speeds.append(Bar("decode, at most", report.decode_tps.median / report.roofline))
+    return [
+        Panel("tokens a second", speeds),
+        Panel("milliseconds", [Bar(name, each.median, each.deviation) for name, each in _waits(report)]),
+    ]
+
+
+def _speeds(report: BenchReport) -> list[tuple[str, Spread]]:
+    return [("prefill", report.prefill_tps), ("decode", report.decode_tps)]
+
+
+def _waits(report: BenchReport) -> list[tuple[str, Spread]]:
+    return [
+        ("between tokens, p50", report.inter_token_p50_ms),
+        ("between tokens, p95", report.inter_token_p95_ms),
+    ]
 
 
 def _warnings(report: BenchReport) -> list[str]:

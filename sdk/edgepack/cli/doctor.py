@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepack.cli.screen import AsJson, as_json, facts, out, say, table
+from edgepack.cli.screen import AsJson, as_json, facts, out, say, styled, table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgepack.measuring.doctor import DoctorReport
 
 
@@ -22,29 +24,30 @@ def doctor(json: AsJson = False) -> None:
 
 
 def show(report: DoctorReport) -> None:
-    """Print a report: the machine, the engines, and what to act on."""
+    """Print a report in the order in which it is acted on: what runs, what to do, what to know, and the facts."""
     from rich.text import Text
 
-    from edgepack.device.memory import human
-
-    machine = report.hardware
-    quota = "no limit" if machine.quota is None else f"limited to {machine.quota:g} cores"
     console = out()
-    console.print(
-        facts(
-            [
-                ("edgepack", report.edgepack),
-                ("Python", report.python),
-                ("system", f"{report.platform}, {machine.machine}"),
-                ("processor", machine.processor or "unknown"),
-                ("cores", f"{machine.physical_cores} physical, {machine.affinity} usable, {quota}"),
-                ("threads", f"{report.threads} for an engine"),
-                ("memory", f"{human(machine.memory_available)} available of {human(machine.memory_total)}"),
-                ("accelerators", ", ".join((*machine.accelerators, *machine.gpus)) or "none"),
-                ("telemetry", report.telemetry),
-            ]
-        )
-    )
+    able = [name for name, support in report.runtimes.items() if support.devices]
+    verdict = styled("green", f"Ready: {', '.join(able)}.") if able else styled("red", "Not ready: nothing runs here.")
+    say(console, verdict)
+    for number, (reason, command) in enumerate(report.steps, start=1):
+        console.print()
+        say(console, f"{number}. {reason}")
+        console.print(Text.assemble("   ", (command, "bold")), soft_wrap=True)
+    if report.notes:
+        console.print()
+    for note in report.notes:
+        say(console, Text(f"note: {note}", "yellow"))
+    console.print()
+    console.print(_engines(report))
+    console.print()
+    console.print(_machine(report))
+
+
+def _engines(report: DoctorReport) -> Table:
+    from rich.text import Text
+
     rows = table("", "engine", "devices", "KV cache", "")
     for name, support in report.runtimes.items():
         engine = support.package or support.version or "-"
@@ -54,14 +57,24 @@ def show(report: DoctorReport) -> None:
         else:
             reason = (support.reason or "it cannot run here").rstrip(".")
             rows.add_row(name, engine, "-", "-", Text(reason, "yellow"))
-    console.print()
-    console.print(rows)
-    if report.installs:
-        console.print()
-        console.print("To install on this machine:")
-        for name, command in report.installs.items():
-            console.print(Text.assemble(f"  {name:<6}", (command, "bold")), soft_wrap=True)
-    if report.notes:
-        console.print()
-    for note in report.notes:
-        say(console, Text(f"note: {note}", "yellow"))
+    return rows
+
+
+def _machine(report: DoctorReport) -> Table:
+    from edgepack.device.memory import human
+
+    machine = report.hardware
+    quota = "no limit" if machine.quota is None else f"limited to {machine.quota:g} cores"
+    return facts(
+        [
+            ("edgepack", report.edgepack),
+            ("Python", report.python),
+            ("system", f"{report.platform}, {machine.machine}"),
+            ("processor", machine.processor or "unknown"),
+            ("cores", f"{machine.physical_cores} physical, {machine.affinity} usable, {quota}"),
+            ("threads", f"{report.threads} for an engine"),
+            ("memory", f"{human(machine.memory_available)} available of {human(machine.memory_total)}"),
+            ("accelerators", ", ".join((*machine.accelerators, *machine.gpus)) or "none"),
+            ("telemetry", report.telemetry),
+        ]
+    )

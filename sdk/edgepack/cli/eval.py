@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli import losses
+from edgepack.cli import plot as pictures
 from edgepack.cli.screen import (
     AsJson,
     Backend,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
     from edgepack.decoding.repro import Setup
     from edgepack.measuring.evaluate import EvalReport
+    from edgepack.measuring.picture import Panel
     from edgepack.model import Model
 
 Text = Annotated[Path, typer.Option(metavar="FILE", help="The text, in UTF-8.", show_default=False)]
@@ -81,6 +83,7 @@ def eval(
     kv_cache: KvCache = None,
     threads: Threads = None,
     limit: Limit = None,
+    plot: pictures.Plot = None,
     json: AsJson = False,
 ) -> None:
     """Measure perplexity on your own text; against another bundle or variant, KL divergence and top-1 agreement.
@@ -93,6 +96,7 @@ def eval(
     from edgepack.loading import load
     from edgepack.measuring.evaluate import evaluate
 
+    pictures.check(plot)
     words = read(text)
     opened = open_bundle(bundle, verify="sizes")
     opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
@@ -124,6 +128,8 @@ def eval(
                 )
     if not reports and left_out:
         raise next(iter(left_out.values()))
+    if plot:
+        pictures.write(plot, f"{opened.manifest.name} on {text.name}", _panels(reports))
     if json:
         reasons = {name: error.message for name, error in left_out.items()}
         as_json({"variants": [report.to_dict() for report in reports], "left_out": reasons})
@@ -143,6 +149,19 @@ def _names(bundle: Bundle, backend: str | None, asked: list[str] | None, other: 
     truth = None if other is None or other.bundle_id != bundle.id else other.setup.variant
     found = [each.id for each in bundle.manifest.variants if backend in (None, each.runtime) and each.id != truth]
     return [*found] or [None]
+
+
+def _panels(reports: Sequence[EvalReport]) -> list[Panel]:
+    from edgepack.measuring.picture import Bar, Panel
+
+    known = [(report.model.setup.variant, report.model) for report in reports]
+    lost = [(name, report.against) for (name, _), report in zip(known, reports, strict=True)]
+    if other := reports[0].against:
+        known.append((f"{other.other.setup.variant}, against", other.other))
+    found = [Panel("perplexity", [Bar(name, each.perplexity, each.perplexity_error) for name, each in known])]
+    if losses := [Bar(name, each.kl, each.kl_error) for name, each in lost if each]:
+        found.append(Panel("KL divergence from the other, nats", losses))
+    return found
 
 
 def show(reports: Sequence[EvalReport]) -> None:

@@ -18,7 +18,7 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
     """The facts. ``telemetry`` says how ONNX Runtime's own is switched off; ``installs`` are the commands that give
-    this machine an engine or its accelerator, by engine; ``notes`` are things to know or to act on."""
+    this machine an engine or its accelerator, by engine; ``notes`` are things to know."""
 
     edgepack: str
     python: str
@@ -29,6 +29,19 @@ class DoctorReport:
     telemetry: str
     installs: dict[str, str]
     notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> list[tuple[str, str]]:
+        """What to do, in this order: a reason and a command each."""
+        missing = [
+            (f"{name}: {self.runtimes[name].reason or 'more can run here.'}", self.installs[name])
+            for name in self.installs
+        ]
+        better = [(name, support.better) for name, support in self.runtimes.items() if support.better]
+        return [
+            *missing,
+            *((f"{name}: an engine compiled for this processor is faster.", line) for name, line in better),
+        ]
 
 
 def doctor(runtimes: Runtimes | None = None) -> DoctorReport:
@@ -87,9 +100,6 @@ def notes(hardware: Hardware, supports: dict[str, Support], bits: int) -> tuple[
     for name, support in supports.items():
         if support.devices and support.reason and _unused(hardware, support):
             found.append(f"{name} leaves {', '.join(_unused(hardware, support))} idle: {support.reason}")
-    for name, support in supports.items():
-        if support.better:
-            found.append(f"{name} can have an engine that is compiled for this processor: {support.better}")
     if any("CMAKE_ARGS" in command for command in installs(hardware, supports).values()):
         found.append("CMAKE_ARGS means compiling: it takes minutes, a C++ compiler and NVIDIA's CUDA toolkit (nvcc).")
     if not hardware.memory_total:
