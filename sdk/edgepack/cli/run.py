@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli import textfile
+from edgepack.cli import figures, spoken, textfile
 from edgepack.cli.collector import resting
 from edgepack.cli.screen import (
     AsJson,
@@ -30,10 +26,8 @@ from edgepack.cli.screen import (
     say,
     styled,
 )
-from edgepack.cli.spoken import Spoken
 
 if TYPE_CHECKING:
-    from edgepack.decoding.results import Result
     from edgepack.model import Model, Stream
 
 Prompt = Annotated[str | None, typer.Argument(help="What to ask. Without it: standard input, or an interactive chat.")]
@@ -73,6 +67,8 @@ Verify = Annotated[
     ),
 ]
 Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Render answers as Markdown in a terminal.")]
+Stats = Annotated[bool, typer.Option("--stats", help="Tell tokens per second after an answer, on standard error.")]
 
 
 def run(
@@ -105,6 +101,8 @@ def run(
     strict: Strict = False,
     id: BundleId = None,
     verify: Verify = None,
+    markdown: AsMarkdown = False,
+    stats: Stats = False,
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
@@ -131,6 +129,9 @@ def run(
     talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
+    if json and (markdown or stats):
+        name = "--markdown" if markdown else "--stats"
+        raise UsageError(f"{name} was given beside --json.", hint="Leave one out: the JSON has text and figures.")
     text = "" if talk else _prompt(prompt)
     with resting():
         from edgepack.loading import load
@@ -149,13 +150,17 @@ def run(
             verify=verify,
         )
     with model:
-        asking = _Asking(model, {name: value for name, value in wanted.items() if value is not None}, raw)
+        options = {name: value for name, value in wanted.items() if value is not None}
         if talk:
-            asking.converse()
-        elif json:
+            from edgepack.cli.talk import converse
+
+            converse(model, options, raw=raw, stats=stats, markdown=markdown)
+            return
+        asking = _Asking(model, options, raw)
+        if json:
             as_json(asking.silent(text))
         else:
-            asking.once(text)
+            asking.once(text, markdown, stats)
 
 
 def _prompt(argument: str | None) -> str:
@@ -192,71 +197,13 @@ class _Asking:
 
         return whole(self._stream(text)).to_dict()
 
-    def once(self, text: str) -> None:
+    def once(self, text: str, markdown: bool, stats: bool) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
-        result = _show(self._stream(text), "\n")
+        result = spoken.show(self._stream(text), "\n", markdown)
+        if stats:
+            say(err(), styled("dim", figures.line(result)))
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
 
-    def converse(self) -> None:
-        """Ask for prompts until the end of the input. Ctrl-C ends an answer; at the prompt it ends the command."""
-        import readline  # noqa: F401 - input() edits lines once it is imported
-
-        from rich.text import Text
-
-        from edgepack.errors import EdgepackError
-
-        notes = err()
-        about = (
-            f"{self._model.variant.id}, context {self._model.context}. "
-            "Ctrl-C stops an answer, /undo forgets the last turn, /clear all of them, Ctrl-D ends."
-        )
-        notes.print(styled("dim", about))
-        while True:
-            try:
-                text = textfile.argument(input("> ").strip())
-            except EOFError:
-                sys.stdout.write("\n")
-                return
-            try:
-                self._obey(text)
-            except EdgepackError as error:
-                say(notes, Text(f"error: {error}\n", "red"))
-
-    def _obey(self, text: str) -> None:
-        if text in ("/undo", "/clear"):
-            if self._chat is not None:
-                self._chat.undo(1 if text == "/undo" else self._chat.turns)
-        elif text:
-            _show(self._stream(text), "\n\n")
-
     def _stream(self, text: str) -> Stream:
         return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)
-
-
-def _show(opening: Stream, ending: str) -> Result:
-    """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can."""
-    spoken = Spoken()
-    with opening as stream, _interrupt_cancels(stream):
-        try:
-            for chunk in stream:
-                spoken.write(chunk.text)
-        finally:
-            spoken.end("")
-    sys.stdout.write(ending)
-    return stream.result
-
-
-@contextmanager
-def _interrupt_cancels(stream: Stream) -> Iterator[None]:
-    """Turn the first Ctrl-C into a cancel, so that what was said so far is a result; a second one is not caught."""
-
-    def cancel(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        stream.cancel()
-
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from edgepack.errors import visible
 
+if TYPE_CHECKING:
+    from edgepack.cli.rendered import Rendered
+    from edgepack.decoding.results import Result
+    from edgepack.decoding.stream import Stream
+
 _JOINER = "\u200d"
+
+
+def show(opening: Stream, ending: str, markdown: bool = False) -> Result:
+    """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can.
+
+    In a terminal it may be rendered as Markdown.
+    """
+    words = _words(markdown)
+    with opening as stream, _interrupt_cancels(stream):
+        try:
+            for chunk in stream:
+                words.write(chunk.text)
+        except BaseException:
+            words.break_off()
+            raise
+        words.end(ending)
+    return stream.result
 
 
 class Spoken:
@@ -17,7 +44,7 @@ class Spoken:
     """
 
     def __init__(self) -> None:
-        self._columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        self._columns = _columns()
         self._column = 0
         self._space = self._word = ""
 
@@ -44,6 +71,11 @@ class Spoken:
         sys.stdout.flush()
         self._column, self._space = 0, ""
 
+    def break_off(self) -> None:
+        """End an answer in the middle, so that what is said of it begins a line."""
+        self._put()
+        self.end("\n" if self._column else "")
+
     def _put(self) -> None:
         if not self._word:
             return
@@ -56,6 +88,35 @@ class Spoken:
     def _write(self, text: str, column: int) -> None:
         sys.stdout.write(text)
         self._column, self._space = column, ""
+        if not column:
+            self._columns = _columns()  # the window may have been resized
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def _words(markdown: bool) -> Spoken | Rendered:
+    if not (markdown and sys.stdout.isatty()):
+        return Spoken()
+    from edgepack.cli.rendered import Rendered
+
+    return Rendered()
+
+
+@contextmanager
+def _interrupt_cancels(stream: Stream) -> Iterator[None]:
+    """Turn the first Ctrl-C into a cancel, so that what was said so far is a result; a second one is not caught."""
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stream.cancel()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _width(text: str) -> int:
