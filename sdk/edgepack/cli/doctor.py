@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepack.cli.screen import AsJson, as_json, facts, out, say, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson
+from edgepack.cli.screen import as_json, facts, next_step, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.measuring.doctor import DoctorReport
 
 
+@examples("edgepack doctor")
 def doctor(json: AsJson = False) -> None:
     """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
     from edgepack.measuring.doctor import doctor as examine
@@ -19,6 +22,8 @@ def doctor(json: AsJson = False) -> None:
         as_json(report)
     else:
         show(report)
+        if any(support.devices for support in report.runtimes.values()):
+            next_step("edgepack", "demo")
 
 
 def show(report: DoctorReport) -> None:

@@ -9,21 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import (
-    AsJson,
-    Backend,
-    BundlePath,
-    Context,
-    KvCache,
-    Threads,
-    Variant,
-    as_json,
-    out,
-    say,
-    steps,
-    table,
-    token_count,
-)
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson, Backend, BundlePath, Context, KvCache, Threads, Variant, token_count
+from edgepack.cli.screen import as_json, out, say, steps, table
 
 if TYPE_CHECKING:
     from edgepack.decoding.repro import Setup
@@ -54,6 +42,10 @@ Limit = Annotated[
 ]
 
 
+@examples(
+    "edgepack eval demo.edgepack --text book.txt",
+    "edgepack eval demo.edgepack --text book.txt -b gguf --against-backend onnx",
+)
 def eval(
     bundle: BundlePath,
     text: Text,
