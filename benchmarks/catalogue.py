@@ -116,6 +116,14 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
 
 
+def config_of(facts: Facts, shared: Path) -> dict[str, Any]:
+    """Return a model's config.json: that of SHARED, with what differs."""
+    config: dict[str, Any] = json.loads((shared / "configs" / f"{facts.config}.json").read_text()) | facts.changes
+    if "hidden_size" in facts.changes and "Qwen3" not in facts.config:
+        config.pop("head_dim", None)
+    return config
+
+
 def _model(name: str, shared: Path, scratch: Path) -> Path:
     """Return the checkpoint of a model, making it and dropping the one before."""
     folder = scratch / "models" / name
@@ -123,8 +131,7 @@ def _model(name: str, shared: Path, scratch: Path) -> Path:
         return folder
     shutil.rmtree(folder.parent, ignore_errors=True)
     facts = MODELS[name]
-    config = json.loads((shared / "configs" / f"{facts.config}.json").read_text()) | facts.changes
-    config.pop("head_dim", None) if "hidden_size" in facts.changes and "Qwen3" not in facts.config else None
+    config = config_of(facts, shared)
     layers = max(2, len(families.describe(config).pattern))
     text = shared / "tokenizers" / facts.tokenizer if facts.tokenizer else None
     make(config, folder, layers=layers, text=text)

@@ -60,18 +60,21 @@ class VariantsFailedError(ProofError):
         self.missed, self.built, self.evidence = missed, built, evidence
 
 
-def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progress | None = None) -> Built:
+def build(
+    name: str, recipe: Recipe, out: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> Built:
     """Convert the model that ``source.find`` finds and seal the bundle at ``out``, ``./NAME.edgepack`` by default.
 
-    Whatever can be refused without the weights is refused before they are fetched. Raises ``UsageError``,
-    ``SourceError``, ``LicenceError``, ``OutputExistsError``, ``EngineMissingError``, ``ProofError`` or another
-    ``BuildError``; in every case but one nothing is left at ``out``: ``VariantsFailedError`` says which variants
-    missed which gates, and has the bundle of those that hold, where one does.
+    With ``force`` an older bundle at ``out`` is replaced, once the new one is sealed. Whatever can be refused without
+    the weights is refused before they are fetched. Raises ``UsageError``, ``SourceError``, ``LicenceError``,
+    ``OutputExistsError``, ``EngineMissingError``, ``ProofError`` or another ``BuildError``; in every case but one
+    ``out`` is left as it was: ``VariantsFailedError`` says which variants missed which gates, and has the bundle of
+    those that hold, where one does.
     """
     progress = progress or Silent()
     # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
     with _POOLS.limit(limits=1, user_api="blas"):
-        ready = prepare(name, recipe, out, progress)
+        ready = prepare(name, recipe, out, progress, force)
         small = prepare_draft(ready, recipe, progress)
         with work.refusals(ready.out):
             return _build(ready, progress, small)
@@ -79,7 +82,7 @@ def build(name: str, recipe: Recipe, out: Path | None = None, *, progress: Progr
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
-    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out) as scratch:
+    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out, ready.force) as scratch:
         weights = families.open_model(checkpoint, ready.recipe.context)
         for sentence in weights.notes:
             progress.warn(sentence)
@@ -101,7 +104,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             manifest, identity = seal.seal(
                 bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft
             )
-            work.publish(bundle, ready.out)
+            work.publish(bundle, ready.out, ready.force)
             built = Built(ready.out, identity, manifest)
         lost = [part for part in parts if part.verdict.missed]
         seal.write_evidence(scratch / ready.failed.name, lost)

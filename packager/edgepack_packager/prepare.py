@@ -32,6 +32,7 @@ class Prepared:
 
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
     ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source.
+    ``force`` replaces an older bundle at ``out``.
     """
 
     origin: Source
@@ -44,6 +45,7 @@ class Prepared:
     requests: Sequence[Request]
     engines: Mapping[str, Support]
     notes: Sequence[str]
+    force: bool = False
 
     @property
     def size(self) -> int:
@@ -57,10 +59,10 @@ class Prepared:
         return proof.Prover(weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
 
 
-def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
+def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
     """Settle all that needs no weights; arguments and errors are those of ``build.build``."""
     try:
-        return _prepare(name, recipe, out, progress)
+        return _prepare(name, recipe, out, progress, force)
     except OSError as error:
         if isinstance(error, EdgepackError):
             raise
@@ -68,13 +70,13 @@ def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> 
         raise SourceError(f"{place} cannot be read: {error.strerror}.", hint="Check its path and its rights.") from None
 
 
-def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) -> Prepared:
+def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool) -> Prepared:
     origin = source.find(name)
     config = read_object(origin.folder / CONFIG)
     decoder = families.describe(config, recipe.context)
     called = recipe.name or origin.name
     out = out or Path(f"{called}.edgepack")
-    work.refuse_existing(out)
+    work.refuse_existing(out, force)
     failed = work.evidence_of_failures(out)
     source.fetch_text(origin)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
@@ -94,7 +96,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress) ->
             progress.warn(sentence)
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
-    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes)
+    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, force)
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgepack.errors import UsageError
@@ -16,6 +17,7 @@ from edgepack_packager.targets import FixesKvCache, Model, Request, Target
 class Recipe:
     """Every target in every quantisation, for sequences of up to ``context`` tokens (None: see ``families.describe``).
 
+    A quantisation may be for one target alone: "gguf:q5_k_m". Capitals in the names of both do not matter.
     ``unproven`` leaves out all of the proof but reading the tensors back: no engine and no reference runs, and a target
     needs no engine on this host. ``name`` is the bundle's (None: the source's), and
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
@@ -44,6 +46,12 @@ class Recipe:
             )
         if self.max_kl is not None and not self.max_kl >= 0:
             raise UsageError(f"{self.max_kl:g} nats cannot be a limit of the loss.", hint="Give --max-kl 0 or more.")
+        if self.max_kl is not None and self.unproven:
+            raise UsageError(
+                "--max-kl was given with --unproven, which measures no loss.", hint="Leave one of them out."
+            )
+        if self.date is not None and self.no_chat:
+            raise UsageError("--date was given with --no-chat, which leaves out what prints it.", hint="Leave one out.")
         if self.context == 1:
             raise UsageError(
                 "A context of 1 token holds a prompt and no answer.", hint="Choose a --context of 2 or more."
@@ -52,13 +60,14 @@ class Recipe:
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
     def requests(self, model: Model) -> list[Request]:
-        """Return the variants to build, each once; capitals in a name do not matter.
+        """Return the variants to build, each once.
 
-        Raises ``UsageError`` for a name that no target knows, and as ``Target.check``.
+        Raises ``UsageError`` for a name that no target knows, for a target that gets no quantisation, and as
+        ``Target.check``.
         """
         found: dict[str, Request] = {}
         for target in self._targets():
-            for quant in map(str.lower, self.quants):
+            for quant in self._quants(target.name):
                 request = Request(target, quant, target.scheme(quant, model))
                 found.setdefault(request.id, request)
         for request in found.values():
@@ -67,9 +76,25 @@ class Recipe:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
 
+    def _quants(self, target: str) -> list[str]:
+        """Return the quantisations of a target. Raises ``UsageError`` where all are others'."""
+        asked = [quant.lower().rpartition(":") for quant in self.quants]
+        found = [quant for of, _, quant in asked if of in ("", target)]
+        if self.quants and not found:
+            raise UsageError(
+                f"No quantisation is for {target}: {', '.join(self.quants)}.",
+                hint=f"Give it one, --quant {target}:q4, or leave the target out.",
+            )
+        return found
+
     def _targets(self) -> list[Target]:
         """Return the targets. Raises ``UsageError`` where none has the KV cache built in that was asked for."""
         found = [targets.find(name.lower()) for name in self.targets]
+        for of in targets_of(self.quants):
+            if targets.find(of).name not in [target.name for target in found]:
+                raise UsageError(
+                    f"A quantisation is for {of}, which is not built.", hint=f"Add --target {of}, or leave it out."
+                )
         if self.kv_cache == "f32":
             return found
         if not any(isinstance(target, FixesKvCache) for target in found):
@@ -78,6 +103,11 @@ class Recipe:
                 hint=f"Ask for kv_cache={self.kv_cache} when the bundle is loaded.",
             )
         return [target.with_kv_cache(self.kv_cache) if isinstance(target, FixesKvCache) else target for target in found]
+
+
+def targets_of(quants: Sequence[str]) -> list[str]:
+    """Return the targets that quantisations name, each once: "gguf" of "gguf:q5_k_m"."""
+    return list(dict.fromkeys(of for quant in quants if (of := quant.lower().rpartition(":")[0])))
 
 
 def _is_day(text: str) -> bool:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
+from edgepack.bundle.files import MANIFEST
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
@@ -20,14 +21,14 @@ _TRIES = 100  # of a hundredth of a second
 
 
 @contextmanager
-def folder(out: Path) -> Iterator[Path]:
+def folder(out: Path, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
     A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
     that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
     exists, and ``BuildError`` as ``refusals`` does.
     """
-    refuse_existing(out)
+    refuse_existing(out, force)
     # Named before it is made, so that an interrupt at any moment finds it.
     work = out.parent / f".{out.name}.{token_hex(8)}.partial"
     with refusals(out), ExitStack() as locks:
@@ -50,12 +51,13 @@ def folder(out: Path) -> Iterator[Path]:
 @contextmanager
 def refusals(out: Path) -> Iterator[None]:
     """Turn whatever the system refuses in the block, as a full disk does, into a ``BuildError``."""
+    before = _identity(out)
     try:
         yield
     except OSError as error:
         if isinstance(error, EdgepackError):
             raise
-        raise _failed(out, error) from None
+        raise _failed(out, error, sealed=_identity(out) not in (before, None)) from None
 
 
 @contextmanager
@@ -86,9 +88,17 @@ def _unwritable(out: Path, error: OSError) -> BuildError:
     return BuildError(f"Cannot write beside {out}: {error.strerror}.", hint="Choose another --out.")
 
 
-def _failed(out: Path, error: OSError) -> BuildError:
+def _identity(out: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another that takes its name, None where there is none."""
+    with suppress(OSError):
+        found = out.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _failed(out: Path, error: OSError, sealed: bool) -> BuildError:
     reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if out.exists():  # it was not there when the build began
+    if sealed:
         return BuildError(
             f"{out} is sealed, and the system refused what comes after it: {reason}.",
             hint=f"See whether the disk holds it: edgepack verify {out}",
@@ -100,12 +110,23 @@ def _failed(out: Path, error: OSError) -> BuildError:
     return BuildError(f"The build failed: {reason}.", hint=hint)
 
 
-def publish(bundle: Path, out: Path) -> None:
-    """Flush every file of a finished bundle and give it its name in one step."""
+def publish(bundle: Path, out: Path, force: bool = False) -> None:
+    """Flush every file of a finished bundle and give it its name in one step.
+
+    With ``force`` an older bundle of that name makes room first, and comes back where that step fails.
+    """
     for path in [*bundle.rglob("*"), bundle]:
         _flush(path)
-    refuse_existing(out)
-    os.rename(bundle, out)
+    refuse_existing(out, force)
+    before = bundle.with_suffix(".before")  # it goes with the folder in which the bundle grew
+    if there := out.exists():
+        os.rename(out, before)
+    try:
+        os.rename(bundle, out)
+    except BaseException:
+        if there:
+            os.rename(before, out)
+        raise
     _flush(out.parent)
 
 
@@ -136,8 +157,8 @@ def replace(folder: Path, out: Path) -> None:
         publish(folder, out)
 
 
-def refuse_existing(out: Path) -> None:
-    """Raise ``OutputExistsError`` where the output exists, even as an empty folder.
+def refuse_existing(out: Path, force: bool = False) -> None:
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless a bundle.
 
     What a build left beside it that was killed is removed in any case.
     """
@@ -146,8 +167,16 @@ def refuse_existing(out: Path) -> None:
         there = out.exists() or out.is_symlink()
     except OSError as error:
         raise _unwritable(out, error) from None
-    if there:
-        raise OutputExistsError(f"{out} exists already.", hint="Remove it or choose another --out.")
+    if not there:
+        return
+    bundle = not out.is_symlink() and (out / MANIFEST).is_file()
+    if force and not bundle:
+        raise OutputExistsError(
+            f"{out} is no bundle, and --force replaces nothing else.", hint="Remove it or choose another --out."
+        )
+    if not force:
+        replaces = ", replace it with --force," if bundle else ""
+        raise OutputExistsError(f"{out} exists already.", hint=f"Remove it{replaces} or choose another --out.")
 
 
 def _remove_abandoned(beside: Path) -> None:

@@ -134,7 +134,7 @@ class BundleError(EdgepackError, ValueError):
 
 
 class BundleNotFoundError(BundleError, FileNotFoundError):
-    """There is no bundle at the path."""
+    """There is no bundle at the path, which is its ``filename``."""
 
 
 class BundleDamagedError(BundleError):

@@ -22,10 +22,13 @@ import edgepack
 from edgepack.errors import EngineError, EngineMissingError, OutputExistsError, SourceError, UsageError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
+from edgepack_packager import families
 from edgepack_packager.build import Built, VariantsFailedError, build
 from edgepack_packager.progress import Silent
 from edgepack_packager.proof import child
 from edgepack_packager.recipe import Recipe
+from edgepack_packager.targets import Model
+from edgepack_packager.text import read_text
 
 ALL = ("gguf", "mlx", "onnx")
 EXACT = 1e-10
@@ -282,6 +285,46 @@ def test_an_unknown_target_or_quantisation(targets: tuple[str, ...], quants: tup
     refuse(source, UsageError, "tflite|q3|nothing to build", Recipe(targets, quants))
 
 
+@pytest.mark.parametrize(
+    ("targets", "quants", "built"),
+    [
+        (ALL, ("Q8",), {"gguf-q8_0", "mlx-8bit", "onnx-int8"}),
+        (("GGUF", "mlx"), ("gguf:Q5_K_M", "MLX:8bit"), {"gguf-q5_k_m", "mlx-8bit"}),
+        (("gguf", "mlx"), ("q8", "gguf:f32"), {"gguf-q8_0", "gguf-f32", "mlx-8bit"}),
+    ],
+)
+def test_a_quantisation_is_for_all_targets_or_for_one(
+    targets: tuple[str, ...], quants: tuple[str, ...], built: set[str], source: Path
+) -> None:
+    config = json.loads((source / "config.json").read_text())
+    decoder = families.describe(config)
+    model = Model("model", decoder, "bf16", config, read_text(source, config, decoder))
+    assert {request.id for request in Recipe(targets, quants).requests(model)} == built
+
+
+@pytest.mark.parametrize(
+    ("targets", "quants", "message"),
+    [
+        (("onnx",), ("gguf:q4",), "A quantisation is for gguf, which is not built"),
+        (("gguf", "onnx"), ("gguf:q4",), "No quantisation is for onnx: gguf:q4"),
+        (("gguf",), ("tflite:q4",), "No target is called 'tflite'"),
+        (("gguf",), ("gguf:",), "gguf target has no quantization"),
+        (("gguf",), ("gguf:8bit",), "8bit"),
+    ],
+)
+def test_a_quantisation_of_a_target_that_gets_none(
+    targets: tuple[str, ...], quants: tuple[str, ...], message: str, source: Path
+) -> None:
+    refuse(source, UsageError, message, Recipe(targets, quants))
+
+
+def test_what_would_be_ignored_is_refused() -> None:
+    with pytest.raises(UsageError, match="--max-kl was given with --unproven"):
+        Recipe(ALL, ("q4",), max_kl=1, unproven=True)
+    with pytest.raises(UsageError, match="--date was given with --no-chat"):
+        Recipe(ALL, ("q4",), date="passed", no_chat=True)
+
+
 def test_a_kv_cache_that_no_target_has_built_in(source: Path) -> None:
     refuse(source, UsageError, "None of the targets gguf, mlx has", Recipe(("gguf", "mlx"), ("q4",), kv_cache="f16"))
 
@@ -372,6 +415,21 @@ def test_a_command_shows_what_it_sealed_and_ends_with_one(source: Path, tmp_path
     assert "onnx-f32" in said.stdout
     assert "error: onnx-int4_mixed failed the proof: loss.kl is" in said.stderr
     assert str(tmp_path / "out.failed") in said.stderr
+
+
+def test_a_command_reports_what_it_sealed_and_what_failed_in_one_document(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgepack", "build", str(source), "-q", "ONNX:f32", "-q", "onnx:q4", "--json"]
+    command += ["--max-kl", "0.000001", "-o", str(tmp_path / "out")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(said.stdout)
+    assert said.returncode == report["error"]["exit_code"] == 1
+    assert report["error"]["type"] == "VariantsFailedError"
+    assert [variant["id"] for variant in report["variants"]] == ["onnx-f32"]
+    again = [*command, "--force"]
+    assert json.loads(subprocess.run(again, capture_output=True, text=True, check=False).stdout)["id"] == report["id"]
+    refused = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    assert refused["error"]["type"] == "OutputExistsError"
+    assert "--force" in refused["error"]["hint"]
 
 
 @pytest.mark.parametrize("limit", [-1.0, float("nan")])

@@ -131,3 +131,79 @@ def test_what_a_killed_build_left_goes_also_beside_a_bundle_that_is_there(name: 
     with pytest.raises(OutputExistsError):
         work.refuse_existing(out)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+# With force
+
+
+def older(out: Path) -> Path:
+    out.mkdir()
+    (out / "manifest.json").write_text("old")
+    return out
+
+
+def made(scratch: Path) -> Path:
+    bundle = scratch / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("new")
+    return bundle
+
+
+def test_force_replaces_a_bundle_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    out = older(tmp_path / "out")
+    with work.folder(out, force=True) as scratch:
+        bundle = made(scratch)
+        assert (out / "manifest.json").read_text() == "old"
+        work.publish(bundle, out, force=True)
+    assert (out / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_build_that_fails_leaves_what_it_would_have_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = older(tmp_path / "out")
+    with pytest.raises(BuildError, match="no"), work.folder(out, force=True) as scratch:
+        made(scratch)
+        raise BuildError("no")
+    assert (out / "manifest.json").read_text() == "old"
+    real = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        if Path(source).name == "bundle":
+            raise OSError(errno.EIO, "Input/output error", str(source))
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(BuildError, match="The build failed"), work.folder(out, force=True) as scratch:
+        work.publish(made(scratch), out, force=True)
+    assert (out / "manifest.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link to a bundle"])
+def test_force_replaces_bundles_alone(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+    elif kind == "file":
+        out.write_text("mine")
+    else:
+        out.symlink_to(older(tmp_path / "real"))
+    with pytest.raises(OutputExistsError, match="is no bundle, and --force replaces nothing else"):
+        work.refuse_existing(out, force=True)
+    assert out.exists()
+
+
+def test_what_is_there_says_whether_force_would_help(tmp_path: Path) -> None:
+    for out, helps in ((older(tmp_path / "bundle"), True), (tmp_path, False)):
+        with pytest.raises(OutputExistsError) as raised:
+            work.refuse_existing(out)
+        assert ("--force" in str(raised.value)) == helps
+
+
+def test_a_failure_after_the_replacement_says_that_it_is_sealed(tmp_path: Path) -> None:
+    out = older(tmp_path / "out")
+    with pytest.raises(BuildError, match="out is sealed"), work.folder(out, force=True) as scratch:
+        work.publish(made(scratch), out, force=True)
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(BuildError, match="The build failed"), work.folder(out, force=True):
+        raise OSError(errno.EIO, "Input/output error")

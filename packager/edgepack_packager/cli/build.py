@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgepack.cli import screen
+from edgepack.cli import options, screen
+from edgepack.cli.help import examples
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EngineMissingError
 from edgepack_packager.cli.bar import Bar
@@ -20,61 +21,137 @@ if TYPE_CHECKING:
     from edgepack_packager.build import Built
     from edgepack_packager.recipe import Recipe
 
+WHAT, PROOF = "What is packed", "Proof and licence"
+
+
+def _known(incomplete: str) -> list[str]:
+    from edgepack_packager.source import DEMO, catalog
+
+    return [name for name in (DEMO, *(e.alias for e in catalog.entries())) if name.startswith(incomplete)]
+
+
+def _targets(incomplete: str) -> list[str]:
+    from edgepack_packager.targets import names
+
+    return [name for name in (*names(), "all") if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str,
     typer.Argument(
         help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, or `demo`.",
+        metavar="MODEL",
+        autocompletion=_known,
         show_default=False,
     ),
 ]
-Targets = Annotated[list[str], typer.Option("--target", "-t", help="gguf, mlx, onnx or all. Repeatable.")]
-Quants = Annotated[list[str], typer.Option("--quant", "-q", help="f32, f16, q8, q4 or a target's own. Repeatable.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The bundle's folder.  [default: ./NAME.edgepack]")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="gguf, mlx, onnx or all. Repeatable. Default: all, or those that --quant names.",
+        metavar="TARGET",
+        autocompletion=_targets,
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+Quants = Annotated[
+    list[str],
+    typer.Option(
+        "--quant",
+        "-q",
+        help="f32, f16, q8, q4 or a target's own, for all targets or for one, as gguf:q5_k_m. Repeatable.",
+        metavar="[TARGET:]QUANT",
+        rich_help_panel=WHAT,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="The bundle's folder. Default: ./NAME.edgepack",
+        metavar="FOLDER",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace an older bundle there, once the new one is sealed.", rich_help_panel=WHAT),
+]
 Context = Annotated[
     int | None,
     typer.Option(
         "--context",
         "-c",
         help="Pack for sequences of up to so many tokens, as 4096 or 4k. Default: the model's own.",
-        parser=screen.token_count,
+        parser=options.token_count,
         metavar="TOKENS",
         show_default=False,
+        rich_help_panel=WHAT,
     ),
 ]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="The bundle's name.  [default: the model's]", show_default=False),
+    typer.Option(
+        "--name",
+        help="The bundle's name. Default: the model's.",
+        metavar="NAME",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
 ]
 AcceptLicence = Annotated[
-    bool, typer.Option("--accept-licence", help="Say that you accept the model's licence, where it asks for that.")
+    bool,
+    typer.Option(
+        "--accept-licence",
+        help="Say that you accept the model's licence, where it asks for that.",
+        rich_help_panel=PROOF,
+    ),
 ]
 Date = Annotated[
     str | None,
     typer.Option(
-        help="The day that a chat template prints, or `passed`: the application passes it.  [default: a fixed day]",
+        help="The day that a chat template prints, or `passed`: the application passes it. Default: a fixed day.",
+        metavar="DAY",
         show_default=False,
+        rich_help_panel=WHAT,
     ),
 ]
 KvCache = Annotated[
     Literal["f32", "f16", "q8"],
     typer.Option(
         help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16, q8 is a quarter of f32; others "
-        "choose at load."
+        "choose at load.",
+        metavar="TYPE",
+        rich_help_panel=WHAT,
     ),
 ]
 MaxKl = Annotated[
     float | None,
     typer.Option(
         "--max-kl",
-        help="Seal no variant that loses more on text: KL divergence from the source, in nats.  [default: report it]",
+        help="Seal no variant that loses more on text: KL divergence from the source, in nats. Default: report it.",
+        metavar="NATS",
         show_default=False,
+        rich_help_panel=PROOF,
     ),
 ]
-NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
+NoChat = Annotated[
+    bool,
+    typer.Option(
+        "--no-chat", help="Leave out the chat template, of which nothing is then asked.", rich_help_panel=WHAT
+    ),
+]
 Unproven = Annotated[
     bool,
     typer.Option(
-        "--unproven", help="Run no engine and no reference: read the tensors back, and seal the rest unproven."
+        "--unproven",
+        help="Run no engine and no reference: read the tensors back, and seal the rest unproven.",
+        rich_help_panel=PROOF,
     ),
 ]
 Draft = Annotated[
@@ -83,48 +160,67 @@ Draft = Annotated[
         "--draft",
         metavar="MODEL",
         help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
+        autocompletion=_known,
         show_default=False,
+        rich_help_panel=WHAT,
     ),
 ]
-DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.")]
-Prompt = Annotated[str, typer.Option(help="What to ask the demo model.")]
+DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.", metavar="FOLDER")]
+Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar="TEXT")]
 
 
+@examples(
+    "edgepack build smollm2-135m",
+    "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
+    "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
+)
 def build(
     model: Model,
-    target: Targets = ["all"],  # noqa: B006 - typer reads the default and never changes it
-    quant: Quants = ["q4"],  # noqa: B006
+    target: Targets = None,
+    quant: Quants = ["q4"],  # noqa: B006 - typer reads the default and never changes it
     out: Out = None,
+    force: Force = False,
     context: Context = None,
-    name: Name = None,
-    accept_licence: AcceptLicence = False,
-    date: Date = None,
     kv_cache: KvCache = "f32",
-    max_kl: MaxKl = None,
-    no_chat: NoChat = False,
     draft: Draft = None,
+    name: Name = None,
+    date: Date = None,
+    no_chat: NoChat = False,
+    accept_licence: AcceptLicence = False,
+    max_kl: MaxKl = None,
     unproven: Unproven = False,
-    json: screen.AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
     from edgepack_packager.recipe import Recipe
-    from edgepack_packager.targets import names
 
     building = _building()
-    targets = tuple(
-        dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
-    )
+    targets = _asked(target, quant)
     recipe = Recipe(
         targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft
     )
     try:
-        _show(_build(model, recipe, out), json)
+        built = _build(model, recipe, out, force)
     except building.VariantsFailedError as error:
         if error.built:
             _show(error.built, json)
         raise
+    _show(built, json)
+    if not json:
+        screen.next_step("edgepack", "run", str(built.path))
 
 
+def _asked(targets: list[str] | None, quants: list[str]) -> tuple[str, ...]:
+    """Return the targets to build: all of them for "all", and without any those that every quantisation names."""
+    from edgepack_packager.recipe import targets_of
+    from edgepack_packager.targets import names
+
+    named = targets_of(quants) if all(":" in quant for quant in quants) else []
+    asked = targets or named or ["all"]
+    return tuple(dict.fromkeys(each for name in asked for each in (names() if name.lower() == "all" else [name])))
+
+
+@examples("edgepack demo", 'edgepack demo --prompt "What is a token?"')
 def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
     """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
     from edgepack.bundle.files import open_bundle
@@ -150,7 +246,8 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
             spoken.write(chunk.text)
         spoken.end("\n\n")
         speed = stream.result.timings.decode_tps or 0
-        console.print(screen.styled("dim", f"{model.variant.id}: {speed:.0f} tokens/s. Ask more: edgepack run {out}"))
+        console.print(screen.styled("dim", f"{model.variant.id}: {speed:.0f} tokens/s"))
+    screen.next_step("edgepack", "run", str(out))
 
 
 def _building() -> ModuleType:
@@ -165,10 +262,10 @@ def _building() -> ModuleType:
     return build
 
 
-def _build(model: str, recipe: Recipe, out: Path | None) -> Built:
+def _build(model: str, recipe: Recipe, out: Path | None, force: bool = False) -> Built:
     building = _building()
     with Interrupts() as interrupts, Bar(interrupts) as progress:
-        built: Built = building.build(model, recipe, out, progress=progress)
+        built: Built = building.build(model, recipe, out, force=force, progress=progress)
     return built
 
 

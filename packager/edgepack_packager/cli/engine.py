@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgepack.cli import screen
+from edgepack.cli import options, screen
+from edgepack.cli.help import Command, Group
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EngineMissingError, UsageError
 from edgepack_packager.cli.bar import Bar
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
 RUNTIME = "gguf"
 AUTO = "auto"
 
-engine = typer.Typer(help="Compile llama.cpp for a processor, and choose an engine of gguf.", no_args_is_help=True)
+engine = typer.Typer(
+    cls=Group,
+    help="Compile llama.cpp for a processor, and choose an engine of gguf.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 For = Annotated[
     str,
@@ -35,24 +41,29 @@ For = Annotated[
 ]
 Source = Annotated[
     Path | None,
-    typer.Option(help="The sdist of llama-cpp-python.  [default: by pip]", metavar="FILE.tar.gz", show_default=False),
+    typer.Option(help="The sdist of llama-cpp-python. Default: by pip.", metavar="FILE.tar.gz", show_default=False),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Keep the wheel in this folder.", show_default=False),
+    typer.Option("--out", "-o", help="Keep the wheel in this folder.", metavar="FOLDER", show_default=False),
 ]
 ByCompiler = Annotated[
     Literal["system", "zig"] | None,
-    typer.Option(help="What compiles.  [default: the system's where it can]", show_default=False),
+    typer.Option(
+        help="What compiles: system or zig. Default: the system's where it can.", metavar="BY", show_default=False
+    ),
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Files to compile at once.", show_default=False)]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Files to compile at once.", metavar="N", show_default=False),
+]
 Cuda = Annotated[bool, typer.Option("--cuda", help="For NVIDIA GPUs too; needs the CUDA toolkit.")]
 Metal = Annotated[bool, typer.Option("--metal", help="For Apple's GPUs too; needs Apple's tools.")]
 Vulkan = Annotated[bool, typer.Option("--vulkan", help="For GPUs by Vulkan too; needs its SDK.")]
 Name = Annotated[str, typer.Argument(help=f"A name of `edgepack engine list`, or {AUTO}.", show_default=False)]
 
 
-@engine.command()
+@engine.command(cls=Command)
 def build(
     processor: For = "this",
     source: Source = None,
@@ -62,7 +73,7 @@ def build(
     cuda: Cuda = False,
     metal: Metal = False,
     vulkan: Vulkan = False,
-    json: screen.AsJson = False,
+    json: options.AsJson = False,
 ) -> None:
     """Compile llama.cpp for a processor. For this machine's, the engine is installed, and gguf takes it."""
     from edgepack_packager.engine import build as building
@@ -90,10 +101,11 @@ def build(
     else:
         state = "gguf takes it" if used else "another engine is preferred: edgepack engine use auto"
         screen.say(console, f"edgepack-llama {built.version} is installed, and computes right here; {state}.")
+        screen.next_step("edgepack", "doctor")
 
 
-@engine.command("list")
-def list_(json: screen.AsJson = False) -> None:
+@engine.command("list", cls=Command)
+def list_(json: options.AsJson = False) -> None:
     """Show the engines that gguf can have, best first: which are here, which run, and which is used."""
     from rich.text import Text
 
@@ -118,7 +130,7 @@ def list_(json: screen.AsJson = False) -> None:
         screen.say(console, "\nCompile one for this processor: edgepack engine build")
 
 
-@engine.command()
+@engine.command(cls=Command)
 def use(name: Name) -> None:
     """Prefer an engine, whether it is the best or not; with `auto`, the best that runs is taken."""
     from edgepack.device.state import prefer
@@ -136,7 +148,7 @@ def use(name: Name) -> None:
     prefer(RUNTIME, name)
 
 
-@engine.command()
+@engine.command(cls=Command)
 def remove() -> None:
     """Uninstall the engine that `edgepack engine build` installed."""
     from edgepack.device.state import prefer, preferred

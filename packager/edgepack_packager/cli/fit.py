@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from edgepack.cli import screen
+from edgepack.cli.help import examples
+from edgepack.cli.options import QUESTION, AsJson, token_count
 from edgepack.device.seconds import ANSWER, PROMPT
 from edgepack_packager.cli.build import Model
 
@@ -17,13 +19,37 @@ if TYPE_CHECKING:
     from edgepack_packager.fit import Fit, Row
     from edgepack_packager.fit.devices import Device
 
+PLACE = "Place"
+
+
+def _devices(incomplete: str) -> list[str]:
+    from edgepack_packager.fit.devices import DEVICES
+
+    return [name for name in DEVICES if name.startswith(incomplete)]
+
+
 DeviceName = Annotated[
     str | None,
-    typer.Option("--device", "-d", help="As pi5-8gb or mac-16gb. Default: this machine.", show_default=False),
+    typer.Option(
+        "--device",
+        "-d",
+        help="As pi5-8gb or mac-16gb. Default: this machine.",
+        metavar="NAME",
+        autocompletion=_devices,
+        show_default=False,
+        rich_help_panel=PLACE,
+    ),
 ]
 Memory = Annotated[
     str | None,
-    typer.Option("--memory", "-m", help="What the model may take, as 4GB or 4GiB.", metavar="SIZE", show_default=False),
+    typer.Option(
+        "--memory",
+        "-m",
+        help="What the model may take, as 4GB or 4GiB.",
+        metavar="SIZE",
+        show_default=False,
+        rich_help_panel=PLACE,
+    ),
 ]
 Context = Annotated[
     int | None,
@@ -31,15 +57,25 @@ Context = Annotated[
         "--context",
         "-c",
         help="Tokens to pack and run for, as 4096 or 4k. Default: 4096, or the model's own if less.",
-        parser=screen.token_count,
+        parser=token_count,
         metavar="TOKENS",
         show_default=False,
+        rich_help_panel=QUESTION,
     ),
 ]
-Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens before the answer.")]
-Answer = Annotated[int, typer.Option("--answer-tokens", min=1, help="Tokens of the answer to predict for.")]
+Prompt = Annotated[
+    int,
+    typer.Option("--prompt-tokens", min=1, help="Tokens before the answer.", metavar="N", rich_help_panel=QUESTION),
+]
+Answer = Annotated[
+    int,
+    typer.Option(
+        "--answer-tokens", min=1, help="Tokens of the answer to predict for.", metavar="N", rich_help_panel=QUESTION
+    ),
+]
 
 
+@examples("edgepack fit smollm2-360m", "edgepack fit qwen3-4b --device pi5-8gb -c 8k", "edgepack fit ./mine -m 2GiB")
 def fit(
     model: Model,
     device: DeviceName = None,
@@ -47,9 +83,12 @@ def fit(
     context: Context = None,
     prompt_tokens: Prompt = PROMPT,
     answer_tokens: Answer = ANSWER,
-    json: screen.AsJson = False,
+    json: AsJson = False,
 ) -> None:
-    """Compute the size and the peak memory of every variant from a model's config alone. Ends with 1 if none fits."""
+    """Compute the size and the peak memory of every variant from a model's config alone. Ends with 1 if none fits.
+
+    A model of the catalogue needs no network.
+    """
     from edgepack.device.seconds import Turn
     from edgepack_packager.fit import fit as compute
     from edgepack_packager.source import read_config
@@ -116,7 +155,7 @@ def show(found: Fit, model: str, turn: Turn) -> None:
     screen.say(console, f"KV cache {caches}\n")
     console.print(_table(found))
     console.print()
-    for line in _remarks(found):
+    for line in _remarks(found, model):
         screen.say(console, Text(line, "dim"))
     screen.say(console, Text(_verdict(found), "bold"))
     if speed := _at_best(found, turn):
@@ -146,12 +185,16 @@ def _table(found: Fit) -> Any:
     return rows
 
 
-def _remarks(found: Fit) -> list[str]:
+def _remarks(found: Fit, model: str) -> list[str]:
+    from edgepack_packager.source import carried
+
     absent = sorted({row.target for row in found.rows if not row.served})
     refused: dict[tuple[str, str], list[str]] = {}
     for refusal in found.refusals:
         refused.setdefault((refusal.target, refusal.reason), []).append(refusal.scheme)
+    repository = carried(model)
     return [
+        *([f"From what the catalogue carries of {repository}; {repository}@main asks the hub."] if repository else []),
         "File bytes are those of the weight files. On top of a GGUF file comes its header, which holds the tokenizer.",
         *(f"{target}: {found.device.name} has no engine for it." for target in absent),
         *(f"{target} {', '.join(schemes)}: {reason}" for (target, reason), schemes in refused.items()),

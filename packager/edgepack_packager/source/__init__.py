@@ -53,10 +53,8 @@ def find(model: str) -> Source:
     """
     if model == DEMO:
         return Source(Path(str(files("edgepack_packager"))) / "demo_model", DEMO)
-    folder = Path(model)
-    with suppress(RuntimeError):  # no user has that name
-        folder = folder.expanduser()
-    if (folder / CONFIG).is_file():
+    folder = _folder(model)
+    if _is_folder(model):
         if found := place.cached(folder):
             return Source(folder, found.name, found.repository, found.revision, given=True)
         return Source(folder, folder.resolve().name, given=True)
@@ -78,8 +76,20 @@ def find(model: str) -> Source:
     )
 
 
+def carried(model: str) -> str | None:
+    """Return the repository whose config.json the catalogue carries for a name; None where ``read_config`` asks others:
+    for a folder, the demo, another model, and a revision."""
+    found = None if _is_folder(model) else catalog.carried(model)
+    return None if found is None else found[0].repository
+
+
 def read_config(model: str) -> dict[str, Any]:
-    """Return the config.json of a name. Raises as ``find``, and ``SourceError`` where it is not a JSON object."""
+    """Return the config.json of a name: of a catalogued one what the catalogue carries, without asking the hub.
+
+    Raises as ``find``, and ``SourceError`` where it is not a JSON object.
+    """
+    if not _is_folder(model) and (found := catalog.carried(model)):
+        return dict(found[1].config)
     return read_object(find(model).folder / CONFIG)
 
 
@@ -118,6 +128,17 @@ def fetch_weights(source: Source, progress: Progress, *others: Need) -> None:
         hub.fetch_weights(source.repository, source.revision, source.folder, progress, others)
     else:
         space.check(others)
+
+
+def _folder(model: str) -> Path:
+    with suppress(RuntimeError):  # no user has that name
+        return Path(model).expanduser()
+    return Path(model)
+
+
+def _is_folder(model: str) -> bool:
+    """Say whether a name is that of a folder in Hugging Face layout, which is taken before any other meaning."""
+    return (_folder(model) / CONFIG).is_file()
 
 
 def _pinned(repository: str, revision: str | None, name: str) -> Source:

@@ -1,11 +1,15 @@
-"""The catalogue: short names of models that edgepack builds, and the repositories that they stand for."""
+"""The catalogue: short names of models that edgepack builds, and the repositories that they stand for.
+
+``configs.json`` carries what ``edgepack fit`` reads of each model's config.json, so that it needs no network and no
+account; ``benchmarks/refresh_catalogue.py`` writes it.
+"""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +29,16 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None = None
 
 
+class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the catalogue carries of a config.json, and the commit of the repository that it was read at.
+
+    ``revision`` is None where it was put together from published facts instead.
+    """
+
+    config: dict[str, Any]
+    revision: str | None = None
+
+
 class _Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: tuple[Entry, ...]
 
@@ -36,6 +50,19 @@ def entries() -> tuple[Entry, ...]:
     return msgspec.toml.decode(data, type=_Catalog).model
 
 
+@cache
+def configs() -> dict[str, Carried]:
+    """Return what is carried of each model's config.json, by its alias."""
+    data = (files("edgepack_packager.source") / "configs.json").read_bytes()
+    return msgspec.json.decode(data, type=dict[str, Carried])
+
+
+def carried(name: str) -> tuple[Entry, Carried] | None:
+    """Return the entry of an alias or a repository, and its config; None for any other name, and for a revision."""
+    entry = find(name) or next((each for each in entries() if each.repository.lower() == name.lower()), None)
+    return None if entry is None or entry.alias not in configs() else (entry, configs()[entry.alias])
+
+
 def find(name: str) -> Entry | None:
     """Return the entry of an alias, or of a repository's name without its owner, in any case of letters."""
     wanted = name.lower()
@@ -43,8 +70,13 @@ def find(name: str) -> Entry | None:
     return (named | {entry.alias: entry for entry in entries()}).get(wanted)
 
 
-def suggestion(name: str) -> str | None:
-    """Return a hint with what may have been meant by a name that nothing has: aliases, or a repository."""
+def nearest(name: str) -> list[str]:
+    """Return up to three aliases or repositories that may have been meant by a name that nothing has."""
     known = {text.lower(): text for entry in entries() for text in (entry.alias, entry.repository)}
-    close = [known[text] for text in get_close_matches(name.lower(), known, n=3)]
+    return [known[text] for text in get_close_matches(name.lower(), known, n=3)]
+
+
+def suggestion(name: str) -> str | None:
+    """Return a hint with what may have been meant by a name that nothing has."""
+    close = nearest(name)
     return f"Did you mean {' or '.join(close)}? `edgepack models` lists the catalogue." if close else None

@@ -220,19 +220,21 @@ def listed(manifest: Manifest) -> dict[str, File]:
     return files
 
 
+def _none(path: str | os.PathLike[str], message: str, hint: str) -> BundleNotFoundError:
+    error = BundleNotFoundError(message, hint=hint)
+    error.filename = os.fspath(path)
+    return error
+
+
 def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
         if not folder.exists():
-            raise BundleNotFoundError(f"There is no bundle at {path}.", hint="Check the path.")
+            raise _none(path, f"There is no bundle at {path}.", "Check the path.")
         if not folder.is_dir():
-            raise BundleNotFoundError(
-                f"{path} is a file; a bundle is a folder.", hint=f"Name the folder of {MANIFEST}."
-            )
+            raise _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
         if not os.path.lexists(folder / MANIFEST):
-            raise BundleNotFoundError(
-                f"{path} is not a bundle: it has no {MANIFEST}.", hint="Make one with: edgepack build"
-            )
+            raise _none(path, f"{path} is not a bundle: it has no {MANIFEST}.", "Make one with: edgepack build")
     except ValueError as error:
         if isinstance(error, BundleError):
             raise

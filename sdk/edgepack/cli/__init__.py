@@ -1,6 +1,7 @@
 """The ``edgepack`` command. Whatever goes wrong leaves as one sentence on standard error and an exit code.
 
-0 is success, 1 a failure, 2 a command that makes no sense, 130 an interrupt.
+The codes are told in ``edgepack.cli.faults``. With ``--json``, standard output gets one document in any case: the
+report, what went wrong under ``error``, or both.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from io import StringIO, TextIOWrapper
 
+from edgepack.cli import reports
 from edgepack.cli.collector import resting
 from edgepack.cli.interrupts import Interrupts
-from edgepack.errors import EdgepackError, UsageError, visible, without_secrets
+from edgepack.errors import EdgepackError, UsageError
 
 DEBUG = "EDGEPACK_DEBUG"
 
@@ -27,45 +30,50 @@ def program() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (None: the process's) and return the exit code. Raises nothing unless EDGEPACK_DEBUG=1."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
         _prepare_streams()
         _prepare_memory()
         with Interrupts():
-            code = _invoke(sys.argv[1:] if argv is None else list(argv))
+            code = _invoke(words)
+        reports.write()
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         _drop_output()
-        return 1
-    except EdgepackError as error:
-        return _say(error.message, error.hint, 2 if isinstance(error, UsageError) else 1, error)
-    except OSError as error:
-        _drop_output()
-        name = f": {error.filename}" if error.filename else ""
-        return _say(f"The system refused: {error.strerror or error}{name}.", None, 1, error)
-    except MemoryError as error:
-        return _say("The memory ran out.", "Ask for a smaller --context or --variant.", 1, error)
-    except Exception as error:
-        if (say := getattr(error, "format_message", None)) is not None:
-            context = getattr(error, "ctx", None)
-            path = context.command_path if context is not None else "edgepack"
-            return _say(say().rstrip(".") + ".", f"See: {path} --help", 2, error)
-        hint = f"This is a fault of edgepack; {DEBUG}=1 shows where."
-        return _say(f"internal error: {type(error).__name__}: {error}", hint, 1, error)
+        return _told(error, words)
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get(DEBUG) == "1" and isinstance(error, Exception):
+            raise
+        if isinstance(error, OSError) and not isinstance(error, EdgepackError):
+            _drop_output()
+        return _told(error, words)
+    finally:
+        reports.forget()
 
 
 def _invoke(argv: list[str]) -> int:
     with resting():
-        from edgepack.cli.app import app_for
+        from edgepack.cli.app import command_for
 
-        app = app_for(argv)
-    try:
-        outcome = app(args=argv, prog_name="edgepack", standalone_mode=False)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    return outcome if isinstance(outcome, int) else 0
+        command = command_for(argv)
+    return command()
+
+
+def _told(error: BaseException, words: list[str]) -> int:
+    """Tell what went wrong on standard error, and on standard output where that gets JSON; return the exit code."""
+    from edgepack.cli.faults import fault_of
+
+    fault = fault_of(error)
+    sys.stderr.write(fault.lines(_colored()))
+    if sys.stdout is not None and "--json" in words[: words.index("--") if "--" in words else None]:
+        try:
+            reports.add({"error": asdict(fault)})
+            reports.write()
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
+    return fault.exit_code
 
 
 def _prepare_streams() -> None:
@@ -89,17 +97,6 @@ def _prepare_memory() -> None:
                 f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v): too few.",
                 hint="Raise that limit.",
             )
-
-
-def _say(message: str, hint: str | None, code: int, error: BaseException) -> int:
-    if os.environ.get(DEBUG) == "1":
-        raise error
-    red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if _colored() else ("", "", "")
-    lines = [f"{bold}{red}error:{plain} {visible(without_secrets(message))}"]
-    if hint:
-        lines.append(f"{bold}hint:{plain} {visible(without_secrets(hint))}")
-    print(*lines, sep="\n", file=sys.stderr)
-    return code
 
 
 def _colored() -> bool:

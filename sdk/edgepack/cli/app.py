@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -9,10 +10,47 @@ from typing import Annotated
 
 import typer
 
+from edgepack.cli.help import Command, Group, examples_of
 from edgepack.errors import EdgepackError, visible
 
-_OWN = ("run", "replay", "inspect", "verify", "plan", "bench", "tune", "eval", "compare", "doctor")
-"""The SDK's commands, each a function in a module of its name."""
+_OWN = {
+    "run": "Use a bundle",
+    "inspect": "Use a bundle",
+    "plan": "Use a bundle",
+    "verify": "Use a bundle",
+    "replay": "Use a bundle",
+    "bench": "Measure",
+    "tune": "Measure",
+    "eval": "Measure",
+    "compare": "Measure",
+    "doctor": "This machine",
+}
+"""The SDK's commands, each a function in a module of its name, and the heading that it stands under."""
+
+_MORE = "Make a bundle"
+_NAME = "edgepack"
+_COMPLETE = "_EDGEPACK_COMPLETE"
+"""Set by the shell's script, which asks what may come next; then no command runs."""
+
+
+def command_for(argv: Sequence[str]) -> Callable[[], int]:
+    """Return what runs a command line and returns its exit code; whatever goes wrong in it is raised."""
+    if _COMPLETE in os.environ:
+        os.environ["COLUMNS"] = "10000"  # a shell reads a line for each word, and typer would fold it
+        return lambda: app_for(_typed())(prog_name=_NAME) or 0
+    command = typer.main.get_command(app_for(argv))
+
+    def run() -> int:
+        try:
+            with command.make_context(_NAME, list(argv)) as context:
+                command.invoke(context)
+        except typer.Exit as end:
+            return end.exit_code
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 1
+        return 0
+
+    return run
 
 
 def app_for(argv: Sequence[str]) -> typer.Typer:
@@ -20,33 +58,49 @@ def app_for(argv: Sequence[str]) -> typer.Typer:
 
     The other commands would only have to be imported and taken apart, an eighth of what a short command takes.
     """
-    app = typer.Typer(
-        help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, "
-        "run it anywhere.",
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.callback(invoke_without_command=True)(edgepack)
     registered = sorted(entry_points(group="edgepack.commands"), key=lambda entry: entry.name)
     known = {*_OWN, *(entry.name for entry in registered)}
     wanted = known & set(argv[:1]) or known
+    app = typer.Typer(
+        cls=Group,
+        help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, "
+        "run it anywhere.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=wanted == known or _COMPLETE in os.environ,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(edgepack)
     for entry in registered:
         if entry.name not in wanted:
             continue
         loaded = _load(entry)
         if isinstance(loaded, typer.Typer):  # a group of commands
-            app.add_typer(loaded, name=entry.name)
+            app.add_typer(loaded, name=entry.name, rich_help_panel=_MORE)
         else:
-            app.command(entry.name)(loaded)
-    for name in _OWN:
+            _add(app, entry.name, loaded, _MORE)
+    for name, panel in _OWN.items():
         if name in wanted:
-            app.command()(getattr(import_module(f"edgepack.cli.{name}"), name))
+            _add(app, name, getattr(import_module(f"edgepack.cli.{name}"), name), panel)
     return app
+
+
+def _add(app: typer.Typer, name: str, function: Callable[..., None], panel: str) -> None:
+    app.command(name, cls=Command, epilog=examples_of(function), rich_help_panel=panel)(function)
+
+
+def _typed() -> list[str]:
+    """Return the words before the cursor, as the shells' scripts pass them: bash by the one name, others by the other.
+
+    A word that is being typed names no command yet.
+    """
+    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
+    return words[1:] if len(words) > 2 else []
 
 
 def edgepack(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and end.")] = False,
 ) -> None:
     """What stands before a command."""
     if version:

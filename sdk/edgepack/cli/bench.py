@@ -7,31 +7,41 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli import plot as pictures
-from edgepack.cli.screen import (
-    AsJson,
-    Backend,
-    BundlePath,
-    Context,
-    KvCache,
-    Threads,
-    Variant,
-    as_json,
-    out,
-    say,
-    steps,
-    styled,
-    table,
-)
+from edgepack.cli.help import examples
+from edgepack.cli.options import MEASUREMENT, AsJson, Backend, BundlePath, Context, KvCache, Threads, Variant
+from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.measuring.bench import BenchReport, Spread
     from edgepack.measuring.picture import Panel
 
-Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt, clipped to the context.")]
-Decode = Annotated[int, typer.Option("--decode-tokens", min=2, help="Tokens to generate, clipped to the context.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Runs after the warm-up.")]
+Prompt = Annotated[
+    int,
+    typer.Option(
+        "--prompt-tokens",
+        min=1,
+        help="Tokens of the prompt, clipped to the context.",
+        metavar="N",
+        rich_help_panel=MEASUREMENT,
+    ),
+]
+Decode = Annotated[
+    int,
+    typer.Option(
+        "--decode-tokens",
+        min=2,
+        help="Tokens to generate, clipped to the context.",
+        metavar="N",
+        rich_help_panel=MEASUREMENT,
+    ),
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs after the warm-up.", metavar="N", rich_help_panel=MEASUREMENT)]
 
 
+@examples(
+    "edgepack bench demo.edgepack",
+    "edgepack bench demo.edgepack -b gguf --threads 2 --prompt-tokens 512 --json",
+)
 def bench(
     bundle: BundlePath,
     backend: Backend = None,
@@ -64,6 +74,7 @@ def bench(
         show(report)
         if chosen.hint:
             say(out(), styled("dim", f"\n{chosen.hint}"))
+        next_step("edgepack", "tune", str(bundle))
 
 
 def show(report: BenchReport) -> None:

@@ -9,14 +9,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli.eval import described
-from edgepack.cli.run import Number, Raw, Real, Stop
-from edgepack.cli.screen import AsJson, Context, KvCache, Threads, as_json, out, say, steps, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import (
+    ENGINE,
+    SAMPLING,
+    AsJson,
+    Context,
+    KvCache,
+    MaxTokens,
+    MinP,
+    Raw,
+    RepetitionPenalty,
+    Stop,
+    Threads,
+    TopK,
+    TopP,
+)
+from edgepack.cli.screen import as_json, out, say, steps, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgepack.decoding.results import Result
     from edgepack.measuring.compare import Comparison, Pair, Prompt
+
+_WIDEST = 120
+"""Columns in which two answers stand side by side."""
 
 A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
 B = Annotated[Path, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]
@@ -28,14 +46,26 @@ Prompts = Annotated[
         show_default=False,
     ),
 ]
-BackendA = Annotated[str | None, typer.Option(help="A's engine: gguf, onnx or mlx.", show_default=False)]
-BackendB = Annotated[str | None, typer.Option(help="B's engine.", show_default=False)]
-VariantA = Annotated[str | None, typer.Option(help="A's variant.", show_default=False)]
-VariantB = Annotated[str | None, typer.Option(help="B's variant.", show_default=False)]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-Seed = Annotated[int, typer.Option(help="The seed of each answer.")]
+BackendA = Annotated[
+    str | None,
+    typer.Option(help="A's engine: gguf, onnx or mlx.", metavar="ENGINE", show_default=False, rich_help_panel=ENGINE),
+]
+BackendB = Annotated[
+    str | None, typer.Option(help="B's engine.", metavar="ENGINE", show_default=False, rich_help_panel=ENGINE)
+]
+VariantA = Annotated[
+    str | None, typer.Option(help="A's variant.", metavar="ID", show_default=False, rich_help_panel=ENGINE)
+]
+VariantB = Annotated[
+    str | None, typer.Option(help="B's variant.", metavar="ID", show_default=False, rich_help_panel=ENGINE)
+]
+Temperature = Annotated[
+    float, typer.Option(help="How far from the likeliest tokens; 0: never.", metavar="T", rich_help_panel=SAMPLING)
+]
+Seed = Annotated[int, typer.Option(help="The seed of each answer.", metavar="N", rich_help_panel=SAMPLING)]
 
 
+@examples("edgepack compare demo.edgepack other.edgepack --prompts prompts.txt")
 def compare(
     a: A,
     b: B,
@@ -48,12 +78,12 @@ def compare(
     context: Context = None,
     kv_cache: KvCache = None,
     threads: Threads = None,
-    max_tokens: Number = None,
+    max_tokens: MaxTokens = None,
     temperature: Temperature = 0.0,
-    top_p: Real = None,
-    top_k: Number = None,
-    min_p: Real = None,
-    repetition_penalty: Real = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
     stop: Stop = None,
     seed: Seed = 0,
     json: AsJson = False,
@@ -96,6 +126,7 @@ def show(comparison: Comparison) -> None:
     from rich.text import Text
 
     console, a, b = out(), comparison.a, comparison.b
+    console.width = min(console.width, _WIDEST)
     for name, side in (("A", a), ("B", b)):
         say(console, Text(f"{name}: {described(side.setup)}", "bold"))
     for number, pair in enumerate(comparison.pairs, 1):

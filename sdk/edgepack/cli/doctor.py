@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepack.cli.screen import AsJson, as_json, facts, out, say, styled, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson
+from edgepack.cli.screen import as_json, facts, next_step, out, say, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from edgepack.measuring.doctor import DoctorReport
 
 
+@examples("edgepack doctor")
 def doctor(json: AsJson = False) -> None:
     """Show the machine's facts and each engine: its version and devices, or why it cannot run and what to install."""
     from edgepack.measuring.doctor import doctor as examine
@@ -21,6 +24,8 @@ def doctor(json: AsJson = False) -> None:
         as_json(report)
     else:
         show(report)
+        if any(support.devices for support in report.runtimes.values()):
+            next_step("edgepack", "demo")
 
 
 def show(report: DoctorReport) -> None:

@@ -15,21 +15,9 @@ import typer
 
 from edgepack.cli import losses
 from edgepack.cli import plot as pictures
-from edgepack.cli.screen import (
-    AsJson,
-    Backend,
-    BundlePath,
-    Context,
-    KvCache,
-    Threads,
-    as_json,
-    out,
-    say,
-    steps,
-    styled,
-    table,
-    token_count,
-)
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson, Backend, BundlePath, Context, KvCache, Threads, token_count
+from edgepack.cli.screen import as_json, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -71,6 +59,10 @@ Limit = Annotated[
 ]
 
 
+@examples(
+    "edgepack eval demo.edgepack --text book.txt",
+    "edgepack eval demo.edgepack --text book.txt -b gguf --against-backend onnx",
+)
 def eval(
     bundle: BundlePath,
     text: Text,

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepack.cli import losses
-from edgepack.cli.screen import AsJson, BundlePath, as_json, facts, out, say, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson, BundlePath
+from edgepack.cli.screen import as_json, facts, next_step, out, say, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
 
 
+@examples("edgepack inspect demo.edgepack")
 def inspect(bundle: BundlePath, json: AsJson = False) -> None:
     """Show a bundle's source, licence, model, variants and proof."""
     from edgepack.bundle.files import open_bundle
@@ -27,6 +30,7 @@ def inspect(bundle: BundlePath, json: AsJson = False) -> None:
         as_json(as_mapping(opened))
     else:
         show(opened)
+        next_step("edgepack", "plan", str(bundle))
 
 
 def as_mapping(bundle: Bundle) -> dict[str, Any]:

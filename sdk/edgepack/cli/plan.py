@@ -7,21 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.screen import (
-    AsJson,
-    Backend,
-    BundlePath,
-    Context,
-    Draft,
-    KvCache,
-    Strict,
-    Variant,
-    as_json,
-    out,
-    say,
-    styled,
-    table,
-)
+from edgepack.cli.help import examples
+from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant
+from edgepack.cli.screen import as_json, next_step, out, say, styled, table
 from edgepack.device.seconds import ANSWER, PROMPT
 
 if TYPE_CHECKING:
@@ -29,10 +17,21 @@ if TYPE_CHECKING:
     from edgepack.device.planning import Plan
 
 
-Prompt = Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of the prompt to rank for.")]
-Answer = Annotated[int, typer.Option("--answer-tokens", min=1, help="Tokens of the answer to rank for.")]
+Prompt = Annotated[
+    int,
+    typer.Option(
+        "--prompt-tokens", min=1, help="Tokens of the prompt to rank for.", metavar="N", rich_help_panel=QUESTION
+    ),
+]
+Answer = Annotated[
+    int,
+    typer.Option(
+        "--answer-tokens", min=1, help="Tokens of the answer to rank for.", metavar="N", rich_help_panel=QUESTION
+    ),
+]
 
 
+@examples("edgepack plan demo.edgepack", "edgepack plan demo.edgepack -c 8k --prompt-tokens 4000")
 def plan(
     bundle: BundlePath,
     backend: Backend = None,
@@ -66,6 +65,8 @@ def plan(
     else:
         show(opened, made)
     made.choice  # noqa: B018 - raises the reason where nothing can run
+    if not json:
+        next_step("edgepack", "run", str(bundle))
 
 
 def as_mapping(plan: Plan) -> dict[str, Any]:

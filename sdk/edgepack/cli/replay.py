@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, as_json, err, styled, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson
+from edgepack.cli.screen import as_json, err, styled, table
 from edgepack.cli.spoken import Spoken
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ BundleNow = Annotated[
 ]
 
 
+@examples(
+    'edgepack run demo.edgepack "What is edgepack?" --json > result.json',
+    "edgepack replay result.json",
+)
 def replay(result: ResultPath, bundle: BundleNow = None, json: AsJson = False) -> None:
     """Generate a recorded result again, with its seed, threads and steps, and compare the two."""
     from edgepack.errors import EngineError

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from edgepack.cli import figures, spoken, textfile
 from edgepack.cli.collector import resting
-from edgepack.cli.screen import (
+from edgepack.cli.help import examples
+from edgepack.cli.options import (
     AsJson,
     Backend,
     BundleId,
@@ -18,85 +16,85 @@ from edgepack.cli.screen import (
     Context,
     Draft,
     KvCache,
+    MaxTokens,
+    MinP,
+    Raw,
+    RepetitionPenalty,
+    Stop,
     Strict,
     Threads,
+    TopK,
+    TopP,
     Variant,
-    as_json,
-    err,
-    say,
-    styled,
 )
+from edgepack.cli.run_options import (
+    AsMarkdown,
+    Bound,
+    ControlTokens,
+    Date,
+    GrammarFile,
+    Isolate,
+    Logprobs,
+    NBest,
+    OldSchema,
+    OnOverflow,
+    Prompt,
+    PromptLookup,
+    Schema,
+    Seed,
+    Stats,
+    System,
+    SystemFile,
+    Temperature,
+    Tools,
+    Variables,
+    Verify,
+)
+from edgepack.cli.screen import as_json, err, say, styled
+from edgepack.errors import UsageError
 
 if TYPE_CHECKING:
     from edgepack.model import Model, Stream
 
-Prompt = Annotated[str | None, typer.Argument(help="What to ask. Without it: standard input, or an interactive chat.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")]
-Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text. Repeatable.")]
-Number = Annotated[int | None, typer.Option(show_default=False)]
-Real = Annotated[float | None, typer.Option(show_default=False)]
-Schema = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|JSON", help="Bind the answer to this JSON schema, or the one in a file.", show_default=False
-    ),
-]
-Bound = Annotated[str | None, typer.Option(help="Bind the answer to this regular expression.", show_default=False)]
-GrammarFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Bind the answer to this Lark grammar.", show_default=False)
-]
-Logprobs = Annotated[bool, typer.Option("--logprobs", help="Add each token's logprob to the JSON.")]
-PromptLookup = Annotated[
-    bool | None,
-    typer.Option(
-        help="Check guessed tokens in one step. Default: what edgepack tune found to pay.", show_default=False
-    ),
-]
-OnOverflow = Annotated[
-    str | None,
-    typer.Option(help="A prompt that is too long: error, truncate_middle or rolling.", show_default=False),
-]
-ControlTokens = Annotated[
-    str | None,
-    typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
-]
-Verify = Annotated[
-    str | None,
-    typer.Option(
-        help="Read every file's sha256 always, or where it may have changed (remembered).", show_default=False
-    ),
-]
-Isolate = Annotated[bool, typer.Option("--isolate", help="Run the engine in a process of its own.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Render answers as Markdown in a terminal.")]
-Stats = Annotated[bool, typer.Option("--stats", help="Tell tokens per second after an answer, on standard error.")]
 
-
+@examples(
+    'edgepack run demo.edgepack "What is edgepack?"',
+    "edgepack run demo.edgepack                       # a chat",
+    'edgepack run demo.edgepack --system "Be brief." --temperature 0 < question.txt',
+    'edgepack run demo.edgepack "A year?" --schema \'{"type": "integer"}\' --json',
+)
 def run(
     bundle: BundlePath,
     prompt: Prompt = None,
+    system: System = None,
+    system_file: SystemFile = None,
+    var: Variables = None,
+    date: Date = None,
+    tools: Tools = None,
     raw: Raw = False,
+    control_tokens: ControlTokens = None,
+    on_overflow: OnOverflow = None,
+    max_tokens: MaxTokens = None,
+    stop: Stop = None,
+    schema: Schema = None,
+    json_schema: OldSchema = None,
+    regex: Bound = None,
+    grammar: GrammarFile = None,
+    logprobs: Logprobs = False,
+    n_best: NBest = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
     backend: Backend = None,
     variant: Variant = None,
     context: Context = None,
     kv_cache: KvCache = None,
     threads: Threads = None,
-    max_tokens: Number = None,
-    temperature: Real = None,
-    top_p: Real = None,
-    top_k: Number = None,
-    min_p: Real = None,
-    repetition_penalty: Real = None,
-    stop: Stop = None,
-    seed: Number = None,
-    json_schema: Schema = None,
-    regex: Bound = None,
-    grammar: GrammarFile = None,
-    logprobs: Logprobs = False,
-    n_best: Number = None,
-    prompt_lookup: PromptLookup = None,
     draft: Draft = None,
-    on_overflow: OnOverflow = None,
-    control_tokens: ControlTokens = None,
+    prompt_lookup: PromptLookup = None,
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
@@ -106,9 +104,7 @@ def run(
     json: AsJson = False,
 ) -> None:
     """Stream an answer; options that are left out are the bundle's defaults. Without a prompt: a chat."""
-    from edgepack.errors import UsageError
-
-    wanted = {
+    wanted: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_p": top_p,
@@ -117,15 +113,26 @@ def run(
         "repetition_penalty": repetition_penalty,
         "stop": None if stop is None else [textfile.argument(each) for each in stop],
         "seed": seed,
-        "json_schema": None if json_schema is None else textfile.schema(json_schema),
+        "json_schema": textfile.schema(schema, json_schema),
         "regex": None if regex is None else textfile.argument(regex),
         "grammar": None if grammar is None else textfile.read(grammar),
         "logprobs": logprobs or None,
         "n_best": n_best,
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
+    }
+    chat: dict[str, Any] = {
+        "system": textfile.system(system, system_file),
+        "variables": textfile.variables(var),
+        "date": date,
+        "tools": textfile.tools(tools),
         "control_tokens": control_tokens,
     }
+    if raw:
+        _refuse(_given(chat), "Leave it out, or ask without --raw.")
+    if (logprobs or n_best is not None) and not json:
+        name = "--logprobs" if logprobs else "--n-best"
+        raise UsageError(f"{name} was given without --json, where alone its figures stand.", hint="Add --json.")
     talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
         raise UsageError("--json needs a prompt.", hint="Give it as an argument or on standard input.")
@@ -150,22 +157,31 @@ def run(
             verify=verify,
         )
     with model:
-        options = {name: value for name, value in wanted.items() if value is not None}
         if talk:
             from edgepack.cli.talk import converse
 
-            converse(model, options, raw=raw, stats=stats, markdown=markdown)
+            options = _given({**wanted, **chat, "system": None})
+            converse(model, options, system=chat["system"], raw=raw, stats=stats, markdown=markdown)
             return
-        asking = _Asking(model, options, raw)
+        asking = _Asking(model, _given(wanted), _given(chat), raw)
         if json:
             as_json(asking.silent(text))
         else:
             asking.once(text, markdown, stats)
 
 
-def _prompt(argument: str | None) -> str:
-    from edgepack.errors import UsageError
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
+
+def _refuse(chat: dict[str, Any], hint: str) -> None:
+    """Raise ``UsageError`` for an option of the chat template that none is there to read."""
+    for name in chat:
+        option = {"system": "--system", "variables": "--var"}.get(name, "--" + name.replace("_", "-"))
+        raise UsageError(f"{option} was given for a prompt without a chat template.", hint=hint)
+
+
+def _prompt(argument: str | None) -> str:
     text = "" if argument is None else textfile.argument(argument)
     if argument is None and sys.stdin is not None:
         try:
@@ -180,16 +196,12 @@ def _prompt(argument: str | None) -> str:
 class _Asking:
     """One way of asking: with the chat template or without, with the options of the command line."""
 
-    def __init__(self, model: Model, options: dict[str, Any], raw: bool) -> None:
-        from edgepack.errors import UsageError
-
+    def __init__(self, model: Model, options: dict[str, Any], chat: dict[str, Any], raw: bool) -> None:
         self._model, self._options = model, options
-        self._chat = None if model.manifest.chat is None or raw else model.chat(**options)
-        if self._chat is None and "control_tokens" in options:
-            raise UsageError(
-                "--control-tokens was given for a prompt without a chat template.",
-                hint="Leave it out: a plain text names no control token.",
-            )
+        self._chat = None if model.manifest.chat is None or raw else model.chat(**chat, **options)
+        if self._chat is None:
+            _refuse(chat, "Leave it out: this bundle continues texts.")
+        self._calls = "tools" in chat
 
     def silent(self, text: str) -> dict[str, Any]:
         """Answer without streaming; return the result and what produced it, as JSON values."""
@@ -199,7 +211,7 @@ class _Asking:
 
     def once(self, text: str, markdown: bool, stats: bool) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
-        result = spoken.show(self._stream(text), "\n", markdown)
+        result = spoken.show(self._stream(text), "\n", markdown, calls=self._calls)
         if stats:
             say(err(), styled("dim", figures.line(result)))
         if result.finish_reason == "cancelled":

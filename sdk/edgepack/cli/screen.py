@@ -2,66 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
+import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from edgepack.errors import visible
+from edgepack.cli import reports
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
-
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.", show_default=False)]
-Backend = Annotated[str | None, typer.Option(help="Only this engine: gguf, onnx or mlx.", show_default=False)]
-Variant = Annotated[str | None, typer.Option(help="Only this variant of the bundle.", show_default=False)]
-
-
-def token_count(text: str) -> int:
-    """Read a count of tokens: "4096", "4k" (4096) or "128k". Raises ``BadParameter`` for anything else."""
-    found = re.fullmatch(r"([1-9]\d{0,8})(k?)", text.strip().lower())
-    if not found:
-        raise typer.BadParameter(f"{text!r} is no count of tokens; give one as 4096 or as 4k.")
-    return int(found[1]) * (1024 if found[2] else 1)
-
-
-Context = Annotated[
-    int | None,
-    typer.Option(
-        help="Tokens of context, as 4096 or 4k. Default: what the bundle allows, at most 4096.",
-        parser=token_count,
-        metavar="TOKENS",
-        show_default=False,
-    ),
-]
-KvCache = Annotated[
-    str | None,
-    typer.Option(help="KV cache in f32, f16 or q8. Default: f32 for f32 variants, else f16.", show_default=False),
-]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads of the engine. Default: the cores it may use.", show_default=False)
-]
-BundleId = Annotated[
-    str | None, typer.Option(help="Refuse any bundle but this: sha256:..., as verify prints it.", show_default=False)
-]
-Draft = Annotated[
-    bool | None,
-    typer.Option(
-        help="Load the bundle's draft model, which guesses what the other says. Default: where edgepack tune found "
-        "that it pays.",
-        show_default=False,
-    ),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a substitute for what would come first.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output.")]
 
 
 def out() -> Console:
@@ -148,18 +101,13 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
+def next_step(*words: str) -> None:
+    """Name the command that comes next, on standard error; only where a person reads standard output."""
+    if sys.stdout.isatty():
+        err().print(styled("dim", "Next: ", shlex.join(words)), soft_wrap=True)
+
+
 def as_json(report: object) -> None:
-    """Print a dataclass or a mapping as JSON on standard output."""
+    """Report a dataclass or a mapping as JSON: the command's one document, which is written when it ends."""
     plain: Any = asdict(report) if is_dataclass(report) and not isinstance(report, type) else report
-    text = visible(json.dumps(plain, indent=2, ensure_ascii=False, default=_plain), keep="\n") + "\n"
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # "?" in the place of a character would be another report
-        text = json.dumps(plain, indent=2, default=_plain) + "\n"
-    sys.stdout.write(text)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value)
+    reports.add(plain)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from edgepack.cli import reports
 from edgepack.errors import visible
 
 if TYPE_CHECKING:
@@ -20,20 +21,28 @@ if TYPE_CHECKING:
 _JOINER = "\u200d"
 
 
-def show(opening: Stream, ending: str, markdown: bool = False) -> Result:
+def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = False) -> Result:
     """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can.
 
-    In a terminal it may be rendered as Markdown.
+    In a terminal it may be rendered as Markdown. Where it may call tools, ``calls``, it is written when it is whole, as
+    nobody knows before which of its words are a call; each call is a line of JSON after what was said beside it.
     """
     words = _words(markdown)
     with opening as stream, _interrupt_cancels(stream):
         try:
             for chunk in stream:
-                words.write(chunk.text)
+                if not calls:
+                    words.write(chunk.text)
         except BaseException:
             words.break_off()
             raise
-        words.end(ending)
+        if calls:
+            words.write(stream.result.text)
+            lines = [reports.encoded(call.to_dict(), indent=None) for call in stream.result.tool_calls]
+            words.end("\n" if stream.result.text and lines else "")
+            sys.stdout.write("\n".join(lines) + ending)
+        else:
+            words.end(ending)
     return stream.result
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundlePath, as_json, err, out, say, steps, styled, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson, BundlePath
+from edgepack.cli.screen import as_json, err, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.device.tuning import Tuning
@@ -18,6 +20,7 @@ Quick = Annotated[
 ]
 
 
+@examples("edgepack tune demo.edgepack --quick")
 def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None:
     """Measure each variant with other threads, weight layouts and chunks, and remember the best for this device."""
     from edgepack.bundle.files import open_bundle
@@ -35,6 +38,7 @@ def tune(bundle: BundlePath, quick: Quick = False, json: AsJson = False) -> None
         as_json(report)
     else:
         show(report)
+        next_step("edgepack", "run", str(bundle))
     if report.file is None:
         say(err(), styled("yellow", "The state folder could not be written to: nothing is remembered."))
 

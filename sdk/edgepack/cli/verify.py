@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.cli.screen import AsJson, BundleId, BundlePath, as_json, bar, out, say, steps, styled, table
+from edgepack.cli.help import examples
+from edgepack.cli.options import AsJson, BundleId, BundlePath
+from edgepack.cli.screen import as_json, bar, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -19,6 +21,7 @@ WithReplay = Annotated[
 ]
 
 
+@examples("edgepack verify demo.edgepack", "edgepack verify demo.edgepack --replay --json")
 def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, json: AsJson = False) -> None:
     """Compare every file of a bundle with its manifest; with --replay, run its vectors on this machine."""
     from edgepack.errors import EngineError
@@ -35,6 +38,8 @@ def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, 
             f"{wrong[0].name} does not give here what its bundle records: {wrong[0].reason.rstrip('.')}.",
             hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
         )
+    if not json:
+        next_step("edgepack", "run" if replay else "verify", str(bundle), *([] if replay else ["--replay"]))
 
 
 def _checked(path: Path, id: str | None) -> Bundle:

@@ -12,11 +12,21 @@ from models import make_llama
 
 from edgepack.cli import main
 from edgepack.errors import BuildError, SourceError
-from edgepack_packager import source
+from edgepack_packager import families, source
+from edgepack_packager.fit import element_type
 from edgepack_packager.licence import read_licence
 from edgepack_packager.source import catalog, needed, space
 from edgepack_packager.source.space import Need
 from edgepack_packager.text.files import CARRIED
+
+
+@pytest.fixture
+def no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client cannot be imported."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "edgepack_packager.source.hub", raising=False)
+    monkeypatch.delattr(source, "hub", raising=False)
+
 
 ALIASES = {entry.alias: entry for entry in catalog.entries()}
 
@@ -72,6 +82,45 @@ def test_the_command_lists_them(capsys: pytest.CaptureFixture[str], monkeypatch:
     (listed,) = [each for each in json.loads(capsys.readouterr().out)["models"] if each["alias"] == "gemma-2-2b"]
     assert listed["repository"] == "google/gemma-2-2b-it"
     assert listed["gated"] is True
+
+
+def test_the_catalogue_carries_the_sizes_of_every_model() -> None:
+    assert set(catalog.configs()) == set(ALIASES)
+    for alias, entry in ALIASES.items():
+        assert families.describe(catalog.configs()[alias].config).n_parameters == entry.parameters
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "Qwen3-0.6B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B"])
+def test_a_config_that_is_carried_needs_no_network(name: str, no_client: None) -> None:
+    assert source.carried(name)
+    assert source.read_config(name)["num_hidden_layers"] in (16, 28)
+
+
+@pytest.mark.parametrize("name", ["qwen3-0.6b@main", "owner/name"])
+def test_a_revision_and_other_models_are_asked_for(name: str, no_client: None) -> None:
+    assert source.carried(name) is None
+    with pytest.raises(SourceError, match="huggingface_hub"):
+        source.read_config(name)
+
+
+def test_fit_needs_no_network_for_any_alias(no_client: None, capsys: pytest.CaptureFixture[str]) -> None:
+    for alias in ALIASES:
+        main(["fit", alias, "--device", "mac-32gb", "--json"])
+        report = json.loads(capsys.readouterr().out)
+        assert (report["fits"], report["parameters"]) == (True, ALIASES[alias].parameters)
+    assert main(["fit", "llama-3.2-1b", "--device", "pi5-8gb"]) == 0
+    assert "carries of meta-llama/Llama-3.2-1B-Instruct" in capsys.readouterr().out
+
+
+@pytest.mark.shared
+def test_what_is_carried_says_what_the_published_files_say(shared: Path) -> None:
+    for path in (shared / "configs").glob("*.json"):
+        if (found := catalog.carried(path.stem)) is None:  # a config of another model of the family
+            continue
+        config = json.loads(path.read_text())
+        for context in (None, 4096):
+            assert families.describe(found[1].config, context) == families.describe(config, context), path.name
+        assert element_type(found[1].config) == element_type(config)
 
 
 # Names

@@ -61,6 +61,12 @@ def test_a_closed_stream_is_one_sentence(closed: str, said: str, demo_bundle: Bu
     assert (ended.returncode, ended.stdout, ended.stderr.decode()) == (2, b"", said)
 
 
+def test_json_has_nowhere_to_go_where_standard_output_is_closed(tmp_path: Path) -> None:
+    ended = run("sh", "-c", '"$@" >&-', "sh", *EDGEPACK, "inspect", str(tmp_path), "--json")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(b"error: Standard output is closed.")
+
+
 def test_an_answer_needs_no_open_standard_input(tmp_path: Path) -> None:
     path = small_bundle.write(tmp_path / "small")
     ended = run("sh", "-c", '"$@" <&- 2>&-', "sh", *EDGEPACK, "inspect", str(path))
@@ -71,7 +77,19 @@ def test_an_answer_needs_no_open_standard_input(tmp_path: Path) -> None:
 COLUMNS = 80
 
 
-@pytest.mark.parametrize("words", ["plan BUNDLE", "inspect BUNDLE", "fit demo --device pi5-8gb"])
+SHOWN = [
+    "plan BUNDLE",
+    "inspect BUNDLE",
+    "fit demo --device pi5-8gb",
+    "models",
+    "verify BUNDLE --replay",
+    "doctor",
+    "engine list",
+    "bench BUNDLE -b onnx --repeats 1 --decode-tokens 2 --prompt-tokens 4",
+]
+
+
+@pytest.mark.parametrize("words", SHOWN)
 def test_a_terminal_cuts_no_word_and_a_pipe_gets_whole_lines(
     words: str, demo_bundle: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,8 +97,14 @@ def test_a_terminal_cuts_no_word_and_a_pipe_gets_whole_lines(
     ask = [*EDGEPACK, *words.replace("BUNDLE", str(demo_bundle.path)).split()]
     shown, piped = on_terminal(ask), run(*ask, env={"COLUMNS": str(COLUMNS)}).stdout.decode()
     assert max(map(len, shown.splitlines())) <= COLUMNS
-    assert {word for word in shown.split() if word.isalpha()} <= set(piped.split())
-    if not words.startswith("inspect"):  # which prints tables alone
+    assert "…" not in shown
+    if words.split()[0] not in ("bench", "doctor", "verify"):  # which show other figures each time, or their progress
+        told = shown.partition("\nNext: ")[0]
+        assert {word for word in told.split() if word.isalpha()} <= set(piped.split())
+    assert not re.search(r" $|\x1b|…|^Next: ", piped, re.MULTILINE)
+    last = shown.rstrip().rpartition("\n")[2]
+    assert re.match("Next: edgepack |.*edgepack engine build$|Build it with: edgepack build ", last), last
+    if words.startswith(("plan", "fit")):  # the others print tables alone
         assert max(map(len, piped.splitlines())) > COLUMNS
 
 

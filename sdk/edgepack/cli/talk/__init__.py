@@ -42,7 +42,7 @@ def converse(
     notes = err()
 
     def shown(stream: Stream) -> Result:
-        result = spoken.show(stream, "\n", markdown)
+        result = spoken.show(stream, "\n", markdown, calls="tools" in chat.options)
         if chat.stats:
             say(notes, styled("dim", figures.line(result)))
         sys.stdout.write("\n")
