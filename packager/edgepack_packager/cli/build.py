@@ -71,6 +71,12 @@ MaxKl = Annotated[
     ),
 ]
 NoChat = Annotated[bool, typer.Option("--no-chat", help="Leave out the chat template, of which nothing is then asked.")]
+Thinks = Annotated[
+    bool,
+    typer.Option(
+        "--thinks", help="Say that the model thinks between <think> and </think>, where its template does not."
+    ),
+]
 Unproven = Annotated[
     bool,
     typer.Option(
@@ -103,6 +109,7 @@ def build(
     max_kl: MaxKl = None,
     no_chat: NoChat = False,
     draft: Draft = None,
+    thinks: Thinks = False,
     unproven: Unproven = False,
     json: screen.AsJson = False,
 ) -> None:
@@ -115,7 +122,7 @@ def build(
         dict.fromkeys(each for asked in target for each in (names() if asked.lower() == "all" else [asked]))
     )
     recipe = Recipe(
-        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft
+        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft, thinks
     )
     try:
         _show(_build(model, recipe, out), json)

@@ -66,6 +66,18 @@ ControlTokens = Annotated[
     str | None,
     typer.Option(help="What names of special tokens in a prompt are: text or parse.", show_default=False),
 ]
+Think = Annotated[
+    bool | None,
+    typer.Option(
+        "--think/--no-think",
+        help="Think before the answer, or not, where the model has a choice. A thought is dim on a terminal, left out "
+        "in a pipe, and reasoning in the JSON.",
+        show_default=False,
+    ),
+]
+ThinkingTokens = Annotated[
+    int | None, typer.Option(help="Close the thought after so many tokens, and answer.", show_default=False)
+]
 Verify = Annotated[
     str | None,
     typer.Option(
@@ -101,6 +113,8 @@ def run(
     draft: Draft = None,
     on_overflow: OnOverflow = None,
     control_tokens: ControlTokens = None,
+    think: Think = None,
+    thinking_tokens: ThinkingTokens = None,
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
@@ -127,6 +141,8 @@ def run(
         "prompt_lookup": prompt_lookup,
         "on_overflow": on_overflow,
         "control_tokens": control_tokens,
+        "thinking": think,
+        "thinking_tokens": thinking_tokens,
     }
     talk = prompt is None and sys.stdin is not None and sys.stdin.isatty()
     if talk and json:
@@ -172,6 +188,9 @@ def _prompt(argument: str | None) -> str:
     return text
 
 
+_CHAT_ALONE = {"control_tokens": "--control-tokens", "thinking": "--think", "thinking_tokens": "--thinking-tokens"}
+
+
 class _Asking:
     """One way of asking: with the chat template or without, with the options of the command line."""
 
@@ -180,10 +199,10 @@ class _Asking:
 
         self._model, self._options = model, options
         self._chat = None if model.manifest.chat is None or raw else model.chat(**options)
-        if self._chat is None and "control_tokens" in options:
+        if self._chat is None and (name := next((name for name in _CHAT_ALONE if name in options), None)):
             raise UsageError(
-                "--control-tokens was given for a prompt without a chat template.",
-                hint="Leave it out: a plain text names no control token.",
+                f"{_CHAT_ALONE[name]} was given for a prompt without a chat template.",
+                hint="Leave it out: a plain text names no control token, and asks for no thought.",
             )
 
     def silent(self, text: str) -> dict[str, Any]:
@@ -197,6 +216,8 @@ class _Asking:
         result = _show(self._stream(text), "\n")
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
+        if result.reasoning and not result.text:
+            say(err(), styled("dim", "There is no answer, only a thought: try --thinking-tokens or more --max-tokens."))
 
     def converse(self) -> None:
         """Ask for prompts until the end of the input. Ctrl-C ends an answer; at the prompt it ends the command."""
@@ -240,6 +261,7 @@ def _show(opening: Stream, ending: str) -> Result:
     with opening as stream, _interrupt_cancels(stream):
         try:
             for chunk in stream:
+                spoken.think(chunk.reasoning)
                 spoken.write(chunk.text)
         finally:
             spoken.end("")

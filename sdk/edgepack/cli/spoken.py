@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 
 from edgepack.errors import visible
 
 _JOINER = "\u200d"
+_DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
 
 
 class Spoken:
     """Writes an answer as it comes. On a terminal, lines end between words, and control characters are written out.
 
-    A word is held back until it is whole; one of a script without spaces is a letter long.
+    A word is held back until it is whole; one of a script without spaces is a letter long. A thought is written before
+    its answer, dim, and on terminals alone: what reads a pipe asked for the answer.
     """
 
     def __init__(self) -> None:
         self._columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
         self._column = 0
         self._space = self._word = ""
+        self._thinks = False
+
+    def think(self, text: str) -> None:
+        """Go on with a piece of the thought."""
+        if not text or not self._columns:
+            return
+        if not self._thinks:
+            self._thinks = True
+            self._style(_DIM)
+        self._words(text)
 
     def write(self, text: str) -> None:
         """Go on with a piece of the answer."""
+        if text and self._thinks:
+            self.end("\n\n")
+        self._words(text)
+
+    def _words(self, text: str) -> None:
         if not self._columns:
             sys.stdout.write(text)
         for letter in visible(text, keep="\n\t") if self._columns else "":
@@ -40,9 +58,16 @@ class Spoken:
     def end(self, text: str) -> None:
         """End the answer, and go on with a text that is not the model's."""
         self._put()
+        if self._thinks:
+            self._thinks = False
+            self._style(_PLAIN)
         sys.stdout.write(self._space + text)
         sys.stdout.flush()
         self._column, self._space = 0, ""
+
+    def _style(self, code: str) -> None:
+        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":  # https://no-color.org
+            sys.stdout.write(code)
 
     def _put(self) -> None:
         if not self._word:
