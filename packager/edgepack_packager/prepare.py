@@ -85,7 +85,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     model = replace(model, text=text)
     generation(text)  # what is wrong in it is refused now
     tokenizer = seal.tokenizer_of(text)
-    vectors = golden.vectors(text, tokenizer, recipe.date)
+    vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     requests = recipe.requests(model)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}

@@ -25,6 +25,7 @@ class Recipe:
     ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
     the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
+    ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
     """
 
     targets: tuple[str, ...]
@@ -38,6 +39,7 @@ class Recipe:
     max_kl: float | None = None
     no_chat: bool = False
     draft: str | None = None
+    thinks: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -55,6 +57,10 @@ class Recipe:
         if self.context == 1:
             raise UsageError(
                 "A context of 1 token holds a prompt and no answer.", hint="Choose a --context of 2 or more."
+            )
+        if self.thinks and self.no_chat:
+            raise UsageError(
+                "--thinks was given beside --no-chat.", hint="Leave one of them out: a thought is a chat's."
             )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")

@@ -90,7 +90,7 @@ def seal(
         ),
         stops=stops(text, model.config),
         chat=vectors.chat,
-        generation=generation(text),
+        generation=generation(text, thinks=vectors.chat is not None and vectors.chat.thinking is not None),
         context=manifests.Context(
             trained=decoder.trained_context,
             profile=decoder.context,
@@ -134,6 +134,7 @@ def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Se
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
+    unusual |= {"thinks": 1} if recipe.thinks else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(

@@ -16,6 +16,7 @@ from weakref import ReferenceType, ref
 
 import msgspec
 
+from edgepack.bundle.thinking import CLIENTS
 from edgepack.bundle.writing import write_atomically
 from edgepack.decoding.cache import Cache, Step
 from edgepack.decoding.desk import Desk
@@ -102,7 +103,7 @@ class Conversation:
 
     @property
     def messages(self) -> list[dict[str, object]]:
-        """All that was said, as the chat template takes it."""
+        """All that was said, as ``Model.chat`` takes it; what was thought is ``reasoning_content``."""
         return [dict(message) for turn in self._turns for message in turn.messages]
 
     @property
@@ -206,19 +207,23 @@ class Conversation:
         return conversation
 
     def _turn(self, said: Sequence[dict[str, object]], prompt: Prompt, result: Result) -> _Turn:
-        text, words = result.text, Detokenizer(self._model.tokenizer)
+        text, thought, words = result.text, result.reasoning, Detokenizer(self._model.tokenizer)
         spoken = "".join(map(words.push, result.token_ids))
         goes_on = said[-1]["role"] == "assistant"
         before, begun = (said[:-1], str(said[-1]["content"])) if goes_on else (said, "")
         writes_calls = "tool_calls" in self._model.template.for_tools.source
-        if result.tool_calls and not writes_calls:
-            text = spoken  # a template that cannot write calls is told their words
+        if (result.tool_calls and not writes_calls) or (goes_on and thought is not None):
+            # A template that cannot write calls is told their words; a thought that goes on is one with its beginning.
+            text, thought = spoken, None
         answer: dict[str, object] = {"role": "assistant", "content": begun + text}
+        if thought:
+            answer[CLIENTS] = thought
         if result.tool_calls and writes_calls:
             return _Turn((*before, {**answer, "tool_calls": _calls(result)}))
         if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
             return _Turn((*before, answer))
-        return _Turn((*before, answer), prompt.text + text, (*result.repro.prompt_ids, *result.token_ids))
+        whole = text if thought is None else spoken
+        return _Turn((*before, answer), prompt.text + whole, (*result.repro.prompt_ids, *result.token_ids))
 
     def _check_still(self) -> None:
         stream = None if self._answering is None else self._answering()

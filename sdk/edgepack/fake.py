@@ -4,8 +4,9 @@ It keeps every promise of the seam in ``edgepack.runtime``, and can be told what
 
     from edgepack import fake
 
-    with fake.model(says="Hello!") as model:
-        assert model.generate("Hi").text == "Hello!"
+    with fake.model(says="Hello!", thinks="A greeting.") as model:
+        result = model.chat([{"role": "user", "content": "Hi"}])
+        assert (result.reasoning, result.text) == ("A greeting.", "Hello!")
 
 ``fake.model`` gives a whole ``Model`` with a byte-level tokenizer and a chat template, without any file.
 ``FakeRuntime`` goes where a runtime goes.
@@ -38,6 +39,7 @@ from edgepack.bundle.manifest import (
     Variant,
 )
 from edgepack.bundle.manifest import Tokenizer as TokenizerFacts
+from edgepack.bundle.thinking import Switch, Thinking
 from edgepack.decoding.repro import Setup
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
@@ -56,6 +58,7 @@ class FakeRuntime:
     ``script``: token ids that it says, one after the other, after each prompt; each has the largest logit by far.
     A forward of several tokens, a rewind, or a token that is not the script's, begins the script again. Without a
     script, or past its end, the logits are noise with a peak at a token that depends on all tokens before.
+    ``aside``: so many tokens of the script, a thought, are left out where the cache ends with the tokens ``closed``.
     ``fail_at``, ``nan_at``: the number of the forward, from 1, in each session, that raises ``EngineError`` or
     returns NaN. ``before_step`` is called with the session before each step of at most ``Options.chunk`` tokens.
     """
@@ -69,8 +72,12 @@ class FakeRuntime:
         fail_at: int | None = None,
         nan_at: int | None = None,
         before_step: Callable[[FakeSession], None] | None = None,
+        aside: int = 0,
+        closed: Sequence[int] = (),
     ) -> None:
         self.script = tuple(script or ())
+        self.aside = aside
+        self.closed = tuple(closed)
         self.fail_at = fail_at
         self.nan_at = nan_at
         self.before_step = before_step
@@ -102,6 +109,7 @@ class FakeSession:
         self._running = False
         self._forwards = 0
         self._states = [0]  # a hash of the first n tokens, for each n
+        self._tokens: list[int] = []
         self._said: int | None = None  # tokens of the script in the cache; None where it has not begun
         # Logits are a window into fixed noise: as cheap as one copy, and different for each state.
         self._noise = np.random.default_rng(0).standard_normal(2 * decoder.n_vocab).astype(np.float32)
@@ -131,20 +139,23 @@ class FakeSession:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
         del self._states[length + 1 :]
+        del self._tokens[length:]
         self._said = None
 
     def snapshot(self) -> bytes:
-        """Return the state after each token and how much of the script has been said, sealed."""
+        """Return the state after each token, the tokens, and how much of the script has been said, sealed."""
         self._check()
         said = 0 if self._said is None else self._said + 1
-        return snapshot.seal(self._facts, self.length, [np.array([said, *self._states], np.uint64).tobytes()])
+        values = np.array([said, *self._states, *self._tokens], np.uint64)
+        return snapshot.seal(self._facts, self.length, [values.tobytes()])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot."""
         self._check()
         length, payload = snapshot.unseal(state, self._facts, self._options.context)
-        said, *states = np.frombuffer(payload, np.uint64).reshape(length + 2).tolist()
-        self._states, self._said = states, said - 1 if said else None
+        said, *values = np.frombuffer(payload, np.uint64).reshape(2 * length + 2).tolist()
+        self._states, self._tokens = values[: length + 1], values[length + 1 :]
+        self._said = said - 1 if said else None
 
     def cancel(self) -> None:
         """Stop a forward that is running."""
@@ -194,24 +205,25 @@ class FakeSession:
         if self._runtime.before_step is not None:
             self._runtime.before_step(self)
         if self._cancelled.is_set():
-            del self._states[before + 1 :]
+            del self._states[before + 1 :], self._tokens[before:]
             raise Cancelled("The forward was cancelled.")
         state = self._states[-1]
         for token in tokens:
             # The constants of Knuth's 64-bit linear congruential generator (MMIX).
             state = ((state ^ (token + 1)) * 6364136223846793005 + 1442695040888963407) & _MASK
             self._states.append(state)
+            self._tokens.append(token)
 
     def _follow(self, tokens: Sequence[int]) -> int | None:
         """Return how much of the script has been said once these tokens are in the cache."""
         script, said = self._runtime.script, self._said
         if not script:
             return None
-        if said is None or len(tokens) > 1:
-            return 0
-        if said == len(script):
-            return said
-        return said + 1 if tokens[0] == script[said] else 0
+        if said is not None and len(tokens) == 1 and said < len(script) and tokens[0] == script[said]:
+            return said + 1
+        if (closed := self._runtime.closed) and tuple([*self._tokens, *tokens][-len(closed) :]) == closed:
+            return self._runtime.aside
+        return len(script) if said == len(script) and len(tokens) == 1 else 0
 
     def _logits(self, state: int) -> NDArray[np.float32]:
         offset = (state >> 33) % self._n_vocab
@@ -230,17 +242,26 @@ class FakeSession:
 
 
 _END, _START = 256, 257  # token ids after the 256 bytes
+_THINKING = Thinking(
+    opening="<think>",
+    closing="</think>",
+    ending="\n</think>\n\n",
+    skipped="<think>\n\n</think>\n\n",
+    switch=Switch(variable="enable_thinking", on=True, off=False),
+)
 _TEMPLATE = """
 {%- for message in messages %}<|start|>{{ message.role }}
 {{ message.content }}<|end|>
 {% endfor %}
 {%- if add_generation_prompt %}<|start|>assistant
 {% endif %}"""
+_SKIPS = "{% if add_generation_prompt and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
 
 
 def model(
     *,
     says: str | Sequence[int] = (),
+    thinks: str | None = None,
     context: int = 4096,
     fail_at: int | None = None,
     nan_at: int | None = None,
@@ -251,12 +272,23 @@ def model(
 
     Token ids 0 to 255 are the bytes of UTF-8, 256 is ``<|end|>``, which ends a turn, 257 is ``<|start|>``; there is
     no BOS. ``says`` is the answer to every prompt: a text, or ids for an answer that is no text or does not end.
-    ``template`` is the chat template; the other arguments are ``FakeRuntime``'s.
+    ``thinks`` is what it thinks before it says so, between ``<think>`` and ``</think>``, unless it is asked with
+    ``thinking=False``. ``template`` is the chat template; the other arguments are ``FakeRuntime``'s.
     """
     script = [*says.encode(), _END] if isinstance(says, str) else list(says)
-    manifest = _manifest()
+    thought = b"" if thinks is None else _THINKING.whole(thinks, "").encode()
+    manifest = _manifest(None if thinks is None else _THINKING)
     options = Options(context=context, threads=1, kv_cache="f32")
-    runtime = FakeRuntime(script, fail_at=fail_at, nan_at=nan_at, before_step=before_step)
+    runtime = FakeRuntime(
+        [*thought, *script],
+        fail_at=fail_at,
+        nan_at=nan_at,
+        before_step=before_step,
+        aside=len(thought),
+        closed=_THINKING.ending.lstrip().encode() if thought else b"",
+    )
+    if thinks is not None:
+        template += _SKIPS
     return Model(
         manifest=manifest,
         setup=setup(manifest, options),
@@ -304,7 +336,7 @@ def _tokenizer_json() -> bytes:
     ).encode()
 
 
-def _manifest() -> Manifest:
+def _manifest(thinking: Thinking | None = None) -> Manifest:
     decoder = Decoder(
         family="fake",
         architecture="FakeForCausalLM",
@@ -331,7 +363,7 @@ def _manifest() -> Manifest:
         decoder=decoder,
         tokenizer=TokenizerFacts(rows=258, bos=None, add_bos=False, probes=[]),
         stops=[Stop(id=_END, text="<|end|>", sources=[])],
-        chat=Chat(roles=["system", "user", "assistant", "tool"], date=None, goldens=[]),
+        chat=Chat(roles=["system", "user", "assistant", "tool"], date=None, goldens=[], thinking=thinking),
         generation=Generation(),
         context=Context(trained=131072, profile=131072, verified=0, kv_values_per_token=decoder.kv_values_per_token),
         files=[],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.conversation import Conversation
+from edgepack.decoding.choosing import Thinks
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.draft import Draft
 from edgepack.decoding.generation import Generation, Request
@@ -24,6 +25,7 @@ from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
     Tool,
+    check_ids,
     read_continue,
     read_control_tokens,
     read_draft,
@@ -34,6 +36,7 @@ from edgepack.decoding.options import (
     read_room,
     read_sampling,
     read_stops,
+    read_thinking,
 )
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Result
@@ -43,10 +46,11 @@ from edgepack.decoding.slices import Slices
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream
 from edgepack.decoding.stream import awhole, whole
-from edgepack.errors import PromptTooLongError, UsageError, brief, check_options
+from edgepack.errors import UsageError, brief, check_options
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.prompts import Messages, Prompt, Prompts
+from edgepack.text.thoughts import Thought
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -261,9 +265,11 @@ class Model:
         if tools is not None:
             messages, definitions, own = tools.given(messages, template)
             variables = {**(variables or {}), **own}
-        asked = options.get("date"), policy, max_tokens, continues, goes_on, read_control_tokens(options)
+        thinking, most = read_thinking(options, self._prompts.thinking)
+        asked = options.get("date"), policy, max_tokens, continues, goes_on, read_control_tokens(options), thinking
         prompt = self._prompts.of_messages(messages, template, definitions, variables, *asked)
-        generation = self._generation(prompt, options, began, tools=tools)
+        thinks = self._thinks(prompt.thought, most)
+        generation = self._generation(prompt, options, began, tools=tools, thinks=thinks)
         return Stream(self._desk, generation, starting, lambda result: finished(prompt, result))
 
     def _repeat(self, repro: Repro, sampling: Sampling) -> Result:
@@ -286,6 +292,7 @@ class Model:
             drafts=read_draft({"draft": repro.draft}, self._desk.draft is not None),
             rolls_from=repro.rolls_from,
             trail=repro.cached,
+            thinks=self._thinks(repro.thought, repro.thinking_tokens),
         )
         return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
 
@@ -340,6 +347,7 @@ class Model:
         began: float,
         *,
         tools: Tools | None = None,
+        thinks: Thinks | None = None,
     ) -> Generation:
         policy, limit = read_room(options, self._manifest.generation)
         if policy != "rolling":
@@ -366,9 +374,14 @@ class Model:
             exactly=read_reuse(options) == "exact",
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
+            thinks=thinks,
             parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),
         )
         return Generation(self._desk, self._tokenizer, request)
+
+    def _thinks(self, thought: Thought | None, most: int | None) -> Thinks | None:
+        marks = self._prompts.thinking
+        return None if marks is None or thought is None else Thinks(marks, thought, most)
 
     def _tools(self, tools: Sequence[Tool] | None) -> Tools | None:
         if tools is None:
@@ -383,15 +396,4 @@ class Model:
         return read_grammar(options, self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
-        if not len(ids):
-            raise UsageError("ids is empty.", hint="Pass at least one token id.")
-        for index, token in enumerate(ids):
-            if not 0 <= token < self._manifest.decoder.n_vocab:
-                raise UsageError(
-                    f"ids[{index}] is {token}.",
-                    hint=f"The vocabulary has ids 0 to {self._manifest.decoder.n_vocab - 1}.",
-                )
-        if len(ids) > self.context:
-            raise PromptTooLongError(
-                f"The sequence has {len(ids)} tokens, the context {self.context}.", hint="Load with a larger context."
-            )
+        check_ids(ids, self._manifest.decoder.n_vocab, self.context)

@@ -9,5 +9,5 @@ from __future__ import annotations
 
 import pytest
 
-_THEMES = ("text", "ends", "limits", "stopping", "loops", "turns", "bound", "surface")
+_THEMES = ("text", "ends", "limits", "stopping", "loops", "turns", "bound", "thinking", "surface")
 pytest.register_assert_rewrite(*(f"contract.{theme}" for theme in _THEMES))

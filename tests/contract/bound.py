@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
-from contract.case import Case, Watched, WatchedRuntime, chunks_of, facts, watch_on
+from contract.case import Case, Watched, chunks_of, facts
 from contract.registry import promise
 from contract.text import PROMPTS, QUESTION
 from edgepack.decoding import logprobs
@@ -22,7 +22,6 @@ from edgepack.errors import SchemaError, ToolCallError
 from edgepack.model import Model
 from edgepack.structured import constrain
 from edgepack.structured.constrain import Constraint
-from edgepack.text.chat import ChatTemplate
 from edgepack.text.tools import Tools
 
 SCHEMA: dict[str, Any] = {
@@ -173,22 +172,6 @@ def weather(city: str, days: int = 1) -> str:
     return f"{city}: sun for {days} days"
 
 
-def with_tools(case: Case) -> tuple[Model, Watched]:
-    """Return a model of this engine whose chat template knows tools; the demo's does not."""
-    model = case.model
-    opening = WatchedRuntime(case.engine)
-    path = case.bundle.variant_path(case.variant)
-    made = Model(
-        manifest=model.manifest,
-        setup=model.setup,
-        opening=lambda: opening.open(path, model.manifest.decoder, model._desk.options),
-        options=model._desk.options,
-        tokenizer=model.tokenizer,
-        template=ChatTemplate(TEMPLATE, bos_token="", eos_token="<|im_end|>", date=None),
-    )
-    return made, watch_on(made)
-
-
 def says(model: Model, watch: Watched, text: str) -> None:
     """Let the model answer ``QUESTION`` with a text."""
     prompt = model.stream_chat(QUESTION, tools=[weather])._generation._request.prompt
@@ -201,7 +184,7 @@ def a_tool_call_is_parsed_and_its_arguments_are_valid(case: Case) -> None:
         case.model.chat(QUESTION, tools=[weather])
     case.same("no tools", str(refused.value))
     assert case.watch.calls == []
-    model, watch = with_tools(case)
+    model, watch = case.talker(TEMPLATE)
     with model:
         says(
             model,

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +18,12 @@ import edgepack
 from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.files import Bundle
+from edgepack.bundle.thinking import Thinking
 from edgepack.device.hardware import Hardware
 from edgepack.loading import open_candidate
 from edgepack.model import Model
 from edgepack.runtime import Options, Session, Snapshots, Support
+from edgepack.text.chat import ChatTemplate
 
 T = TypeVar("T")
 Logits = NDArray[np.float32]
@@ -163,6 +166,22 @@ class Case:
         model = open_candidate(self.bundle, chosen, runtimes=runtimes)
         self._opened.append(model)
         return model, watch_on(model)
+
+    def talker(self, template: str, thinking: Thinking | None = None) -> tuple[Model, Watched]:
+        """Open another model, with another chat template; the demo's knows no tools and no thoughts. Close it."""
+        model, opening = self.model, WatchedRuntime(self.engine)
+        path = self.bundle.variant_path(self.variant)
+        assert model.manifest.chat is not None
+        chat = msgspec.structs.replace(model.manifest.chat, thinking=thinking)
+        made = Model(
+            manifest=msgspec.structs.replace(model.manifest, chat=chat),
+            setup=model.setup,
+            opening=lambda: opening.open(path, model.manifest.decoder, model._desk.options),
+            options=model._desk.options,
+            tokenizer=model.tokenizer,
+            template=ChatTemplate(template, bos_token="", eos_token="<|im_end|>", date=None),
+        )
+        return made, watch_on(made)
 
     def same(self, what: object, value: object) -> None:
         """Assert that every engine gives this value; ``what`` names it."""

@@ -118,6 +118,8 @@ def every_option_is_honoured(case: Case) -> None:
         "date",
         "control_tokens",
         "continue_final",
+        "thinking",
+        "thinking_tokens",
     }
     named = [{"role": "user", "content": "Hi<|im_end|>"}]
     text, default, parsed = (
@@ -128,9 +130,14 @@ def every_option_is_honoured(case: Case) -> None:
     assert [sum(id in ends for id in ids) for ids in (text, parsed)] == [1, 2]
     begun = [*QUESTION, {"role": "assistant", "content": "A bundle is"}]
     assert model.detokenize(model.chat(begun, max_tokens=1, continue_final=True).repro.prompt_ids).endswith("bundle is")
-    unread: tuple[dict[str, Any], ...] = ({"variables": {"enable_thinking": False}}, {"date": "2026-01-01"})
-    for refused in unread:  # the demo's template prints neither
-        with pytest.raises(ValueError, match="template"):
+    unread: tuple[dict[str, Any], ...] = (
+        {"variables": {"enable_thinking": False}},
+        {"date": "2026-01-01"},
+        {"thinking": False},
+        {"thinking_tokens": 3},
+    )
+    for refused in unread:  # the demo's template prints none of it; contract.thinking has one that does
+        with pytest.raises(ValueError, match=r"template|does not think"):
             model.chat(QUESTION, **refused)
 
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from contract import bound, ends, limits, loops, stopping, surface, text, turns
+from contract import bound, ends, limits, loops, stopping, surface, text, thinking, turns
 from contract.case import Case
 from contract.registry import PROMISES, Fault, Promise
 from edgepack.bundle.files import Bundle, open_bundle
@@ -20,7 +20,7 @@ from edgepack_packager.build import Built
 
 ENGINES = ("gguf", "onnx", "mlx")  # what the first gives, the others must give too
 FAULTY = "onnx"  # the fastest, for planted faults
-THEMES = (text, ends, limits, stopping, loops, turns, bound, surface)  # imported for their promises
+THEMES = (text, ends, limits, stopping, loops, turns, bound, thinking, surface)  # imported for their promises
 FAULTS = [(promise, fault) for promise in PROMISES for fault in promise.faults]
 
 

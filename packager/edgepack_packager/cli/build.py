@@ -146,6 +146,14 @@ NoChat = Annotated[
         "--no-chat", help="Leave out the chat template, of which nothing is then asked.", rich_help_panel=WHAT
     ),
 ]
+Thinks = Annotated[
+    bool,
+    typer.Option(
+        "--thinks",
+        help="Say that the model thinks between <think> and </think>, where its template does not.",
+        rich_help_panel=WHAT,
+    ),
+]
 Unproven = Annotated[
     bool,
     typer.Option(
@@ -186,6 +194,7 @@ def build(
     name: Name = None,
     date: Date = None,
     no_chat: NoChat = False,
+    thinks: Thinks = False,
     accept_licence: AcceptLicence = False,
     max_kl: MaxKl = None,
     unproven: Unproven = False,
@@ -197,7 +206,7 @@ def build(
     building = _building()
     targets = _asked(target, quant)
     recipe = Recipe(
-        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft
+        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft, thinks
     )
     try:
         built = _build(model, recipe, out, force)

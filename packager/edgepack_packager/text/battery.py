@@ -74,15 +74,15 @@ def _called(arguments: dict[str, object], answer: str) -> list[dict[str, object]
 
 _ASKED = [_user("What is the weather in Zürich?")]
 _CALLED = _called(ZURICH, "21 degrees, a clear sky")
-_TURNS = [_user("Hi"), _assistant("Hello! How can I help?"), _user("Add 2 and 3.")]
+TURNS = [_user("Hi"), _assistant("Hello! How can I help?"), _user("Add 2 and 3.")]
 
 CONVERSATIONS = (
     Conversation(name="user", messages=[_user("What is the capital of France?")]),
     Conversation(name="system", messages=[_system("You are a terse assistant."), _user("Say hello.")]),
     Conversation(name="empty system", messages=[_system(""), _user("Say hello.")]),
-    Conversation(name="several turns", messages=_TURNS),
-    Conversation(name="system and several turns", messages=[_system("Answer in one word."), *_TURNS]),
-    Conversation(name="assistant last", messages=[*_TURNS, _assistant(ANSWER)], add_generation_prompt=False),
+    Conversation(name="several turns", messages=TURNS),
+    Conversation(name="system and several turns", messages=[_system("Answer in one word."), *TURNS]),
+    Conversation(name="assistant last", messages=[*TURNS, _assistant(ANSWER)], add_generation_prompt=False),
     Conversation(name="unicode", messages=[_user(_UNICODE), _assistant("Jó napot! 你好 🙂"), _user("à bientôt")]),
     Conversation(name="code", messages=[_user(_CODE)]),
     Conversation(name="white space", messages=[_user("  two spaces,\n\n\n  three lines, a tab\t \n")]),
@@ -95,8 +95,8 @@ CONVERSATIONS = (
         messages=[{**_system("Be brief."), "tools": '[{"name": "get_weather", "parameters": {}}]'}, *_ASKED],
     ),
     Conversation(name="xml tools", messages=_CALLED, variables={"xml_tools": [WEATHER]}),
-    Conversation(name="thinking", messages=_TURNS, variables={"enable_thinking": True}),
-    Conversation(name="no thinking", messages=_TURNS, variables={"enable_thinking": False}),
+    Conversation(name="thinking", messages=TURNS, variables={"enable_thinking": True}),
+    Conversation(name="no thinking", messages=TURNS, variables={"enable_thinking": False}),
 )
 
 TEXTS = (
@@ -146,12 +146,14 @@ def naming(names: Sequence[str]) -> list[Conversation]:
     ]
 
 
-def asked(reads: set[str], with_tools: bool, names: Sequence[str] = ()) -> list[Conversation]:
-    """Return the conversations that a template has a use for, by the names that it reads.
+def asked(
+    reads: set[str], with_tools: bool, names: Sequence[str] = (), besides: Sequence[Conversation] = ()
+) -> list[Conversation]:
+    """Return the conversations that a template has a use for, by the names that it reads, and those ``besides``.
 
     ``with_tools`` gives each a tool, as a template for tools alone always gets; ``names`` are the model's special
     tokens, which some of them say.
     """
-    every = [*CONVERSATIONS, *(naming(names) if names else [])]
+    every = [*CONVERSATIONS, *(naming(names) if names else []), *besides]
     fitting = [each for each in every if each.needs <= reads]
     return [msgspec.structs.replace(each, tools=each.tools or [WEATHER]) if with_tools else each for each in fitting]

@@ -11,15 +11,21 @@ from edgepack.errors import SourceError
 from edgepack_packager.text.files import GENERATION, parsed
 from edgepack_packager.text.side import Text
 
+# Of a thought and its answer, where the source has no limit: a thought alone takes some hundreds to some thousands.
+_WITH_THOUGHT = 2048
 
-def generation(text: Text) -> Generation:
-    """Return the source's defaults of generation. Raises ``SourceError`` for a value out of range."""
+
+def generation(text: Text, thinks: bool = False) -> Generation:
+    """Return the source's defaults of generation; ``thinks``: the model thinks before it answers, in the same limit.
+
+    Raises ``SourceError`` for a value out of range.
+    """
     config = parsed(text.files, GENERATION)
     plain = Generation()
     penalty = _number(config, "repetition_penalty", plain.repetition_penalty, 0, math.inf)
     limit = config.get("max_new_tokens")
     if limit is None:
-        limit = plain.max_tokens
+        limit = _WITH_THOUGHT if thinks else plain.max_tokens
     if type(limit) is not int or limit <= 0:
         raise _wrong(f"max_new_tokens must be a whole number above 0, not {limit!r}")
     samples = config.get("do_sample") or False

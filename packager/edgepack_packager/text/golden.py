@@ -17,6 +17,7 @@ from edgepack_packager.text.battery import DAY, TEXTS, Conversation
 from edgepack_packager.text.files import TEMPLATE, TOOL_USE
 from edgepack_packager.text.render import Answer, Rendered, check_user
 from edgepack_packager.text.side import Text
+from edgepack_packager.text.thinking import UNSAID, prove
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +28,15 @@ class Vectors:
     chat: Chat | None
 
 
-def vectors(text: Text, tokenizer: Tokenizer, date: str | None = None) -> Vectors:
-    """Return the vectors of a source's text side; ``date`` is the recipe's.
+def vectors(text: Text, tokenizer: Tokenizer, date: str | None = None, thinks: bool = False) -> Vectors:
+    """Return the vectors of a source's text side; ``date`` and ``thinks`` are the recipe's.
 
     Raises ``SourceError`` for a chat template that fails, that does not print what a user says, or that writes BOS
-    twice.
+    twice; ``ProofError`` for a thought that cannot be told from its answer.
     """
     policy = Date(policy="passed", day=DAY) if date == "passed" else Date(policy="pinned", day=date or DAY)
     found, with_tools = rendered(text, policy.day), rendered_with_tools(text, policy.day)
-    chatting = None if found is None else chat(found, with_tools, tokenizer, text.bos, policy)
+    chatting = None if found is None else chat(found, with_tools, tokenizer, text.bos, policy, thinks)
     return Vectors(probes(text, tokenizer), chatting)
 
 
@@ -53,13 +54,27 @@ def probes(text: Text, tokenizer: Tokenizer) -> list[Probe]:
     ]
 
 
-def chat(found: Rendered, with_tools: Rendered | None, tokenizer: Tokenizer, bos: int | None, date: Date) -> Chat:
-    """Return the chat facts of rendered templates: what they print, the date and their goldens."""
+def chat(
+    found: Rendered,
+    with_tools: Rendered | None,
+    tokenizer: Tokenizer,
+    bos: int | None,
+    date: Date,
+    thinks: bool = False,
+) -> Chat:
+    """Return the chat facts of rendered templates: what they print, how the model thinks, the date and their goldens.
+
+    ``thinks``: it does, also where the template does not speak of it.
+    """
+    thinking = found.thinking or (UNSAID if thinks else None)
+    if thinking is not None:
+        prove(thinking, tokenizer, TEMPLATE)
     dated = "strftime_now" in found.reads or (with_tools is not None and "strftime_now" in with_tools.reads)
     return Chat(
         **_facts(found, TEMPLATE, tokenizer, bos),
         date=date if dated else None,
         tool_use=None if with_tools is None else ToolUse(**_facts(with_tools, TOOL_USE, tokenizer, bos)),
+        thinking=thinking,
     )
 
 

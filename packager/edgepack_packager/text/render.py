@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from edgepack.bundle.thinking import Thinking
 from edgepack.errors import BundleError, SourceError, UsageError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.marks import Marked
@@ -25,6 +26,7 @@ from edgepack.text.messages import in_parts
 from edgepack_packager.text.arrival import Arrival, Probe, settle
 from edgepack_packager.text.battery import WEATHER, Conversation, asked
 from edgepack_packager.text.files import TEMPLATE, TOOL_USE
+from edgepack_packager.text.thinking import conversations, find
 
 CPU_SECONDS = 10
 MEMORY_MIB = 512
@@ -51,7 +53,7 @@ class Job(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct, frozen=True):
     """A line of the child: a conversation's text, or why there is none. The first says what the template reads, the
-    one after the conversations whose words arrive. ``runs`` are the text's, see ``Marked``."""
+    last whose words arrive and how the model thinks. ``runs`` are the text's, see ``Marked``."""
 
     name: str = ""
     text: str | None = None
@@ -59,6 +61,7 @@ class Answer(msgspec.Struct, frozen=True):
     refusal: str | None = None
     reads: list[str] | None = None
     arrival: Arrival | None = None
+    thinking: Thinking | None = None
 
     @property
     def marked(self) -> Marked:
@@ -70,13 +73,15 @@ class Answer(msgspec.Struct, frozen=True):
 class Rendered:
     """What a template made of the battery: by conversation, without those that it has no use for.
 
-    ``reads`` are the names that it reads from outside; ``conversations`` what it was given, contents in their form.
+    ``reads`` are the names that it reads from outside; ``conversations`` what it was given, contents in their form;
+    ``thinking`` is how its model thinks, None where the template does not speak of that.
     """
 
     reads: frozenset[str]
     conversations: Sequence[Conversation]
     answers: Mapping[str, Answer]
     arrival: Arrival
+    thinking: Thinking | None = None
 
 
 @lru_cache(maxsize=4)
@@ -109,12 +114,14 @@ def battery(
     first, *others = _answers(child.stdout)
     if first.reads is None:
         raise SourceError(first.refusal or f"{file} does not compile.", hint=_HINT)
-    (arrival,) = (answer.arrival for answer in others if answer.arrival is not None)
+    end = others.pop()
+    assert end.arrival is not None
     return Rendered(
         reads=frozenset(first.reads),
-        conversations=_asked(job, set(first.reads), arrival.parts),
-        answers={answer.name: answer for answer in others if answer.arrival is None},
-        arrival=arrival,
+        conversations=_asked(job, set(first.reads), end.arrival.parts, end.thinking),
+        answers={answer.name: answer for answer in others},
+        arrival=end.arrival,
+        thinking=end.thinking,
     )
 
 
@@ -140,11 +147,14 @@ def _stopped(job: Job, output: bytes, what: str) -> SourceError:
     return SourceError(f"{job.file} {what} {place}.", hint=_HINT)
 
 
-def _asked(job: Job, reads: set[str], parts: Collection[str] = ()) -> list[Conversation]:
+def _asked(
+    job: Job, reads: set[str], parts: Collection[str] = (), thinking: Thinking | None = None
+) -> list[Conversation]:
     """Return the conversations of a template that reads these names, with the contents of these roles as parts."""
+    besides = [] if thinking is None else conversations(thinking)
     return [
         msgspec.structs.replace(each, messages=in_parts(each.messages, parts))
-        for each in asked(reads, with_tools=job.file == TOOL_USE, names=job.names)
+        for each in asked(reads, with_tools=job.file == TOOL_USE, names=job.names, besides=besides)
     ]
 
 
@@ -161,10 +171,11 @@ def main() -> None:
     for conversation in _asked(job, reads):
         _say(_rendered(job, conversation))
     arrival = arrive(job)
-    if arrival.parts:
-        for conversation in _asked(job, reads, arrival.parts):
+    thinking = find(lambda asked: _rendered(job, asked, arrival.parts).text, job.source, reads)
+    if arrival.parts or thinking is not None:
+        for conversation in _asked(job, reads, arrival.parts, thinking):
             _say(_rendered(job, conversation, arrival.parts))
-    _say(Answer(arrival=arrival))
+    _say(Answer(arrival=arrival, thinking=thinking))
 
 
 def arrive(job: Job) -> Arrival:

@@ -16,14 +16,18 @@ import msgspec
 import numpy as np
 
 from edgepack.bundle.decoder import Count, Decoder, KvCache, LongRopeScaling, Width
+from edgepack.bundle.thinking import Thinking
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 VERSION = 1
 KV_CACHE, KV_CACHE_Q8 = "kv_cache", "kv_cache_q8"
 LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
+CHAT_THINKING = "chat_thinking"
 DRAFT = "draft"
-FEATURES: frozenset[str] = frozenset({KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, DRAFT})
+FEATURES: frozenset[str] = frozenset(
+    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT}
+)
 
 HIGH_LOSS = 0.25
 """Nats on text. Of simple facts that a model of 135 M parameters knows, a variant that loses 0.3 to 0.45 answers about
@@ -170,7 +174,8 @@ class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """The template in ``chat_template.jinja``: the roles that it prints, and its date, null where it prints none.
 
     Of the roles, ``parts`` are those whose content it reads as a list of text parts, ``leading`` those that it prints
-    only of the first message. ``tool_use`` is left out where the template is used with tools as well.
+    only of the first message. ``tool_use`` is left out where the template is used with tools as well, ``thinking``
+    where the model answers without a thought.
     """
 
     roles: list[str]
@@ -179,6 +184,7 @@ class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     parts: list[str] = []
     leading: list[str] = []
     tool_use: ToolUse | None = None
+    thinking: Thinking | None = None
 
     @property
     def features(self) -> list[str]:
@@ -188,6 +194,7 @@ class Chat(_Plain, frozen=True, kw_only=True, omit_defaults=True):
             CHAT_PARTS: self.parts or (tools and tools.parts),
             CHAT_LEADING: self.leading or (tools and tools.leading),
             CHAT_TOOL_USE: tools,
+            CHAT_THINKING: self.thinking,
         }
         return [name for name, needed in used.items() if needed]
 

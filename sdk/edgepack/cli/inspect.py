@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
     from edgepack.bundle.files import Bundle
     from edgepack.bundle.manifest import Fallback, License, Loss, Manifest, Variant
+    from edgepack.bundle.thinking import Thinking
 
 # How an obligation reads whose text is only the words that it is about.
 _DUTIES = {"display": "Show to users: {}", "name": "The name of a model made with it begins with: {}"}
@@ -181,6 +182,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         date = f", dated {manifest.chat.date.day} ({manifest.chat.date.policy})" if manifest.chat.date else ""
         tools = "; tools by a template of their own" if manifest.chat.tool_use else ""
         yield "chat", f"{', '.join(manifest.chat.roles)}{date}{tools}; stops at {stops}"
+        if manifest.chat.thinking is not None:
+            yield "thinking", _thinking(manifest.chat.thinking)
     g = manifest.generation
     yield (
         "defaults",
@@ -191,6 +194,14 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+
+
+def _thinking(known: Thinking) -> str:
+    """Say when a model thinks, and between which marks."""
+    way = "always" if known.default else "never"
+    if known.switch is not None:
+        way = "unless told not to (thinking=False)" if known.default else "when told to (thinking=True)"
+    return f"{way}, between {known.opening!r} and {known.closing!r}"
 
 
 def _draft(draft: Bundle | None) -> Iterator[tuple[str, str]]:

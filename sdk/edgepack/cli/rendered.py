@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 
 from edgepack.cli.screen import out
+from edgepack.cli.spoken import Spoken
 
 
 class Rendered:
@@ -22,6 +23,7 @@ class Rendered:
         self._console = out()
         self._growing = ""
         self._blocks = 0
+        self._thought: Spoken | None = None
         self._live = Live(
             get_renderable=lambda: _Block(self._growing),
             console=self._console,
@@ -31,8 +33,17 @@ class Rendered:
             redirect_stderr=False,
         )
 
+    def think(self, text: str) -> None:
+        """Go on with a piece of the thought, which is not rendered."""
+        if text:
+            self._thought = self._thought or Spoken()
+            self._thought.think(text)
+
     def write(self, text: str) -> None:
         """Go on with a piece of the answer."""
+        if not text:
+            return
+        self._answers("\n\n")
         self._live.start()
         text = self._growing + text
         whole = _whole(text)
@@ -41,6 +52,7 @@ class Rendered:
 
     def end(self, text: str) -> None:
         """End the answer, and go on with a text that is not the model's."""
+        self._answers("\n")
         last, self._growing = self._growing, ""
         self._live.stop()
         self._put(last)
@@ -50,6 +62,11 @@ class Rendered:
     def break_off(self) -> None:
         """End an answer in the middle."""
         self.end("")
+
+    def _answers(self, ending: str) -> None:
+        if self._thought:
+            self._thought.end(ending)
+            self._thought = None
 
     def _put(self, text: str) -> None:
         for block in _blocks(text):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli import figures, spoken, textfile
+from edgepack.cli import figures, showing, textfile
 from edgepack.cli.collector import resting
 from edgepack.cli.help import examples
 from edgepack.cli.options import (
@@ -46,6 +46,8 @@ from edgepack.cli.run_options import (
     System,
     SystemFile,
     Temperature,
+    Think,
+    ThinkingTokens,
     Tools,
     Variables,
     Verify,
@@ -71,6 +73,8 @@ def run(
     var: Variables = None,
     date: Date = None,
     tools: Tools = None,
+    think: Think = None,
+    thinking_tokens: ThinkingTokens = None,
     raw: Raw = False,
     control_tokens: ControlTokens = None,
     on_overflow: OnOverflow = None,
@@ -127,6 +131,8 @@ def run(
         "date": date,
         "tools": textfile.tools(tools),
         "control_tokens": control_tokens,
+        "thinking": think,
+        "thinking_tokens": thinking_tokens,
     }
     if raw:
         _refuse(_given(chat), "Leave it out, or ask without --raw.")
@@ -177,7 +183,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _refuse(chat: dict[str, Any], hint: str) -> None:
     """Raise ``UsageError`` for an option of the chat template that none is there to read."""
     for name in chat:
-        option = {"system": "--system", "variables": "--var"}.get(name, "--" + name.replace("_", "-"))
+        option = {"variables": "--var", "thinking": "--think"}.get(name, "--" + name.replace("_", "-"))
         raise UsageError(f"{option} was given for a prompt without a chat template.", hint=hint)
 
 
@@ -211,11 +217,13 @@ class _Asking:
 
     def once(self, text: str, markdown: bool, stats: bool) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
-        result = spoken.show(self._stream(text), "\n", markdown, calls=self._calls)
+        result = showing.show(self._stream(text), "\n", markdown, calls=self._calls)
         if stats:
             say(err(), styled("dim", figures.line(result)))
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
+        if result.reasoning and not result.text:
+            say(err(), styled("dim", "There is no answer, only a thought: try --thinking-tokens or more --max-tokens."))
 
     def _stream(self, text: str) -> Stream:
         return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)

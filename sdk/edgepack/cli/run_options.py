@@ -56,6 +56,25 @@ Tools = Annotated[
         rich_help_panel=PROMPT,
     ),
 ]
+Think = Annotated[
+    bool | None,
+    typer.Option(
+        "--think/--no-think",
+        help="Think before the answer, or not, where the model has a choice. A thought is dim on a terminal, left out "
+        "in a pipe, and reasoning in the JSON.",
+        show_default=False,
+        rich_help_panel=PROMPT,
+    ),
+]
+ThinkingTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Close the thought after so many tokens, and answer.",
+        metavar="N",
+        show_default=False,
+        rich_help_panel=PROMPT,
+    ),
+]
 ControlTokens = Annotated[
     str | None,
     typer.Option(

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING
 
-from edgepack.cli import reports
 from edgepack.errors import visible
 
-if TYPE_CHECKING:
-    from edgepack.cli.rendered import Rendered
-    from edgepack.decoding.results import Result
-    from edgepack.decoding.stream import Stream
-
 _JOINER = "\u200d"
-
-
-def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = False) -> Result:
-    """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can.
-
-    In a terminal it may be rendered as Markdown. Where it may call tools, ``calls``, it is written when it is whole, as
-    nobody knows before which of its words are a call; each call is a line of JSON after what was said beside it.
-    """
-    words = _words(markdown)
-    with opening as stream, _interrupt_cancels(stream):
-        try:
-            for chunk in stream:
-                if not calls:
-                    words.write(chunk.text)
-        except BaseException:
-            words.break_off()
-            raise
-        if calls:
-            words.write(stream.result.text)
-            lines = [reports.encoded(call.to_dict(), indent=None) for call in stream.result.tool_calls]
-            words.end("\n" if stream.result.text and lines else "")
-            sys.stdout.write("\n".join(lines) + ending)
-        else:
-            words.end(ending)
-    return stream.result
+_DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
 
 
 class Spoken:
     """Writes an answer as it comes. On a terminal, lines end between words, and control characters are written out.
 
-    A word is held back until it is whole; one of a script without spaces is a letter long.
+    A word is held back until it is whole; one of a script without spaces is a letter long. A thought is written before
+    its answer, dim, and on terminals alone: what reads a pipe asked for the answer.
     """
 
     def __init__(self) -> None:
         self._columns = _columns()
         self._column = 0
         self._space = self._word = ""
+        self._thinks = False
+
+    def think(self, text: str) -> None:
+        """Go on with a piece of the thought."""
+        if not text or not self._columns:
+            return
+        if not self._thinks:
+            self._thinks = True
+            self._style(_DIM)
+        self._words(text)
 
     def write(self, text: str) -> None:
         """Go on with a piece of the answer."""
+        if text and self._thinks:
+            self.end("\n\n")
+        self._words(text)
+
+    def _words(self, text: str) -> None:
         if not self._columns:
             sys.stdout.write(text)
         for letter in visible(text, keep="\n\t") if self._columns else "":
@@ -76,6 +58,9 @@ class Spoken:
     def end(self, text: str) -> None:
         """End the answer, and go on with a text that is not the model's."""
         self._put()
+        if self._thinks:
+            self._thinks = False
+            self._style(_PLAIN)
         sys.stdout.write(self._space + text)
         sys.stdout.flush()
         self._column, self._space = 0, ""
@@ -84,6 +69,10 @@ class Spoken:
         """End an answer in the middle, so that what is said of it begins a line."""
         self._put()
         self.end("\n" if self._column else "")
+
+    def _style(self, code: str) -> None:
+        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":  # https://no-color.org
+            sys.stdout.write(code)
 
     def _put(self) -> None:
         if not self._word:
@@ -103,29 +92,6 @@ class Spoken:
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-
-
-def _words(markdown: bool) -> Spoken | Rendered:
-    if not (markdown and sys.stdout.isatty()):
-        return Spoken()
-    from edgepack.cli.rendered import Rendered
-
-    return Rendered()
-
-
-@contextmanager
-def _interrupt_cancels(stream: Stream) -> Iterator[None]:
-    """Turn the first Ctrl-C into a cancel, so that what was said so far is a result; a second one is not caught."""
-
-    def cancel(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        stream.cancel()
-
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _width(text: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Trail
+from edgepack.decoding.choosing import Chooser, Thinks
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Chunk, FinishReason, Result, Timings, Usage
@@ -25,7 +25,7 @@ from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgepack.decoding.logprobs import TokenLogprob
-    from edgepack.structured.constrain import Constraint, Grammar
+    from edgepack.structured.constrain import Grammar
     from edgepack.text.tools import ToolCall
 
 
@@ -37,7 +37,8 @@ class Request:
     ``at_start``: no text stands before the new one; ``began``: ``perf_counter`` when the call was made.
     ``grammar`` binds the text; ``n_best`` asks for logprobs with so many alternatives; ``looks_up``, ``drafts``,
     ``exactly``, ``rolls_from``, ``trail``: see ``Steps``; ``truncated``: tokens that were left out of the prompt.
-    ``parse`` takes tool calls out of the finished text, whose ids it gets where no stop string cut them.
+    ``thinks`` divides the text, see ``Chooser``; ``grammar`` and ``stops`` are then the answer's. ``parse`` takes tool
+    calls out of the finished answer, whose ids it gets where they say no more than that.
     """
 
     prompt: Sequence[int]
@@ -57,6 +58,7 @@ class Request:
     rolls_from: int | None = None
     trail: Trail | None = None
     truncated: int = 0
+    thinks: Thinks | None = None
     parse: Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]] | None = None
 
 
@@ -80,9 +82,15 @@ class Generation:
         self._sampling = request.sampling.resolved()
         self._sampler: Sampler
         self._matcher = StopMatcher(request.stops)
+        self._chooser = Chooser(
+            tokenizer,
+            request.grammar,
+            request.thinks,
+            limit=request.limit,
+            stop_ids=request.stop_ids,
+            at_start=request.at_start,
+        )
         self._detokenizer = Detokenizer(tokenizer, at_start=request.at_start)
-        self._constraint = _constraint(request)
-        self._closing: deque[int] | None = None  # what is left of the tokens that close an answer before its limit
         self._chunks: Iterator[Chunk] = self._generate()
         self._pending: list[int] = []  # tokens whose text has not been handed out
         self._logprobs: list[TokenLogprob] = []
@@ -101,7 +109,7 @@ class Generation:
         self._steps.cancel()
 
     def _generate(self) -> Iterator[Chunk]:
-        request, text = self._request, ""
+        request, reasoning, text = self._request, "", ""
         try:
             logits = self._prefill()
             while True:
@@ -114,28 +122,32 @@ class Generation:
                     self._finish_reason, self._stop = "stop", token
                     break
                 self._keep(token, logits)
-                text = self._matcher.push(self._detokenizer.push(token))
+                reasoning, answer = self._divided(token)
+                text = self._matcher.push(answer)
                 if self._matcher.matched is not None:
                     break
-                if self._constraint is not None and self._constraint.finished:
-                    self._finish_reason = "length" if self._closing is not None else "stop"
+                if self._chooser.finished:
+                    self._finish_reason = "length" if self._chooser.closed else "stop"
                     break
                 if self._generated == request.limit:
                     self._finish_reason = "length"
                     break
-                if text:
-                    yield self._chunk(text)
-                    text = ""
+                if reasoning or text:
+                    yield self._chunk(reasoning, text)
+                    reasoning = text = ""
                 logits = self._steps.after(token, request.limit - self._generated)
             self._steps.end(token)
         except Cancelled:
             pass
-        # Held back until now: the beginning of a stop string that did not come. An unfinished character stays out.
-        text += self._matcher.finish()
+        # Held back until now: the beginning of a mark or of a stop string that did not come. An unfinished character
+        # stays out.
+        thought, answer = ("", "") if self._chooser.divider is None else self._chooser.divider.finish()
+        reasoning += thought
+        text += self._matcher.push(answer) + self._matcher.finish()
         if self._matcher.matched is not None:
             self._finish_reason, self._stop = "stop", self._matcher.matched
-        if text or self._pending:
-            yield self._chunk(text)
+        if reasoning or text or self._pending:
+            yield self._chunk(reasoning, text)
 
     def _prefill(self) -> NDArray[np.float32]:
         begun = perf_counter()
@@ -152,23 +164,12 @@ class Generation:
 
     def _choose(self, logits: NDArray[np.float32]) -> int | None:
         """Return the next token, None where an answer that is bound to a grammar has to end here."""
-        bound = self._constraint
-        if bound is None:
-            return self._sampler(logits)
-        if self._closing is None:
-            token = self._sampler(logits, bound.allowed)
-            if token in self._request.stop_ids:
-                return token
-            closing = bound.closing(token, self._request.limit - self._generated)
-            if closing is None:
-                bound.accept(token)
-                return token
-            self._closing = deque(closing)
-        if not self._closing:
-            return None
-        token = self._closing.popleft()
-        bound.accept(token)
-        return token
+        return self._chooser.choose(logits, self._sampler, self._request.limit - self._generated)
+
+    def _divided(self, token: int) -> tuple[str, str]:
+        """Return what a token adds to the thought, and what to the answer."""
+        divider = self._chooser.divider
+        return ("", self._detokenizer.push(token)) if divider is None else divider.push(token)
 
     def _keep(self, token: int, logits: NDArray[np.float32]) -> None:
         self._pending.append(token)
@@ -178,9 +179,9 @@ class Generation:
             text_of = self._tokenizer.piece
             self._logprobs.append(token_logprob(logits, token, self._request.n_best, text_of))
 
-    def _chunk(self, text: str) -> Chunk:
+    def _chunk(self, reasoning: str, text: str) -> Chunk:
         logprobs = None if self._request.n_best is None else tuple(self._logprobs)
-        chunk = Chunk(text, tuple(self._pending), logprobs)
+        chunk = Chunk(text, tuple(self._pending), logprobs, reasoning)
         self._pending.clear()
         self._logprobs.clear()
         return chunk
@@ -193,13 +194,15 @@ class Generation:
 
     def result(self, chunks: Sequence[Chunk], cut: bool) -> Result:
         """Return the pieces that were read as a result; ``cut``: there were more."""
-        request, steps = self._request, self._steps
+        request, steps, divider = self._request, self._steps, self._chooser.divider
         reason, stop = ("cancelled", None) if cut else (self._finish_reason, self._stop)
         text = "".join(chunk.text for chunk in chunks)
         token_ids = tuple(token for chunk in chunks for token in chunk.token_ids)
         tool_calls: tuple[ToolCall, ...] = ()
         if request.parse is not None and reason == "stop":
-            text, tool_calls = request.parse(text, () if isinstance(stop, str) else token_ids)
+            begins = divider.answer_from if divider is not None and divider.thinks else 0
+            whole = begins is not None and not isinstance(stop, str)
+            text, tool_calls = request.parse(text, token_ids[begins:] if whole else ())
         return Result(
             text=text,
             token_ids=token_ids,
@@ -213,6 +216,7 @@ class Generation:
                 truncated_tokens=request.truncated + steps.rolled_off,
                 drafted_tokens=steps.drafted,
                 accepted_tokens=steps.accepted,
+                reasoning_tokens=divider.tokens if divider is not None and divider.thinks else 0,
             ),
             timings=self._timings(),
             repro=self._repro(),
@@ -220,6 +224,7 @@ class Generation:
             logprobs=None
             if request.n_best is None
             else tuple(each for chunk in chunks for each in chunk.logprobs or ()),
+            reasoning="".join(chunk.reasoning for chunk in chunks) if divider is not None and divider.thinks else None,
         )
 
     def _timings(self) -> Timings:
@@ -245,12 +250,6 @@ class Generation:
             prompt_lookup=request.looks_up,
             rolls_from=request.rolls_from,
             draft=request.drafts,
+            thought=None if request.thinks is None else request.thinks.thought,
+            thinking_tokens=None if request.thinks is None else request.thinks.most,
         )
-
-
-def _constraint(request: Request) -> Constraint | None:
-    if request.grammar is None:
-        return None
-    from edgepack.structured.constrain import Constraint
-
-    return Constraint(request.grammar, request.limit, at_start=request.at_start)

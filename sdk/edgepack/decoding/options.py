@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from edgepack.bundle.manifest import Generation
+from edgepack.bundle.thinking import Thinking
 from edgepack.decoding.sample import Sampling
-from edgepack.errors import UsageError
+from edgepack.errors import PromptTooLongError, UsageError
 from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy
 from edgepack.text.tokenizer import Tokenizer
 
@@ -66,7 +67,9 @@ class ChatOptions(GenerationOptions, total=False):
     ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
     ``continue_final`` goes on with the last message, the beginning of the assistant's answer; the text is what is new.
     ``control_tokens``: by "text", the default, names of special tokens in what is said are ordinary text, by "parse"
-    they become those tokens.
+    they become those tokens. ``thinking`` says to the template whether the model is to think before it answers, None
+    leaves it to the template; a thought is closed in the model's own words after ``thinking_tokens``. What binds a
+    text, and ``stop``, hold for the answer alone; ``max_tokens`` counts both.
     """
 
     tools: Sequence[Tool] | None
@@ -74,6 +77,8 @@ class ChatOptions(GenerationOptions, total=False):
     date: str | None
     continue_final: bool | None
     control_tokens: ControlTokens | None
+    thinking: bool | None
+    thinking_tokens: int | None
 
 
 def read_sampling(options: GenerationOptions, defaults: Generation) -> Sampling:
@@ -172,9 +177,46 @@ def read_reuse(options: GenerationOptions) -> Reuse:
     raise UsageError(f"reuse is {value!r}.", hint=f"Choose one of: {', '.join(get_args(Reuse))}.")
 
 
+def check_ids(ids: Sequence[int], n_vocab: int, context: int) -> None:
+    """Raise ``UsageError`` for no token or an id outside the vocabulary, ``PromptTooLongError`` for too many."""
+    if not len(ids):
+        raise UsageError("ids is empty.", hint="Pass at least one token id.")
+    for index, token in enumerate(ids):
+        if not 0 <= token < n_vocab:
+            raise UsageError(f"ids[{index}] is {token}.", hint=f"The vocabulary has ids 0 to {n_vocab - 1}.")
+    if len(ids) > context:
+        raise PromptTooLongError(
+            f"The sequence has {len(ids)} tokens, the context {context}.", hint="Load with a larger context."
+        )
+
+
 def read_continue(options: ChatOptions) -> bool:
     """Return whether the answer goes on with the last message."""
     return _yes_or_no("continue_final", options.get("continue_final"), False)
+
+
+def read_thinking(options: ChatOptions, known: Thinking | None) -> tuple[bool | None, int | None]:
+    """Return whether the model is to think, None where its template decides, and the most tokens of its thought.
+
+    ``known`` is what the bundle says of thoughts, None for a model without any.
+    """
+    wanted, most = options.get("thinking"), options.get("thinking_tokens")
+    if wanted is not None and not isinstance(wanted, bool):
+        raise UsageError(f"thinking is {wanted!r}.", hint="It is True, False or None.")
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 0):
+        raise UsageError(f"thinking_tokens is {most!r}.", hint="It must be a number of tokens, 0 or more.")
+    if known is None:
+        if (name := "thinking" if wanted is not None else "thinking_tokens" if most is not None else None) is not None:
+            raise UsageError(f"{name} was given, and this bundle's model does not think.", hint="Leave it out.")
+        return None, None
+    if wanted is not None and known.switch is None:
+        raise UsageError(
+            "thinking was given, and this bundle's chat template has no switch for it.",
+            hint="Leave it out, or pass thinking_tokens=0 for an answer without a thought.",
+        )
+    if wanted is False and most is not None:
+        raise UsageError("thinking_tokens was given beside thinking=False.", hint="Leave one of them out.")
+    return wanted, most
 
 
 def _yes_or_no(name: str, wanted: object, otherwise: bool) -> bool:

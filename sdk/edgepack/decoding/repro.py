@@ -14,6 +14,7 @@ from typing import Any
 
 from edgepack.bundle.decoder import Count
 from edgepack.decoding.cache import Trail
+from edgepack.text.thoughts import Thought
 
 LIBRARIES = ("edgepack", "numpy", "tokenizers", "jinja2", "llguidance")
 
@@ -50,8 +51,9 @@ class Repro:
 
     ``cached`` are the steps that evaluated the first tokens of the prompt, as (tokens kept of a step, tokens evaluated
     in it, how many such steps); the rest was evaluated in steps of ``setup.chunk``. ``rolls_from``: the tokens that a
-    full context kept, None where it was not to roll; ``draft``: the draft model guessed. The sampling with its seed is
-    the result's own.
+    full context kept, None where it was not to roll; ``draft``: the draft model guessed. ``thought``: how the
+    text began whose model thinks, of at most ``thinking_tokens``; None where it was all answer. The sampling
+    with its seed is the result's own.
     """
 
     setup: Setup
@@ -64,6 +66,8 @@ class Repro:
     prompt_lookup: bool
     rolls_from: int | None
     draft: bool = False
+    thought: Thought | None = None
+    thinking_tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -20,9 +20,9 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Usage:
     """Tokens counted: ``prompt_tokens`` with BOS, ``completion_tokens`` with the stop token that ended the text.
 
-    ``cached_tokens`` of the prompt were in the KV cache already. ``truncated_tokens`` did not fit and were left out;
-    they are not among the prompt's. Of ``drafted_tokens``, guessed by prompt lookup or by a draft model,
-    ``accepted_tokens`` came true.
+    ``reasoning_tokens`` of the completion are its thought with the marks around it. ``cached_tokens`` of the prompt
+    were in the KV cache already. ``truncated_tokens`` did not fit and were left out; they are not among the prompt's.
+    Of ``drafted_tokens``, guessed by prompt lookup or by a draft model, ``accepted_tokens`` came true.
     """
 
     prompt_tokens: int
@@ -31,6 +31,7 @@ class Usage:
     truncated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -61,16 +62,18 @@ class Chunk:
     """A piece of a stream: new text, and the tokens that were generated since the chunk before.
 
     Text may lag behind the tokens (an unfinished character, the possible beginning of a stop string), never the
-    other way round. ``logprobs`` has an entry for each token where they were asked for.
+    other way round. ``reasoning`` is what is new of the model's thought, "" for a piece without any. ``logprobs`` has
+    an entry for each token where they were asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        plain = {"text": self.text, "token_ids": list(self.token_ids)}
+        plain = {"text": self.text, "reasoning": self.reasoning, "token_ids": list(self.token_ids)}
         return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}
 
 
@@ -83,7 +86,8 @@ class Result:
     them. ``finish_reason``: "stop" (a stop token or a
     stop string), "length" (``max_tokens``, or the end of the context), "cancelled". ``stop`` is the stop string or
     the stop token's id that ended the text, else None. ``sampling`` is what was used, with the seed. ``tool_calls`` are
-    what the model asks the application to do; their words are not part of the text. ``logprobs`` has an entry for each
+    what the model asks the application to do; their words are not part of the text. ``reasoning`` is what the model
+    thought before its answer, without marks, None where it did not think. ``logprobs`` has an entry for each
     of ``token_ids`` where they were asked for. ``repro`` is what it takes to get the same again.
     """
 
@@ -97,6 +101,7 @@ class Result:
     repro: Repro
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str | None = None
 
     def __repr__(self) -> str:
         calls = f", calls {brief(', '.join(call.name for call in self.tool_calls))}" if self.tool_calls else ""
@@ -109,6 +114,7 @@ class Result:
         """Return the fields as JSON values."""
         plain = {
             "text": self.text,
+            "reasoning": self.reasoning,
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,
             "stop": self.stop,

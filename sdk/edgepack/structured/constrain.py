@@ -127,11 +127,12 @@ def compile_grammar(
 class Constraint:
     """The state of one answer of at most ``limit`` tokens; ``at_start``: it begins a text, see ``Detokenizer``.
 
+    ``beside`` of the tokens are something else's, before the answer; ``least`` are those of its shortest form.
     It can always be closed within the tokens that are left, as long as each token that is accepted was shown to
     ``closing`` before. Raises ``SchemaError`` where not even the shortest answer that was found fits the limit.
     """
 
-    def __init__(self, grammar: Grammar, limit: int, *, at_start: bool = True) -> None:
+    def __init__(self, grammar: Grammar, limit: int, *, beside: int = 0, at_start: bool = True) -> None:
         self._grammar = grammar
         self._matcher = grammar.matcher.deep_copy()
         self._closing = grammar.closing.copy()
@@ -140,10 +141,12 @@ class Constraint:
         self._digits = Digits() if grammar.kind == "json_schema" else None
         n_vocab = grammar.vocabulary.n_vocab
         self._stops = np.array([token for token in grammar.stop_ids if token < n_vocab], np.intp)
-        least = len(self._written(self._closing.path))
-        if least > limit:
+        self.least = len(self._written(self._closing.path))
+        if (least := self.least + beside) > limit:
+            with_it = f", and the end of a thought before it {beside}" if beside else ""
             raise SchemaError(
-                f"The answer may have {limit} tokens, but the shortest that fits the {grammar.kind} has {least}.",
+                f"The answer may have {limit} tokens, but the shortest that fits the {grammar.kind} has {self.least}"
+                f"{with_it}.",
                 hint=f"Pass max_tokens={least} or more, and load a context that holds them.",
             )
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+from edgepack.bundle.thinking import CLIENTS, CONTENT, Thinking
 from edgepack.errors import BundleError, UsageError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.messages import plain
@@ -59,16 +60,21 @@ def form_of(template: ChatTemplate) -> CallForm:
     return CallForm()
 
 
-def told(messages: Sequence[Mapping[str, Any]], form: CallForm, roles: Collection[str]) -> list[dict[str, Any]]:
-    """Return checked messages in the form of a template that prints these roles.
+def told(
+    messages: Sequence[Mapping[str, Any]], form: CallForm, roles: Collection[str], thinking: Thinking | None = None
+) -> list[dict[str, Any]]:
+    """Return checked messages in the form of a template that prints these roles, and thoughts as ``thinking`` says.
 
-    Raises ``UsageError`` that names the place of a call that is none.
+    Raises ``UsageError`` that names the place of a call that is none, and of a thought that is no text.
     """
     names: dict[str, str] = {}
-    return [
+    found = [
         _told(message, f"messages[{index}]", form, "developer" in roles, names)
         for index, message in enumerate(messages)
     ]
+    if thinking is None:
+        return found
+    return [_thought(message, f"messages[{index}]", thinking) for index, message in enumerate(found)]
 
 
 def _told(
@@ -92,6 +98,21 @@ def _told(
             _call(call, f"{place}.tool_calls[{index}]", form, names) for index, call in enumerate(calls)
         ]
     return made
+
+
+def _thought(message: dict[str, Any], place: str, thinking: Thinking) -> dict[str, Any]:
+    """Return a message with its thought where the template takes it."""
+    if CLIENTS not in message:
+        return message
+    rest = {key: value for key, value in message.items() if key != CLIENTS}
+    thought = message[CLIENTS]
+    if not isinstance(thought, str):
+        raise UsageError(f"{place}.{CLIENTS} is of type {type(thought).__name__}.", hint="It must be a string.")
+    if not thought.strip() or thinking.field is None:
+        return rest
+    if thinking.field != CONTENT:
+        return {**rest, thinking.field: thought}
+    return {**rest, CONTENT: thinking.whole(thought, rest.get(CONTENT) or "")}
 
 
 def _call(call: object, place: str, form: CallForm, names: dict[str, str]) -> dict[str, Any]:

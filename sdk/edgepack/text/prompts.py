@@ -19,7 +19,7 @@ from edgepack.text.continuing import begun_prompt, check_last
 from edgepack.text.history import INSTRUCTING, CallForm, form_of, told
 from edgepack.text.messages import checked
 from edgepack.text.shortening import fewest, turns
-from edgepack.text.thoughts import marks_of, opened
+from edgepack.text.thoughts import Thought, marks_of, opened, thought_after
 from edgepack.text.tokenizer import Tokenizer
 
 _SHORTENS = "; on_overflow='truncate_middle' or 'rolling' shortens it for you"
@@ -35,7 +35,7 @@ _EMPTY = "Build the bundle again with a template that prints them, or use genera
 class Prompt:
     """The ids of a prompt. ``text`` is what they were made of, ``at_start`` says that what follows is a text of its
     own, ``truncated`` counts the tokens that were left out, ``kept`` those that a rolling context never forgets.
-    ``begun`` is what of the answer it ends with."""
+    ``begun`` is what of the answer it ends with, ``thought`` how what follows begins, where the model thinks."""
 
     ids: list[int]
     text: str
@@ -43,6 +43,7 @@ class Prompt:
     truncated: int = 0
     kept: int = 0
     begun: str = ""
+    thought: Thought | None = None
 
 
 class Prompts:
@@ -54,6 +55,7 @@ class Prompts:
         self._template = template
         self._context = context
         self._forms: dict[ChatTemplate, CallForm] = {}
+        self.thinking = None if manifest.chat is None else manifest.chat.thinking
 
     @property
     def template(self) -> ChatTemplate:
@@ -83,7 +85,7 @@ class Prompts:
         if template not in self._forms and any(message.get("tool_calls") for message in found):
             self._forms[template] = form_of(template)
         chat = self._facts(template)
-        found = told(found, self._forms.get(template, CallForm()), chat.roles if chat else ())
+        found = told(found, self._forms.get(template, CallForm()), chat.roles if chat else (), self.thinking)
         check_last(found, continue_final)
         return found
 
@@ -99,17 +101,20 @@ class Prompts:
         continues: Callable[[str], list[int] | None] | None = None,
         continue_final: bool = False,
         control_tokens: ControlTokens = "text",
+        thinking: bool | None = None,
     ) -> Prompt:
         """Return the prompt of messages that were ``read``; ``template`` is the bundle's, or the one that it has for
         tools.
 
         ``continues`` may know the ids of a rendered text already; with ``continue_final`` the answer goes on with the
         last message. ``control_tokens`` says what names of special tokens in messages, tools and variables are: "text",
-        or by "parse" those tokens. Raises as ``ChatTemplate.render``, and ``UsageError`` for a role or a date that the
-        template cannot take, ``PromptTooLongError``.
+        or by "parse" those tokens. ``thinking`` is told to the template, where it is not None. Raises as
+        ``ChatTemplate.render``, and ``UsageError`` for a role or a date that the template cannot take,
+        ``PromptTooLongError``.
         """
         self._check_date(date)
-
+        if thinking is not None:
+            messages, variables = self._switched(thinking, messages, variables or {})
         marks = marks_of(template.source)
 
         def written(chosen: Messages, ask: bool) -> str:
@@ -124,8 +129,10 @@ class Prompts:
             known = continues(text) if continues else None
             ids = known or self._tokenizer.encode(text, bos=False, special=True)
             plain = str.__str__(text)
-            begun = str(chosen[-1]["content"]) if goes_on else opened(plain, marks)
-            return Prompt(ids, plain, at_start=not goes_on, begun=begun)
+            said = str(chosen[-1]["content"]) if goes_on else ""
+            thought = None if self.thinking is None else thought_after(plain, said, self.thinking)
+            begun = "" if thought == "begun" else said if goes_on else opened(plain, marks)
+            return Prompt(ids, plain, at_start=not goes_on, begun=begun, thought=thought)
 
         prompt = render(messages)
         self._check_roles(messages, template)
@@ -138,6 +145,25 @@ class Prompts:
         if on_overflow == "rolling":
             prompt = replace(prompt, kept=_kept(prompt.ids, messages[:system], render))
         return self._checked(replace(prompt, truncated=whole - len(prompt.ids)))
+
+    def _switched(
+        self, thinking: bool, messages: Messages, variables: Mapping[str, object]
+    ) -> tuple[Messages, Mapping[str, object]]:
+        """Return messages and variables that tell the template whether its model is to think."""
+        switch = None if self.thinking is None else self.thinking.switch
+        if switch is None:
+            raise UsageError("This bundle's chat template has no switch for thinking.", hint="Leave out thinking.")
+        value = switch.on if thinking else switch.off
+        if switch.variable in variables:
+            raise UsageError(
+                f"thinking was given beside the variable {switch.variable!r}.", hint="Leave one of them out."
+            )
+        if switch.variable is not None:
+            return messages, {**variables, switch.variable: value}
+        first = messages[0]
+        if first["role"] != "system":
+            return [{"role": "system", "content": value}, *messages], variables
+        return [{**first, "content": f"{first['content']}\n{value}"}, *messages[1:]], variables
 
     def _shortened(
         self,

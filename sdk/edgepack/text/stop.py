@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgepack.prefix import overlap
+
 
 class StopMatcher:
     """Cuts a text before a stop string, however the text is split into pieces.
@@ -18,7 +20,6 @@ class StopMatcher:
             raise ValueError("a stop string is empty")
         self.matched: str | None = None
         self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops), default=1)
         self._held = ""
 
     def push(self, text: str) -> str:
@@ -43,8 +44,4 @@ class StopMatcher:
 
     def _open(self, text: str) -> int:
         """Return the length of the longest end of the text that begins a stop string."""
-        for length in range(min(self._longest - 1, len(text)), 0, -1):
-            end = text[-length:]
-            if any(stop.startswith(end) for stop in self._stops):
-                return length
-        return 0
+        return max((overlap(text, stop) for stop in self._stops), default=0)

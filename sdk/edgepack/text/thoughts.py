@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
+
+from edgepack.bundle.thinking import Thinking
 
 Marks = tuple[str, str]
+Thought = Literal["begun", "possible", "skipped"]
+"""A prompt has begun a thought, leaves it to the model, or has it answer without one."""
 
 _SPACE = re.compile(r"\s*")
 
@@ -32,6 +37,16 @@ def opened(prompt: str, marks: tuple[Marks, ...]) -> str:
     """Return the mark of a thought that a prompt ends with, so that its answer begins inside; "" for none."""
     end = prompt.rstrip()
     return next((opening for opening, _ in marks if end.endswith(opening)), "")
+
+
+def thought_after(prompt: str, answer: str, known: Thinking) -> Thought | None:
+    """Return what follows a prompt that ends with the beginning of an ``answer``, None where the thought is over."""
+    marks = ((known.opening, known.closing),)
+    if answer.strip():
+        return "begun" if unfinished(answer, marks) else None
+    if opened(prompt, marks):
+        return "begun"
+    return "skipped" if prompt.rstrip().endswith(known.closing) else "possible"
 
 
 def unfinished(text: str, marks: tuple[Marks, ...]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from models import make_llama
 from real_templates import real_template
@@ -457,6 +458,8 @@ GENERATION: list[tuple[Mapping[str, Any], Generation]] = [
 def test_generation_defaults(config: Mapping[str, Any], expected: Generation, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(config))
     assert text.generation(found(folder)) == expected
+    longer = expected if "max_new_tokens" in config else msgspec.structs.replace(expected, max_tokens=2048)
+    assert text.generation(found(folder), thinks=True) == longer
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ The engine is the fake, told what to say; each example has a tokenizer of its ow
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from endings import cut, whole
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from pieces import tokenizer_of
 
 from edgepack import Chunk, FakeRuntime, Model, Result, fake
 from edgepack.decoding.generation import Generation, Request
@@ -24,9 +24,9 @@ from edgepack.decoding.stream import Stream
 from edgepack.runtime import Options
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.stop import StopMatcher
-from edgepack.text.tokenizer import BYTE_OF, Tokenizer
 
 END, SILENT, FIRST = 256, 257, 258  # the stop token, a token without text, the first of an example's own
+NAMES = {END: "<|end|>", SILENT: "<|start|>"}
 MOST = 64
 RUNTIME = FakeRuntime()
 
@@ -67,28 +67,9 @@ def model() -> Model:
         setup=fake.setup(manifest, options),
         opening=lambda: RUNTIME.open(Path(), manifest.decoder, options),
         options=options,
-        tokenizer=tokenizer_of({}),
+        tokenizer=tokenizer_of({}, NAMES),
         template=None,
     )
-
-
-def tokenizer_of(pieces: dict[bytes, int]) -> Tokenizer:
-    """Return a byte-level tokenizer with these tokens beside the bytes."""
-    character_of = {byte: character for character, byte in BYTE_OF.items()}
-    words = {bytes([byte]): byte for byte in range(256)} | pieces
-    names = {END: "<|end|>", SILENT: "<|start|>"}
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    vocab = {"".join(character_of[byte] for byte in data): token for data, token in words.items()}
-    vocab |= {name: token for token, name in names.items()}
-    document = {
-        "version": "1.0",
-        "added_tokens": [{"id": token, "content": name, **plain} for token, name in names.items()],
-        "pre_tokenizer": byte_level,
-        "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": []},
-    }
-    return Tokenizer.from_json(json.dumps(document).encode(), None, False)
 
 
 def say(
@@ -110,7 +91,7 @@ def say(
     )
 
     def work() -> tuple[list[Chunk], Result]:
-        with Stream(model._desk, Generation(model._desk, tokenizer_of(own), request)) as stream:
+        with Stream(model._desk, Generation(model._desk, tokenizer_of(own, NAMES), request)) as stream:
             chunks = [chunk for chunk, _ in zip(stream, range(read), strict=False)]
         return chunks, stream.result
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli import figures, spoken, textfile
+from edgepack.cli import figures, showing, textfile
 from edgepack.cli.screen import err, say, styled
 from edgepack.cli.talk.chat import Chat
 from edgepack.cli.talk.commands import completed, obey
@@ -42,7 +42,7 @@ def converse(
     notes = err()
 
     def shown(stream: Stream) -> Result:
-        result = spoken.show(stream, "\n", markdown, calls="tools" in chat.options)
+        result = showing.show(stream, "\n", markdown, calls="tools" in chat.options)
         if chat.stats:
             say(notes, styled("dim", figures.line(result)))
         sys.stdout.write("\n")

@@ -1,0 +1,67 @@
+"""A stream of the model's words, shown to its end on standard output."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from edgepack.cli import reports
+from edgepack.cli.spoken import Spoken
+
+if TYPE_CHECKING:
+    from edgepack.cli.rendered import Rendered
+    from edgepack.decoding.results import Result
+    from edgepack.decoding.stream import Stream
+
+
+def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = False) -> Result:
+    """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can.
+
+    In a terminal it may be rendered as Markdown. Where it may call tools, ``calls``, it is written when it is whole, as
+    nobody knows before which of its words are a call; each call is a line of JSON after what was said beside it.
+    """
+    words = _words(markdown)
+    with opening as stream, _interrupt_cancels(stream):
+        try:
+            for chunk in stream:
+                words.think(chunk.reasoning)
+                if not calls:
+                    words.write(chunk.text)
+        except BaseException:
+            words.break_off()
+            raise
+        if calls:
+            words.write(stream.result.text)
+            lines = [reports.encoded(call.to_dict(), indent=None) for call in stream.result.tool_calls]
+            words.end("\n" if stream.result.text and lines else "")
+            sys.stdout.write("\n".join(lines) + ending)
+        else:
+            words.end(ending)
+    return stream.result
+
+
+def _words(markdown: bool) -> Spoken | Rendered:
+    if not (markdown and sys.stdout.isatty()):
+        return Spoken()
+    from edgepack.cli.rendered import Rendered
+
+    return Rendered()
+
+
+@contextmanager
+def _interrupt_cancels(stream: Stream) -> Iterator[None]:
+    """Turn the first Ctrl-C into a cancel, so that what was said so far is a result; a second one is not caught."""
+
+    def cancel(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stream.cancel()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,105 @@
+"""Thoughts at the command line: dim before the answer on a terminal, nowhere in a pipe, a field of the JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import small_bundle
+
+from edgepack import FakeRuntime, runtime
+from edgepack.bundle.manifest import CHAT_THINKING
+from edgepack.bundle.thinking import Switch, Thinking
+from edgepack.cli import main
+from edgepack.isolation import probing, process
+from edgepack.text.tokenizer import Tokenizer
+
+THINKING = Thinking(
+    opening="<think>",
+    closing="</think>",
+    ending="\n</think>\n\n",
+    skipped="<think>\n\n</think>\n\n",
+    switch=Switch(variable="enable_thinking", on=True, off=False),
+)
+TEMPLATE = small_bundle.TEMPLATE + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+ENCODE = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False).encode
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small bundle whose model thinks, on a fake engine."""
+    aside = ENCODE(THINKING.whole("I greet.", ""))
+    fake = FakeRuntime([*aside, *ENCODE("Hello!"), 257], aside=len(aside), closed=ENCODE(THINKING.ending.lstrip()))
+    monkeypatch.setattr(runtime, "names", lambda: ["fake"])
+    monkeypatch.setattr(runtime, "find", lambda name: fake)
+    monkeypatch.setattr(probing, "probe", lambda name, hardware, **asked: probing.ask(name, lambda _: fake, hardware))
+    monkeypatch.setattr(process, "can_start", lambda: False)
+    monkeypatch.setattr(small_bundle, "TEMPLATE", TEMPLATE)
+    chat = {"roles": ["user", "assistant"], "date": None, "goldens": [], "thinking": msgspec.to_builtins(THINKING)}
+    changes = {"chat": chat, "schema": {"version": 1, "features": [CHAT_THINKING]}, "generation": {"max_tokens": 99}}
+    return str(small_bundle.write(tmp_path / "thinker", **changes))
+
+
+def test_a_pipe_gets_the_answer_alone(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", bundle, "hi"]) == 0
+    assert capsys.readouterr() == ("Hello!\n", "")
+    assert main(["run", bundle, "hi", "--max-tokens", "12"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "\n"
+    assert "only a thought: try --thinking-tokens" in said.err
+
+
+def test_a_terminal_shows_the_thought_dim(bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for options, shown in (
+        ([], "\x1b[2mI greet.\x1b[22m\n\nHello!\n"),
+        (["--think"], "\x1b[2mI greet.\x1b[22m\n\nHello!\n"),
+        (["--no-think"], "Hello!\n"),
+        (["--thinking-tokens", "3"], "\x1b[2mI\x1b[22m\n\nHello!\n"),
+        (["--max-tokens", "12"], "\x1b[2mI gr\x1b[22m\n"),
+    ):
+        monkeypatch.setattr(sys, "stdout", Terminal())
+        assert main(["run", bundle, "hi", *options]) == 0
+        assert sys.stdout.getvalue() == shown  # type: ignore[attr-defined]
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["run", bundle, "hi"]) == 0
+    assert sys.stdout.getvalue() == "I greet.\n\nHello!\n"  # type: ignore[attr-defined]
+
+
+def test_json_has_both(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", bundle, "hi", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["reasoning"], report["text"]) == ("I greet.", "Hello!")
+    assert report["usage"]["reasoning_tokens"] == len(ENCODE("<think>\nI greet.\n</think>"))
+
+
+def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, reason in (
+        (["--raw", "--no-think"], "--think was given for a prompt without a chat template"),
+        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside thinking=False"),
+        (["--thinking-tokens", "-4"], "thinking_tokens is -4"),
+    ):
+        assert main(["run", bundle, "hi", *options]) == 2
+        assert reason in capsys.readouterr().err
+    plain = str(small_bundle.write(tmp_path / "plain"))
+    assert main(["run", plain, "hi", "--think"]) == 2
+    assert "does not think" in capsys.readouterr().err
+
+
+def test_inspect_says_that_it_thinks(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", bundle]) == 0
+    said = capsys.readouterr().out
+    assert "unless told not to (thinking=False), between '<think>' and '</think>'" in " ".join(said.split())
+    assert main(["inspect", str(small_bundle.write(tmp_path / "plain"))]) == 0
+    assert "thinking" not in capsys.readouterr().out
