@@ -23,8 +23,9 @@ from edgepack.decoding.sample import Sampling
 from edgepack.decoding.stream import Stream
 from edgepack.runtime import Options
 from edgepack.text.detokenize import Detokenizer
+from edgepack.text.letters import BYTE_OF
 from edgepack.text.stop import StopMatcher
-from edgepack.text.tokenizer import BYTE_OF, Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 
 END, SILENT, FIRST = 256, 257, 258  # the stop token, a token without text, the first of an example's own
 MOST = 64
