@@ -70,11 +70,12 @@ def eval(
 ) -> None:
     """Measure perplexity on your own text; against another bundle or variant, KL divergence and top-1 agreement."""
     from edgepack.cli.textfile import read
+    from edgepack.isolation.isolate import available
     from edgepack.loading import load
     from edgepack.measuring.evaluate import evaluate
 
     words = read(text)
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=available())
     with ExitStack() as models, steps() as progress:
         task = progress.add_task("Evaluating", total=None)
         model = models.enter_context(opening(bundle, backend, variant=variant))
