@@ -14,6 +14,7 @@ from io import StringIO, TextIOWrapper
 from edgepack.cli.collector import resting
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EdgepackError, UsageError, visible, without_secrets
+from edgepack.extras import needed
 
 DEBUG = "EDGEPACK_DEBUG"
 
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _invoke(argv: list[str]) -> int:
     with resting():
-        from edgepack.cli.app import app_for
+        with needed("The edgepack command", "cli"):
+            from edgepack.cli.app import app_for
 
         app = app_for(argv)
     try:
