@@ -10,6 +10,7 @@ from typing import Any
 
 from edgepack.bundle.manifest import Manifest, decode, encode
 from edgepack.text import tables as tokenizer_tables
+from edgepack.text.compiling import compile_tokenizer
 
 WORDS = ("<s>", "</s>", "<|user|>", "<|assistant|>", "hello", "world", "one", "two", "three", "!")
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
@@ -105,7 +106,7 @@ def write(
     shared = {
         "LICENSE": b"MIT\n",
         "tokenizer.json": tokenizer_json(),
-        "tokenizer.bin": tokenizer_tables.encode(tokenizer_tables.compile_tokenizer(tokenizer_json())),
+        "tokenizer.bin": tokenizer_tables.encode(compile_tokenizer(tokenizer_json())),
         "tokenizer_config.json": b'{"bos_token": "<s>", "eos_token": {"content": "</s>"}}',
     }
     if changes.get("chat", True) is not None:

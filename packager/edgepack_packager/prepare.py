@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgepack import extras
 from edgepack.bundle.manifest import File
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineMissingError, SourceError
@@ -106,11 +107,13 @@ def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Suppo
     """
     if unproven:
         return {}
-    for name, support in supports.items():
-        if not support.devices:
-            way = f"Install it with: {support.install}" if support.install else "Build on a machine that has it"
-            raise EngineMissingError(
-                f"The {name} engine must prove its variants, and cannot run here: {support.reason}",
-                hint=f"{way}. Or seal them without proof: --unproven",
-            )
+    absent = {name: support for name, support in supports.items() if not support.devices}
+    if absent:
+        reasons = " ".join(f"{name}: {support.reason}" for name, support in absent.items())
+        installs = [support.install for support in absent.values() if support.install]
+        way = f"Install with: {extras.together(installs)}" if installs else "Build on a machine that has them"
+        raise EngineMissingError(
+            f"The engines of all targets must prove their variants, and some cannot run here: {reasons}",
+            hint=f"{way}. Or leave their targets out with --target, or seal them without proof: --unproven",
+        )
     return dict(supports)

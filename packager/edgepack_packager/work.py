@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,6 +15,7 @@ from secrets import token_hex
 
 from edgepack.bundle.files import MANIFEST
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
+from edgepack_packager.positions import BINARY
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
 _TRIES = 100  # of a hundredth of a second
@@ -66,11 +67,11 @@ def _lock(folder: Path) -> Iterator[None]:
     for long, go on without."""
     with ExitStack() as stack:
         with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            descriptor = _opened(folder)
             stack.callback(os.close, descriptor)
             for _ in range(_TRIES):
                 with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _take(descriptor)
                     break
                 time.sleep(0.01)
         yield
@@ -192,16 +193,36 @@ def _remove_abandoned(beside: Path) -> None:
 @contextmanager
 def _unless_locked(folder: Path) -> Iterator[None]:
     """Keep a folder that is no link to this process for the block. Raises ``OSError`` where another has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    descriptor = _opened(folder, follow=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(descriptor)
         yield
     finally:
         os.close(descriptor)
 
 
+def _opened(folder: Path, *, follow: bool = True) -> int:
+    """Return a descriptor of a folder. Raises ``OSError``: on Windows always, which has none."""
+    if sys.platform == "win32" or not hasattr(os, "O_DIRECTORY"):
+        raise OSError(errno.ENOTSUP, "this system opens no folders", str(folder))
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+
+
+def _take(descriptor: int) -> None:
+    """Lock what is open for this process. Raises ``BlockingIOError`` where another has it."""
+    if sys.platform != "win32":  # where no folder is opened
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    flags = os.O_RDONLY
+    if not hasattr(os, "O_DIRECTORY"):  # Windows flushes what may be written to, and no folder
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags | BINARY)
     try:
         os.fsync(descriptor)
     finally:

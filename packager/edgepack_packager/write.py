@@ -52,9 +52,12 @@ def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Wri
 
 
 def _check_space(folder: Path) -> None:
-    """The files have their full size already, but no blocks yet: compare what they miss with what is free."""
+    """The files have their full size already, but no blocks yet: compare what they miss with what is free.
+
+    Windows tells of no blocks, and has given a file its space when it has a size.
+    """
     files = [file.stat() for file in folder.rglob("*") if file.is_file()]
-    missing = sum(max(0, file.st_size - file.st_blocks * 512) for file in files)
+    missing = sum(max(0, file.st_size - file.st_blocks * 512) for file in files if hasattr(file, "st_blocks"))
     free = disk_usage(folder).free
     if missing > free:
         raise BuildError(

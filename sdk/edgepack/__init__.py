@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from edgepack.errors import EngineError as EngineError
     from edgepack.errors import EngineMissingError as EngineMissingError
     from edgepack.errors import EngineTimeoutError as EngineTimeoutError
+    from edgepack.errors import ExtraMissingError as ExtraMissingError
     from edgepack.errors import LicenceError as LicenceError
     from edgepack.errors import OutputExistsError as OutputExistsError
     from edgepack.errors import PromptTooLongError as PromptTooLongError
@@ -113,6 +114,7 @@ _NAMES = {
         "EngineError",
         "EngineMissingError",
         "EngineTimeoutError",
+        "ExtraMissingError",
         "LicenceError",
         "OutputExistsError",
         "PromptTooLongError",

@@ -15,6 +15,7 @@ EdgepackError
 │   ├── BundleDamagedError
 │   ├── BundleTooNewError
 │   └── ReplayError                      the bundle's vectors give something else with this machine's libraries
+├── ExtraMissingError (ImportError)      packages that an extra brings, and that this install was not given
 ├── EngineError (RuntimeError)           an engine that failed
 │   ├── EngineMissingError               not installed, or no installed engine can run the bundle here
 │   ├── EngineCrashedError               the process of an isolated engine ended
@@ -147,6 +148,10 @@ class BundleTooNewError(BundleError):
 
 class ReplayError(BundleError):
     """The tokenizer or the chat template gives something else here than when the bundle was built."""
+
+
+class ExtraMissingError(EdgepackError, ImportError):
+    """What was asked for needs packages that are not installed; the hint is the command that installs them all."""
 
 
 class EngineError(EdgepackError, RuntimeError):

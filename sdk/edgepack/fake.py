@@ -15,7 +15,8 @@ It keeps every promise of the seam in ``edgepack.runtime``, and can be told what
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from threading import Event, get_ident
 
@@ -45,8 +46,13 @@ from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.model import Model
 from edgepack.runtime import Options, Support
+from edgepack.text.added import Added
 from edgepack.text.chat import ChatTemplate
-from edgepack.text.tokenizer import BYTE_OF, Tokenizer
+from edgepack.text.letters import CHARACTER_OF
+from edgepack.text.splitting import symbol
+from edgepack.text.tables import Tables
+from edgepack.text.tokenizer import Tokenizer
+from edgepack.text.words import Front
 
 _PEAK = 40.0  # above the noise by so much that even a hot sampler follows the script
 _MASK = 2**64 - 1
@@ -294,7 +300,7 @@ def model(
         setup=setup(manifest, options),
         opening=lambda: runtime.open(Path(), manifest.decoder, options),
         options=options,
-        tokenizer=Tokenizer.from_json(_tokenizer_json(), None, False),
+        tokenizer=Tokenizer(_tables(), None, False),
         template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
     )
 
@@ -318,22 +324,40 @@ def setup(manifest: Manifest, options: Options) -> Setup:
     )
 
 
-def _tokenizer_json() -> bytes:
-    character_of = {byte: character for character, byte in BYTE_OF.items()}
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+def _tables() -> Tables:
+    names = {"<|end|>": _END, "<|start|>": _START}
+    texts = [*(CHARACTER_OF[byte].encode() for byte in range(256)), *(name.encode() for name in names)]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return json.dumps(
-        {
-            "version": "1.0",
-            "added_tokens": [
-                {"id": _END, "content": "<|end|>", **special},
-                {"id": _START, "content": "<|start|>", **special},
-            ],
-            "pre_tokenizer": byte_level,
-            "decoder": byte_level,
-            "model": {"type": "BPE", "vocab": {character_of[byte]: byte for byte in range(256)}, "merges": []},
-        }
-    ).encode()
+    added = [{"id": id, "content": name, "special": True} for name, id in names.items()]
+    vocab = {CHARACTER_OF[byte]: byte for byte in range(256)}
+    none = memoryview(b"").cast("I")
+    return Tables(
+        n_tokens=len(texts),
+        rest=json.dumps({"added_tokens": added, "decoder": byte_level, "model": {"vocab": vocab}}),
+        ids=_words(range(len(texts))),
+        texts=memoryview(b"".join(texts)),
+        ends=_words(accumulate(map(len, texts))),
+        pairs=memoryview(b"").cast("Q"),
+        ranks=none,
+        joined=none,
+        sorted=none,
+        splits=False,
+        front=Front(
+            added=[Added(name, id, special=True) for name, id in names.items()],
+            normalized=[],
+            changes=[],
+            before=[],
+            steps=[],
+            starts=_words([0]),
+            symbols=symbol(0),
+            letters={},
+            bytes=[*range(256)],
+        ),
+    )
+
+
+def _words(values: Iterable[int]) -> memoryview:
+    return memoryview(np.array([*values], "<u4").tobytes()).cast("I")
 
 
 def _manifest(thinking: Thinking | None = None) -> Manifest:

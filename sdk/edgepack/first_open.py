@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from unicodedata import unidata_version
 
 from edgepack.bundle.files import Bundle
 from edgepack.bundle.writing import write_atomically
@@ -50,4 +51,5 @@ def _mark(bundle: Bundle) -> Path:
 
 
 def _libraries() -> str:
-    return ", ".join(f"{name} {found or 'of an unknown version'}" for name, found in versions(LIBRARIES).items())
+    found = [f"{name} {found or 'of an unknown version'}" for name, found in versions(LIBRARIES).items()]
+    return ", ".join([*found, f"Unicode {unidata_version}"])  # what normalises is Python's

@@ -26,6 +26,7 @@ from edgepack.bundle.files import open_bundle
 from edgepack.runtime import Options, find
 from edgepack.structured.vocabulary import Vocabulary
 from edgepack.text import tables
+from edgepack.text.compiling import compile_tokenizer
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.build import Built
 
@@ -97,7 +98,7 @@ def test_no_manifest_is_more_than_an_error(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_no_tokenizer_is_more_than_an_error(tmp_path: Path, portion: Portion) -> None:
-    plain = [tables.encode(tables.compile_tokenizer(each, 7)) for each in (tiny.byte_level(), tiny.sentencepiece())]
+    plain = [tables.encode(compile_tokenizer(each, 7)) for each in (tiny.byte_level(), tiny.sentencepiece())]
 
     def read(number: int) -> None:
         choice = random.Random(number)

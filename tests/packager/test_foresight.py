@@ -84,5 +84,5 @@ def test_a_package_that_only_a_build_needs_is_named(package: str, tmp_path: Path
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert package in done.stderr
-    assert "pip install 'edgepack[build]'" in done.stderr
+    assert "'edgepack[build]'" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ import numpy as np
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint.strictjson import advice, open_plain, parse_object
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import read_at
 
 # The bound that the format's own implementation sets.
 MAX_HEADER_BYTES = 100_000_000
@@ -95,7 +96,7 @@ class SafetensorsFile:
         parts: list[bytes] = []
         while size:
             try:
-                part = os.pread(self._descriptor, size, offset)
+                part = read_at(self._descriptor, size, offset)
             except OSError as error:
                 raise SourceError(f"{self.path} cannot be read: {error.strerror}.") from None
             if not part:
@@ -118,18 +119,18 @@ def _to_float32(data: bytes, dtype: str) -> Float32:
 def _read_entries(descriptor: int, path: Path) -> dict[str, Entry]:
     try:
         size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, 8, 0)
+        head = read_at(descriptor, 8, 0)
         length = int.from_bytes(head, "little")
         if len(head) < 8:
             raise SourceError(f"{path} has {size} bytes: too short for a safetensors file.", hint=_DAMAGED)
         if length > MAX_HEADER_BYTES:
             raise SourceError(
                 f"{path} is not a safetensors file: its header would have {length} bytes, above {MAX_HEADER_BYTES}.",
-                hint=advice(os.pread(descriptor, 64, 0), _DAMAGED),
+                hint=advice(read_at(descriptor, 64, 0), _DAMAGED),
             )
         if 8 + length > size:
             raise _wrong_size(path, 8 + length, size)
-        text = os.pread(descriptor, length, 8)
+        text = read_at(descriptor, length, 8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}.") from None
     if not text.startswith(b"{"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import SourceError
+from edgepack_packager.positions import BINARY
 
 MAX_BYTES = 128 * 1024 * 1024
 """Four times the largest tokenizer.json that is known."""
@@ -72,7 +73,7 @@ def read_bytes(path: Path) -> bytes:
 
 def open_plain(path: Path) -> int:
     """Return a descriptor of a plain file, to read. Raises ``OSError``, and ``SourceError`` for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
+    descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise SourceError(f"{path} is no plain file.", hint="Put the model's own file in its place.")

@@ -15,6 +15,7 @@ from edgepack.cli import options, screen
 from edgepack.cli.help import examples
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EngineMissingError
+from edgepack.extras import needed, require, together
 from edgepack_packager.cli.bar import Bar
 
 if TYPE_CHECKING:
@@ -231,20 +232,20 @@ def _asked(targets: list[str] | None, quants: list[str]) -> tuple[str, ...]:
 
 @examples("edgepack demo", 'edgepack demo --prompt "What is a token?"')
 def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepack?") -> None:
-    """Pack the demo model for all targets, prove it, show the plan for this machine, and stream an answer."""
+    """Pack the demo model for each engine that runs here, prove it, show the plan, and stream an answer."""
     from edgepack.bundle.files import open_bundle
     from edgepack.cli import plan as plans
     from edgepack.cli.spoken import Spoken
     from edgepack.loading import load, plan
     from edgepack_packager.recipe import Recipe
     from edgepack_packager.source import DEMO
-    from edgepack_packager.targets import names
 
     console = screen.out()
     if out.exists():
         screen.say(console, f"{out} is there already and is used as it is.\n")
     else:
-        _show(_build(DEMO, Recipe(tuple(names()), ("q4",)), out))
+        _building()
+        _show(_build(DEMO, Recipe(_runnable(), ("q4",)), out))
         console.print()
     bundle = open_bundle(out)
     plans.show(bundle, plan(bundle))
@@ -259,15 +260,32 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
     screen.next_step("edgepack", "run", str(out))
 
 
+def _runnable() -> tuple[str, ...]:
+    """Return the targets whose engine runs here, and say of each other why it is left out.
+
+    Raises ``EngineMissingError`` where there is none.
+    """
+    from edgepack.device.hardware import detect
+    from edgepack.engines import probe_all
+    from edgepack_packager.targets import find, names
+
+    supports = probe_all(detect())
+    found = {name: supports[find(name).runtime] for name in names()}
+    runnable = tuple(name for name, support in found.items() if support.devices)
+    if not runnable:
+        reasons = " ".join(f"{name}: {support.reason}" for name, support in found.items())
+        installs = [support.install for support in found.values() if support.install]
+        raise EngineMissingError(f"No engine can run here: {reasons}", hint=together(installs) or "edgepack doctor")
+    for name in set(found) - set(runnable):
+        screen.say(screen.err(), f"{name} is left out: {found[name].reason}")
+    return runnable
+
+
 def _building() -> ModuleType:
-    """Return the module that builds. Raises ``EngineMissingError`` where no more than an engine was installed."""
-    try:
+    """Return the module that builds. Raises ``ExtraMissingError`` where no more than an engine was installed."""
+    with needed("A build", "build"):
+        require("A build", "build")
         from edgepack_packager import build
-    except ModuleNotFoundError as error:
-        raise EngineMissingError(
-            f"A build needs the package {error.name}, which is not installed.",
-            hint="Install it with: pip install 'edgepack[build]'",
-        ) from error
     return build
 
 

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from edgepack import extras
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
@@ -142,12 +143,7 @@ def _is_folder(model: str) -> bool:
 
 
 def _pinned(repository: str, revision: str | None, name: str) -> Source:
-    try:
+    with extras.needed(f"Fetching {repository}", "build"):
         from edgepack_packager.source import hub
-    except ImportError as error:
-        raise SourceError(
-            f"{repository} cannot be fetched: huggingface_hub is missing or too old ({error}).",
-            hint="Install it with: pip install 'edgepack[build]'",
-        ) from error
     commit, folder = hub.pin(repository, revision)
     return Source(folder, name, repository, commit)

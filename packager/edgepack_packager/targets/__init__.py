@@ -145,7 +145,7 @@ class Target(Protocol):
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name ("f32", "f16", "q8", "q4") or one of ``schemes`` to the scheme to write.
 
-        Raises ``UsageError`` for an unknown name, ``EngineMissingError`` where the scheme's library is missing,
+        Raises ``UsageError`` for an unknown name, ``ExtraMissingError`` where the scheme's library is missing,
         ``UnsupportedModelError`` for a decoder that the engine cannot run exactly; it names the feature and, where a
         shorter ``--context`` helps, that.
         """
@@ -154,7 +154,7 @@ class Target(Protocol):
     def check(self, model: Model, scheme: str) -> None:
         """Refuse what could not be written or read back: told from the model without its weights.
 
-        Raises ``UnsupportedModelError`` for a text side that the format cannot carry, ``EngineMissingError`` where a
+        Raises ``UnsupportedModelError`` for a text side that the format cannot carry, ``ExtraMissingError`` where a
         library is missing.
         """
         ...

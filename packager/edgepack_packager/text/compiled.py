@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgepack.errors import ProofError
-from edgepack.text.tables import FILE, Tables, compile_tokenizer, decode, encode
+from edgepack.text.compiling import compile_tokenizer
+from edgepack.text.tables import FILE, Tables, decode, encode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import cache
 from edgepack_packager.text.battery import TEXTS
@@ -18,9 +19,15 @@ _MIXED = 2000  # texts of tokens in any order, as no training text has them
 _LONGEST = 12  # tokens of such a text
 _SEED = 0
 
+NEEDS_LIBRARY = (
+    "A device needs the tokenizers library for what this tokenizer does before its merges: "
+    "pip install 'edgepack[tokenizers]'."
+)
+
 
 def compiled(text: Text) -> Text:
-    """Return the text side with the compiled tokenizer among its files, which an earlier build may have proven.
+    """Return the text side with the compiled tokenizer among its files, which an earlier build may have proven, and a
+    note where devices need a library for it.
 
     Raises ``UnsupportedModelError`` for a tokenizer that is not plain BPE, ``ProofError`` at the first text that it
     splits otherwise than the library does.
@@ -32,7 +39,8 @@ def compiled(text: Text) -> Text:
         data = encode(compile_tokenizer(source))
         prove(source, decode(data))
         cache.keep(name, data)
-    return replace(text, files={**text.files, FILE: data})
+    notes = text.notes if decode(data).front is not None else (*text.notes, NEEDS_LIBRARY)
+    return replace(text, files={**text.files, FILE: data}, notes=notes)
 
 
 def prove(json_bytes: bytes, tables: Tables) -> None:

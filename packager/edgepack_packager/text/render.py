@@ -102,7 +102,7 @@ def battery(
         )
     except subprocess.TimeoutExpired as error:
         raise _stopped(job, error.output or b"", f"runs for more than {WALL_SECONDS} s") from None
-    if child.returncode == -signal.SIGXCPU:
+    if hasattr(signal, "SIGXCPU") and child.returncode == -signal.SIGXCPU:
         raise _stopped(job, child.stdout, f"runs for more than {CPU_SECONDS} s")
     if child.returncode == _OUT_OF_MEMORY:
         raise _stopped(job, child.stdout, f"needs more than {MEMORY_MIB} MiB")

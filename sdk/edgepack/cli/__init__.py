@@ -17,6 +17,7 @@ from edgepack.cli import reports
 from edgepack.cli.collector import resting
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EdgepackError, UsageError
+from edgepack.extras import needed
 
 DEBUG = "EDGEPACK_DEBUG"
 
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _invoke(argv: list[str]) -> int:
     with resting():
-        from edgepack.cli.app import command_for
+        with needed("The edgepack command", "cli"):
+            from edgepack.cli.app import command_for
 
         command = command_for(argv)
     return command()

@@ -90,12 +90,13 @@ def compare(
 ) -> None:
     """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
     from edgepack.cli.textfile import argument, read
+    from edgepack.isolation.isolate import available
     from edgepack.loading import load
     from edgepack.measuring.compare import compare as ask
     from edgepack.measuring.compare import read_prompts
 
     asked = read_prompts(read(prompts))
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=available())
     with steps() as progress:
         task = progress.add_task("Answering", total=2 * len(asked))
         comparison = ask(

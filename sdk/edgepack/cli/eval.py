@@ -85,13 +85,14 @@ def eval(
     from edgepack.bundle.files import open_bundle
     from edgepack.cli.textfile import read
     from edgepack.errors import ContextError, EngineMissingError
+    from edgepack.isolation.isolate import available
     from edgepack.loading import load
     from edgepack.measuring.evaluate import evaluate
 
     pictures.check(plot)
     words = read(text)
     opened = open_bundle(bundle, verify="sizes")
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=True)
+    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=available())
     reports: list[EvalReport] = []
     left_out: dict[str, EngineMissingError | ContextError] = {}
     with ExitStack() as models, steps() as progress:

@@ -8,6 +8,7 @@ child, whose own side is ``edgepack.isolation.child``.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,14 +45,24 @@ class IsolatedRuntime:
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Start a child that loads the variant's folder. Raises as the runtime's own ``open``, and the two errors."""
-        if not process.can_start() or os.name != "posix":
+        if not process.can_start():
             raise EngineMissingError(
                 "An isolated engine needs a Python interpreter to run in, and this program cannot start one.",
+                hint="Load without isolate.",
+            )
+        if not available():
+            raise EngineMissingError(
+                "An isolated engine is handed a socket and ended by an alarm, and this system does neither.",
                 hint="Load without isolate.",
             )
         job = wire.Open(self.name, os.fsencode(os.path.abspath(variant)), decoder, options)
         child = EngineProcess(job, self._limits)
         return (SnapshotSession if child.snapshots else IsolatedSession)(job, self._limits, child)
+
+
+def available() -> bool:
+    """Say whether an engine can have a process of its own here: Windows, and a frozen program, have none for it."""
+    return process.can_start() and os.name == "posix" and hasattr(signal, "setitimer")
 
 
 def isolated(name: str, runtimes: Mapping[str, Runtime] | None) -> IsolatedRuntime:

@@ -268,9 +268,12 @@ def generate(session: Session, prompt: Sequence[int], count: int) -> list[float]
 
 
 def peak_rss() -> int:
-    """Return the most bytes that this process ever had in memory, file-backed pages included."""
-    import resource
-
+    """Return the most bytes that this process ever had in memory, file-backed pages included; 0 where the system tells
+    that in another way, as Windows does."""
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

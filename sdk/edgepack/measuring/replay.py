@@ -16,8 +16,8 @@ from edgepack.text.replay import Replay, compared
 def replay_variant(bundle: Bundle, variant: Variant, hardware: Hardware, runtimes: Runtimes | None = None) -> Replay:
     """Run a variant's self-test through its engine and compare the likeliest token at every position that has one.
 
-    A registered engine runs in a process of its own. One that is not here, or a variant without a self-test, is
-    skipped with its reason; an engine that fails, crashes or hangs differs.
+    A registered engine runs in a process of its own, where the system can have one. An engine that is not here, or a
+    variant without a self-test, is skipped with its reason; an engine that fails, crashes or hangs differs.
     """
     if variant.self_test is None:
         return Replay(variant.id, "skipped", 0, "it has no self-test: it was built unproven")
@@ -45,7 +45,8 @@ def _run(
 ) -> tuple[list[str | None], int]:
     kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support, bundle.manifest.decoder.head_dim))
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
-    engine = find(variant.runtime, runtimes) if runtimes is not None else isolate.IsolatedRuntime(variant.runtime)
+    apart = runtimes is None and isolate.available()
+    engine = isolate.IsolatedRuntime(variant.runtime) if apart else find(variant.runtime, runtimes)
     session = engine.open(bundle.variant_path(variant.id), bundle.manifest.decoder, options)
     try:
         likeliest = session.forward_all(test.ids).argmax(axis=1)

@@ -19,6 +19,7 @@ from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Result
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import BundleError, UsageError
+from edgepack.isolation import isolate
 from edgepack.loading import open_candidate, plan
 from edgepack.prefix import common_length
 from edgepack.runtime import Options
@@ -87,7 +88,7 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
     ).choice
     draft = choice.draft and replace(choice.draft, options=_options(choice.draft.options, then))
     again = replace(choice, options=_options(choice.options, then), draft=draft)
-    with open_candidate(opened, again, isolate=True) as model:
+    with open_candidate(opened, again, isolate=isolate.available()) as model:
         result = model._repeat(recorded.repro, recorded.sampling)
         return _compared(recorded, result, model.setup)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.errors import SchemaError
+from edgepack.extras import needed
 from edgepack.structured.apart import apart
 from edgepack.structured.closing import BYTES, Closing
 from edgepack.structured.corrected import corrected
@@ -112,7 +113,7 @@ def compile_grammar(
     ``regex``: for the whole answer, in the syntax of Rust's regex crate, with \\d for 0 to 9. ``grammar``: in
     llguidance's kind of Lark.
     Raises ``SchemaError`` for more than one of them, and for what is invalid, too large, cannot be enforced, has no
-    answer, or takes too long.
+    answer, or takes too long; ``ExtraMissingError`` without the extra ``structured``.
     """
     asked = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
     asked = {kind: value for kind, value in asked.items() if value is not None}
@@ -120,6 +121,9 @@ def compile_grammar(
         return None
     if len(asked) > 1:
         raise SchemaError(f"{' and '.join(asked)} are given together.", hint="Pass one of them.")
+    with needed(f"An answer bound by {next(iter(asked))}", "structured"):
+        import jsonschema  # noqa: F401
+        import llguidance  # noqa: F401
     vocabulary = vocabulary_of(tokenizer, n_vocab)
     return apart(lambda check: Grammar(vocabulary, stop_ids, asked, check), _SECONDS)
 

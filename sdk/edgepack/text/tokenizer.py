@@ -15,12 +15,13 @@ import numpy as np
 
 from edgepack.errors import BundleError, UnsupportedModelError, UsageError
 from edgepack.text.bpe import Bpe
+from edgepack.text.letters import BYTE_OF
 from edgepack.text.messages import whole
-from edgepack.text.tables import LONGEST, Tables, compile_tokenizer, damaged
+from edgepack.text.tables import LONGEST, Tables, damaged
+from edgepack.text.words import MOST_GROWTH
 
 _SPACE = "\u2581"
 _BYTE_TOKENS = {f"<0x{byte:02X}>" for byte in range(256)}
-_GROWTH = 64
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -94,8 +95,8 @@ class Tokenizer:
             parts = msgspec.json.decode(tables.rest, type=_File)
         except (msgspec.DecodeError, RecursionError) as error:
             raise damaged(f"its remainder is no tokenizer: {error}") from None
-        if parts.normalizer is not None and parts.normalizer.growth > _GROWTH:
-            raise damaged(f"its normalizer may make a text more than {_GROWTH} times as long")
+        if parts.normalizer is not None and parts.normalizer.growth > MOST_GROWTH:
+            raise damaged(f"its normalizer may make a text more than {MOST_GROWTH} times as long")
         for token in parts.added_tokens:
             if not 0 <= token.id < len(tables.ends) or len(token.content.encode()) > LONGEST:
                 raise damaged(f"the added token {token.id} is none of its tokens")
@@ -118,7 +119,10 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, json_bytes: bytes, bos: int | None, add_bos: bool) -> Tokenizer:
-        """Return the tokenizer of a ``tokenizer.json``, compiled here. Raises as ``compile_tokenizer`` too."""
+        """Return the tokenizer of a ``tokenizer.json``, compiled here, which needs the tokenizers library. Raises as
+        ``compile_tokenizer`` too."""
+        from edgepack.text.compiling import compile_tokenizer
+
         return cls(compile_tokenizer(json_bytes), bos, add_bos)
 
     def encode(self, text: str, *, bos: bool | None = None, special: bool = False) -> list[int]:
@@ -222,19 +226,6 @@ def _flat(step: _Step) -> Iterable[_Step]:
         yield step
     for inner in step.decoders:
         yield from _flat(inner)
-
-
-def _byte_of_character() -> dict[str, int]:
-    """Return the byte that each character of a byte-level token stands for.
-
-    Printable Latin-1 stands for itself; the other 68 bytes, in order, are written as U+0100 and up (GPT-2).
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-BYTE_OF = _byte_of_character()
 
 
 def _byte_level_bytes(token: str) -> bytes:

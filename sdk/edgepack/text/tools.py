@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgepack.errors import SchemaError, ToolCallError, UsageError
+from edgepack.extras import needed
 from edgepack.prefix import common_length
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.messages import plain
@@ -216,7 +217,8 @@ def _function(tool: object, place: str) -> dict[str, Any]:
 
 def _validator(schema: dict[str, Any], place: str) -> Any:
     """Return a validator for a schema, by the draft that it names. It fetches no schema from elsewhere."""
-    from jsonschema import Draft202012Validator
+    with needed("A call of a tool", "structured"):
+        from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError as WrongSchema
     from jsonschema.validators import validator_for
     from referencing import Registry

@@ -11,7 +11,7 @@ import pytest
 from models import make_llama
 
 from edgepack.cli import main
-from edgepack.errors import BuildError, SourceError
+from edgepack.errors import BuildError, ExtraMissingError, SourceError
 from edgepack_packager import families, source
 from edgepack_packager.fit import element_type
 from edgepack_packager.licence import read_licence
@@ -254,7 +254,7 @@ def test_a_client_that_is_too_old_names_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.delitem(sys.modules, "edgepack_packager.source.hub", raising=False)
     monkeypatch.delattr(source, "hub", raising=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(SourceError, match=r"huggingface_hub is missing or too old.*edgepack\[build\]"):
+    with pytest.raises(ExtraMissingError, match=r"owner/name needs huggingface_hub.*edgepack\[build\]"):
         source.find("owner/name")
 
 

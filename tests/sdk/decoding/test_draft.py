@@ -119,7 +119,7 @@ def model(runtime: FakeRuntime, draft: FakeRuntime | None, opened: list[FakeSess
         setup=fake.setup(MANIFEST, options(128)),
         opening=lambda: opening(runtime),
         options=options(128),
-        tokenizer=Tokenizer.from_json(fake._tokenizer_json(), None, False),
+        tokenizer=Tokenizer(fake._tables(), None, False),
         template=None,
         drafting=drafting,
     ) as made:

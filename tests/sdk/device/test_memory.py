@@ -22,7 +22,8 @@ from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_contex
 from edgepack.device.planning import Plan, make_plan
 from edgepack.errors import ContextTooLargeError
 from edgepack.runtime import KvCache, Options, Support
-from edgepack.text.tables import compile_tokenizer, encode
+from edgepack.text.compiling import compile_tokenizer
+from edgepack.text.tables import encode
 from edgepack_packager.build import Built
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "memory.py"

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from edgepack.errors import BundleDamagedError, BundleError, ProofError, UnsupportedModelError
 from edgepack.text import tables as tokenizer_tables
 from edgepack.text.bpe import Bpe
-from edgepack.text.tables import Tables, compile_tokenizer
+from edgepack.text.compiling import FIRST, compile_tokenizer
+from edgepack.text.tables import Tables
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.text.compiled import prove
 
@@ -59,22 +60,28 @@ KINDS = [tiny.byte_level, tiny.sentencepiece, whole_words, within_words, old_mer
 
 
 @lru_cache
-def both(kind: Callable[[], bytes], first: int) -> tuple[tokenizers.Tokenizer, Bpe]:
-    return tokenizers.Tokenizer.from_buffer(kind()), Bpe(compile_tokenizer(kind(), first))
+def both(kind: Callable[[], bytes], first: int | None) -> tuple[tokenizers.Tokenizer, Bpe]:
+    """The library, and what makes words by itself (None) or leaves them and the first merges to the library."""
+    tables = compile_tokenizer(kind()) if first is None else compile_tokenizer(kind(), first, library=True)
+    assert (tables.front is None) == (first is not None)
+    return tokenizers.Tokenizer.from_buffer(kind()), Bpe(tables)
 
 
-@pytest.mark.parametrize("first", [0, 7, tokenizer_tables.FIRST])
+@pytest.mark.parametrize("first", [None, 0, 7, FIRST])
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS, special=st.booleans())
-def test_it_gives_the_ids_of_the_library(kind: Callable[[], bytes], first: int, text: str, special: bool) -> None:
+def test_it_gives_the_ids_of_the_library(
+    kind: Callable[[], bytes], first: int | None, text: str, special: bool
+) -> None:
     library, bpe = both(kind, first)
     library.encode_special_tokens = not special
     assert bpe.encode(text, special=special) == library.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.parametrize("first", [None, 7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_word_may_be_as_long_as_a_text(kind: Callable[[], bytes]) -> None:
-    library, bpe = both(kind, 7)
+def test_a_word_may_be_as_long_as_a_text(kind: Callable[[], bytes], first: int | None) -> None:
+    library, bpe = both(kind, first)
     for text in ("a" * 5000, "theseahello" * 500, "▁" * 999, " " * 999):
         assert bpe.encode(text, special=False) == library.encode(text, add_special_tokens=False).ids
 
@@ -155,7 +162,7 @@ def test_a_token_has_a_longest_length() -> None:
 
 
 def rest(**changes: Any) -> str:
-    return json.dumps(json.loads(compile_tokenizer(tiny.byte_level()).rest) | changes)
+    return json.dumps(json.loads(compile_tokenizer(tiny.byte_level(), library=True).rest) | changes)
 
 
 GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9}
@@ -173,14 +180,15 @@ GROWS = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 9}
     ],
 )
 def test_a_remainder_that_is_no_tokenizer_is_refused(text: str) -> None:
-    tables = msgspec.structs.replace(compile_tokenizer(tiny.byte_level()), rest=text)
+    tables = msgspec.structs.replace(compile_tokenizer(tiny.byte_level(), library=True), rest=text)
     with pytest.raises(BundleError):
         Tokenizer(tables, None, False)
 
 
 def test_a_regular_expression_without_end_is_an_error_of_the_bundle(capfd: pytest.CaptureFixture[str]) -> None:
     endless = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
-    tables = msgspec.structs.replace(compile_tokenizer(tiny.byte_level()), rest=rest(pre_tokenizer=endless))
+    tables = compile_tokenizer(tiny.byte_level(), library=True)
+    tables = msgspec.structs.replace(tables, rest=rest(pre_tokenizer=endless))
     with pytest.raises(BundleDamagedError, match="the tokenizers library says"):
         Tokenizer(tables, None, False).encode("a" * 40 + "b")
     capfd.readouterr()  # a panic writes where it happened
@@ -223,6 +231,16 @@ def split_wrongly(tables: Tables) -> Tables:
     return msgspec.structs.replace(tables, splits=True)
 
 
+def other_words(tables: Tables) -> Tables:
+    assert tables.front is not None
+    return msgspec.structs.replace(tables, front=msgspec.structs.replace(tables.front, steps=[]))
+
+
+def unchanged(tables: Tables) -> Tables:
+    assert tables.front is not None
+    return msgspec.structs.replace(tables, front=msgspec.structs.replace(tables.front, changes=[]))
+
+
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
@@ -231,10 +249,12 @@ def split_wrongly(tables: Tables) -> Tables:
         (tiny.sentencepiece, without_last),
         (whole_words, never_whole),
         (tiny.sentencepiece, split_wrongly),
+        (whole_words, other_words),
+        (tiny.sentencepiece, unchanged),
     ],
 )
 def test_the_proof_finds_a_fault(kind: Callable[[], bytes], fault: Callable[[Tables], Tables]) -> None:
-    tables = compile_tokenizer(kind(), 0)
+    tables = compile_tokenizer(kind(), 0, library=fault is split_wrongly)
     prove(kind(), tables)
     with pytest.raises(ProofError, match=r"tokenizer\.bin failed the proof: it gives"):
         prove(kind(), fault(tables))

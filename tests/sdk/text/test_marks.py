@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,22 @@ from tokenizers import Tokenizer as Native
 
 from edgepack.bundle.files import open_bundle
 from edgepack.errors import UsageError
-from edgepack.text import bpe
+from edgepack.text import compiling, library
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.marks import Marked, concat, written
 from edgepack.text.opening import text_side
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.build import Built
+
+
+@pytest.fixture(params=["words", "library"], autouse=True, scope="module")
+def front(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tokenizers that are made here find words by themselves as far as they can, and then all by the library."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "library":
+            patch.setattr(compiling, "front_of", lambda *given, **more: None)
+        yield
+
 
 # Marks
 
@@ -251,11 +262,12 @@ def test_no_name_in_a_message_becomes_a_control_token() -> None:
 
 @pytest.mark.parametrize("made", [spelled, pieced])
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "normalized", "single_word"])
-def test_names_with_flags_are_text_too(made: Any, flag: str) -> None:
+@pytest.mark.parametrize("normalizer", ["none", "makes names"])
+def test_names_with_flags_are_text_too(made: Any, flag: str, normalizer: str) -> None:
     names = ["<|im_start|>", "<|im_end|>"]
     # A normalizer that makes names of other characters, and one that takes apart what a stand-in might hide.
     makes = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    prove(TEMPLATE, made(names, makes, **{flag: True}), 60, exact=False)
+    prove(TEMPLATE, made(names, None if normalizer == "none" else makes, **{flag: True}), 60, exact=False)
 
 
 @pytest.mark.parametrize("name", ["<|IM_START|>", "＜｜im_start｜＞"])  # noqa: RUF001
@@ -319,7 +331,8 @@ def test_unknown_characters_are_no_forged_names() -> None:
 
 
 def test_a_text_of_all_private_characters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe, "_PRIVATE", range(0xF0000, 0xF0002))
+    monkeypatch.setattr(library, "_PRIVATE", range(0xF0000, 0xF0002))
+    monkeypatch.setattr(compiling, "front_of", lambda *given, **more: None)
     tokenizer = spelled(["<s>"])
     assert 256 not in tokenizer.encode(Marked("<s>\U000f0000"), special=True)
     with pytest.raises(UsageError, match="every private character"):

@@ -18,9 +18,10 @@ from real_templates import real_template
 
 from edgepack.errors import EdgepackError, SchemaError, ToolCallError, UsageError
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.letters import BYTE_OF
 from edgepack.text.prompts import Prompt
 from edgepack.text.thoughts import marks_of
-from edgepack.text.tokenizer import BYTE_OF, Tokenizer
+from edgepack.text.tokenizer import Tokenizer
 from edgepack.text.tool_formats import format_of
 from edgepack.text.tools import ToolCall, Tools
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.errors import EngineMissingError, UsageError
+from edgepack.errors import UsageError
+from edgepack.extras import needed
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
 from edgepack_packager.targets.gguf.architecture import choose
@@ -75,13 +76,8 @@ class GgufTarget:
         """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what writes and reads it."""
         kinds = {tensor.kind for tensor in place(model.decoder, scheme).tensors}
         for name in ("gguf", "numba") if kinds & K_QUANTS else ("gguf",):
-            try:
+            with needed("The target gguf", "build"):
                 import_module(name)
-            except ImportError as error:
-                raise EngineMissingError(
-                    f"The target gguf needs the package {name}: {error}.",
-                    hint="Install it with: pip install 'edgepack[build]'",
-                ) from error
         metadata(model, scheme)
 
     def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:

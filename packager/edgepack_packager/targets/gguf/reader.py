@@ -13,6 +13,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.dequantize import dequantize
@@ -29,7 +30,7 @@ _SCALED = 2.0**-22
 
 
 class GgufReader:
-    """A variant that is read back. It holds the header's tables; rows are read with pread when they are asked for."""
+    """A variant that is read back. It holds the header's tables; rows are read when they are asked for."""
 
     def __init__(self, path: Path, decoder: Decoder) -> None:
         self._path = path
@@ -38,7 +39,7 @@ class GgufReader:
         self._parts = parts(decoder)
         self._architecture = choose(decoder)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = os.open(path, os.O_RDONLY | BINARY)
         except OSError as error:
             raise BuildError(f"{path} cannot be read: {error.strerror}.") from None
         try:
@@ -113,7 +114,7 @@ class GgufReader:
     def _header(self) -> dict[str, Info]:
         if os.fstat(self._descriptor).st_size == 0:
             raise BuildError(f"{self._path} is empty.", hint="Build it again.")
-        with mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ) as data, memoryview(data) as view:
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             return parse(view, str(self._path)).tensors
 
     def _tensor(self, name: str) -> Info:
@@ -136,7 +137,7 @@ class GgufReader:
     def _read(self, tensor: Info, first: int, start: int, stop: int) -> Float32:
         """Read rows [start, stop) counted from a first one."""
         size = (stop - start) * tensor.row_bytes
-        data = os.pread(self._descriptor, size, tensor.start + (first + start) * tensor.row_bytes)
+        data = read_at(self._descriptor, size, tensor.start + (first + start) * tensor.row_bytes)
         if len(data) != size:
             raise BuildError(f"{self._path} ended inside {tensor.name}.")
         rows = np.frombuffer(data, np.uint8).reshape(stop - start, tensor.row_bytes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import write_at
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.architecture import choose
@@ -89,7 +89,7 @@ class GgufWriter:
     def _put(self, data: Bytes, offset: int) -> None:
         remaining = memoryview(np.ascontiguousarray(data).reshape(-1).data)
         while remaining:
-            done = os.pwrite(self._file.fileno(), remaining, offset)
+            done = write_at(self._file.fileno(), remaining, offset)
             remaining, offset = remaining[done:], offset + done
 
     def _place(self, name: str) -> str:

@@ -16,6 +16,7 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.safetensors import Entry, SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import FloatType, Form, kv_cache
 from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
@@ -51,7 +52,7 @@ class MlxReader:
             for name in names:
                 file = SafetensorsFile(folder / name)
                 stack.callback(file.close)
-                self._raw[file.path] = os.open(file.path, os.O_RDONLY)
+                self._raw[file.path] = os.open(file.path, os.O_RDONLY | BINARY)
                 stack.callback(os.close, self._raw[file.path])
                 tensors |= dict.fromkeys(file.entries, file)
             return tensors
@@ -74,7 +75,7 @@ class MlxReader:
         packed = self._entry(where.tensor, (rows, columns[0] * bits // 32))
         row_bytes = math.prod(packed.shape[1:]) * 4
         descriptor = self._raw[self._tensors[where.tensor].path]
-        data = os.pread(descriptor, (stop - start) * row_bytes, packed.offset + start * row_bytes)
+        data = read_at(descriptor, (stop - start) * row_bytes, packed.offset + start * row_bytes)
         if packed.dtype != "U32" or len(data) != (stop - start) * row_bytes:
             raise BuildError(f"{self._folder}: {where.tensor} is {packed.dtype}, or shorter than its header says.")
         for part in ("scales", "biases"):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
@@ -60,7 +61,7 @@ class MlxWriter:
             (self._folder / name).parent.mkdir(exist_ok=True)
             (self._folder / name).write_bytes(data)
         for name, size in self._layout.sizes.items():
-            self._files[name] = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            self._files[name] = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
             os.truncate(self._files[name], size)
             self._pwrite(name, self._layout.heads[name], 0)
 
@@ -114,7 +115,7 @@ class MlxWriter:
     def _pwrite(self, file: str, data: bytes | memoryview, offset: int) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self._files[file], view, offset)
+            written = write_at(self._files[file], view, offset)
             view, offset = view[written:], offset + written
 
     def finish(self) -> Written:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.errors import EngineMissingError, UnsupportedModelError, UsageError
+from edgepack.errors import UnsupportedModelError, UsageError
+from edgepack.extras import needed
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.onnx import graph
@@ -87,9 +88,5 @@ class OnnxTarget:
 
 
 def _require_onnx() -> None:
-    try:
+    with needed("The target onnx", "build"):
         import onnx  # noqa: F401
-    except ImportError as error:
-        raise EngineMissingError(
-            f"The target onnx needs the package onnx: {error}.", hint="Install it with: pip install 'edgepack[build]'"
-        ) from error

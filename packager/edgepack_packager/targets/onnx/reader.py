@@ -15,6 +15,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.onnx import blocks
@@ -44,7 +45,7 @@ class OnnxReader:
         self._shapes = dict(decoder.tensors())
         self._places, self._forms = _contents(self._path)
         try:
-            self._file = os.open(folder / DATA_FILE, os.O_RDONLY)
+            self._file = os.open(folder / DATA_FILE, os.O_RDONLY | BINARY)
         except OSError as error:
             raise BuildError(f"{folder / DATA_FILE} could not be read: {error.strerror}.") from error
 
@@ -123,7 +124,7 @@ class OnnxReader:
     def _read(self, name: str, place: _Place, start: int, stop: int) -> NDArray[np.generic]:
         row = math.prod(place.shape[1:]) * place.dtype.itemsize
         size = (stop - start) * row
-        data = os.pread(self._file, size, place.offset + start * row)
+        data = read_at(self._file, size, place.offset + start * row)
         if len(data) != size:
             raise BuildError(f"{self._path.name}.data ends before the rows {start} to {stop} of {name}.")
         return np.frombuffer(data, place.dtype).reshape(stop - start, *place.shape[1:])

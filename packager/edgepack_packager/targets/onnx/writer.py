@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import Model, Written
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region, Stored, layout
@@ -36,7 +37,7 @@ class OnnxWriter:
                     if name in model.text.files:
                         (folder / name).parent.mkdir(exist_ok=True)
                         (folder / name).write_bytes(model.text.files[name])
-            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY, 0o644)
             _reserve(self._file, self._layout.size)
         except OSError as error:
             self.abort()
@@ -82,7 +83,7 @@ class OnnxWriter:
         offset = region.offset + start * region.row_bytes
         try:
             while len(data):
-                written = os.pwrite(self._file, data, offset)
+                written = write_at(self._file, data, offset)
                 data, offset = data[written:], offset + written
         except OSError as error:
             _fail(self._path, error)

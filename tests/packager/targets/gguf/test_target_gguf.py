@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
-from edgepack.errors import BuildError, EngineMissingError, UsageError
+from edgepack.errors import BuildError, EngineMissingError, ExtraMissingError, UsageError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model, Target, Written
@@ -562,7 +562,7 @@ def test_without_numba_k_quants_say_what_to_install(monkeypatch: pytest.MonkeyPa
     target = GgufTarget()
     model = Model("tiny", decoder(), "bf16")
     for scheme in ("q4_k_m", "q4_0", "q6_k"):
-        with pytest.raises(EngineMissingError, match=r"needs the package numba.*edgepack\[build\]"):
+        with pytest.raises(ExtraMissingError, match=r"needs numba.*edgepack\[build\]"):
             target.check(model, scheme)
     for quant in ("f32", "f16", "q8"):
         (tmp_path / quant).mkdir()
