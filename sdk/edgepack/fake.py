@@ -67,6 +67,7 @@ class FakeRuntime:
     ``aside``: so many tokens of the script, a thought, are left out where the cache ends with the tokens ``closed``.
     ``fail_at``, ``nan_at``: the number of the forward, from 1, in each session, that raises ``EngineError`` or
     returns NaN. ``before_step`` is called with the session before each step of at most ``Options.chunk`` tokens.
+    ``takes_back``: the most tokens that a rewind can forget; one that is to forget more forgets all. None: any number.
     """
 
     name = "fake"
@@ -80,6 +81,7 @@ class FakeRuntime:
         before_step: Callable[[FakeSession], None] | None = None,
         aside: int = 0,
         closed: Sequence[int] = (),
+        takes_back: int | None = None,
     ) -> None:
         self.script = tuple(script or ())
         self.aside = aside
@@ -87,6 +89,7 @@ class FakeRuntime:
         self.fail_at = fail_at
         self.nan_at = nan_at
         self.before_step = before_step
+        self.takes_back = takes_back
 
     def probe(self, hardware: Hardware) -> Support:
         """Say that it runs anywhere."""
@@ -139,14 +142,14 @@ class FakeSession:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
         return self._evaluate(tokens, 0)
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first tokens."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first tokens, or all, and return how many are kept."""
         self._check()
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-        del self._states[length + 1 :]
-        del self._tokens[length:]
+        self._cut(length)
         self._said = None
+        return self.length
 
     def snapshot(self) -> bytes:
         """Return the state after each token, the tokens, and how much of the script has been said, sealed."""
@@ -211,7 +214,7 @@ class FakeSession:
         if self._runtime.before_step is not None:
             self._runtime.before_step(self)
         if self._cancelled.is_set():
-            del self._states[before + 1 :], self._tokens[before:]
+            self._cut(before)
             raise Cancelled("The forward was cancelled.")
         state = self._states[-1]
         for token in tokens:
@@ -219,6 +222,12 @@ class FakeSession:
             state = ((state ^ (token + 1)) * 6364136223846793005 + 1442695040888963407) & _MASK
             self._states.append(state)
             self._tokens.append(token)
+
+    def _cut(self, length: int) -> None:
+        most = self._runtime.takes_back
+        if most is not None and self.length - length > most:
+            length = 0
+        del self._states[length + 1 :], self._tokens[length:]
 
     def _follow(self, tokens: Sequence[int]) -> int | None:
         """Return how much of the script has been said once these tokens are in the cache."""

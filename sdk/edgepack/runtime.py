@@ -42,9 +42,9 @@ class Session(Protocol):
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens (at least one) and return the logits after the last: float32 [n_vocab].
 
-        Raises ``Cancelled`` after ``cancel``, with the cache at its length before the call; ``PromptTooLongError``
-        when the tokens do not fit the context, ``ValueError`` for an id outside the vocabulary or no token at all,
-        in both cases before anything is evaluated.
+        Raises ``Cancelled`` after ``cancel``, with what ``rewind`` to its length before the call keeps in the cache;
+        ``PromptTooLongError`` when the tokens do not fit the context, ``ValueError`` for an id outside the vocabulary
+        or no token at all, in both cases before anything is evaluated.
         """
         ...
 
@@ -52,8 +52,15 @@ class Session(Protocol):
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]. Raises as ``forward``."""
         ...
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens and return how many are kept: ``length``, or fewer.
+
+        An engine whose layers hold little more than their windows see may have forgotten what lies before ``length``.
+        It keeps what it can go on from to the last bit as after the same steps without the others, if need be nothing;
+        the caller evaluates the rest again. Guesses can be taken back: of a last forward of at most ``Options.chunk``
+        tokens all but the first.
+        Raises ``ValueError`` unless 0 <= length <= self.length.
+        """
         ...
 
     def cancel(self) -> None:

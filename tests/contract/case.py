@@ -37,7 +37,7 @@ class Watched:
 
     ``calls`` are the tokens of each forward, ``held`` those in the cache. ``before`` is called on the engine's thread
     before each forward with its number since ``reset``. ``script`` gives the token that is the likeliest by far after
-    so many tokens; ``muted`` tokens are never likely.
+    so many tokens; ``muted`` tokens are never likely. ``keeps`` says how many tokens a rewind to a length keeps.
     """
 
     def __init__(self, session: Session) -> None:
@@ -48,6 +48,7 @@ class Watched:
     def reset(self) -> None:
         self.calls: list[list[int]] = []
         self.before: Callable[[int], None] = lambda number: None
+        self.keeps: Callable[[int], int] = lambda length: length
         self.script: dict[int, int] = {}
         self.muted: list[int] = []
         self.cancelled = Event()
@@ -78,9 +79,10 @@ class Watched:
         self._said(logits)
         return logits
 
-    def rewind(self, length: int) -> None:
-        self.engine.rewind(length)
-        del self.held[length:]
+    def rewind(self, length: int) -> int:
+        kept = self.engine.rewind(self.keeps(length))
+        del self.held[kept:]
+        return kept
 
     def cancel(self) -> None:
         self.cancelled.set()

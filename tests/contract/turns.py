@@ -7,20 +7,23 @@ from typing import Any
 
 import pytest
 
-from contract.case import CHUNK, Case
+from contract.case import CHUNK, Case, holds_what_it_should
 from contract.ends import miscounted
 from contract.registry import promise
+from contract.text import COPY
 from edgepack import conversation
 from edgepack.conversation import Conversation
 from edgepack.decoding import generation
 from edgepack.decoding.cache import Cache
 from edgepack.decoding.desk import Desk
+from edgepack.decoding.steps import Steps
 from edgepack.errors import BundleError, UsageError
 from edgepack.text import respelling
 
 SYSTEM = "Be brief. The apples are red, and the baskets are on the table by the door of the house."
 FIRST, SECOND, THIRD = "How many apples?", "Thank you. What is red?", "Once upon a time there was a child."
 ANSWER: dict[str, Any] = {"max_tokens": 6}
+SAID = " apples, green apples, blue apples, green apples."  # after ``COPY``
 
 
 def alone(case: Case, *said: str) -> str:
@@ -171,6 +174,49 @@ def an_undone_turn_was_never_said(case: Case) -> None:
 @an_undone_turn_was_never_said.broken_by
 def an_undo_that_does_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Conversation, "undo", lambda self, turns=1: None)
+
+
+@promise
+def what_an_engine_could_not_keep_is_evaluated_again(case: Case) -> None:
+    model, watch = case.model, case.watch
+    wanted = alone(case, FIRST, SECOND)
+    start, said = len(model.tokenize(COPY)), model.tokenizer.encode(SAID, bos=False)
+    watch.says(start, said)
+    copied = model.generate(COPY, max_tokens=len(said), prompt_lookup=True)
+    assert copied.usage.drafted_tokens > copied.usage.accepted_tokens
+    watch.reset()
+    for keeps in (lambda length: 0, lambda length: length // 2):
+        talk = model.chat(system=SYSTEM, **ANSWER)
+        talk.send(FIRST)
+        known = len(talk.send(THIRD).repro.prompt_ids)
+        talk.undo()
+        watch.keeps = keeps
+        again = talk.send(SECOND)
+        assert again.text == wanted
+        assert again.usage.cached_tokens < known // 2
+        assert holds_what_it_should(model)
+        assert model.repeat(again.repro, again.sampling).token_ids == again.token_ids
+        watch.says(start, said)
+        result = model.generate(COPY, max_tokens=len(said), prompt_lookup=True)
+        assert (result.token_ids, result.usage.drafted_tokens) == (copied.token_ids, copied.usage.drafted_tokens)
+        assert holds_what_it_should(model)
+        watch.reset()
+
+
+@what_an_engine_could_not_keep_is_evaluated_again.broken_by
+def a_rewind_that_is_taken_for_granted(patch: pytest.MonkeyPatch) -> None:
+    def rewind(self: Desk, length: int) -> int:
+        if length < len(self.cache.tokens):
+            self.session.rewind(length)
+            self.cache.cut(length)
+        return length
+
+    patch.setattr(Desk, "rewind", rewind)
+
+
+@what_an_engine_could_not_keep_is_evaluated_again.broken_by
+def guesses_that_take_more_with_them(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Steps, "_stand_after", lambda self, tokens: self._desk.rewind(len(tokens)))
 
 
 @promise

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoders import RandomWeights, describe
+from gguf_decoders import GEMMA3, WINDOW
 from models import LLAMA3, make_llama
 
 from edgepack import runtime
@@ -19,11 +21,14 @@ from edgepack.isolation.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Session
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
 ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "onnx")
 CONTEXT = 96
+WINDOWED, LONG = describe(context=640, wide=True, **GEMMA3), 600
+LONG_IDS = [int(i) for i in np.random.default_rng(4).integers(0, WINDOWED.n_vocab, LONG)]
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 384, CONTEXT)]
 
 Open = Callable[..., Session]
@@ -103,6 +108,107 @@ def test_rewind_forgets_and_only_that(opening: Open) -> None:
         with pytest.raises(ValueError, match=r"\d"):
             session.rewind(length)
     assert session.length == 30
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an f32 variant, for each engine, of a model most of whose layers see 24 tokens."""
+    folder = tmp_path_factory.mktemp("windowed")
+    requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
+    write(RandomWeights(WINDOWED), requests, folder, Model("tiny", WINDOWED, "f32"))
+    return folder
+
+
+@pytest.fixture
+def forgetful(engine: Runtime, windowed: Path) -> Iterator[Open]:
+    """Open sessions whose context is much longer than the window; the fake's too takes back less than it holds."""
+    used = FakeRuntime(takes_back=WINDOW) if engine.name == "fake" else engine
+    opened: list[Session] = []
+
+    def open_session() -> Session:
+        opened.append(used.open(windowed / f"{engine.name}-f32", WINDOWED, Options(LONG, 1, "f32", chunk=16)))
+        return opened[-1]
+
+    yield open_session
+    for session in opened:
+        session.close()
+
+
+def goes_on_from_what_it_keeps(session: Session, expected: Float32) -> None:
+    """Take back more and more, and compare what follows with an evaluation from nothing."""
+    for length, back in ((LONG, 1), (LONG - 40, 20), (LONG, WINDOW), (300, 250), (LONG, 250), (LONG, LONG - 50)):
+        session.rewind(0)
+        session.forward(LONG_IDS[:length])
+        kept = session.rewind(length - back)
+        assert kept == session.length <= length - back
+        rest = session.forward_all(LONG_IDS[kept:LONG])
+        np.testing.assert_allclose(rest, expected[kept:], rtol=2e-3, atol=2e-3)
+
+
+def test_a_rewind_says_what_it_keeps(forgetful: Open) -> None:
+    session = forgetful()
+    goes_on_from_what_it_keeps(session, session.forward_all(LONG_IDS))
+
+
+class Boasting:
+    """A session that has lost everything at each rewind and claims to have kept it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.forward, self.forward_all = session.forward, session.forward_all
+
+    @property
+    def length(self) -> int:
+        return self._session.length
+
+    def rewind(self, length: int) -> int:
+        self._session.rewind(0)
+        if length:
+            self._session.forward([7] * length)
+        return length
+
+
+def test_a_claim_to_have_kept_what_is_lost_is_noticed(forgetful: Open) -> None:
+    session = forgetful()
+    expected = session.forward_all(LONG_IDS)
+    with pytest.raises(AssertionError):
+        goes_on_from_what_it_keeps(Boasting(session), expected)  # type: ignore[arg-type]
+
+
+def test_guesses_can_be_taken_back_wherever_they_come(forgetful: Open) -> None:
+    session = forgetful()
+    expected = session.forward_all(LONG_IDS)
+    session.rewind(0)
+    for length in range(LONG - 8):
+        session.forward([LONG_IDS[length], *[5] * 7])  # half of a chunk
+        assert session.rewind(length + 1) == length + 1
+    rest = session.forward_all(LONG_IDS[LONG - 8 :])
+    np.testing.assert_allclose(rest, expected[-8:], rtol=2e-3, atol=2e-3)
+
+
+def test_a_cancelled_prefill_leaves_what_can_be_gone_on_from(forgetful: Open) -> None:
+    session = forgetful()
+    expected = session.forward(LONG_IDS)
+    session.rewind(0)
+    session.forward(LONG_IDS[:300])
+    done = threading.Event()
+
+    def keep_cancelling() -> None:
+        while not done.wait(0.003):
+            session.cancel()
+
+    thread = threading.Thread(target=keep_cancelling)
+    thread.start()
+    try:
+        with pytest.raises(Cancelled):
+            for _ in range(100_000):
+                session.forward(LONG_IDS[session.length :])
+                session.rewind(300)
+    finally:
+        done.set()
+        thread.join()
+    assert session.length in (0, 300)
+    np.testing.assert_allclose(session.forward(LONG_IDS[session.length :]), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_arrays_belong_to_the_caller(opening: Open) -> None:

@@ -44,6 +44,27 @@ def test_a_rewind_forgets() -> None:
     assert np.array_equal(session.forward([3]), first)
 
 
+def test_a_rewind_that_takes_back_too_much_forgets_all() -> None:
+    session = opened(FakeRuntime(takes_back=3))
+    first = session.forward_all([1, 2, 3, 4, 5])
+    assert (session.rewind(2), session.length) == (2, 2)
+    assert np.array_equal(session.forward_all([3, 4, 5]), first[2:])
+    assert (session.rewind(1), session.length) == (0, 0)
+    assert np.array_equal(session.forward_all([1, 2, 3]), first[:3])
+
+
+def test_a_cancelled_prefill_that_cannot_be_taken_back_forgets_all() -> None:
+    def cancel(each: FakeSession) -> None:
+        if each.length >= 8:
+            each.cancel()
+
+    session = opened(FakeRuntime(takes_back=3, before_step=cancel))
+    session.forward([1])
+    with pytest.raises(Cancelled):
+        session.forward(range(3, 20))
+    assert session.length == 0
+
+
 def test_returned_arrays_are_the_callers_own() -> None:
     session = opened()
     logits = session.forward([1, 2])

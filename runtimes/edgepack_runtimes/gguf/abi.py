@@ -37,6 +37,8 @@ DEVICE_CPU: Final = 0
 DEVICE_GPU: Final = 1
 DEVICE_INTEGRATED_GPU: Final = 2
 
+STATE_OF_WINDOWS: Final = 1  # LLAMA_STATE_SEQ_FLAGS_SWA_ONLY
+
 DECODED: Final = 0
 CONTEXT_FULL: Final = 1
 ABORTED: Final = 2
@@ -201,6 +203,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_log_set": (None, (c_void_p, c_void_p)),
         "llama_max_devices": (c_size_t, ()),
         "llama_memory_seq_pos_max": (c_int32, (c_void_p, c_int32)),
+        "llama_memory_seq_pos_min": (c_int32, (c_void_p, c_int32)),
         "llama_memory_seq_rm": (c_bool, (c_void_p, c_int32, c_int32, c_int32)),
         "llama_model_default_params": (ModelParams, ()),
         "llama_model_free": (None, (c_void_p,)),
@@ -213,7 +216,10 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
         "llama_state_get_data": (c_size_t, (c_void_p, c_void_p, c_size_t)),
         "llama_state_get_size": (c_size_t, (c_void_p,)),
+        "llama_state_seq_get_data_ext": (c_size_t, (c_void_p, c_void_p, c_size_t, c_int32, c_uint32)),
+        "llama_state_seq_get_size_ext": (c_size_t, (c_void_p, c_int32, c_uint32)),
         "llama_state_seq_set_data": (c_size_t, (c_void_p, c_void_p, c_size_t, c_int32)),
+        "llama_state_seq_set_data_ext": (c_size_t, (c_void_p, c_void_p, c_size_t, c_int32, c_uint32)),
         "llama_tokenize": (c_int32, (c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool)),
         "llama_version": (c_char_p, ()),
         "llama_vocab_n_tokens": (c_int32, (c_void_p,)),

@@ -9,13 +9,14 @@ from typing import Final, get_args
 
 from edgepack import snapshot
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.memory import Q8_BLOCK
+from edgepack.device.memory import Q8_BLOCK, ROOM, cells_of
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log, own
 from edgepack_runtimes.gguf.check import check
 from edgepack_runtimes.gguf.library import BUILD, Library
 from edgepack_runtimes.gguf.placement import device_of
+from edgepack_runtimes.gguf.ring import Ring
 from edgepack_runtimes.gguf.session import OUTPUTS, GgufSession, Native
 from edgepack_runtimes.threads import Threads, Watch
 
@@ -42,7 +43,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         if not model:
             raise _failed(f"llama.cpp cannot load {path}", errors)
         try:
-            context = native.llama_init_from_model(model, _context_params(library, options))
+            ring = _ring(decoder, options)
+            context = native.llama_init_from_model(model, _context_params(library, options, ring is not None))
             if not context:
                 raise _failed(f"llama.cpp cannot make a context of {options.context} tokens for {path}", errors)
         except BaseException:
@@ -55,6 +57,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         handle.free()
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")
     facts = snapshot.facts(library.version, decoder, options.kv_cache)
+    facts["windows"] = "whole" if ring is None else f"in {ring.cells} cells"
     device = device_of(lines, library.accelerators(), decoder.n_layers)
     asleep = own.ASLEEP if library.pools else 0.0
     return GgufSession(
@@ -65,6 +68,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         n_vocab=n_vocab,
         context=options.context,
         chunk=chunk,
+        ring=ring,
         # Where it was said what they do while they wait, they stay as many as they are.
         threads=None if options.spin is not None else Threads(options.threads, watch.free, asleep=asleep),
         spin=options.spin,
@@ -113,7 +117,16 @@ def _model_params(
     return params
 
 
-def _context_params(library: Library, options: Options) -> ctypes.Structure:
+def _ring(decoder: Decoder, options: Options) -> Ring | None:
+    """Return the ring that layers with a window share, None where their cache holds the context whole."""
+    for window in decoder.windows:  # llama.cpp has one
+        cells = cells_of("gguf", options, window)
+        if cells < cells_of("gguf", options, None):
+            return Ring(window, cells)
+    return None
+
+
+def _context_params(library: Library, options: Options, rolls: bool) -> ctypes.Structure:
     chunk = min(options.chunk, options.context)
     params: ctypes.Structure = library.native.llama_context_default_params()
     fields = {
@@ -130,10 +143,13 @@ def _context_params(library: Library, options: Options) -> ctypes.Structure:
         # 15 % of prefill and costs 21 % of decode after 1024 tokens (the same model and processor as above), half of it
         # after 4096. Values of 8 bits have no other way, and lose no speed by it.
         "flash_attn_type": abi.FLASH_ATTENTION_ENABLED if options.kv_cache == "q8" else abi.FLASH_ATTENTION_DISABLED,
-        # Layers with a window keep all tokens too: what a window had left behind could not be rewound to.
-        "swa_full": True,
+        "swa_full": not rolls,
         "no_perf": True,
     }
+    if rolls:
+        # The cells of a layer with a window are one window for each sequence, and a step (llama_kv_cache_iswa). With
+        # room for a second one that never comes, tokens can be taken back.
+        fields |= {"n_seq_max": ROOM, "kv_unified": True, "n_outputs_max": max(ROOM, fields["n_outputs_max"])}
     for name, value in fields.items():
         setattr(params, name, value)
     return params

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from edgepack import snapshot
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
-from edgepack_runtimes.gguf.state import read_state, write_state
+from edgepack_runtimes.gguf.ring import Ring
+from edgepack_runtimes.gguf.state import read_state, rearrange, write_state
 from edgepack_runtimes.threads import Threads
 
 Float32 = NDArray[np.float32]
@@ -30,6 +32,7 @@ OUTPUTS: Final = 32
 vocabulary of 128k, and the engine keeps two copies of each."""
 
 _SEQUENCE: Final = 0
+_OLDEST: Final = struct.Struct("<i")
 _LAST_WORDS_S: Final = 10.0
 
 
@@ -113,6 +116,7 @@ class GgufSession:
         n_vocab: int,
         context: int,
         chunk: int,
+        ring: Ring | None,
         threads: Threads | None,
         spin: bool | None,
     ) -> None:
@@ -123,11 +127,14 @@ class GgufSession:
         self._n_vocab = n_vocab
         self._context = context
         self._chunk = chunk
+        self._ring = ring
         # An accelerator's steps leave the threads idle, whoever has the cores.
         self._threads = threads if device == "cpu" else Threads(1)
         self._spin = spin
         self._owner = threading.get_ident()
         self._length = 0
+        self._placed = 0  # of the tokens that were given to the engine
+        self._oldest = 0  # what llama.cpp does not know of ``_held_from``
         self._running = False
         # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._state = threading.RLock()
@@ -155,34 +162,48 @@ class GgufSession:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
         return self._evaluate(self._admit(tokens), 0)
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens, or all where the layers with a window have forgotten too much.
+
+        Returns how many are kept. Raises ``ValueError`` unless 0 <= length <= self.length.
+        """
         self._enter()
         if not 0 <= length <= self._length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self._length} tokens")
         if length < self._length:
             with self._inside():
                 self._forget(length)
+        return self._length
 
     def snapshot(self) -> bytes:
-        """Return the cache as llama.cpp writes it, sealed with what it belongs to."""
+        """Return the position from which on layers with a window hold all tokens, int32, and the cache as llama.cpp
+        writes it, sealed with what it belongs to."""
         self._enter()
         with self._inside() as native:
+            oldest = self._held_from()
             payload = write_state(native.native, native.context)
         if payload is None:
             raise EngineError(f"llama.cpp cannot write the state of {self._path}.")
-        return snapshot.seal(self._facts, self._length, payload)
+        return snapshot.seal(self._facts, self._length, [_OLDEST.pack(oldest), *payload])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot. Raises ``ValueError``; where llama.cpp refuses it, the cache is empty."""
         self._enter()
         length, payload = snapshot.unseal(state, self._facts, self._context)
-        with self._inside() as native:
+        with self._inside():
             self._forget(0)  # the state of an empty cache would leave another as it is
-            if read_state(native.native, native.context, payload) != length:
+            if not self._read(length, payload):
                 self._forget(0)
                 raise ValueError(f"llama.cpp refuses the snapshot of {length} tokens for {self._path}.")
-            self._length = length
+            self._length = self._placed = length
+
+    def _read(self, length: int, payload: memoryview) -> bool:
+        native = self._native
+        if len(payload) < _OLDEST.size:
+            return False
+        (self._oldest,) = _OLDEST.unpack_from(payload)
+        found = read_state(native.native, native.context, payload[_OLDEST.size :])
+        return found == length and 0 <= self._oldest <= length and self._has_order(length)
 
     def cancel(self) -> None:
         """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
@@ -284,6 +305,7 @@ class GgufSession:
         if native.closing:  # at exit, in the main thread, while this one goes on
             raise self._closed()
         native.batch.n_tokens = n
+        self._placed = self._length + n
         if self._threads and (threads := self._threads.next()) != native.threads:
             native.use(threads)
         if native.library.pools:
@@ -300,13 +322,34 @@ class GgufSession:
             raise EngineError(f"llama.cpp failed with code {code} on {n} tokens after {self._length} in {self._path}.")
 
     def _forget(self, length: int) -> None:
-        native = self._native
+        native, ring = self._native, self._ring
+        oldest = self._held_from()
+        if ring is not None and oldest > ring.oldest_seen(length):
+            length = 0
         if not native.native.llama_memory_seq_rm(native.memory, _SEQUENCE, length, -1):
             raise EngineError(f"llama.cpp cannot remove the tokens after {length} from the cache of {self._path}.")
-        self._length = length
+        if ring is not None and ring.is_crossed(length, self._placed) and not self._has_order(length):
+            raise EngineError(f"llama.cpp cannot put the tokens before {length} in order in {self._path}.")
+        self._length = self._placed = length
+        self._oldest = min(oldest, length)
+
+    def _has_order(self, length: int) -> bool:
+        """Put the tokens of layers with a window where they belong, and say whether llama.cpp did."""
+        native, ring = self._native, self._ring
+        return ring is None or not length or rearrange(native.native, native.context, ring, length)
+
+    def _held_from(self) -> int:
+        """Return the position from which on layers with a window hold all tokens.
+
+        llama.cpp knows it, but for cells that were only filled: see ``ring.rearranged``.
+        """
+        if self._ring is None:
+            return 0
+        found: int = self._native.native.llama_memory_seq_pos_min(self._native.memory, _SEQUENCE)
+        return max(self._oldest, found)
 
     def _cancelled(self) -> Cancelled:
-        return Cancelled(f"A forward on {self._path} was cancelled; its KV cache is as it was before.")
+        return Cancelled(f"A forward on {self._path} was cancelled.")
 
     def _closed(self) -> EngineError:
         return EngineError(f"The session on {self._path} is closed.", hint="Load the model again.")

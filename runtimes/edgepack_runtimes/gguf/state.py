@@ -15,8 +15,11 @@ from typing import Final
 import numpy as np
 
 from edgepack.snapshot import Buffer
+from edgepack_runtimes.gguf import abi
+from edgepack_runtimes.gguf.ring import Ring, rearranged
 
 _SEQUENCE: Final = 0
+_ALL: Final = -1
 _SEQUENCE_HEAD: Final = struct.pack("<Ii", 0xAF143CD8, _SEQUENCE)
 """What a sequence's state begins with: a magic number and the sequence."""
 
@@ -38,3 +41,18 @@ def read_state(native: ctypes.CDLL, context: int | None, payload: memoryview) ->
         return None
     length: int = native.llama_memory_seq_pos_max(native.llama_get_memory(context), _SEQUENCE) + 1
     return length
+
+
+def rearrange(native: ctypes.CDLL, context: int | None, ring: Ring, length: int) -> bool:
+    """Put the tokens of layers with a window into the cells that are theirs; False where llama.cpp refuses."""
+    size = native.llama_state_seq_get_size_ext(context, _ALL, abi.STATE_OF_WINDOWS)
+    state = np.empty(size, np.uint8)
+    args = context, state.ctypes.data, size, _ALL, abi.STATE_OF_WINDOWS
+    if not size or native.llama_state_seq_get_data_ext(*args) != size:
+        return False
+    moved = rearranged(state, ring.positions(length))
+    if moved is None:
+        return False
+    args = context, moved.ctypes.data, moved.size, _SEQUENCE, abi.STATE_OF_WINDOWS
+    done: int = native.llama_state_seq_set_data_ext(*args)
+    return done == moved.size

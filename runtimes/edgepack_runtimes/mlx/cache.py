@@ -6,16 +6,20 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.device.memory import ROOM
+
 
 class LayerCache:
-    """Keys and values of one layer, [1, KV heads, context, head dimension], in a type of their own.
+    """Keys and values of one layer, [1, KV heads, cells, head dimension], in a type of their own.
 
-    It is whole from the start: its memory is known when the model is loaded, and no step copies it. A layer with a
-    window keeps what has left the window, so that a session can rewind.
+    It is whole from the start: its memory is known when the model is loaded. Without a window, or with cells for the
+    whole context, no step copies it. Where a layer with a window has fewer, the last ``ROOM`` windows move to its
+    beginning when it is full: what has left a window stays for at least another, so that a session can rewind.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], dtype: mx.Dtype, window: int | None) -> None:
         self.offset = 0
+        self._base = 0  # the position of the first cell
         self.keys = mx.zeros(shape, dtype)
         self.values = mx.zeros(shape, dtype)
         self._window = window
@@ -23,24 +27,51 @@ class LayerCache:
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append the keys and values of a step and return all that a row of it sees, in the type that came in."""
         start, self.offset = self.offset, self.offset + keys.shape[2]
-        self.keys[..., start : self.offset, :] = keys.astype(self.keys.dtype)
-        self.values[..., start : self.offset, :] = values.astype(self.values.dtype)
-        first = start - seen_before(start, self._window)
-        return (
-            self.keys[..., first : self.offset, :].astype(keys.dtype),
-            self.values[..., first : self.offset, :].astype(values.dtype),
-        )
+        if self._window is not None and self.offset - self._base > self.cells:
+            self._move(start - ROOM * self._window)
+        first = start - seen_before(start, self._window) - self._base
+        cell, end = start - self._base, self.offset - self._base
+        self.keys[..., cell:end, :] = keys.astype(self.keys.dtype)
+        self.values[..., cell:end, :] = values.astype(self.values.dtype)
+        return self.keys[..., first:end, :].astype(keys.dtype), self.values[..., first:end, :].astype(values.dtype)
+
+    def _move(self, base: int) -> None:
+        moved = slice(base - self._base, self.cells)
+        end = self.cells - moved.start
+        self.keys[..., :end, :] = self.keys[..., moved, :]
+        self.values[..., :end, :] = self.values[..., moved, :]
+        self._base = base
+
+    @property
+    def cells(self) -> int:
+        """Tokens that it has room for."""
+        return self.keys.shape[2]
+
+    @property
+    def base(self) -> int:
+        """The position of the oldest token that it holds."""
+        return self._base
+
+    def holds(self, length: int) -> bool:
+        """Whether all that the token after ``length`` others sees is there."""
+        return self._base <= length - seen_before(length, self._window)
+
+    def cut(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens, which it holds as far as they are seen, or all."""
+        self.offset, self._base = length, min(self._base, length)
 
     def filled(self) -> list[memoryview]:
-        """Return the keys and the values that the cache holds, as bytes: uint8 [KV heads, offset, bytes of a head]."""
-        parts = (self.keys[0, :, : self.offset], self.values[0, :, : self.offset])
+        """Return the keys and the values that the cache holds, as bytes: uint8 [KV heads, tokens, bytes of a head]."""
+        held = self.offset - self._base
+        parts = (self.keys[0, :, :held], self.values[0, :, :held])
         return [np.asarray(mx.contiguous(part).view(mx.uint8)).data for part in parts]
 
-    def fill(self, keys: NDArray[np.uint8], values: NDArray[np.uint8]) -> None:
-        """Replace what the cache holds with the bytes that ``filled`` gave."""
-        self.offset = keys.shape[1]
-        self.keys[0, :, : self.offset] = mx.array(keys).view(self.keys.dtype)
-        self.values[0, :, : self.offset] = mx.array(values).view(self.values.dtype)
+    def fill(self, base: int, keys: NDArray[np.uint8], values: NDArray[np.uint8]) -> None:
+        """Replace what the cache holds with the bytes that ``filled`` gave, from the position ``base`` on."""
+        held = keys.shape[1]
+        self._base, self.offset = base, base + held
+        self.keys[0, :, :held] = mx.array(keys).view(self.keys.dtype)
+        self.values[0, :, :held] = mx.array(values).view(self.values.dtype)
         mx.eval(self.keys, self.values)
 
 

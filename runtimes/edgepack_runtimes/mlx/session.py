@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgepack import snapshot
 from edgepack.bundle.decoder import Decoder
+from edgepack.device.memory import cells_of
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.runtime import Options
 from edgepack_runtimes.mlx.cache import LayerCache
@@ -69,9 +70,11 @@ class MlxSession:
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
-        shape = (1, decoder.n_kv_heads, options.context, decoder.head_dim)
-        windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
-        self._cache = [LayerCache(shape, cache_type, window) for window in windows]
+        self._cache = []
+        for layer in range(decoder.n_layers):
+            window = decoder.attention(layer).window
+            shape = (1, decoder.n_kv_heads, cells_of("mlx", options, window), decoder.head_dim)
+            self._cache.append(LayerCache(shape, cache_type, window))
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
         self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
         self._running = False
@@ -98,29 +101,41 @@ class MlxSession:
         ids = self._check_tokens(tokens)
         return self._run(lambda: np.concatenate([self._logits(hidden) for hidden in self._chunks(ids)]))
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens, or all where a layer's window has forgotten too much."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
+        kept = length if all(layer.holds(length) for layer in self._cache) else 0
         for layer in self._cache:
-            layer.offset = length
+            layer.cut(kept)
+        return kept
 
     def snapshot(self) -> bytes:
-        """Return the keys and values of each layer, [KV heads, length, head dimension] in the cache's type, sealed."""
+        """Return the cache, sealed: the position of each layer's oldest token, int32, then the keys and values of each
+        layer, [KV heads, tokens, head dimension] in the cache's type."""
         length = self.length
+        bases = np.array([layer.base for layer in self._cache], np.int32)
         with mx.stream(self._device):
             parts = [part for layer in self._cache for part in layer.filled()]
-        return snapshot.seal(self._facts, length, parts)
+        return snapshot.seal(self._facts, length, [bases.tobytes(), *parts])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
         self._check_owner()
         length, payload = snapshot.unseal(state, self._facts, self._context)
-        shape = self._cache[0].keys[0, :, :length].view(mx.uint8).shape
-        parts = np.frombuffer(payload, np.uint8).reshape(len(self._cache), 2, *shape)
+        bases = np.frombuffer(payload, np.int32, len(self._cache)).tolist()
+        heads, _, width = self._cache[0].keys[0, :, :1].view(mx.uint8).shape
+        helds = [length - base for base in bases]
+        if any(not 0 <= held <= min(length, layer.cells) for held, layer in zip(helds, self._cache, strict=True)):
+            raise ValueError("The snapshot holds more of a layer than this session has room for.")
+        ends = np.cumsum([2 * heads * held * width for held in helds])
+        parts = np.split(np.frombuffer(payload, np.uint8, offset=4 * len(bases)), ends)
+        if parts.pop().size:
+            raise ValueError("The snapshot is longer than the layers that it describes.")
+        pairs = [part.reshape(2, heads, held, width) for part, held in zip(parts, helds, strict=True)]
         with mx.stream(self._device):
-            for layer, (keys, values) in zip(self._cache, parts, strict=True):
-                layer.fill(keys, values)
+            for layer, base, (keys, values) in zip(self._cache, bases, pairs, strict=True):
+                layer.fill(base, keys, values)
 
     def cancel(self) -> None:
         """Stop a forward that is running, at the end of its chunk. From any thread."""

@@ -89,12 +89,17 @@ class OnnxSession:
         self._evaluate(ids, logits)
         return logits
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens; what lies behind them in the cache is written over later."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens, which are all kept: what is behind them is written over later.
+
+        A layer with a window holds the whole context too: onnxruntime's GroupQueryAttention reads its cache from the
+        first position on, whatever the window hides.
+        """
         self._check_use()
         if not 0 <= length <= self._length:
             raise ValueError(f"The cache holds {self._length} tokens; it cannot be rewound to {length}.")
         self._length = length
+        return length
 
     def snapshot(self) -> bytes:
         """Return the keys and values of each layer, [KV heads, length, head dimension], sealed."""

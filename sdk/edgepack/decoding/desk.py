@@ -278,12 +278,12 @@ class Desk:
         self.cache.append(tokens)
         return logits
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens and return how many the engine kept, which may be fewer."""
         with self._watched():
             if length < len(self.cache.tokens):
-                self.session.rewind(length)
-                self.cache.cut(length)
+                self.cache.cut(self.session.rewind(length))
+        return len(self.cache.tokens)
 
     def guess(self, text: Sequence[int], most: int, go_on: Callable[[], None]) -> list[int]:
         """Return what the draft model guesses: see ``Draft.guess``. Nothing without one."""
@@ -301,9 +301,10 @@ class Desk:
         if length == len(self.cache.tokens):
             return whole
         tokens, steps = list(self.cache.tokens), list(self.cache.steps)
-        self.rewind(length)
-        with self._watched():
-            state = self.session.snapshot()
+        state = b""
+        if self.rewind(length) == length:
+            with self._watched():
+                state = self.session.snapshot()
         self.restore(whole, tokens, steps)
         return state
 
@@ -322,6 +323,8 @@ class Desk:
         try:
             yield
         except Cancelled:
+            if lost:
+                self.cache.cut(self.session.length)
             raise
         except (EngineCrashedError, EngineTimeoutError):
             if lost:

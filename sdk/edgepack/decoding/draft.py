@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgepack.decoding.cache import Cache
-from edgepack.errors import EngineCrashedError, EngineTimeoutError
+from edgepack.errors import Cancelled, EngineCrashedError, EngineTimeoutError
 from edgepack.prefix import common_length
 from edgepack.runtime import Options, Session
 
@@ -49,14 +49,10 @@ class Draft:
         ``go_on`` is called before each step, and may raise. Raises as ``Session.forward``.
         """
         most = min(most, self._options.context - len(text) + 1)  # the last guess needs no room
-        shared = self._shared(text)
-        new = text[shared:]
-        if most < 1 or max(new) >= self._n_vocab:
+        if most < 1 or max(text[self._shared(text) :]) >= self._n_vocab:
             return []
+        new = text[self._stand_before(text) :]
         self._begins = False
-        if shared < len(self._cache.tokens):
-            self._session.rewind(shared)
-            self._cache.cut(shared)
         for start in range(0, len(new), self._options.chunk):
             go_on()
             token = self._likeliest_after(new[start : start + self._options.chunk])
@@ -75,6 +71,12 @@ class Draft:
         """Free the engine's memory. Safe to call twice."""
         self._session.close()
 
+    def _stand_before(self, text: Sequence[int]) -> int:
+        """Cut the cache back to what the text can take over, and return how many tokens that is."""
+        while (shared := self._shared(text)) < len(self._cache.tokens):
+            self._cache.cut(self._session.rewind(shared))
+        return shared
+
     def _shared(self, text: Sequence[int]) -> int:
         """Return how many tokens of the text can stay in the cache, never all of it."""
         if self._begins:
@@ -87,6 +89,9 @@ class Draft:
     def _likeliest_after(self, tokens: Sequence[int]) -> int:
         try:
             logits = self._session.forward(tokens)
+        except Cancelled:
+            self._cache.cut(self._session.length)
+            raise
         except (EngineCrashedError, EngineTimeoutError):
             self._cache.cut(0)  # another process takes over, with nothing in its cache
             raise

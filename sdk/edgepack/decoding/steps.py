@@ -100,9 +100,9 @@ class Steps:
     def settle(self) -> None:
         """Forget the guessed tokens that did not come."""
         if self._pace is not None and self._guess:
-            wrong = len(self._guessed)
+            wrong, held = len(self._guessed), self._desk.cache.tokens
             self._pace.learn(self._guess, self._guess - wrong)
-            self._desk.rewind(len(self._desk.cache.tokens) - wrong)
+            self._stand_after(held[: len(held) - wrong])
             self._guessed.clear()
             self._guess = 0
 
@@ -123,8 +123,9 @@ class Steps:
 
     def _share(self) -> int:
         """Cut the cache back to what the prompt can take over, and return how many tokens that is."""
-        share = self._desk.cache.shared(self.prompt, self._desk.options.chunk if self._exactly else None)
-        self._desk.rewind(share)
+        chunk = self._desk.options.chunk if self._exactly else None
+        while self._desk.rewind(share := self._desk.cache.shared(self.prompt, chunk)) < share:
+            pass  # of what an engine kept instead, the prompt may share less
         return share
 
     def _follow(self, trail: Trail) -> int:
@@ -136,8 +137,14 @@ class Steps:
                 done += kept
                 # What was cut off may have been another's: any token makes the step as large as it was.
                 self._step(step + step[-1:] * (evaluated - kept), self._desk.forward)
-                self._desk.rewind(done)
+                self._stand_after(self.prompt[:done])
         return done
+
+    def _stand_after(self, tokens: Sequence[int]) -> None:
+        """Cut the cache back to its first tokens, and evaluate again what the engine did not keep of them."""
+        kept = self._desk.rewind(len(tokens))
+        if kept < len(tokens):
+            self._evaluate(tokens[kept:])
 
     def _evaluate(self, tokens: Sequence[int]) -> Logits:
         chunk = self._desk.options.chunk
@@ -157,7 +164,7 @@ class Steps:
         kept = self._rolls_from or 0
         forgotten = max(1, (len(held) - kept) // 2)
         rest = [*held[kept + forgotten :], *tokens]
-        self._desk.rewind(kept)
+        self._stand_after(held[:kept])
         self.rolled_off += forgotten
         return self._evaluate(rest)
 

@@ -25,6 +25,12 @@ PROCESS = 36 * MIB
 _KV_PADDING: Mapping[str, int] = {"gguf": 256}
 """The cells of llama.cpp's KV cache are a multiple of this."""
 
+_ROLLING = frozenset({"gguf", "mlx"})
+"""The runtimes whose layers with a window hold no more than they need of a long context."""
+
+ROOM = 2
+"""How many windows such a layer holds: one that the next token sees, and one that can be taken back."""
+
 _REPACKED: Mapping[str, tuple[int, float]] = {"q4_0": (32, 4.5), "q4_k_m": (256, 3.8)}
 """The blocks that a row must consist of for llama.cpp to rearrange it, and the bits of a layer's weight that it then
 rearranges: all of them, and all but those in q6_K, a seventh. What q4_k_m has in their place in other rows has no such
@@ -104,11 +110,10 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     """Return what a payload needs under the options. It never falls as the context grows."""
     decoder, runtime = payload.decoder, payload.runtime
     engine = _ENGINES.get(runtime, _OTHER)
-    padding = _KV_PADDING.get(runtime, 1)
-    cells = -(-options.context // padding) * padding
+    cells = cells_of(runtime, options, None)
     return Memory(
         weights=payload.weights + _repacked_bytes(payload, options.repack),
-        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells),
+        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk),
         overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
         engine=engine.code + engine.token * payload.rows,
         available=available,
@@ -130,10 +135,30 @@ def largest_context(total: Callable[[int], float], limit: int, available: int | 
     return limit if available is None else bisect_right(range(1, limit + 1), float(available), key=total)
 
 
-def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int) -> int:
-    """Return the bytes of a KV cache that holds ``context`` tokens: in q8 a value takes 34/32 bytes in llama.cpp."""
+def cells_of(runtime: str, options: Options, window: int | None) -> int:
+    """Return how many tokens the KV cache of a layer has room for, which sees the last ``window`` (None: all).
+
+    gguf and mlx keep two windows and the tokens of a step, so that a window can be taken back; where that is no less
+    than the context, all of it. onnx keeps all in any case: its attention reads a cache from the first position on.
+    """
+    padding = _KV_PADDING.get(runtime, 1)
+    whole = -(-options.context // padding) * padding
+    chunk = min(options.chunk, options.context)
+    if window is None or runtime not in _ROLLING:
+        return whole
+    return min(whole, -(-(ROOM * window + chunk) // padding) * padding)
+
+
+def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
+    """Return the bytes of a KV cache for ``context`` tokens, which layers with a window may not all hold.
+
+    In q8 a value takes 34/32 bytes in llama.cpp.
+    """
     scale = 16 / Q8_BLOCK[runtime] if kv_cache == "q8" and runtime in Q8_BLOCK else 0
-    return int(decoder.kv_values_per_token * context * (_KV_BITS[kv_cache] + scale) / 8)
+    options = Options(context, 1, kv_cache, chunk)
+    windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
+    cells = sum(context if window is None else min(context, cells_of(runtime, options, window)) for window in windows)
+    return int(2 * decoder.kv_size * cells * (_KV_BITS[kv_cache] + scale) / 8)
 
 
 def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:

@@ -79,15 +79,15 @@ class Engine:
         assert session is not None  # the parent opens first
         if isinstance(request, wire.Forward):
             return wire.Answer(), self._forward(session, request, np.frombuffer(payload, np.int32).tolist())
+        if isinstance(request, wire.Rewind):
+            return wire.Answer(length=session.rewind(min(request.length, session.length))), b""
         assert isinstance(session, Snapshots)  # it said so when it was opened
         if isinstance(request, wire.Snapshot):
-            _rewind(session, request.start)
             return wire.Answer(), session.snapshot()
         session.restore(bytes(payload))
         return wire.Answer(length=session.length), b""
 
     def _forward(self, session: Session, request: wire.Forward, ids: list[int]) -> memoryview:
-        _rewind(session, request.start)
         with self._step(request):
             logits = (session.forward_all if request.every else session.forward)(ids)
         shape = (len(ids), self._n_vocab) if request.every else (self._n_vocab,)
@@ -141,11 +141,6 @@ def _listen(channel: socket.socket, engine: Engine, inbox: Inbox) -> None:
     engine.cancel(sys.maxsize)
     sleep(_LAST_WORDS_S)
     os._exit(1)  # the engine does not stop
-
-
-def _rewind(session: Session, length: int) -> None:
-    if length < session.length:
-        session.rewind(length)
 
 
 if __name__ == "__main__":

@@ -76,10 +76,7 @@ def isolated(name: str, runtimes: Mapping[str, Runtime] | None) -> IsolatedRunti
 
 
 class IsolatedSession:
-    """A ``Session`` in another process, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``.
-
-    The child's cache may be longer than ``length``: it is cut when the next forward says where it starts.
-    """
+    """A ``Session`` in another process, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``."""
 
     def __init__(self, job: wire.Open, limits: Limits, child: EngineProcess) -> None:
         self._job = job
@@ -113,12 +110,12 @@ class IsolatedSession:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
         return self._evaluate(tokens, every=True)
 
-    def rewind(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. Raises ``ValueError`` unless 0 <= length <= self.length."""
+    def rewind(self, length: int) -> int:
+        """Forget all but the first ``length`` tokens and return how many the child kept."""
         self._enter()
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-        self._length = length
+        return self._cut(length) if length < self.length else length
 
     def cancel(self) -> None:
         """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
@@ -163,19 +160,28 @@ class IsolatedSession:
 
     def _run(self, ids: NDArray[np.int32], logits: Float32, every: bool) -> None:
         child, size = self._living(), max(1, self._job.options.chunk)
-        start = self._length
-        for begin in range(0, len(ids), size):
+        try:
+            for begin in range(0, len(ids), size):
+                self._check_cancelled()
+                part = ids[begin : begin + size]
+                rows = logits[begin : begin + len(part)] if every else logits
+                child.ask(wire.Forward(self._number, every, child.limit_s), part.tobytes(), rows.data.cast("B"))
             self._check_cancelled()
-            part = ids[begin : begin + size]
-            rows = logits[begin : begin + len(part)] if every else logits
-            step = wire.Forward(self._number, start + begin, every, child.limit_s)
-            child.ask(step, part.tobytes(), rows.data.cast("B"))
-        self._check_cancelled()
-        self._length = start + len(ids)
+        except BaseException:
+            with suppress(EngineError):  # a child that is gone has no more to forget
+                if child.alive:
+                    self._cut(self._length)
+            raise
+        self._length += len(ids)
+
+    def _cut(self, length: int) -> int:
+        answer, _ = self._child.ask(wire.Rewind(length))
+        self._length = answer.length
+        return self._length
 
     def _check_cancelled(self) -> None:
         if self._cancelled == self._number:
-            raise Cancelled(f"A forward of {self._place} was cancelled; its KV cache is as it was before.")
+            raise Cancelled(f"A forward of {self._place} was cancelled.")
 
     def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
         self._enter()
@@ -207,7 +213,7 @@ class SnapshotSession(IsolatedSession):
         """Return the cache in the engine's own form."""
         self._enter()
         child = self._living()
-        _, state = child.ask(wire.Snapshot(self._length))
+        _, state = child.ask(wire.Snapshot())
         return bytes(state)
 
     def restore(self, state: bytes) -> None:
@@ -217,6 +223,6 @@ class SnapshotSession(IsolatedSession):
         try:
             answer, _ = child.ask(wire.Restore(), state)
         except ValueError:
-            self._length = 0
+            self._cut(0)
             raise
         self._length = answer.length

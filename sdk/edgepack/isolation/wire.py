@@ -34,22 +34,25 @@ class Open(msgspec.Struct, frozen=True, tag=True):
 
 
 class Forward(msgspec.Struct, frozen=True, tag=True):
-    """Rewind to ``start`` and append the payload's ids: a step of the forward of that number.
+    """Append the payload's ids: a step of the forward of that number.
 
     The answer's payload is the logits after the last of them, or after each of them with ``every``. ``limit_s`` is how
     long the parent waits.
     """
 
     number: int
-    start: int
     every: bool
     limit_s: float
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag=True):
-    """Rewind to ``start`` and answer with the cache as payload."""
+class Rewind(msgspec.Struct, frozen=True, tag=True):
+    """Forget all but the first ``length`` tokens, as far as there are more, and answer how many are kept."""
 
-    start: int
+    length: int
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag=True):
+    """Answer with the cache as payload."""
 
 
 class Restore(msgspec.Struct, frozen=True, tag=True):
@@ -62,7 +65,7 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-Request = Open | Forward | Snapshot | Restore | Cancel
+Request = Open | Forward | Rewind | Snapshot | Restore | Cancel
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -74,7 +77,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of a request: an error, to ``Open`` what the session is, to ``Restore`` the length of the cache."""
+    """What came of a request: an error, to ``Open`` what the session is, to others the length of the cache."""
 
     failure: Failure | None = None
     device: str = ""

@@ -113,7 +113,8 @@ def _batch_cost(session: Session, ids: Sequence[int], length: int, least_s: floa
     four: list[float] = []
     for _ in _rounds(_ROUNDS, least_s):
         for times, forward, tokens in ((one, session.forward, batch[:1]), (four, session.forward_all, batch)):
-            session.rewind(length)
+            if (kept := session.rewind(length)) < length:
+                session.forward(ids[kept:length])
             times.append(_time(forward, tokens))
     return statistics.median(four) / statistics.median(one)
 

@@ -203,7 +203,7 @@ def test_chunks_cross_the_window_anywhere(windowed: tuple[Path, Decoder, NDArray
     assert nmse(run(folder, decoder, ids, chunk=chunk), expected[:80]) <= 1e-10
 
 
-def test_steps_and_rewinds_see_what_has_left_the_window(windowed: tuple[Path, Decoder, NDArray[np.float32]]) -> None:
+def test_what_follows_steps_and_rewinds_is_what_it_was(windowed: tuple[Path, Decoder, NDArray[np.float32]]) -> None:
     folder, decoder, expected = windowed
     ids = token_ids(decoder, POSITIONS)
     session = start(folder, decoder, chunk=16)
@@ -211,9 +211,32 @@ def test_steps_and_rewinds_see_what_has_left_the_window(windowed: tuple[Path, De
     assert nmse(np.stack([session.forward([token]) for token in ids[100:130]]), expected[100:130]) <= 1e-10
     for length in (90, 23, 0):
         session.forward(ids[:7])
-        session.rewind(length)
-        assert nmse(session.forward_all(ids[length:140]), expected[length:140]) <= 1e-10
+        kept = session.rewind(length)
+        assert kept == session.length <= length
+        assert nmse(session.forward_all(ids[kept:140]), expected[kept:140]) <= 1e-10
     session.close()
+
+
+def test_a_long_context_keeps_two_windows(windowed: tuple[Path, Decoder, NDArray[np.float32]]) -> None:
+    folder, decoder, expected = windowed
+    ids = token_ids(decoder, POSITIONS)
+    session, again = start(folder, decoder, chunk=16), start(folder, decoder, chunk=16)
+    session.forward(ids[:200])
+    for back in (1, 24, 10):
+        assert session.rewind(session.length - back) == session.length
+        state = session.snapshot()
+        again.restore(state)
+        assert again.snapshot() == state
+        length = session.length
+        found = session.forward_all(ids[length : length + 20])
+        assert np.array_equal(found, again.forward_all(ids[length : length + 20]))
+        assert nmse(found, expected[length : length + 20]) <= 1e-10
+    assert session.rewind(30) == session.length == 0
+    whole = start(folder, decoder, context=64, chunk=16)
+    with pytest.raises(ValueError, match="snapshot"):
+        whole.restore(state)
+    for each in (session, again, whole):
+        each.close()
 
 
 def test_wide_decoder_gets_a_cache_of_its_range(tmp_path: Path) -> None:

@@ -146,6 +146,23 @@ def test_the_text_is_the_same_with_a_draft(more: dict[str, object], script: tupl
         assert drafted._repeat(result.repro, result.sampling).token_ids == result.token_ids
 
 
+@pytest.mark.parametrize("more", ASKED)
+@pytest.mark.parametrize("takes_back", [0, 1, 3, 20])
+def test_the_text_is_the_same_on_engines_that_forget(more: dict[str, object], takes_back: int) -> None:
+    opened: list[FakeSession] = []
+    asked = {"max_tokens": 50} | more
+    with model(FakeRuntime(), FakeRuntime((NEVER,))) as plain:
+        first = plain.generate("Once", **asked)  # type: ignore[arg-type]
+        second = plain.generate("Once upon", **asked)  # type: ignore[arg-type]
+    with model(FakeRuntime(takes_back=takes_back), FakeRuntime((NEVER,), takes_back=takes_back), opened) as forgetful:
+        for _ in range(2):
+            result = forgetful.generate("Once", **asked)  # type: ignore[arg-type]
+            assert result.token_ids == first.token_ids
+            assert forgetful.desk.session.length == len(forgetful.desk.cache.tokens)
+            assert forgetful.generate("Once upon", **asked).token_ids == second.token_ids  # type: ignore[arg-type]
+            assert forgetful.repeat(result.repro, result.sampling).token_ids == result.token_ids
+
+
 def test_a_model_that_drafts_for_itself_is_always_right_and_takes_few_steps() -> None:
     steps: list[int] = []
     with model(FakeRuntime(before_step=counting(steps)), FakeRuntime()) as drafted:

@@ -113,6 +113,22 @@ def test_working_memory_is_what_each_engine_keeps() -> None:
     assert memory("gguf", 1024, "q8").overhead == 4 * (128 * (row + mlp + 1024 // 2) + logits)
 
 
+def test_a_layer_with_a_window_holds_two_of_them_in_a_long_context() -> None:
+    one, local = Attention(None), Attention(None, window=100)
+    each = 2 * 32 * 4  # keys and values of two heads of 16 in f32, a token in a layer
+
+    def kv(runtime: str, context: int, chunk: int = 128) -> int:
+        pattern = (local, local, local, one)
+        return memory(runtime, context, chunk=chunk, pattern=pattern, n_layers=8).kv_cache
+
+    assert kv("mlx", 1000) == each * (6 * (2 * 100 + 128) + 2 * 1000)
+    assert kv("mlx", 1000, chunk=16) == each * (6 * (2 * 100 + 16) + 2 * 1000)
+    assert kv("mlx", 300) == each * 8 * 300
+    assert kv("gguf", 1000) == each * (6 * 512 + 2 * 1024)  # 328 cells, a multiple of 256
+    assert kv("gguf", 512) == each * 8 * 512
+    assert kv("onnx", 1000) == each * 8 * 1000
+
+
 @pytest.mark.parametrize("changes", [{"attention_softcap": 50.0}, {"pattern": (Attention(None, window=16),)}])
 def test_onnx_keeps_the_scores_of_what_its_tiles_cannot_do(changes: dict[str, Any]) -> None:
     plain, kept = memory("onnx", 1024), memory("onnx", 1024, **changes)

@@ -113,17 +113,17 @@ def test_chunks_across_a_window_change_nothing(name: str, chunk: int, tmp_path: 
 
 
 @pytest.mark.parametrize("name", CROSSING)
-def test_a_rewind_behind_a_window_finds_all_tokens_again(name: str, tmp_path: Path) -> None:
+def test_what_follows_a_rewind_behind_a_window_is_what_it_was(name: str, tmp_path: Path) -> None:
     decoder = DECODERS[name]
     weights = exact(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder, chunk=64) as session:
         session.forward_all(IDS)
         for length in (200, 30, 100):  # the last one: what was written twice
-            session.rewind(length)
+            session.forward_all(IDS[session.rewind(length) : length + 1])
             session.forward_all(IDS[length : length + 80][::-1])
-            session.rewind(length - 7)
-            assert nmse(session.forward_all(IDS[length - 7 :]), expected[length - 7 :]) <= 2e-11
+            kept = session.rewind(length - 7)
+            assert nmse(session.forward_all(IDS[kept:]), expected[kept:]) <= 2e-11
 
 
 @pytest.mark.parametrize(("scheme", "limit"), [("f16", 2e-5), ("bf16", 1e-3)])
