@@ -14,45 +14,24 @@ It keeps every promise of the seam in ``edgepack.runtime``, and can be told what
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, get_ident
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack import snapshot
-from edgepack.bundle.decoder import Attention, Decoder, Rope
-from edgepack.bundle.manifest import (
-    VERSION,
-    Chat,
-    Context,
-    Generation,
-    License,
-    Manifest,
-    Producer,
-    Quantization,
-    Schema,
-    Source,
-    Stop,
-    Variant,
-)
-from edgepack.bundle.manifest import Tokenizer as TokenizerFacts
+from edgepack import fake_facts, snapshot
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.manifest import Manifest
 from edgepack.bundle.thinking import Switch, Thinking
 from edgepack.decoding.repro import Setup
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.model import Model
 from edgepack.runtime import Options, Support
-from edgepack.text.added import Added
 from edgepack.text.chat import ChatTemplate
-from edgepack.text.letters import CHARACTER_OF
-from edgepack.text.splitting import symbol
-from edgepack.text.tables import Tables
 from edgepack.text.tokenizer import Tokenizer
-from edgepack.text.words import Front
 
 _PEAK = 40.0  # above the noise by so much that even a hot sampler follows the script
 _MASK = 2**64 - 1
@@ -70,7 +49,7 @@ class FakeRuntime:
     ``takes_back``: the most tokens that a rewind can forget; one that is to forget more forgets all. None: any number.
     """
 
-    name = "fake"
+    name = fake_facts.NAME
 
     def __init__(
         self,
@@ -256,7 +235,6 @@ class FakeSession:
             raise EngineError("A session was used from a thread that did not open it.", hint="Call it from its thread.")
 
 
-_END, _START = 256, 257  # token ids after the 256 bytes
 _THINKING = Thinking(
     opening="<think>",
     closing="</think>",
@@ -290,9 +268,9 @@ def model(
     ``thinks`` is what it thinks before it says so, between ``<think>`` and ``</think>``, unless it is asked with
     ``thinking=False``. ``template`` is the chat template; the other arguments are ``FakeRuntime``'s.
     """
-    script = [*says.encode(), _END] if isinstance(says, str) else list(says)
+    script = [*says.encode(), fake_facts.END] if isinstance(says, str) else list(says)
     thought = b"" if thinks is None else _THINKING.whole(thinks, "").encode()
-    manifest = _manifest(None if thinks is None else _THINKING)
+    manifest = fake_facts.manifest(None if thinks is None else _THINKING)
     options = Options(context=context, threads=1, kv_cache="f32")
     runtime = FakeRuntime(
         [*thought, *script],
@@ -309,7 +287,7 @@ def model(
         setup=setup(manifest, options),
         opening=lambda: runtime.open(Path(), manifest.decoder, options),
         options=options,
-        tokenizer=Tokenizer(_tables(), None, False),
+        tokenizer=Tokenizer(fake_facts.tables(), None, False),
         template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
     )
 
@@ -330,87 +308,4 @@ def setup(manifest: Manifest, options: Options) -> Setup:
         repack=None,
         machine="",
         packages={},
-    )
-
-
-def _tables() -> Tables:
-    names = {"<|end|>": _END, "<|start|>": _START}
-    texts = [*(CHARACTER_OF[byte].encode() for byte in range(256)), *(name.encode() for name in names)]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    added = [{"id": id, "content": name, "special": True} for name, id in names.items()]
-    vocab = {CHARACTER_OF[byte]: byte for byte in range(256)}
-    none = memoryview(b"").cast("I")
-    return Tables(
-        n_tokens=len(texts),
-        rest=json.dumps({"added_tokens": added, "decoder": byte_level, "model": {"vocab": vocab}}),
-        ids=_words(range(len(texts))),
-        texts=memoryview(b"".join(texts)),
-        ends=_words(accumulate(map(len, texts))),
-        pairs=memoryview(b"").cast("Q"),
-        ranks=none,
-        joined=none,
-        sorted=none,
-        splits=False,
-        front=Front(
-            added=[Added(name, id, special=True) for name, id in names.items()],
-            normalized=[],
-            changes=[],
-            before=[],
-            steps=[],
-            starts=_words([0]),
-            symbols=symbol(0),
-            letters={},
-            bytes=[*range(256)],
-        ),
-    )
-
-
-def _words(values: Iterable[int]) -> memoryview:
-    return memoryview(np.array([*values], "<u4").tobytes()).cast("I")
-
-
-def _manifest(thinking: Thinking | None = None) -> Manifest:
-    decoder = Decoder(
-        family="fake",
-        architecture="FakeForCausalLM",
-        n_layers=1,
-        hidden_size=8,
-        n_heads=1,
-        n_kv_heads=1,
-        head_dim=8,
-        intermediate_size=8,
-        n_vocab=258,
-        context=131072,
-        trained_context=131072,
-        norm_eps=1e-5,
-        pattern=(Attention(Rope(theta=10000.0, dim=8)),),
-        tied=True,
-    )
-    return Manifest(
-        schema=Schema(version=VERSION),
-        name="fake",
-        version="1",
-        producer=Producer(edgepack="fake", packages={}, recipe={}),
-        source=Source(name="fake", repository=None, revision=None, files=[]),
-        license=License(id="MIT", files=[]),
-        decoder=decoder,
-        tokenizer=TokenizerFacts(rows=258, bos=None, add_bos=False, probes=[]),
-        stops=[Stop(id=_END, text="<|end|>", sources=[])],
-        chat=Chat(roles=["system", "user", "assistant", "tool"], date=None, goldens=[], thinking=thinking),
-        generation=Generation(),
-        context=Context(trained=131072, profile=131072, verified=0, kv_values_per_token=decoder.kv_values_per_token),
-        files=[],
-        variants=[
-            Variant(
-                id="fake-f32",
-                target="fake",
-                runtime=FakeRuntime.name,
-                floor="0",
-                quantization=Quantization(asked="f32", scheme="f32", bits=32.0, fallbacks=[]),
-                weights_bytes=0,
-                files=[],
-                proof=None,
-                self_test=None,
-            )
-        ],
     )

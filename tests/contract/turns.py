@@ -195,7 +195,7 @@ def what_an_engine_could_not_keep_is_evaluated_again(case: Case) -> None:
         assert again.text == wanted
         assert again.usage.cached_tokens < known // 2
         assert holds_what_it_should(model)
-        assert model.repeat(again.repro, again.sampling).token_ids == again.token_ids
+        assert model._repeat(again.repro, again.sampling).token_ids == again.token_ids
         watch.says(start, said)
         result = model.generate(COPY, max_tokens=len(said), prompt_lookup=True)
         assert (result.token_ids, result.usage.drafted_tokens) == (copied.token_ids, copied.usage.drafted_tokens)

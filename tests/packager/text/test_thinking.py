@@ -235,7 +235,7 @@ def test_a_bundle_says_how_its_model_thinks_and_the_sdk_follows(tmp_path: Path) 
         result = model.chat(begun, continue_final=True, thinking_tokens=6, regex="[a-z]{4}", **asked)
         assert result.reasoning is not None
         assert re.fullmatch("[a-z]{4}", result.text)
-        again = model.repeat(result.repro, result.sampling)
+        again = model._repeat(result.repro, result.sampling)
         assert (again.token_ids, again.reasoning) == (result.token_ids, result.reasoning)
         words = model.detokenize(model.chat(hi, thinking=False, **asked).repro.prompt_ids)
         assert words.endswith("assistant\n<think>\n\n</think>\n\n")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack import FakeRuntime, fake
+from edgepack import FakeRuntime, fake, fake_facts
 from edgepack.bundle.decoder import Decoder
 from edgepack.decoding.draft import Draft
 from edgepack.errors import EngineCrashedError, EngineError, UsageError
@@ -20,7 +20,7 @@ from edgepack.model import Model
 from edgepack.runtime import Options
 from edgepack.text.tokenizer import Tokenizer
 
-MANIFEST = fake._manifest()
+MANIFEST = fake_facts.manifest()
 N_VOCAB = MANIFEST.decoder.n_vocab
 NEVER = b"\xff"[0]  # a token that no text of these tests has
 
@@ -119,7 +119,7 @@ def model(runtime: FakeRuntime, draft: FakeRuntime | None, opened: list[FakeSess
         setup=fake.setup(MANIFEST, options(128)),
         opening=lambda: opening(runtime),
         options=options(128),
-        tokenizer=Tokenizer(fake._tables(), None, False),
+        tokenizer=Tokenizer(fake_facts.tables(), None, False),
         template=None,
         drafting=drafting,
     ) as made:
@@ -158,9 +158,9 @@ def test_the_text_is_the_same_on_engines_that_forget(more: dict[str, object], ta
         for _ in range(2):
             result = forgetful.generate("Once", **asked)  # type: ignore[arg-type]
             assert result.token_ids == first.token_ids
-            assert forgetful.desk.session.length == len(forgetful.desk.cache.tokens)
+            assert forgetful._desk.session.length == len(forgetful._desk.cache.tokens)
             assert forgetful.generate("Once upon", **asked).token_ids == second.token_ids  # type: ignore[arg-type]
-            assert forgetful.repeat(result.repro, result.sampling).token_ids == result.token_ids
+            assert forgetful._repeat(result.repro, result.sampling).token_ids == result.token_ids
 
 
 def test_a_model_that_drafts_for_itself_is_always_right_and_takes_few_steps() -> None:

@@ -148,7 +148,7 @@ def test_a_thought_is_closed_where_its_tokens_are_spent(most: int, tmp_path: Pat
         assert result.reasoning == data[:most].decode(errors="ignore").strip()
         assert (result.text, result.finish_reason) == (SAID, "stop")
         assert result.repro.thinking_tokens == most
-        again = model.repeat(result.repro, result.sampling)
+        again = model._repeat(result.repro, result.sampling)
         assert (again.token_ids, again.text, again.reasoning) == (result.token_ids, SAID, result.reasoning)
         path = tmp_path / "result.json"
         path.write_text(json.dumps(result.to_dict()))
@@ -178,7 +178,7 @@ def test_a_form_binds_the_answer_and_not_the_thought(form: Any, text: str | None
         assert THOUGHT.startswith(result.reasoning or "")
         assert (result.reasoning == THOUGHT) == (limit == 300)
         assert len(result.token_ids) <= limit
-        again = model.repeat(result.repro, result.sampling)
+        again = model._repeat(result.repro, result.sampling)
         assert again.token_ids == result.token_ids
         assert model.chat(HI, thinking=False, max_tokens=limit, **form).reasoning is None
 
