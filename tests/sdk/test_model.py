@@ -390,12 +390,12 @@ def test_a_result_is_json() -> None:
             list(stream)
         document = json.loads(json.dumps(stream.result.to_dict()))
     assert list(document) == [
-        *("text", "token_ids", "finish_reason", "stop", "sampling", "usage", "timings"),
+        *("text", "reasoning", "token_ids", "finish_reason", "stop", "sampling", "usage", "timings"),
         *("tool_calls", "repro"),
     ]
     assert (document["token_ids"], document["sampling"]["seed"]) == ([72, 105], 1)
     assert set(document["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
-    assert chunk.to_dict() == {"text": "H", "token_ids": [72]}
+    assert chunk.to_dict() == {"text": "H", "reasoning": "", "token_ids": [72]}
 
 
 def test_the_import_is_light() -> None:
