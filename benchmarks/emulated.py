@@ -33,7 +33,7 @@ from edgepack.device.state import PREFERENCE
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("python3", "libgomp1", "libstdc++6")  # the index's wheel of llama.cpp takes OpenMP from the system
-GLIBC = range(28, 16, -1)  # the wheels that run on a system as old as what zig's engines ask for
+GLIBC = range(36, 16, -1)  # 2.36 is of Debian 12
 
 
 DEBIAN = {"aarch64": "arm64", "x86_64": "amd64"}
@@ -48,6 +48,8 @@ CPUS = {
     "x86-64-v3": ("Haswell",),
 }
 """Where an engine runs that was compiled for a processor. QEMU has no AVX-512."""
+IDENTITIES = {"cortex-a72": (0x41, 0xD08), "cortex-a76": (0x41, 0xD0B), "a64fx": (0x46, 0x001), "max": (0x00, 0x051)}
+"""Implementer and part of ARM's processors, as their register MIDR_EL1 has them."""
 
 
 class Device:
@@ -106,7 +108,20 @@ class Device:
         ran = f'exec {command} ${{plugin:+-plugin "$plugin"}} -0 "$0" {shlex.quote(str(self.interpreter))} "$@"\n'
         path.write_text(f"#!/bin/sh\n{counting}{ran}")
         path.chmod(0o755)
+        if self.machine == "aarch64":
+            self._identify(*IDENTITIES.get(cpu, IDENTITIES["max"]))
         return path
+
+    def _identify(self, implementer: int, part: int) -> None:
+        """Lay a processor's description where programs look: else QEMU 7 shows them this machine's, on which ONNX
+        Runtime for ARM crashes."""
+        lines = (
+            f"Features\t: fp asimd\nCPU implementer\t: {implementer:#04x}\nCPU architecture: 8\nCPU variant\t: 0x0\n"
+        )
+        lines += f"CPU part\t: {part:#05x}\nCPU revision\t: 0\n\n"
+        path = self.root / "proc" / "cpuinfo"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(f"processor\t: {number}\n{lines}" for number in range(os.cpu_count() or 1)))
 
     def run(
         self, cpu: str, engine: Path | None, *command: str | Path, **environment: str | Path
