@@ -97,8 +97,8 @@ def compile(
     """
     prefix = f"-ffile-prefix-map={folder}=."
     compilers = {
-        "CMAKE_C_COMPILER": str(toolchain.wrapper(folder, "cc", tools.c)),
-        "CMAKE_CXX_COMPILER": str(toolchain.wrapper(folder, "c++", tools.cxx)),
+        "CMAKE_C_COMPILER": str(toolchain.wrapper(folder, "cc", tools.c, tools.spelling)),
+        "CMAKE_CXX_COMPILER": str(toolchain.wrapper(folder, "c++", tools.cxx, tools.spelling)),
         "CMAKE_MAKE_PROGRAM": tools.ninja,
         "CMAKE_C_FLAGS": f"{given['CMAKE_C_FLAGS']} {prefix}",
         "CMAKE_CXX_FLAGS": f"{given['CMAKE_CXX_FLAGS']} {prefix}",

@@ -37,7 +37,8 @@ _KITS: Final = {
 class Toolchain:
     """The programs: ``c`` and ``cxx`` are commands with their arguments, ``version`` what the compiler says of itself.
 
-    ``platform`` is the tag of the wheel that they make; ``settings`` are what CMake has to know besides.
+    ``platform`` is the tag of the wheel that they make; ``settings`` are what CMake has to know besides; ``spelling``
+    are lines of shell that spell the arguments of other compilers as this one takes them.
     """
 
     compiler: Compiler
@@ -48,6 +49,7 @@ class Toolchain:
     ninja: str
     platform: str
     settings: tuple[tuple[str, str], ...] = ()
+    spelling: str = ""
 
 
 def find(processor: Processor, hardware: Hardware, asked: Compiler | None = None) -> Toolchain:
@@ -91,6 +93,20 @@ def accelerators(asked: frozenset[Accelerator], processor: Processor, hardware: 
 
 _SYSTEMS: Final = {"linux": "Linux", "darwin": "macOS"}
 
+OF_ZIG: Final = """\
+for word do
+    shift
+    case $word in
+    -march=armv*)
+        word=-mcpu=generic+$(echo "${word#-march=arm}" | sed 's/[.]/_/; s/-a/a/; s/+fp16/+fullfp16/')
+        ;;
+    esac
+    set -- "$@" "$word"
+done
+"""
+"""ggml asks for its variants of ARM as GCC and Clang know them: ``-march=armv8.2-a+dotprod+fp16``. To zig that version
+is something that a processor has: ``-mcpu=generic+v8_2a+dotprod+fullfp16``."""
+
 
 def _zig(processor: Processor, cmake: str, ninja: str) -> Toolchain:
     spec = importlib.util.find_spec("ziglang")
@@ -112,13 +128,16 @@ def _zig(processor: Processor, cmake: str, ninja: str) -> Toolchain:
     )
     version = f"zig {_said(zig, 'version')}"
     tag = f"manylinux_{old}_{new}_{machine}"
-    return Toolchain("zig", version, (zig, "cc", *target), (zig, "c++", *target), cmake, ninja, tag, settings)
+    return Toolchain("zig", version, (zig, "cc", *target), (zig, "c++", *target), cmake, ninja, tag, settings, OF_ZIG)
 
 
-def wrapper(folder: Path, name: str, command: tuple[str, ...]) -> Path:
-    """Write a program that runs a command with its arguments, for CMake, which takes a compiler for a single file."""
+def wrapper(folder: Path, name: str, command: tuple[str, ...], spelling: str = "") -> Path:
+    """Write a program that runs a command with its arguments, for CMake, which takes a compiler for a single file.
+
+    ``spelling`` is as in ``Toolchain``.
+    """
     path = folder / name
-    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    path.write_text(f'#!/bin/sh\n{spelling}exec {shlex.join(command)} "$@"\n')
     path.chmod(0o700)
     return path
 

@@ -137,7 +137,8 @@ def lacks_openmp(reason: str | None) -> bool:
 class Library:
     """A loaded engine: its functions are attributes of ``native``, with their signatures declared.
 
-    ``build`` is the local version of an engine of our own, such as "this.g1a2b3c4d"; ``pools`` what it has more.
+    ``build`` is the local version of an engine of our own, such as "this.g1a2b3c4d", with the variant of it that was
+    loaded, if it has any: "x86.64.g1a2b3c4d.haswell"; ``pools`` what it has more.
     """
 
     engine: Engine
@@ -245,5 +246,6 @@ def _load(engine: Engine) -> Library:
             hint=f"Reinstall it with: {INSTALL}",
         )
     native.llama_backend_init()
-    build = importlib.metadata.version(engine.distribution).partition("+")[2] if engine.own else ""
+    local = importlib.metadata.version(engine.distribution).partition("+")[2]
+    build = ".".join(filter(None, (local, pools.variant))) if pools else ""
     return Library(engine, native, build, pools)

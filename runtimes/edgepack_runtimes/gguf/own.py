@@ -27,6 +27,7 @@ ASLEEP: Final = 0.1
 of 135M weights, whose operators are short: 8 % in the median of windows of 0.1 s, up to 22 %; beside a busy program
 50 %."""
 
+_VARIANT: Final = "libggml-cpu-"
 _SPIN: Final = -1  # rounds of spinning before a thread sleeps
 _SLEEP: Final = 0
 
@@ -48,10 +49,11 @@ class Pools:
     """The threads of an engine of our own: a pool for each context, which stays from one step to the next.
 
     ``cpu`` is the library of the processor's backend, whose symbols these are; ``native`` that of llama.cpp.
+    ``variant`` is the name of that backend where it was chosen among several: "haswell", "armv8.2_1".
     """
 
-    def __init__(self, native: ctypes.CDLL, cpu: ctypes.CDLL) -> None:
-        self._native = native
+    def __init__(self, native: ctypes.CDLL, cpu: ctypes.CDLL, variant: str = "") -> None:
+        self._native, self.variant = native, variant
         self._default, self._new, self._free = (
             native.ggml_threadpool_params_default,
             cpu.ggml_threadpool_new,
@@ -101,7 +103,7 @@ def load(native: ctypes.CDLL, folder: Path) -> Pools:
     does. Raises ``OSError`` where no variant runs here, ``AttributeError`` or ``ValueError`` for an engine without what
     is needed.
     """
-    variants = sorted(folder.glob("libggml-cpu-*.so"))
+    variants = sorted(folder.glob(f"{_VARIANT}*.so"))
     if not variants:  # compiled for one processor, and linked
         return Pools(native, native)
     native.ggml_backend_load.restype, native.ggml_backend_load.argtypes = c_void_p, (c_char_p,)
@@ -113,4 +115,4 @@ def load(native: ctypes.CDLL, folder: Path) -> Pools:
     for path in (*others, best):
         if not native.ggml_backend_load(os.fsencode(path)) and path == best:
             raise OSError(f"{path} does not load")
-    return Pools(native, libraries[best])
+    return Pools(native, libraries[best], best.stem.removeprefix(_VARIANT))

@@ -211,6 +211,14 @@ def test_without_tools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert toolchain.INSTALL in str(error.value)
 
 
+def test_zig_gets_the_variants_of_arm_as_it_knows_them(tmp_path: Path) -> None:
+    """ggml's CMake asks for ``-march=armv8.2-a+...``, which is the name of no processor to zig."""
+    cc = toolchain.wrapper(tmp_path, "cc", ("printf", "%s\\n"), toolchain.OF_ZIG)
+    given = ["-march=armv8-a", "-march=armv8.2-a+dotprod+fp16+sve", "-march=x86-64-v3", "-DNAME=a b"]
+    said = subprocess.run([cc, *given], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said == ["-mcpu=generic+v8a", "-mcpu=generic+v8_2a+dotprod+fullfp16+sve", *given[2:]]
+
+
 def test_packager_and_runtime_mean_the_same_engine() -> None:
     engine = next(engine for engine in library.ENGINES if engine.own)
     assert (engine.version, engine.llama, engine.ggml) == (sources.VERSION, building.LLAMA, building.GGML)

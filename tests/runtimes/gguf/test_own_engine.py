@@ -63,7 +63,7 @@ def test_the_best_variant_is_loaded_and_whatever_accelerator_lies_beside_it(tmp_
         library(tmp_path, f"libggml-cpu-{name}.so", CPU, f"-DSCORE={score}")
     for name in ("libggml-base.so", "libggml-cuda.so", "libggml-broken.so", "libother.so"):
         library(tmp_path, name, "")
-    own.load(native, tmp_path)
+    assert own.load(native, tmp_path).variant == "zen4"
     assert loaded(native) == ["libggml-broken.so", "libggml-cuda.so", "libggml-cpu-zen4.so"]
 
 
