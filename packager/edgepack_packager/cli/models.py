@@ -12,6 +12,9 @@ _NARROW = 80
 """Columns of the table: names are to be copied, so a narrower terminal may wrap them, but not cut them off."""
 
 
+_ACCEPTED = {"tools": "calls tools", "thinking": "thinks unless told not to (--no-think)"}
+
+
 @examples("edgepack models")
 def models(json: options.AsJson = False) -> None:
     """List the models that have a short name: what `edgepack build NAME` fetches from the hub."""
@@ -29,8 +32,9 @@ def models(json: options.AsJson = False) -> None:
     for entry in catalog.entries():
         licence = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
         table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence)
-        if entry.note:
-            notes.setdefault(entry.note, []).append(entry.alias)
+        for note in (entry.note, *(said for accepted, said in _ACCEPTED.items() if accepted in entry.accepts)):
+            if note:
+                notes.setdefault(note, []).append(entry.alias)
     console.print(table)
     console.print()
     for note, names in notes.items():

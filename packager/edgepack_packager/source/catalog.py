@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -17,7 +17,9 @@ import msgspec
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model: its alias, its repository, its weights' number, and its licence as a bundle records it.
 
-    Without a ``revision``, the 40-hex commit to use, a build takes the newest and records which that was.
+    ``accepts`` is what its chat template takes besides turns, as far as it is known before it is fetched; a pretrained
+    model has none. Without a ``revision``, the 40-hex commit to use, a build takes the newest and records which that
+    was.
     """
 
     alias: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$")]
@@ -26,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str
     gated: bool = False
     note: str = ""
+    accepts: tuple[Literal["system", "tools", "thinking"], ...] = ()
     revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None = None
 
 

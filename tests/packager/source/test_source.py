@@ -298,3 +298,17 @@ def test_what_is_written_on_one_disk_is_added_up(tmp_path: Path) -> None:
     space.check([out])
     with pytest.raises(BuildError, match=r"the weights take .*B in .*yet and the bundle takes .*B in .*B are free"):
         space.check([cache, out])
+
+
+def test_the_catalogue_says_what_the_templates_of_its_models_take(shared: Path) -> None:
+    """Compared with those that were published: a system prompt, tools, a switch of thoughts."""
+    published = {"llama-3.2-3b": "meta-llama-Llama-3.2-3B-Instruct", "phi-3.5-mini": "microsoft-Phi-3.5-mini-instruct"}
+    published |= {"gemma-2-2b": "google-gemma-2-2b-it", "qwen3-0.6b": "Qwen-Qwen3-0.6B"}
+    for alias, name in published.items():
+        text = (shared / "chat-templates" / f"{name}.jinja").read_text("utf-8")
+        entry = catalog.find(alias)
+        assert entry is not None
+        assert ("tools" in entry.accepts) == ("tools" in text)
+        assert ("thinking" in entry.accepts) == ("enable_thinking" in text)
+        assert ("system" in entry.accepts) == ("System role not supported" not in text)
+    assert not any(entry.accepts for entry in catalog.entries() if entry.alias.endswith("-base"))
