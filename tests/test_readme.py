@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, and its table of quantisations is the targets' own."""
+"""What the README shows is true: its lines end well, and its table of quantisations is the targets' own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ from edgepack_packager.build import Built
 from edgepack_packager.source import catalog
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-
-
-def test_its_python_runs(demo_bundle: Built) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    code = code.replace("demo.edgepack", str(demo_bundle.path))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "weights" in done.stdout
 
 
 def lines_of(name: str) -> list[str]:

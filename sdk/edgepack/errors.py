@@ -91,19 +91,31 @@ class EdgepackError(Exception):
 
 
 class UsageError(EdgepackError, ValueError):
-    """An argument that cannot be honoured."""
+    """An argument that cannot be honoured.
+
+    Next step: correct the argument that the sentence names; nothing was done.
+    """
 
 
 class UnknownOptionError(UsageError, TypeError):
-    """A keyword that nothing here knows."""
+    """A keyword that nothing here knows.
+
+    Next step: take the option that the hint names.
+    """
 
 
 class SchemaError(UsageError):
-    """A schema, a regex, a grammar or a tool that cannot bind an answer."""
+    """A schema, a regex, a grammar or a tool that cannot bind an answer.
+
+    Next step: simplify what the sentence names, or leave the bound out and check the answer yourself.
+    """
 
 
 class SourceError(EdgepackError, ValueError):
-    """The model to convert is missing, damaged or inconsistent."""
+    """The model to convert is missing, damaged or inconsistent.
+
+    Next step: fetch the model again, or whole; where the file itself is wrong, tell whoever published it.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         # A value that it quotes is as long as a stranger's file has it.
@@ -111,73 +123,123 @@ class SourceError(EdgepackError, ValueError):
 
 
 class UnsupportedModelError(SourceError):
-    """The source is sound, but edgepack does not build its architecture or one of its features."""
+    """The source is sound, but edgepack does not build its architecture or one of its features.
+
+    Next step: take another model; `edgepack models` lists some that are built.
+    """
 
 
 class BuildError(EdgepackError):
-    """A build could not be finished; nothing was left behind."""
+    """A build could not be finished; nothing was left behind.
+
+    Next step: remove the cause that the sentence names, and build again.
+    """
 
 
 class OutputExistsError(BuildError, FileExistsError):
-    """The output folder exists already."""
+    """The output folder exists already.
+
+    Next step: remove the folder, or name another with `--out`.
+    """
 
 
 class LicenceError(BuildError):
-    """The licence of the model asks to be accepted, or for another name."""
+    """The licence of the model asks to be accepted, or for another name.
+
+    Next step: read the licence, and accept it with `--accept-licence`, or give the bundle the name that it asks for.
+    """
 
 
 class ProofError(BuildError):
-    """A gate of the proof failed: what was written is not the same model."""
+    """A gate of the proof failed: what was written is not the same model.
+
+    Next step: take another scheme or target for the variant that failed, and report it: an exact scheme never should.
+    """
 
 
 class BundleError(EdgepackError, ValueError):
-    """A bundle cannot be used."""
+    """A bundle cannot be used.
+
+    Next step: build the bundle again, or copy it again from where it is whole.
+    """
 
 
 class BundleNotFoundError(BundleError, FileNotFoundError):
-    """There is no bundle at the path, which is its ``filename``."""
+    """There is no bundle at the path, which is its ``filename``.
+
+    Next step: check the path; a bundle is a folder with a manifest.json.
+    """
 
 
 class BundleDamagedError(BundleError):
-    """A file of the bundle differs from its manifest."""
+    """A file of the bundle differs from its manifest.
+
+    Next step: copy it again, and `edgepack verify` it: the sentence names the file.
+    """
 
 
 class BundleTooNewError(BundleError):
-    """The bundle needs a newer edgepack."""
+    """The bundle needs a newer edgepack.
+
+    Next step: upgrade edgepack on this machine.
+    """
 
 
 class ReplayError(BundleError):
-    """The tokenizer or the chat template gives something else here than when the bundle was built."""
+    """The tokenizer or the chat template gives something else here than when the bundle was built.
+
+    Next step: install the versions of the libraries that the hint names, or build the bundle again with these.
+    """
 
 
 class ExtraMissingError(EdgepackError, ImportError):
-    """What was asked for needs packages that are not installed; the hint is the command that installs them all."""
+    """What was asked for needs packages that are not installed; the hint is the command that installs them all.
+
+    Next step: run that command in the environment that the program runs in.
+    """
 
 
 class EngineError(EdgepackError, RuntimeError):
-    """An engine failed."""
+    """An engine failed.
+
+    Next step: try another variant or another engine, as `edgepack plan` lists them.
+    """
 
 
 class EngineMissingError(EngineError):
-    """An engine is not installed, or no installed engine can run the bundle on this machine."""
+    """An engine is not installed, or no installed engine can run the bundle on this machine.
+
+    Next step: run the command in the hint; `edgepack doctor` shows what each engine lacks.
+    """
 
 
 class EngineCrashedError(EngineError):
-    """The process of an isolated engine ended; the next call starts another."""
+    """The process of an isolated engine ended; the next call starts another.
+
+    Next step: ask again; where it crashes again, take another variant, or less context.
+    """
 
 
 class EngineTimeoutError(EngineError, TimeoutError):
-    """An isolated engine did not answer in time and was ended; the next call starts another."""
+    """An isolated engine did not answer in time and was ended; the next call starts another.
+
+    Next step: ask again, or for less; where it hangs again, take another variant.
+    """
 
 
 class Cancelled(EngineError):  # noqa: N818 - a state that the caller asked for, not a fault
-    """A session was asked to stop in the middle of its work."""
+    """A session was asked to stop in the middle of its work.
+
+    Next step: none is needed; the session takes the next request.
+    """
 
 
 class ToolCallError(EdgepackError, ValueError):
     """An answer begins a tool call that is malformed, of no known tool, or with arguments that do not validate.
 
     ``text`` is the answer as the model wrote it.
+
+    Next step: send `messages` after those that it answered, and the model may correct itself.
     """
 
     def __init__(self, message: str, *, text: str = "", hint: str | None = None) -> None:
@@ -194,15 +256,24 @@ class ToolCallError(EdgepackError, ValueError):
 
 
 class ContextError(EdgepackError, ValueError):
-    """The tokens or the memory do not fit."""
+    """The tokens or the memory do not fit.
+
+    Next step: ask for less context, or for a shorter text.
+    """
 
 
 class ContextTooLargeError(ContextError):
-    """The context asked for exceeds the memory of the machine or what was verified."""
+    """The context asked for exceeds the memory of the machine or what was verified.
+
+    Next step: load with less context; the hint names the largest that fits, where one does.
+    """
 
 
 class PromptTooLongError(ContextError):
-    """The prompt is longer than the context that was loaded."""
+    """The prompt is longer than the context that was loaded.
+
+    Next step: shorten the prompt, load with more context, or set `on_overflow`.
+    """
 
 
 # What other tools call the same thing.

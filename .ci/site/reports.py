@@ -1,0 +1,135 @@
+"""What each command prints with ``--json``, as JSON Schemas that msgspec makes of the types which the commands report.
+
+Where a command writes more than its type has, or puts several together, that is said here; ``tests/docs`` holds real
+reports against these schemas, and finds what is missing or too much.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypedDict
+
+import msgspec
+
+import edgepack
+from edgepack.bundle.manifest import Manifest
+from edgepack.measuring.bench import BenchReport
+from edgepack.measuring.compare import Comparison
+from edgepack.measuring.doctor import DoctorReport
+from edgepack.measuring.evaluate import EvalReport
+from edgepack.measuring.rerun import Rerun
+from edgepack.text.replay import Replay
+from edgepack.tuning.tune import TuneReport
+from edgepack_packager.fit import Refusal, Row
+from edgepack_packager.source.catalog import Entry
+
+
+class Evaluations(TypedDict):
+    """``edgepack eval``; ``left_out`` has the reason for each variant that could not be measured."""
+
+    variants: list[EvalReport]
+    left_out: dict[str, str]
+
+
+class Verified(TypedDict):
+    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's."""
+
+    id: str
+    name: str
+    files: int
+    bytes: int
+    foreign: list[str]
+    replays: list[Replay]
+
+
+class Models(TypedDict):
+    """``edgepack models``."""
+
+    models: list[Entry]
+
+
+class Place(TypedDict):
+    """The device that was asked about; ``memory`` in bytes, and where that figure comes from."""
+
+    name: str
+    memory: int
+    basis: str
+
+
+class Fitting(TypedDict):
+    """``edgepack fit``: the variant to choose and the command that builds it, None where nothing fits."""
+
+    model: str
+    parameters: int
+    context: int
+    trained_context: int
+    device: Place
+    fits: bool
+    choice: str | None
+    command: str | None
+    variants: list[Row]
+    refused: list[Refusal]
+
+
+_TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
+_MANIFEST = {
+    "Manifest": {"id": _TEXT, "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]}},
+    "Variant": {"proven": _YES},
+}
+
+REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
+    "run": (edgepack.Result, {"ToolCall": {"coerced": {"type": "object"}}}),
+    "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
+    "inspect": (Manifest, _MANIFEST),
+    "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "verify": (Verified, {}),
+    "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
+    "bench": (BenchReport, {}),
+    "tune": (TuneReport, {}),
+    "eval": (Evaluations, {}),
+    "compare": (Comparison, {"Comparison": {"identical": _COUNT}}),
+    "doctor": (DoctorReport, {}),
+    "models": (Models, {}),
+    "fit": (Fitting, {"Row": {"variant": _TEXT, "fits": _YES}, "Memory": {"total": _COUNT}}),
+}
+"""The type of each report, and by class the fields that the command adds to it."""
+
+
+def schema_of(command: str) -> dict[str, Any]:
+    """Return the JSON Schema of a command's report. Objects whose type is known have no other fields than those."""
+    kind, added = REPORTS[command]
+    _annotate()
+    schema = msgspec.json.schema(kind, schema_hook=_other)
+    for name, found in schema.get("$defs", {}).items():
+        if "description" in found:
+            found["description"] = inspect.cleandoc(found["description"])
+        if "properties" in found:
+            found["properties"].update(added.get(name, {}))
+            found["additionalProperties"] = False
+    return schema
+
+
+def _other(kind: Any) -> dict[str, Any]:
+    return _TEXT if isinstance(kind, type) and issubclass(kind, Path) else {"description": "any JSON value"}
+
+
+def _annotate() -> None:
+    """Import what edgepack's modules import for type checkers alone, so that their annotations can be read."""
+    done: set[str] = set()
+    while missing := [name for name in sorted(sys.modules) if name.startswith("edgepack.") and name not in done]:
+        for name in missing:
+            done.add(name)
+            module = sys.modules[name]
+            for block in _checked(module):
+                exec(compile(ast.Module(block.body, []), name, "exec"), vars(module))
+
+
+def _checked(module: ModuleType) -> Iterator[ast.If]:
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield node

@@ -1,0 +1,123 @@
+"""What the site generates is whole, and what its pages say of files and reports is so."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import edgepack
+from edgepack.cli import main
+from edgepack_packager.build import Built
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / ".ci" / "site"))
+
+import pages  # noqa: E402
+import reports  # noqa: E402
+
+FILES = [place for folder in ("sdk", "runtimes", "packager") for place in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("kind", pages.error_classes(), ids=lambda kind: kind.__name__)
+def test_an_error_says_what_it_means_and_what_to_do(kind: type[edgepack.EdgepackError]) -> None:
+    meaning, *rest = (inspect.getdoc(kind) or "").split("\n\n")
+    assert meaning
+    assert kind is edgepack.EdgepackError or any(each.startswith(pages.NEXT_STEP) for each in rest)
+
+
+def test_every_error_is_on_its_page() -> None:
+    shown = set(re.findall(r"^## (\w+)$", pages.errors_page(), re.M))
+    assert {name for name, home in edgepack._HOME.items() if home == "errors"} <= shown
+
+
+def test_every_name_is_on_its_page() -> None:
+    shown = set(re.findall(r"^::: edgepack\..*\.(\w+)$", pages.names(), re.M))
+    assert {*edgepack.__all__} - {"__version__"} == shown | {each.__name__ for each in pages.error_classes()}
+
+
+def test_every_command_and_report_is_on_its_page() -> None:
+    page = pages.commands()
+    shown = set(re.findall(r"^## edgepack ([\w -]+)$", page, re.M))
+    assert set(reports.REPORTS) < shown
+    assert {"engine build", "demo"} < shown
+    assert {*re.findall(r"\(schemas/(\w+)\.json\)", page)} == {*reports.REPORTS}
+
+
+def test_links_stay_within() -> None:
+    text = "[a](../x/y.py) [b](sdk.md#types) [c](https://example.org) [d](../docs/proof.md)"
+    assert pages.within(text, "sources.md") == text.replace("[a](../x/y.py)", "a (`x/y.py`)")
+
+
+@pytest.mark.parametrize(
+    ("html", "count"),
+    [
+        ('<a href="https://example.org">a link</a> <link href="assets/main.css"> <img src="fidelity.svg">', 0),
+        ('<script src="https://cdn.example.org/x.js"></script>', 1),
+        ('<link rel=stylesheet href=//fonts.example.org/css> <img alt="" src="http://example.org/x.png">', 2),
+    ],
+)
+def test_what_a_page_fetches_is_found(html: str, count: int) -> None:
+    assert len(pages.fetched(html)) == count
+
+
+def test_the_state_page_names_what_is_kept() -> None:
+    page = (ROOT / "docs" / "state.md").read_text("utf-8")
+    kept = {name for place in FILES for name in re.findall(r'state_folder\(\) / "([\w.-]+)"', place.read_text("utf-8"))}
+    named = {name for place in FILES for name in re.findall(r'"(EDGEPACK_[A-Z]+)_?"', place.read_text("utf-8"))}
+    assert {"findings", "chats"} < kept
+    assert {"EDGEPACK_STATE", "EDGEPACK_CACHE"} < named
+    assert [name for name in sorted(kept | named - INTERNAL) if f"`{name}" not in page] == []
+
+
+INTERNAL = {"EDGEPACK_PROBING"}
+"""Between edgepack's own processes."""
+
+
+REPORTS = {
+    "inspect": "inspect BUNDLE",
+    "build": "build demo --target gguf --out OUT",
+    "verify": "verify BUNDLE --replay",
+    "plan": "plan BUNDLE",
+    "run": "run BUNDLE Hello --max-tokens 3 --logprobs",
+    "replay": "replay RESULT",
+    "bench": "bench BUNDLE --backend gguf --prompt-tokens 4 --decode-tokens 2 --repeats 1",
+    "eval": "eval BUNDLE --text TEXT --variant gguf-q4_k_m --against-variant gguf-f32",
+    "compare": "compare BUNDLE BUNDLE --variant-a gguf-q4_k_m --variant-b gguf-f32 --prompts TEXT --max-tokens 3",
+    "doctor": "doctor",
+    "models": "models",
+    "fit": "fit demo --memory 4GB",
+}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "text").write_text("Edgepack packs small language models.\n")
+    with edgepack.load(demo_bundle.path) as model:
+        (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT")}
+    return named | {"BUNDLE": str(demo_bundle.path)}
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_a_report_is_as_its_schema_says(
+    command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [re.sub("BUNDLE|TEXT|RESULT|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()]
+    assert main([*words, "--json"]) == 0
+    printed = capsys.readouterr().out
+    jsonschema.validate(json.loads(printed), reports.schema_of(command))
+
+
+def test_a_field_that_no_schema_knows_is_found() -> None:
+    schema: dict[str, Any] = reports.schema_of("models")
+    jsonschema.validate({"models": []}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"models": [], "more": 1}, schema)
