@@ -99,7 +99,7 @@ def test_a_config_that_is_carried_needs_no_network(name: str, no_client: None) -
 @pytest.mark.parametrize("name", ["qwen3-0.6b@main", "owner/name"])
 def test_a_revision_and_other_models_are_asked_for(name: str, no_client: None) -> None:
     assert source.carried(name) is None
-    with pytest.raises(SourceError, match="huggingface_hub"):
+    with pytest.raises(ExtraMissingError, match="huggingface_hub"):
         source.read_config(name)
 
 
