@@ -100,9 +100,9 @@ def fill(
                 for token in ids[depth : depth + DECODED]:
                     session.forward([token])
                 decode = DECODED / (time.process_time() - start)
-                session.rewind(depth)
+                assert session.rewind(depth) == depth
                 yield depth, depth / used, decode, session.forward_all(ids[depth : depth + COMPARED])
-                session.rewind(depth)
+                assert session.rewind(depth) == depth
     finally:
         session.close()
 
