@@ -67,11 +67,15 @@ def steps() -> Progress:
 
 
 def stages() -> Progress:
-    """Return a progress of several stages on standard error, each a line that stays, as ``bar`` otherwise."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    """Return a progress of several stages on standard error, each a line that stays, as ``bar`` otherwise.
+
+    A stage that runs tells how long it will still take, one that is over how long it took.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = err()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), left)
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
