@@ -1,7 +1,7 @@
 """What Windows has not, hidden from every process that finds this on its path: modules, and functions of os and signal.
 
 Python's own modules and numpy are imported first, since they know their system and would fail otherwise; what is hidden
-is hidden from all that is imported after them.
+is hidden from all that is imported after them. What Python itself calls in Windows' stead stays, as os.statvfs does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODULES = ("fcntl", "grp", "posix_ipc", "pwd", "resource", "syslog", "termios", 
 OS = (
     "O_CLOEXEC O_DIRECTORY O_NOFOLLOW O_NONBLOCK confstr fchmod fchown fork fpathconf getegid geteuid getgid "
     "getloadavg getpgid getpgrp getuid killpg lchown memfd_create mkfifo nice posix_fadvise posix_fallocate pread "
-    "preadv pwrite pwritev register_at_fork sched_getaffinity sched_setaffinity setpgid setsid statvfs fstatvfs "
+    "preadv pwrite pwritev register_at_fork sched_getaffinity sched_setaffinity setpgid setsid fstatvfs "
     "sysconf sync uname "
 )
 SIGNAL = "ITIMER_REAL SIGALRM SIGHUP SIGUSR1 SIGUSR2 alarm getitimer pause pthread_sigmask setitimer sigwait"

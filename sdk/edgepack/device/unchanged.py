@@ -46,7 +46,7 @@ class Unchanged:
         self._proc, self._clock = proc, clock
         self._question = f"whole files of {bundle}"
         # Nothing is remembered where the system does not say when it was started, which Linux alone does so.
-        self._boot = _text(self._proc / "sys/kernel/random/boot_id").strip()
+        self._boot = _text(self._proc / "sys/kernel/random/boot_id").strip() if hasattr(os, "geteuid") else ""
         self._known = (recall(self._question, self._boot, _Known) or {}) if self._boot and _private() else {}
         self._before: dict[str, str | None] = {}
         self._news = False
