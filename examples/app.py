@@ -5,6 +5,7 @@ python examples/app.py demo.edgepack "What is a token?"
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import edgepack
@@ -26,4 +27,8 @@ def main(bundle: str, question: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description="Answer one question.")
+    parser.add_argument("bundle")
+    parser.add_argument("question")
+    given = parser.parse_args()
+    sys.exit(main(given.bundle, given.question))
