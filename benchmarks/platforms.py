@@ -4,8 +4,8 @@
 
 uv resolves edgepack's requirements by wheels alone for each platform and each Python, with the markers of that
 platform; nothing is installed. A cell is "yes", or for which Pythons which package has no wheel: the first that stands
-in the way. For 32-bit ARM, which uv does not know, pip is asked. Whether an engine runs there is another question: a
-wheel is what an install needs where nothing is compiled.
+in the way; "-" is an extra that asks for nothing there. For 32-bit ARM, which uv does not know, pip is asked. Whether
+an engine runs there is another question: a wheel is what an install needs where nothing is compiled.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ PLATFORMS = {
 MACOS = "14.0"
 # What uv says, and pip.
 _NO_WHEEL = re.compile(
-    r"([\w.-]+)(?:\[[\w,]+\])?(?:[=<>]\S*)? has no (?:usable )?wheels|No matching distribution found for ([\w.-]+)"
+    r"([A-Za-z][\w.-]*)(?:\[[\w,]+\])?(?:\{[^}]*\})?(?:[=<>]\S*)? has no (?:usable )?wheels"
+    r"|No matching distribution found for ([\w.-]+)"
 )
 
 
@@ -82,6 +83,14 @@ def lacking(extra: str, platform: str, python: str) -> str:
     return str(found[1] or found[2])
 
 
+def offered(extra: str, platform: str) -> bool:
+    """Say whether an extra asks for anything of its own on a platform: the markers of pyproject.toml are of systems."""
+    system = "darwin" if "apple" in platform else "win32" if "windows" in platform else "linux"
+    lines = PROJECT["optional-dependencies"].get(extra, [""])
+    systems = [re.search(r"sys_platform == '(\w+)'", line) for line in lines]
+    return any(found is None or found[1] == system for found in systems)
+
+
 def cell(found: dict[str, str]) -> str:
     """Return what a cell says of what lacks for each Python."""
     if not any(found.values()):
@@ -105,8 +114,12 @@ def main() -> None:
             asking = {
                 extra: {python: pool.submit(lacking, extra, name, python) for python in PYTHONS}
                 for extra in asked.extras
+                if offered(extra, name)
             }
-            cells = [cell({python: each.result() for python, each in row.items()}) for row in asking.values()]
+            cells = [
+                cell({python: each.result() for python, each in asking[extra].items()}) if extra in asking else "-"
+                for extra in asked.extras
+            ]
             print(f"| {platform} | {' | '.join(cells)} |", flush=True)
 
 
