@@ -153,7 +153,7 @@ def test_the_model_hears_a_flush_that_is_missing(
 
 
 def test_the_model_hears_a_name_that_comes_before_the_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def early(bundle: Path, out: Path) -> None:
+    def early(bundle: Path, out: Path, force: bool = False) -> None:
         bundle.rename(out)
         for path in [*out.rglob("*"), out, out.parent]:
             work._flush(path)
