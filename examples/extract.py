@@ -1,5 +1,6 @@
 """Data extraction: texts in, typed rows out. A schema binds the answer, so that each is a row or a sentence of error.
 
+pip install 'edgepack[gguf,structured]'
 python examples/extract.py demo.edgepack examples/people/*.txt > people.csv
 
 The type below is all there is to change for another table: its JSON schema binds the model's answer, token by token,

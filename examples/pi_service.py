@@ -96,4 +96,4 @@ if __name__ == "__main__":
         with edgepack.load(given.bundle) as loaded:
             asyncio.run(run(loaded, given.socket))
     except (edgepack.EdgepackError, OSError) as error:
-        sys.exit(str(error))
+        sys.exit(str(error) if isinstance(error, edgepack.EdgepackError) else f"{given.socket}: {error}")

@@ -22,7 +22,6 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 import edgepack
-from edgepack import AsyncStream
 
 log = logging.getLogger("uvicorn.error")
 
@@ -37,13 +36,13 @@ def make_app(model: edgepack.Model) -> FastAPI:
     """Return an app that answers with a model; whoever opened it closes it."""
     app = FastAPI(title=model.manifest.name)
 
-    async def asked(question: Question) -> AsyncIterator[AsyncStream]:
+    async def asked(question: Question) -> AsyncIterator[edgepack.AsyncStream]:
         """Wait for the model's turn. What is refused is refused here, and the end of the response frees the model."""
         async with model.astream_chat(**question.model_dump()) as stream:
             yield stream
 
     @app.post("/chat", response_class=EventSourceResponse)
-    async def chat(stream: Annotated[AsyncStream, Depends(asked)]) -> AsyncIterator[ServerSentEvent]:
+    async def chat(stream: Annotated[edgepack.AsyncStream, Depends(asked)]) -> AsyncIterator[ServerSentEvent]:
         tokens, reason = 0, "the client went"
         try:
             async for chunk in stream:
