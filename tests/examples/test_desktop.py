@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import programs
@@ -16,7 +17,6 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from edgepack import EngineError, Model, aload, fake
-from edgepack_packager.build import Built
 
 DESKTOP = programs.load("desktop.py").Desktop
 Scene = Callable[[Any, "Pilot[None]"], Awaitable[None]]
@@ -53,7 +53,7 @@ async def ask(app: Any, pilot: Pilot[None], question: str) -> None:
     await pilot.press("enter")
 
 
-def test_it_answers_as_a_conversation(demo_bundle: Built) -> None:
+def test_it_answers_as_a_conversation(one_variant: Path) -> None:
     async def scene(app: Any, pilot: Pilot[None]) -> None:
         assert app.query_one(Input).disabled
         await ask(app, pilot, "My name is Anna.")
@@ -65,7 +65,7 @@ def test_it_answers_as_a_conversation(demo_bundle: Built) -> None:
         assert kind == "answer"
         assert "Anna" in answer
 
-    play(aload(demo_bundle.path), scene)
+    play(aload(one_variant), scene)
 
 
 def test_what_people_and_models_write_is_no_markup() -> None:
@@ -130,10 +130,10 @@ def test_errors_stand_in_the_window() -> None:
     play(loaded(fake.model(says="Yes.", context=200)), too_long)
 
 
-def test_the_program_runs_in_a_terminal(demo_bundle: Built) -> None:
+def test_the_program_runs_in_a_terminal(one_variant: Path) -> None:
     leader, follower = pty.openpty()
     program = subprocess.Popen(
-        programs.command("desktop.py", demo_bundle.path),
+        programs.command("desktop.py", one_variant),
         stdin=follower,
         stdout=follower,
         stderr=follower,

@@ -9,8 +9,6 @@ from pathlib import Path
 import programs
 import pytest
 
-from edgepack_packager.build import Built
-
 TABLE = (programs.FOLDER / "README.md").read_text("utf-8")
 
 
@@ -44,8 +42,8 @@ def test_a_bundle_that_is_not_there_is_one_sentence(name: str, others: list[str]
     assert ended.stderr == "There is no bundle at nowhere.edgepack. Check the path.\n"
 
 
-def test_an_app_in_a_page_answers(demo_bundle: Built) -> None:
-    ended = programs.run("app.py", demo_bundle.path, "What is a token?")
+def test_an_app_in_a_page_answers(one_variant: Path) -> None:
+    ended = programs.run("app.py", one_variant, "What is a token?")
     assert ended.returncode == 0, ended.stderr
     assert "piece of text" in ended.stdout
     assert re.search(r"^\[\S+ on cpu: .+\]\n\n\[stop, \d+ tokens\]\n$", ended.stderr)

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 
@@ -18,7 +19,6 @@ import pytest
 import uvicorn
 
 from edgepack import Model, fake
-from edgepack_packager.build import Built
 
 HELLO = {"messages": [{"role": "user", "content": "What is a token?"}]}
 
@@ -50,14 +50,16 @@ def serving(model: Model) -> Iterator[int]:
     while not server.started:
         assert monotonic() < deadline
         sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(30)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
 
 
-def test_the_program_answers_and_ends(demo_bundle: Built) -> None:
-    command = programs.command("web.py", demo_bundle.path, "--port", 0)
+def test_the_program_answers_and_ends(one_variant: Path) -> None:
+    command = programs.command("web.py", one_variant, "--port", 0)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
         while not (running := re.search(r"running on http://127.0.0.1:(\d+)", line := program.stderr.readline())):
