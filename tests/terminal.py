@@ -10,7 +10,9 @@ import select
 import struct
 import subprocess
 import termios
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _CONTROL = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b[=>78]")
 _ASKED = b"\x1b[6n"
@@ -56,8 +58,18 @@ class Terminal:
                 raise AssertionError(f"none of {marks} showed in: {self.shown!r}")
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Press keys; Ctrl-C once the program waits: between a prompt and the call that reads, Python hears of a signal
+        at the next key alone."""
+        if "\x03" in text:
+            self._rest()
         os.write(self._ours, text.encode())
+
+    def _rest(self) -> None:
+        state = Path(f"/proc/{self.process.pid}/stat")
+        for _ in range(_PATIENCE_S * 100):
+            if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "S":  # proc_pid_stat(5)
+                return
+            time.sleep(0.01)
 
     def resize(self, columns: int) -> None:
         """Make the window as wide; the system tells the program of it."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import re
 import stat
 import sys
+import termios
+import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_type_hints
@@ -20,6 +23,7 @@ from edgepack.cli.console import PlainConsole
 from edgepack.cli.talk import settings
 from edgepack.cli.talk.chat import Chat
 from edgepack.cli.talk.commands import COMMANDS, completed, obey
+from edgepack.cli.talk.presses import as_found
 from edgepack.cli.talk.typed import is_open, parsed
 from edgepack.decoding.options import ChatOptions, GenerationOptions
 from edgepack.decoding.results import Result
@@ -482,6 +486,8 @@ def test_without_a_state_folder_no_history_is_kept(chat: Chat, monkeypatch: pyte
 
 PROGRAM = """
 import sys
+import termios
+import tty
 sys.path[:0] = [{tests!r}]
 import small_bundle
 from edgepack import FakeRuntime, cli, runtime
@@ -585,6 +591,18 @@ def test_a_signal_ends_the_command_and_leaves_the_terminal_as_it_was(chatting: C
     terminal.process.terminate()
     assert terminal.end()[0] == 130
     assert terminal.cooked
+
+
+def test_a_signal_between_an_editor_and_its_end_leaves_the_terminal_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = pty.openpty()
+    with os.fdopen(its) as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        before = termios.tcgetattr(standard_input)
+        with pytest.raises(KeyboardInterrupt), as_found():
+            tty.setraw(standard_input, termios.TCSANOW)
+            raise KeyboardInterrupt
+        assert termios.tcgetattr(standard_input) == before
+    os.close(ours)
 
 
 def test_an_answer_that_fails_is_said_on_a_line_of_its_own_and_the_chat_goes_on(chatting: Chatting) -> None:

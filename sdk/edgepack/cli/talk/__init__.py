@@ -11,7 +11,7 @@ from edgepack.cli.screen import err, say, styled
 from edgepack.cli.talk.chat import Chat
 from edgepack.cli.talk.commands import completed, obey
 from edgepack.cli.talk.lines import Completing, Lines, PlainLines
-from edgepack.cli.talk.presses import Pressed, presses
+from edgepack.cli.talk.presses import Pressed, as_found, presses
 from edgepack.cli.talk.typed import parsed
 from edgepack.errors import EdgepackError
 
@@ -57,7 +57,7 @@ def converse(
     say(notes, styled("dim", f"{about} Ctrl-C stops an answer, /help lists the commands, Ctrl-D leaves."))
     if better:
         say(notes, styled("dim", f"Lines are read plainly: {better}"))
-    with presses():
+    with as_found(), presses():
         _loop(chat, lines, notes)
 
 
