@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgepack.text.marks import Marked
+from edgepack.text.marks import PRIVATE, Marked
 
 SPACES = frozenset("\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000").union(map(chr, range(0x2000, 0x200B)))
 """The white space of Unicode, which ``str.isspace`` has more than (Unicode Character Database, White_Space)."""
-_PRIVATE = range(0xF0000, 0x110000)  # characters of no meaning
 
 
 class Added(msgspec.Struct, frozen=True, array_like=True):
@@ -49,7 +48,7 @@ class Finder:
         names = sorted(self._tokens, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names))) if names else None
         used = set("".join(names))
-        self._hidden = next((char for char in map(chr, _PRIVATE) if char not in used), "")
+        self._hidden = next((char for char in map(chr, PRIVATE) if char not in used), "")
         if not self._hidden:
             raise ValueError("its added tokens have every private character")
 
@@ -58,7 +57,7 @@ class Finder:
         same text, those that its template wrote."""
         parts = list(self._parts(text, special))
         seen = text
-        while marked is not None and (places := [p for p in self._forged(text, marked, parts) if seen[p] == text[p]]):
+        while marked is not None and (places := [p for p in self._forged(marked, parts) if seen[p] == text[p]]):
             chars = list(seen)
             for place in places:
                 chars[place] = self._hidden
@@ -84,10 +83,8 @@ class Finder:
         if begun < len(text):
             yield Found(begun, len(text), None)
 
-    def _forged(self, text: str, marked: Marked, parts: Sequence[Found]) -> Iterator[int]:
+    def _forged(self, marked: Marked, parts: Sequence[Found]) -> Iterator[int]:
         """Yield a place in each special token whose name the template did not write whole."""
         for part in parts:
             if part.id is not None and (name := self._special.get(part.id)) is not None:
-                start = text.find(name, part.start, part.end)  # it may have taken the white space beside it
-                if said := marked.said(start, start + len(name)):
-                    yield next((place for place in said if not text[place].isspace()), said[0])
+                yield from marked.forged(name, part.start, part.end)

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 
 from edgepack.errors import UsageError
 from edgepack.extras import needed
-from edgepack.text.marks import Marked
+from edgepack.text.marks import PRIVATE, Marked
 from edgepack.text.tables import Tables, damaged
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, NormalizedString, PreTokenizedString
 
 _SPACE = "\u2581".encode()
-_PRIVATE = range(0xF0000, 0x110000)  # characters of no meaning
 
 
 @contextmanager
@@ -80,7 +79,7 @@ class LibraryWords:
         """Return the encoding of a text without the special tokens that others than its template name."""
         plain = hidden = text.plain
         stand_ins = _StandIns(plain)
-        while places := [place for place in self._forged(text, plain, encoding) if hidden[place] == plain[place]]:
+        while places := [place for place in self._forged(text, encoding) if hidden[place] == plain[place]]:
             chars = list(hidden)
             for place in places:
                 chars[place] = stand_ins[chars[place]]
@@ -88,17 +87,11 @@ class LibraryWords:
             encoding = self._restoring(hidden, stand_ins)
         return encoding
 
-    def _forged(self, text: Marked, plain: str, encoding: Encoding) -> Iterator[int]:
+    def _forged(self, text: Marked, encoding: Encoding) -> Iterator[int]:
         """Yield a place in each special token of an encoding whose name the template did not write whole."""
         for index, id in enumerate(encoding.ids):
             if id in self._special and (span := encoding.token_to_chars(index)):
-                start, end = span
-                # Some tokens take the white space beside them.
-                within = plain.find(self._special[id], start, end)
-                if within >= 0:
-                    start, end = within, within + len(self._special[id])
-                if said := text.said(start, end):
-                    yield next((place for place in said if not plain[place].isspace()), said[0])
+                yield from text.forged(self._special[id], *span)
 
     def _restoring(self, text: str, stand_ins: _StandIns) -> Encoding:
         """Return the encoding of a text whose stand-ins are characters again once its special tokens are found."""
@@ -154,5 +147,5 @@ class _StandIns(dict[str, str]):
 
 def _unused(text: str) -> Iterator[str]:
     used = set(text)
-    yield from (char for char in map(chr, _PRIVATE) if char not in used)
+    yield from (char for char in map(chr, PRIVATE) if char not in used)
     raise UsageError("The prompt has every private character of Unicode.", hint="Leave some of them out.")

@@ -7,12 +7,15 @@ here returns a text without marks, which counts as said: what a user says never 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import SupportsIndex
 
 _WRITTEN, _SAID = "w", "s"
+
+PRIVATE = range(0xF0000, 0x110000)
+"""Characters of no meaning, one of which may stand in the place of one that is hidden."""
 
 
 class Marked(str):
@@ -48,6 +51,14 @@ class Marked(str):
         if _SAID not in self._marks[start:end]:
             return []
         return [place for place in range(start, end) if self._marks[place] == _SAID]
+
+    def forged(self, name: str, start: int, end: int) -> Iterator[int]:
+        """Yield a place that is to be hidden so that no ``name`` is read between two places: nothing where there is one
+        that the template wrote whole. Beside it may stand the white space that its token takes."""
+        if (at := self.find(name, start, end)) >= 0:
+            start, end = at, at + len(name)
+        if said := self.said(start, end):
+            yield next((place for place in said if not str.__getitem__(self, place).isspace()), said[0])
 
     # What templates do with texts. ``str`` of a text leaves it as it is, so that it is printed with its marks.
 

@@ -331,7 +331,7 @@ def test_unknown_characters_are_no_forged_names() -> None:
 
 
 def test_a_text_of_all_private_characters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_PRIVATE", range(0xF0000, 0xF0002))
+    monkeypatch.setattr(library, "PRIVATE", range(0xF0000, 0xF0002))
     monkeypatch.setattr(compiling, "front_of", lambda *given, **more: None)
     tokenizer = spelled(["<s>"])
     assert 256 not in tokenizer.encode(Marked("<s>\U000f0000"), special=True)
