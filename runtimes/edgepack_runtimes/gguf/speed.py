@@ -19,6 +19,7 @@ from edgepack.runtime import Options
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.gguf.session import GgufSession
+from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 
@@ -52,12 +53,6 @@ _MORE_BITS: Final = 1 / 7
 
 _WIDE: Final = 1024, 2048, 1
 _NARROW: Final = 512, 1536
-_FAR: Final = 7 * CHUNK
-"""Positions by which one of two measurements of attention has more before it than the other."""
-
-_LEAST_S: Final = 1e-6
-"""What each difference is in any case, and a disturbed measurement may hide."""
-
 _PROMPT_ROUNDS: Final = 2
 _ANSWER_ROUNDS: Final = 4
 
@@ -77,10 +72,10 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
         if perf_counter() < end:
             rates[name] = _rate(library, _KINDS[name], threads)
     if not rates:
-        return Speed(threads, rates, Rate(_LEAST_S, _LEAST_S))
+        return Speed(threads, rates, Rate(LEAST_S, LEAST_S))
     name, rate = next(iter(rates.items()))
-    rates["attention"] = attention = _attention(library, _KINDS[name], threads)
-    layer = _layer(library, _KINDS[name], threads, rate, attention)
+    rates["attention"] = _attention(library, _KINDS[name], threads)
+    layer = _layer(library, _KINDS[name], threads, rate, rates["attention"])
     for scheme, name in _MIXTURES.items():
         if {name, "q6_K"} <= rates.keys():
             rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
@@ -88,14 +83,6 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
         if name in rates:
             rates[scheme] = rates[name]
     return Speed(threads, rates, layer)
-
-
-def mixed(one: Rate, other: Rate, share: float) -> Rate:
-    """Return the rate of a mixture of which ``share`` is ``other``."""
-    return Rate(
-        one.prefill + share * (other.prefill - one.prefill),
-        one.decode + share * (other.decode - one.decode),
-    )
 
 
 def _rate(library: Library, kind: Kind, threads: int) -> Rate:
@@ -111,27 +98,29 @@ def _rate(library: Library, kind: Kind, threads: int) -> Rate:
 
 
 def _attention(library: Library, kind: Kind, threads: int) -> Rate:
-    """Return the rate of a product of attention: what more positions before a token add to the same layers."""
     decoder = _decoder(*_NARROW, 4, 64)
-    (chunk, step), (later, far) = _times(library, kind, decoder, threads, (0, _FAR))
-    products = 2 * decoder.q_size * decoder.n_layers * _FAR
-    return Rate(max(_LEAST_S, later - chunk) / CHUNK / products, max(_LEAST_S, far - step) / products)
+    near, far = _layer_times(library, kind, decoder, threads, (0, FAR))
+    return attention(near, far, decoder.q_size)
 
 
-def _layer(library: Library, kind: Kind, threads: int, rate: Rate, attention: Rate) -> Rate:
-    """Return what a layer costs beyond its products at these rates: norms, rotations, waiting.
+def _layer(library: Library, kind: Kind, threads: int, rate: Rate, attending: Rate) -> Rate:
+    """Return what a layer costs beside its products at these rates: norms, rotations, waiting.
 
     Measured on a small model's width, with as many layers as no cache holds together: what a matrix of less than a
     cache loses to its edges, and to its small size as it is read, counts as the layer's.
     """
     one = _decoder(*_NARROW, 1, 64)
-    weights, products = _weights(one), 2 * one.q_size * CHUNK
+    weights = _weights(one)
     layers = uncached() // (weights // kind.block * kind.size) + 1
-    ((chunk, step),) = _times(library, kind, _decoder(*_NARROW, layers, 64), threads)
-    return Rate(
-        max(_LEAST_S, chunk / CHUNK / layers - weights * rate.prefill - products / 2 * attention.prefill),
-        max(_LEAST_S, step / layers - weights * rate.decode - products * attention.decode),
-    )
+    (times,) = _layer_times(library, kind, _decoder(*_NARROW, layers, 64), threads)
+    return beside(times, weights, rate, attending, one.q_size, CHUNK)
+
+
+def _layer_times(
+    library: Library, kind: Kind, decoder: Decoder, threads: int, befores: Sequence[int] = (0,)
+) -> list[Times]:
+    found = _times(library, kind, decoder, threads, befores)
+    return [Times(chunk / decoder.n_layers, step / decoder.n_layers) for chunk, step in found]
 
 
 def _weights(decoder: Decoder) -> int:

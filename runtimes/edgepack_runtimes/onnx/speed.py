@@ -17,6 +17,7 @@ import numpy as np
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack_runtimes.onnx import engine
+from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 Pieces = tuple[bytes, ...]
@@ -49,12 +50,6 @@ _WIDTH: Final = 512
 
 _HEADS: Final = _WIDTH // 64
 _KV_HEADS: Final = _HEADS // 4
-_FAR: Final = 7 * CHUNK
-"""Positions by which one of two measurements of attention has more before it than the other."""
-
-_LEAST_S: Final = 1e-6
-"""What each difference is in any case, and a disturbed measurement may hide."""
-
 _MORE_BITS: Final = 1 / 8
 """The part of a mixture's layers that has 8 bits: value projections, and of a small model down projections too."""
 
@@ -75,17 +70,13 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
         if perf_counter() < end:
             rates[name] = _rate(bits, threads)
     if not rates:
-        return Speed(threads, rates, Rate(_LEAST_S, _LEAST_S))
+        return Speed(threads, rates, Rate(LEAST_S, LEAST_S))
     name, rate = next(iter(rates.items()))
-    rates["attention"] = attention = _attention(types[name], threads)
-    layer = _layer(types[name], rate, attention, threads)
+    rates["attention"] = _attention(types[name], threads)
+    layer = _layer(types[name], rate, rates["attention"], threads)
     if {"int4", "int8"} <= rates.keys():
-        four, eight = rates["int4"], rates["int8"]
-        rates["int4_mixed.head"] = eight
-        rates["int4_mixed"] = Rate(
-            four.prefill + _MORE_BITS * (eight.prefill - four.prefill),
-            four.decode + _MORE_BITS * (eight.decode - four.decode),
-        )
+        rates["int4_mixed.head"] = rates["int8"]
+        rates["int4_mixed"] = mixed(rates["int4"], rates["int8"], _MORE_BITS)
     return Speed(threads, rates, layer)
 
 
@@ -98,24 +89,20 @@ def _rate(bits: int, threads: int) -> Rate:
 
 
 def _attention(bits: int, threads: int) -> Rate:
-    """Return the rate of a product of attention: what more positions before a token add to the same layers."""
-    (chunk, later), (step, far) = (_layer_times(bits, 8, threads, tokens, (0, _FAR)) for tokens in (CHUNK, 1))
-    products = 2 * _WIDTH * _FAR
-    return Rate(max(_LEAST_S, later - chunk) / CHUNK / products, max(_LEAST_S, far - step) / products)
+    chunks, steps = (_layer_times(bits, 8, threads, tokens, (0, FAR)) for tokens in (CHUNK, 1))
+    near, far = map(Times, chunks, steps)
+    return attention(near, far, _WIDTH)
 
 
-def _layer(bits: int, rate: Rate, attention: Rate, threads: int) -> Rate:
-    """Return what a layer costs beyond its products at these rates: norms, the gate, waiting.
+def _layer(bits: int, rate: Rate, attending: Rate, threads: int) -> Rate:
+    """Return what a layer costs beside its products at these rates: norms, the gate, waiting.
 
     In steps there are as many layers as no cache holds together: what small matrices lose as they are read counts too.
     """
     weights = 5 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS
     count = uncached() // (weights * bits // 8) + 1
     (chunk,), (step,) = _layer_times(bits, 8, threads, CHUNK, (0,)), _layer_times(bits, count, threads, 1, (0,))
-    return Rate(
-        max(_LEAST_S, chunk / CHUNK - weights * rate.prefill - _WIDTH * CHUNK * attention.prefill),
-        max(_LEAST_S, step - weights * rate.decode),
-    )
+    return beside(Times(chunk, step), weights, rate, attending, _WIDTH, before=0)
 
 
 def _layer_times(bits: int, count: int, threads: int, tokens: int, befores: Sequence[int]) -> list[float]:
