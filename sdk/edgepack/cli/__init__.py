@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from io import StringIO, TextIOWrapper
 
-from edgepack.cli import reports
+from edgepack.cli import reports, styles
 from edgepack.cli.collector import resting
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EdgepackError, UsageError
@@ -67,7 +67,7 @@ def _told(error: BaseException, words: list[str]) -> int:
     from edgepack.cli.faults import fault_of
 
     fault = fault_of(error)
-    sys.stderr.write(fault.lines(_colored()))
+    sys.stderr.write(fault.lines(styles.allowed(sys.stderr)))
     if sys.stdout is not None and "--json" in words[: words.index("--") if "--" in words else None]:
         try:
             reports.add({"error": asdict(fault)})
@@ -99,10 +99,6 @@ def _prepare_memory() -> None:
                 f"The memory addresses of this process are limited to {found[1] >> 20} MiB (ulimit -v): too few.",
                 hint="Raise that limit.",
             )
-
-
-def _colored() -> bool:
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
 def _drop_output() -> None:

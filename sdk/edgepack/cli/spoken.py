@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 
+from edgepack.cli import styles
 from edgepack.errors import visible
 
 _JOINER = "\u200d"
@@ -71,7 +71,7 @@ class Spoken:
         self.end("\n" if self._column else "")
 
     def _style(self, code: str) -> None:
-        if not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":  # https://no-color.org
+        if styles.allowed(sys.stdout):
             sys.stdout.write(code)
 
     def _put(self) -> None:
