@@ -14,7 +14,6 @@ from edgepack.errors import UsageError, check_options
 
 DEFAULT = "default"
 _UNSEEN = ("logprobs", "n_best")  # what a chat would not show
-_FILES = ("tools", "grammar")
 _WIDEST = 48
 
 
@@ -42,9 +41,10 @@ def read(name: str, text: str) -> object:
         return None
     if name == "json_schema":
         return textfile.schema(text)
-    if name in _FILES:
-        found = textfile.read(Path(text).expanduser())
-        return _json(found) if name == "tools" else found
+    if name == "tools":
+        return textfile.tools(Path(text).expanduser())
+    if name == "grammar":
+        return textfile.read(Path(text).expanduser())
     return text if _is_text(get_type_hints(ChatOptions)[name]) else _json(text)
 
 
