@@ -51,12 +51,20 @@ def own(bundle: str, variant: str, threads: int, repack: int, chunk: int) -> Spe
     return max(each[0] for each in found[1:]), max(each[1] for each in found[1:])
 
 
+def apart(bundle: str, variant: str, mode: Sequence[int]) -> Speeds:
+    """Measure a session in a process of its own."""
+    command = [sys.executable, __file__, bundle, "--child", variant, *map(str, mode)]
+    prefill, decode = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return prefill, decode
+
+
 def native(program: Path, model: Path, threads: int, repack: int, chunk: int) -> Speeds:
     """Measure llama-bench."""
     command = [program, "-m", model, "-t", threads, "--repack", repack, "-b", chunk, "-ub", chunk, "-fa", 0]
     command += ["-p", PROMPT, "-n", ANSWER, "-r", REPEATS, "-o", "json"]
     done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=True)
-    return tuple(max(each["samples_ts"]) for each in json.loads(done.stdout))  # type: ignore[return-value]
+    prefill, decode = (max(each["samples_ts"]) for each in json.loads(done.stdout))
+    return prefill, decode
 
 
 def rows(asked: argparse.Namespace, bundle: str, variant: str) -> Iterator[str]:
@@ -66,14 +74,11 @@ def rows(asked: argparse.Namespace, bundle: str, variant: str) -> Iterator[str]:
     found: dict[Sequence[int], list[tuple[Speeds, Speeds]]] = {mode: [] for mode in modes}
     for number in range(asked.rounds):
         for mode in modes:
-            child = [sys.executable, __file__, bundle, "--child", variant, *map(str, mode)]
-            pair = [
-                lambda child=child: json.loads(subprocess.run(child, capture_output=True, check=True).stdout),
-                lambda mode=mode: native(asked.llama_bench, model, *mode),
-            ]
-            first = number % 2
-            taken_first, taken_then = pair[first](), pair[1 - first]()
-            found[mode].append((taken_then, taken_first) if first else (taken_first, taken_then))
+            if number % 2:
+                theirs = native(asked.llama_bench, model, *mode)
+                found[mode].append((apart(bundle, variant, mode), theirs))
+            else:
+                found[mode].append((apart(bundle, variant, mode), native(asked.llama_bench, model, *mode)))
     for (threads, repack, chunk), runs in found.items():
         for phase, name in enumerate(("prefill", "decode")):
             ours, theirs = ([run[who][phase] for run in runs] for who in (0, 1))
