@@ -1,8 +1,9 @@
 """Which token comes next: the sampler's choice, within what binds the answer, and within what a thought may take.
 
-A thought is free, whatever binds its answer. It ends where the model ends it, or where its tokens are spent: then the
-model's own closing words are written for it, token by token, as if it had said them. A bound answer always finds the
-room that its shortest form needs, so that a thought also ends in time for that.
+A thought is free, whatever binds its answer, unless that writes the mark which closes it: such a form is of both. It
+ends where the model ends it, or where its tokens are spent: then the model's own closing words are written for it,
+token by token, as if it had said them. A bound answer always finds the room that its shortest form needs, so that a
+thought also ends in time for that.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.thinking import Thinking
 from edgepack.decoding.sample import Sampler
+from edgepack.errors import UsageError
 from edgepack.text.divider import Divider
 from edgepack.text.thoughts import Thought
 from edgepack.text.tokenizer import Tokenizer
@@ -41,7 +43,8 @@ class Chooser:
     """Chooses the tokens of one text of at most ``limit``; each is to be pushed into its ``divider``, where it has one.
 
     ``grammar`` binds the answer, ``thinks`` is None for a text that is all answer, ``at_start`` is ``Detokenizer``'s.
-    Raises ``SchemaError`` where not even the shortest answer that was found fits the limit.
+    Raises ``SchemaError`` where not even the shortest answer that was found fits the limit, ``UsageError`` where the
+    tokens of a thought are numbered that the grammar binds.
     """
 
     def __init__(
@@ -57,6 +60,12 @@ class Chooser:
         if thinks is not None and thinks.thought == "skipped" and grammar is not None:
             thinks = None  # a bound answer begins at once
         begun = thinks is not None and thinks.thought == "begun"
+        self._of_both = thinks is not None and grammar is not None and grammar.spells(thinks.marks.closing)
+        if self._of_both and thinks is not None and thinks.most is not None:
+            raise UsageError(
+                f"thinking_tokens was given beside a form that writes {thinks.marks.closing} itself.",
+                hint="Leave it out, or bind the answer alone.",
+            )
         self._tokenizer = tokenizer
         self._grammar = grammar
         self._thinks = thinks
@@ -67,10 +76,12 @@ class Chooser:
         if thinks is not None:
             self.divider = Divider(thinks.marks, tokenizer, at_start=at_start, begun=begun)
             ending = thinks.marks.ending
-            if grammar is not None:
+            if grammar is not None and not self._of_both:
                 self._ends_in = max(len(self._spelt(ending[start:])) for start in range(len(ending)))
                 self._opening = self._spelt(thinks.marks.opening)
-        self._bound = self._constraint(limit, beside=self._ends_in if begun else 0, at_start=at_start and not begun)
+        self._bound = self._constraint(
+            limit, beside=self._ends_in if begun else 0, at_start=at_start and (self._of_both or not begun)
+        )
         self._words: deque[int] = deque()  # of the model's own, which are written for it
         self._closing: deque[int] | None = None  # what is left of the tokens that close an answer before its limit
 
@@ -88,7 +99,7 @@ class Chooser:
         """Return the next token, of which ``left`` may come with this one; None where a bound answer has to end."""
         if self._words:
             return self._words.popleft()
-        divider = self.divider
+        divider = None if self._of_both else self.divider
         if divider is not None and divider.place == "thought":
             return self._think(logits, sampler, left, divider)
         if self._bound is None:
@@ -99,7 +110,7 @@ class Chooser:
 
     @property
     def _answers(self) -> bool:
-        return not self._words and (self.divider is None or self.divider.place == "answer")
+        return not self._words and (self._of_both or self.divider is None or self.divider.place == "answer")
 
     def _begin(self, logits: Logits, sampler: Sampler, left: int, divider: Divider, bound: Constraint) -> int | None:
         """Choose between the token that opens a thought, where it has room, and those that may begin the answer.
@@ -140,7 +151,7 @@ class Chooser:
         return token
 
     def _answer(self, logits: Logits, sampler: Sampler, left: int, bound: Constraint) -> int | None:
-        if self.divider is not None:
+        if self.divider is not None and not self._of_both:
             self.divider.answers()
         if self._closing is not None:
             return self._close(bound)

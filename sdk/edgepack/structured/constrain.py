@@ -57,6 +57,10 @@ class Grammar:
             raise SchemaError(f"{self.kind}: {why}.", hint="Make it simpler, or less strict.")
         self.closing = closing
 
+    def spells(self, text: str) -> bool:
+        """Whether a regular expression or a grammar has a text written in it."""
+        return self.kind != "json_schema" and any(text in word for word in literals(self.kind, self.asked[self.kind]))
+
     def write(self, data: bytes) -> list[int]:
         """Return tokens that show these bytes, none of them a stop: the longest that fits, again and again.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,25 @@ def test_a_thought_that_the_prompt_has_begun() -> None:
         bound = model.chat(HI, regex="[0-9]{3}", max_tokens=40)
         assert len(bound.text) == 3
         assert bound.text.isdigit()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"regex": r"I could [a-z]{3}\n<\/think>\n\nNo\."},
+        {"grammar": 'start: "I could " /[a-z]{3}/ "\\n</think>\\n\\nNo."'},
+    ],
+    ids=["regex", "grammar"],
+)
+def test_a_form_that_closes_the_thought_itself_binds_it_too(form: Any) -> None:
+    with thinker(thinks="") as base, like(base, OPENS, begun="<think>\n", switch=None, skipped="") as model:
+        result = model.chat(HI, **form, max_tokens=60)
+        assert re.fullmatch("I could [a-z]{3}", result.reasoning or "")
+        assert (result.text, result.finish_reason) == ("No.", "stop")
+        assert model._repeat(result.repro, result.sampling).token_ids == result.token_ids
+        with pytest.raises(UsageError, match="beside a form that writes </think> itself") as caught:
+            model.chat(HI, **form, thinking_tokens=8)
+        assert caught.value.hint
 
 
 def test_a_switch_that_is_a_word_in_the_system_message() -> None:
