@@ -96,7 +96,7 @@ def _check_tables(tables: Tables) -> None:
     for ids in (tables.ids, tables.joined, tables.sorted):
         if np.frombuffer(ids, "<u4").max(initial=0) >= rows:
             raise ValueError(f"it names a token behind the last of {rows}")
-    if tables.front is not None and not all(0 <= id < rows for id in tables.front.ids()):
-        raise ValueError(f"it reads a token behind the last of {rows}")
+    if tables.front is not None and not np.isin([*tables.front.ids()], np.frombuffer(tables.ids, "<u4")).all():
+        raise ValueError("it reads a token that its remainder lacks")
     if ((pairs >> np.uint64(32)) >= rows).any() or ((pairs & np.uint64(0xFFFF_FFFF)) >= rows).any():
         raise ValueError(f"it merges a token behind the last of {rows}")
