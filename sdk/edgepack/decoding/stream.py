@@ -75,8 +75,8 @@ class Stream:
         if self._over:
             raise StopIteration
         try:
-            ready = self._ahead
-            chunk = _piece(self._next() if ready else self._desk.owner.call(self._next, interrupt=self.cancel))
+            ready = self._ready
+            chunk = _piece(self._take() if ready else self._desk.owner.call(self._next, interrupt=self.cancel))
         except BaseException:
             self._end()
             raise
@@ -90,8 +90,7 @@ class Stream:
         self._generation.cancel()
         self._desk.cancel(self._turn)
         if self._ahead:
-            self._dropped = True
-            self._ahead.clear()
+            self._dropped = True  # whoever reads clears it: between two steps of theirs, it would be gone under them
 
     def close(self) -> None:
         """End the generation and free the model. Leaving the ``with`` block does it; safe to call twice."""
@@ -138,14 +137,11 @@ class Stream:
             self._done = True
 
     def _next(self) -> Chunk | BaseException | None:
+        if self._dropped:
+            self._ahead.clear()
         if not self._ahead:
             self._advance()
-        if self._turn is not None:
-            self._turn.touch()
-        piece = self._ahead.popleft()
-        if isinstance(piece, Chunk):
-            self._read.append(piece)
-        return piece
+        return self._take()
 
     def _conclude(self) -> Result:
         unread = self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
@@ -160,6 +156,18 @@ class Stream:
         return chunk is not None
 
     # On the reader's
+
+    @property
+    def _ready(self) -> bool:
+        return bool(self._ahead) and not self._dropped
+
+    def _take(self) -> Chunk | BaseException | None:
+        if self._turn is not None:
+            self._turn.touch()
+        piece = self._ahead.popleft()
+        if isinstance(piece, Chunk):
+            self._read.append(piece)
+        return piece
 
     def _check_new(self) -> None:
         if self._caller is not None or self._turn is not None or self._over:
@@ -240,9 +248,9 @@ class AsyncStream:
         if stream._over:
             raise StopAsyncIteration
         try:
-            ready = stream._ahead
+            ready = stream._ready
             chunk = _piece(
-                stream._next() if ready else await stream._desk.owner.acall(stream._next, interrupt=stream.cancel)
+                stream._take() if ready else await stream._desk.owner.acall(stream._next, interrupt=stream.cancel)
             )
         except asyncio.CancelledError:
             raise

@@ -17,8 +17,8 @@ from text_side import CHAT_TEMPLATE, SPECIAL_TOKENS
 
 from edgepack.bundle.manifest import Chat, Date
 from edgepack.errors import ProofError, SourceError, UsageError
-from edgepack.text.added import Finder
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.marks import Marked
 from edgepack.text.opening import special_tokens
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
@@ -173,7 +173,7 @@ def test_a_template_whose_control_tokens_cannot_be_told_from_words_is_refused(tm
 
 
 def test_names_that_are_parsed_fail_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Finder, "_forged", lambda self, text, marked, parts: iter(()))
+    monkeypatch.setattr(Marked, "forged", lambda self, name, start, end: iter(()))
     with pytest.raises(
         ProofError, match=r"said in the conversation 'names of special tokens' makes the control tokens"
     ):
