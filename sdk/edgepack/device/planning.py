@@ -19,6 +19,7 @@ from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
 from edgepack.device.limits import check_arguments, context_limit, default_kv_cache, kv_caches
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
+from edgepack.device.rule import place_on_cpu
 from edgepack.device.seconds import Seconds, Turn, expected
 from edgepack.device.tuning import Tuning
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, brief
@@ -28,7 +29,7 @@ DEFAULT_CONTEXT = 4096
 Obstacle = Literal["memory", "kv cache", "draft", "oracle", "engine", "not asked for"]
 # Fastest first; what the table does not know goes after it, accelerators before CPUs.
 _ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
-_CPU_ORDER = {"gguf": 4, "onnx": 5}
+_OTHERS, _CPU = 3, 4
 _Rule = tuple[bool, int, float, str]
 
 
@@ -43,7 +44,7 @@ class Candidate:
     there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
     is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
     from ``tuning``, or else predicted from the engine's own speed. ``draft`` is what guesses for it, None where nothing
-    does.
+    does. ``place`` is the variant's on a CPU where neither is known.
     """
 
     variant: str
@@ -63,6 +64,7 @@ class Candidate:
     seconds: Seconds | None = None
     draft: Draft | None = None
     package: str | None = None
+    place: int = 0
 
     def __repr__(self) -> str:
         device = f" on {self.device}" if self.device else ""
@@ -170,9 +172,9 @@ def make_plan(
 
     Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
     not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
-    seconds to an answer, where they are known for certain of all that could run there, else GGUF and then ONNX; within
-    one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after all
-    proven ones.
+    seconds to an answer, where they are known for certain of all that could run there, else as ``place_on_cpu`` says;
+    within one engine the fewest bits per weight first, because decoding waits for memory. Unproven variants come after
+    all proven ones.
     Where the memory lacks room for the copy of the weights that llama.cpp rearranges, it is to make none.
 
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
@@ -255,6 +257,7 @@ def _candidate(
         seconds=expected(manifest.decoder, variant.quantization, speed, options, asked.turn, tuning),
         draft=None if small is None else small.plan(options),
         package=support.package if support else None,
+        place=place_on_cpu(variant, manifest.decoder, support),
     )
     obstacle, reason, hint = _obstacle(candidate, variant, support, offered, asked)
     if obstacle == "memory" and small is not None and asked.draft is None:
@@ -349,7 +352,7 @@ def _rank(candidate: Candidate, *, predicted: bool) -> tuple[int, bool, float, _
     obstacle = get_args(Obstacle).index(candidate.obstacle) + 1 if candidate.obstacle else 0
     unproven, seconds, rule = _preference(candidate)
     if predicted and candidate.seconds and candidate.tuning is None and candidate.eligible:
-        rule = unproven, min(_CPU_ORDER.values()), candidate.seconds.total, candidate.variant
+        rule = unproven, _CPU, candidate.seconds.total, candidate.variant
     return obstacle, unproven, seconds, rule
 
 
@@ -361,9 +364,8 @@ def _preference(candidate: Candidate) -> tuple[bool, float, _Rule]:
 
 def _rule(candidate: Candidate) -> _Rule:
     """Return what orders candidates before anything was measured; where no device is offered, by the best there is."""
-    on_cpu = _CPU_ORDER.get(candidate.runtime, 6)
     device = candidate.device or candidate.idle or "cpu"
-    other = on_cpu if device == "cpu" or candidate.device is None else 3
+    other = _CPU + candidate.place if device == "cpu" or candidate.device is None else _OTHERS
     return not candidate.proven, _ORDER.get((candidate.runtime, device), other), candidate.bits, candidate.variant
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,30 @@ def test_on_a_cpu_gguf_is_first_and_mlx_is_never_chosen() -> None:
     assert order(plan) == ["gguf-q4", "onnx-q4", "mlx-q4"]
     assert not plan.candidates[2].eligible
     assert "oracle" in plan.candidates[2].reason
+
+
+def test_on_a_cpu_onnx_is_before_a_gguf_engine_that_could_be_a_faster_one() -> None:
+    supports = {**everywhere(CPU), "gguf": replace(CPU, better="edgepack engine build")}
+    assert order(make_plan(bundle(), machine(), supports)) == ["onnx-q4", "gguf-q4", "mlx-q4"]
+
+
+@pytest.mark.parametrize(("count", "first"), [(0.4, "gguf-q4"), (0.6, "onnx-q4")])
+def test_on_a_cpu_onnx_is_before_a_gguf_most_of_whose_weights_are_not_of_its_scheme(count: float, first: str) -> None:
+    left = sum(math.prod(shape) for _, shape in bundle().decoder.tensors()) * count
+    others = []
+    for name, shape in sorted(bundle().decoder.tensors(), key=lambda each: math.prod(each[1])):
+        left -= math.prod(shape)
+        if left > 0:
+            others.append({"tensor": name, "scheme": "q5_0", "reason": "rows of 576"})
+    odd = small_bundle.variant("gguf-q4", quantization=quantized("q4_k_m", 4.5) | {"fallbacks": others})
+    manifest = small_bundle.read(small_bundle.manifest([odd, small_bundle.variant("onnx-q4")]))
+    assert order(make_plan(manifest, machine(), everywhere(CPU)))[0] == first
+
+
+def test_on_a_cpu_the_engine_counts_less_than_weights_of_16_bits() -> None:
+    wide = small_bundle.variant("gguf-f16", quantization=quantized("f16", 16.0))
+    manifest = small_bundle.read(small_bundle.manifest([wide, small_bundle.variant("onnx-q4")]))
+    assert order(make_plan(manifest, machine(), everywhere(CPU))) == ["onnx-q4", "gguf-f16"]
 
 
 @pytest.mark.parametrize("asked", [{"backend": "mlx"}, {"variant": "mlx-q4"}])
