@@ -22,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import fake_facts, snapshot
+from edgepack.admission import admitted
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Manifest
 from edgepack.bundle.thinking import Switch, Thinking
 from edgepack.decoding.repro import Setup
 from edgepack.device.hardware import Hardware
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
+from edgepack.errors import Cancelled, EngineError, UsageError
 from edgepack.model import Model
 from edgepack.runtime import Options, Support
 from edgepack.text.chat import ChatTemplate
@@ -158,16 +159,7 @@ class FakeSession:
     def _evaluate(self, tokens: Sequence[int], first: int) -> NDArray[np.float32]:
         """Append tokens and return the logits after those from index ``first`` on."""
         self._check()
-        if not len(tokens):
-            raise ValueError("no tokens to evaluate")
-        for token in tokens:
-            if not 0 <= token < self._n_vocab:
-                raise ValueError(f"token {token} is outside the vocabulary of {self._n_vocab}")
-        if self.length + len(tokens) > self._options.context:
-            raise PromptTooLongError(
-                f"{self.length} + {len(tokens)} tokens do not fit the context of {self._options.context}.",
-                hint="Load with a larger context.",
-            )
+        tokens = admitted(tokens, n_vocab=self._n_vocab, length=self.length, context=self._options.context)
         self._forwards += 1
         if self._forwards == self._runtime.fail_at:
             raise EngineError(f"The fake engine failed at forward {self._forwards}, as planned.")

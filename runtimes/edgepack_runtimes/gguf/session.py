@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.admission import admitted
+from edgepack.errors import Cancelled, EngineError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.ring import Ring
@@ -235,21 +236,11 @@ class GgufSession:
                 raise self._closed()
             yield self._native
 
-    def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
+    def _admit(self, tokens: Sequence[int]) -> list[int]:
         self._enter()
-        ids = np.asarray(tokens)
-        if ids.ndim != 1 or not ids.size:
-            raise ValueError("forward needs a flat sequence of at least one token id")
-        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= self._n_vocab:
-            raise ValueError(f"a token id is not an integer from 0 to {self._n_vocab - 1}")
-        if self._length + ids.size > self._context:
-            raise PromptTooLongError(
-                f"{ids.size} tokens after the {self._length} in the cache exceed the context of {self._context}.",
-                hint="Shorten the prompt, or load the model with a larger context.",
-            )
-        return ids.astype(np.int32, copy=False)
+        return admitted(tokens, n_vocab=self._n_vocab, length=self._length, context=self._context)
 
-    def _evaluate(self, ids: NDArray[np.int32], first: int) -> Float32:
+    def _evaluate(self, ids: list[int], first: int) -> Float32:
         """Append ids; return the logits after each from index ``first`` on: float32 [len(ids) - first, n_vocab]."""
         logits = np.empty((len(ids) - first, self._n_vocab), np.float32)
         start = self._length
@@ -281,7 +272,7 @@ class GgufSession:
             if self._native.context is not None:
                 self._forget(start)
 
-    def _run(self, ids: NDArray[np.int32], first: int, logits: Float32) -> None:
+    def _run(self, ids: list[int], first: int, logits: Float32) -> None:
         native = self._native
         step = self._chunk if first == len(ids) - 1 else min(self._chunk, OUTPUTS)
         for begin in range(0, len(ids), step):
@@ -289,7 +280,7 @@ class GgufSession:
             n = len(chunk)
             silent = min(max(first - begin, 0), n)
             native.tokens[:n] = chunk
-            native.positions[:n] = np.arange(self._length, self._length + n)
+            native.positions[:n] = range(self._length, self._length + n)
             native.outputs[:silent] = 0
             native.outputs[silent:n] = 1
             self._decode(n)

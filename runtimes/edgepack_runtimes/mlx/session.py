@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
+from edgepack.admission import admitted
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import cells_of
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.mlx.cache import LayerCache
 from edgepack_runtimes.mlx.load import load_model
@@ -93,12 +94,12 @@ class MlxSession:
 
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens and return the logits after the last: float32 [n_vocab]."""
-        ids = self._check_tokens(tokens)
+        ids = self._admit(tokens)
         return self._run(lambda: self._last(ids))
 
     def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
-        ids = self._check_tokens(tokens)
+        ids = self._admit(tokens)
         return self._run(lambda: np.concatenate([self._logits(hidden) for hidden in self._chunks(ids)]))
 
     def rewind(self, length: int) -> int:
@@ -190,20 +191,8 @@ class MlxSession:
             if self._cancelled:
                 raise Cancelled("The session was asked to stop.")
 
-    def _check_tokens(self, tokens: Sequence[int]) -> list[int]:
-        length = self.length
-        ids = [int(token) for token in tokens]
-        if not ids:
-            raise ValueError("there is no token to run")
-        for token in ids:
-            if not 0 <= token < self._n_vocab:
-                raise ValueError(f"the token id {token} is outside the vocabulary of {self._n_vocab}")
-        if length + len(ids) > self._context:
-            raise PromptTooLongError(
-                f"{length} tokens in the cache and {len(ids)} more exceed the context of {self._context}.",
-                hint="Shorten the prompt, or load the model with a larger context.",
-            )
-        return ids
+    def _admit(self, tokens: Sequence[int]) -> list[int]:
+        return admitted(tokens, n_vocab=self._n_vocab, length=self.length, context=self._context)
 
     def _check_owner(self) -> None:
         self._check_thread()

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
+from edgepack.admission import admitted
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import kv_bytes
-from edgepack.errors import Cancelled, ContextTooLargeError, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, ContextTooLargeError, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
@@ -76,7 +77,7 @@ class OnnxSession:
 
     def forward(self, tokens: Sequence[int]) -> Float32:
         """Append tokens and return the logits after the last: float32 [n_vocab]."""
-        ids = self._checked(tokens)
+        ids = self._admit(tokens)
         logits = np.empty((1, self._decoder.n_vocab), np.float32)
         self._evaluate(ids, logits)
         last: Float32 = logits[0]
@@ -84,7 +85,7 @@ class OnnxSession:
 
     def forward_all(self, tokens: Sequence[int]) -> Float32:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
-        ids = self._checked(tokens)
+        ids = self._admit(tokens)
         logits = np.empty((len(ids), self._decoder.n_vocab), np.float32)
         self._evaluate(ids, logits)
         return logits
@@ -131,7 +132,7 @@ class OnnxSession:
             self._pool.close()
             del self._binding, self._pool, self._engine
 
-    def _evaluate(self, ids: NDArray[np.int64], logits: Float32) -> None:
+    def _evaluate(self, ids: list[int], logits: Float32) -> None:
         """Append ids in chunks and fill ``logits`` [rows, n_vocab] with those after the last ``rows`` ids.
 
         A chunk before these positions computes no logits at all.
@@ -148,7 +149,7 @@ class OnnxSession:
                 self._length = before
                 raise
 
-    def _step(self, ids: NDArray[np.int64], start: int, logits: Float32) -> None:
+    def _step(self, ids: list[int], start: int, logits: Float32) -> None:
         if self._cancelled:
             raise Cancelled("The evaluation was cancelled.")
         count = len(ids)
@@ -185,21 +186,9 @@ class OnnxSession:
                 self._running = False
                 self._run_options.terminate = False
 
-    def _checked(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+    def _admit(self, tokens: Sequence[int]) -> list[int]:
         self._check_use()
-        ids = np.asarray(tokens)
-        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
-            raise ValueError("Tokens are a sequence of at least one integer.")
-        outside = ids[(ids < 0) | (ids >= self._decoder.n_vocab)]
-        if len(outside):
-            raise ValueError(f"The token id {outside[0]} is outside the vocabulary of {self._decoder.n_vocab}.")
-        total, context = self._length + len(ids), self._options.context
-        if total > context:
-            raise PromptTooLongError(
-                f"{len(ids)} tokens after {self._length} do not fit the context of {context}.",
-                hint="Shorten the prompt, or load the model with a larger context.",
-            )
-        return ids.astype(np.int64)
+        return admitted(tokens, n_vocab=self._decoder.n_vocab, length=self._length, context=self._options.context)
 
     def _check_use(self) -> None:
         if not self._caches:

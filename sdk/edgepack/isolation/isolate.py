@@ -17,9 +17,10 @@ from threading import get_ident
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.admission import admitted
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
-from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
+from edgepack.errors import Cancelled, EngineError, EngineMissingError, UsageError
 from edgepack.isolation import process, wire
 from edgepack.isolation.engine_process import EngineProcess, Limits
 from edgepack.isolation.probing import probe
@@ -185,18 +186,9 @@ class IsolatedSession:
 
     def _admit(self, tokens: Sequence[int]) -> NDArray[np.int32]:
         self._enter()
-        ids = np.asarray(tokens)
-        n_vocab, context = self._job.decoder.n_vocab, self._job.options.context
-        if ids.ndim != 1 or not ids.size:
-            raise ValueError("forward needs a flat sequence of at least one token id")
-        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n_vocab:
-            raise ValueError(f"a token id is not an integer from 0 to {n_vocab - 1}")
-        if self.length + ids.size > context:
-            raise PromptTooLongError(
-                f"{ids.size} tokens after the {self.length} in the cache exceed the context of {context}.",
-                hint="Shorten the prompt, or load the model with a larger context.",
-            )
-        return ids.astype(np.int32, copy=False)
+        job = self._job
+        ids = admitted(tokens, n_vocab=job.decoder.n_vocab, length=self.length, context=job.options.context)
+        return np.array(ids, np.int32)
 
     @property
     def _place(self) -> str:

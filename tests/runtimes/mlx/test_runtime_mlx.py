@@ -181,7 +181,7 @@ def test_returned_arrays_are_the_callers_own(session: Session) -> None:
 
 def test_prompt_beyond_the_context_is_refused_whole(session: Session) -> None:
     session.forward([1] * 33)
-    with pytest.raises(PromptTooLongError, match="33 tokens in the cache and 8 more exceed the context of 40"):
+    with pytest.raises(PromptTooLongError, match="8 tokens after the 33 in the cache exceed the context of 40"):
         session.forward_all([1] * 8)
     assert session.length == 33
     session.forward([1] * 7)
