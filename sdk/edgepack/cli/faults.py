@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from edgepack.errors import BundleNotFoundError, EdgepackError, UsageError, visible, without_secrets
@@ -29,13 +30,25 @@ class Fault:
     hint: str | None
     exit_code: int
 
-    def lines(self, colored: bool) -> str:
-        """Return it as standard error gets it; nothing of what came from outside and needs no word."""
+    def lines(self, colored: bool, columns: int | None = None) -> str:
+        """Return it as standard error gets it; nothing of what came from outside and needs no word.
+
+        A terminal of so many ``columns`` gets lines that end between words, which it would cut itself.
+        """
         if self.exit_code in (INTERRUPTED, LEFT):
             return ""
         red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if colored else ("", "", "")
-        hint = f"{bold}hint:{plain} {self.hint}\n" if self.hint else ""
-        return f"{bold}{red}error:{plain} {self.message}\n{hint}"
+        error, hint = (
+            _broken(f"{name}: {text}", columns) for name, text in (("error", self.message), ("hint", self.hint))
+        )
+        styled = f"{bold}{red}error:{plain}{error.removeprefix('error:')}\n"
+        return styled + (f"{bold}hint:{plain}{hint.removeprefix('hint:')}\n" if self.hint else "")
+
+
+def _broken(text: str, columns: int | None) -> str:
+    if columns is None:
+        return text
+    return "\n".join(wrap(text, columns, break_long_words=False, break_on_hyphens=False))
 
 
 def fault_of(error: BaseException) -> Fault:
