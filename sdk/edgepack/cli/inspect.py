@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgepack.cli import losses
@@ -14,7 +15,7 @@ from edgepack.cli.screen import as_json, facts, next_step, out, say, table
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
     from edgepack.bundle.files import Bundle
-    from edgepack.bundle.manifest import Fallback, License, Loss, Manifest, Variant
+    from edgepack.bundle.manifest import Fallback, License, Loss, Variant
     from edgepack.bundle.thinking import Thinking
 
 # How an obligation reads whose text is only the words that it is about.
@@ -56,7 +57,7 @@ def show(bundle: Bundle) -> None:
     console = out()
     manifest = bundle.manifest
     say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
-    console.print(facts([("bundle", bundle.id), *_facts(manifest), *_draft(bundle.draft)]))
+    console.print(facts([("bundle", bundle.id), *_facts(bundle), *_draft(bundle.draft)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:
         rows.add_row(
@@ -142,7 +143,7 @@ def _show_loss(variants: Sequence[Variant]) -> None:
     for variant in variants:
         if variant.proof and (text := variant.proof.loss.get("text")) and text.high:
             warning = f"{variant.id} lost {text.kl:.2g} nats on text, which shows in its answers. More bits lose less."
-            console.print(Text(warning, "yellow"), soft_wrap=True)
+            say(console, Text(warning, "yellow"))
 
 
 def loss_cells(loss: Loss) -> tuple[str, str, str]:
@@ -151,9 +152,10 @@ def loss_cells(loss: Loss) -> tuple[str, str, str]:
     return losses.cells(kl, top1, ratio)
 
 
-def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     from edgepack.device.memory import human, kv_bytes
 
+    manifest = bundle.manifest
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""
     yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} (a local folder)"
@@ -184,6 +186,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "chat", f"{', '.join(manifest.chat.roles)}{date}{tools}; stops at {stops}"
         if manifest.chat.thinking is not None:
             yield "thinking", _thinking(manifest.chat.thinking)
+        yield from _tools(bundle)
     g = manifest.generation
     yield (
         "defaults",
@@ -194,6 +197,18 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+
+
+def _tools(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """Say whether a model's template teaches it to call tools, and how; nothing where it cannot be read."""
+    from edgepack.errors import EdgepackError
+    from edgepack.text.opening import template_of
+    from edgepack.text.tool_formats import named
+
+    with suppress(EdgepackError):
+        if (template := template_of(bundle)) is not None:
+            form = named(template.for_tools.source)
+            yield "tools", f"called in the form of {form} (--tools)" if form else "none"
 
 
 def _thinking(known: Thinking) -> str:
