@@ -277,7 +277,9 @@ def _runnable() -> tuple[str, ...]:
         installs = [support.install for support in found.values() if support.install]
         raise EngineMissingError(f"No engine can run here: {reasons}", hint=together(installs) or "edgepack doctor")
     for name in set(found) - set(runnable):
-        screen.say(screen.err(), f"{name} is left out: {found[name].reason}")
+        install = found[name].install
+        way = f" It comes with: {install}" if install else ""
+        screen.say(screen.err(), f"{name} is left out: {found[name].reason}{way}")
     return runnable
 
 

@@ -605,3 +605,13 @@ def test_json_needs_a_prompt(bundle: str) -> None:
     code, shown = converse(bundle, [], "--json")
     assert code == 2
     assert "--json needs a prompt" in shown
+
+
+def test_doctor_names_what_packing_lacks_before_it_names_the_demo(
+    invoke: Invoke, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepack.extras.missing", lambda extra: ["gguf", "numba"] if extra == "build" else [])
+    said = invoke("doctor")[1]
+    assert "packing, which an application does without: gguf, numba not installed." in said
+    assert "   pip install 'edgepack[build]'" in said
+    assert json_of(invoke("doctor", "--json"))["unpacked"] == ["gguf", "numba"]
