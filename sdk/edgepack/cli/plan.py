@@ -111,13 +111,15 @@ def show(bundle: Bundle, plan: Plan) -> None:
     console.print()
     console.print(rows)
     console.print()
-    width = max((len(candidate.variant) for candidate in plan.candidates), default=0)
+    reasons = table("", "")
+    reasons.show_header = False
     for rank, candidate in enumerate(plan.candidates, 1):
         style = "" if candidate.eligible else "dim"
         chosen = "chosen: " if rank == 1 and candidate.eligible else ""
-        say(console, Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style))
+        reasons.add_row(Text(candidate.variant, style), Text(f"{chosen}{candidate.reason}", style))
         if candidate.hint:
-            say(console, Text(f"{'':<{width}}  {candidate.hint}", style))
+            reasons.add_row("", Text(candidate.hint, style))
+    console.print(reasons)
     if not plan.tuned:
         console.print()
         seconds = plan.candidates[0].seconds if plan.candidates else None
