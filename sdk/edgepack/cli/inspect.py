@@ -133,11 +133,12 @@ def _show_loss(variants: Sequence[Variant]) -> None:
     rows = table("variant", "lost on", *losses.COLUMNS)
     found = [(each.id, part, loss) for each in variants if each.proof for part, loss in each.proof.loss.items()]
     for name, part, loss in found:
-        on = f"{loss.tokens} of text" if part == "text" else f"{loss.tokens} random"
-        rows.add_row(name, on, *loss_cells(loss))
+        rows.add_row(name, part, *loss_cells(loss))
     if found:
+        counts = dict.fromkeys(f"{loss.tokens} tokens of {part}" for _, part, loss in found)
         console.print()
         console.print(rows)
+        say(console, Text(f"Lost on {', '.join(counts).replace('of random', 'at random')}.", "dim"))
     if remark := losses.remark(loss.perplexity for _, _, loss in found):
         say(console, Text(remark, "dim"))
     for variant in variants:
