@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
+from edgepack.cli.spelling import spelled
 from edgepack.errors import BundleNotFoundError, EdgepackError, UsageError, visible, without_secrets
 
 INTERRUPTED, LEFT = 130, 141
@@ -55,7 +56,7 @@ def fault_of(error: BaseException) -> Fault:
     """Return what an error means for the user of a command line."""
     message, hint, code = _told(error)
     name = UsageError.__name__ if hasattr(error, "format_message") else type(error).__name__
-    return Fault(name, _safe(message), None if hint is None else _safe(hint), code)
+    return Fault(name, _safe(spelled(message)), None if hint is None else _safe(spelled(hint)), code)
 
 
 def _told(error: BaseException) -> tuple[str, str | None, int]:

@@ -11,6 +11,7 @@ from edgepack.cli import losses
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
 from edgepack.cli.screen import as_json, facts, next_step, out, say, table
+from edgepack.cli.spelling import spelled
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
@@ -217,7 +218,7 @@ def _thinking(known: Thinking) -> str:
     way = "always" if known.default else "never"
     if known.switch is not None:
         way = "unless told not to (thinking=False)" if known.default else "when told to (thinking=True)"
-    return f"{way}, between {known.opening!r} and {known.closing!r}"
+    return f"{spelled(way)}, between {known.opening!r} and {known.closing!r}"
 
 
 def _draft(draft: Bundle | None) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant
 from edgepack.cli.screen import as_json, next_step, out, say, styled, table
+from edgepack.cli.spelling import spelled
 from edgepack.device.seconds import ANSWER, PROMPT
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def show(bundle: Bundle, plan: Plan) -> None:
         chosen = "chosen: " if rank == 1 and candidate.eligible else ""
         reasons.add_row(Text(candidate.variant, style), Text(f"{chosen}{candidate.reason}", style))
         if candidate.hint:
-            reasons.add_row("", Text(candidate.hint, style))
+            reasons.add_row("", Text(spelled(candidate.hint), style))
     console.print(reasons)
     if not plan.tuned:
         console.print()

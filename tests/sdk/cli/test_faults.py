@@ -232,3 +232,19 @@ def test_a_terminal_gets_a_failure_in_its_width(tmp_path: Path) -> None:
     assert code == 1
     assert max(map(len, shown.splitlines())) <= 60
     assert "`edgepack models` lists the catalogue." in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Ask for context=512 or less.", "Ask for --context 512 or less."),
+        ("Go without one: draft=False.", "Go without one: --no-draft."),
+        ("It was given beside thinking=False.", "It was given beside --no-think."),
+        ("on_overflow='truncate_middle' or 'rolling' does.", "--on-overflow truncate_middle or 'rolling' does."),
+        ("Ask for it by name: backend=mlx.", "Ask for it by name: --backend mlx."),
+        ("x=3, /a/context=3 and pip install a==1 stay.", "x=3, /a/context=3 and pip install a==1 stay."),
+    ],
+)
+def test_an_option_is_spelled_as_the_command_line_has_it(said: str, shown: str) -> None:
+    fault = faults.fault_of(EdgepackError(said, hint=said))
+    assert (fault.message, fault.hint) == (shown, shown)

@@ -88,7 +88,7 @@ def test_json_has_both(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, reason in (
         (["--raw", "--no-think"], "--no-think was given for a prompt without a chat template"),
-        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside thinking=False"),
+        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside --no-think"),
         (["--thinking-tokens", "-4"], "thinking_tokens is -4"),
     ):
         assert main(["run", bundle, "hi", *options]) == 2
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.C
 def test_inspect_says_that_it_thinks(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", bundle]) == 0
     said = capsys.readouterr().out
-    assert "unless told not to (thinking=False), between '<think>' and '</think>'" in " ".join(said.split())
+    assert "unless told not to (--no-think), between '<think>' and '</think>'" in " ".join(said.split())
     assert main(["inspect", str(small_bundle.write(tmp_path / "plain"))]) == 0
     assert "thinking" not in capsys.readouterr().out
 
