@@ -32,7 +32,12 @@ def models(json: options.AsJson = False) -> None:
     for entry in catalog.entries():
         licence = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
         table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence)
-        for note in (entry.note, *(said for accepted, said in _ACCEPTED.items() if accepted in entry.accepts)):
+        accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
+        if "system" not in entry.accepts and not entry.alias.endswith(
+            "-base"
+        ):  # a pretrained model has no turns at all
+            accepted.append("takes no system prompt")
+        for note in (entry.note, *accepted):
             if note:
                 notes.setdefault(note, []).append(entry.alias)
     console.print(table)
