@@ -33,9 +33,8 @@ def models(json: options.AsJson = False) -> None:
         licence = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
         table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence)
         accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
-        if "system" not in entry.accepts and not entry.alias.endswith(
-            "-base"
-        ):  # a pretrained model has no turns at all
+        pretrained = entry.alias.endswith("-base")  # which has no turns at all
+        if "system" not in entry.accepts and not pretrained:
             accepted.append("takes no system prompt")
         for note in (entry.note, *accepted):
             if note:

@@ -79,6 +79,9 @@ def _told(error: BaseException) -> tuple[str, str | None, int]:
     if (say := getattr(error, "format_message", None)) is not None:  # the parser of the command line
         context: Any = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "edgepack"
+        if context is not None and getattr(error, "possibilities", None):  # an old name works, and is not offered
+            hidden = {name for each in context.command.params if getattr(each, "hidden", False) for name in each.opts}
+            vars(error)["possibilities"] = [name for name in vars(error)["possibilities"] if name not in hidden]
         message = str(say()).rstrip()
         return message if message.endswith("?") else message.rstrip(".") + ".", f"See: {path} --help", 2
     hint = "This is a fault of edgepack; EDGEPACK_DEBUG=1 shows where."

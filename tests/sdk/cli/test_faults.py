@@ -201,6 +201,13 @@ def test_a_command_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'inspect'?" in capsys.readouterr().err
 
 
+def test_an_option_that_is_misspelt_is_offered_no_hidden_one(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", bundle, "hi", "--json-schem", "{}"]) == 2
+    said = capsys.readouterr().err
+    assert "No such option: --json-schem" in said
+    assert "--json-schema" not in said
+
+
 def test_a_hint_is_no_place_for_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def load(self) -> Any:
