@@ -156,7 +156,9 @@ class Conversation:
         with self._lock:
             self._check_still()
             if not 0 <= turns < len(self._turns):
-                raise UsageError(f"There are {len(self._turns) - 1} turns to undo, not {turns}.")
+                there = len(self._turns) - 1
+                are = "is 1 turn" if there == 1 else f"are {there} turns"
+                raise UsageError(f"There {are} to undo, not {turns}.")
             del self._turns[len(self._turns) - turns :]
 
     def fork(self) -> Conversation:

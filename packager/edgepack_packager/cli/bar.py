@@ -30,7 +30,7 @@ class Bar:
         """Print a sentence above the bar, on standard error whether that is a terminal or not."""
         from rich.text import Text
 
-        self._bar.console.print(Text(f"note: {sentence}", "yellow"), soft_wrap=True)
+        screen.say(self._bar.console, Text(f"note: {sentence}", "yellow"))
 
     def _finish(self) -> None:
         for task in self._bar.tasks:

@@ -276,8 +276,10 @@ def _runnable() -> tuple[str, ...]:
         reasons = " ".join(f"{name}: {support.reason}" for name, support in found.items())
         installs = [support.install for support in found.values() if support.install]
         raise EngineMissingError(f"No engine can run here: {reasons}", hint=together(installs) or "edgepack doctor")
-    for name in set(found) - set(runnable):
-        screen.say(screen.err(), f"{name} is left out: {found[name].reason}")
+    for name in (name for name in found if name not in runnable):
+        install = found[name].install
+        way = f" It comes with: {install}" if install else ""
+        screen.say(screen.err(), f"{name} is left out: {found[name].reason}{way}")
     return runnable
 
 

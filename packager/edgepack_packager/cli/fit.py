@@ -90,6 +90,9 @@ def fit(
     A model of the catalogue needs no network.
     """
     from edgepack.device.seconds import Turn
+    from edgepack.extras import require
+
+    require("edgepack fit", "build")
     from edgepack_packager.fit import fit as compute
     from edgepack_packager.source import read_config
 
@@ -229,5 +232,5 @@ def _at_best(found: Fit, turn: Turn) -> str | None:
 
 def _command(found: Fit, choice: Row, model: str) -> str:
     context = min(choice.fits_context, found.decoder.context)
-    options = f"--target {choice.target} --quant {choice.scheme} --context {context}"
+    options = f"-t {choice.target} -q {choice.scheme} -c {context}"
     return f"edgepack build {shlex.quote(model)} {options}"

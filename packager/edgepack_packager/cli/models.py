@@ -32,7 +32,11 @@ def models(json: options.AsJson = False) -> None:
     for entry in catalog.entries():
         licence = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
         table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence)
-        for note in (entry.note, *(said for accepted, said in _ACCEPTED.items() if accepted in entry.accepts)):
+        accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
+        pretrained = entry.alias.endswith("-base")  # which has no turns at all
+        if "system" not in entry.accepts and not pretrained:
+            accepted.append("takes no system prompt")
+        for note in (entry.note, *accepted):
             if note:
                 notes.setdefault(note, []).append(entry.alias)
     console.print(table)

@@ -67,7 +67,7 @@ def _told(error: BaseException, words: list[str]) -> int:
     from edgepack.cli.faults import fault_of
 
     fault = fault_of(error)
-    sys.stderr.write(fault.lines(styles.allowed(sys.stderr)))
+    sys.stderr.write(fault.lines(styles.allowed(sys.stderr), styles.columns(sys.stderr)))
     if sys.stdout is not None and "--json" in words[: words.index("--") if "--" in words else None]:
         try:
             reports.add({"error": asdict(fault)})

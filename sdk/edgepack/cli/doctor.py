@@ -24,7 +24,7 @@ def doctor(json: AsJson = False) -> None:
         as_json(report)
     else:
         show(report)
-        if any(support.devices for support in report.runtimes.values()):
+        if not report.unpacked and any(support.devices for support in report.runtimes.values()):
             next_step("edgepack", "demo")
 
 

@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
+from edgepack.cli.spelling import spelled
 from edgepack.errors import BundleNotFoundError, EdgepackError, UsageError, visible, without_secrets
 
 INTERRUPTED, LEFT = 130, 141
@@ -29,20 +31,32 @@ class Fault:
     hint: str | None
     exit_code: int
 
-    def lines(self, colored: bool) -> str:
-        """Return it as standard error gets it; nothing of what came from outside and needs no word."""
+    def lines(self, colored: bool, columns: int | None = None) -> str:
+        """Return it as standard error gets it; nothing of what came from outside and needs no word.
+
+        A terminal of so many ``columns`` gets lines that end between words, which it would cut itself.
+        """
         if self.exit_code in (INTERRUPTED, LEFT):
             return ""
         red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if colored else ("", "", "")
-        hint = f"{bold}hint:{plain} {self.hint}\n" if self.hint else ""
-        return f"{bold}{red}error:{plain} {self.message}\n{hint}"
+        error, hint = (
+            _broken(f"{name}: {text}", columns) for name, text in (("error", self.message), ("hint", self.hint))
+        )
+        styled = f"{bold}{red}error:{plain}{error.removeprefix('error:')}\n"
+        return styled + (f"{bold}hint:{plain}{hint.removeprefix('hint:')}\n" if self.hint else "")
+
+
+def _broken(text: str, columns: int | None) -> str:
+    if columns is None:
+        return text
+    return "\n".join(wrap(text, columns, break_long_words=False, break_on_hyphens=False))
 
 
 def fault_of(error: BaseException) -> Fault:
     """Return what an error means for the user of a command line."""
     message, hint, code = _told(error)
     name = UsageError.__name__ if hasattr(error, "format_message") else type(error).__name__
-    return Fault(name, _safe(message), None if hint is None else _safe(hint), code)
+    return Fault(name, _safe(spelled(message)), None if hint is None else _safe(spelled(hint)), code)
 
 
 def _told(error: BaseException) -> tuple[str, str | None, int]:
@@ -65,6 +79,9 @@ def _told(error: BaseException) -> tuple[str, str | None, int]:
     if (say := getattr(error, "format_message", None)) is not None:  # the parser of the command line
         context: Any = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "edgepack"
+        if context is not None and getattr(error, "possibilities", None):  # an old name works, and is not offered
+            hidden = {name for each in context.command.params if getattr(each, "hidden", False) for name in each.opts}
+            vars(error)["possibilities"] = [name for name in vars(error)["possibilities"] if name not in hidden]
         message = str(say()).rstrip()
         return message if message.endswith("?") else message.rstrip(".") + ".", f"See: {path} --help", 2
     hint = "This is a fault of edgepack; EDGEPACK_DEBUG=1 shows where."

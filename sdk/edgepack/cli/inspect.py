@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from edgepack.cli import losses
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
 from edgepack.cli.screen import as_json, facts, next_step, out, say, table
+from edgepack.cli.spelling import spelled
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
     from edgepack.bundle.files import Bundle
-    from edgepack.bundle.manifest import Fallback, License, Loss, Manifest, Variant
+    from edgepack.bundle.manifest import Fallback, License, Loss, Variant
     from edgepack.bundle.thinking import Thinking
 
 # How an obligation reads whose text is only the words that it is about.
@@ -56,7 +58,7 @@ def show(bundle: Bundle) -> None:
     console = out()
     manifest = bundle.manifest
     say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
-    console.print(facts([("bundle", bundle.id), *_facts(manifest), *_draft(bundle.draft)]))
+    console.print(facts([("bundle", bundle.id), *_facts(bundle), *_draft(bundle.draft)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:
         rows.add_row(
@@ -132,17 +134,18 @@ def _show_loss(variants: Sequence[Variant]) -> None:
     rows = table("variant", "lost on", *losses.COLUMNS)
     found = [(each.id, part, loss) for each in variants if each.proof for part, loss in each.proof.loss.items()]
     for name, part, loss in found:
-        on = f"{loss.tokens} of text" if part == "text" else f"{loss.tokens} random"
-        rows.add_row(name, on, *loss_cells(loss))
+        rows.add_row(name, part, *loss_cells(loss))
     if found:
+        counts = dict.fromkeys(f"{loss.tokens} tokens of {part}" for _, part, loss in found)
         console.print()
         console.print(rows)
+        say(console, Text(f"Lost on {', '.join(counts).replace('of random', 'at random')}.", "dim"))
     if remark := losses.remark(loss.perplexity for _, _, loss in found):
         say(console, Text(remark, "dim"))
     for variant in variants:
         if variant.proof and (text := variant.proof.loss.get("text")) and text.high:
             warning = f"{variant.id} lost {text.kl:.2g} nats on text, which shows in its answers. More bits lose less."
-            console.print(Text(warning, "yellow"), soft_wrap=True)
+            say(console, Text(warning, "yellow"))
 
 
 def loss_cells(loss: Loss) -> tuple[str, str, str]:
@@ -151,9 +154,10 @@ def loss_cells(loss: Loss) -> tuple[str, str, str]:
     return losses.cells(kl, top1, ratio)
 
 
-def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     from edgepack.device.memory import human, kv_bytes
 
+    manifest = bundle.manifest
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""
     yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} (a local folder)"
@@ -184,6 +188,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "chat", f"{', '.join(manifest.chat.roles)}{date}{tools}; stops at {stops}"
         if manifest.chat.thinking is not None:
             yield "thinking", _thinking(manifest.chat.thinking)
+        yield from _tools(bundle)
     g = manifest.generation
     yield (
         "defaults",
@@ -196,12 +201,24 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
 
 
+def _tools(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    """Say whether a model's template teaches it to call tools, and how; nothing where it cannot be read."""
+    from edgepack.errors import EdgepackError
+    from edgepack.text.opening import template_of
+    from edgepack.text.tool_formats import named
+
+    with suppress(EdgepackError):
+        if (template := template_of(bundle)) is not None:
+            form = named(template.for_tools.source)
+            yield "tools", f"called in the form of {form} (--tools)" if form else "none"
+
+
 def _thinking(known: Thinking) -> str:
     """Say when a model thinks, and between which marks."""
     way = "always" if known.default else "never"
     if known.switch is not None:
         way = "unless told not to (thinking=False)" if known.default else "when told to (thinking=True)"
-    return f"{way}, between {known.opening!r} and {known.closing!r}"
+    return f"{spelled(way)}, between {known.opening!r} and {known.closing!r}"
 
 
 def _draft(draft: Bundle | None) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant
 from edgepack.cli.screen import as_json, next_step, out, say, styled, table
+from edgepack.cli.spelling import spelled
 from edgepack.device.seconds import ANSWER, PROMPT
 
 if TYPE_CHECKING:
@@ -111,13 +112,15 @@ def show(bundle: Bundle, plan: Plan) -> None:
     console.print()
     console.print(rows)
     console.print()
-    width = max((len(candidate.variant) for candidate in plan.candidates), default=0)
+    reasons = table("", "")
+    reasons.show_header = False
     for rank, candidate in enumerate(plan.candidates, 1):
         style = "" if candidate.eligible else "dim"
         chosen = "chosen: " if rank == 1 and candidate.eligible else ""
-        say(console, Text(f"{candidate.variant:<{width}}  {chosen}{candidate.reason}", style))
+        reasons.add_row(Text(candidate.variant, style), Text(f"{chosen}{candidate.reason}", style))
         if candidate.hint:
-            say(console, Text(f"{'':<{width}}  {candidate.hint}", style))
+            reasons.add_row("", Text(spelled(candidate.hint), style))
+    console.print(reasons)
     if not plan.tuned:
         console.print()
         seconds = plan.candidates[0].seconds if plan.candidates else None

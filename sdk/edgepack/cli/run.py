@@ -183,7 +183,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _refuse(chat: dict[str, Any], hint: str) -> None:
     """Raise ``UsageError`` for an option of the chat template that none is there to read."""
     for name in chat:
-        option = {"variables": "--var", "thinking": "--think"}.get(name, "--" + name.replace("_", "-"))
+        thinking = "--no-think" if chat[name] is False else "--think"
+        option = {"variables": "--var", "thinking": thinking}.get(name, "--" + name.replace("_", "-"))
         raise UsageError(f"{option} was given for a prompt without a chat template.", hint=hint)
 
 
@@ -223,7 +224,9 @@ class _Asking:
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
         if result.reasoning and not result.text:
-            say(err(), styled("dim", "There is no answer, only a thought: try --thinking-tokens or more --max-tokens."))
+            cut = result.finish_reason == "length"
+            why = "try --thinking-tokens or more --max-tokens." if cut else "the model ended there. Try --no-think."
+            say(err(), styled("dim", f"There is no answer, only a thought: {why}"))
 
     def _stream(self, text: str) -> Stream:
         return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)

@@ -69,13 +69,21 @@ def steps() -> Progress:
 def stages() -> Progress:
     """Return a progress of several stages on standard error, each a line that stays, as ``bar`` otherwise.
 
-    A stage that runs tells how long it will still take, one that is over how long it took.
+    A stage that runs tells how long it will still take, one that is over how long it took. A title that is too long
+    for its line goes on in the next, and leaves the figures whole.
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     console = err()
-    left = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), left)
+    figures = [Column(no_wrap=True, min_width=width, justify="right") for width in (4, 5)]
+    left = TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=figures[1])
+    columns = (
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        BarColumn(min(40, console.width // 4), table_column=Column(no_wrap=True)),
+        TaskProgressColumn(table_column=figures[0]),
+        left,
+    )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 

@@ -32,7 +32,7 @@ def bundle(path: str) -> str | None:
 def _beside(path: Path) -> str | None:
     """Return the bundle in the same folder whose name is the nearest, with or without its ending."""
     there = {each.name: each for each in path.parent.glob(f"*{ENDING}") if each.is_dir() and each.name != path.name}
-    named = {name.lower(): str(each) for name, each in there.items()}
-    named |= {name.removesuffix(ENDING): each for name, each in named.items()}
-    close = get_close_matches(path.name.lower(), named, n=1, cutoff=0.75)
+    named = {name.lower().removesuffix(ENDING): str(each) for name, each in there.items()}
+    meant = path.name.lower().removesuffix(ENDING)  # two short names are alike by that ending alone
+    close = get_close_matches(meant, named, n=1, cutoff=0.75)
     return named[close[0]] if close else None

@@ -33,7 +33,14 @@ def schema(given: str | None, old: str | None = None) -> str | None:
     found = old if given is None else given
     if found is None:
         return None
-    return argument(found) if found.lstrip().startswith("{") else read(Path(found))
+    inline = found.lstrip().startswith("{")
+    text = argument(found) if inline else read(Path(found))
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        what = "The schema" if inline else found
+        raise UsageError(f"{what} is no JSON: {error}.", hint="Give a JSON schema in braces, or its file.") from None
+    return text
 
 
 def system(text: str | None, path: Path | None) -> str | None:
@@ -68,8 +75,9 @@ def tools(path: Path | None) -> list[object] | None:
     """Return the definitions of tools in a file of JSON: a list of them, or one alone. Raises as ``read``."""
     if path is None:
         return None
+    text = read(path)
     try:
-        found = json.loads(read(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no JSON: {error}.", hint="It holds a list of definitions of tools.") from None
     return found if isinstance(found, list) else [found]

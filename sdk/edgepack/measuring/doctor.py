@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from edgepack import extras
 from edgepack.device.hardware import Hardware, detect
 from edgepack.engines import Runtimes, probe_all
 from edgepack.runtime import Support
@@ -18,7 +19,8 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
     """The facts. ``telemetry`` says how ONNX Runtime's own is switched off; ``installs`` are the commands that give
-    this machine an engine or its accelerator, by engine; ``notes`` are things to know."""
+    this machine an engine or its accelerator, by engine; ``notes`` are things to know. ``unpacked`` are the packages
+    without which this machine packs no model, not even the demo's."""
 
     edgepack: str
     python: str
@@ -29,6 +31,7 @@ class DoctorReport:
     telemetry: str
     installs: dict[str, str]
     notes: tuple[str, ...]
+    unpacked: tuple[str, ...] = ()
 
     @property
     def steps(self) -> list[tuple[str, str]]:
@@ -38,8 +41,10 @@ class DoctorReport:
             for name in self.installs
         ]
         better = [(name, support.better) for name, support in self.runtimes.items() if support.better]
+        lacking = f"packing, which an application does without: {', '.join(self.unpacked)} not installed."
         return [
             *missing,
+            *([(lacking, f"pip install '{extras.spelled('build')}'")] if self.unpacked else []),
             *((f"{name}: an engine compiled for this processor is faster.", line) for name, line in better),
         ]
 
@@ -60,6 +65,7 @@ def doctor(runtimes: Runtimes | None = None) -> DoctorReport:
         telemetry=telemetry(setting),
         installs=installs(hardware, supports),
         notes=notes(hardware, supports, _bits()),
+        unpacked=tuple(extras.missing("build")),
     )
 
 

@@ -14,10 +14,15 @@ from edgepack.text.tokenizer import Tokenizer
 
 def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
     """Return a bundle's tokenizer and its chat template, None where it has none."""
-    facts, chat = bundle.manifest.tokenizer, bundle.manifest.chat
-    tokenizer = Tokenizer(decode(bundle.read(FILE)), facts.bos, facts.add_bos)
+    facts = bundle.manifest.tokenizer
+    return Tokenizer(decode(bundle.read(FILE)), facts.bos, facts.add_bos), template_of(bundle)
+
+
+def template_of(bundle: Bundle) -> ChatTemplate | None:
+    """Return a bundle's chat template, None where it has none."""
+    chat = bundle.manifest.chat
     if chat is None:
-        return tokenizer, None
+        return None
     names = ("tokenizer_config.json", "special_tokens_map.json")
     bos, eos = special_tokens([bundle.read(name) for name in names if name in listed(bundle.manifest)])
     day = chat.date.day if chat.date is not None and chat.date.policy == "pinned" else None
@@ -30,7 +35,7 @@ def text_side(bundle: Bundle) -> tuple[Tokenizer, ChatTemplate | None]:
         return ChatTemplate(source, bos_token=bos, eos_token=eos, date=day, parts=parts, tool_use=tool_use, file=file)
 
     with_tools = None if chat.tool_use is None else template(TOOL_USE, chat.tool_use.parts)
-    return tokenizer, template(TEMPLATE, chat.parts, with_tools)
+    return template(TEMPLATE, chat.parts, with_tools)
 
 
 def special_tokens(configs: Iterable[bytes]) -> tuple[str, str]:

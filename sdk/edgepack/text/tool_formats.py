@@ -127,12 +127,21 @@ FORMATS = (
 )
 
 
+def named(template_source: str) -> str | None:
+    """Return what the format is called that a chat template teaches, None where it is none of the table."""
+    found = _taught(template_source)
+    return None if found is None else found.name
+
+
+def _taught(template_source: str) -> Format | None:
+    written = template_source.replace("\\", "")
+    return next((each for each in FORMATS if all(marker in written for marker in each.markers)), None)
+
+
 def format_of(template_source: str) -> Format:
     """Return the format that a chat template teaches. Raises ``SchemaError`` where it is none of the table."""
-    written = template_source.replace("\\", "")
-    for each in FORMATS:
-        if all(marker in written for marker in each.markers):
-            return each
+    if (found := _taught(template_source)) is not None:
+        return found
     raise SchemaError(
         "This bundle's chat template writes tool calls in no form that is known here.",
         hint=f"Known are those of {', '.join(dict.fromkeys(each.name for each in FORMATS))}.",

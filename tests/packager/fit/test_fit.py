@@ -390,7 +390,7 @@ def test_the_command_reads_the_config_alone(folder: str, capsys: pytest.CaptureF
     assert "mlx: pi5-8gb has no engine for it." in told
     assert "Yes: gguf-q4_k_m needs" in told
     assert "17.1 GB/s or less (LPDDR4X-4267, 32 bits)" in " ".join(told.split())
-    assert f"edgepack build '{folder}' --target gguf --quant q4_k_m --context 256" in told
+    assert f"edgepack build '{folder}' -t gguf -q q4_k_m -c 256" in told
     assert all(len(line) <= 80 for line in told.split("\n\n")[1].splitlines())
 
 
@@ -410,7 +410,7 @@ def test_the_command_as_json(folder: str, capsys: pytest.CaptureFixture[str]) ->
     (chosen,) = (each for each in report["variants"] if each["variant"] == report["choice"])
     memory = chosen["memory"]
     assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))
-    assert report["command"].endswith("--target mlx --quant 4bit_mixed --context 512")
+    assert report["command"].endswith("-t mlx -q 4bit_mixed -c 512")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -272,8 +273,9 @@ def test_inspect_tells_what_quantisation_cost_and_warns_where_it_is_much(invoke:
         variants.append(variant | {"proof": variant["proof"] | {"loss": {"text": figures | {"kl": kl}}}})
     code, out, _ = invoke("inspect", str(small_bundle.write(tmp_path / "two", variants)))
     assert code == 0
-    lost = [line for line in out.splitlines() if "160 of text" in line]
+    lost = [line for line in out.splitlines() if re.search(r"fake-q\d +text ", line)]
     assert len(lost) == 2
+    assert "\nLost on 160 tokens of text.\n" in out
     for figure in ("0.310 ± 0.040", "70.0% ± 3.0%", "x 1.200 ± 0.050"):
         assert figure in lost[0]
     assert [line for line in out.splitlines() if "answers" in line] == [
@@ -605,3 +607,13 @@ def test_json_needs_a_prompt(bundle: str) -> None:
     code, shown = converse(bundle, [], "--json")
     assert code == 2
     assert "--json needs a prompt" in shown
+
+
+def test_doctor_names_what_packing_lacks_before_it_names_the_demo(
+    invoke: Invoke, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepack.extras.missing", lambda extra: ["gguf", "numba"] if extra == "build" else [])
+    said = invoke("doctor")[1]
+    assert "packing, which an application does without: gguf, numba not installed." in said
+    assert "   pip install 'edgepack[build]'" in said
+    assert json_of(invoke("doctor", "--json"))["unpacked"] == ["gguf", "numba"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import small_bundle
+from terminal import Terminal
 
 from edgepack import FakeRuntime, runtime
 from edgepack.cli import faults, main, suggest
@@ -178,6 +179,7 @@ def test_the_code_of_an_error(error: BaseException, code: int) -> None:
         ("qwen3-06b", "Did you mean qwen3-0.6b? Build it first: edgepack build qwen3-0.6b"),
         ("demo", "Make it first: edgepack demo"),
         ("mine", "It is a model that is yet to be packed: edgepack build mine"),
+        ("demo.edgepack", "Make it first: edgepack demo"),  # and no smollm2.edgepack, which ends so too
         ("xyzzy", "Check the path."),
     ],
 )
@@ -187,6 +189,7 @@ def test_a_bundle_that_is_not_there(
     monkeypatch.chdir(tmp_path)
     small_bundle.write(tmp_path / "small.edgepack")
     small_bundle.write(tmp_path / "two words.edgepack")
+    small_bundle.write(tmp_path / "smollm2.edgepack")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     assert main(["run", name, "hi"]) == 1
@@ -198,6 +201,13 @@ def test_a_command_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'inspect'?" in capsys.readouterr().err
 
 
+def test_an_option_that_is_misspelt_is_offered_no_hidden_one(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", bundle, "hi", "--json-schem", "{}"]) == 2
+    said = capsys.readouterr().err
+    assert "No such option: --json-schem" in said
+    assert "--json-schema" not in said
+
+
 def test_a_hint_is_no_place_for_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def load(self) -> Any:
@@ -207,3 +217,41 @@ def test_a_hint_is_no_place_for_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert suggest.bundle("xyzzy\0") is None
     error = BundleNotFoundError("There is no bundle.", hint="Check the path.")
     assert faults.fault_of(error).hint == "Check the path."
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_terminal_cuts_no_word_of_a_failure(columns: int) -> None:
+    words = "xllamacpp 2026.10.11549 needs the system's libgomp.so.1, which is not installed; see --quant gguf:q5_k_m. "
+    fault = faults.Fault("EdgepackError", (words * 3).strip(), (words * 2).strip(), 1)
+    lines = fault.lines(False, columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert " ".join(lines) + "\n" == fault.lines(False).replace("\nhint", " hint")
+    styled = re.sub(r"\x1b\[[0-9;]*m", "", fault.lines(True, columns))
+    assert styled == fault.lines(False, columns)
+
+
+def test_a_terminal_gets_a_failure_in_its_width(tmp_path: Path) -> None:
+    terminal = Terminal([sys.executable, "-m", "edgepack", "build", "smolm2-135m"], {"TERM": "xterm"}, columns=60)
+    try:
+        code, shown = terminal.end()
+    finally:
+        terminal.close()
+    assert code == 1
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "`edgepack models` lists the catalogue." in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Ask for context=512 or less.", "Ask for --context 512 or less."),
+        ("Go without one: draft=False.", "Go without one: --no-draft."),
+        ("It was given beside thinking=False.", "It was given beside --no-think."),
+        ("on_overflow='truncate_middle' or 'rolling' does.", "--on-overflow truncate_middle or 'rolling' does."),
+        ("Ask for it by name: backend=mlx.", "Ask for it by name: --backend mlx."),
+        ("x=3, /a/context=3 and pip install a==1 stay.", "x=3, /a/context=3 and pip install a==1 stay."),
+    ],
+)
+def test_an_option_is_spelled_as_the_command_line_has_it(said: str, shown: str) -> None:
+    fault = faults.fault_of(EdgepackError(said, hint=said))
+    assert (fault.message, fault.hint) == (shown, shown)

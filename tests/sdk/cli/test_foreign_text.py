@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -95,6 +96,21 @@ def test_progress_and_notes_are_text(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().err
     assert said.count("[bold red") == 4
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_stage_of_many_variants_leaves_its_figures_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich takes it for a terminal
+    title = "Writing gguf-q4_k_m, gguf-q5_k_m, mlx-4bit_mixed, onnx-int4_mixed, onnx-int8"
+    made = screen.stages()
+    made.add_task(title, total=1, completed=1)
+    with made.console.capture() as captured:
+        made.console.print(made.get_renderable())
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", captured.get()).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert re.search(r"━{10,} 100% [0-9:-]{5}$", lines[0])
+    assert " ".join(line.partition("━")[0] for line in lines).split() == title.split()
 
 
 class Terminal(io.StringIO):

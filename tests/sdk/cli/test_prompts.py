@@ -177,6 +177,22 @@ def test_a_file_of_tools_is_json(text: str, tmp_path: Path) -> None:
         textfile.tools(tmp_path / "tools.json")
 
 
+def test_a_file_of_tools_that_is_not_there_is_no_broken_json(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read: No such file or directory\.$"):
+        textfile.tools(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("given", ['{"type": "integer"', "schema.json"])
+def test_a_schema_that_is_no_json_is_told_in_words_of_the_command_line(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("schema.json").write_text("{,}")
+    with pytest.raises(UsageError, match=r"^(The schema|schema\.json) is no JSON: ") as caught:
+        textfile.schema(given)
+    assert caught.value.hint == "Give a JSON schema in braces, or its file."
+
+
 def test_a_variable_keeps_its_type() -> None:
     words = ["a=1", "b=x", "c=false", "d=null", "e=1.5"]
     found: dict[str, Any] | None = textfile.variables(words)

@@ -248,7 +248,7 @@ def test_undo_and_clear_forget(model: Model) -> None:
         chat.say(text)
     assert told(chat, "/undo") == "1 turn forgotten, 3 left.\n"
     assert told(chat, "/undo 2") == "2 turns forgotten, 1 left.\n"
-    with pytest.raises(UsageError, match="1 turns to undo, not 5"):
+    with pytest.raises(UsageError, match="There is 1 turn to undo, not 5"):
         told(chat, "/undo 5")
     with pytest.raises(UsageError, match="no number of turns"):
         told(chat, "/undo all")
@@ -264,7 +264,7 @@ def test_redo_asks_the_last_turn_again_with_another_seed(model: Model) -> None:
         return results[-1]
 
     chat = Chat(model, keep, {"seed": 7, "temperature": 1.0}, None, False)
-    with pytest.raises(UsageError, match="0 turns to undo"):
+    with pytest.raises(UsageError, match="Nothing was asked yet"):
         told(chat, "/redo")
     chat.say("one")
     chat.say("two")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -86,8 +87,8 @@ def test_json_has_both(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, reason in (
-        (["--raw", "--no-think"], "--think was given for a prompt without a chat template"),
-        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside thinking=False"),
+        (["--raw", "--no-think"], "--no-think was given for a prompt without a chat template"),
+        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside --no-think"),
         (["--thinking-tokens", "-4"], "thinking_tokens is -4"),
     ):
         assert main(["run", bundle, "hi", *options]) == 2
@@ -100,6 +101,27 @@ def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.C
 def test_inspect_says_that_it_thinks(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", bundle]) == 0
     said = capsys.readouterr().out
-    assert "unless told not to (thinking=False), between '<think>' and '</think>'" in " ".join(said.split())
+    assert "unless told not to (--no-think), between '<think>' and '</think>'" in " ".join(said.split())
     assert main(["inspect", str(small_bundle.write(tmp_path / "plain"))]) == 0
     assert "thinking" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("taught", "said"),
+    [('<tool_call>{"name": "f", "arguments": {}}</tool_call>', "called in the form of Hermes (--tools)"), ("", "none")],
+)
+def test_inspect_says_whether_it_calls_tools(
+    taught: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_bundle, "TEMPLATE", small_bundle.TEMPLATE + "{% if tools %}" + taught + "{% endif %}")
+    assert main(["inspect", str(small_bundle.write(tmp_path / "one"))]) == 0
+    assert f"\ntools {said}\n" in re.sub(" +", " ", capsys.readouterr().out)
+
+
+def test_a_thought_that_the_model_ended_with_is_not_said_to_be_cut(
+    bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "find", lambda name: FakeRuntime([*ENCODE("<think>\nI greet."), 257]))
+    assert main(["run", bundle, "hi"]) == 0
+    said = capsys.readouterr().err
+    assert "only a thought: the model ended there. Try --no-think." in said

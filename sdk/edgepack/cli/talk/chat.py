@@ -47,9 +47,9 @@ class Chat:
     def redo(self) -> None:
         """Ask the last turn again with another seed; its answer takes the place of the last one when it is there."""
         anew = {name: value for name, value in self.options.items() if name != "seed"}
+        if not (self._said if self._conversation is None else self.turns):
+            raise UsageError("Nothing was asked yet.")
         if self._conversation is None:
-            if not self._said:
-                raise UsageError("Nothing was asked yet.")
             self.result = self._showing(self.model.stream(self._said, **anew))
             return
         again = self._conversation.fork()
