@@ -199,7 +199,7 @@ def _remarks(found: Fit, model: str) -> list[str]:
     return [
         *([f"From what the catalogue carries of {repository}; {repository}@main asks the hub."] if repository else []),
         "File bytes are those of the weight files. On top of a GGUF file comes its header, which holds the tokenizer.",
-        *(f"{target}: {found.device.name} has no engine for it." for target in absent),
+        *(f"{target}: no engine serves it on {found.device.name}." for target in absent),
         *(f"{target} {', '.join(schemes)}: {reason}" for (target, reason), schemes in refused.items()),
     ]
 

@@ -142,6 +142,7 @@ class Plan:
             return ContextTooLargeError(message, hint=best.hint)
         reasons = "; ".join(dict.fromkeys(f"{candidate.runtime}: {candidate.reason}" for candidate in asked))
         hints = list(dict.fromkeys(candidate.hint for candidate in asked if candidate.hint))
+        hints[1:] = [hint.removeprefix("Install it with: ") for hint in hints[1:]]
         hint = " Or: ".join(hints) or "See what this machine offers: edgepack doctor"
         return EngineMissingError(f"No engine can run this bundle here: {reasons or 'it holds no variant'}.", hint=hint)
 
