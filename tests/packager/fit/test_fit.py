@@ -387,7 +387,7 @@ def test_the_command_reads_the_config_alone(folder: str, capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "256 of 512" in told
     assert "7.0 GiB for a model (8 GiB, less 1 GiB" in told
-    assert "mlx: pi5-8gb has no engine for it." in told
+    assert "mlx: no engine serves it on pi5-8gb." in told
     assert "Yes: gguf-q4_k_m needs" in told
     assert "17.1 GB/s or less (LPDDR4X-4267, 32 bits)" in " ".join(told.split())
     assert f"edgepack build '{folder}' -t gguf -q q4_k_m -c 256" in told
