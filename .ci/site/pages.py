@@ -123,7 +123,7 @@ def _command(path: list[str], command: Any) -> Iterator[str]:
 
 
 def _schema(report: str) -> str:
-    return f"schemas/{report}.json"
+    return f"schemas/{report.replace(' ', '-')}.json"
 
 
 def _cell(text: str) -> str:

@@ -18,6 +18,7 @@ import msgspec
 
 import edgepack
 from edgepack.bundle.manifest import Manifest
+from edgepack.device.engine import Engine
 from edgepack.measuring.bench import BenchReport
 from edgepack.measuring.compare import Comparison
 from edgepack.measuring.doctor import DoctorReport
@@ -25,6 +26,7 @@ from edgepack.measuring.evaluate import EvalReport
 from edgepack.measuring.rerun import Rerun
 from edgepack.text.replay import Replay
 from edgepack.tuning.tune import TuneReport
+from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
 
@@ -45,6 +47,13 @@ class Verified(TypedDict):
     bytes: int
     foreign: list[str]
     replays: list[Replay]
+
+
+class Engines(TypedDict):
+    """``edgepack engine list``: best first; ``preferred`` is the name that was asked for, None where none was."""
+
+    engines: list[Engine]
+    preferred: str | None
 
 
 class Models(TypedDict):
@@ -94,6 +103,8 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "eval": (Evaluations, {}),
     "compare": (Comparison, {"Comparison": {"identical": _COUNT}}),
     "doctor": (DoctorReport, {}),
+    "engine build": (Compiled, {"Built": {"used": {"anyOf": [_YES, {"type": "null"}]}}}),
+    "engine list": (Engines, {}),
     "models": (Models, {}),
     "fit": (Fitting, {"Row": {"variant": _TEXT, "fits": _YES}, "Memory": {"total": _COUNT}}),
 }

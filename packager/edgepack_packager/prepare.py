@@ -22,7 +22,7 @@ from edgepack_packager.progress import Progress
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.text import generation, golden, read_text, warnings
+from edgepack_packager.text import generation, golden, read_text, thinking, warnings
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.text.golden import Vectors
 
@@ -92,7 +92,9 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
     notes = [*families.notes(config), *text.notes]
-    for sentence in (*notes, *warnings(text), foresight.obstacle(model, requests, hardware, supports)):
+    silent = vectors.chat is not None and vectors.chat.thinking is None
+    doubt = thinking.doubt(origin.repository or origin.name) if silent else None
+    for sentence in (*notes, *warnings(text), doubt, foresight.obstacle(model, requests, hardware, supports)):
         if sentence:
             progress.warn(sentence)
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:

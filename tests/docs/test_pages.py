@@ -15,6 +15,9 @@ import pytest
 import edgepack
 from edgepack.cli import main
 from edgepack_packager.build import Built
+from edgepack_packager.cli import engine as engine_command
+from edgepack_packager.engine import build as engine_build
+from edgepack_packager.engine.wheel import Facts
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ci" / "site"))
@@ -47,7 +50,9 @@ def test_every_command_and_report_is_on_its_page() -> None:
     shown = set(re.findall(r"^## edgepack ([\w -]+)$", page, re.M))
     assert set(reports.REPORTS) < shown
     assert {"engine build", "demo"} < shown
-    assert {*re.findall(r"\(schemas/(\w+)\.json\)", page)} == {*reports.REPORTS}
+    assert {*re.findall(r"\(schemas/([\w-]+)\.json\)", page)} == {each.replace(" ", "-") for each in reports.REPORTS}
+    sections = dict(re.findall(r"^## edgepack ([\w -]+)$(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert {name for name, section in sections.items() if "`--json`" in section} == {*reports.REPORTS}
 
 
 def test_links_stay_within() -> None:
@@ -91,6 +96,7 @@ REPORTS = {
     "eval": "eval BUNDLE --text TEXT --variant gguf-q4_k_m --against-variant gguf-f32",
     "compare": "compare BUNDLE BUNDLE --variant-a gguf-q4_k_m --variant-b gguf-f32 --prompts TEXT --max-tokens 3",
     "doctor": "doctor",
+    "engine list": "engine list",
     "models": "models",
     "fit": "fit demo --memory 4GB",
 }
@@ -114,6 +120,21 @@ def test_a_report_is_as_its_schema_says(
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), reports.schema_of(command))
+
+
+def test_the_report_of_a_compiled_engine_is_as_its_schema_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = dict.fromkeys(
+        ("source", "sha256", "llama", "ggml", "processor", "what", "system", "machine", "compiler"), "a"
+    )
+    facts = Facts(**said, accelerators=("cuda",), settings={"GGML_AVX2": "ON"})
+    for wheel, installed in ((tmp_path / "a.whl", False), (None, True)):
+        built = engine_build.Built(wheel, installed, "1", facts, tmp_path / "log")
+        monkeypatch.setattr(engine_build, "build", lambda *given, built=built, **named: built)
+        monkeypatch.setattr(engine_command, "_checked", lambda version: True)
+        assert main(["engine", "build", "--json"]) == 0
+        jsonschema.validate(json.loads(capsys.readouterr().out), reports.schema_of("engine build"))
 
 
 def test_a_field_that_no_schema_knows_is_found() -> None:

@@ -76,6 +76,8 @@ def build(
     json: options.AsJson = False,
 ) -> None:
     """Compile llama.cpp for a processor. For this machine's, the engine is installed, and gguf takes it."""
+    from msgspec import to_builtins
+
     from edgepack_packager.engine import build as building
 
     asked = frozenset(name for name, on in (("cuda", cuda), ("metal", metal), ("vulkan", vulkan)) if on)
@@ -91,7 +93,7 @@ def build(
         )
     used = _checked(built.version) if built.installed else None
     if json:
-        screen.as_json(asdict(built) | {"used": used})
+        screen.as_json(asdict(built) | {"facts": to_builtins(built.facts), "used": used})
         return
     console = screen.out()
     if built.wheel is not None:

@@ -1,15 +1,16 @@
 """Whether a model thinks before it answers, and how its chat template says so: found by rendering it.
 
 A template that knows of thoughts opens one in the prompt, writes an empty one for a model that is not to think, prints
-one from a field of a message, or leaves those out that stand in earlier answers. Which marks those are is known here
-by the table in ``edgepack.text.thoughts``; everything else is read off what the template prints.
+one from a field of a message, leaves those out that stand in earlier answers, tells its model to think between marks,
+or has a switch for it. Which marks those are is known here by the table in ``edgepack.text.thoughts``; everything else
+is read off what the template prints.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from itertools import chain
+from itertools import chain, product
 from typing import NamedTuple
 
 from edgepack.bundle.thinking import CLIENTS, CONTENT, Switch, Thinking
@@ -18,15 +19,18 @@ from edgepack.text.detokenize import Detokenizer
 from edgepack.text.divider import Divider
 from edgepack.text.thoughts import Marks, marks_of
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.text.battery import ANSWER, TEXTS, TURNS, Conversation
+from edgepack_packager.text.battery import ANSWER, TEXTS, TURNS, ZURICH, Conversation, call
 
 UNSAID = Thinking(opening="<think>", closing="</think>", ending="\n</think>\n\n")
 """A model that thinks although its template does not say so, as those do that learn it from DeepSeek-R1."""
 
 _FIELDS = (CLIENTS, "thinking", "reasoning")
+_TELLING = re.compile(r"(?<![a-z])(reason(ing|er)|think(ing|er)|r1)(?![a-z0-9])", re.IGNORECASE)
+_DENYING = re.compile(r"(?<![a-z])(no|non)[-_ ]?(think|reason)", re.IGNORECASE)
 _NAMES = ("enable_thinking", "thinking", "enable_reasoning")  # of switches, which are on or off
 _WORDS = Switch(on="/think", off="/no_think")
 _THOUGHT = "It is quiet here."
+_LAST = str(TURNS[-1]["content"])
 
 Render = Callable[[Conversation], str | None]
 """What a template makes of a conversation, None where it refuses it."""
@@ -49,12 +53,15 @@ def find(render: Render, source: str, reads: Collection[str]) -> Thinking | None
     if plain is None:
         return None
     switch, prompts = _switch(render, source, reads, plain)
-    for marks in marks_of(source):
+    known = marks_of(source)
+    for marks in known:
         begun, skipped = _begun(prompts.on, marks), _skipped(prompts.off, marks)
         field, ending = _field(render, source, marks)
-        leaves_out = field is None and _earlier(render, marks) == "left out"
-        if begun or skipped or field or leaves_out:
-            if field is None and (leaves_out or _earlier(render, marks) == "printed"):
+        earlier = _earlier(render, marks) if field is None else ""
+        # The last of them are the template's own, and a switch is all that some say of thoughts.
+        switched = marks == known[-1] and switch is not None and _tells(prompts)
+        if begun or skipped or field or earlier == "left out" or _spoken_of(prompts.on, marks) or switched:
+            if earlier in ("left out", "printed"):
                 field = CONTENT
             return Thinking(
                 opening=marks[0],
@@ -83,6 +90,16 @@ def conversations(thinking: Thinking) -> list[Conversation]:
             answer[CONTENT] = thinking.whole(_THOUGHT, ANSWER)
         found.append(Conversation(name="an earlier thought", messages=[TURNS[0], answer, TURNS[2]]))
     return found
+
+
+def doubt(name: str) -> str | None:
+    """Return what to say of a model whose template speaks of no thoughts and whose name does, else None."""
+    if not _TELLING.search(name) or _DENYING.search(name):
+        return None
+    return (
+        f"By its name, {name} thinks before it answers; its chat template does not say so, and what it thinks would be "
+        "part of its answers. If it does, build it with --thinks."
+    )
 
 
 def prove(thinking: Thinking, tokenizer: Tokenizer, file: str) -> None:
@@ -157,27 +174,47 @@ def _skipped(prompt: str, marks: Marks) -> str:
     return found[0] if found else ""
 
 
+def _spoken_of(prompt: str, marks: Marks) -> bool:
+    """Whether a template writes both marks of its own accord: its model is told of them, or has thought nothing before
+    an earlier answer."""
+    return marks[1] in prompt.partition(marks[0])[2]
+
+
+def _tells(prompts: _Prompts) -> bool:
+    """Whether a switch says something to the model, not only its own value, and both answers begin alike: what opens
+    one of them alone is a mark that is not known."""
+    on, off = (re.sub("true|false", "", prompt, flags=re.IGNORECASE) for prompt in prompts[1:])
+    return on != off and on.rpartition(_LAST)[2] == off.rpartition(_LAST)[2]
+
+
 def _field(render: Render, source: str, marks: Marks) -> tuple[str | None, str]:
-    """Return the field of a message whose text the template prints between the marks, and what it ends that with."""
-    for name in _FIELDS:
+    """Return the field of a message whose text the template prints between the marks, and what it ends that with.
+
+    Some print it beside a call alone, as what the model is still about.
+    """
+    for name, beside in product(_FIELDS, ({}, {"tool_calls": [call("call00001", ZURICH)]})):
         if name not in source:
             continue
-        said: dict[str, object] = {"role": "assistant", "content": ANSWER, name: _THOUGHT}
+        said: dict[str, object] = {"role": "assistant", "content": ANSWER, name: _THOUGHT, **beside}
         text = render(Conversation(name=name, messages=[TURNS[0], said], add_generation_prompt=False)) or ""
         before, thought, after = text.partition(_THOUGHT)
         ending, answer, _ = after.partition(ANSWER)
         if thought and answer and marks[1] in ending and before.rstrip().endswith(marks[0]):
-            return name, ending
+            return name, "" if beside else ending  # which may have the call in it
     return None, ""
 
 
 def _earlier(render: Render, marks: Marks) -> str:
-    """Return what becomes of a thought in the content of an earlier answer: "left out", "printed", or else ""."""
+    """Return what becomes of a thought in the content of an answer that is not the last: "left out", "printed", or else
+    "", as where another is printed before it, which has nothing in it."""
     said: dict[str, object] = {"role": "assistant", "content": f"{marks[0]}\n{_THOUGHT}\n{marks[1]}\n\n{ANSWER}"}
-    text = render(Conversation(name="earlier", messages=[TURNS[0], said, TURNS[2]])) or ""
-    if ANSWER not in text:
+    text = render(Conversation(name="earlier", messages=[TURNS[0], said, *TURNS])) or ""
+    before, answer, _ = text.partition(ANSWER)
+    if not answer:
         return ""
-    return "printed" if _THOUGHT in text else "left out"
+    if _THOUGHT not in before:
+        return "left out"
+    return "" if re.search(rf"{re.escape(marks[0])}\s*{re.escape(marks[1])}", before) else "printed"
 
 
 def _ending(begun: str, skipped: str, marks: Marks) -> str:

@@ -20,11 +20,15 @@ _THINK: Marks = ("<think>", "</think>")
 _STATED: tuple[Marks, ...] = (
     ("<thought>", "</thought>"),
     ("<seed:think>", "</seed:think>"),
+    ("<mm:think>", "</mm:think>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|think|>", "<|end|>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
     ("<|channel>thought", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
 
 

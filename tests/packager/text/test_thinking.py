@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from edgepack.errors import ProofError, UsageError
 from edgepack.text.divider import Divider
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.build import build
+from edgepack_packager.prepare import prepare
+from edgepack_packager.progress import Silent
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.text import golden, thinking
 from edgepack_packager.text.battery import DAY
@@ -92,6 +95,69 @@ KINDS: dict[str, tuple[str, Thinking | None]] = {
             field="content",
         ),
     ),
+    "left out of all but the last answer": (  # as LFM2.5 has it
+        AS_IT_IS.replace(
+            "m.content",
+            "m.content.split('</think>')[-1].lstrip() if loop.index0 + 3 < messages | length else m.content",
+        )
+        + ASKS + "{% endif %}",
+        Thinking(**THINK, ending="\n</think>\n\n", field="content"),
+    ),
+    "the model is told of it": (  # as Phi-4-reasoning and OpenThinker have it, each with its marks
+        "<turn>system\nWrite <|begin_of_thought|> {thought} <|end_of_thought|> first.</turn>\n" + AS_IT_IS + ASKS
+        + "{% endif %}",
+        Thinking(
+            opening="<|begin_of_thought|>",
+            closing="<|end_of_thought|>",
+            ending="\n<|end_of_thought|>\n\n",
+            field="content",
+        ),
+    ),
+    "the model is told of it where the template is told so": (  # as Hermes 4 and Granite 3.3 have it
+        "{% if thinking %}<turn>system\nThink inside <think> </think> tags.</turn>\n{% endif %}" + AS_IT_IS + ASKS
+        + "{% endif %}",
+        Thinking(
+            **THINK,
+            ending="\n</think>\n\n",
+            default=False,
+            switch=Switch(variable="thinking", on=True, off=False),
+            field="content",
+        ),
+    ),
+    "a switch, and no marks anywhere": (  # as Cogito has it
+        "{% if enable_thinking %}<turn>system\nEnable deep thinking subroutine.</turn>\n{% endif %}" + AS_IT_IS + ASKS
+        + "{% endif %}",
+        Thinking(**THINK, ending="\n</think>\n\n", default=False, switch=ENABLE, field="content"),
+    ),
+    "a switch, and a mark that nobody knows": (
+        AS_IT_IS + ASKS + "{{ '{thoughts}' if enable_thinking else '{answer}' }}{% endif %}",
+        None,
+    ),
+    "an empty one before each earlier answer, what was thought beside calls": (  # as Kimi K2 has it
+        "{% for m in messages %}<turn>{{ m.role }}\n{% if m.role == 'assistant' %}<think>{% if m.tool_calls %}"
+        "{{ m.reasoning_content }}{% endif %}</think>{% endif %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}</turn>\n{% endfor %}"
+        + ASKS + "{% endif %}",
+        Thinking(**THINK, ending="\n</think>\n\n", field="reasoning_content"),
+    ),
+    "words that begin it and words that end it": (  # as Apriel has it
+        "<turn>system\nAnswer after [BEGIN FINAL RESPONSE].</turn>\n" + AS_IT_IS + ASKS
+        + "Here are my reasoning steps:\n{% endif %}",
+        Thinking(
+            opening="Here are my reasoning steps:",
+            closing="[BEGIN FINAL RESPONSE]",
+            ending="\n[BEGIN FINAL RESPONSE]\n\n",
+            begun="Here are my reasoning steps:\n",
+            field="content",
+        ),
+    ),
+    "parts of a content": (  # as Ministral has it: its system prompt speaks of the marks
+        "{% set told = '[THINK]Your thoughts[/THINK]Your answer.' %}<turn>system\n{{ told }}</turn>\n"
+        "{% for m in messages %}<turn>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for p in m.content %}{% if p.type == 'thinking' %}[THINK]{{ p.thinking }}[/THINK]{% else %}{{ p.text }}"
+        "{% endif %}{% endfor %}{% endif %}</turn>\n{% endfor %}" + ASKS + "{% endif %}",
+        Thinking(opening="[THINK]", closing="[/THINK]", ending="\n[/THINK]\n\n", field="content"),
+    ),
 }  # fmt: skip
 
 
@@ -133,6 +199,38 @@ def test_a_thought_may_be_declared_of_a_model_whose_template_does_not_speak_of_i
         Recipe(("gguf",), ("f32",), no_chat=True, thinks=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "thinks"),
+    [
+        ("microsoft/Phi-4-mini-reasoning", True),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", True),
+        ("my_thinker", True),
+        ("Qwen/Qwen3-4B-Instruct-2507", False),
+        ("org/model-non-thinking", False),
+        ("org/Unreasonable-R100", False),
+    ],
+)
+def test_a_name_that_speaks_of_thoughts_is_pointed_out_where_the_template_does_not(
+    name: str, thinks: bool, tmp_path: Path
+) -> None:
+    assert bool(thinking.doubt(name)) is thinks
+    source = make_llama(tmp_path / name.rpartition("/")[2])
+    said: list[str] = []
+
+    class Heard(Silent):
+        def warn(self, sentence: str) -> None:
+            said.append(sentence)
+
+    recipe = Recipe(("gguf",), ("f32",), unproven=True)
+    for template, wanted in ((KINDS["none"][0], thinks), (QWEN_LIKE, False)):
+        (source / "chat_template.jinja").write_text(template)
+        said.clear()
+        prepare(str(source), recipe, tmp_path / "out", Heard())
+        assert any("--thinks" in each for each in said) is wanted
+    prepare(str(source), replace(recipe, no_chat=True), tmp_path / "out", Heard())
+    assert not any("--thinks" in each for each in said)
+
+
 def test_a_thought_that_cannot_be_told_from_its_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     source, known = KINDS["the prompt opens it"]
     real = Tokenizer.encode
@@ -152,14 +250,16 @@ def test_a_thought_that_cannot_be_told_from_its_answer_is_refused(monkeypatch: p
             chat_of(source)
 
 
+QWEN3 = Thinking(
+    **THINK,
+    ending="\n</think>\n\n",
+    skipped="<think>\n\n</think>\n\n",
+    switch=ENABLE,
+    field="reasoning_content",
+)
 REAL: dict[str, Thinking | None] = {
-    "Qwen3": Thinking(
-        **THINK,
-        ending="\n</think>\n\n",
-        skipped="<think>\n\n</think>\n\n",
-        switch=ENABLE,
-        field="reasoning_content",
-    ),
+    "Qwen3": QWEN3,
+    "data/qwen3": QWEN3,  # of a later release
     "Llama-3.2": None,
     "Phi-3.5-mini": None,
     "Phi-4-mini": None,
