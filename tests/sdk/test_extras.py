@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -138,6 +139,14 @@ def test_the_command_says_what_it_needs() -> None:
         "error: The edgepack command needs rich and typer, which are not installed.",
         "hint: pip install 'edgepack[cli]'",
     ]
+
+
+def test_a_command_of_another_package_says_at_once_what_both_need() -> None:
+    hidden = {*DEVICE, *extras.packages("build")}
+    done = without(hidden, "from edgepack.cli import main\nsys.exit(main(['build', 'demo']))")
+    said, hint = done.stderr.splitlines()
+    assert {*extras.packages("build"), "rich", "typer"} <= set(re.findall(r"[\w-]+", said))
+    assert hint == "hint: pip install 'edgepack[build]'"
 
 
 def test_a_build_names_all_that_it_needs() -> None:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from io import StringIO, TextIOWrapper
 
 from edgepack.cli import reports, styles
@@ -55,11 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _invoke(argv: list[str]) -> int:
     with resting():
-        with needed("The edgepack command", "cli"):
+        try:
             from edgepack.cli.app import command_for
-
+        except ImportError:
+            with needed("The edgepack command", *(_extras_of(argv[:1]) or ["cli"])):
+                raise
         command = command_for(argv)
     return command()
+
+
+def _extras_of(words: list[str]) -> set[str]:
+    """Return the extras that a command of edgepack's other packages says to need, which have those of "cli" in them."""
+    commands = [each for each in entry_points(group="edgepack.commands") if each.name in words]
+    return {extra for each in commands if each.dist and each.dist.name == "edgepack" for extra in each.extras}
 
 
 def _told(error: BaseException, words: list[str]) -> int:

@@ -32,6 +32,7 @@ Variants = Annotated[
     typer.Option(
         "--variant",
         help="Only this variant, several times for several, or all that can run here. Default: the plan's first.",
+        metavar="ID",
         show_default=False,
     ),
 ]
@@ -45,9 +46,12 @@ Against = Annotated[
     ),
 ]
 AgainstBackend = Annotated[
-    str | None, typer.Option(help="Compare with the variant that runs on this engine.", show_default=False)
+    str | None,
+    typer.Option(help="Compare with the variant that runs on this engine.", metavar="ENGINE", show_default=False),
 ]
-AgainstVariant = Annotated[str | None, typer.Option(help="Compare with this variant.", show_default=False)]
+AgainstVariant = Annotated[
+    str | None, typer.Option(help="Compare with this variant.", metavar="ID", show_default=False)
+]
 Limit = Annotated[
     int | None,
     typer.Option(
