@@ -60,7 +60,9 @@ Jobs = Annotated[
 Cuda = Annotated[bool, typer.Option("--cuda", help="For NVIDIA GPUs too; needs the CUDA toolkit.")]
 Metal = Annotated[bool, typer.Option("--metal", help="For Apple's GPUs too; needs Apple's tools.")]
 Vulkan = Annotated[bool, typer.Option("--vulkan", help="For GPUs by Vulkan too; needs its SDK.")]
-Name = Annotated[str, typer.Argument(help=f"A name of `edgepack engine list`, or {AUTO}.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help=f"A name of `edgepack engine list`, or {AUTO}.", show_default=False)
+]
 
 
 @engine.command(cls=Command)

@@ -19,7 +19,8 @@ ResultPath = Annotated[
     Path, typer.Argument(metavar="RESULT", help="The JSON of edgepack run --json.", show_default=False)
 ]
 BundleNow = Annotated[
-    Path | None, typer.Option("--bundle", help="Where the bundle is. Default: where it was.", show_default=False)
+    Path | None,
+    typer.Option("--bundle", metavar="BUNDLE", help="Where the bundle is. Default: where it was.", show_default=False),
 ]
 
 

@@ -59,6 +59,7 @@ def test_help_cuts_no_word_and_pads_no_line(
         assert len(line) <= 80
         assert "…" not in line
         assert not re.search(r"\w\.\.\.$", line)
+        assert not re.search(r"<(str|int|float|path|list)\b", line), "a type is no word for what an option takes"
 
 
 @pytest.mark.parametrize("name", GROUPED)
