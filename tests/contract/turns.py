@@ -167,7 +167,7 @@ def an_undone_turn_was_never_said(case: Case) -> None:
     assert talk.send(SECOND).text == alone(case, FIRST, SECOND)
     talk.undo(2)
     assert talk.send(FIRST).text == alone(case, FIRST)
-    with pytest.raises(ValueError, match="1 turns"):
+    with pytest.raises(ValueError, match="There is 1 turn to undo"):
         talk.undo(2)
 
 
