@@ -104,7 +104,8 @@ def _multiples(values: Float32) -> tuple[NDArray[np.float16], Bytes, Float32]:
     Returns that number of each block [n, 1], the multiples [n, 8], and the values that they are: float32 [8 n].
     """
     values = values.reshape(-1, 8)
-    most = np.fmax.reduce(values, axis=1, keepdims=True, initial=0)
+    # Which zero is the greatest of both depends on numpy's instructions for a processor; the sum is ggml's, 0.
+    most = np.fmax.reduce(values, axis=1, keepdims=True, initial=0) + np.float32(0)
     with np.errstate(all="ignore"):
         inverse = np.where(most > 0, np.float32(63) / most, np.float32(0))
         multiples = np.minimum(_nearest(inverse * values).astype(np.uint8), np.uint8(63))
