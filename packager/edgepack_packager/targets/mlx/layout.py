@@ -114,9 +114,10 @@ def module_bits(decoder: Decoder, scheme: str) -> dict[str, int]:
     """
     wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
     bits: dict[str, int] = {}
+    kind = choose(decoder)
     for name, shape in decoder.tensors():
         if quantizes(scheme, shape):
-            module = place(choose(decoder), decoder, name).module
+            module = place(kind, decoder, name).module
             bits[module] = max(bits.get(module, 0), WIDE_BITS if name in wide else QUANTIZED[scheme])
     return bits
 
