@@ -132,6 +132,8 @@ def list_(json: options.AsJson = False) -> None:
         screen.say(console, f"\n{wanted} is preferred, {how}.")
     elif not found[0].used:
         screen.say(console, "\nCompile one for this processor: edgepack engine build")
+    else:
+        screen.next_step("edgepack", "doctor")
 
 
 @engine.command(cls=Command)

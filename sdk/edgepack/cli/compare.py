@@ -25,7 +25,7 @@ from edgepack.cli.options import (
     TopK,
     TopP,
 )
-from edgepack.cli.screen import as_json, out, say, steps, table
+from edgepack.cli.screen import as_json, next_step, out, say, steps, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -120,6 +120,7 @@ def compare(
         as_json(comparison.to_dict())
     else:
         show(comparison)
+        next_step("edgepack", "bench", str(b))
 
 
 def show(comparison: Comparison) -> None:

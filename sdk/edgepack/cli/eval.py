@@ -17,7 +17,7 @@ from edgepack.cli import losses
 from edgepack.cli import plot as pictures
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, Backend, BundlePath, Context, KvCache, Threads, token_count
-from edgepack.cli.screen import as_json, out, say, steps, styled, table
+from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -134,6 +134,7 @@ def eval(
         show(reports)
         for left, why in left_out.items():
             say(out(), styled("yellow", f"{left} was left out: {why}"))
+        next_step("edgepack", "bench", str(bundle))
 
 
 ALL = "all"

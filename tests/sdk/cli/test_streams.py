@@ -86,19 +86,26 @@ SHOWN = [
     "doctor",
     "engine list",
     "bench BUNDLE -b onnx --repeats 1 --decode-tokens 2 --prompt-tokens 4",
+    "eval BUNDLE --text TEXT -b onnx",
+    "compare BUNDLE BUNDLE --backend-a onnx --backend-b gguf --prompts TEXT --max-tokens 2",
 ]
+
+OTHERWISE = ("bench", "compare", "doctor", "eval", "verify")
+"""Commands that show other figures each time, or their progress."""
 
 
 @pytest.mark.parametrize("words", SHOWN)
 def test_a_terminal_cuts_no_word_and_a_pipe_gets_whole_lines(
-    words: str, demo_bundle: Built, monkeypatch: pytest.MonkeyPatch
+    words: str, demo_bundle: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEPACK_STATE", os.devnull)  # where no speed can be kept, none is measured and shown
-    ask = [*EDGEPACK, *words.replace("BUNDLE", str(demo_bundle.path)).split()]
+    (tmp_path / "text").write_text("What is a token?\n")
+    words = words.replace("BUNDLE", str(demo_bundle.path)).replace("TEXT", str(tmp_path / "text"))
+    ask = [*EDGEPACK, *words.split()]
     shown, piped = on_terminal(ask), run(*ask, env={"COLUMNS": str(COLUMNS)}).stdout.decode()
     assert max(map(len, shown.splitlines())) <= COLUMNS
     assert "…" not in shown
-    if words.split()[0] not in ("bench", "doctor", "verify"):  # which show other figures each time, or their progress
+    if words.split()[0] not in OTHERWISE:
         told = shown.partition("\nNext: ")[0]
         assert {word for word in told.split() if word.isalpha()} <= set(piped.split())
     assert not re.search(r" $|\x1b|…|^Next: ", piped, re.MULTILINE)
