@@ -39,11 +39,9 @@ class Fault:
         if self.exit_code in (INTERRUPTED, LEFT):
             return ""
         red, bold, plain = ("\033[31m", "\033[1m", "\033[0m") if colored else ("", "", "")
-        error, hint = (
-            _broken(f"{name}: {text}", columns) for name, text in (("error", self.message), ("hint", self.hint))
-        )
-        styled = f"{bold}{red}error:{plain}{error.removeprefix('error:')}\n"
-        return styled + (f"{bold}hint:{plain}{hint.removeprefix('hint:')}\n" if self.hint else "")
+        told = _broken(f"error: {self.message}", columns).replace("error:", f"{bold}{red}error:{plain}", 1)
+        hint = _broken(f"hint: {self.hint}", columns).replace("hint:", f"{bold}hint:{plain}", 1) if self.hint else None
+        return f"{told}\n{hint}\n" if hint else f"{told}\n"
 
 
 def _broken(text: str, columns: int | None) -> str:

@@ -11,7 +11,6 @@ from edgepack.cli import losses
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
 from edgepack.cli.screen import as_json, facts, next_step, out, say, table
-from edgepack.cli.spelling import spelled
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
@@ -136,10 +135,11 @@ def _show_loss(variants: Sequence[Variant]) -> None:
     for name, part, loss in found:
         rows.add_row(name, part, *loss_cells(loss))
     if found:
-        counts = dict.fromkeys(f"{loss.tokens} tokens of {part}" for _, part, loss in found)
+        places = {"text": "of text", "random": "at random"}
+        counts = dict.fromkeys(f"{loss.tokens} tokens {places[part]}" for _, part, loss in found)
         console.print()
         console.print(rows)
-        say(console, Text(f"Lost on {', '.join(counts).replace('of random', 'at random')}.", "dim"))
+        say(console, Text(f"Lost on {', '.join(counts)}.", "dim"))
     if remark := losses.remark(loss.perplexity for _, _, loss in found):
         say(console, Text(remark, "dim"))
     for variant in variants:
@@ -217,8 +217,8 @@ def _thinking(known: Thinking) -> str:
     """Say when a model thinks, and between which marks."""
     way = "always" if known.default else "never"
     if known.switch is not None:
-        way = "unless told not to (thinking=False)" if known.default else "when told to (thinking=True)"
-    return f"{spelled(way)}, between {known.opening!r} and {known.closing!r}"
+        way = "unless told not to (--no-think)" if known.default else "when told to (--think)"
+    return f"{way}, between {known.opening!r} and {known.closing!r}"
 
 
 def _draft(draft: Bundle | None) -> Iterator[tuple[str, str]]:

@@ -35,11 +35,7 @@ def schema(given: str | None, old: str | None = None) -> str | None:
         return None
     inline = found.lstrip().startswith("{")
     text = argument(found) if inline else read(Path(found))
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what = "The schema" if inline else found
-        raise UsageError(f"{what} is no JSON: {error}.", hint="Give a JSON schema in braces, or its file.") from None
+    _parsed(text, "The schema" if inline else found, "Give a JSON schema in braces, or its file.")
     return text
 
 
@@ -75,12 +71,15 @@ def tools(path: Path | None) -> list[object] | None:
     """Return the definitions of tools in a file of JSON: a list of them, or one alone. Raises as ``read``."""
     if path is None:
         return None
-    text = read(path)
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no JSON: {error}.", hint="It holds a list of definitions of tools.") from None
+    found = _parsed(read(path), str(path), "It holds a list of definitions of tools.")
     return found if isinstance(found, list) else [found]
+
+
+def _parsed(text: str, what: str, hint: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} is no JSON: {error}.", hint=hint) from None
 
 
 def _value(name: str, text: str) -> object:
