@@ -15,7 +15,7 @@ from edgepack_packager.targets.gguf.recipe import FORMATS, Kind
 Bytes = NDArray[np.uint8]
 
 BLOCK = 256
-STEP = 512
+STEP = 2048
 """Blocks that are encoded at a time, so that the passes over them stay in the cache."""
 
 _SHIFT = np.float32(12582912)

@@ -1,0 +1,124 @@
+"""What gives a block of weights its scale and its codes, compiled by numba. Importing it takes half a second.
+
+``LANES`` blocks go side by side. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is
+made by halving, so that the results are the same on every processor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.jit import compiled, inlined
+
+LANES = 64
+"""Blocks side by side: their halves stay in the nearest cache."""
+
+_SHIFT = np.float32(12582912)
+"""1.5 * 2^23: what is added to it becomes a whole number, ties to even, if it is less than 2^22."""
+
+
+@compiled
+def search(
+    blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray[np.uint8], scales: Float32
+) -> None:
+    """Find the factor whose steps q, ``round(factor * x)`` from ``lowest`` to ``-lowest - 1``, lose least of a block.
+
+    x is a weight over the block's largest one, so that no square overflows. The scale that fits steps best is
+    (x . q) / (q . q), and what it leaves of the squared norm is least where (x . q)**2 / (q . q) is largest. ``blocks``:
+    float32 [n, size], a power of two. Fills ``codes``, uint8 [n, size], with the steps less ``lowest``, and ``scales``,
+    float32 [n], not finite where a block is not.
+    """
+    size, highest = blocks.shape[1], -lowest - np.float32(1)
+    x = np.empty((size, LANES), np.float32)
+    along, square = np.empty((2, size // 2, LANES), np.float32)
+    extreme, inverse, most, best, scale = np.empty((5, LANES), np.float32)
+    for first in range(0, len(blocks), LANES):
+        _take(blocks, first, x, extreme)
+        for g in range(LANES):
+            inverse[g] = np.float32(1) / extreme[g]
+            inverse[g] = inverse[g] if np.isfinite(inverse[g]) else np.float32(0)
+        for i in range(size):
+            for g in range(LANES):
+                x[i, g] *= inverse[g]
+        most[:], best[:], scale[:] = np.float32(0), np.float32(0), np.float32(0)
+        for factor in factors:
+            half = size // 2
+            for i in range(half):
+                for g in range(LANES):
+                    one, other = _step(x[i, g], factor, lowest, highest), _step(x[i + half, g], factor, lowest, highest)
+                    along[i, g] = x[i, g] * one + x[i + half, g] * other
+                    square[i, g] = one * one + other * other
+            while half > 1:
+                half //= 2
+                for i in range(half):
+                    for g in range(LANES):
+                        along[i, g] += along[i + half, g]
+                        square[i, g] += square[i + half, g]
+            for g in range(LANES):
+                kept = along[0, g] * along[0, g] / square[0, g]
+                better = kept > most[g]
+                most[g] = kept if better else most[g]
+                best[g] = factor if better else best[g]
+                scale[g] = along[0, g] / square[0, g] if better else scale[g]
+        for g in range(min(LANES, len(blocks) - first)):
+            scales[first + g] = scale[g] * extreme[g] if np.isfinite(extreme[g]) else extreme[g]
+            for i in range(size):
+                codes[first + g, i] = np.uint8(_step(x[i, g], best[g], lowest, highest) - lowest)
+
+
+@compiled
+def plain(blocks: Float32, half: np.float32, codes: NDArray[np.uint8], scales: Float32) -> None:
+    """Let the largest of a block have code 0: its scale is that weight over ``-half``, in float32 as its inverse.
+
+    Arguments as in ``search``. A block of zeros, or of numbers so small that the inverse overflows, has the code of zero
+    throughout.
+    """
+    x = np.empty((blocks.shape[1], LANES), np.float32)
+    extreme, inverse = np.empty((2, LANES), np.float32)
+    for first in range(0, len(blocks), LANES):
+        _take(blocks, first, x, extreme)
+        for g in range(LANES):
+            extreme[g] /= -half
+            inverse[g] = np.float32(1) / extreme[g]
+            inverse[g] = inverse[g] if np.isfinite(inverse[g]) else np.float32(0)
+        for i in range(len(x)):
+            for g in range(LANES):
+                # Never below 0, so that truncation is floor; only the end opposite the largest can exceed the last code.
+                step = x[i, g] * inverse[g] + (half + np.float32(0.5))
+                x[i, g] = step if step < half + half - np.float32(1) else half + half - np.float32(1)
+        for g in range(min(LANES, len(blocks) - first)):
+            scales[first + g] = extreme[g]
+            for i in range(len(x)):
+                codes[first + g, i] = np.uint8(x[i, g])
+
+
+@inlined
+def _step(x: np.float32, factor: np.float32, lowest: np.float32, highest: np.float32) -> np.float32:
+    step = (x * factor + _SHIFT) - _SHIFT
+    step = step if step < highest else highest
+    return step if step > lowest else lowest
+
+
+@inlined
+def _take(blocks: Float32, first: int, x: Float32, extreme: Float32) -> None:
+    """Take blocks from the first on, a lane each, with the largest of their weights; the last one fills what is left.
+
+    Where both signs reach the magnitude, that is the negative one, and of zeros the first. It is NaN where any is not
+    finite.
+    """
+    high, low, odd = np.empty((3, LANES), np.float32)
+    for g in range(LANES):
+        row = min(first + g, len(blocks) - 1)
+        for i in range(len(x)):
+            x[i, g] = blocks[row, i]
+    high[:], low[:], odd[:] = x[0], x[0], np.float32(0)
+    for i in range(len(x)):
+        for g in range(LANES):
+            v = x[i, g]
+            high[g] = v if v > high[g] else high[g]
+            low[g] = v if v < low[g] else low[g]
+            odd[g] += v - v
+    for g in range(LANES):
+        extreme[g] = odd[g] if odd[g] != 0 else high[g] if high[g] > -low[g] else low[g]
