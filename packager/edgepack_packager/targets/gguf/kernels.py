@@ -145,7 +145,7 @@ def levels(
 
 @inlined
 def _row() -> Float32:
-    """An array of its own, so that the compiler knows what it cannot overlap with, and computes several lanes at once."""
+    """An array of its own: the compiler knows that it overlaps with no other, and computes several lanes at once."""
     return np.empty(LANES, np.float32)
 
 

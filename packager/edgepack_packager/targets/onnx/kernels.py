@@ -20,15 +20,13 @@ _SHIFT = np.float32(12582912)
 
 
 @compiled
-def search(
-    blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray[np.uint8], scales: Float32
-) -> None:
+def search(blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray[np.uint8], scales: Float32) -> None:
     """Find the factor whose steps q, ``round(factor * x)`` from ``lowest`` to ``-lowest - 1``, lose least of a block.
 
     x is a weight over the block's largest one, so that no square overflows. The scale that fits steps best is
-    (x . q) / (q . q), and what it leaves of the squared norm is least where (x . q)**2 / (q . q) is largest. ``blocks``:
-    float32 [n, size], a power of two. Fills ``codes``, uint8 [n, size], with the steps less ``lowest``, and ``scales``,
-    float32 [n], not finite where a block is not.
+    (x . q) / (q . q), and what it leaves of the squared norm is least where (x . q)**2 / (q . q) is largest.
+    ``blocks``: float32 [n, size], a power of two. Fills ``codes``, uint8 [n, size], with the steps less ``lowest``, and
+    ``scales``, float32 [n], not finite where a block is not.
     """
     size, highest = blocks.shape[1], -lowest - np.float32(1)
     x = np.empty((size, LANES), np.float32)
@@ -72,8 +70,8 @@ def search(
 def plain(blocks: Float32, half: np.float32, codes: NDArray[np.uint8], scales: Float32) -> None:
     """Let the largest of a block have code 0: its scale is that weight over ``-half``, in float32 as its inverse.
 
-    Arguments as in ``search``. A block of zeros, or of numbers so small that the inverse overflows, has the code of zero
-    throughout.
+    Arguments as in ``search``. A block of zeros, or of numbers so small that the inverse overflows, has the code of
+    zero throughout.
     """
     x = np.empty((blocks.shape[1], LANES), np.float32)
     extreme, inverse = np.empty((2, LANES), np.float32)
@@ -85,7 +83,7 @@ def plain(blocks: Float32, half: np.float32, codes: NDArray[np.uint8], scales: F
             inverse[g] = inverse[g] if np.isfinite(inverse[g]) else np.float32(0)
         for i in range(len(x)):
             for g in range(LANES):
-                # Never below 0, so that truncation is floor; only the end opposite the largest can exceed the last code.
+                # Never below 0, so that truncation is floor; what lies opposite the largest may exceed the last code.
                 step = x[i, g] * inverse[g] + (half + np.float32(0.5))
                 x[i, g] = step if step < half + half - np.float32(1) else half + half - np.float32(1)
         for g in range(min(LANES, len(blocks) - first)):
