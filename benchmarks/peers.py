@@ -166,8 +166,10 @@ def _rows(
     runs: dict[str, list[Run]] = {each.name: [] for each in everybody}
     failed: set[str] = set()
     with neighbours(busy, own_session=False):
-        for _ in range(asked.rounds):
-            for each in everybody:
+        for turn in range(asked.rounds):
+            # Another goes first each time: what a run leaves behind, heat too, is not always the same one's to bear.
+            first = turn * len(everybody) // asked.rounds
+            for each in [*everybody[first:], *everybody[:first]]:
                 if each.name in failed:
                     continue
                 try:

@@ -46,7 +46,8 @@ _CONTRIB: Final = "com.microsoft"
 _PROMPT_ROUNDS: Final = 3
 _ANSWER_ROUNDS: Final = 5
 _WIDTH: Final = 512
-"""Of the layer of a small model, whose matrices are square but for those of keys and values."""
+_INTERMEDIATE: Final = 1536
+"""Of the layer of a small model, and of its MLP."""
 
 _HEADS: Final = _WIDTH // 64
 _KV_HEADS: Final = _HEADS // 4
@@ -99,7 +100,7 @@ def _layer(bits: int, rate: Rate, attending: Rate, threads: int) -> Rate:
 
     In steps there are as many layers as no cache holds together: what small matrices lose as they are read counts too.
     """
-    weights = 5 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS
+    weights = 2 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS + 3 * _WIDTH * _INTERMEDIATE
     count = uncached() // (weights * bits // 8) + 1
     (chunk,), (step,) = _layer_times(bits, 8, threads, CHUNK, (0,)), _layer_times(bits, count, threads, 1, (0,))
     return beside(Times(chunk, step), weights, rate, attending, _WIDTH, before=0)
@@ -154,6 +155,7 @@ def _layers(bits: int, count: int, capacity: int) -> Pieces:
     """Return a model of ``count`` layers in a row, each with a KV cache of its own of ``capacity`` positions."""
     square, cache = (1, None, _WIDTH), (1, _KV_HEADS, capacity, 64)
     parts = [_tensor("ones", _FLOAT, (_WIDTH,), repeated(0x3C, 4 * _WIDTH))]
+    parts += [_tensor("angles", _FLOAT, (capacity, 32), repeated(0x3C, 4 * 32 * capacity))]
     parts += [_value(_INPUT, "x0", _FLOAT, square), _value(_OUTPUT, f"x{count}", _FLOAT, square)]
     parts += [_value(_INPUT, name, _INT32, (1,)) for name in ("last", "total")]
     for index in range(count):
@@ -164,25 +166,32 @@ def _layers(bits: int, count: int, capacity: int) -> Pieces:
 
 
 def _one_layer(bits: int, end: str, given: str, output: str) -> Iterator[Pieces]:
+    rows_of = {"k": 64 * _KV_HEADS, "v": 64 * _KV_HEADS, "gate": _INTERMEDIATE, "up": _INTERMEDIATE}
+
     def product(part: str, source: str) -> Pieces:
-        rows = 64 * _KV_HEADS if part in "kv" else _WIDTH
-        return _product(f"w.{part}{end}", bits, rows, _WIDTH, source, part + end)
+        columns = _INTERMEDIATE if part == "down" else _WIDTH
+        return _product(f"w.{part}{end}", bits, rows_of.get(part, _WIDTH), columns, source, part + end)
 
     def node(operator: str, inputs: str, *outputs: str, **attributes: int) -> Pieces:
         domain = _CONTRIB if attributes else ""
         return _node(operator, inputs.format(end=end).split(), [name + end for name in outputs], attributes, domain)
 
     yield from (product(part, given) for part in "qkv")
-    attended = "q{end} k{end} v{end} past.keys{end} past.values{end} last total"
-    heads = {"num_heads": _HEADS, "kv_num_heads": _KV_HEADS}
+    attended = "q{end} k{end} v{end} past.keys{end} past.values{end} last total angles angles"
+    heads = {"num_heads": _HEADS, "kv_num_heads": _KV_HEADS, "do_rotary": 1}
     yield node("GroupQueryAttention", attended, "mixed", "keys", "values", **heads)
     yield product("o", f"mixed{end}")
-    yield node("SimplifiedLayerNormalization", "o{end} ones", "normed")
+    yield _sum_and_norm(f"o{end}", given, f"normed{end}")
     yield from (product(part, f"normed{end}") for part in ("gate", "up"))
-    yield node("Sigmoid", "gate{end}", "gated")
-    yield node("Mul", "gated{end} up{end}", "sum")
-    yield product("down", f"sum{end}")
-    yield _node("SimplifiedLayerNormalization", (f"down{end}", "ones"), (output,))
+    yield node("Sigmoid", "gate{end}", "sigmoid")
+    yield node("Mul", "gate{end} sigmoid{end}", "gated")
+    yield node("Mul", "gated{end} up{end}", "product")
+    yield product("down", f"product{end}")
+    yield _sum_and_norm(f"down{end}", f"normed{end}", output)
+
+
+def _sum_and_norm(given: str, residual: str, output: str) -> Pieces:
+    return _node("SkipSimplifiedLayerNormalization", (given, residual, "ones"), (output,), domain=_CONTRIB)
 
 
 def _model(parts: Sequence[Pieces]) -> Pieces:
