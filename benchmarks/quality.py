@@ -4,10 +4,11 @@
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
         [--tokens 4096] [--write docs/quality.md]
 
-The text's first tokens are read in windows that start anew. The source is computed by the proof's reference in float32;
-gguf and onnx payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a
-token on a processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept
-under --scratch, so that a second run goes on. One core: 10 CPU seconds for 300 tokens and a scheme of SmolLM2.
+":cal" after a scheme calibrates it with the built-in text. The text's first tokens are read in windows that start anew.
+The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on one thread, with
+an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference with what their
+files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run goes on. One core:
+10 CPU seconds for 300 tokens and a scheme of SmolLM2.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -29,18 +30,21 @@ from tokenizers import Tokenizer
 from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import Options, Session
-from edgepack_packager import families, reference, source, targets
+from edgepack_packager import calibration, families, reference, source, targets
+from edgepack_packager.calibration.text import BUILT_IN
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.seal import text_of, tokenizer_of
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.text import read_text
+from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
 SCHEMES = {
-    "gguf": ("q4_0", "q4_k_m", "q5_k_m", "q8_0"),
-    "onnx": ("int4", "int4_mixed", "int8"),
-    "mlx": ("4bit", "4bit_mixed", "8bit"),
+    "gguf": ("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "q5_k_m", "q5_k_m:cal", "q8_0"),
+    "onnx": ("int4", "int4:cal", "int4_mixed", "int4_mixed:cal", "int8"),
+    "mlx": ("4bit", "4bit:cal", "4bit_mixed", "4bit_mixed:cal", "8bit"),
 }
 WINDOW = 1024
 SLICE = 128
@@ -73,6 +77,12 @@ class Subject:
     windows: list[list[int]]
     states: list[Float32]
 
+    def calibrated(self) -> Model:
+        """Return the model with what its columns count in the built-in text, which is not the one it is judged by."""
+        tokenizer = tokenizer_of(compiled(text_of(self.model)))
+        passes = calibration.passes(calibration.text.read(BUILT_IN), tokenizer, self.model.decoder.context)
+        return replace(self.model, importance=calibration.importance(self.weights, passes))
+
 
 def main() -> None:
     """Measure what is not measured yet, print the tables, write the page."""
@@ -99,7 +109,7 @@ def _results(
         place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
         if not place.exists():
             subject = subject or subject_of(name, folder, text, tokens)
-            result = _measure(subject, *scheme.split(":"), scratch / "variant")
+            result = _measure(subject, *scheme.split(":"), scratch=scratch / "variant")
             place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
             print(place.read_text(), flush=True)
         yield msgspec.json.decode(place.read_bytes(), type=Result)
@@ -134,10 +144,10 @@ def _in_memory(weights: Weights) -> InMemory:
     return InMemory(weights.decoder, weights.dtype, tensors)
 
 
-def _measure(subject: Subject, target: str, scheme: str, scratch: Path) -> Result:
+def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
-    request = Request(targets.find(target), scheme, scheme)
-    (written,) = write(subject.weights, [request], scratch, subject.model)
+    request = Request(targets.find(target), scheme, scheme, bool(calibrated))
+    (written,) = write(subject.weights, [request], scratch, subject.calibrated() if calibrated else subject.model)
     folder, decoder = scratch / request.id, subject.model.decoder
     weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
     size = sum(file.stat().st_size for pattern in weight_files for file in folder.glob(pattern))
@@ -157,7 +167,7 @@ def _measure(subject: Subject, target: str, scheme: str, scratch: Path) -> Resul
     return Result(
         model=subject.name,
         target=target,
-        scheme=scheme,
+        scheme=f"{scheme}, calibrated" if calibrated else scheme,
         tokens=len(kl),
         bytes=size,
         bits=written.bits(decoder),

@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import families, proof, reference, seal, source, work
+from edgepack_packager import calibration, families, proof, reference, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
@@ -91,18 +91,21 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             progress.stage("Measuring keys and values", weights.decoder.n_layers)
             ids = probe.calibration(weights.decoder, ready.vectors)
             model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
+        if ready.passes:
+            progress.stage(f"Calibrating with {len(ready.passes)} passes", weights.decoder.n_layers * len(ready.passes))
+            model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)
         paths = [ready.origin.folder / CONFIG, *checkpoint.files]
         files = [seal.file_of(path, ready.origin.folder) for path in paths]
-        prover = ready.prover(weights, files, scratch, progress)
+        prover = ready.prover(weights, files, scratch, progress, model)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
             notes = [*ready.notes, *weights.notes]
             manifest, identity = seal.seal(
-                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft
+                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
             )
             work.publish(bundle, ready.out, ready.force)
             built = Built(ready.out, identity, manifest)

@@ -13,7 +13,8 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import families, foresight, licence, proof, seal, source, work
+from edgepack_packager import calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
@@ -33,7 +34,8 @@ class Prepared:
 
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
     ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source.
-    ``force`` replaces an older bundle at ``out``.
+    ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates with, ``passes`` its token ids, see
+    ``calibration.importance``.
     """
 
     origin: Source
@@ -47,6 +49,8 @@ class Prepared:
     engines: Mapping[str, Support]
     notes: Sequence[str]
     force: bool = False
+    corpus: Corpus | None = None
+    passes: Sequence[Sequence[Sequence[int]]] = ()
 
     @property
     def size(self) -> int:
@@ -54,10 +58,17 @@ class Prepared:
         model = self.model
         return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
 
-    def prover(self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress) -> proof.Prover:
-        """Return the proof over the weights of these files, which writes what it needs into ``scratch``."""
-        text, limit = seal.text_of(self.model), self.recipe.max_kl
-        return proof.Prover(weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
+    def prover(
+        self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model
+    ) -> proof.Prover:
+        """Return the proof over the weights of these files, which writes what it needs into ``scratch``.
+
+        ``model`` is what is written.
+        """
+        text, limit, counts = seal.text_of(self.model), self.recipe.max_kl, model.importance
+        return proof.Prover(
+            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts
+        )
 
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
@@ -88,6 +99,8 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     requests = recipe.requests(model)
+    corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
+    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
@@ -99,7 +112,9 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
             progress.warn(sentence)
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
-    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, force)
+    return Prepared(
+        origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, force, corpus, passes
+    )
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager import targets
-from edgepack_packager.targets import FixesKvCache, Model, Request, Target
+from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Recipe:
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
     the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
+    ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
+    schemes of fewer than 8 bits are searched for the scales that lose least.
     """
 
     targets: tuple[str, ...]
@@ -40,6 +42,7 @@ class Recipe:
     no_chat: bool = False
     draft: str | None = None
     thinks: bool = False
+    calibrate: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -51,6 +54,10 @@ class Recipe:
         if self.max_kl is not None and self.unproven:
             raise UsageError(
                 "--max-kl was given with --unproven, which measures no loss.", hint="Leave one of them out."
+            )
+        if self.calibrate is not None and self.unproven:
+            raise UsageError(
+                "--calibrate was given with --unproven, which runs no reference.", hint="Leave one of them out."
             )
         if self.date is not None and self.no_chat:
             raise UsageError("--date was given with --no-chat, which leaves out what prints it.", hint="Leave one out.")
@@ -74,10 +81,17 @@ class Recipe:
         found: dict[str, Request] = {}
         for target in self._targets():
             for quant in self._quants(target.name):
-                request = Request(target, quant, target.scheme(quant, model))
+                scheme = target.scheme(quant, model)
+                searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
+                request = Request(target, quant, scheme, searched)
                 found.setdefault(request.id, request)
         for request in found.values():
             request.target.check(model, request.scheme)
+        if self.calibrate is not None and not any(request.calibrated for request in found.values()):
+            raise UsageError(
+                f"Nothing of {', '.join(found)} has scales that a calibration would choose.",
+                hint=f"Leave --calibrate out, or build fewer than {CALIBRATED_BITS} bits.",
+            )
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())

@@ -66,13 +66,41 @@ def hidden(
     ``progress`` is called after each layer. Memory: a block of weights, some [r n, intermediate] and [n, n] arrays.
     Raises ``UsageError`` for ids outside the embedding.
     """
+    return _states(weights, [ids] * len(readings), readings, progress)
+
+
+def observe(
+    weights: Weights,
+    texts: Sequence[Sequence[int]],
+    see: Callable[[str, Float32], None],
+    progress: Callable[[], None] | None = None,
+) -> None:
+    """Show ``see`` what every matrix is multiplied with: its name, and float32 [n, columns] for each text in turn.
+
+    ``texts`` are token ids, as many in each, which take one pass over the weights. Other arguments, memory and errors
+    as in ``hidden``.
+    """
+
+    def shown(name: str, inputs: Float32) -> Float32:
+        see(name, inputs)
+        return inputs
+
+    for states in _states(weights, texts, [Reading(rounding=shown)] * len(texts), progress):
+        see("embedding" if weights.decoder.tied else "head", states)
+
+
+def _states(
+    weights: Weights, texts: Sequence[Sequence[int]], readings: Sequence[Reading], progress: Callable[[], None] | None
+) -> Float32:
+    """Return the normed states of each text in its reading: float32 [r, n, h]."""
     decoder = weights.decoder
-    if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
-        raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
+    for ids in texts:
+        if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
+            raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
     model = _Model(weights, readings)
-    first = np.concatenate([weights.rows("embedding", i, i + 1) for i in ids]) * np.float32(decoder.embedding_scale)
-    x = np.stack([first] * len(readings))
+    rows = {i: weights.rows("embedding", i, i + 1)[0] for i in {i for ids in texts for i in ids}}
+    x = np.array([[rows[i] for i in ids] for ids in texts], np.float32) * np.float32(decoder.embedding_scale)
     with threadpool_limits(limits=1, user_api="blas"):
         for layer in range(decoder.n_layers):
             _attention(model, layer, x)

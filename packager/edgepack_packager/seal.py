@@ -17,6 +17,7 @@ from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File,
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
 from edgepack_packager.recipe import Recipe
@@ -57,12 +58,13 @@ def seal(
     parts: Sequence[Part],
     notes: Sequence[str] = (),
     draft: str | None = None,
+    corpus: Corpus | None = None,
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
     ``source_files`` are config.json and the weights, ``notes`` what was passed over in the source, ``draft`` is the id
-    of the bundle in its folder "draft". Adds the text side, the licence, the model card and the evidence, and writes
-    the manifest last.
+    of the bundle in its folder "draft", ``corpus`` what variants were calibrated with. Adds the text side, the licence,
+    the model card and the evidence, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -76,7 +78,7 @@ def seal(
         schema=Schema(VERSION, [*_features(vectors, parts), *([manifests.DRAFT] if draft else [])]),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, decoder, parts, notes),
+        producer=_producer(recipe, decoder, parts, notes, corpus),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -129,12 +131,15 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
     return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
 
 
-def _producer(recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str]) -> manifests.Producer:
+def _producer(
+    recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str], corpus: Corpus | None
+) -> manifests.Producer:
     unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
+    unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
 
@@ -46,6 +47,7 @@ def _wait(working: list[Future[None]]) -> None:
 
 def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
     folder.mkdir(parents=True)
+    model = model if request.calibrated else replace(model, importance={})
     writer = request.target.open(folder, model, request.scheme)
     stack.callback(writer.abort)
     return writer

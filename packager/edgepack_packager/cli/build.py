@@ -163,6 +163,16 @@ Unproven = Annotated[
         rich_help_panel=PROOF,
     ),
 ]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate",
+        help="Choose the scales of fewer than 8 bits by what a text uses: a file, or `built-in`.",
+        metavar="TEXT",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -182,6 +192,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build smollm2-135m",
     "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
+    "edgepack build ./my-finetune --calibrate notes.txt",
 )
 def build(
     model: Model,
@@ -190,6 +201,7 @@ def build(
     out: Out = None,
     force: Force = False,
     context: Context = None,
+    calibrate: Calibrate = None,
     kv_cache: KvCache = "f32",
     draft: Draft = None,
     name: Name = None,
@@ -207,7 +219,19 @@ def build(
     building = _building()
     targets = _asked(target, quant)
     recipe = Recipe(
-        targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat, draft, thinks
+        targets,
+        tuple(quant),
+        context,
+        unproven,
+        name,
+        accept_licence,
+        date,
+        kv_cache,
+        max_kl,
+        no_chat,
+        draft,
+        thinks,
+        calibrate,
     )
     try:
         built = _build(model, recipe, out, force)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -22,7 +23,7 @@ from edgepack.device.limits import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import engine, execution, loss, probe, recalled, structure, tensors, tokens
 from edgepack_packager.proof.gates import Finding, gate, missed
@@ -50,7 +51,7 @@ class Prover:
     """The parts of the proof over one model, with the engines that can run on this host.
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
-    sets a limit.
+    sets a limit, and ``importance`` what calibrated variants were written by.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Prover:
         scratch: Path,
         progress: Progress,
         max_kl: float | None = None,
+        importance: Mapping[str, Float32] = MappingProxyType({}),
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
-        self._files = files
+        self._files, self._importance = files, importance
         self._probe = probe.make(weights.decoder, tokenizer)
         self._structure: dict[str, Gate | EngineError] = {}
 
@@ -86,7 +88,8 @@ class Prover:
         evidence: dict[str, object] = {"variant": request.id}
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
         with trial.part():
-            checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
+            counts = self._importance if request.calibrated else {}
+            checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts)
             trial.findings += checked.findings
             evidence["tensors"] = checked.figures
         proof = self_test = None

@@ -7,9 +7,10 @@ tensor or NaN. And what the bound of a single row must allow: weights that are a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,10 +53,18 @@ class Tensors:
     figures: dict[str, dict[str, float]]
 
 
-def prove(target: Target, variant: Path, weights: Weights, advance: Callable[[int], None]) -> Tensors:
+def prove(
+    target: Target,
+    variant: Path,
+    weights: Weights,
+    advance: Callable[[int], None],
+    importance: Mapping[str, Float32] = MappingProxyType({}),
+) -> Tensors:
     """Compare a variant with its source; ``advance`` is told the elements of each block.
 
-    Raises ``BuildError`` for a file that cannot be read back.
+    ``importance`` is what the writer weighed the errors of a column by, float32 [columns] by the tensor's name: so they
+    are weighed here, but where each row or each weight is held by itself. Raises ``BuildError`` for a file that cannot
+    be read back.
     """
     reader = target.read(variant, weights.decoder)
     tightest = _Tightest()
@@ -65,8 +74,10 @@ def prove(target: Target, variant: Path, weights: Weights, advance: Callable[[in
             pair = _Pair(weights.rows(name, start, stop), reader.rows(name, start, stop))
             _hold_rows(tightest, reader, name, start, pair)
             if pair.is_matrix:
-                cost = _hold_cost(tightest, reader, name, start, pair)
-                _hold_scale(tightest, name, start, pair, weights.decoder.head_dim, cost)
+                root = np.sqrt(importance[name]) if name in importance else None
+                weighed = pair if root is None else _Pair(pair.expected * root, pair.actual * root)
+                cost = _hold_cost(tightest, reader, name, start, pair, weighed, root)
+                _hold_scale(tightest, name, start, weighed, weights.decoder.head_dim, cost)
             sums[name] = sums.get(name, np.zeros(3)) + np.array([pair.error.sum(), pair.power.sum(), pair.dot.sum()])
             advance(pair.expected.size)
     finally:
@@ -131,35 +142,42 @@ def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair:
     )
 
 
-def _hold_cost(tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair) -> tuple[float, float]:
+def _hold_cost(
+    tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair, weighed: _Pair, root: Float32 | None
+) -> tuple[float, float]:
     """Hold a block's error to what its scheme costs on a sample of its rows, and to that of the nearest levels.
 
-    Returns that cost as a share of the rows' power, and how far the scheme itself moves their scale from 1.
+    ``weighed`` is the pair times ``root``, float32 [columns], where errors are weighed: which levels are nearest does
+    not depend on that. Returns that cost as a share of the rows' power, and how far the scheme itself moves their scale
+    from 1.
     """
     form = reader.form(name)
     sample = slice(None, None, max(1, min(SAMPLE, len(pair.power) // FEW_ROWS)))
     expected = np.ascontiguousarray(pair.expected[sample])
-    error, power = pair.error[sample].sum(), pair.power[sample].sum()
-    rule = kept(form, expected)
-    cost = np.square(rule - expected).sum(dtype=np.float64)
+    rule, weights, power = kept(form, expected), weighed.expected[sample], weighed.power[sample].sum()
+    rule = rule if root is None else rule * root
+    cost = np.square(rule - weights).sum(dtype=np.float64)
     # Rows that lie on the scheme's levels may cost nothing, and a search by another criterion still a third of what
     # others cost: 2^-(b+1), half of which moves the scale. Of float32, two roundings.
     few = max(2.0 ** -(form.bits + 1), 2.0**-22)
-    least = power * few**2 + len(expected) * reader.floor(name) ** 2
 
-    def hold(gate_name: str, least_error: float, limit: float) -> None:
-        ratio = np.sqrt(_over(error, max(least_error, least)))
+    def least(of: _Pair) -> float:
+        return float(of.power[sample].sum() * few**2 + len(expected) * reader.floor(name) ** 2)
+
+    def hold(gate_name: str, of: _Pair, least_error: float, limit: float) -> None:
+        ratio = np.sqrt(_over(of.error[sample].sum(), max(least_error, least(of))))
         place = _rows(name, start, start + len(pair.power))
         tightest.take(gate_name, np.array([ratio]), np.array([limit]), lambda _: place)
 
-    hold("tensors.cost", cost, COST)
+    hold("tensors.cost", weighed, cost, COST)
     if form.bits <= FEW_BITS:
         from edgepack_packager.proof import nearest
 
-        hold("tensors.nearest", nearest.error(form, expected, np.ascontiguousarray(pair.actual[sample])), NEAREST)
+        levels = nearest.error(form, expected, np.ascontiguousarray(pair.actual[sample]))
+        hold("tensors.nearest", pair, levels, NEAREST)
     share = float(_over(cost, power))
-    moved = abs(float(np.vdot(rule, expected)) / power - 1) if power else 0.0
-    return share, share + moved + (few / 2 if cost < least else 0.0)
+    moved = abs(float(np.vdot(rule, weights)) / power - 1) if power else 0.0
+    return share, share + moved + (few / 2 if cost < least(weighed) else 0.0)
 
 
 def _hold_scale(tightest: _Tightest, name: str, start: int, pair: _Pair, rows: int, cost: tuple[float, float]) -> None:

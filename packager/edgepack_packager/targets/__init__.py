@@ -27,6 +27,9 @@ Activations = FloatType | int
 
 UNIFORM = ("f32", "f16", "q8", "q4")
 
+CALIBRATED_BITS = 8
+"""From which on levels are so fine that no choice of scales tells."""
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -34,6 +37,8 @@ class Model:
     config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary).
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
+    ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name; empty
+    where nothing was calibrated.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Model:
     config: Mapping[str, Any] = field(default_factory=dict)
     text: Text | None = None
     cache_scales: Mapping[str, Float32] = field(default_factory=dict)
+    importance: Mapping[str, Float32] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,17 +189,21 @@ class FixesKvCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means."""
+    """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means.
+
+    ``calibrated``: its scales are those that lose least by the model's ``importance``.
+    """
 
     target: Target
     asked: str
     scheme: str
+    calibrated: bool = False
 
     @property
     def id(self) -> str:
         """The variant's name in the bundle."""
         cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
-        return f"{self.target.name}-{self.scheme}{cache}"
+        return f"{self.target.name}-{self.scheme}{cache}{'-cal' if self.calibrated else ''}"
 
 
 def names() -> list[str]:

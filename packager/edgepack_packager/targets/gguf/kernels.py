@@ -30,11 +30,12 @@ _FLAT = np.float32(1e-15)
 
 
 @compiled
-def fit_affine(groups: Float32, steps: Float32, fits: Float32) -> None:
+def fit_affine(groups: Float32, weights: Float32, steps: Float32, fits: Float32) -> None:
     """Fit groups, float32 [n, 32], by levels from 0 times a scale, and a minimum of at most zero.
 
-    ``steps``: what a group's range is divided into, float32: the highest level, and then what else is tried. Fills
-    ``fits``, float32 [n, 4]: the scale, the minimum, and two numbers that give the levels of this fit,
+    ``weights``: what the square of each error counts, float32 [n, 32]; [0, 32] where it is as without an importance
+    matrix. ``steps``: what a group's range is divided into, float32: the highest level, and then what else is tried.
+    Fills ``fits``, float32 [n, 4]: the scale, the minimum, and two numbers that give the levels of this fit,
     ``round(inverse * (x - low))``: the inverse and low.
     """
     x, w, levels = _rows(groups), _rows(groups), _rows(groups)
@@ -43,7 +44,10 @@ def fit_affine(groups: Float32, steps: Float32, fits: Float32) -> None:
     fit = np.empty((4, LANES), np.float32)
     for first in range(0, len(groups), LANES):
         _take(groups, first, x)
-        _weigh(x, w, sum_w)
+        if len(weights):
+            _take(weights, first, w)
+        else:
+            _weigh(x, w, sum_w)
         _survey(x, w, low, high, sum_w, sum_x)
         for g in range(LANES):
             inverse[g] = steps[0] / (high[g] - low[g])
@@ -75,11 +79,12 @@ def fit_affine(groups: Float32, steps: Float32, fits: Float32) -> None:
 
 
 @compiled
-def fit_signed(groups: Float32, steps: Float32, fits: Float32) -> None:
+def fit_signed(groups: Float32, weights: Float32, steps: Float32, fits: Float32) -> None:
     """Fit groups, float32 [n, 16], by levels from ``steps[0]``, which is negative, to ``-steps[0] - 1`` times a scale.
 
-    ``steps``: what the weight of largest magnitude becomes: the lowest level, and then what else is tried. Fills
-    ``fits``, float32 [n, 2]: the scale, and the number that gives the levels of this fit, ``round(inverse * x)``.
+    ``weights`` as in ``fit_affine``. ``steps``: what the weight of largest magnitude becomes: the lowest level, and
+    then what else is tried. Fills ``fits``, float32 [n, 2]: the scale, and the number that gives the levels of this
+    fit, ``round(inverse * x)``.
     """
     x, w, wx = _rows(groups), _rows(groups), _rows(groups)
     peak, inverse, sum_xl, sum_ll, best = _row(), _row(), _row(), _row(), _row()
@@ -87,13 +92,18 @@ def fit_signed(groups: Float32, steps: Float32, fits: Float32) -> None:
     lowest, highest = steps[0], -steps[0] - _ONE
     for first in range(0, len(groups), LANES):
         _take(groups, first, x)
+        if len(weights):
+            _take(weights, first, w)
+        else:
+            for i in range(len(x)):
+                for g in range(LANES):
+                    w[i, g] = x[i, g] * x[i, g]
         peak[:] = _ZERO
         for i in range(len(x)):
             for g in range(LANES):
                 v = x[i, g]
                 peak[g] = v if abs(v) > abs(peak[g]) else peak[g]
-                w[i, g] = v * v
-                wx[i, g] = v * v * v
+                wx[i, g] = w[i, g] * v
         for k in range(len(steps)):
             for g in range(LANES):
                 inverse[g] = steps[k] / peak[g]

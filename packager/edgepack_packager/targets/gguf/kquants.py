@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets.gguf.recipe import FORMATS, Kind
+from edgepack_packager.targets.sums import add_up
 
 Bytes = NDArray[np.uint8]
 
@@ -22,16 +23,41 @@ _SHIFT = np.float32(12582912)
 _FLAT = np.float32(1e-15)
 
 
-def encode(kind: Kind, rows: Float32) -> Bytes:
+def encode(kind: Kind, rows: Float32, importance: Float32 | None = None) -> Bytes:
     """Return float32 [n, columns] as uint8 [n, row bytes].
 
-    Scales that half precision cannot hold become infinities or NaN in it: ``scales`` finds them.
+    ``importance`` is what an error in each column counts, float32 [columns]; without it the bytes are ggml's. Scales
+    that half precision cannot hold become infinities or NaN in it: ``scales`` finds them.
     """
     blocks = np.ascontiguousarray(rows, np.float32).reshape(-1, BLOCK)
+    counts = None if importance is None else importance.reshape(-1, BLOCK)
     out = np.empty((len(blocks), FORMATS[kind].block_bytes), np.uint8)
     for start in range(0, len(blocks), STEP):
-        out[start : start + STEP] = _PACKERS[kind](blocks[start : start + STEP])
+        part = blocks[start : start + STEP]
+        weights = part[:0]
+        if counts is not None:
+            weights = _weights(kind, part, counts[np.arange(start, start + len(part)) % len(counts)])
+        out[start : start + STEP] = _PACKERS[kind](part, weights)
     return out.reshape(len(rows), -1)
+
+
+def _weights(kind: Kind, blocks: Float32, counts: Float32) -> Float32:
+    """Return what the square of each error counts, [n, 256]: large weights more, as in ggml, but in q6_K."""
+    if kind == "q6_K":
+        return counts
+    weights: Float32 = counts * louder(blocks, np.float32(2))
+    return weights
+
+
+def louder(blocks: Float32, share: np.float32) -> Float32:
+    """Return the root of each weight's square and of so many times the mean square of its block: [n, size].
+
+    A power of two weights a block. ggml weighs errors so, beside the importance of their columns.
+    """
+    squares = np.square(blocks)
+    mean = add_up(squares.T.copy())[:, None] * (share / np.float32(blocks.shape[1]))
+    root: Float32 = np.sqrt(mean + squares)
+    return root
 
 
 def scales(kind: Kind, encoded: Bytes) -> NDArray[np.float16]:
@@ -40,26 +66,26 @@ def scales(kind: Kind, encoded: Bytes) -> NDArray[np.float16]:
     return blocks[:, 208:210].copy().view("<f2") if kind == "q6_K" else blocks[:, :4].copy().view("<f2")
 
 
-def _q4(blocks: Float32) -> Bytes:
-    head, levels = _affine(blocks, _steps(15, -1, 20))
+def _q4(blocks: Float32, weights: Float32) -> Bytes:
+    head, levels = _affine(blocks, weights, _steps(15, -1, 20))
     pairs = levels.reshape(-1, 4, 2, 32)
     return np.concatenate([head, (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)], axis=1)
 
 
-def _q5(blocks: Float32) -> Bytes:
-    head, levels = _affine(blocks, _steps(31, -0.5, 15))
+def _q5(blocks: Float32, weights: Float32) -> Bytes:
+    head, levels = _affine(blocks, weights, _steps(31, -0.5, 15))
     pairs = (levels & 15).reshape(-1, 4, 2, 32)
     fifth = np.packbits(levels.reshape(-1, 8, 32) >> 4, axis=1, bitorder="little").reshape(-1, 32)
     return np.concatenate([head, fifth, (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)], axis=1)
 
 
-def _q6(blocks: Float32) -> Bytes:
+def _q6(blocks: Float32, weights: Float32) -> Bytes:
     from edgepack_packager.targets.gguf import kernels
 
     groups = blocks.reshape(-1, 16)
     others = [-(np.float32(32) + np.float32(0.1) * np.float32(by)) for by in range(-9, 10) if by]
     fits = np.empty((len(groups), 2), np.float32)
-    kernels.fit_signed(groups, np.array([-32, *others], np.float32), fits)
+    kernels.fit_signed(groups, weights.reshape(-1, 16), np.array([-32, *others], np.float32), fits)
     fitted, inverse = fits[:, 0].reshape(-1, 16), fits[:, 1].copy()
     largest = np.take_along_axis(fitted, np.abs(fitted).argmax(axis=1, keepdims=True), axis=1)
     silent = np.abs(largest) < _FLAT
@@ -82,13 +108,13 @@ def _q6(blocks: Float32) -> Bytes:
     return np.concatenate(parts, axis=1)
 
 
-def _affine(blocks: Float32, steps: Float32) -> tuple[Bytes, Bytes]:
+def _affine(blocks: Float32, weights: Float32, steps: Float32) -> tuple[Bytes, Bytes]:
     """Return the head of each block, its scales and minima, uint8 [n, 16], and the levels: uint8 [n, 256]."""
     from edgepack_packager.targets.gguf import kernels
 
     groups = blocks.reshape(-1, 32)
     fits = np.empty((len(groups), 4), np.float32)
-    kernels.fit_affine(groups, steps, fits)
+    kernels.fit_affine(groups, weights.reshape(-1, 32), steps, fits)
     scale, low, inverse, start = (np.ascontiguousarray(column) for column in fits.T)
     unit, multiples, own_scales = _multiples(scale)
     base, steps_down, own_minima = _multiples(-low)

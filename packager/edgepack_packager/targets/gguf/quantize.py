@@ -22,28 +22,33 @@ Bytes = NDArray[np.uint8]
 _STEP = 2048
 
 
-def encode(kind: Kind, rows: Float32, place: str) -> Bytes:
+def encode(kind: Kind, rows: Float32, place: str, importance: Float32 | None = None) -> Bytes:
     """Return float32 [n, columns] (or [n] for float types) as uint8 [n, row bytes].
+
+    ``importance`` is what an error in each column counts, float32 [columns], for the types that search: all that are
+    quantised but q8_0.
 
     Raises ``BuildError``, naming ``place``, for a value that the type cannot hold: an infinity or a NaN in a
     quantised type, and beyond 65504 in f16.
     """
     matrix = np.ascontiguousarray(rows, dtype=np.float32).reshape(len(rows), -1)
     if kind in K_QUANTS:
-        return _k_quants(kind, matrix, place)
+        return _k_quants(kind, matrix, place, importance)
     if kind == "f32":
         return matrix.view(np.uint8)
     if kind == "bf16":
         return to_bf16(matrix).view(np.uint8)
     if kind == "f16":
         return _to_f16(matrix, place).view(np.uint8)
+    if importance is not None and kind in _WEIGHED_BITS:
+        return _weighed(kind, matrix, place, importance)
     return _with_numpy(kind, matrix, place)
 
 
-def _k_quants(kind: Kind, rows: Float32, place: str) -> Bytes:
+def _k_quants(kind: Kind, rows: Float32, place: str, importance: Float32 | None) -> Bytes:
     if not np.isfinite(rows).all():
         raise _unrepresentable(kind, place)
-    encoded = kquants.encode(kind, rows)
+    encoded = kquants.encode(kind, rows, importance)
     if not np.isfinite(kquants.scales(kind, encoded)).all():
         raise _unrepresentable(kind, place)
     return encoded
@@ -77,6 +82,28 @@ def _to_f16(values: Float32, place: str) -> NDArray[np.float16]:
             hint="Choose bf16 or f32.",
         )
     return values.astype(np.float16)
+
+
+_WEIGHED_BITS: dict[Kind, int] = {"q4_0": 4, "q5_0": 5, "q5_1": 5}
+
+
+def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Bytes:
+    """Encode blocks of 32 with the scales that lose least where it counts."""
+    from edgepack_packager.targets.gguf import weighed
+
+    if not np.isfinite(rows).all():
+        raise _unrepresentable(kind, place)
+    fit = weighed.affine if kind == "q5_1" else weighed.signed
+    codes, *scales = fit(rows, importance, _WEIGHED_BITS[kind])
+    columns = np.ascontiguousarray(codes.T)
+    try:
+        parts = [_halves(scale) for scale in scales]
+    except FloatingPointError:
+        raise _unrepresentable(kind, place) from None
+    if kind != "q4_0":
+        parts.append(_fifth_bits(columns))
+        columns &= np.uint8(15)
+    return np.concatenate([*parts, _nibbles(columns).T], axis=1).reshape(len(rows), -1)
 
 
 def _with_numpy(kind: Kind, rows: Float32, place: str) -> Bytes:

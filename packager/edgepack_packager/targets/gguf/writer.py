@@ -24,6 +24,7 @@ class GgufWriter:
     def __init__(self, path: Path, model: Model, scheme: str) -> None:
         self._layout = place(model.decoder, scheme)
         self._decoder = model.decoder
+        self._importance = model.importance
         self._architecture = choose(model.decoder)
         self._written = dict.fromkeys(self._layout.canonical, 0)
         start = header.encode(metadata(model, scheme), self._layout)
@@ -56,7 +57,7 @@ class GgufWriter:
             )
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
-        encoded = encode(tensor.kind, scaled, self._place(name))
+        encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
         if self._architecture.rotates(name):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)

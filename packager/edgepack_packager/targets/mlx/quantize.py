@@ -35,7 +35,12 @@ _SPREADS = (1.0, 0.95, 0.9, 0.85, 0.8)
 
 
 def quantize(
-    weights: Float32, bits: int, stored: Float | None = None, *, search: bool = False
+    weights: Float32,
+    bits: int,
+    stored: Float | None = None,
+    *,
+    search: bool = False,
+    importance: Float32 | None = None,
 ) -> tuple[Bytes, Float32, Float32]:
     """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``GROUP``.
 
@@ -48,13 +53,15 @@ def quantize(
 
     MLX rounds scale and bias after that. ``stored`` rounds them to that type before the levels are chosen, which are
     then the nearest to the weights that the stored numbers can express. ``search`` replaces a group's scale and bias
-    where others leave a smaller squared error, as they are stored.
+    where others leave a smaller squared error, as they are stored; ``importance`` is what it counts in each column,
+    float32 [columns].
     """
     rows, columns = weights.shape
     groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, GROUP)
     packed = np.empty((len(groups), GROUP * bits // 8), np.uint8)
     scales = np.empty(len(groups), np.float32)
     biases = np.empty(len(groups), np.float32)
+    counts = (np.ones(columns, np.float32) if importance is None else importance).reshape(-1, GROUP)
     step = max(1, _TILE // GROUP)
     with np.errstate(all="ignore"):
         for start in range(0, len(groups), step):
@@ -63,7 +70,8 @@ def quantize(
             if stored:
                 scales[tile], biases[tile] = _as_stored(scales[tile], stored), _as_stored(biases[tile], stored)
             if search:
-                _improve(groups[tile], scales[tile], biases[tile], bits, stored or "f32")
+                own = counts[np.arange(start, start + len(groups[tile])) % len(counts)]
+                _improve(groups[tile], own, scales[tile], biases[tile], bits, stored or "f32")
             _pack(groups[tile], scales[tile], biases[tile], bits, packed[tile])
     shape = (rows, columns // GROUP)
     return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
@@ -81,41 +89,44 @@ def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
     return scale, np.where(whole, edge, np.float32(0))
 
 
-def _improve(groups: Float32, scales: Float32, biases: Float32, bits: int, stored: Float) -> None:
+def _improve(groups: Float32, counts: Float32, scales: Float32, biases: Float32, bits: int, stored: Float) -> None:
     """Replace scales and biases, in place, by those of least squared error among what ``_SPREADS`` lead to.
 
     Each spread, around the middle of the range, gives levels q; the line that fits them best to the weights gives scale
     and bias. Weights are taken as fractions of the range, from its middle, so that no square overflows or vanishes.
-    Every operation is exactly rounded and sums have one order, so that all hosts find the same.
+    ``counts`` is what each square counts. Every operation is exactly rounded and sums have one order, so that all hosts
+    find the same.
     """
-    columns: Float32 = np.array(groups.T)
+    columns, count = np.array(groups.T), np.array(counts.T)
     low, high = columns.min(axis=0), columns.max(axis=0)
     middle, width = low * np.float32(0.5) + high * np.float32(0.5), high - low
     inverse = np.float32(1) / width
     columns -= middle
     columns *= inverse
-    top, count = np.float32(2**bits - 1), np.float32(len(columns))
-    total = add_up(columns.copy())
-    least = _error(columns, scales * inverse, (biases - middle) * inverse, top)
+    top = np.float32(2**bits - 1)
+    all_counts, total = add_up(count.copy()), add_up(count * columns)
+    least = _error(columns, count, scales * inverse, (biases - middle) * inverse, top)
     for spread in _SPREADS:
         levels = _levels(columns, np.float32(spread) / top, np.float32(-spread / 2), top)
-        sums, squares, along = add_up(levels.copy()), add_up(levels * levels), add_up(levels * columns)
-        slope = (count * along - sums * total) / (count * squares - sums * sums)
+        counted = count * levels
+        squares, along, sums = add_up(counted * levels), add_up(counted * columns), add_up(counted)
+        slope = (all_counts * along - sums * total) / (all_counts * squares - sums * sums)
         scale = _as_stored(slope * width, stored)
-        bias = _as_stored((total - slope * sums) / count * width + middle, stored)
-        error = _error(columns, scale * inverse, (bias - middle) * inverse, top)
+        bias = _as_stored((total - slope * sums) / all_counts * width + middle, stored)
+        error = _error(columns, count, scale * inverse, (bias - middle) * inverse, top)
         better = error < least
         np.copyto(least, error, where=better)
         np.copyto(scales, scale, where=better)
         np.copyto(biases, bias, where=better)
 
 
-def _error(columns: Float32, scale: Float32, bias: Float32, top: np.float32) -> Float32:
+def _error(columns: Float32, count: Float32, scale: Float32, bias: Float32, top: np.float32) -> Float32:
     found = _levels(columns, scale, bias, top)
     found *= scale
     found += bias
     found -= columns
     found *= found
+    found *= count
     return add_up(found)
 
 

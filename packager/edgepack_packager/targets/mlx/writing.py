@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, write_at
-from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets import CALIBRATED_BITS, Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
     MIXED,
@@ -34,6 +34,7 @@ class MlxWriter:
         self._folder = folder
         self._decoder = model.decoder
         self._scheme = scheme
+        self._importance = model.importance
         self._float: Float = float_type(model.decoder, scheme, model.dtype)
         self._level_type = level_type(model.decoder, scheme, model.dtype)
         self._bits = module_bits(model.decoder, scheme)
@@ -87,8 +88,9 @@ class MlxWriter:
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        bits, search = self._bits[where.module], self._scheme == MIXED
-        packed, scales, biases = quantize(rows, bits, self._level_type, search=search)
+        bits, counts = self._bits[where.module], self._importance.get(name)
+        search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
+        packed, scales, biases = quantize(rows, bits, self._level_type, search=search, importance=counts)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import CALIBRATED_BITS
 from edgepack_packager.targets.onnx.layout import Blocks
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
@@ -28,26 +29,30 @@ Codes = NDArray[np.uint8]
 _PAIRS = np.array([(byte % 16 - 8, byte // 16 - 8) for byte in range(256)], np.float32).view(np.complex64)[:, 0]
 
 
-def quantize(rows: Float32, form: Blocks) -> tuple[Codes, Float32]:
+def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32]:
     """Quantise rows [n, columns]: codes uint8 [n, blocks, bytes of a block] and scales float32 [n, blocks].
 
-    A scale is not finite where its block is not; the codes of such a block mean nothing.
+    ``importance`` is what an error in each column counts where scales are searched, float32 [columns]. A scale is not
+    finite where its block is not; the codes of such a block mean nothing.
     """
     from edgepack_packager.targets.onnx import kernels
 
     n, columns = rows.shape
     count = form.count(columns)
+    counts = np.ones(columns, np.float32) if importance is None else importance
     if columns % form.size:
-        rows = np.pad(rows, ((0, 0), (0, count * form.size - columns)))
-    flat = np.ascontiguousarray(rows).reshape(-1, form.size)
+        rows, counts = (np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, count * form.size - columns)]) for x in (rows, counts))
+    flat, counts = np.ascontiguousarray(rows).reshape(-1, form.size), counts.reshape(-1, form.size)
     codes = np.empty((len(flat), form.size_bytes), np.uint8)
     scales = np.empty(len(flat), np.float32)
     half = np.float32(2 ** (form.bits - 1))
     for start in range(0, len(flat), _RUN):
         run = slice(start, start + _RUN)
         whole = np.empty(flat[run].shape, np.uint8)
-        if form.searched:
-            kernels.search(flat[run], -(half + _POSITIONS), -half, whole, scales[run])
+        if form.searched or (importance is not None and form.bits < CALIBRATED_BITS):
+            own = np.roll(counts, -start, axis=0)  # a run may begin within a row
+            calibrated = importance is not None
+            kernels.search(flat[run], own, -(half + _POSITIONS), -half, calibrated, whole, scales[run])
         else:
             kernels.plain(flat[run], half, whole, scales[run])
         codes[run] = _packed(whole, form.bits)

@@ -1,4 +1,4 @@
-"""What gives a block of weights its scale and its codes, compiled by numba. Importing it takes half a second.
+"""What gives a block of weights its scale and its codes, compiled by numba. Importing it takes half a there.
 
 ``LANES`` blocks go side by side. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is
 made by halving, so that the results are the same on every processor.
@@ -20,16 +20,26 @@ _SHIFT = np.float32(12582912)
 
 
 @compiled
-def search(blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray[np.uint8], scales: Float32) -> None:
+def search(
+    blocks: Float32,
+    importance: Float32,
+    factors: Float32,
+    lowest: np.float32,
+    again: bool,
+    codes: NDArray[np.uint8],
+    scales: Float32,
+) -> None:
     """Find the factor whose steps q, ``round(factor * x)`` from ``lowest`` to ``-lowest - 1``, lose least of a block.
 
-    x is a weight over the block's largest one, so that no square overflows. The scale that fits steps best is
-    (x . q) / (q . q), and what it leaves of the squared norm is least where (x . q)**2 / (q . q) is largest.
-    ``blocks``: float32 [n, size], a power of two. Fills ``codes``, uint8 [n, size], with the steps less ``lowest``, and
-    ``scales``, float32 [n], not finite where a block is not.
+    x is a weight over the block's largest one, so that no square overflows, and c what the square of its error counts.
+    The scale that fits steps best is (c x . q) / (c q . q), and what it leaves of the squared norm is least where
+    (c x . q)**2 / (c q . q) is largest. ``blocks``: float32 [n, size], a power of two; ``importance``: c of the blocks
+    of a row, float32 [blocks, size]; ``again``: whether the steps are in the end the nearest to that scale's. Fills
+    ``codes``, uint8 [n, size], with the steps less ``lowest``, and ``scales``, float32 [n], not finite where a block is
+    not.
     """
     size, highest = blocks.shape[1], -lowest - np.float32(1)
-    x = np.empty((size, LANES), np.float32)
+    x, c = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
     along, square = np.empty((2, size // 2, LANES), np.float32)
     extreme, inverse, most, best, scale = np.empty((5, LANES), np.float32)
     for first in range(0, len(blocks), LANES):
@@ -37,6 +47,8 @@ def search(blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray
         for g in range(LANES):
             inverse[g] = np.float32(1) / extreme[g]
             inverse[g] = inverse[g] if np.isfinite(inverse[g]) else np.float32(0)
+            for i in range(size):
+                c[i, g] = importance[(first + g) % len(importance), i]
         for i in range(size):
             for g in range(LANES):
                 x[i, g] *= inverse[g]
@@ -46,8 +58,9 @@ def search(blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray
             for i in range(half):
                 for g in range(LANES):
                     one, other = _step(x[i, g], factor, lowest, highest), _step(x[i + half, g], factor, lowest, highest)
-                    along[i, g] = x[i, g] * one + x[i + half, g] * other
-                    square[i, g] = one * one + other * other
+                    here, there = c[i, g] * one, c[i + half, g] * other
+                    along[i, g] = x[i, g] * here + x[i + half, g] * there
+                    square[i, g] = here * one + there * other
             while half > 1:
                 half //= 2
                 for i in range(half):
@@ -60,6 +73,9 @@ def search(blocks: Float32, factors: Float32, lowest: np.float32, codes: NDArray
                 most[g] = kept if better else most[g]
                 best[g] = factor if better else best[g]
                 scale[g] = along[0, g] / square[0, g] if better else scale[g]
+        if again:
+            for g in range(LANES):
+                best[g] = np.float32(1) / scale[g] if scale[g] != 0 else np.float32(0)
         for g in range(min(LANES, len(blocks) - first)):
             scales[first + g] = scale[g] * extreme[g] if np.isfinite(extreme[g]) else extreme[g]
             for i in range(size):

@@ -27,6 +27,7 @@ class OnnxWriter:
         self._decoder = model.decoder
         self._layout = layout(model.decoder, scheme, kv_cache)
         self._scales = model.cache_scales
+        self._importance = model.importance
         self._rows = dict.fromkeys(self._layout.tensors, 0)
         self._file = -1
         try:
@@ -52,7 +53,8 @@ class OnnxWriter:
         shape = (stored.columns,) if rows.ndim == 2 else ()
         if start != self._rows[name] or start + len(rows) > whole or rows.shape[1:] != shape:
             raise BuildError(f"{name}: rows {start} to {start + len(rows)} of {whole} do not follow the rows before.")
-        for region, values in zip(stored.regions, _encoded(name, start, stored, rows), strict=True):
+        encoded = _encoded(name, start, stored, rows, self._importance.get(name))
+        for region, values in zip(stored.regions, encoded, strict=True):
             self._put(region, start, values)
         self._rows[name] = start + len(rows)
 
@@ -89,7 +91,9 @@ class OnnxWriter:
             _fail(self._path, error)
 
 
-def _encoded(name: str, start: int, stored: Stored, rows: Float32) -> tuple[NDArray[np.generic], ...]:
+def _encoded(
+    name: str, start: int, stored: Stored, rows: Float32, importance: Float32 | None
+) -> tuple[NDArray[np.generic], ...]:
     """Return the rows as they are stored, one array for each region of the tensor."""
     if stored.weight.element == "f32":
         return (rows.astype("<f4", copy=False),)
@@ -98,7 +102,7 @@ def _encoded(name: str, start: int, stored: Stored, rows: Float32) -> tuple[NDAr
             halves = rows.astype("<f2")
         _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
         return (halves,)
-    codes, scales = blocks.quantize(rows, stored.blocks)
+    codes, scales = blocks.quantize(rows, stored.blocks, importance)
     _check_finite(name, start, np.isfinite(scales), f"int{stored.blocks.bits}", "f32")
     return codes, scales.astype("<f4", copy=False)
 

@@ -1,0 +1,72 @@
+"""The text that a calibration runs: the user's, or a built-in one of several languages, code and answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from edgepack.errors import SourceError
+from edgepack.text.tokenizer import Tokenizer
+
+BUILT_IN: Final = "built-in"
+
+_LEAST: Final = 256
+"""Tokens: fewer tell more of themselves than of the model."""
+
+_MOST_BYTES: Final = 4 << 20
+"""That are read of a file: what is behind them is not needed to have a thousand places to choose from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A text to calibrate with: what it is called, its words, and the sha256 of their UTF-8 bytes."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """The digest, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read(name: str) -> Corpus:
+    """Return the built-in text, or that of a file in UTF-8. Raises ``SourceError`` for one that cannot be read."""
+    if name == BUILT_IN:
+        return Corpus(name, files(__package__).joinpath("built-in.txt").read_text("utf-8"))
+    path = Path(name)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES)
+        cut = len(data) == _MOST_BYTES
+        # A text that was cut may end within a character.
+        return Corpus(path.name, data.decode("utf-8", errors="ignore" if cut else "strict"))
+    except OSError as error:
+        raise SourceError(
+            f"{name} cannot be read: {error.strerror}.", hint=f"Name a text file, or take --calibrate {BUILT_IN}."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+
+
+def windows(corpus: Corpus, tokenizer: Tokenizer, size: int, most: int) -> list[Sequence[int]]:
+    """Return at most ``most`` windows of ``size`` ids, spread over the text; one, shorter, where it has no more.
+
+    Raises ``SourceError`` for a text that says too little.
+    """
+    ids = tokenizer.encode(corpus.text, bos=False)
+    if len(ids) < min(_LEAST, size):
+        raise SourceError(
+            f"{corpus.name} has {len(ids)} tokens, of which a calibration needs at least {min(_LEAST, size)}.",
+            hint=f"Give it a longer text, or take --calibrate {BUILT_IN}.",
+        )
+    whole = len(ids) // size
+    if not whole:
+        return [ids]
+    count = min(whole, most)
+    places = [index * whole // count for index in range(count)]
+    return [ids[place * size : (place + 1) * size] for place in places]

@@ -1,0 +1,182 @@
+"""Calibration: what columns count, which text says so, and what writers make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import golden_models
+import numpy as np
+import pytest
+from damage import DAMAGE, Damaged
+from models import make_llama
+
+from edgepack.errors import SourceError, UsageError
+from edgepack_packager import calibration, families, reference, targets
+from edgepack_packager.build import build
+from edgepack_packager.calibration.text import BUILT_IN, Corpus, read, windows
+from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.proof import tensors
+from edgepack_packager.proof.gates import missed
+from edgepack_packager.recipe import Recipe
+from edgepack_packager.targets import CALIBRATED_BITS, Model, Request
+from edgepack_packager.write import write
+
+PASSES = [[list(range(24)), list(range(100, 124))], [[5] * 24]]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Weights]:
+    with open_checkpoint(golden_models.DEMO) as checkpoint:
+        yield families.open_model(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def counts(demo: Weights) -> dict[str, Float32]:
+    """What the columns of the demo model count in the first part of its vocabulary's ids."""
+    ids = np.random.default_rng(0).integers(0, demo.decoder.n_vocab, (4, 256)).tolist()
+    return calibration.importance(demo, [ids])
+
+
+def searched() -> list[tuple[str, str]]:
+    """Every scheme whose scales a calibration chooses."""
+    found = [targets.find(name) for name in targets.names()]
+    return [(each.name, scheme) for each in found for scheme, bits in each.schemes.items() if bits < CALIBRATED_BITS]
+
+
+def judged(
+    target: str, scheme: str, written: Weights, source: Weights, by: Mapping[str, Float32], folder: Path
+) -> tuple[list[str], float]:
+    """Write a calibrated variant of some weights; return the gates that it misses, and its weighed squared error."""
+    chosen = targets.find(target)
+    model = Model("judged", source.decoder, source.dtype, importance=by)
+    request = Request(chosen, scheme, scheme, calibrated=bool(by))
+    write(written, [request], folder, model)
+    found = missed(tensors.prove(chosen, folder / request.id, source, lambda _: None, by).findings)
+    return found, weighed(chosen.read(folder / request.id, source.decoder), source, by)
+
+
+def weighed(reader: targets.Reader, source: Weights, by: Mapping[str, Float32]) -> float:
+    total = 0.0
+    for name, shape in source.decoder.tensors():
+        if len(shape) == 2:
+            error = reader.rows(name, 0, shape[0]) - source.rows(name, 0, shape[0])
+            total += float((np.square(error) * by.get(name, np.float32(1))).sum(dtype=np.float64))
+    reader.close()
+    return total
+
+
+def test_columns_count_as_the_mean_square_of_what_they_are_multiplied_with(tmp_path: Path) -> None:
+    with open_checkpoint(make_llama(tmp_path, layers=2)) as checkpoint:
+        weights = families.open_model(checkpoint)
+        found = calibration.importance(weights, PASSES)
+        decoder = weights.decoder
+        ids = [i for texts in PASSES for ids in texts for i in ids]
+        embedded = np.stack([weights.rows("embedding", i, i + 1)[0] for i in ids]).astype(np.float64)
+        gain = weights.rows("layers.0.attention.norm", 0, decoder.hidden_size)
+        normed = embedded / np.sqrt(np.square(embedded).mean(axis=1, keepdims=True) + decoder.norm_eps) * gain
+        states = np.concatenate([reference.hidden(weights, ids)[0] for texts in PASSES for ids in texts])
+    for name, inputs in (("layers.0.attention.q", normed), ("embedding" if decoder.tied else "head", states)):
+        squares = np.square(inputs.astype(np.float64)).mean(axis=0)
+        np.testing.assert_allclose(found[name], squares / squares.mean(), rtol=2.0**-7, atol=2.0**-10)
+    assert np.array_equal(found["layers.1.attention.q"], found["layers.1.attention.v"])
+    assert not np.array_equal(found["layers.1.attention.q"], found["layers.0.attention.q"])
+    shapes = {name: shape[1] for name, shape in decoder.tensors() if len(shape) == 2}
+    assert {name: len(each) for name, each in found.items()} == {name: shapes[name] for name in found}
+    assert set(shapes) - set(found) <= {"embedding"}
+
+
+@pytest.mark.parametrize(("target", "scheme"), searched())
+def test_a_calibrated_variant_holds_and_loses_less_where_it_counts(
+    target: str, scheme: str, demo: Weights, counts: dict[str, Float32], tmp_path: Path
+) -> None:
+    gates, error = judged(target, scheme, demo, demo, counts, tmp_path / "calibrated")
+    assert gates == []
+    chosen = targets.find(target)
+    plain = Request(chosen, scheme, scheme)
+    write(demo, [plain], tmp_path / "plain", Model("plain", demo.decoder, demo.dtype, importance=counts))
+    assert error < 0.95 * weighed(chosen.read(tmp_path / "plain" / plain.id, demo.decoder), demo, counts)
+
+
+@pytest.mark.parametrize(("target", "scheme"), searched())
+def test_what_another_layer_counts_loses_more(
+    target: str, scheme: str, demo: Weights, counts: dict[str, Float32], tmp_path: Path
+) -> None:
+    _, error = judged(target, scheme, demo, demo, counts, tmp_path / "own")
+    last = demo.decoder.n_layers - 1
+    others = {
+        name: counts[".".join(["layers", str(last - int(name.split(".")[1])), *name.split(".")[2:]])]
+        if name.startswith("layers.")
+        else counts[name]
+        for name in counts
+    }
+    chosen = targets.find(target)
+    request = Request(chosen, scheme, scheme, calibrated=True)
+    write(demo, [request], tmp_path / "others", Model("others", demo.decoder, demo.dtype, importance=others))
+    assert weighed(chosen.read(tmp_path / "others" / request.id, demo.decoder), demo, counts) > 1.02 * error
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("gguf", "q4_k_m"), ("onnx", "int4_mixed"), ("mlx", "4bit")])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_caught_in_calibrated_variants(
+    damage: str, target: str, scheme: str, demo: Weights, counts: dict[str, Float32], tmp_path: Path
+) -> None:
+    assert judged(target, scheme, Damaged(demo, DAMAGE[damage]), demo, counts, tmp_path)[0]
+
+
+class Numbers:
+    """A tokenizer of numbers, each its own id."""
+
+    def encode(self, text: str, *, bos: bool) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+@pytest.mark.parametrize(("target", "scheme"), searched())
+def test_levels_are_the_nearest_where_a_few_columns_count_for_all(
+    target: str, scheme: str, demo: Weights, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(3)
+    shapes = {name: shape[1] for name, shape in demo.decoder.tensors() if len(shape) == 2}
+    loud = {name: np.exp(random.normal(0, 3, columns)).astype(np.float32) for name, columns in shapes.items()}
+    assert judged(target, scheme, demo, demo, loud, tmp_path)[0] == []
+
+
+def test_windows_are_spread_over_a_text() -> None:
+    def of(count: int) -> list[tuple[int, int]]:
+        corpus = Corpus("numbers", " ".join(map(str, range(count))))
+        return [(each[0], len(each)) for each in windows(corpus, Numbers(), 512, 8)]  # type: ignore[arg-type]
+
+    assert of(300) == [(0, 300)]
+    assert of(1100) == [(0, 512), (512, 512)]
+    starts, lengths = zip(*of(10_000), strict=True)
+    assert lengths == (512,) * 8
+    assert starts == tuple(sorted(set(starts)))
+    assert starts[-1] > 8_000
+
+
+def test_texts_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"none\.txt cannot be read: No such file"):
+        read(str(tmp_path / "none.txt"))
+    (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(SourceError, match="no text in UTF-8: see byte 1"):
+        read(str(tmp_path / "latin.txt"))
+    (tmp_path / "short.txt").write_text("Too little.")
+    with pytest.raises(SourceError, match=r"short\.txt has \d+ tokens, of which a calibration needs at least 256"):
+        build("demo", Recipe(("onnx",), ("q4",), calibrate=str(tmp_path / "short.txt")), tmp_path / "a.edgepack")
+    with pytest.raises(UsageError, match="--calibrate was given with --unproven"):
+        Recipe(("onnx",), ("q4",), unproven=True, calibrate=BUILT_IN)
+    with pytest.raises(UsageError, match="Nothing of onnx-int8 has scales that a calibration would choose"):
+        build("demo", Recipe(("onnx",), ("q8",), calibrate=BUILT_IN), tmp_path / "b.edgepack")
+    assert not list(tmp_path.glob("*.edgepack"))
+
+
+def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_again(tmp_path: Path) -> None:
+    recipe = Recipe(("onnx", "gguf"), ("q4", "q8"), calibrate=BUILT_IN)
+    first, again = (build("demo", recipe, tmp_path / f"{name}.edgepack") for name in ("first", "again"))
+    assert first.id == again.id
+    ids = [variant.id for variant in first.manifest.variants]
+    assert ids == ["onnx-int4_mixed-cal", "onnx-int8", "gguf-q4_k_m-cal", "gguf-q8_0"]
+    said = first.manifest.producer.recipe
+    assert said["calibrate"] == BUILT_IN
+    assert said["calibrate_sha256"] == read(BUILT_IN).sha256
