@@ -87,6 +87,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     generation(text)  # what is wrong in it is refused now
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
+    recipe.check_chat(vectors.chat)
     requests = recipe.requests(model)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
