@@ -171,6 +171,8 @@ def test_the_code_of_an_error(error: BaseException, code: int) -> None:
     [
         ("smal.edgepack", "Did you mean small.edgepack?"),
         ("small", "Did you mean small.edgepack?"),
+        ("small.edgpack", "Did you mean small.edgepack?"),
+        ("smal.Edgepak", "Did you mean small.edgepack?"),
         ("Small", "Did you mean small.edgepack?"),
         ("two words", "Did you mean 'two words.edgepack'?"),
         ("qwen3-0.6b", "Build it first: edgepack build qwen3-0.6b"),
