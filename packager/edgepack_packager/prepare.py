@@ -98,6 +98,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     generation(text)  # what is wrong in it is refused now
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
+    recipe.check_chat(vectors.chat)
     requests = recipe.requests(model)
     corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)

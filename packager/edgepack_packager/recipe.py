@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager import targets
@@ -71,6 +72,14 @@ class Recipe:
             )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
+
+    def check_chat(self, chat: Chat | None) -> None:
+        """Raise ``UsageError`` for what is said of a chat template, and the model's has no use for."""
+        why = "has no chat template" if chat is None else "has a chat template that prints no day"
+        if self.date is not None and (chat is None or chat.date is None):
+            raise UsageError(f"--date was given, and the model {why}.", hint="Leave it out.")
+        if self.thinks and chat is None:
+            raise UsageError(f"--thinks was given, and the model {why}.", hint="Leave it out: a thought is a chat's.")
 
     def requests(self, model: Model) -> list[Request]:
         """Return the variants to build, each once.

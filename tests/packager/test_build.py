@@ -325,6 +325,14 @@ def test_what_would_be_ignored_is_refused() -> None:
         Recipe(ALL, ("q4",), date="passed", no_chat=True)
 
 
+def test_what_a_chat_template_has_no_use_for_is_refused(source: Path) -> None:
+    dated = Recipe(ALL, ("q4",), date="passed")
+    refuse(source, UsageError, "--date was given, and the model has a chat template that prints no day", dated)
+    (source / "chat_template.jinja").unlink()
+    for recipe in (Recipe(ALL, ("q4",), date="2026-02-03"), Recipe(ALL, ("q4",), thinks=True)):
+        refuse(source, UsageError, "was given, and the model has no chat template", recipe)
+
+
 def test_a_kv_cache_that_no_target_has_built_in(source: Path) -> None:
     refuse(source, UsageError, "None of the targets gguf, mlx has", Recipe(("gguf", "mlx"), ("q4",), kv_cache="f16"))
 

@@ -14,6 +14,7 @@ from edgepack.errors import SourceError
 from edgepack.measuring.rerun import read_result, rerun
 from edgepack.runtime import Snapshots
 from edgepack_packager.build import Built, VariantsFailedError, build
+from edgepack_packager.draft import recipe_of
 from edgepack_packager.recipe import Recipe
 
 ALL = ("gguf", "mlx", "onnx")
@@ -101,6 +102,11 @@ def test_a_draft_runs_isolated_and_beside_snapshots(pair: Built, engine: str) ->
         result = apart.generate("Once upon", max_tokens=30)
         assert result.usage.drafted_tokens > 0
         assert result.token_ids == alone.generate("Once upon", max_tokens=30).token_ids
+
+
+def test_the_draft_has_no_chat_and_nothing_that_is_said_of_one() -> None:
+    small = recipe_of(Recipe(ALL, ("q4",), draft="small", date="passed", thinks=True))
+    assert small == Recipe(ALL, ("q4",), no_chat=True)
 
 
 def test_a_draft_with_another_vocabulary_is_refused(large: Path, tmp_path: Path) -> None:

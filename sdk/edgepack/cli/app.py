@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from edgepack.cli import completing
 from edgepack.cli.help import Command, Group, examples_of
 from edgepack.errors import EdgepackError, visible
 
@@ -29,15 +30,14 @@ _OWN = {
 
 _MORE = "Make a bundle"
 _NAME = "edgepack"
-_COMPLETE = "_EDGEPACK_COMPLETE"
-"""Set by the shell's script, which asks what may come next; then no command runs."""
 
 
 def command_for(argv: Sequence[str]) -> Callable[[], int]:
     """Return what runs a command line and returns its exit code; whatever goes wrong in it is raised."""
-    if _COMPLETE in os.environ:
-        os.environ["COLUMNS"] = "10000"  # a shell reads a line for each word, and typer would fold it
-        return lambda: app_for(_typed())(prog_name=_NAME) or 0
+    if completing.ASKED in os.environ:
+        completing.prepare()
+        answering = completing.spoken(typer.main.get_command(app_for(completing.words())))
+        return lambda: answering(prog_name=_NAME) or 0
     command = typer.main.get_command(app_for(argv))
 
     def run() -> int:
@@ -66,7 +66,7 @@ def app_for(argv: Sequence[str]) -> typer.Typer:
         help="Pack a small language model for GGUF, ONNX and MLX, prove that each pack is the same model, "
         "run it anywhere.",
         context_settings={"help_option_names": ["-h", "--help"]},
-        add_completion=wanted == known or _COMPLETE in os.environ,
+        add_completion=wanted == known or completing.ASKED in os.environ,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
@@ -87,15 +87,6 @@ def app_for(argv: Sequence[str]) -> typer.Typer:
 
 def _add(app: typer.Typer, name: str, function: Callable[..., None], panel: str) -> None:
     app.command(name, cls=Command, epilog=examples_of(function), rich_help_panel=panel)(function)
-
-
-def _typed() -> list[str]:
-    """Return the words before the cursor, as the shells' scripts pass them: bash by the one name, others by the other.
-
-    A word that is being typed names no command yet.
-    """
-    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
-    return words[1:] if len(words) > 2 else []
 
 
 def edgepack(

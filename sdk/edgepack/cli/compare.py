@@ -15,6 +15,7 @@ from edgepack.cli.options import (
     SAMPLING,
     AsJson,
     Context,
+    Date,
     KvCache,
     MaxTokens,
     MinP,
@@ -75,6 +76,7 @@ def compare(
     backend_a: BackendA = None,
     backend_b: BackendB = None,
     raw: Raw = False,
+    date: Date = None,
     context: Context = None,
     kv_cache: KvCache = None,
     threads: Threads = None,
@@ -89,13 +91,19 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
+    from edgepack.bundle.files import open_bundle
     from edgepack.cli.textfile import argument, read
+    from edgepack.errors import UsageError
     from edgepack.isolation.isolate import available
     from edgepack.loading import load
     from edgepack.measuring.compare import compare as ask
-    from edgepack.measuring.compare import read_prompts
+    from edgepack.measuring.compare import prints_day, read_prompts
 
     asked = read_prompts(read(prompts))
+    if date is not None and raw:
+        raise UsageError("--date was given for a prompt without a chat template.", hint="Leave out --date or --raw.")
+    if date is not None and not any(prints_day(open_bundle(each, verify="sizes").manifest) for each in (a, b)):
+        raise UsageError("--date was given, and no chat template here prints a day.", hint="Leave it out.")
     opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=available())
     with steps() as progress:
         task = progress.add_task("Answering", total=2 * len(asked))
@@ -104,6 +112,7 @@ def compare(
             partial(opening, b, backend_b, variant=variant_b),
             asked,
             raw=raw,
+            date=date,
             options={
                 "max_tokens": max_tokens,
                 "temperature": temperature,

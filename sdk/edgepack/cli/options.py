@@ -109,6 +109,15 @@ Raw = Annotated[
     bool,
     typer.Option("--raw", help="Continue the text as it is, without the chat template.", rich_help_panel=PROMPT),
 ]
+Date = Annotated[
+    str | None,
+    typer.Option(
+        help="The day that the chat template prints, as YYYY-MM-DD.",
+        metavar="DAY",
+        show_default=False,
+        rich_help_panel=PROMPT,
+    ),
+]
 Stop = Annotated[
     list[str] | None,
     typer.Option(

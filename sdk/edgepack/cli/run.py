@@ -14,6 +14,7 @@ from edgepack.cli.options import (
     BundleId,
     BundlePath,
     Context,
+    Date,
     Draft,
     KvCache,
     MaxTokens,
@@ -31,7 +32,6 @@ from edgepack.cli.run_options import (
     AsMarkdown,
     Bound,
     ControlTokens,
-    Date,
     GrammarFile,
     Isolate,
     Logprobs,
@@ -53,7 +53,7 @@ from edgepack.cli.run_options import (
     Verify,
 )
 from edgepack.cli.screen import as_json, err, say, styled
-from edgepack.errors import UsageError
+from edgepack.errors import ToolCallError, UsageError
 
 if TYPE_CHECKING:
     from edgepack.model import Model, Stream
@@ -211,10 +211,17 @@ class _Asking:
         self._calls = "tools" in chat
 
     def silent(self, text: str) -> dict[str, Any]:
-        """Answer without streaming; return the result and what produced it, as JSON values."""
+        """Answer without streaming; return the result and what produced it, as JSON values.
+
+        The report of a call that is none has the answer as the model wrote it.
+        """
         from edgepack.decoding.stream import whole
 
-        return whole(self._stream(text)).to_dict()
+        try:
+            return whole(self._stream(text)).to_dict()
+        except ToolCallError as error:
+            as_json({"text": error.text})
+            raise
 
     def once(self, text: str, markdown: bool, stats: bool) -> None:
         """Stream one answer to standard output, and end it with a line end. Raises ``KeyboardInterrupt`` if stopped."""
@@ -223,10 +230,8 @@ class _Asking:
             say(err(), styled("dim", figures.line(result)))
         if result.finish_reason == "cancelled":
             raise KeyboardInterrupt
-        if result.reasoning and not result.text:
-            cut = result.finish_reason == "length"
-            why = "try --thinking-tokens or more --max-tokens." if cut else "the model ended there. Try --no-think."
-            say(err(), styled("dim", f"There is no answer, only a thought: {why}"))
+        if why := showing.unanswered(result, "--thinking-tokens or more --max-tokens", "--no-think"):
+            say(err(), styled("dim", why))
 
     def _stream(self, text: str) -> Stream:
         return self._model.stream(text, **self._options) if self._chat is None else self._chat.stream(text)

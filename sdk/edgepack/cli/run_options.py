@@ -37,15 +37,6 @@ Variables = Annotated[
         rich_help_panel=PROMPT,
     ),
 ]
-Date = Annotated[
-    str | None,
-    typer.Option(
-        help="The day that the chat template prints, as YYYY-MM-DD.",
-        metavar="DAY",
-        show_default=False,
-        rich_help_panel=PROMPT,
-    ),
-]
 Tools = Annotated[
     Path | None,
     typer.Option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgepack.cli import reports
 from edgepack.cli.spoken import Spoken
+from edgepack.errors import ToolCallError
 
 if TYPE_CHECKING:
     from edgepack.cli.rendered import Rendered
@@ -22,7 +23,8 @@ def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = 
     """Write a stream to standard output as it comes, and an ending; Ctrl-C ends it as soon as the engine can.
 
     In a terminal it may be rendered as Markdown. Where it may call tools, ``calls``, it is written when it is whole, as
-    nobody knows before which of its words are a call; each call is a line of JSON after what was said beside it.
+    nobody knows before which of its words are a call; each call is a line of JSON after what was said beside it. Raises
+    ``ToolCallError`` for a call that is none, after the answer as the model wrote it.
     """
     words = _words(markdown)
     with opening as stream, _interrupt_cancels(stream):
@@ -31,6 +33,10 @@ def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = 
                 words.think(chunk.reasoning)
                 if not calls:
                     words.write(chunk.text)
+        except ToolCallError as error:
+            words.write(error.text)
+            words.end("\n")
+            raise
         except BaseException:
             words.break_off()
             raise
@@ -42,6 +48,17 @@ def show(opening: Stream, ending: str, markdown: bool = False, *, calls: bool = 
         else:
             words.end(ending)
     return stream.result
+
+
+def unanswered(result: Result, longer: str, without: str) -> str:
+    """Return what to say of a result that is only a thought, "" of any other.
+
+    ``longer`` says what to try where it was cut, ``without`` what goes without a thought.
+    """
+    if not result.reasoning or result.text or result.tool_calls or result.finish_reason == "cancelled":
+        return ""
+    cut = result.finish_reason == "length"
+    return f"There is no answer, only a thought: {f'try {longer}' if cut else f'the model ended there. Try {without}'}."
 
 
 def _words(markdown: bool) -> Spoken | Rendered:

@@ -33,6 +33,7 @@ def _beside(path: Path) -> str | None:
     """Return the bundle in the same folder whose name is the nearest, with or without its ending."""
     there = {each.name: each for each in path.parent.glob(f"*{ENDING}") if each.is_dir() and each.name != path.name}
     named = {name.lower().removesuffix(ENDING): str(each) for name, each in there.items()}
-    meant = path.name.lower().removesuffix(ENDING)  # two short names are alike by that ending alone
+    lower = Path(path.name.lower())  # without an ending, also a misspelt one: two short names are alike by that alone
+    meant = lower.stem if get_close_matches(lower.suffix, [ENDING]) else lower.name
     close = get_close_matches(meant, named, n=1, cutoff=0.75)
     return named[close[0]] if close else None

@@ -14,6 +14,7 @@ from edgepack.errors import EdgepackError, UsageError
 from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
+    from edgepack.bundle.manifest import Manifest
     from edgepack.decoding.options import GenerationOptions
     from edgepack.decoding.repro import Setup
     from edgepack.decoding.results import Result
@@ -108,19 +109,21 @@ def compare(
     prompts: Sequence[Prompt],
     *,
     raw: bool = False,
+    date: str | None = None,
     options: GenerationOptions | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Comparison:
     """Ask two models the same, one after the other; each is loaded by its callable and closed.
 
-    A text is asked through the chat template where the bundle has one, unless ``raw``. ``options`` are those of
+    A text is asked through the chat template where the bundle has one, unless ``raw``. ``date`` (YYYY-MM-DD) is the day
+    that is printed by a template which prints one. ``options`` are those of
     ``Model.generate``; the temperature is 0, the seed 0 and ``reuse`` "exact" unless they say otherwise. ``progress``
     is called after each answer. Raises as ``Model.generate`` and ``Model.chat``, with the number of the prompt.
     """
     chosen: GenerationOptions = {"temperature": 0.0, "seed": 0, "reuse": "exact", **(options or {})}
     report = progress or (lambda: None)
-    a = _ask(open_a, prompts, raw, chosen, report)
-    b = _ask(open_b, prompts, raw, chosen, report)
+    a = _ask(open_a, prompts, raw, date, chosen, report)
+    b = _ask(open_b, prompts, raw, date, chosen, report)
     piece = b.piece if a.tokenizer == b.tokenizer else None
     pairs = (_pair(*each, piece) for each in zip(prompts, a.results, b.results, strict=True))
     return Comparison(a.side, b.side, tuple(pairs))
@@ -140,6 +143,7 @@ def _ask(
     opening: Callable[[], Model],
     prompts: Sequence[Prompt],
     raw: bool,
+    date: str | None,
     options: GenerationOptions,
     report: Callable[[], None],
 ) -> _Asked:
@@ -148,7 +152,7 @@ def _ask(
         model.generate(_WARM_UP, max_tokens=2)
         for number, prompt in enumerate(prompts, 1):
             try:
-                results.append(_answer(model, prompt, raw, options))
+                results.append(_answer(model, prompt, raw, date, options))
             except EdgepackError as error:
                 raise type(error)(f"Prompt {number}: {error.message}", hint=error.hint) from error
             report()
@@ -165,14 +169,20 @@ def _ask(
     return _Asked(side, results, digests.get("tokenizer.json"), model.tokenizer.piece)
 
 
-def _answer(model: Model, prompt: Prompt, raw: bool, options: GenerationOptions) -> Result:
+def prints_day(manifest: Manifest) -> bool:
+    """Return whether a bundle's chat template prints a day."""
+    return manifest.chat is not None and manifest.chat.date is not None
+
+
+def _answer(model: Model, prompt: Prompt, raw: bool, date: str | None, options: GenerationOptions) -> Result:
+    day = date if prints_day(model.manifest) else None
     if isinstance(prompt, str):
         if not _chats(model, raw):
             return model.generate(prompt, **options)
-        return model.chat([{"role": "user", "content": prompt}], **options)
+        return model.chat([{"role": "user", "content": prompt}], date=day, **options)
     if raw:
         raise UsageError("A conversation needs the chat template.", hint="Leave out raw, or give the text alone.")
-    return model.chat(prompt, **options)
+    return model.chat(prompt, date=day, **options)
 
 
 def _chats(model: Model, raw: bool) -> bool:

@@ -171,6 +171,8 @@ def test_the_code_of_an_error(error: BaseException, code: int) -> None:
     [
         ("smal.edgepack", "Did you mean small.edgepack?"),
         ("small", "Did you mean small.edgepack?"),
+        ("small.edgpack", "Did you mean small.edgepack?"),
+        ("smal.Edgepak", "Did you mean small.edgepack?"),
         ("Small", "Did you mean small.edgepack?"),
         ("two words", "Did you mean 'two words.edgepack'?"),
         ("qwen3-0.6b", "Build it first: edgepack build qwen3-0.6b"),
@@ -249,6 +251,18 @@ def test_a_terminal_gets_a_failure_in_its_width(tmp_path: Path) -> None:
         ("It was given beside thinking=False.", "It was given beside --no-think."),
         ("on_overflow='truncate_middle' or 'rolling' does.", "--on-overflow truncate_middle or 'rolling' does."),
         ("Ask for it by name: backend=mlx.", "Ask for it by name: --backend mlx."),
+        ("max_tokens is 0.", "--max-tokens is 0."),
+        ("thinking_tokens was given beside thinking=False.", "--thinking-tokens was given beside --no-think."),
+        ("thinking was given, and it does not.", "--think/--no-think was given, and it does not."),
+        ("json_schema and regex are given together.", "--schema and --regex are given together."),
+        ("stop[0] is ''.", "--stop is ''."),
+        ("Leave out date.", "Leave out --date."),
+        ("threads cannot be 9999: there are 2 cores.", "--threads cannot be 9999: there are 2 cores."),
+        ("tools[0].name is 'a'.", "tools[0].name is 'a'."),
+        (
+            "The context is 4. A date, a stop and a seed are words.",
+            "The context is 4. A date, a stop and a seed are words.",
+        ),
         ("x=3, /a/context=3 and pip install a==1 stay.", "x=3, /a/context=3 and pip install a==1 stay."),
     ],
 )

@@ -145,6 +145,28 @@ def test_a_shell_completes(shell: str, typed: str, offered: list[str]) -> None:
         assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", said.replace("\\\\", "")), said
 
 
+def test_zsh_is_offered_what_begins_with_the_part_that_words_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    offered = complete("zsh", "edgepack build smollm-").split('"')
+    assert {"smollm2-135m", "smollm3-3b"} <= set(offered)
+    assert '"--no-think"' in complete("zsh", "edgepack run --no-th")
+    assert "run" not in complete("zsh", "edgepack run demo --no-th").split('"')
+    (tmp_path / "smollm2-135m-mine").mkdir()
+    assert "smollm2" not in complete("zsh", "edgepack build smollm2-135m-m")
+
+
+def test_zsh_shows_the_quotes_of_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    assert complete("zsh", "edgepack ru").isascii()
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    single, double = "\N{RIGHT SINGLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"
+    assert f"the bundle{single}s defaults" in complete("zsh", "edgepack ru")
+    assert f"{double}3{double}" in complete("zsh", "edgepack run demo --va")
+    assert "the bundle's defaults" in complete("fish", "edgepack ru")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_a_shell_is_one_that_it_can_read(shell: str, tmp_path: Path) -> None:
     asked = os.environ | {"_EDGEPACK_COMPLETE": f"source_{shell}"}

@@ -13,7 +13,7 @@ import small_bundle
 from edgepack import FakeRuntime, runtime
 from edgepack.cli import main, textfile
 from edgepack.errors import UsageError
-from edgepack.isolation import probing
+from edgepack.isolation import probing, process
 from edgepack.text.tokenizer import Tokenizer
 
 ALPHABET = Tokenizer.from_json(small_bundle.tokenizer_json(), None, False)
@@ -120,6 +120,24 @@ def test_a_call_is_printed_as_a_line_of_json(
     assert capsys.readouterr().out == "None.\n"
 
 
+def test_a_call_that_is_none_is_shown_as_the_model_wrote_it(
+    bundle: str, say: Say, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "tools.json"
+    file.write_text('{"name": "weather"}')
+    answer = 'Look: <tool_call>{"name": "weather", "arguments": {'
+    say(answer)
+    ask = ["run", bundle, "hi", "--var", "mood=a", "--tools", str(file)]
+    assert main(ask) == 1
+    shown = capsys.readouterr()
+    assert shown.out == answer + "\n"
+    assert shown.err.startswith("error: A tool call is not JSON")
+    assert main([*ask, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["text"] == answer
+    assert report["error"]["type"] == "ToolCallError"
+
+
 def test_a_schema_is_given_by_either_name(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "schema.json"
     file.write_text('{"enum": ["yes"]}')
@@ -128,6 +146,29 @@ def test_a_schema_is_given_by_either_name(bundle: str, tmp_path: Path, capsys: p
         assert capsys.readouterr().out == '"yes"\n'
     assert main(["run", "-h"]) == 0
     assert "--json-schema" not in capsys.readouterr().out
+
+
+def test_compare_asks_on_the_day_that_is_given(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "can_start", lambda: False)
+    changed = Path(bundle) / "manifest.json"
+    passed = json.loads(changed.read_text())
+    passed["chat"]["date"]["policy"] = "passed"
+    changed.write_text(json.dumps(passed))
+    monkeypatch.setattr(small_bundle, "TEMPLATE", TEMPLATE.partition(";")[2])
+    plain = str(small_bundle.write(tmp_path / "plain", chat={**CHAT, "date": None}))
+    (tmp_path / "asked.txt").write_text("hi")
+    ask = ["compare", bundle, plain, "--prompts", str(tmp_path / "asked.txt"), "--json"]
+    assert main(ask) == 2
+    assert "Pass it: --date YYYY-MM-DD" in capsys.readouterr().err
+    assert main([*ask, "--date", "2026-02-03"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert ALPHABET.decode(pair["a"]["repro"]["prompt_ids"]).startswith("03 February 2026;")
+    for words, why in (([plain, plain], "no chat template here prints a day"), ([bundle, plain, "--raw"], "without a")):
+        assert main(["compare", *words, *ask[3:], "--date", "2026-02-03"]) == 2
+        assert "--date was given" in (said := capsys.readouterr().err)
+        assert why in said
 
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [

@@ -6,16 +6,17 @@ import io
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 import pytest
 import small_bundle
 
-from edgepack import FakeRuntime, runtime
+from edgepack import FakeRuntime, fake, runtime
 from edgepack.bundle.manifest import CHAT_THINKING
 from edgepack.bundle.thinking import Switch, Thinking
-from edgepack.cli import main
+from edgepack.cli import main, talk
 from edgepack.isolation import probing, process
 from edgepack.text.tokenizer import Tokenizer
 
@@ -88,8 +89,8 @@ def test_json_has_both(bundle: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_cannot_be_is_refused(bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, reason in (
         (["--raw", "--no-think"], "--no-think was given for a prompt without a chat template"),
-        (["--no-think", "--thinking-tokens", "4"], "thinking_tokens was given beside --no-think"),
-        (["--thinking-tokens", "-4"], "thinking_tokens is -4"),
+        (["--no-think", "--thinking-tokens", "4"], "--thinking-tokens was given beside --no-think"),
+        (["--thinking-tokens", "-4"], "--thinking-tokens is -4"),
     ):
         assert main(["run", bundle, "hi", *options]) == 2
         assert reason in capsys.readouterr().err
@@ -125,3 +126,22 @@ def test_a_thought_that_the_model_ended_with_is_not_said_to_be_cut(
     assert main(["run", bundle, "hi"]) == 0
     said = capsys.readouterr().err
     assert "only a thought: the model ended there. Try --no-think." in said
+
+
+def test_a_chat_says_that_there_is_only_a_thought(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Typed:
+        left = ["hi"]  # noqa: RUF012 - one test reads it
+
+        def read(self) -> str:
+            if not self.left:
+                raise EOFError
+            return self.left.pop()
+
+    monkeypatch.setattr(talk, "_opened", lambda completing: (Typed(), ""))
+    monkeypatch.setattr(talk, "as_found", nullcontext)
+    with fake.model(says="Hello!", thinks="A greeting.") as model:
+        talk.converse(model, {"max_tokens": 14})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "only a thought: try /set thinking_tokens or a larger /set max_tokens." in said

@@ -45,6 +45,8 @@ def converse(
         result = showing.show(stream, "\n", markdown, calls="tools" in chat.options)
         if chat.stats:
             say(notes, styled("dim", figures.line(result)))
+        if why := showing.unanswered(result, "/set thinking_tokens or a larger /set max_tokens", "/think off"):
+            say(notes, styled("dim", why))
         sys.stdout.write("\n")
         sys.stdout.flush()
         return result
