@@ -36,12 +36,12 @@ def held(form: Form, expected: Float32, actual: Float32) -> tuple[NDArray[np.int
     closer, and that of its scale: of its norm, or, where it has a bias of its own, of what that and its largest level
     are at most. More than 1 is a fault: a level that is off by one is worth 1 / 8 of the largest weight, or more.
     """
-    filled = np.pad(expected, ((0, 0), (0, -expected.shape[1] % form.group)))
+    filled = _filled(expected, form.group)
     found = grids.recover(filled, form)
     if found is None:
         return np.empty(0, np.intp), np.empty(0)
     ours = filled[found.rows].reshape(*found.scales.shape, form.group)
-    theirs = np.pad(actual[found.rows], ((0, 0), (0, filled.shape[1] - actual.shape[1]))).reshape(ours.shape)
+    theirs = _filled(actual[found.rows], form.group).reshape(ours.shape)
     error = np.sqrt(np.square(theirs - ours).sum(axis=2, dtype=np.float64))
     norm = np.sqrt(np.square(ours).sum(axis=2, dtype=np.float64))
     largest = np.abs(ours).max(axis=2) * np.sqrt(form.group)
@@ -49,7 +49,13 @@ def held(form: Form, expected: Float32, actual: Float32) -> tuple[NDArray[np.int
     stored = _STORED[form.scales]
     signed = found.biases == found.scales * np.float32(-(2 ** (form.bits - 1)))
     allowed = np.where(signed, (noise + stored) * norm, (noise + 3 * stored) * largest) * _SLACK
-    allowed += np.where(noise == grids.F16, 2.0**-25 * np.sqrt(form.group), 0)
+    # what float32 rounds where q * scale + bias is next to zero, and the smallest steps of f16
+    absolute = np.abs(found.scales) * 2.0 ** (form.bits - 23) + np.where(noise == grids.F16, 2.0**-25, 0)
+    allowed += absolute * np.sqrt(form.group)
     with np.errstate(divide="ignore", invalid="ignore"):
         lost = np.where(error > 0, error / allowed, 0.0)
     return found.rows, np.where(np.isnan(lost), np.inf, lost).max(axis=1)
+
+
+def _filled(rows: Float32, group: int) -> Float32:
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % group))) if rows.shape[1] % group else rows
