@@ -103,7 +103,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            notes = [*ready.notes, *weights.notes]
+            notes = [*ready.notes, *weights.notes, *(note for part in held for note in part.verdict.notes)]
             manifest, identity = seal.seal(
                 bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
             )
@@ -141,6 +141,8 @@ def _write_and_prove(
     parts = []
     for request, done in zip(requests, written, strict=True):
         verdict = prover.variant(request, variants / request.id)
+        for sentence in verdict.notes:
+            progress.warn(sentence)
         if verdict.missed:
             rmtree(variants / request.id)
         parts.append(seal.Part(request, done, verdict))

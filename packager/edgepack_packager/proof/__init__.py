@@ -38,13 +38,15 @@ class Verdict:
     """What the proof says of a variant: for the manifest, and all figures for ``evidence/``.
 
     ``missed`` has the end of a sentence for each gate that does not hold, and for what ended a part of the proof.
-    ``proof`` is None where one is, and where no engine could prove the variant.
+    ``proof`` is None where one is, and where no engine could prove the variant. ``notes`` say how many matrices lie on
+    grids, and whether the variant holds them.
     """
 
     proof: manifest.Proof | None
     self_test: manifest.SelfTest | None
     evidence: dict[str, object]
     missed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Prover:
@@ -92,6 +94,9 @@ class Prover:
             checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts)
             trial.findings += checked.findings
             evidence["tensors"] = checked.figures
+            trial.notes = tuple(_notes(request, checked))
+            if checked.exact:
+                evidence["exact"] = {"matrices": checked.exact, "of": checked.quantised}
         proof = self_test = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():
@@ -109,7 +114,7 @@ class Prover:
         evidence["gates"] = [msgspec.to_builtins(finding.gate) for finding in trial.findings]
         if failed := trial.missed:
             return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
-        return Verdict(proof, self_test, evidence)
+        return Verdict(proof, self_test, evidence, notes=trial.notes)
 
     def _structural_gate(self, target: str) -> Gate:
         found = self._structure[target]
@@ -155,11 +160,24 @@ class Prover:
         return path
 
 
+def _notes(request: Request, checked: tensors.Tensors) -> Iterator[str]:
+    """Say of weights that were rounded to grids before what the variant kept of them."""
+    of = f"of {checked.quantised} quantised matrices"
+    if checked.exact:
+        yield f"{request.id}: {checked.exact} {of} are exact, on the grids that the source's weights lie on."
+    if checked.others:
+        yield (
+            f"{request.id}: {checked.others} {of} lie on grids of 4 bits that {request.scheme} does not hold; "
+            "gguf q4_0 and q4_1, onnx int4 and mlx 4bit_g32 may."
+        )
+
+
 class _Trial:
-    """What the parts of a variant's proof found: gates, and errors that ended a part."""
+    """What the parts of a variant's proof found: gates, notes, and errors that ended a part."""
 
     def __init__(self, variant: str) -> None:
         self.findings: list[Finding] = []
+        self.notes: tuple[str, ...] = ()
         self._variant = variant
         self._errors: list[EdgepackError] = []
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.proof.costs import kept
 from edgepack_packager.proof.gates import Finding, gate
-from edgepack_packager.targets import Reader, Target
+from edgepack_packager.targets import Form, Reader, Target
 
 SCALE = 0.005
 """How far (w' . w) / (w . w) may be from 1, beside what quantisation itself moves it by."""
@@ -46,11 +46,16 @@ Float64 = NDArray[np.float64]
 class Tensors:
     """The gates, each at the place where it is tightest, and the figures of each tensor in model order.
 
-    ``error``: the relative one (L2). ``scale``: (w' . w) / (w . w).
+    ``error``: the relative one (L2). ``scale``: (w' . w) / (w . w). ``exact``: the share of the rows that lie on a grid
+    which the variant holds, where any does. Of the ``quantised`` matrices, ``exact`` hold the grid of every row, and
+    ``others`` lie on grids of 4 bits that their form does not hold.
     """
 
     findings: list[Finding]
     figures: dict[str, dict[str, float]]
+    quantised: int = 0
+    exact: int = 0
+    others: int = 0
 
 
 def prove(
@@ -69,6 +74,7 @@ def prove(
     reader = target.read(variant, weights.decoder)
     tightest = _Tightest()
     sums: dict[str, Float64] = {}
+    on_grids: dict[str, NDArray[np.int64]] = {}
     try:
         for name, start, stop in blocks(weights.decoder):
             pair = _Pair(weights.rows(name, start, stop), reader.rows(name, start, stop))
@@ -78,11 +84,19 @@ def prove(
                 weighed = pair if root is None else _Pair(pair.expected * root, pair.actual * root)
                 cost = _hold_cost(tightest, reader, name, start, pair, weighed, root)
                 _hold_scale(tightest, name, start, weighed, weights.decoder.head_dim, cost)
+                if (form := reader.form(name)).group > 1:
+                    rows = _hold_grids(tightest, form, name, start, pair)
+                    on_grids[name] = on_grids.get(name, np.zeros(3, np.int64)) + rows
             sums[name] = sums.get(name, np.zeros(3)) + np.array([pair.error.sum(), pair.power.sum(), pair.dot.sum()])
             advance(pair.expected.size)
     finally:
         reader.close()
-    return Tensors(tightest.findings, {name: _figures(*three) for name, three in sums.items()})
+    figures = {name: _figures(*three) for name, three in sums.items()}
+    for name, (kept_there, _, rows) in on_grids.items():
+        if kept_there:
+            figures[name]["exact"] = float(kept_there / rows)
+    exact, others = (sum(bool(three[i] == three[2]) for three in on_grids.values()) for i in (0, 1))
+    return Tensors(tightest.findings, figures, len(on_grids), exact, others)
 
 
 def _figures(error: float, power: float, dot: float) -> dict[str, float]:
@@ -178,6 +192,24 @@ def _hold_cost(
     share = float(_over(cost, power))
     moved = abs(float(np.vdot(rule, weights)) / power - 1) if power else 0.0
     return share, share + moved + (few / 2 if cost < least(weighed) else 0.0)
+
+
+def _hold_grids(tightest: _Tightest, form: Form, name: str, start: int, pair: _Pair) -> NDArray[np.int64]:
+    """Hold the rows that lie on grids to them.
+
+    Returns how many hold theirs, how many lie on grids of 4 bits that the form does not hold, and all. A row of zeros
+    counts with either.
+    """
+    from edgepack_packager.proof import exact
+
+    count = len(pair.power)
+    on, lost = exact.held(form, pair.expected, pair.actual)
+    if on.size:
+        tightest.take("tensors.grid", lost, np.ones(len(lost)), lambda index: f"row {start + on[index]} of {name}")
+    zeros = int(((pair.power == 0) & (pair.error == 0)).sum())
+    others = exact.on_grids(exact.FOUR_BITS, pair.expected) if on.size + zeros < count else on[:0]
+    kept = int((lost <= 1).sum())
+    return np.array([kept and kept + zeros, others.size and others.size + zeros, count])
 
 
 def _hold_scale(tightest: _Tightest, name: str, start: int, pair: _Pair, rows: int, cost: tuple[float, float]) -> None:

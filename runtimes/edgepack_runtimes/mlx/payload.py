@@ -18,7 +18,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 _ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
 _BITS = (4, 6, 8)
-_GROUP = 64
+_GROUPS = (32, 64)
 _QUANTIZATION = frozenset({"bits", "group_size", "mode"})
 _HINT = "Build the variant again."
 
@@ -62,29 +62,32 @@ def read_payload(folder: Path, decoder: Decoder) -> Payload:
     if decoder.wide and "F16" in floats:
         raise _fault(folder, "the weights are F16, and the model's activations exceed its range")
     quantized = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
-    bits = _quantization_bits(folder / "config.json", config.get("quantization"), quantized)
-    return Payload(SPELLINGS[config["model_type"]], bits, _GROUP, files, tensors, floats.pop())
+    bits, group = _bits_and_group(folder / "config.json", config.get("quantization"), quantized)
+    return Payload(SPELLINGS[config["model_type"]], bits, group, files, tensors, floats.pop())
 
 
-def _quantization_bits(path: Path, quantization: object, modules: Set[str]) -> dict[str, int]:
-    """Return the bits of every module that has scales: those under its own name, or those of the whole model."""
+def _bits_and_group(path: Path, quantization: object, modules: Set[str]) -> tuple[dict[str, int], int]:
+    """Return the bits of every module that has scales, those under its own name or those of the whole model, and the
+    columns of a group, which all have alike."""
     if quantization is None:
-        return {}
+        return {}, 0
     if not isinstance(quantization, dict):
         raise _fault(path, f"the quantization {quantization!r} is not an object")
-    usual = _bits(path, {key: value for key, value in quantization.items() if key in _QUANTIZATION})
-    own = {key: _bits(path, value) for key, value in quantization.items() if key not in _QUANTIZATION}
+    usual = _bits(path, {key: value for key, value in quantization.items() if key in _QUANTIZATION}, _GROUPS)
+    group: int = quantization["group_size"]
+    own = {key: _bits(path, value, (group,)) for key, value in quantization.items() if key not in _QUANTIZATION}
     if unknown := sorted(own.keys() - modules):
         raise _fault(path, f"the quantization names {unknown[0]}, which is no quantised module")
-    return dict.fromkeys(modules, usual) | own
+    return dict.fromkeys(modules, usual) | own, group
 
 
-def _bits(path: Path, quantization: object) -> int:
+def _bits(path: Path, quantization: object, groups: tuple[int, ...]) -> int:
     if isinstance(quantization, dict) and quantization.keys() <= _QUANTIZATION:
         bits, group, mode = (quantization.get(key) for key in ("bits", "group_size", "mode"))
-        if type(bits) is int and bits in _BITS and group == _GROUP and mode in (None, "affine"):
+        if type(bits) is int and bits in _BITS and type(group) is int and group in groups and mode in (None, "affine"):
             return bits
-    raise _fault(path, f"the quantization {quantization!r} is not of 4, 6 or 8 bits, affine, in groups of {_GROUP}")
+    known = " or ".join(map(str, groups))
+    raise _fault(path, f"the quantization {quantization!r} is not of 4, 6 or 8 bits, affine, in groups of {known}")
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

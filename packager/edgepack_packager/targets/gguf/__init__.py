@@ -17,14 +17,14 @@ from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.reader import GgufReader
-from edgepack_packager.targets.gguf.recipe import K_QUANTS, SCHEMES
+from edgepack_packager.targets.gguf.recipe import FORMATS, SCHEMES
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
 FILE = "model.gguf"
 
 
 class GgufTarget:
-    """Writes and reads ``model.gguf``. K-quants need numba; everything else needs numpy alone."""
+    """Writes and reads ``model.gguf``. What quantises needs numba; float types need numpy alone."""
 
     name = "gguf"
     runtime = "gguf"
@@ -75,7 +75,7 @@ class GgufTarget:
     def check(self, model: Model, scheme: str) -> None:
         """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what writes and reads it."""
         kinds = {tensor.kind for tensor in place(model.decoder, scheme).tensors}
-        for name in ("gguf", "numba") if kinds & K_QUANTS else ("gguf",):
+        for name in ("gguf", "numba") if any(FORMATS[kind].block > 1 for kind in kinds) else ("gguf",):
             with needed("The target gguf", "build"):
                 import_module(name)
         metadata(model, scheme)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Form
 from edgepack_packager.targets.gguf import kquants
 from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, Kind
 
@@ -117,29 +118,65 @@ def _with_numpy(kind: Kind, rows: Float32, place: str) -> Bytes:
         if not (np.isfinite(highest).all() and np.isfinite(lowest).all()):
             raise _unrepresentable(kind, place)
         try:
-            pack(columns, highest, lowest, out[start : start + _STEP])
+            pack(columns, _plain_scale(kind, columns, highest, lowest), lowest, out[start : start + _STEP])
         except FloatingPointError:
             raise _unrepresentable(kind, place) from None
     return out.reshape(len(rows), -1)
 
 
-def _pack_q4_0(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) -> None:
-    scale = _first_peak(columns, highest, lowest) / np.float32(-8)
+def keep_grids(kind: Kind, rows: Float32, factor: float, encoded: Bytes) -> None:
+    """Replace those of the encoded rows that lie on a grid by its levels, which ggml's own rule would round away.
+
+    ``rows``: float32 [n, columns], as the source has them; ``factor``: what they were multiplied by before they became
+    ``encoded``, uint8 [n, row bytes].
+    """
+    if kind not in _PACKERS:
+        return
+    from edgepack_packager.targets import grids
+
+    if (found := grids.recover(rows, Form(kind, int(kind[1]), 32))) is None:
+        return
+    scaled = np.float32(factor)
+    blocks = rows[found.rows].reshape(-1, 32) * scaled
+    scales, lowest = (each.reshape(-1) * scaled for each in (found.scales, found.biases))
+    out = np.empty((len(blocks), FORMATS[kind].block_bytes), np.uint8)
+    for start in range(0, len(blocks), _STEP):
+        run = slice(start, start + _STEP)
+        _PACKERS[kind](blocks[run].T.copy(), scales[run], lowest[run], out[run])
+    encoded[found.rows] = out.reshape(len(found.rows), -1)
+
+
+def _plain_scale(kind: Kind, columns: Float32, highest: Float32, lowest: Float32) -> Float32:
+    """Return ggml's scale of each block; a column of ``columns`` is a block."""
+    if kind == "q8_0":
+        return np.divide(np.maximum(np.abs(highest), np.abs(lowest)), np.float32(127), dtype=np.float32)
+    if kind in ("q4_1", "q5_1"):
+        return (highest - lowest) / np.float32(15 if kind == "q4_1" else 31)
+    return _first_peak(columns, highest, lowest) / np.float32(-16 if kind == "q5_0" else -8)
+
+
+def _pack_q4_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
     codes = _codes(columns, _inverse(scale), 8.5, 15)
     out[:, :2] = _halves(scale)
     out[:, 2:] = _nibbles(codes).T
 
 
-def _pack_q5_0(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) -> None:
-    scale = _first_peak(columns, highest, lowest) / np.float32(-16)
+def _pack_q4_1(columns: Float32, scale: Float32, lowest: Float32, out: Bytes) -> None:
+    columns -= lowest
+    codes = _codes(columns, _inverse(scale), 0.5, 15)
+    out[:, :2] = _halves(scale)
+    out[:, 2:4] = _halves(lowest)
+    out[:, 4:] = _nibbles(codes).T
+
+
+def _pack_q5_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
     codes = _codes(columns, _inverse(scale), 16.5, 31)
     out[:, :2] = _halves(scale)
     out[:, 2:6] = _fifth_bits(codes)
     out[:, 6:] = _nibbles(codes & np.uint8(15)).T
 
 
-def _pack_q5_1(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) -> None:
-    scale = (highest - lowest) / np.float32(31)
+def _pack_q5_1(columns: Float32, scale: Float32, lowest: Float32, out: Bytes) -> None:
     columns -= lowest
     codes = _codes(columns, _inverse(scale), 0.5, 31)
     out[:, :2] = _halves(scale)
@@ -148,8 +185,7 @@ def _pack_q5_1(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) 
     out[:, 8:] = _nibbles(codes & np.uint8(15)).T
 
 
-def _pack_q8_0(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) -> None:
-    scale = np.divide(np.maximum(np.abs(highest), np.abs(lowest)), np.float32(127), dtype=np.float32)
+def _pack_q8_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
     columns *= _inverse(scale)
     # The largest float below a half, with the sign of each value: truncation then rounds halves away from zero, as C's
     # roundf does, and does not lift 0.49999997 to 1.
@@ -160,6 +196,7 @@ def _pack_q8_0(columns: Float32, highest: Float32, lowest: Float32, out: Bytes) 
 
 _PACKERS: dict[Kind, Callable[[Float32, Float32, Float32, Bytes], None]] = {
     "q4_0": _pack_q4_0,
+    "q4_1": _pack_q4_1,
     "q5_0": _pack_q5_0,
     "q5_1": _pack_q5_1,
     "q8_0": _pack_q8_0,

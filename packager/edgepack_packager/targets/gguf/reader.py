@@ -79,8 +79,8 @@ class GgufReader:
         - q8_0, q5_0, q4_0: step s = m/127, m/16, m/8. Every value but the largest is off by at most s/2 (a value
           at the far end may be clipped by s, but is at least 7/8 of m and so no worse in proportion), which makes
           sqrt(n - 1) s / (2 m), and 2**-11 for the scale in half precision.
-        - q5_1: step (max - min)/31, and the norm is at least (max - min)/sqrt(2): sqrt(n) sqrt(2) / (2 * 31), and
-          2**-11 each for scale and minimum.
+        - q5_1, q4_1: step (max - min)/31 or /15, and the norm is at least (max - min)/sqrt(2): sqrt(n) sqrt(2) / (2 *
+          31), and 2**-11 each for scale and minimum.
         - q4_K, q5_K: sub-blocks of 32 with 15 or 31 steps. The engine's search for scale and minimum trades the error
           of one value against others', so a whole step is allowed: sqrt(32) sqrt(2) / steps. Scales and minima have
           6 bits, 63 steps for 8 sub-blocks: half such a step each, over the whole block of 256, is 16/63 of m. The two
@@ -151,6 +151,7 @@ _FORMS = {
     "Q8_0": Form("q8_0", 8, 32),
     "Q5_0": Form("q5_0", 5, 32),
     "Q4_0": Form("q4_0", 4, 32),
+    "Q4_1": Form("q4_1", 4, 32),
     "Q5_1": Form("q5_1", 5, 32),
     "Q4_K": Form("q4_K", 4, 32),
     "Q5_K": Form("q5_K", 5, 32),
@@ -169,6 +170,7 @@ _BOUNDS = {
     "Q8_0": sqrt(31) / (2 * 127) + _HALF,
     "Q5_0": sqrt(31) / (2 * 16) + _HALF,
     "Q4_0": sqrt(31) / (2 * 8) + _HALF,
+    "Q4_1": sqrt(32) * sqrt(2) / (2 * 15) + 2 * _HALF,
     "Q5_1": sqrt(32) * sqrt(2) / (2 * 31) + 2 * _HALF,
     "Q4_K": _k_bound(sqrt(32) * sqrt(2) / 15, 16 / 63),
     "Q5_K": _k_bound(sqrt(32) * sqrt(2) / 31, 16 / 63),
@@ -183,6 +185,7 @@ _FACTORS = {
     "Q8_0": 127,
     "Q5_0": 16,
     "Q4_0": 8,
+    "Q4_1": 15 + 1,
     "Q5_1": 31 + 1,
     "Q4_K": 63 * 15 + 63,
     "Q5_K": 63 * 31 + 63,

@@ -15,7 +15,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
-Kind = Literal["f32", "f16", "bf16", "q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
+Kind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ FORMATS: dict[Kind, Format] = {
     "f16": Format(1, 1, 2),
     "bf16": Format(30, 1, 2),
     "q4_0": Format(2, 32, 18),
+    "q4_1": Format(3, 32, 20),
     "q5_0": Format(6, 32, 22),
     "q5_1": Format(7, 32, 24),
     "q8_0": Format(8, 32, 34),
@@ -61,6 +62,7 @@ SCHEMES: dict[str, Scheme] = {
     "bf16": Scheme(32, "bf16", 16),
     "q8_0": Scheme(7, "q8_0", 8),
     "q4_0": Scheme(2, "q4_0", 4),
+    "q4_1": Scheme(3, "q4_1", 4),
     "q4_k_m": Scheme(15, "q4_K", 4),
     "q5_k_m": Scheme(17, "q5_K", 5),
     "q6_k": Scheme(18, "q6_K", 6),

@@ -14,7 +14,7 @@ from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import Tensor, place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.quantize import Bytes, encode
+from edgepack_packager.targets.gguf.quantize import Bytes, encode, keep_grids
 from edgepack_packager.targets.gguf.tensors import factor, tables
 
 
@@ -58,6 +58,7 @@ class GgufWriter:
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
         encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
+        keep_grids(tensor.kind, rows, ratio, encoded)
         if self._architecture.rotates(name):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)

@@ -8,9 +8,8 @@ from typing import Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, module_bits
+from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, group_of, module_bits
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
-from edgepack_packager.targets.mlx.quantize import GROUP
 from edgepack_packager.targets.mlx.rope import rope_fields
 from edgepack_packager.text.side import Text
 
@@ -70,7 +69,7 @@ def _quantization(decoder: Decoder, scheme: str) -> dict[str, Any]:
     """Say how matrices are quantised, and of each that has other bits than most, how."""
 
     def of(bits: int) -> dict[str, Any]:
-        return {"group_size": GROUP, "bits": bits, "mode": "affine"}
+        return {"group_size": group_of(scheme), "bits": bits, "mode": "affine"}
 
     usual = QUANTIZED[scheme]
     return of(usual) | {module: of(bits) for module, bits in module_bits(decoder, scheme).items() if bits != usual}

@@ -23,8 +23,11 @@ from edgepack_packager.targets.mlx.quantize import GROUP, Float
 SHARD_BYTES = 5 << 30
 """mlx-lm's own limit of the tensors in one file."""
 
-QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8, "4bit_mixed": 4}
+QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8, "4bit_mixed": 4, "4bit_g32": 4}
 """Bits of the schemes that quantise."""
+
+_NARROW = 32
+"""The group of "4bit_g32": that of weights which were trained for 4 bits."""
 
 MIXED = "4bit_mixed"
 WIDE_BITS = 6
@@ -79,7 +82,8 @@ def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
     """Return the element type of all that a variant does not quantise: norms, biases, scales, and so the activations.
 
     A float scheme names it. A quantised one keeps the source's type, with two exceptions. 8-bit takes f16 for bf16,
-    whose 8 significant bits are no more than those of the levels that a scale multiplies. And a ``wide`` decoder takes
+    whose 8 significant bits are no more than those of the levels that a scale multiplies; so does "4bit_g32", which is
+    there for grids whose scales are to be kept. And a ``wide`` decoder takes
     bf16 for f16, whose range its activations exceed; see ``level_type`` for what that costs its 8-bit scales.
     """
     if scheme in FLOATS:
@@ -88,7 +92,7 @@ def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
         return "f32"
     if decoder.wide:
         return "bf16"
-    return "f16" if scheme == "8bit" else FLOATS[dtype]
+    return "f16" if scheme in ("8bit", "4bit_g32") else FLOATS[dtype]
 
 
 def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
@@ -102,9 +106,14 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
     return kind if scheme == MIXED or (scheme == "8bit" and kind == "bf16") else None
 
 
+def group_of(scheme: str) -> int:
+    """Return how many neighbours share a scale and a bias."""
+    return _NARROW if scheme == "4bit_g32" else GROUP
+
+
 def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
     """Say whether a tensor of that shape is quantised: mlx-lm's rule, every matrix whose rows are whole groups."""
-    return scheme in QUANTIZED and len(shape) == 2 and shape[1] % GROUP == 0
+    return scheme in QUANTIZED and len(shape) == 2 and shape[1] % group_of(scheme) == 0
 
 
 def module_bits(decoder: Decoder, scheme: str) -> dict[str, int]:
@@ -142,7 +151,7 @@ def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_
 def _fallbacks(decoder: Decoder, scheme: str, dtype: str) -> Iterator[Fallback]:
     for name, shape in decoder.tensors():
         if scheme in QUANTIZED and len(shape) == 2 and not quantizes(scheme, shape):
-            reason = f"{shape[1]} columns are not a multiple of the group of {GROUP}"
+            reason = f"{shape[1]} columns are not a multiple of the group of {group_of(scheme)}"
             yield Fallback(tensor=name, scheme=float_type(decoder, scheme, dtype), reason=reason)
 
 
@@ -155,8 +164,8 @@ def _tensors(decoder: Decoder, scheme: str, dtype: str) -> Iterator[tuple[str, S
             continue
         rows, columns = shape
         yield f"{module}.weight", Slot("U32", (rows, columns * bits[module] // 32), "", 0)
-        yield f"{module}.scales", Slot(float_dtype, (rows, columns // GROUP), "", 0)
-        yield f"{module}.biases", Slot(float_dtype, (rows, columns // GROUP), "", 0)
+        yield f"{module}.scales", Slot(float_dtype, (rows, columns // group_of(scheme)), "", 0)
+        yield f"{module}.biases", Slot(float_dtype, (rows, columns // group_of(scheme)), "", 0)
 
 
 def _shard(tensors: list[tuple[str, Slot]], limit: int) -> list[dict[str, Slot]]:

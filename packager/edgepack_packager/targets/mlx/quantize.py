@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Form
 from edgepack_packager.targets.sums import add_up
 
 Float = Literal["f32", "f16", "bf16"]
 Bytes = NDArray[np.uint8]
 
 GROUP = 64
-"""Weights that share a scale and a bias: neighbours in a row."""
+"""Weights that share a scale and a bias, unless a scheme names another number: neighbours in a row."""
 
 SMALLEST_SCALE = 1e-7
 """MLX's floor of a scale before it is fitted to the group's edge."""
@@ -40,12 +41,13 @@ def quantize(
     stored: Float | None = None,
     *,
     search: bool = False,
+    group: int = GROUP,
     importance: Float32 | None = None,
 ) -> tuple[Bytes, Float32, Float32]:
-    """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``GROUP``.
+    """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``group``.
 
     ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4, 6 or 8 bits);
-    ``scales`` and ``biases`` are float32 [rows, columns / GROUP], not yet rounded to the type that is stored:
+    ``scales`` and ``biases`` are float32 [rows, columns / group], not yet rounded to the type that is stored:
     w' = q * scale + bias. With the group's ends lo and hi and n = 2**bits - 1: scale = max((hi - lo) / n, 1e-7),
     negative unless |lo| > |hi|; edge = the end of larger magnitude; q0 = rint(edge / scale); where q0 is not 0,
     scale = edge / q0 and bias = edge, so that zero is on the grid, else bias = 0;
@@ -57,12 +59,12 @@ def quantize(
     float32 [columns].
     """
     rows, columns = weights.shape
-    groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, GROUP)
-    packed = np.empty((len(groups), GROUP * bits // 8), np.uint8)
+    groups = np.ascontiguousarray(weights, dtype=np.float32).reshape(-1, group)
+    packed = np.empty((len(groups), group * bits // 8), np.uint8)
     scales = np.empty(len(groups), np.float32)
     biases = np.empty(len(groups), np.float32)
-    counts = (np.ones(columns, np.float32) if importance is None else importance).reshape(-1, GROUP)
-    step = max(1, _TILE // GROUP)
+    counts = (np.ones(columns, np.float32) if importance is None else importance).reshape(-1, group)
+    step = max(1, _TILE // group)
     with np.errstate(all="ignore"):
         for start in range(0, len(groups), step):
             tile = slice(start, start + step)
@@ -73,8 +75,36 @@ def quantize(
                 own = counts[np.arange(start, start + len(groups[tile])) % len(counts)]
                 _improve(groups[tile], own, scales[tile], biases[tile], bits, stored or "f32")
             _pack(groups[tile], scales[tile], biases[tile], bits, packed[tile])
-    shape = (rows, columns // GROUP)
+    shape = (rows, columns // group)
     return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
+
+
+def keep_grids(weights: Float32, bits: int, stored: Float, packed: Bytes, scales: Float32, biases: Float32) -> None:
+    """Replace what ``quantize`` made of those rows that lie on a grid by its levels, which it would round away.
+
+    ``stored`` is the type that scales and biases are rounded to.
+    """
+    from edgepack_packager.targets import grids
+
+    group = weights.shape[1] // scales.shape[1]
+    if (found := grids.recover(weights, Form("affine", bits, group, stored))) is None:
+        return
+    step = max(1, _TILE // weights.shape[1])
+    for start in range(0, len(found.rows), step):
+        run = slice(start, start + step)
+        on = found.rows[run]
+        groups = np.ascontiguousarray(weights[on]).reshape(-1, group)
+        scale, bias = found.scales[run].reshape(-1), found.biases[run].reshape(-1)
+        steps = np.where(scale != 0, scale, np.float32(1))
+        rounded = _as_stored(scale, stored)
+        # A bias makes good for the rounding of its scale, on average; one of whole steps stays so, and zeros exact.
+        whole = bias == scale * np.float32(-(2 ** (bits - 1)))
+        middle = (add_up(groups.T.copy()) / np.float32(group) - bias) / steps
+        bias = np.where(whole, rounded * np.float32(-(2 ** (bits - 1))), bias + (scale - rounded) * middle)
+        scales[on], biases[on] = rounded.reshape(len(on), -1), _as_stored(bias, stored).reshape(len(on), -1)
+        levels = np.empty((len(groups), group * bits // 8), np.uint8)
+        _pack(groups, np.where(scale != 0, rounded, steps), biases[on].reshape(-1), bits, levels)
+        packed[on] = levels.reshape(len(on), -1)
 
 
 def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
@@ -163,9 +193,9 @@ def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes)
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
     """Return float32 [rows, columns] = q * scale + bias of bytes laid out as ``quantize`` does."""
-    rows = len(packed)
+    rows, groups = scales.shape
     levels = _unpacked(packed, bits)
-    values = levels.reshape(rows, -1, GROUP).astype(np.float32)
+    values = levels.reshape(rows, groups, -1).astype(np.float32)
     values *= scales[:, :, None]
     values += biases[:, :, None]
     return values.reshape(rows, -1)

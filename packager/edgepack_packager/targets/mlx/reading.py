@@ -25,6 +25,8 @@ from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
 
 _FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
+_GROUPS = (32, 64)
+
 _ROUNDING = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8}
 """Half a unit in the last place over the value, of a normal number."""
 
@@ -38,7 +40,7 @@ class MlxReader:
         self._shapes = dict(decoder.tensors())
         self._raw: dict[Path, int] = {}
         with ExitStack() as stack:
-            self._kind, self._quantization = _kind_and_quantization(folder)
+            self._kind, self._quantization, self._group = _kind_and_quantization(folder)
             self._stored = stored_shapes(self._kind, decoder)
             self._tensors = self._open(folder, stack)
             self._closing = stack.pop_all()
@@ -79,7 +81,7 @@ class MlxReader:
         if packed.dtype != "U32" or len(data) != (stop - start) * row_bytes:
             raise BuildError(f"{self._folder}: {where.tensor} is {packed.dtype}, or shorter than its header says.")
         for part in ("scales", "biases"):
-            self._entry(f"{where.module}.{part}", (rows, columns[0] // GROUP))
+            self._entry(f"{where.module}.{part}", (rows, columns[0] // self._group))
         scales = self._floats(f"{where.module}.scales", start, stop)
         biases = self._floats(f"{where.module}.biases", start, stop)
         return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, bits)
@@ -90,27 +92,27 @@ class MlxReader:
         if not self._is_quantized(where):
             stored = _FLOATS[self._entry(where.tensor).dtype]
             return Form(stored, 32 if stored == "f32" else 16)
-        return Form("affine", self._bits(where), GROUP, _FLOATS[self._entry(f"{where.module}.scales").dtype])
+        return Form("affine", self._bits(where), self._group, _FLOATS[self._entry(f"{where.module}.scales").dtype])
 
     def bound(self, name: str) -> float:
         """Return the largest |w' - w| / |w| of a row (L2 norms) that the tensor's scheme allows.
 
-        A float type: half a unit in its last place, 0 for float32. A group of 64, in steps s of its grid: zero is on
+        A float type: half a unit in its last place, 0 for float32. A group of n, in steps s of its grid: zero is on
         the grid, and the edge, of magnitude h >= H = 2**(bits - 1), is represented exactly. Any other element has an
         error of at most 1/2 and of at most its own magnitude; beyond the last level it is at most 1, at a magnitude of
-        H or more. The ratio is worst where all 63 lie half-way between zero and one step:
-        sqrt(63/4 / (H**2 + 63/4)), 0.444 for 4 bits and 0.031 for 8. Rounding scale and bias by a relative u moves an
-        element w by at most u (|w| + 2 h s), so a row by u (1 + 2 sqrt(64)) = 17 u of its norm. float32 arithmetic
-        adds less than 2**-16.
+        H or more. The ratio is worst where all n - 1 lie half-way between zero and one step:
+        sqrt((n-1)/4 / (H**2 + (n-1)/4)), 0.444 for 4 bits in groups of 64 and 0.031 for 8. Rounding scale and bias by a
+        relative u moves an element w by at most u (|w| + 2 h s), so a row by u (1 + 2 sqrt(n)) of its norm, 17 u for
+        64. float32 arithmetic adds less than 2**-16.
         """
         where = place(self._kind, self._decoder, name)
         if not self._is_quantized(where):
             return _ROUNDING[self._entry(where.tensor).dtype]
         rounding = _ROUNDING[self._entry(f"{where.module}.scales").dtype]
-        halves = (GROUP - 1) / 4
+        halves = (self._group - 1) / 4
         return (
             math.sqrt(halves / (4.0 ** (self._bits(where) - 1) + halves))
-            + (1 + 2 * math.sqrt(GROUP)) * rounding
+            + (1 + 2 * math.sqrt(self._group)) * rounding
             + 2.0**-16
         )
 
@@ -165,8 +167,9 @@ class MlxReader:
             raise BuildError(f"{self._folder} cannot be read back: {error}") from None
 
 
-def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int]]:
-    """Return the model file that config.json names, and the bits of quantised modules by name, "" for all others."""
+def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int], int]:
+    """Return the model file that config.json names, the bits of quantised modules by name, "" for all others, and the
+    columns of a group, which all have alike."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -177,6 +180,6 @@ def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int]]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BuildError(f"{path} cannot be read back: {error!r}") from None
     for bits, group in found.values():
-        if bits not in (0, 4, 6, 8) or group != GROUP:
+        if bits not in (0, 4, 6, 8) or group not in _GROUPS or group != found[""][1]:
             raise BuildError(f"{path} names {bits} bits in groups of {group}.")
-    return kind, {name: int(bits) for name, (bits, _) in found.items()}
+    return kind, {name: int(bits) for name, (bits, _) in found.items()}, found[""][1]

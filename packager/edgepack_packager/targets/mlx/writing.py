@@ -16,6 +16,7 @@ from edgepack_packager.targets.mlx.config import config_json, text_files
 from edgepack_packager.targets.mlx.layout import (
     MIXED,
     float_type,
+    group_of,
     index_json,
     lay_out,
     level_type,
@@ -24,7 +25,7 @@ from edgepack_packager.targets.mlx.layout import (
 )
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
-from edgepack_packager.targets.mlx.quantize import Float, quantize, round_to
+from edgepack_packager.targets.mlx.quantize import Float, keep_grids, quantize, round_to
 
 
 class MlxWriter:
@@ -88,9 +89,10 @@ class MlxWriter:
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        bits, counts = self._bits[where.module], self._importance.get(name)
+        bits, counts, group = self._bits[where.module], self._importance.get(name), group_of(self._scheme)
         search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
-        packed, scales, biases = quantize(rows, bits, self._level_type, search=search, importance=counts)
+        packed, scales, biases = quantize(rows, bits, self._level_type, search=search, group=group, importance=counts)
+        keep_grids(rows, bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))

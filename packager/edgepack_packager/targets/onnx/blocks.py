@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import CALIBRATED_BITS
+from edgepack_packager.targets import CALIBRATED_BITS, Form
 from edgepack_packager.targets.onnx.layout import Blocks
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
@@ -37,12 +37,9 @@ def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> 
     """
     from edgepack_packager.targets.onnx import kernels
 
-    n, columns = rows.shape
-    count = form.count(columns)
-    counts = np.ones(columns, np.float32) if importance is None else importance
-    if columns % form.size:
-        rows, counts = (np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, count * form.size - columns)]) for x in (rows, counts))
-    flat, counts = np.ascontiguousarray(rows).reshape(-1, form.size), counts.reshape(-1, form.size)
+    n, count = len(rows), form.count(rows.shape[1])
+    counts = np.ones(rows.shape[1], np.float32) if importance is None else importance
+    flat, counts = (np.ascontiguousarray(_filled(x, form)).reshape(-1, form.size) for x in (rows, counts[None]))
     codes = np.empty((len(flat), form.size_bytes), np.uint8)
     scales = np.empty(len(flat), np.float32)
     half = np.float32(2 ** (form.bits - 1))
@@ -57,6 +54,22 @@ def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> 
             kernels.plain(flat[run], half, whole, scales[run])
         codes[run] = _packed(whole, form.bits)
     return codes.reshape(n, count, -1), scales.reshape(n, count)
+
+
+def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32) -> None:
+    """Replace what ``quantize`` made of those rows that lie on a grid by its levels, which it would round away."""
+    from edgepack_packager.targets import grids
+
+    if (found := grids.recover(_filled(rows, form), Form("signed", form.bits, form.size, "f32"))) is None:
+        return
+    scales[found.rows] = found.scales
+    step = max(1, _RUN // scales.shape[1])
+    for start in range(0, len(found.rows), step):
+        run = slice(start, start + step)
+        on = found.rows[run]
+        levels = _filled(rows[on], form).reshape(len(on), -1, form.size) - found.biases[run, :, None]
+        levels /= np.where(found.scales[run] != 0, found.scales[run], np.float32(1))[:, :, None]
+        codes[on] = _packed(np.rint(levels).astype(np.uint8), form.bits)
 
 
 def dequantize(codes: Codes, scales: Float32, columns: int, bits: int) -> Float32:
@@ -86,6 +99,11 @@ def bound(form: Blocks) -> float:
     half = 2 ** (form.bits - 1)
     error = (form.size - 1) * (0.5 + 2.0**-14) ** 2
     return math.sqrt(error / (half**2 + error))
+
+
+def _filled(rows: Float32, form: Blocks) -> Float32:
+    """Rows whose last block is filled up with zeros."""
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % form.size))) if rows.shape[1] % form.size else rows
 
 
 def _packed(whole: Codes, bits: int) -> Codes:

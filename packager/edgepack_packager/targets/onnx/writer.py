@@ -103,6 +103,7 @@ def _encoded(
         _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
         return (halves,)
     codes, scales = blocks.quantize(rows, stored.blocks, importance)
+    blocks.keep_grids(rows, stored.blocks, codes, scales)
     _check_finite(name, start, np.isfinite(scales), f"int{stored.blocks.bits}", "f32")
     return codes, scales.astype("<f4", copy=False)
 

@@ -281,7 +281,7 @@ HARD: dict[str, Array] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q5_0", "q5_1", "q8_0"])
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
 @pytest.mark.parametrize("values", HARD)
 def test_numpy_writes_ggmls_bytes(kind: Kind, values: str) -> None:
     rows = HARD[values]
@@ -557,14 +557,14 @@ def test_f16_keeps_the_largest_value(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_without_numba_k_quants_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_numba_what_quantises_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     target = GgufTarget()
     model = Model("tiny", decoder(), "bf16")
-    for scheme in ("q4_k_m", "q4_0", "q6_k"):
+    for scheme in ("q4_k_m", "q4_0", "q6_k", "q8_0"):
         with pytest.raises(ExtraMissingError, match=r"needs numba.*edgepack\[build\]"):
             target.check(model, scheme)
-    for quant in ("f32", "f16", "q8"):
+    for quant in ("f32", "f16", "bf16"):
         (tmp_path / quant).mkdir()
         target.check(model, target.scheme(quant, model))
         write(tmp_path / quant, decoder(), target.scheme(quant, model))

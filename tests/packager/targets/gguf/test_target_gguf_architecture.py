@@ -98,7 +98,7 @@ def test_the_measure_is_what_the_writer_reports(name: str, scheme: str, tmp_path
     assert written.data_bytes == len(data) - min(info.start for info in found.tensors.values())
     assert written.tensor_bytes == sum(t.size for t in place(decoder, scheme).canonical.values())
     # rows of 64 do not fill a block of 256
-    assert bool(written.fallbacks) == (scheme in ("q4_0", "q4_k_m", "q5_k_m", "q6_k"))
+    assert bool(written.fallbacks) == (scheme in ("q4_0", "q4_1", "q4_k_m", "q5_k_m", "q6_k"))
 
 
 @pytest.mark.parametrize("scheme", ["f32", "bf16", "q8_0"])
