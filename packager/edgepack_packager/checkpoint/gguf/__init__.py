@@ -1,1 +1,1 @@
-"""GGUF files as such: what one holds, and what its bytes stand for. The target reads its own with it, a build others."""
+"""GGUF files as such: what one holds, and what its bytes mean. The target reads its own with it, a build others."""
