@@ -17,7 +17,7 @@ from oracle_models import ORACLE_MODELS
 from tokenizers import Tokenizer
 
 import edgepack
-from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack.errors import ProofError, SourceError, UnsupportedModelError
 from edgepack.runtime import Options
 from edgepack_packager import families, reference, source
 from edgepack_packager.build import build
@@ -292,6 +292,22 @@ def test_templates_and_how_to_sample(facts: tuple[dict[str, Value], Any], tmp_pa
     config = json.loads((found.folder / "generation_config.json").read_text())
     assert (config["temperature"], config["top_k"], config["do_sample"]) == (0.6, 20, True)
     assert config["eos_token_id"] == [2, 0]
+
+
+def test_a_file_that_is_read_wrongly_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of q and k that stay in the file's order are a fault that no shape and no name shows."""
+    file = packed(make_llama(tmp_path / "model"), tmp_path / "out", "q8_0").rename(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgepack_packager.families.gguf.rotates", lambda name, architecture: False)
+    with pytest.raises(ProofError, match=r"tiny\.gguf is not read as llama\.cpp reads it: the logits' error is"):
+        build(str(file), Recipe(("gguf",), ("f32",)), tmp_path / "tiny.edgepack")
+    assert not (tmp_path / "tiny.edgepack").exists()
+
+
+def test_a_vocabulary_that_is_read_wrongly_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = packed(make_llama(tmp_path / "model"), tmp_path / "out", "q8_0").rename(tmp_path / "tiny.gguf")
+    monkeypatch.setattr("edgepack_packager.source.gguf.tokenizer._merges", lambda keys: [])
+    with pytest.raises(ProofError, match=r"tiny\.gguf failed the proof: tokens\.equal is less than 1"):
+        build(str(file), Recipe(("onnx",), ("f32",)), tmp_path / "tiny.edgepack")
 
 
 @pytest.mark.parametrize("scheme", ["f16", "q8_0", "q4_0"])
