@@ -68,7 +68,9 @@ class Prepared:
             return []
         progress.stage(f"Comparing {file.name} with llama.cpp", 1)
         ids = probe.make(weights.decoder, self.tokenizer).ids
-        return [reading.prove(weights, file, seal.text_of(model), self.vectors, self.tokenizer, ids, scratch)]
+        told = reading.prove(weights, file, seal.text_of(model), self.vectors, self.tokenizer, ids, scratch)
+        progress.warn(told)
+        return [told]
 
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:

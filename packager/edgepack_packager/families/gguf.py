@@ -17,15 +17,10 @@ from edgepack_packager.checkpoint.gguf.parse import Info
 from edgepack_packager.checkpoint.weights import Float32
 
 _TABLES = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
-_FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
 class GgufWeights:
-    """``Weights`` over a GGUF file.
-
-    ``dtype`` is the type that all matrices are stored in, "f32" where those are floats of several; "f16" where some are
-    quantised, for that is what their scales are.
-    """
+    """``Weights`` over a GGUF file, whose names and shapes are checked beforehand."""
 
     def __init__(self, file: GgufFile, decoder: Decoder) -> None:
         self.decoder, self._file = decoder, file
@@ -39,9 +34,7 @@ class GgufWeights:
         for name, shape in shapes.items():
             if (found := file.tensors[name].shape) != shape:
                 raise file.fault(f"has the tensor {name} in the shape {list(found)}, and by its metadata {list(shape)}")
-        types = {file.tensors[name].type for name, shape in shapes.items() if len(shape) == 2}
-        floats = {_FLOATS.get(kind, "f16") for kind in types}
-        self.dtype = floats.pop() if len(floats) == 1 else "f16" if types - _FLOATS.keys() else "f32"
+        self.dtype = file.dtype
 
     @property
     def notes(self) -> list[str]:

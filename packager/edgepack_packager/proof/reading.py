@@ -71,7 +71,7 @@ def prove(
     try:
         name = engine.run(_NAME, folder, weights.decoder, ids, cache, logits)
     except EngineError as error:
-        return f"{path.name} was not compared with llama.cpp, which cannot run it: {error.message}"
+        return f"{path.name} was not compared with llama.cpp: {error.message}"
     target = targets.find(_NAME)
     held = execution.against(target, _Stored(weights), weights.decoder, ids, logits, kv_cache=cache, scratch=scratch)
     if not held.passes:

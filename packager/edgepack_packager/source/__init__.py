@@ -66,7 +66,7 @@ def find(model: str) -> Source:
         if found := place.cached(folder):
             return Source(folder, found.name, found.repository, found.revision, given=True)
         return Source(folder, folder.resolve().name, given=True)
-    if folder.is_file() and folder.suffix.lower() == gguf.SUFFIX:
+    if folder.suffix.lower() == gguf.SUFFIX and not folder.is_dir():
         return _unfolded(folder)
     if folder.is_file():
         raise place.no_folder(folder)

@@ -258,6 +258,11 @@ def test_a_tensor_too_few_or_too_many_is_refused(facts: tuple[dict[str, Value], 
             families.open_model(checkpoint)
 
 
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"nowhere\.gguf cannot be read: No such file"):
+        source.find(str(tmp_path / "nowhere.gguf"))
+
+
 def test_the_unfolded_folder_goes_with_its_source(facts: tuple[dict[str, Value], Any], tmp_path: Path) -> None:
     keys = facts[0] | {"general.license": "apache-2.0", "general.name": "Tiny\nlicense: mit"}
     found = source.find(str(written(tmp_path / "Tiny.Q8.gguf", keys, facts[1])))

@@ -18,6 +18,8 @@ from edgepack_packager.checkpoint.strictjson import open_plain
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import read_at
 
+_FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+
 
 class GgufFile:
     """``keys`` are its scalars, ``tensors`` what it holds by name. It holds the header's tables, and never a tensor."""
@@ -45,6 +47,14 @@ class GgufFile:
     def tensors(self) -> Mapping[str, Info]:
         """The tensors by name."""
         return self._header.tensors
+
+    @property
+    def dtype(self) -> str:
+        """The type that all matrices are stored in, "f32" where those are floats of several; "f16" where some are
+        quantised, for that is what their scales are."""
+        types = {info.type for info in self.tensors.values() if len(info.shape) > 1}
+        found = {_FLOATS.get(kind, "f16") for kind in types}
+        return found.pop() if len(found) == 1 else "f16" if types - _FLOATS.keys() else "f32"
 
     @property
     def arrays(self) -> Mapping[str, Array]:

@@ -39,6 +39,8 @@ _KNOWN = frozenset(
         *("expert_count", "expert_used_count", "tensor_data_layout"),
     }
 )
+_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+
 # With so many layers llama.cpp takes a Gemma for the one of 27 B, whose scores have a scale of their own.
 _OF_27B = {"gemma2": 46, "gemma3": 62}
 
@@ -76,7 +78,7 @@ def read(file: GgufFile) -> Config:
         "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "rope_theta": keys.number("rope.freq_base", 10000.0),
-        "torch_dtype": "float32",
+        "torch_dtype": _DTYPES[file.dtype],
         **_biases(file),
     }
     if (rotated := keys.count("rope.dimension_count", head_dim)) != head_dim:
@@ -187,6 +189,7 @@ def _gemma(keys: Keys, config: Config) -> Config:
     return {
         "query_pre_attn_scalar": config["hidden_size"] // heads if wide else config["head_dim"],
         "hidden_activation": "gelu_pytorch_tanh",
+        "torch_dtype": "float32",
     }
 
 
