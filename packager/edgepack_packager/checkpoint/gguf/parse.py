@@ -24,6 +24,9 @@ _BOOL, _STRING, _ARRAY = 7, 8, 9
 MOST = 1 << 16
 """Keys, or tensors: no file of a model has as many of either."""
 
+MAX_HEADER_BYTES = 100_000_000
+"""Several times the header with the largest vocabulary that is known."""
+
 # ggml_type -> (name, elements per block, bytes per block): ggml.h and ggml-common.h
 _TYPES = {
     0: ("F32", 1, 4),
@@ -120,8 +123,8 @@ def parse(data: memoryview, fault: Fault) -> Header:
         if start % alignment or start < end:
             raise fault(f"puts {info.name} at {start}, which is not aligned or lies over another tensor")
         end = start + info.size
-        if end > cursor.size:
-            raise fault(f"ends at {cursor.size}, inside {info.name}")
+        if end > len(data):
+            raise fault(f"ends at {len(data)}, inside {info.name}")
         tensors[info.name] = Info(info.name, info.type, info.shape, info.row_bytes, start)
     return Header(keys, arrays, tensors)
 
@@ -141,10 +144,7 @@ class _Cursor:
         self._data = data
         self.fault = fault
         self.position = 0
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
+        self.size = min(len(data), MAX_HEADER_BYTES)
 
     def take(self, length: int) -> memoryview:
         if length > self.size - self.position:

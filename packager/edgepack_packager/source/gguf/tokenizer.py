@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from edgepack_packager.checkpoint.gguf.pretokenizers import ADDS_BOS, COMPOSED, splits
 from edgepack_packager.checkpoint.gguf.vocabulary import TokenType
-from edgepack_packager.source.gguf.keys import Keys, damaged, unsupported
+from edgepack_packager.source.gguf.keys import MAX_ITEMS, Keys, damaged, unsupported
 
 Json = dict[str, Any]
 
@@ -47,7 +48,7 @@ class Vocabulary:
             raise unsupported(self._path, f"has a tokenizer of the kind {self.kind!r}, which edgepack does not rebuild")
         self.tokens = keys.texts(_TOKENS)
         self.types = keys.array(_TYPES)
-        if len(self.types) != len(self.tokens) or not all(kind in {*TokenType} for kind in self.types):
+        if len(self.types) != len(self.tokens) or not {*self.types} <= {*TokenType}:
             raise damaged(self._path, f"must have one of llama.cpp's types for each token in {_TYPES}")
         self._check_twice()
         self.roles = {role: self._id(role) for role in ("bos", "eos", "eot", "eom", "unknown", "padding")}
@@ -201,13 +202,16 @@ def _by_score(keys: Keys, words: Vocabulary) -> list[list[str]]:
     longest = max(map(len, normal), default=0)
     if longest > _LONGEST:
         raise unsupported(keys.file.path, f"has a token of {longest} characters")
-    found = [
+    pairs = (
         (-scores[id], -cut, text)
         for text, id in normal.items()
         for cut in range(1, len(text))
         if text[:cut] in normal and text[cut:] in normal
-    ]
-    return [[text[:-cut], text[-cut:]] for _, cut, text in sorted(found)]
+    )
+    found = sorted(islice(pairs, MAX_ITEMS))
+    if len(found) == MAX_ITEMS:
+        raise unsupported(keys.file.path, f"has a vocabulary whose tokens are made in {MAX_ITEMS} ways or more")
+    return [[text[:-minus], text[-minus:]] for _, minus, text in found]
 
 
 def _bpe(
