@@ -17,7 +17,6 @@ from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import calibration, families, proof, reference, seal, source, work
-from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
@@ -82,7 +81,7 @@ def build(
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
-    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out, ready.force) as scratch:
+    with source.open_weights(ready.origin) as checkpoint, work.folder(ready.out, ready.force) as scratch:
         weights = families.open_model(checkpoint, ready.recipe.context)
         for sentence in weights.notes:
             progress.warn(sentence)
@@ -96,14 +95,15 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)
-        paths = [ready.origin.folder / CONFIG, *checkpoint.files]
-        files = [seal.file_of(path, ready.origin.folder) for path in paths]
+        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
+        compared = ready.compared(weights, scratch, progress)
         prover = ready.prover(weights, files, scratch, progress, model)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            notes = [*ready.notes, *weights.notes, *(note for part in held for note in part.verdict.notes)]
+            grids = [note for part in held for note in part.verdict.notes]
+            notes = [*ready.notes, *weights.notes, *compared, *grids]
             manifest, identity = seal.seal(
                 bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
             )

@@ -19,7 +19,9 @@ from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.families import quantised
+from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.progress import Progress
+from edgepack_packager.proof import probe, reading
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
@@ -70,6 +72,17 @@ class Prepared:
             weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts
         )
 
+    def compared(self, weights: Weights, scratch: Path, progress: Progress) -> list[str]:
+        """Hold what was read of a GGUF file to llama.cpp, and return a sentence of it; nothing for another source."""
+        file, model = self.origin.file, self.model
+        if file is None or not isinstance(weights, GgufWeights) or self.recipe.unproven:
+            return []
+        progress.stage(f"Comparing {file.name} with llama.cpp", 1)
+        ids = probe.make(weights.decoder, self.tokenizer).ids
+        told = reading.prove(weights, file, seal.text_of(model), self.vectors, self.tokenizer, ids, scratch)
+        progress.warn(told)
+        return [told]
+
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
     """Settle all that needs no weights; arguments and errors are those of ``build.build``."""
@@ -105,7 +118,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
-    notes = [*families.notes(config), *text.notes]
+    notes = [*origin.notes, *families.notes(config), *text.notes]
     silent = vectors.chat is not None and vectors.chat.thinking is None
     doubt = thinking.doubt(origin.repository or origin.name) if silent else None
     for sentence in (*notes, *warnings(text), doubt, foresight.obstacle(model, requests, hardware, supports)):

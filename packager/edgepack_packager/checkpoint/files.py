@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from fnmatch import fnmatch
+from pathlib import Path
 
 from edgepack.errors import SourceError
 
@@ -73,7 +74,11 @@ def no_weights(place: object, names: Collection[str]) -> SourceError:
         )
     if gguf := sorted(name for name in names if name.lower().endswith(".gguf")):
         return SourceError(
-            f"{place} has no {SINGLE}, only {gguf[0]}: a GGUF file cannot be a source.",
-            hint="Give the checkpoint that it was made from, in Hugging Face layout.",
+            f"{place} has no {SINGLE}, only {gguf[0]}.", hint=f"Give the GGUF file itself{way_to(place, gguf[0])}"
         )
     return SourceError(f"{place} has neither {SINGLE} nor {INDEX}.", hint="Fetch the weights as safetensors.")
+
+
+def way_to(place: object, name: str) -> str:
+    """Return the end of a hint: where a file of a folder is, or how a repository's is fetched."""
+    return f": {place / name}" if isinstance(place, Path) else f", once it is fetched: hf download {place} {name}"

@@ -40,7 +40,8 @@ def _targets(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, or `demo`.",
+        help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, a GGUF file, or "
+        "`demo`.",
         metavar="MODEL",
         autocompletion=_known,
         show_default=False,
@@ -193,6 +194,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
     "edgepack build ./my-finetune --calibrate notes.txt",
+    "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
 )
 def build(
     model: Model,

@@ -10,7 +10,9 @@ import msgspec
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
+from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
 from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, smollm3, unbuilt
+from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import MappedWeights, Source
 
 
@@ -77,12 +79,14 @@ def notes(config: Mapping[str, Any]) -> list[str]:
     return [f"config.json: architectures names {', '.join(names)}; the model_type {config['model_type']!r} decides."]
 
 
-def open_model(checkpoint: Checkpoint, context: int | None = None) -> MappedWeights:
+def open_model(checkpoint: Checkpoint | GgufCheckpoint, context: int | None = None) -> MappedWeights | GgufWeights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open. Raises as ``describe``, and ``SourceError`` for a
     missing, unknown or misshapen tensor.
     """
+    if isinstance(checkpoint, GgufCheckpoint):
+        return GgufWeights(checkpoint.file, describe(checkpoint.config, context))
     family = find(checkpoint.config)
     return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED)
 

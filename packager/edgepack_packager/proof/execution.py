@@ -11,8 +11,10 @@ the same places says how much on this one. An engine that rounds nothing is held
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -24,7 +26,8 @@ from edgepack_packager.proof import compare, engine
 from edgepack_packager.proof.costs import to_float
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.reference import EXACT, Reading
-from edgepack_packager.targets import Activations, Reader, Target
+from edgepack_packager.targets import Activations, Form, Target
+from edgepack_packager.targets.kv_cache import Cache
 
 TOKENS = 96
 """Of the probe, from its beginning: enough to tell a fault from rounding, and a third of the cost."""
@@ -33,12 +36,22 @@ ROUNDED = 2.0
 """Times what rounding costs the reference, as a mean square; measured: 0.7 to 1.5, whatever the model and scheme."""
 
 
+class Stored(Protocol):
+    """What an engine ran: how a file stores each canonical tensor, its values, and what a KV cache rounds."""
+
+    def form(self, name: str) -> Form: ...
+
+    def rows(self, name: str, start: int, stop: int) -> Float32: ...
+
+    def cache(self, kind: KvCache) -> Cache | None: ...
+
+
 class ReadBack:
     """The ``Weights`` that a finished variant holds, dequantised."""
 
     dtype = "f32"
 
-    def __init__(self, decoder: Decoder, reader: Reader) -> None:
+    def __init__(self, decoder: Decoder, reader: Stored) -> None:
         self.decoder, self._reader = decoder, reader
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
@@ -69,7 +82,21 @@ def prove(
 
     ``logits`` is a file of float32 [n_vocab] for each id.
     """
-    reader = target.read(variant, decoder)
+    with closing(target.read(variant, decoder)) as reader:
+        return against(target, reader, decoder, ids, logits, kv_cache=kv_cache, scratch=scratch)
+
+
+def against(
+    target: Target,
+    reader: Stored,
+    decoder: Decoder,
+    ids: Sequence[int],
+    logits: Path,
+    *,
+    kv_cache: KvCache,
+    scratch: Path,
+) -> Gate:
+    """As ``prove``, over the weights that a reader gives, of a file that the engine of ``target`` ran."""
     own = ReadBack(decoder, reader)
     ids = ids[:TOKENS]
 
@@ -80,13 +107,10 @@ def prove(
 
     said, other = scratch / "own", scratch / "rounded"
     readings = {said: EXACT}
-    try:
-        cache = reader.cache(kv_cache)
-        if cache or any(target.activations(reader.form(name)) != "f32" for name, _ in decoder.tensors()):
-            readings[other] = Reading(cache, rounding)
-        engine.spool(own, ids, readings)
-    finally:
-        reader.close()
+    cache = reader.cache(kv_cache)
+    if cache or any(target.activations(reader.form(name)) != "f32" for name, _ in decoder.tensors()):
+        readings[other] = Reading(cache, rounding)
+    engine.spool(own, ids, readings)
     cost = compare.nmse(engine.rows(other, columns), engine.rows(said, columns)) if other in readings else 0.0
     found = compare.nmse(islice(engine.rows(logits, columns), len(ids)), engine.rows(said, columns))
     return gate("engine.nmse", found, "<=", target.nmse(decoder) + ROUNDED * cost)

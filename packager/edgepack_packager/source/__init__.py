@@ -1,8 +1,9 @@
 """Sources: what a build is asked to convert, and the folder that it becomes.
 
-A name is the demo model, a folder, an alias of the catalogue, or a repository of the hub. ``find`` fetches its
-config.json and no more, so that a model that cannot be built is refused before gigabytes are on their way;
-``fetch_text`` adds everything but the weights, and ``fetch_weights`` the weights. A folder needs neither.
+A name is the demo model, a folder, a GGUF file, an alias of the catalogue, or a repository of the hub. ``find`` fetches
+its config.json and no more, so that a model that cannot be built is refused before gigabytes are on their way;
+``fetch_text`` adds everything but the weights, and ``fetch_weights`` the weights. A folder needs neither, and a file
+is unfolded into one.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
+from weakref import finalize
 
 from edgepack import extras
 from edgepack.errors import SourceError
-from edgepack_packager.checkpoint import CONFIG
+from edgepack_packager.checkpoint import CONFIG, Checkpoint, open_checkpoint
+from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.progress import Progress
-from edgepack_packager.source import catalog, place, space
+from edgepack_packager.source import catalog, gguf, place, space
 from edgepack_packager.source.space import Need
 
-__all__ = ["DEMO", "Need", "Source", "fetch_text", "fetch_weights", "find", "read_config"]
+__all__ = ["DEMO", "Need", "Source", "described", "fetch_text", "fetch_weights", "find", "open_weights", "read_config"]
 
 DEMO = "demo"
 
@@ -31,12 +35,13 @@ _ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+)(/.*)?", re.ASCII)
 _LISTED = "`edgepack models` lists the catalogue; a repository of the hub is named OWNER/NAME, a folder by its path."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Source:
     """A folder in Hugging Face layout, the name that its bundle takes, and where it came from.
 
     ``revision`` is the 40-hex commit of ``repository``; both are None for a folder whose path does not name them.
-    ``given`` says that the folder was given as one, so that nothing is fetched into it.
+    ``given`` says that the folder was given as one, so that nothing is fetched into it. ``file`` is a GGUF file that
+    holds the weights, and ``notes`` what is to be known of it, a sentence each; its folder goes when this does.
     """
 
     folder: Path
@@ -44,6 +49,8 @@ class Source:
     repository: str | None = None
     revision: str | None = None
     given: bool = False
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find(model: str) -> Source:
@@ -59,6 +66,8 @@ def find(model: str) -> Source:
         if found := place.cached(folder):
             return Source(folder, found.name, found.repository, found.revision, given=True)
         return Source(folder, folder.resolve().name, given=True)
+    if folder.suffix.lower() == gguf.SUFFIX and not folder.is_dir():
+        return _unfolded(folder)
     if folder.is_file():
         raise place.no_folder(folder)
     name, at, revision = model.partition("@")
@@ -91,7 +100,8 @@ def read_config(model: str) -> dict[str, Any]:
     """
     if not _is_folder(model) and (found := catalog.carried(model)):
         return dict(found[1].config)
-    return read_object(find(model).folder / CONFIG)
+    source = find(model)  # whose folder may go when it does
+    return read_object(source.folder / CONFIG)
 
 
 def fetch_text(source: Source) -> None:
@@ -129,6 +139,27 @@ def fetch_weights(source: Source, progress: Progress, *others: Need) -> None:
         hub.fetch_weights(source.repository, source.revision, source.folder, progress, others)
     else:
         space.check(others)
+
+
+def open_weights(source: Source) -> Checkpoint | GgufCheckpoint:
+    """Open the weights of a source, which are there. Raises ``SourceError`` where they are damaged."""
+    if source.file is None:
+        return open_checkpoint(source.folder)
+    return GgufCheckpoint(gguf.open_file(source.file), read_object(source.folder / CONFIG))
+
+
+def described(source: Source, weights: Checkpoint | GgufCheckpoint) -> list[Path]:
+    """Return the files that say what the model is: its weights, and a config.json that is not made of them."""
+    return [*([] if source.file else [source.folder / CONFIG]), *weights.files]
+
+
+def _unfolded(path: Path) -> Source:
+    folder, notes = gguf.unfold(path)
+    found = place.cached(path.parent)
+    repository, revision = (found.repository, found.revision) if found else (None, None)
+    source = Source(folder, path.stem, repository, revision, given=True, file=path, notes=tuple(notes))
+    finalize(source, rmtree, folder, ignore_errors=True)
+    return source
 
 
 def _folder(model: str) -> Path:

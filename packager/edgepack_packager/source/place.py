@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import SourceError
-from edgepack_packager.checkpoint.files import ADAPTER, CONFIG
+from edgepack_packager.checkpoint.files import ADAPTER, CONFIG, way_to
 from edgepack_packager.checkpoint.strictjson import read_object
 
 _CACHED = re.compile(r"models--((?:(?!--)[\w.-])+(?:--(?:(?!--)[\w.-])+)?)", re.ASCII)
@@ -40,11 +40,6 @@ def cached(folder: Path) -> Cached | None:
 
 def no_folder(path: Path) -> SourceError:
     """Return the error of a file that was given in the place of a folder."""
-    if path.suffix.lower() == ".gguf":
-        return SourceError(
-            f"{path} is a GGUF file, which cannot be a source.",
-            hint="Give the folder or the repository of the model that it was made from, in Hugging Face layout.",
-        )
     return SourceError(f"{path} is a file, not a folder.", hint=f"Give its folder: {path.parent}")
 
 
@@ -67,8 +62,7 @@ def no_config(place: object, names: Collection[str], adapter: Callable[[], dict[
         )
     if gguf := sorted(name for name in names if name.lower().endswith(".gguf")):
         return SourceError(
-            f"{place} has no {CONFIG}, but {gguf[0]}: a GGUF file cannot be a source.",
-            hint="Give the folder or the repository of the model that it was made from, in Hugging Face layout.",
+            f"{place} has no {CONFIG}, but {gguf[0]}.", hint=f"Give the GGUF file itself{way_to(place, gguf[0])}"
         )
     return SourceError(
         f"{place} has no {CONFIG}.", hint="Give a model in Hugging Face layout: OWNER/NAME, or its folder, whole."

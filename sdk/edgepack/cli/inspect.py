@@ -160,7 +160,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     manifest = bundle.manifest
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""
-    yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} (a local folder)"
+    paths = [file.path for file in source.files]
+    kind = "a GGUF file" if len(paths) == 1 and paths[0].lower().endswith(".gguf") else "a local folder"
+    yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} ({kind})"
     yield from _licence(manifest.license)
     yield (
         "model",
@@ -199,6 +201,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
+    notes = manifest.producer.recipe.get("notes")
+    yield from (("note", note) for note in (notes if isinstance(notes, list) else ()))
 
 
 def _tools(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -21,14 +21,14 @@ from edgepack.cli import main
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import Payload, kv_bytes, needed
 from edgepack.device.seconds import Turn
-from edgepack.errors import UsageError
+from edgepack.errors import BuildError, UsageError
 from edgepack.runtime import Options
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.gguf.parse import parse
 from edgepack_packager.fit import Fit, Row, at_best, devices, element_type, fit
 from edgepack_packager.source import read_config
 from edgepack_packager.targets import Model, Request
-from edgepack_packager.targets.gguf.parse import parse
 from edgepack_packager.text import read_text
 from edgepack_packager.write import write
 
@@ -86,7 +86,7 @@ def size(path: Path) -> int:
 def gguf_data(path: Path) -> int:
     """The bytes from the first tensor on."""
     data = path.read_bytes()
-    return len(data) - min(tensor.start for tensor in parse(memoryview(data), path.name).tensors.values())
+    return len(data) - min(tensor.start for tensor in parse(memoryview(data), BuildError).tensors.values())
 
 
 def test_every_variant_has_the_bytes_that_were_computed(written: Written) -> None:

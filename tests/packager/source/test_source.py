@@ -217,7 +217,7 @@ def test_no_other_folder_does(name: str, tmp_path: Path) -> None:
     [
         ("model.safetensors", "is a file, not a folder", "Give its folder: {folder}"),
         ("config.json", "is a file, not a folder", "Give its folder: {folder}"),
-        ("Model-Q4_K_M.GGUF", "is a GGUF file, which cannot be a source", "that it was made from"),
+        ("Model-Q4_K_M.GGUF", "is empty", "Fetch the file again"),
     ],
 )
 def test_a_file_in_the_place_of_a_folder(file: str, message: str, hint: str, tmp_path: Path) -> None:
@@ -233,7 +233,11 @@ NO_MODEL: list[tuple[dict[str, str], str, str]] = [
     (ADAPTER, "is an adapter of acme/Base, not a model", "Merge it first"),
     (ADAPTER | {"adapter_config.json": "{}"}, "is an adapter, not a model", "merge_and_unload"),
     ({"params.json": "{}", "consolidated.safetensors": ""}, "its maker's own layout", "Hugging Face layout"),
-    ({"model-Q4_K_M.gguf": "", "README.md": ""}, "a GGUF file cannot be a source", "made from"),
+    (
+        {"model-Q4_K_M.gguf": "", "README.md": ""},
+        "has no config.json, but model-Q4_K_M.gguf",
+        "{folder}/model-Q4_K_M.gguf",
+    ),
     ({"sub/config.json": "{}"}, "has no config.json", "Give the folder in it that has one: {folder}/sub"),
     ({"README.md": ""}, "has no config.json", "OWNER/NAME"),
 ]

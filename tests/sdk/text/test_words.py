@@ -21,7 +21,7 @@ from edgepack.text.compiling import compile_tokenizer
 from edgepack.text.splitting import Item, Step
 from edgepack.text.tables import Tables
 from edgepack.text.words import Front
-from edgepack_packager.targets.gguf.pretokenizer import _NAMES
+from edgepack_packager.checkpoint.gguf.pretokenizers import NAMES
 
 CASES = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]|\s+(?!\S)|\s"
@@ -54,7 +54,7 @@ STEPS: dict[str, list[dict[str, Any]]] = {
     "after": [by_text("aa", "MergedWithNext")],
     "end": [split(r"\s+$|\s")],
     "none": [],
-} | {"/".join(names.values()): [KNOWN.get(part) or split(part) for part in parts] for parts, names in _NAMES.items()}
+} | {"/".join(names.values()): [KNOWN.get(part) or split(part) for part in parts] for parts, names in NAMES.items()}
 NORMALIZERS: dict[str, Any] = {
     "none": None,
     "nfc": {"type": "NFC"},

@@ -47,11 +47,12 @@ class GgufTarget:
         return 1e-9 if decoder.activation == "silu" else 1e-6
 
     def activations(self, form: Form) -> Activations:
-        """Return ggml's ``vec_dot_type`` of a matrix: q8_K (blocks of 256) for K-quants, else q8_0 or q8_1 (of 32)."""
+        """Return ggml's ``vec_dot_type`` of a matrix: q8_K (blocks of 256) for K-quants and nearly all of the iq types,
+        else q8_0 or q8_1 (of 32)."""
         match form.kind:
             case "f32" | "f16" | "bf16":
                 return form.kind
-            case "q4_K" | "q5_K" | "q6_K":
+            case kind if kind.endswith("_K") or (kind.startswith(("iq", "tq")) and kind != "iq4_NL"):
                 return 256
             case _:
                 return 32

@@ -14,6 +14,7 @@ from math import sqrt
 
 from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import UnsupportedModelError
+from edgepack_packager.checkpoint.gguf import names
 
 
 class Feature(StrEnum):
@@ -52,18 +53,14 @@ _SCALINGS = {LinearScaling: _F.LINEAR, Llama3Scaling: _F.LLAMA3, LongRopeScaling
 class Architecture:
     """An architecture: its name in files, the features that it ``always`` has, and those that it ``may`` have.
 
-    ``interleaved``: its rope turns neighbours, so that files have the rows of q and k of a head in that order.
-    ``fused``: one tensor holds q, k and v, and one the gate and up projections. ``period``: every so many layers one is
-    without window, unless the file says otherwise; 0 where there are no windows. ``needs_window``: llama.cpp ends the
-    process where no layer has one. ``huge_layers``: with so many layers llama.cpp takes a model for the one of 27 B,
-    whose scores are scaled by (hidden size / heads) ** -0.5.
+    ``period``: every so many layers one is without window, unless the file says otherwise; 0 where there are no
+    windows. ``needs_window``: llama.cpp ends the process where no layer has one. ``huge_layers``: with so many layers
+    llama.cpp takes a model for the one of 27 B, whose scores are scaled by (hidden size / heads) ** -0.5.
     """
 
     name: str
     always: frozenset[Feature] = frozenset()
     may: frozenset[Feature] = frozenset()
-    interleaved: bool = False
-    fused: bool = False
     period: int = 0
     needs_window: bool = False
     huge_layers: int = 0
@@ -80,9 +77,10 @@ class Architecture:
             return 1 / sqrt(decoder.hidden_size // decoder.n_heads)
         return 1 / sqrt(decoder.head_dim)
 
-    def rotates(self, canonical: str) -> bool:
-        """Whether a file has the rows of this tensor with each head's two halves interleaved."""
-        return self.interleaved and canonical.removesuffix(".bias").endswith(("attention.q", "attention.k"))
+    @property
+    def fused(self) -> bool:
+        """Whether one tensor holds q, k and v."""
+        return self.name in names.FUSED
 
 
 _ANY = frozenset({_F.QKV_BIAS, _F.HEAD, _F.LINEAR})
@@ -91,11 +89,11 @@ _GEMMA = frozenset({_F.GELU, _F.POST_NORMS, _F.EMBEDDING_SCALE})
 ARCHITECTURES = (
     # The llama graph computes the same, but files of models with these biases alone are qwen2's.
     Architecture("qwen2", always=frozenset({_F.QKV_BIAS}), may=_ANY),
-    Architecture("llama", may=_ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3}, interleaved=True),
+    Architecture("llama", may=_ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3}),
     Architecture("qwen3", always=frozenset({_F.QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
     # It reads the key of a window, and then ignores it.
-    Architecture("phi3", may=_ANY | {_F.PARTIAL, _F.LONGROPE}, fused=True),
-    Architecture("smollm3", always=frozenset({_F.FOURTH_WITHOUT_ROPE}), may=_ANY | {_F.OTHER_WIDTH}, interleaved=True),
+    Architecture("phi3", may=_ANY | {_F.PARTIAL, _F.LONGROPE}),
+    Architecture("smollm3", always=frozenset({_F.FOURTH_WITHOUT_ROPE}), may=_ANY | {_F.OTHER_WIDTH}),
     Architecture(
         "gemma2",
         always=_GEMMA | {_F.ATTENTION_SOFTCAP, _F.LOGITS_SOFTCAP},

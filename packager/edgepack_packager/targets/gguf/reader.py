@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from math import sqrt
 from pathlib import Path
 
@@ -12,12 +10,12 @@ import numpy as np
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
+from edgepack_packager.checkpoint.gguf.file import GgufFile
+from edgepack_packager.checkpoint.gguf.names import rotates
+from edgepack_packager.checkpoint.gguf.parse import Info
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.gguf.architecture import choose
-from edgepack_packager.targets.gguf.dequantize import dequantize
-from edgepack_packager.targets.gguf.parse import Info, parse
 from edgepack_packager.targets.gguf.tensors import factor, parts
 from edgepack_packager.targets.kv_cache import Cache
 
@@ -37,16 +35,8 @@ class GgufReader:
         self._decoder = decoder
         self._shapes = dict(decoder.tensors())
         self._parts = parts(decoder)
-        self._architecture = choose(decoder)
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | BINARY)
-        except OSError as error:
-            raise BuildError(f"{path} cannot be read: {error.strerror}.") from None
-        try:
-            self._tensors = self._header()
-        except BaseException:
-            self.close()
-            raise
+        self._architecture = choose(decoder).name
+        self._file = GgufFile(path, self._fault)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a canonical tensor, dequantised: float32.
@@ -56,11 +46,11 @@ class GgufReader:
         tensor = self._tensor(name)
         if not 0 <= start <= stop <= self._shapes[name][0]:
             raise ValueError(f"rows {start} to {stop} of {name}, which has {self._shapes[name][0]}")
-        rotates = self._architecture.rotates(name)
+        first = self._parts[name].first
         rows = (
-            self._half_split(tensor, start, stop)
-            if rotates
-            else self._read(tensor, self._parts[name].first, start, stop)
+            self._file.half_split(tensor, self._decoder.head_dim, start, stop)
+            if rotates(name, self._architecture)
+            else self._file.rows(tensor, first + start, first + stop)
         )
         ratio = factor(self._decoder, name)
         return rows if ratio == 1 else rows / np.float32(ratio)
@@ -107,41 +97,18 @@ class GgufReader:
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _header(self) -> dict[str, Info]:
-        if os.fstat(self._descriptor).st_size == 0:
-            raise BuildError(f"{self._path} is empty.", hint="Build it again.")
-        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            return parse(view, str(self._path)).tensors
+        self._file.close()
 
     def _tensor(self, name: str) -> Info:
         part = self._parts.get(name)
-        tensor = self._tensors.get(part.name) if part else None
+        tensor = self._file.tensors.get(part.name) if part else None
         if part is None or tensor is None or tensor.shape != part.shape:
             found = "lacks" if tensor is None else f"has, in the shape {tensor.shape},"
             raise BuildError(f"{self._path} {found} the tensor {part.name if part else '?'} for {name}.")
         return tensor
 
-    def _half_split(self, tensor: Info, start: int, stop: int) -> Float32:
-        """Read rows of a tensor whose heads are interleaved: row i of the first half is the file's 2 i of the head."""
-        dim = self._decoder.head_dim
-        first = start // dim
-        heads = self._read(tensor, 0, first * dim, -(-stop // dim) * dim)
-        head, row = np.divmod(np.arange(start, stop), dim)
-        half, within = np.divmod(row, dim // 2)
-        return np.ascontiguousarray(heads[(head - first) * dim + 2 * within + half])
-
-    def _read(self, tensor: Info, first: int, start: int, stop: int) -> Float32:
-        """Read rows [start, stop) counted from a first one."""
-        size = (stop - start) * tensor.row_bytes
-        data = read_at(self._descriptor, size, tensor.start + (first + start) * tensor.row_bytes)
-        if len(data) != size:
-            raise BuildError(f"{self._path} ended inside {tensor.name}.")
-        rows = np.frombuffer(data, np.uint8).reshape(stop - start, tensor.row_bytes)
-        return dequantize(tensor.type, rows).reshape(stop - start, *tensor.shape[1:])
+    def _fault(self, what: str) -> BuildError:
+        return BuildError(f"{self._path} {what}.", hint="The file was damaged after it was written; build it again.")
 
 
 _FORMS = {

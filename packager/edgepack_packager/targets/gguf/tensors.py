@@ -1,81 +1,24 @@
-"""Where a file has each canonical tensor, what it is multiplied by there, and which tables stand beside them.
-
-Source of the names: gguf-py's constants.py and tensor_mapping.py; of what a fused tensor holds: ``build_qkv`` in
-llama.cpp's src/llama-graph.cpp, and ``ggml_swiglu``, which takes the gate from the first half.
-"""
+"""Where a file has each canonical tensor, what it is multiplied by there, and which tables stand beside them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 
 from edgepack.bundle.decoder import Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack_packager.checkpoint.gguf import names
+from edgepack_packager.checkpoint.gguf.names import Part
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets.gguf.architecture import Architecture, choose
-
-_ROOTS = {"embedding": "token_embd", "norm": "output_norm", "head": "output"}
-_BLOCKS = {
-    "attention.norm": "attn_norm",
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.q_norm": "attn_q_norm",
-    "attention.k_norm": "attn_k_norm",
-    "attention.o": "attn_output",
-    "attention.post_norm": "post_attention_norm",
-    "mlp.norm": "ffn_norm",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-    "mlp.post_norm": "post_ffw_norm",
-}
-_FUSED = {
-    "attention.q": "attn_qkv",
-    "attention.k": "attn_qkv",
-    "attention.v": "attn_qkv",
-    "mlp.gate": "ffn_up",
-    "mlp.up": "ffn_up",
-}
+from edgepack_packager.targets.gguf.architecture import choose
 
 # A ratio closer to one than this is two roundings of the same number.
 _SAME = 2.0**-22
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The place of a canonical tensor: the file's tensor, its shape there with the rows first, and the first row."""
-
-    name: str
-    shape: tuple[int, ...]
-    first: int
-
-
 def parts(decoder: Decoder) -> dict[str, Part]:
     """Return the place of every canonical tensor. Raises ``UnsupportedModelError`` as ``architecture.choose``."""
-    architecture = choose(decoder)
-    names = {canonical: gguf_name(canonical, architecture) for canonical, _ in decoder.tensors()}
-    rows: Counter[str] = Counter()
-    first = {}
-    for canonical, shape in decoder.tensors():
-        first[canonical] = rows[names[canonical]]
-        rows[names[canonical]] += shape[0]
-    return {
-        canonical: Part(names[canonical], (rows[names[canonical]], *shape[1:]), first[canonical])
-        for canonical, shape in decoder.tensors()
-    }
-
-
-def gguf_name(canonical: str, architecture: Architecture) -> str:
-    """Return the name of the tensor that holds a canonical one: "blk.3.attn_q.bias" for "layers.3.attention.q.bias"."""
-    stem, suffix = (canonical[:-5], "bias") if canonical.endswith(".bias") else (canonical, "weight")
-    if stem in _ROOTS:
-        return f"{_ROOTS[stem]}.{suffix}"
-    _, layer, role = stem.split(".", 2)
-    name = _FUSED.get(role, _BLOCKS[role]) if architecture.fused else _BLOCKS[role]
-    return f"blk.{layer}.{name}.{suffix}"
+    return names.parts(decoder, choose(decoder).name)
 
 
 def factor(decoder: Decoder, canonical: str) -> float:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager.checkpoint.gguf.vocabulary import TokenType
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.header import U32, Value
@@ -65,17 +65,6 @@ _FILL_IN: Mapping[str, tuple[str, ...]] = {
 }
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-
-
-class TokenType(IntEnum):
-    """llama_token_type of llama.h."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 def vocabulary(model: Model) -> dict[str, Value]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepack.errors import BuildError
+from edgepack_packager.checkpoint.gguf.names import rotates
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import write_at
 from edgepack_packager.targets import Model, Written
@@ -25,7 +26,7 @@ class GgufWriter:
         self._layout = place(model.decoder, scheme)
         self._decoder = model.decoder
         self._importance = model.importance
-        self._architecture = choose(model.decoder)
+        self._architecture = choose(model.decoder).name
         self._written = dict.fromkeys(self._layout.canonical, 0)
         start = header.encode(metadata(model, scheme), self._layout)
         self._data = len(start)
@@ -59,7 +60,7 @@ class GgufWriter:
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
         encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
         keep_grids(tensor.kind, rows, ratio, encoded)
-        if self._architecture.rotates(name):
+        if rotates(name, self._architecture):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
         self._written[name] += len(rows)

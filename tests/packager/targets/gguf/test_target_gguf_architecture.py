@@ -11,14 +11,14 @@ from decoders import RandomWeights, describe
 from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, architecture, rope
 
 from edgepack.bundle.decoder import Attention, Decoder
-from edgepack.errors import UnsupportedModelError
+from edgepack.errors import BuildError, UnsupportedModelError
+from edgepack_packager.checkpoint.gguf.parse import parse
 from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.parse import parse
 from edgepack_packager.targets.gguf.recipe import SCHEMES
 from edgepack_packager.targets.gguf.tensors import factor
 
@@ -92,7 +92,7 @@ def test_the_measure_is_what_the_writer_reports(name: str, scheme: str, tmp_path
     measured = GgufTarget().measure(decoder, "f32", scheme)
     assert measured == written
     data = (tmp_path / "model.gguf").read_bytes()
-    found = parse(memoryview(data), "model.gguf")
+    found = parse(memoryview(data), BuildError)
     sizes = [info.shape[0] * info.row_bytes for info in found.tensors.values()]
     assert written.weights_bytes == sum(sizes)
     assert written.data_bytes == len(data) - min(info.start for info in found.tensors.values())
@@ -150,7 +150,7 @@ def test_phi3_holds_q_k_and_v_in_one_tensor_and_gate_and_up_in_another(tmp_path:
     decoder = DECODERS["phi3: partial, biases, scores"]
     _write(tmp_path, decoder, "f32")
     data = (tmp_path / "model.gguf").read_bytes()
-    tensors = parse(memoryview(data), "model.gguf").tensors
+    tensors = parse(memoryview(data), BuildError).tensors
     assert tensors["blk.1.attn_qkv.weight"].shape == (64 + 32 + 32, 64)
     assert tensors["blk.1.attn_qkv.bias"].shape == (128,)
     assert tensors["blk.1.ffn_up.weight"].shape == (2 * 96, 64)
@@ -164,7 +164,7 @@ def test_phi3_holds_q_k_and_v_in_one_tensor_and_gate_and_up_in_another(tmp_path:
 def test_both_lists_of_longrope_are_the_decoders(tmp_path: Path) -> None:
     _write(tmp_path, DECODERS["phi3: beyond the original context"], "f16")
     data = (tmp_path / "model.gguf").read_bytes()
-    found = parse(memoryview(data), "model.gguf")
+    found = parse(memoryview(data), BuildError)
     for name in ("rope_factors_long.weight", "rope_factors_short.weight"):
         values = np.frombuffer(data, "<f4", 8, found.tensors[name].start)
         assert np.array_equal(values, np.array(LONG.factors, np.float32))
@@ -198,7 +198,7 @@ KEYS: list[tuple[str, dict[str, float | str | int]]] = [
 @pytest.mark.parametrize(("name", "expected"), KEYS)
 def test_the_keys_of_an_architecture(name: str, expected: dict[str, float | str | int], tmp_path: Path) -> None:
     _write(tmp_path, DECODERS[name], "f32")
-    found = parse(memoryview((tmp_path / "model.gguf").read_bytes()), "model.gguf").keys
+    found = parse(memoryview((tmp_path / "model.gguf").read_bytes()), BuildError).keys
     assert expected.items() <= found.items()
     assert not [key for key in found if key.endswith("sliding_window_pattern")]
 

@@ -21,13 +21,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack.text.tokenizer import Tokenizer as CompiledTokenizer
+from edgepack_packager.checkpoint.gguf.pretokenizers import DEEPSEEK_LLM
+from edgepack_packager.checkpoint.gguf.vocabulary import TokenType
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.header import U32
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.pretokenizer import DEEPSEEK_LLM
-from edgepack_packager.targets.gguf.vocabulary import TokenType, vocabulary
+from edgepack_packager.targets.gguf.vocabulary import vocabulary
 from edgepack_packager.text.side import Text
 from edgepack_runtimes.gguf.differences import Differences
 

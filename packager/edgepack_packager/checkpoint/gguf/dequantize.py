@@ -18,6 +18,8 @@ def dequantize(kind: str, rows: Bytes) -> Float32:
     """Return the values of rows in one of ggml's types ("Q4_K"): uint8 [n, row bytes] as float32 [n, columns]."""
     if kind in ("Q4_K", "Q5_K", "Q6_K"):
         return _k_quants(kind, rows)
+    if kind == "Q8_K":
+        return _q8_k(rows)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize as by_gguf
 
@@ -26,7 +28,7 @@ def dequantize(kind: str, rows: Bytes) -> Float32:
 
 
 def _k_quants(kind: str, rows: Bytes) -> Float32:
-    from edgepack_packager.targets.gguf import unpacking
+    from edgepack_packager.checkpoint.gguf import unpacking
 
     unpack, block_bytes, halves = {
         "Q4_K": (unpacking.q4, 144, slice(0, 4)),
@@ -37,4 +39,12 @@ def _k_quants(kind: str, rows: Bytes) -> Float32:
     units = np.ascontiguousarray(blocks[:, halves]).view("<f2").astype(np.float32)
     values = np.empty((len(blocks), 256), np.float32)
     unpack(blocks, units, values)
+    return values.reshape(len(rows), -1)
+
+
+def _q8_k(rows: Bytes) -> Float32:
+    """A float32 unit, 256 levels of 8 bits, and sums of them that only products need."""
+    blocks = rows.reshape(-1, 292)
+    units = np.ascontiguousarray(blocks[:, :4]).view("<f4")
+    values: Float32 = units * blocks[:, 4:260].view(np.int8)
     return values.reshape(len(rows), -1)

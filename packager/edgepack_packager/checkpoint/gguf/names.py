@@ -1,0 +1,80 @@
+"""What a GGUF file calls the canonical tensors, and in which order it has the rows of q and k.
+
+Source of the names: gguf-py's constants.py and tensor_mapping.py; of what a fused tensor holds: ``build_qkv`` in
+llama.cpp's src/llama-graph.cpp, and ``ggml_swiglu``, which takes the gate from the first half.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from edgepack.bundle.decoder import Decoder
+
+INTERLEAVED = frozenset({"llama", "smollm3"})
+"""Architectures whose rope turns neighbours, so that files have the rows of q and k of a head in that order."""
+
+FUSED = frozenset({"phi3"})
+"""Architectures that have q, k and v in one tensor, and the gate and up projections in another."""
+
+_ROOTS = {"embedding": "token_embd", "norm": "output_norm", "head": "output"}
+_BLOCKS = {
+    "attention.norm": "attn_norm",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.q_norm": "attn_q_norm",
+    "attention.k_norm": "attn_k_norm",
+    "attention.o": "attn_output",
+    "attention.post_norm": "post_attention_norm",
+    "mlp.norm": "ffn_norm",
+    "mlp.gate": "ffn_gate",
+    "mlp.up": "ffn_up",
+    "mlp.down": "ffn_down",
+    "mlp.post_norm": "post_ffw_norm",
+}
+_TOGETHER = {
+    "attention.q": "attn_qkv",
+    "attention.k": "attn_qkv",
+    "attention.v": "attn_qkv",
+    "mlp.gate": "ffn_up",
+    "mlp.up": "ffn_up",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The place of a canonical tensor: the file's tensor, its shape there with the rows first, and the first row."""
+
+    name: str
+    shape: tuple[int, ...]
+    first: int
+
+
+def parts(decoder: Decoder, architecture: str) -> dict[str, Part]:
+    """Return the place of every canonical tensor in a file of that architecture."""
+    names = {canonical: gguf_name(canonical, architecture) for canonical, _ in decoder.tensors()}
+    rows: Counter[str] = Counter()
+    first = {}
+    for canonical, shape in decoder.tensors():
+        first[canonical] = rows[names[canonical]]
+        rows[names[canonical]] += shape[0]
+    return {
+        canonical: Part(names[canonical], (rows[names[canonical]], *shape[1:]), first[canonical])
+        for canonical, shape in decoder.tensors()
+    }
+
+
+def gguf_name(canonical: str, architecture: str) -> str:
+    """Return the name of the tensor that holds a canonical one: "blk.3.attn_q.bias" for "layers.3.attention.q.bias"."""
+    stem, suffix = (canonical[:-5], "bias") if canonical.endswith(".bias") else (canonical, "weight")
+    if stem in _ROOTS:
+        return f"{_ROOTS[stem]}.{suffix}"
+    _, layer, role = stem.split(".", 2)
+    name = _TOGETHER.get(role, _BLOCKS[role]) if architecture in FUSED else _BLOCKS[role]
+    return f"blk.{layer}.{name}.{suffix}"
+
+
+def rotates(canonical: str, architecture: str) -> bool:
+    """Whether a file has the rows of this tensor with each head's two halves interleaved."""
+    return architecture in INTERLEAVED and canonical.removesuffix(".bias").endswith(("attention.q", "attention.k"))
