@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import families, proof, reference, seal, source, work
+from edgepack_packager import adapters, families, proof, reference, seal, source, work
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
@@ -82,8 +82,12 @@ def build(
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
-    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out, ready.force) as scratch:
-        weights = families.open_model(checkpoint, ready.recipe.context)
+    with (
+        open_checkpoint(ready.origin.folder) as checkpoint,
+        adapters.opened(ready.adapters, families.stored(checkpoint.config, ready.model.decoder)) as merged,
+        work.folder(ready.out, ready.force) as scratch,
+    ):
+        weights = families.open_model(checkpoint, ready.recipe.context, merged.changes)
         for sentence in weights.notes:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
@@ -95,12 +99,13 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         draft = None if small is None else _build_draft(small, bundle, progress)
         paths = [ready.origin.folder / CONFIG, *checkpoint.files]
         files = [seal.file_of(path, ready.origin.folder) for path in paths]
+        files += seal.files_of_adapters(ready.adapters)
         prover = ready.prover(weights, files, scratch, progress)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            notes = [*ready.notes, *weights.notes]
+            notes = [*ready.notes, *weights.notes, *(part.verdict.remark for part in held if part.verdict.remark)]
             manifest, identity = seal.seal(
                 bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft
             )

@@ -13,12 +13,14 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, families, foresight, licence, proof, seal, source, work
+from edgepack_packager.adapters import Asked
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
-from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.families import quantised
+from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.progress import Progress
+from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
@@ -32,7 +34,8 @@ class Prepared:
     """A build whose weights are not there yet: what it makes, of what, with which engines, and where.
 
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
-    ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source.
+    ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source,
+    ``adapters`` what is merged into it.
     ``force`` replaces an older bundle at ``out``.
     """
 
@@ -46,6 +49,7 @@ class Prepared:
     requests: Sequence[Request]
     engines: Mapping[str, Support]
     notes: Sequence[str]
+    adapters: Sequence[Asked] = ()
     force: bool = False
 
     @property
@@ -54,10 +58,13 @@ class Prepared:
         model = self.model
         return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
 
-    def prover(self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress) -> proof.Prover:
+    def prover(self, weights: MappedWeights, files: Sequence[File], scratch: Path, progress: Progress) -> proof.Prover:
         """Return the proof over the weights of these files, which writes what it needs into ``scratch``."""
         text, limit = seal.text_of(self.model), self.recipe.max_kl
-        return proof.Prover(weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit)
+        adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
+        return proof.Prover(
+            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, adapted
+        )
 
 
 def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
@@ -75,6 +82,9 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     origin = source.find(name)
     config = read_object(origin.folder / CONFIG)
     decoder = families.describe(config, recipe.context)
+    asked = [adapters.asked(text) for text in recipe.adapters]
+    with adapters.opened(asked, families.stored(config, decoder), origin.repository or origin.name) as merged:
+        notes = [*families.notes(config), *merged.notes]
     called = recipe.name or origin.name
     out = out or Path(f"{called}.edgepack")
     work.refuse_existing(out, force)
@@ -91,7 +101,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
-    notes = [*families.notes(config), *text.notes]
+    notes += text.notes
     silent = vectors.chat is not None and vectors.chat.thinking is None
     doubt = thinking.doubt(origin.repository or origin.name) if silent else None
     for sentence in (*notes, *warnings(text), doubt, foresight.obstacle(model, requests, hardware, supports)):
@@ -99,7 +109,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
             progress.warn(sentence)
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
-    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, force)
+    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, asked, force)
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:

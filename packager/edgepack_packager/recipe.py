@@ -26,6 +26,7 @@ class Recipe:
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
     the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
+    ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     """
 
     targets: tuple[str, ...]
@@ -40,6 +41,7 @@ class Recipe:
     no_chat: bool = False
     draft: str | None = None
     thinks: bool = False
+    adapters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):

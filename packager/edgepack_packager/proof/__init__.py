@@ -24,8 +24,9 @@ from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, execution, loss, probe, recalled, structure, tensors, tokens
+from edgepack_packager.proof import engine, execution, loss, outlived, probe, recalled, structure, tensors, tokens
 from edgepack_packager.proof.gates import Finding, gate, missed
+from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
@@ -37,20 +38,22 @@ class Verdict:
     """What the proof says of a variant: for the manifest, and all figures for ``evidence/``.
 
     ``missed`` has the end of a sentence for each gate that does not hold, and for what ended a part of the proof.
-    ``proof`` is None where one is, and where no engine could prove the variant.
+    ``proof`` is None where one is, and where no engine could prove the variant. ``remark`` says where adapters are
+    lost.
     """
 
     proof: manifest.Proof | None
     self_test: manifest.SelfTest | None
     evidence: dict[str, object]
     missed: tuple[str, ...] = ()
+    remark: str | None = None
 
 
 class Prover:
     """The parts of the proof over one model, with the engines that can run on this host.
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
-    sets a limit.
+    sets a limit, ``adapted`` what adapters make of the weights.
     """
 
     def __init__(
@@ -64,10 +67,11 @@ class Prover:
         scratch: Path,
         progress: Progress,
         max_kl: float | None = None,
+        adapted: Adapted | None = None,
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
-        self._files = files
+        self._files, self._adapted = files, adapted or Adapted(weights)
         self._probe = probe.make(weights.decoder, tokenizer)
         self._structure: dict[str, Gate | EngineError] = {}
 
@@ -89,6 +93,14 @@ class Prover:
             checked = tensors.prove(request.target, folder, self._weights, self._progress.advance)
             trial.findings += checked.findings
             evidence["tensors"] = checked.figures
+        remark = None
+        if self._adapted.tensors:
+            with trial.part():
+                figures = outlived.measure(request.target, folder, self._adapted, self._weights)
+                evidence["adapters"] = msgspec.to_builtins(figures)
+                remark = outlived.remark(request, figures)
+            if remark:
+                self._progress.warn(remark)
         proof = self_test = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():
@@ -106,7 +118,7 @@ class Prover:
         evidence["gates"] = [msgspec.to_builtins(finding.gate) for finding in trial.findings]
         if failed := trial.missed:
             return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
-        return Verdict(proof, self_test, evidence)
+        return Verdict(proof, self_test, evidence, remark=remark)
 
     def _structural_gate(self, target: str) -> Gate:
         found = self._structure[target]
@@ -147,7 +159,9 @@ class Prover:
         self._progress.stage("Computing the reference", self._weights.decoder.n_layers)
         path, ids = self._scratch / "reference", self._probe.ids
         engine.write_logits(
-            self._weights, recalled.hidden(self._weights, self._files, ids, self._progress), {path: EXACT}
+            self._weights,
+            recalled.hidden(self._weights, self._files, self._adapted.scales, ids, self._progress),
+            {path: EXACT},
         )
         return path
 
