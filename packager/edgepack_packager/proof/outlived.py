@@ -1,23 +1,26 @@
 """How much of what adapters changed outlives the quantisation.
 
-W is a tensor before them, D what they add, Q(x) what the tensor's form keeps of x. What a payload says of D is the
-difference q = Q(W + D) - Q(W): D, and besides it roundings that come out otherwise. Where D is far below the step
-between two levels, few weights change their level, each by a whole step.
+W is a tensor before them, D what they add, Q(x) what the tensor's form keeps of x, and q = Q(W + D) - Q(W) what a
+payload changes by. The projection of q on D,
+
+    kept = (q . D) / (D . D),
+
+is what arrives of D: 1 where all of it does, 0 where the quantisation swallows it. Weights that lie anywhere between
+two levels are rounded up as much more often as D asks for: however small it is, D arrives as a whole, and what is lost
+is what quantisation costs any weights. Weights that lie on the levels already, because they were trained for them or
+come from a file of few bits, fall back on them: of a D below half a step nothing arrives.
 
     share = (q . D)^2 / ((q . q) (D . D))
 
-is the squared length of q's projection on D over that of q: 1 where the payload changes by D alone, 1/2 where it
-changes as much by rounding, 0 where no weight changes its level. The plain coefficient (q . D) / (D . D) would not
-tell: weights that lie anywhere between two levels round D up as often as its size asks for, and it is 1 on average at
-any width. It is kept in the evidence as ``arrived``, because on weights that lie on the levels already, as after a
-training for them, it is 0.
+is the part of q's squared length that lies along D; the rest of q is rounding that came out otherwise. It stands in the
+evidence, and nobody is warned of it: rounding goes in all directions, and D in the few that a layer was taught.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,17 +31,15 @@ from edgepack_packager.proof.costs import kept
 from edgepack_packager.targets import Form, Reader, Request, Target
 
 LEAST = 0.5
-"""Of the share: as much of what a payload changed by is rounding as is the adapters'."""
+"""Of what is kept: less of a change is lost rather than kept."""
 
 CHUNKS, CHUNK = 8, 32
 """So many rows at so many places of a tensor stand for it."""
 
-_LADDER: tuple[Form, ...] = (
-    *(Form("affine", bits, 32) for bits in (3, 4, 5, 6, 8)),
-    Form("f16", 16),
-    Form("f32", 32),
-)
-"""Forms by their bits, which stand for those of any target."""
+_SUPER = 256
+_GGML = (Form("q5_K", 5, 32), Form("q6_K", 6, 16), Form("q8_0", 8, 32))
+_GGML_NARROW = (Form("q5_1", 5, 32), Form("q8_0", 8, 32))
+_FLOATS = (Form("f16", 16), Form("f32", 32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ class Adapted:
 
 
 class Outlived(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of a tensor: the share of the change that is the adapters', how much of theirs arrived on average, the bits that
-    it is stored in, and where the share is below ``LEAST`` the fewest that would keep that much."""
+    """Of a tensor: what is kept of the change and its share, the bits of its form, and where less than ``LEAST`` is
+    kept, the fewest bits that keep that much."""
 
+    kept: float
     share: float
-    arrived: float
     bits: int
     needs: int | None = None
 
@@ -72,18 +73,18 @@ def measure(target: Target, variant: Path, adapted: Adapted, weights: Weights) -
 
 def remark(request: Request, figures: dict[str, Outlived]) -> str | None:
     """Return a sentence on the tensors that keep less than ``LEAST``, and on what would keep them; None without any."""
-    low = {name: each for name, each in figures.items() if each.share < LEAST}
+    low = {name: each for name, each in figures.items() if each.kept < LEAST}
     if not low:
         return None
-    least = min(low, key=lambda name: low[name].share)
+    least = min(low, key=lambda name: low[name].kept)
     needs = max(each.needs or 0 for each in low.values())
     target = request.target
     wider = [scheme for scheme, bits in target.schemes.items() if bits >= needs]
-    keeps = min(wider, key=lambda scheme: target.schemes[scheme], default="")
+    keeps = min(wider, key=lambda scheme: target.schemes[scheme], default="f32")
     return (
-        f"{request.id}: in {len(low)} of the {len(figures)} tensors that adapters change, quantisation changes more "
-        f"than they do; least of them is left in {least}, {low[least].share:.2g} of the change. {needs} bits keep it: "
-        f"--quant {target.name}:{keeps}"
+        f"{request.id} keeps less than half of what adapters change in {len(low)} of the {len(figures)} tensors that "
+        f"they change, least in {least}, {max(0, low[least].kept):.0%}. "
+        f"Quantised by {target.name}:{keeps}, all keep it."
     )
 
 
@@ -107,19 +108,27 @@ def _spots(rows: int, vector: bool) -> Iterator[tuple[int, int]]:
 
 
 def _measure(reader: Reader, name: str, before: Float32, after: Float32) -> Outlived | None:
-    form = reader.form(name)
-    delta = after.astype(np.float64) - before
-    if not delta.any():
+    if np.array_equal(before, after):
         return None
-    share, arrived = _share(form, before, after)
-    if share >= LEAST:
-        return Outlived(share, arrived, form.bits)
-    needs = next(f.bits for f in _LADDER if f.bits > form.bits and _share(f, before, after)[0] >= LEAST)
-    return Outlived(share, arrived, form.bits, needs)
+    form = reader.form(name)
+    found = _compare(form, before, after)
+    if found.kept >= LEAST:
+        return found
+    wider = (each for each in _wider(form, before.shape[1]) if _compare(each, before, after).kept >= LEAST)
+    return msgspec.structs.replace(found, needs=next(wider).bits)
 
 
-def _share(form: Form, before: Float32, after: Float32) -> tuple[float, float]:
+def _wider(form: Form, columns: int) -> Iterator[Form]:
+    """Yield what a target has of more bits for a tensor of that form; the last keeps all."""
+    if form.kind in ("affine", "signed"):
+        wider = [replace(form, bits=8)]
+    else:
+        wider = [*(_GGML_NARROW if columns % _SUPER else _GGML)]
+    yield from (each for each in (*wider, *_FLOATS) if each.bits > form.bits)
+
+
+def _compare(form: Form, before: Float32, after: Float32) -> Outlived:
     delta = after.astype(np.float64) - before
     changed = kept(form, after).astype(np.float64) - kept(form, before)
     along, power, size = (float((a * b).sum()) for a, b in ((changed, delta), (changed, changed), (delta, delta)))
-    return (along**2 / (power * size) if power else 0.0), along / size
+    return Outlived(along / size, along**2 / (power * size) if power else 0.0, form.bits)

@@ -12,6 +12,7 @@ from lora import draw, write_peft
 
 from edgepack_packager import adapters, families, source
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.proof import outlived
 from edgepack_packager.proof.costs import kept
@@ -19,6 +20,7 @@ from edgepack_packager.proof.outlived import LEAST, Adapted, Outlived
 from edgepack_packager.targets import Form, Model, Request, find
 from edgepack_packager.write import write
 
+EXACT = Form("f32", 32)
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 
 
@@ -44,51 +46,67 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_peft(tmp_path_factory.mktemp("adapter") / "quiet", tensors)
 
 
-def figures(target: str, scheme: str, adapter: Path, out: Path) -> tuple[Request, dict[str, Outlived]]:
+class OnLevels:
+    """Weights on the levels of a form, before an adapter and after it."""
+
+    def __init__(self, plain: MappedWeights, merged: MappedWeights, form: Form) -> None:
+        self.decoder, self.dtype, self._plain, self._merged, self._form = plain.decoder, "f32", plain, merged, form
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        rows, merged = (each.rows(name, start, stop) for each in (self._plain, self._merged))
+        return rows if rows.ndim == 1 else kept(self._form, rows) + (merged - rows)
+
+
+def figures(
+    target: str, scheme: str, adapter: Path, out: Path, form: Form = EXACT
+) -> tuple[Request, dict[str, Outlived]]:
+    """Return the figures of a variant of the demo model with an adapter, its weights on the levels of a form before."""
     request = Request(find(target), scheme, scheme)
     with weights(adapter) as merged:
-        write(merged, [request], out, Model("demo", merged.decoder, merged.dtype))
-        adapted = Adapted(merged.unchanged, merged.changed)
-        return request, outlived.measure(request.target, out / request.id, adapted, merged)
+        base, after = (OnLevels(merged.unchanged, each, form) for each in (merged.unchanged, merged))
+        write(after, [request], out, Model("demo", merged.decoder, "f32"))
+        return request, outlived.measure(request.target, out / request.id, Adapted(base, merged.changed), after)
 
 
-@pytest.mark.parametrize(("target", "narrow", "wide"), [("onnx", "int4", "int8"), ("mlx", "4bit", "8bit")])
-def test_8_bits_keep_what_4_lose(target: str, narrow: str, wide: str, quiet: Path, tmp_path: Path) -> None:
-    request, low = figures(target, narrow, quiet, tmp_path / "narrow")
-    assert low.keys() == {"layers.0.attention.q", "layers.1.mlp.down"}
-    assert all(each.share < 0.25 and each.bits == 4 and each.needs for each in low.values())
-    said = outlived.remark(request, low)
+@pytest.mark.parametrize(("target", "scheme"), [("onnx", "int4"), ("onnx", "int8"), ("mlx", "4bit"), ("gguf", "q4_0")])
+def test_weights_between_the_levels_keep_a_delta_and_more_bits_keep_it_clearer(
+    target: str, scheme: str, quiet: Path, tmp_path: Path
+) -> None:
+    request, found = figures(target, scheme, quiet, tmp_path / "out")
+    assert found.keys() == {"layers.0.attention.q", "layers.1.mlp.down"}
+    for each in found.values():
+        assert each.kept == pytest.approx(1, abs=0.1)
+        assert (each.share > 0.9) == (scheme == "int8")
+        assert (each.share < 0.25) == (scheme != "int8")
+    assert outlived.remark(request, found) is None
+
+
+GRIDS = [
+    ("onnx", "int4", Form("signed", 4, 32, "f32"), "onnx:int8"),
+    ("mlx", "4bit", Form("affine", 4, 64, "f32"), "mlx:8bit"),
+    ("gguf", "q4_0", Form("q4_0", 4, 32), "gguf:q5_k_m"),
+]
+
+
+@pytest.mark.parametrize(("target", "scheme", "form", "keeps"), GRIDS)
+def test_weights_on_the_levels_lose_it_and_what_is_named_keeps_it(
+    target: str, scheme: str, form: Form, keeps: str, quiet: Path, tmp_path: Path
+) -> None:
+    request, found = figures(target, scheme, quiet, tmp_path / "narrow", form)
+    for each in found.values():
+        assert each.kept < 0.25
+        assert each.needs
+    said = outlived.remark(request, found)
     assert said
-    assert f"--quant {target}:{wide}" in said
     assert "2 of the 2 tensors" in said
-    request, high = figures(target, wide, quiet, tmp_path / "wide")
-    assert all(each.share > 0.9 and each.needs is None for each in high.values())
-    assert outlived.remark(request, high) is None
+    assert f"Quantised by {keeps}, all keep it." in said
+    request, found = figures(target, keeps.partition(":")[2], quiet, tmp_path / "wide", form)
+    assert all(each.kept >= LEAST for each in found.values())
+    assert outlived.remark(request, found) is None
 
 
 def test_exact_weights_keep_all(quiet: Path, tmp_path: Path) -> None:
     request, found = figures("onnx", "f32", quiet, tmp_path / "exact")
+    assert [each.kept for each in found.values()] == pytest.approx([1, 1])
     assert [each.share for each in found.values()] == pytest.approx([1, 1])
     assert outlived.remark(request, found) is None
-
-
-def test_on_weights_between_the_levels_the_coefficient_does_not_tell() -> None:
-    form, w, d = Form("signed", 4, 32, "f32"), draw("w", 256, 512), draw("d", 256, 512, deviation=0.001)
-    share, arrived = outlived._share(form, w, w + d)
-    assert share < 0.1
-    assert arrived == pytest.approx(1, abs=0.2)
-
-
-def test_on_weights_that_lie_on_the_levels_nothing_arrives() -> None:
-    form = Form("signed", 4, 32, "f32")
-    w, d = kept(form, draw("w", 256, 512)), draw("d", 256, 512, deviation=0.001)
-    share, arrived = outlived._share(form, w, w + d)
-    assert share < 0.01
-    assert abs(arrived) < 0.1
-
-
-def test_the_bits_that_keep_it_keep_it_and_one_less_does_not() -> None:
-    w, d = draw("w", 256, 512), draw("d", 256, 512, deviation=0.003)
-    shares = {bits: outlived._share(Form("affine", bits, 32), w, w + d)[0] for bits in (4, 5, 6, 8)}
-    assert sorted(shares.values()) == [*shares.values()]
-    assert shares[5] < LEAST <= shares[6]
