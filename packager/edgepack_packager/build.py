@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import calibration, families, proof, reference, seal, source, work
+from edgepack_packager import adapters, calibration, families, proof, reference, seal, source, work
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
@@ -81,8 +81,12 @@ def build(
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
-    with source.open_weights(ready.origin) as checkpoint, work.folder(ready.out, ready.force) as scratch:
-        weights = families.open_model(checkpoint, ready.recipe.context)
+    with (
+        source.open_weights(ready.origin) as checkpoint,
+        adapters.opened(ready.adapters, families.stored(checkpoint.config, ready.model.decoder)) as merged,
+        work.folder(ready.out, ready.force) as scratch,
+    ):
+        weights = families.open_model(checkpoint, ready.recipe.context, merged.changes)
         for sentence in weights.notes:
             progress.warn(sentence)
         model = replace(ready.model, dtype=weights.dtype)
@@ -96,14 +100,15 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)
         files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
+        files += seal.files_of_adapters(ready.adapters)
         compared = ready.compared(weights, scratch, progress)
         prover = ready.prover(weights, files, scratch, progress, model)
         parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
-            grids = [note for part in held for note in part.verdict.notes]
-            notes = [*ready.notes, *weights.notes, *compared, *grids]
+            told = [note for part in held for note in part.verdict.notes]
+            notes = [*ready.notes, *weights.notes, *compared, *told]
             manifest, identity = seal.seal(
                 bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
             )

@@ -9,19 +9,22 @@ from pathlib import Path
 from edgepack import extras
 from edgepack.bundle.manifest import File
 from edgepack.device.hardware import detect
-from edgepack.errors import EdgepackError, EngineMissingError, SourceError
+from edgepack.errors import EdgepackError, EngineMissingError, SourceError, UsageError
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.families import quantised
 from edgepack_packager.families.gguf import GgufWeights
+from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import probe, reading
+from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
@@ -35,9 +38,9 @@ class Prepared:
     """A build whose weights are not there yet: what it makes, of what, with which engines, and where.
 
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
-    ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source.
-    ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates with, ``passes`` its token ids, see
-    ``calibration.importance``.
+    ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source,
+    ``adapters`` what is merged into it. ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates
+    with, ``passes`` its token ids, see ``calibration.importance``.
     """
 
     origin: Source
@@ -50,6 +53,7 @@ class Prepared:
     requests: Sequence[Request]
     engines: Mapping[str, Support]
     notes: Sequence[str]
+    adapters: Sequence[Asked] = ()
     force: bool = False
     corpus: Corpus | None = None
     passes: Sequence[Sequence[Sequence[int]]] = ()
@@ -68,8 +72,11 @@ class Prepared:
         ``model`` is what is written.
         """
         text, limit, counts = seal.text_of(self.model), self.recipe.max_kl, model.importance
+        adapted = None
+        if isinstance(weights, MappedWeights) and self.adapters:
+            adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
         return proof.Prover(
-            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts
+            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts, adapted
         )
 
     def compared(self, weights: Weights, scratch: Path, progress: Progress) -> list[str]:
@@ -99,6 +106,14 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     origin = source.find(name)
     config = read_object(origin.folder / CONFIG)
     decoder = families.describe(config, recipe.context)
+    asked = [adapters.asked(text) for text in recipe.adapters]
+    if asked and origin.file is not None:
+        raise UsageError(
+            f"--adapter was given with {origin.file.name}: they are merged into a checkpoint, not into a GGUF file.",
+            hint="Build the checkpoint that the file was made from.",
+        )
+    with adapters.opened(asked, families.stored(config, decoder), origin.repository or origin.name) as merged:
+        notes = [*origin.notes, *families.notes(config), *merged.notes]
     called = recipe.name or origin.name
     out = out or Path(f"{called}.edgepack")
     work.refuse_existing(out, force)
@@ -118,7 +133,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
-    notes = [*origin.notes, *families.notes(config), *text.notes]
+    notes += text.notes
     silent = vectors.chat is not None and vectors.chat.thinking is None
     doubt = thinking.doubt(origin.repository or origin.name) if silent else None
     for sentence in (*notes, *warnings(text), doubt, foresight.obstacle(model, requests, hardware, supports)):
@@ -127,7 +142,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
     return Prepared(
-        origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, force, corpus, passes
+        origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, asked, force, corpus, passes
     )
 
 

@@ -29,6 +29,7 @@ class Recipe:
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
     ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
     schemes of fewer than 8 bits are searched for the scales that lose least.
+    ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     """
 
     targets: tuple[str, ...]
@@ -43,6 +44,7 @@ class Recipe:
     no_chat: bool = False
     draft: str | None = None
     thinks: bool = False
+    adapters: tuple[str, ...] = ()
     calibrate: str | None = None
 
     def __post_init__(self) -> None:

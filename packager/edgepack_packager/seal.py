@@ -17,6 +17,8 @@ from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File,
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager import adapters
+from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
@@ -62,9 +64,9 @@ def seal(
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
-    ``source_files`` are config.json and the weights, ``notes`` what was passed over in the source, ``draft`` is the id
-    of the bundle in its folder "draft", ``corpus`` what variants were calibrated with. Adds the text side, the licence,
-    the model card and the evidence, and writes the manifest last.
+    ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
+    ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with. Adds the
+    text side, the licence, the model card and the evidence, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -139,6 +141,7 @@ def _producer(
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
+    unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
@@ -189,6 +192,15 @@ def file_of(path: Path, folder: Path) -> File:
             digest.update(piece)
             size += len(piece)
     return File(path=path.relative_to(folder).as_posix(), size=size, sha256=digest.hexdigest())
+
+
+def files_of_adapters(asked: Sequence[Asked]) -> list[File]:
+    """Return the manifest's entries of the files of adapters: ``adapters/1/adapter_config.json``, and so on."""
+    return [
+        msgspec.structs.replace(file, path=f"adapters/{number}/{file.path}")
+        for number, each in enumerate(asked, 1)
+        for file in (file_of(path, each.folder) for path in each.files)
+    ]
 
 
 def _described(origin: Source) -> str:

@@ -52,7 +52,7 @@ def no_weights(place: object, names: Collection[str]) -> SourceError:
     if other and all(name.lower().startswith("adapter_") for name in other):
         return SourceError(
             f"{place} has no weights of a model, only an adapter, {other[0]}.",
-            hint="Merge it into its base first: load it with peft, call merge_and_unload(), and save_pretrained().",
+            hint="Build its base with it: edgepack build BASE --adapter FOLDER",
         )
     if native := [name for name in other if _MISTRAL.fullmatch(name)]:
         return SourceError(

@@ -136,7 +136,8 @@ def _read_entries(descriptor: int, path: Path) -> dict[str, Entry]:
     if not text.startswith(b"{"):
         raise SourceError(f"{path} is not a safetensors file: its header is not JSON.", hint=_DAMAGED)
     header = parse_object(text, f"{path}: the header")
-    _check_metadata(header.pop("__metadata__", {}), path)
+    if (metadata := header.pop("__metadata__", None)) is not None:  # mlx writes null
+        _check_metadata(metadata, path)
     spans = {name: _parse_entry(value, f"{path}: the tensor {name}") for name, value in header.items()}
     end = 0
     for name, (_, _, begin, stop) in sorted(spans.items(), key=lambda item: item[1][2:]):

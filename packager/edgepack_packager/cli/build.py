@@ -5,6 +5,7 @@ Heavy imports live in the functions: ``edgepack --help`` loads no packager.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -174,6 +175,16 @@ Calibrate = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        help="Merge a LoRA of PEFT or mlx-lm, its deltas times a scale. Repeatable, in order.",
+        metavar="FOLDER[:SCALE]",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -195,6 +206,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
     "edgepack build ./my-finetune --calibrate notes.txt",
     "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
+    "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
 )
 def build(
     model: Model,
@@ -205,6 +217,7 @@ def build(
     context: Context = None,
     calibrate: Calibrate = None,
     kv_cache: KvCache = "f32",
+    adapter: Adapters = None,
     draft: Draft = None,
     name: Name = None,
     date: Date = None,
@@ -220,21 +233,8 @@ def build(
 
     building = _building()
     targets = _asked(target, quant)
-    recipe = Recipe(
-        targets,
-        tuple(quant),
-        context,
-        unproven,
-        name,
-        accept_licence,
-        date,
-        kv_cache,
-        max_kl,
-        no_chat,
-        draft,
-        thinks,
-        calibrate,
-    )
+    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
+    recipe = replace(recipe, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
     try:
         built = _build(model, recipe, out, force)
     except building.VariantsFailedError as error:

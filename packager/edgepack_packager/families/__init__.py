@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -11,9 +12,9 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
-from edgepack_packager.families import gemma2, gemma3, llama, phi3, qwen2, qwen3, smollm3, unbuilt
+from edgepack_packager.families import gemma2, gemma3, llama, mapping, phi3, qwen2, qwen3, smollm3, unbuilt
 from edgepack_packager.families.gguf import GgufWeights
-from edgepack_packager.families.mapping import MappedWeights, Source
+from edgepack_packager.families.mapping import Change, MappedWeights, Source, Stored
 
 
 class Family(Protocol):
@@ -79,16 +80,27 @@ def notes(config: Mapping[str, Any]) -> list[str]:
     return [f"config.json: architectures names {', '.join(names)}; the model_type {config['model_type']!r} decides."]
 
 
-def open_model(checkpoint: Checkpoint | GgufCheckpoint, context: int | None = None) -> MappedWeights | GgufWeights:
+def stored(config: Mapping[str, Any], decoder: Decoder) -> Stored:
+    """Return the tensors that a checkpoint with this config.json has, which describes that decoder."""
+    family = find(config)
+    return mapping.stored(decoder, family.source, family.IGNORED)
+
+
+def open_model(
+    checkpoint: Checkpoint | GgufCheckpoint,
+    context: int | None = None,
+    changes: Mapping[str, Change] = MappingProxyType({}),
+) -> MappedWeights | GgufWeights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
-    Reading goes through the checkpoint, which must stay open. Raises as ``describe``, and ``SourceError`` for a
-    missing, unknown or misshapen tensor.
+    Reading goes through the checkpoint, which must stay open, and through the ``changes`` of its tensors, by the names
+    of ``stored``; a GGUF file has none. Raises as ``describe``, and ``SourceError`` for a missing, unknown or misshapen
+    tensor.
     """
     if isinstance(checkpoint, GgufCheckpoint):
         return GgufWeights(checkpoint.file, describe(checkpoint.config, context))
     family = find(checkpoint.config)
-    return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED)
+    return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED, changes)
 
 
 def find(config: Mapping[str, Any]) -> Family:

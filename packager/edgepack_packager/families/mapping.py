@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from edgepack_packager.checkpoint.weights import Float32, row_blocks
 from edgepack_packager.families import names, quantised
 
 _ADAPTER = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.")
+
+Change = Callable[[int, Float32], Float32]
+"""Makes of a checkpoint's rows, given the first one's number, what is to be read in their place: the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +47,49 @@ class Source:
         return (self.tensor, *self.others)
 
 
-class MappedWeights:
-    """``Weights`` over a checkpoint.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The tensors that a checkpoint of a decoder has, before there is one.
 
-    ``dtype`` is the type that all tensors are stored in, or "f32", which holds every value, where they are mixed.
+    ``shapes``: of each by its first name. ``firsts``: the first name by all. ``ignored`` as ``Family.IGNORED``.
+    ``embedding`` and ``head`` are first names; of a tied model the head has no shape, because it is the embedding.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    firsts: Mapping[str, str]
+    ignored: str
+    embedding: str
+    head: str
+
+
+def stored(decoder: Decoder, source: Callable[[Decoder, str], Source], ignored: str) -> Stored:
+    """Return the tensors that a family's checkpoint of a decoder has."""
+    places = {name: source(decoder, name) for name, _ in decoder.tensors()}
+    head = source(decoder, "head")
+    firsts = {name: place.tensor for place in (*places.values(), head) for name in place.names}
+    return Stored(_stored_shapes(decoder, places), firsts, ignored, places["embedding"].tensor, head.tensor)
+
+
+class MappedWeights:
+    """``Weights`` over a checkpoint, of which some tensors may be changed while they are read.
+
+    ``dtype`` is the type that all tensors are stored in, or "f32", which holds every value, where they are mixed; what
+    ``changes``, by first names of ``Source``, make of a tensor is float32. ``changed`` are its canonical tensors.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, decoder: Decoder, source: Callable[[Decoder, str], Source], ignored: str
+        self,
+        checkpoint: Checkpoint,
+        decoder: Decoder,
+        source: Callable[[Decoder, str], Source],
+        ignored: str,
+        changes: Mapping[str, Change] = MappingProxyType({}),
     ) -> None:
         self.decoder = decoder
         self._checkpoint = checkpoint
         wanted = {name: source(decoder, name) for name, _ in decoder.tensors()}
         head = source(decoder, "head")
+        self._changes = {name: changes[place.tensor] for name, place in wanted.items() if place.tensor in changes}
         known = {name for place in (*wanted.values(), head) for name in place.names}
         # What the index alone has is judged by the same names.
         self._stored = names.plain([*checkpoint.tensors, *checkpoint.absent], known)
@@ -88,6 +123,17 @@ class MappedWeights:
             found.append(left)
         return found
 
+    @property
+    def changed(self) -> list[str]:
+        return [name for name, _ in self.decoder.tensors() if name in self._changes]
+
+    @property
+    def unchanged(self) -> MappedWeights:
+        """The same weights without the changes."""
+        found = copy(self)
+        found._changes = {}
+        return found
+
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a canonical tensor: float32.
 
@@ -98,6 +144,8 @@ class MappedWeights:
         rows = self._checkpoint.rows(stored, first, source.first + stop)
         if not np.isfinite(rows).all():
             raise _not_finite(self._checkpoint, stored)
+        if change := self._changes.get(name):
+            rows = change(first, rows)
         return rows + np.float32(source.plus) if source.plus else rows
 
     def _check_names(self, expected: Collection[str], ignored: str) -> None:

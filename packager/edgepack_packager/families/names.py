@@ -14,13 +14,18 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpo
 _BODY = "model."
 
 
+def unwrapped(name: str) -> str:
+    """Return the name of a tensor without what wrapped the model, or modules of it."""
+    return _WRAPPERS.sub("", name)
+
+
 def plain(stored: Collection[str], known: Collection[str]) -> dict[str, str]:
     """Return the stored names by their plain ones.
 
     Left out are wrappers' names, and the beginning, such as ``base_model.model.`` or ``llm.``, without which the most
     names become ``known`` ones, be it of all tensors or of some. Raises ``SourceError`` where two names become one.
     """
-    names = _renamed({name: _WRAPPERS.sub("", name) for name in stored})
+    names = _renamed({name: unwrapped(name) for name in stored})
     beginning = max(_beginnings(names, known), key=lambda each: (_hits(names, each, known), -len(each)))
     if beginning:
         return _renamed({names[name]: name.removeprefix(beginning) for name in names})

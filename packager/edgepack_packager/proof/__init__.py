@@ -25,8 +25,9 @@ from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, execution, loss, probe, recalled, structure, tensors, tokens
+from edgepack_packager.proof import engine, execution, loss, outlived, probe, recalled, structure, tensors, tokens
 from edgepack_packager.proof.gates import Finding, gate, missed
+from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
@@ -39,7 +40,7 @@ class Verdict:
 
     ``missed`` has the end of a sentence for each gate that does not hold, and for what ended a part of the proof.
     ``proof`` is None where one is, and where no engine could prove the variant. ``notes`` say how many matrices lie on
-    grids, and whether the variant holds them.
+    grids and whether the variant holds them, and where adapters are lost.
     """
 
     proof: manifest.Proof | None
@@ -53,7 +54,8 @@ class Prover:
     """The parts of the proof over one model, with the engines that can run on this host.
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
-    sets a limit, and ``importance`` what calibrated variants were written by.
+    sets a limit, ``importance`` what calibrated variants were written by, and ``adapted`` what adapters make of the
+    weights.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class Prover:
         progress: Progress,
         max_kl: float | None = None,
         importance: Mapping[str, Float32] = MappingProxyType({}),
+        adapted: Adapted | None = None,
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
-        self._files, self._importance = files, importance
+        self._files, self._importance, self._adapted = files, importance, adapted or Adapted(weights)
         self._probe = probe.make(weights.decoder, tokenizer)
         self._structure: dict[str, Gate | EngineError] = {}
 
@@ -97,6 +100,12 @@ class Prover:
             trial.notes = tuple(_notes(request, checked))
             if checked.exact:
                 evidence["exact"] = {"matrices": checked.exact, "of": checked.quantised}
+        if self._adapted.tensors:
+            with trial.part():
+                figures = outlived.measure(request.target, folder, self._adapted, self._weights)
+                evidence["adapters"] = msgspec.to_builtins(figures)
+                if remark := outlived.remark(request, figures):
+                    trial.notes = (*trial.notes, remark)
         proof = self_test = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():
@@ -155,7 +164,9 @@ class Prover:
         self._progress.stage("Computing the reference", self._weights.decoder.n_layers)
         path, ids = self._scratch / "reference", self._probe.ids
         engine.write_logits(
-            self._weights, recalled.hidden(self._weights, self._files, ids, self._progress), {path: EXACT}
+            self._weights,
+            recalled.hidden(self._weights, self._files, self._adapted.scales, ids, self._progress),
+            {path: EXACT},
         )
         return path
 

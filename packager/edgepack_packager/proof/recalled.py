@@ -14,8 +14,12 @@ from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.progress import Progress
 
 
-def hidden(weights: Weights, files: Sequence[File], ids: Sequence[int], progress: Progress) -> Float32:
+def hidden(
+    weights: Weights, files: Sequence[File], scales: Sequence[float], ids: Sequence[int], progress: Progress
+) -> Float32:
     """Return ``reference.hidden`` of the ids for weights that come from these files: float32 [1, n, h].
+
+    ``scales`` are those of the adapters among them.
 
     They are the states of the same files, decoder and ids, by the same code and the same kernels of BLAS: to the bit
     what would be computed. The head's logits are not kept, which are fifty times as large and a fifth of the work.
@@ -23,6 +27,7 @@ def hidden(weights: Weights, files: Sequence[File], ids: Sequence[int], progress
     name = cache.key(
         b"hidden states",
         msgspec.json.encode([file.sha256 for file in files]),
+        msgspec.json.encode(scales),
         msgspec.json.encode(weights.decoder),
         msgspec.json.encode(ids),
         msgspec.json.encode(_kernels()),

@@ -52,8 +52,7 @@ def no_config(place: object, names: Collection[str], adapter: Callable[[], dict[
         base = adapter().get("base_model_name_or_path")
         return SourceError(
             f"{place} is an adapter{f' of {base}' if isinstance(base, str) and base else ''}, not a model.",
-            hint="Merge it first: load it with peft's AutoPeftModelForCausalLM, call merge_and_unload() and "
-            "save_pretrained(), save the tokenizer beside, and build that folder.",
+            hint="Build its base with it: edgepack build BASE --adapter FOLDER",
         )
     if "params.json" in names:
         return SourceError(

@@ -388,7 +388,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "another name": (called("weights.safetensors"), "are named weights.safetensors", f"to {SINGLE}"),
     "a name in capitals": (called("model.SAFETENSORS"), "are named model.SAFETENSORS", f"to {SINGLE}"),
     "Mistral's name": (called("consolidated.safetensors"), "only consolidated.safetensors", "Hugging Face layout"),
-    "an adapter beside a config": (called("adapter_model.safetensors"), "only an adapter", "merge_and_unload"),
+    "an adapter beside a config": (called("adapter_model.safetensors"), "only an adapter", "--adapter FOLDER"),
     "git-lfs": (a_pointer, "not a safetensors file", "git lfs pull"),
     "an adapter inside": (
         added("model.layers.0.self_attn.q_proj.lora_A.default.weight"),

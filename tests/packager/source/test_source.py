@@ -230,8 +230,8 @@ def test_a_file_in_the_place_of_a_folder(file: str, message: str, hint: str, tmp
 
 ADAPTER = {"adapter_config.json": '{"base_model_name_or_path": "acme/Base"}', "adapter_model.safetensors": ""}
 NO_MODEL: list[tuple[dict[str, str], str, str]] = [
-    (ADAPTER, "is an adapter of acme/Base, not a model", "Merge it first"),
-    (ADAPTER | {"adapter_config.json": "{}"}, "is an adapter, not a model", "merge_and_unload"),
+    (ADAPTER, "is an adapter of acme/Base, not a model", "--adapter FOLDER"),
+    (ADAPTER | {"adapter_config.json": "{}"}, "is an adapter, not a model", "--adapter FOLDER"),
     ({"params.json": "{}", "consolidated.safetensors": ""}, "its maker's own layout", "Hugging Face layout"),
     (
         {"model-Q4_K_M.gguf": "", "README.md": ""},

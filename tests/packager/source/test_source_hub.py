@@ -259,7 +259,7 @@ def test_an_adapter_is_told_from_a_model(online: Hub, tmp_path: Path) -> None:
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "acme/Base"}')
     (folder / "adapter_model.safetensors").touch()
     online.repositories = {NAME: folder}
-    refused(NAME, r"owner/name is an adapter of acme/Base, not a model.*Merge it first")
+    refused(NAME, r"owner/name is an adapter of acme/Base, not a model.*--adapter FOLDER")
     assert online.fetched() == ["adapter_config.json"]
 
 
