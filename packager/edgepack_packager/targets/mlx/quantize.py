@@ -124,48 +124,25 @@ def _improve(groups: Float32, counts: Float32, scales: Float32, biases: Float32,
 
     Each spread, around the middle of the range, gives levels q; the line that fits them best to the weights gives scale
     and bias. Weights are taken as fractions of the range, from its middle, so that no square overflows or vanishes.
-    ``counts`` is what each square counts. Every operation is exactly rounded and sums have one order, so that all hosts
-    find the same.
+    ``counts`` is what each square counts.
     """
-    columns, count = np.array(groups.T), np.array(counts.T)
-    low, high = columns.min(axis=0), columns.max(axis=0)
-    middle, width = low * np.float32(0.5) + high * np.float32(0.5), high - low
+    from edgepack_packager.targets.mlx import kernels
+
+    tiles, top = -(-len(groups) // kernels.LANES), np.float32(2**bits - 1)
+    x, c = np.empty((2, tiles, groups.shape[1], kernels.LANES), np.float32)
+    middle, width, slope, low, least, error = np.empty((6, tiles, kernels.LANES), np.float32)
+    kernels.take(groups, counts, x, c, middle, width)
     inverse = np.float32(1) / width
-    columns -= middle
-    columns *= inverse
-    top = np.float32(2**bits - 1)
-    all_counts, total = add_up(count.copy()), add_up(count * columns)
-    least = _error(columns, count, scales * inverse, (biases - middle) * inverse, top)
+    best = [np.resize(each, middle.shape) for each in (scales, biases)]
+    kernels.errors(x, c, best[0] * inverse, (best[1] - middle) * inverse, top, least)
     for spread in _SPREADS:
-        levels = _levels(columns, np.float32(spread) / top, np.float32(-spread / 2), top)
-        counted = count * levels
-        squares, along, sums = add_up(counted * levels), add_up(counted * columns), add_up(counted)
-        slope = (all_counts * along - sums * total) / (all_counts * squares - sums * sums)
-        scale = _as_stored(slope * width, stored)
-        bias = _as_stored((total - slope * sums) / all_counts * width + middle, stored)
-        error = _error(columns, count, scale * inverse, (bias - middle) * inverse, top)
+        kernels.fit(x, c, np.float32(spread) / top, np.float32(-spread / 2), top, slope, low)
+        scale, bias = _as_stored(slope * width, stored), _as_stored(low * width + middle, stored)
+        kernels.errors(x, c, scale * inverse, (bias - middle) * inverse, top, error)
         better = error < least
-        np.copyto(least, error, where=better)
-        np.copyto(scales, scale, where=better)
-        np.copyto(biases, bias, where=better)
-
-
-def _error(columns: Float32, count: Float32, scale: Float32, bias: Float32, top: np.float32) -> Float32:
-    found = _levels(columns, scale, bias, top)
-    found *= scale
-    found += bias
-    found -= columns
-    found *= found
-    found *= count
-    return add_up(found)
-
-
-def _levels(columns: Float32, scale: Float32 | np.float32, bias: Float32 | np.float32, top: np.float32) -> Float32:
-    levels: Float32 = columns - bias
-    levels /= scale
-    np.clip(levels, np.float32(0), top, out=levels)
-    np.rint(levels, out=levels)
-    return levels
+        for kept, found in ((least, error), (best[0], scale), (best[1], bias)):
+            np.copyto(kept, found, where=better)
+    scales[:], biases[:] = (each.reshape(-1)[: len(groups)] for each in best)
 
 
 def _as_stored(values: Float32, kind: Float) -> Float32:
