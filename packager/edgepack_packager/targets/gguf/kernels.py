@@ -49,29 +49,24 @@ def fit_affine(groups: Float32, weights: Float32, steps: Float32, fits: Float32)
         else:
             _weigh(x, w, sum_w)
         _survey(x, w, low, high, sum_w, sum_x)
-        for g in range(LANES):
-            inverse[g] = steps[0] / (high[g] - low[g])
-            scale[g] = _ONE / inverse[g]
-            if not np.isfinite(inverse[g]):  # the range is zero, or next to it: every level is 0
-                inverse[g] = _ZERO
-            fit[0, g], fit[1, g], fit[2, g], fit[3, g] = scale[g], low[g], inverse[g], low[g]
-        _levels(x, w, inverse, low, steps[0], levels, sum_l, sum_ll, sum_xl)
-        _errors(x, w, levels, scale, low, least)
-        for step in steps[1:]:
+        for k in range(len(steps)):
             for g in range(LANES):
-                inverse[g] = step / (high[g] - low[g])
-                if not np.isfinite(inverse[g]):
+                inverse[g] = steps[k] / (high[g] - low[g])
+                if k == 0:
+                    scale[g], minimum[g] = _ONE / inverse[g], low[g]
+                if not np.isfinite(inverse[g]):  # the range is zero, or next to it: every level is 0
                     inverse[g] = _ZERO
             _levels(x, w, inverse, low, steps[0], levels, sum_l, sum_ll, sum_xl)
             for g in range(LANES):
                 spread[g] = sum_w[g] * sum_ll[g] - sum_l[g] * sum_l[g]
-                offset = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / spread[g]
-                slope = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / spread[g]
-                minimum[g] = _ZERO if offset > _ZERO else offset
-                scale[g] = sum_xl[g] / sum_ll[g] if offset > _ZERO else slope
+                if k > 0:
+                    offset = (sum_ll[g] * sum_x[g] - sum_l[g] * sum_xl[g]) / spread[g]
+                    slope = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / spread[g]
+                    minimum[g] = _ZERO if offset > _ZERO else offset
+                    scale[g] = sum_xl[g] / sum_ll[g] if offset > _ZERO else slope
             _errors(x, w, levels, scale, minimum, error)
             for g in range(LANES):
-                if spread[g] > _ZERO and error[g] < least[g]:
+                if k == 0 or (spread[g] > _ZERO and error[g] < least[g]):
                     least[g] = error[g]
                     fit[0, g], fit[1, g], fit[2, g], fit[3, g] = scale[g], minimum[g], inverse[g], low[g]
                     low[g] = minimum[g]  # from here on, ggml measures the range from it
