@@ -39,14 +39,27 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "f16": Kind(1, 1, 2, 0x11),
     "q8_0": Kind(8, 32, 34, 0x11),
     "q4_0": Kind(2, 32, 18, 0x11),
+    "q4_1": Kind(3, 32, 20, 0x11),
     "q5_0": Kind(6, 32, 22, 0x11),
     "f32": Kind(0, 1, 4, 0x3C),
     "q5_K": Kind(13, 256, 176, 0x11),
 }
 _K_BLOCK: Final = 256
 _MIXTURES: Final = {"q4_k_m": "q4_K", "q5_k_m": "q5_K"}
-_NAMES_OF: Final = {"q6_k": "q6_K", "q4_0.head": "q6_K", "q4_k_m.head": "q6_K", "q5_k_m.head": "q6_K"}
-_TYPES: Final = {"q4_k_m": ("q4_K", "q6_K"), "q5_k_m": ("q5_K", "q6_K"), "q6_k": ("q6_K",), "q4_0": ("q4_0", "q6_K")}
+_NAMES_OF: Final = {
+    "q6_k": "q6_K",
+    "q4_0.head": "q6_K",
+    "q4_1.head": "q6_K",
+    "q4_k_m.head": "q6_K",
+    "q5_k_m.head": "q6_K",
+}
+_TYPES: Final = {
+    "q4_k_m": ("q4_K", "q6_K"),
+    "q5_k_m": ("q5_K", "q6_K"),
+    "q6_k": ("q6_K",),
+    "q4_0": ("q4_0", "q6_K"),
+    "q4_1": ("q4_1", "q6_K"),
+}
 """What the schemes are made of that are no element types, or have a head of another."""
 
 _MORE_BITS: Final = 1 / 7
