@@ -85,7 +85,7 @@ def _to_f16(values: Float32, place: str) -> NDArray[np.float16]:
     return values.astype(np.float16)
 
 
-_WEIGHED_BITS: dict[Kind, int] = {"q4_0": 4, "q5_0": 5, "q5_1": 5}
+_WEIGHED_BITS: dict[Kind, int] = {"q4_0": 4, "q4_1": 4, "q5_0": 5, "q5_1": 5}
 
 
 def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Bytes:
@@ -94,14 +94,14 @@ def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Byte
 
     if not np.isfinite(rows).all():
         raise _unrepresentable(kind, place)
-    fit = weighed.affine if kind == "q5_1" else weighed.signed
+    fit = weighed.affine if kind.endswith("_1") else weighed.signed
     codes, *scales = fit(rows, importance, _WEIGHED_BITS[kind])
     columns = np.ascontiguousarray(codes.T)
     try:
         parts = [_halves(scale) for scale in scales]
     except FloatingPointError:
         raise _unrepresentable(kind, place) from None
-    if kind != "q4_0":
+    if kind.startswith("q5"):
         parts.append(_fifth_bits(columns))
         columns &= np.uint8(15)
     return np.concatenate([*parts, _nibbles(columns).T], axis=1).reshape(len(rows), -1)
