@@ -20,7 +20,7 @@ from edgepack_packager import adapters, calibration, families, proof, reference,
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
-from edgepack_packager.progress import Progress, Silent
+from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
@@ -126,7 +126,7 @@ def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
     """Build the draft model into the bundle's folder and return its id. All of its variants must hold."""
     bundle.mkdir()
     try:
-        return _build(replace(small, out=bundle / DRAFT), progress).id
+        return _build(replace(small, out=bundle / DRAFT), Within(progress, DRAFT)).id
     except VariantsFailedError as error:
         missed = {f"{DRAFT}/{variant}": gates for variant, gates in error.missed.items()}
         raise VariantsFailedError(missed, None, small.failed) from None

@@ -21,6 +21,22 @@ class Progress(Protocol):
         ...
 
 
+class Within:
+    """Tells another progress of a part of its build, with what that is before each title and sentence."""
+
+    def __init__(self, progress: Progress, part: str) -> None:
+        self._progress, self._part = progress, part
+        self.advance = progress.advance
+
+    def stage(self, title: str, total: int) -> None:
+        """A stage of the part begins."""
+        self._progress.stage(f"{self._part}: {title}", total)
+
+    def warn(self, sentence: str) -> None:
+        """Something of the part is not as one might expect."""
+        self._progress.warn(f"{self._part}: {sentence}")
+
+
 class Silent:
     """A progress that nobody watches."""
 

@@ -15,6 +15,7 @@ from edgepack.measuring.rerun import read_result, rerun
 from edgepack.runtime import Snapshots
 from edgepack_packager.build import Built, VariantsFailedError, build
 from edgepack_packager.draft import recipe_of
+from edgepack_packager.progress import Silent
 from edgepack_packager.recipe import Recipe
 
 ALL = ("gguf", "mlx", "onnx")
@@ -107,6 +108,18 @@ def test_a_draft_runs_isolated_and_beside_snapshots(pair: Built, engine: str) ->
 def test_the_draft_has_no_chat_and_nothing_that_is_said_of_one() -> None:
     small = recipe_of(Recipe(ALL, ("q4",), draft="small", date="passed", thinks=True))
     assert small == Recipe(ALL, ("q4",), no_chat=True)
+
+
+def test_stages_say_which_model_they_are_of(large: Path, small: Path, tmp_path: Path) -> None:
+    class Titles(Silent):
+        def stage(self, title: str, total: int) -> None:
+            titles.append(title)
+
+    titles: list[str] = []
+    recipe = Recipe(("onnx",), ("f32",), draft=str(small), unproven=True)
+    build(str(large), recipe, tmp_path / "pair.edgepack", progress=Titles())
+    own = ["Writing onnx-f32", "Reading back onnx-f32"]
+    assert [each for each in titles if "onnx-f32" in each] == [*(f"draft: {each}" for each in own), *own]
 
 
 def test_a_draft_with_another_vocabulary_is_refused(large: Path, tmp_path: Path) -> None:
