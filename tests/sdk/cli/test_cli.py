@@ -142,7 +142,7 @@ def test_an_option_that_cannot_be_honoured_ends_with_2(
 def test_a_sampling_option_out_of_range_ends_with_2(invoke: Invoke, bundle: str, option: str) -> None:
     code, _, err = invoke("run", bundle, "hi", option)
     assert code == 2
-    assert option[2:].split("=")[0].replace("-", "_") in err
+    assert option.split("=")[0] in err
 
 
 @pytest.mark.parametrize("name", ["inspect", "verify", "plan", "bench", "run"])
