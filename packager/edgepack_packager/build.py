@@ -94,8 +94,8 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             progress.stage("Measuring keys and values", weights.decoder.n_layers)
             ids = probe.calibration(weights.decoder, ready.vectors)
             model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
-        if ready.passes:
-            progress.stage(f"Calibrating with {len(ready.passes)} passes", weights.decoder.n_layers * len(ready.passes))
+        if ready.corpus is not None:
+            progress.stage(f"Calibrating with {ready.corpus.name}", weights.decoder.n_layers * len(ready.passes))
             model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)

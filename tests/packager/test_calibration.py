@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -158,6 +159,9 @@ def test_windows_are_spread_over_a_text() -> None:
 def test_texts_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"none\.txt cannot be read: No such file"):
         read(str(tmp_path / "none.txt"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="pipe is no plain file"):
+        read(str(tmp_path / "pipe"))
     (tmp_path / "latin.txt").write_bytes("Käse".encode("latin-1"))
     with pytest.raises(SourceError, match="no text in UTF-8: see byte 1"):
         read(str(tmp_path / "latin.txt"))
@@ -169,6 +173,15 @@ def test_texts_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Nothing of onnx-int8 has scales that a calibration would choose"):
         build("demo", Recipe(("onnx",), ("q8",), calibrate=BUILT_IN), tmp_path / "b.edgepack")
     assert not list(tmp_path.glob("*.edgepack"))
+
+
+def test_a_file_is_named_so_that_a_manifest_can_hold_it(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"n\xff\x1b[31m.txt")
+    odd.write_text("\N{ZERO WIDTH NO-BREAK SPACE}Some words.", encoding="utf-8")
+    corpus = read(str(odd))
+    assert corpus.name.isprintable()
+    assert corpus.name.encode()
+    assert corpus.text == "Some words."
 
 
 def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_again(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from edgepack.errors import SourceError
+from edgepack.errors import SourceError, brief
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager.checkpoint.strictjson import open_plain
 
 BUILT_IN: Final = "built-in"
 
@@ -38,17 +39,15 @@ def read(name: str) -> Corpus:
     """Return the built-in text, or that of a file in UTF-8. Raises ``SourceError`` for one that cannot be read."""
     if name == BUILT_IN:
         return Corpus(name, files(__package__).joinpath("built-in.txt").read_text("utf-8"))
-    path = Path(name)
+    path, way = Path(name), f"Name a text file, or take --calibrate {BUILT_IN}."
     try:
-        with open(path, "rb") as file:
+        with open(open_plain(path, way), "rb") as file:
             data = file.read(_MOST_BYTES)
         cut = len(data) == _MOST_BYTES
         # A text that was cut may end within a character.
-        return Corpus(path.name, data.decode("utf-8", errors="ignore" if cut else "strict"))
+        return Corpus(brief(path.name), data.decode("utf-8-sig", errors="ignore" if cut else "strict"))
     except OSError as error:
-        raise SourceError(
-            f"{name} cannot be read: {error.strerror}.", hint=f"Name a text file, or take --calibrate {BUILT_IN}."
-        ) from None
+        raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
 

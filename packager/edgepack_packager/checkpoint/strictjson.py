@@ -71,12 +71,12 @@ def read_bytes(path: Path) -> bytes:
         raise SourceError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def open_plain(path: Path) -> int:
+def open_plain(path: Path, hint: str = "Put the model's own file in its place.") -> int:
     """Return a descriptor of a plain file, to read. Raises ``OSError``, and ``SourceError`` for anything else."""
     descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))  # a pipe would be waited for
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SourceError(f"{path} is no plain file.", hint="Put the model's own file in its place.")
+        raise SourceError(f"{path} is no plain file.", hint=hint)
     return descriptor
 
 
