@@ -12,7 +12,7 @@ import pytest
 from damage import DAMAGE, Damaged
 from models import make_llama
 
-from edgepack.errors import SourceError, UsageError
+from edgepack.errors import BuildError, SourceError, UsageError
 from edgepack_packager import calibration, families, reference, targets
 from edgepack_packager.build import build
 from edgepack_packager.calibration.text import BUILT_IN, Corpus, read, windows
@@ -22,6 +22,8 @@ from edgepack_packager.proof import tensors
 from edgepack_packager.proof.gates import missed
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import CALIBRATED_BITS, Model, Request
+from edgepack_packager.targets.gguf.quantize import encode
+from edgepack_packager.targets.gguf.recipe import Kind
 from edgepack_packager.write import write
 
 PASSES = [[list(range(24)), list(range(100, 124))], [[5] * 24]]
@@ -141,6 +143,15 @@ def test_levels_are_the_nearest_where_a_few_columns_count_for_all(
     shapes = {name: shape[1] for name, shape in demo.decoder.tensors() if len(shape) == 2}
     loud = {name: np.exp(random.normal(0, 3, columns)).astype(np.float32) for name, columns in shapes.items()}
     assert judged(target, scheme, demo, demo, loud, tmp_path)[0] == []
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q4_K", "q5_K", "q6_K"])
+@pytest.mark.parametrize("number", [1e9, np.inf, np.nan])
+def test_a_scale_that_no_block_can_hold_is_refused(kind: Kind, number: float) -> None:
+    rows = np.random.default_rng(4).normal(size=(2, 256)).astype(np.float32)
+    rows[1, 7] = number
+    with pytest.raises(BuildError, match=f"rows holds a value that {kind} cannot"):
+        encode(kind, rows, "rows", np.ones(256, np.float32))
 
 
 def test_windows_are_spread_over_a_text() -> None:

@@ -52,7 +52,8 @@ def _weights(kind: Kind, blocks: Float32, counts: Float32) -> Float32:
 def louder(blocks: Float32, share: np.float32) -> Float32:
     """Return the root of each weight's square and of so many times the mean square of its block: [n, size].
 
-    A power of two weights a block. ggml weighs errors so, beside the importance of their columns.
+    A power of two weights a block. ggml weighs errors so, beside the importance of their columns, in blocks of 256; in
+    those of 32 by the mean square of the row.
     """
     squares = np.square(blocks)
     mean = add_up(squares.T.copy())[:, None] * (share / np.float32(blocks.shape[1]))

@@ -95,12 +95,12 @@ def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Byte
     if not np.isfinite(rows).all():
         raise _unrepresentable(kind, place)
     fit = weighed.affine if kind.endswith("_1") else weighed.signed
-    codes, *scales = fit(rows, importance, _WEIGHED_BITS[kind])
-    columns = np.ascontiguousarray(codes.T)
     try:
-        parts = [_halves(scale) for scale in scales]
+        codes, *scales = fit(rows, importance, _WEIGHED_BITS[kind])
     except FloatingPointError:
         raise _unrepresentable(kind, place) from None
+    columns = np.ascontiguousarray(codes.T)
+    parts = [_halves(scale) for scale in scales]
     if kind.startswith("q5"):
         parts.append(_fifth_bits(columns))
         columns &= np.uint8(15)

@@ -20,7 +20,8 @@ BLOCK = 32
 def signed(rows: Float32, importance: Float32, bits: int) -> tuple[Codes, Float32]:
     """Return codes [n, 32], from 0 to 2**bits - 1, and scales [n] of half precision, of all blocks of rows.
 
-    value = (code - 2**(bits - 1)) * scale. ``rows``: float32 [n, columns]; ``importance``: float32 [columns].
+    value = (code - 2**(bits - 1)) * scale. ``rows``: float32 [n, columns]; ``importance``: float32 [columns]. Raises
+    ``FloatingPointError`` for a scale that half precision cannot hold.
     """
     blocks, weights = _blocks(rows, importance)
     half = 2 ** (bits - 1)
@@ -58,6 +59,6 @@ def _blocks(rows: Float32, importance: Float32) -> tuple[Float32, Float32]:
 
 
 def _half(values: Float32) -> Float32:
-    """Round to half precision, in float32; what is beyond it becomes infinite."""
-    with np.errstate(over="ignore"):
+    """Round to half precision, in float32. Raises ``FloatingPointError`` for what is beyond it."""
+    with np.errstate(over="raise"):
         return values.astype(np.float16).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What gives a block of weights its scale and its codes, compiled by numba. Importing it takes half a there.
+"""What gives a block of weights its scale and its codes, compiled by numba. Importing it takes half a second.
 
 ``LANES`` blocks go side by side. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is
 made by halving, so that the results are the same on every processor.
