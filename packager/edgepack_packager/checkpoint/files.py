@@ -13,6 +13,7 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+WITH_BASE = "Build its base, and have it merged into that: edgepack build BASE --adapter FOLDER"
 
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors", re.ASCII)
 _MOST = 99_999
@@ -52,7 +53,7 @@ def no_weights(place: object, names: Collection[str]) -> SourceError:
     if other and all(name.lower().startswith("adapter_") for name in other):
         return SourceError(
             f"{place} has no weights of a model, only an adapter, {other[0]}.",
-            hint="Build its base with it: edgepack build BASE --adapter FOLDER",
+            hint=WITH_BASE,
         )
     if native := [name for name in other if _MISTRAL.fullmatch(name)]:
         return SourceError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.errors import SourceError
-from edgepack_packager.checkpoint.files import ADAPTER, CONFIG, way_to
+from edgepack_packager.checkpoint.files import ADAPTER, CONFIG, WITH_BASE, way_to
 from edgepack_packager.checkpoint.strictjson import read_object
 
 _CACHED = re.compile(r"models--((?:(?!--)[\w.-])+(?:--(?:(?!--)[\w.-])+)?)", re.ASCII)
@@ -52,7 +52,7 @@ def no_config(place: object, names: Collection[str], adapter: Callable[[], dict[
         base = adapter().get("base_model_name_or_path")
         return SourceError(
             f"{place} is an adapter{f' of {base}' if isinstance(base, str) and base else ''}, not a model.",
-            hint="Build its base with it: edgepack build BASE --adapter FOLDER",
+            hint=WITH_BASE,
         )
     if "params.json" in names:
         return SourceError(
