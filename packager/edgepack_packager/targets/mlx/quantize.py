@@ -170,22 +170,11 @@ def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes)
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
     """Return float32 [rows, columns] = q * scale + bias of bytes laid out as ``quantize`` does."""
-    rows, groups = scales.shape
-    levels = _unpacked(packed, bits)
-    values = levels.reshape(rows, groups, -1).astype(np.float32)
-    values *= scales[:, :, None]
-    values += biases[:, :, None]
-    return values.reshape(rows, -1)
+    from edgepack_packager.targets import unpacking
 
-
-def _unpacked(packed: Bytes, bits: int) -> Bytes:
-    if bits == 8:
-        return packed
-    if bits == 4:
-        return np.stack((packed & 0x0F, packed >> 4), axis=-1)
-    first, second, third = np.moveaxis(packed.reshape(len(packed), -1, 3), -1, 0)
-    four = (first & 0x3F, first >> 6 | (second & 0x0F) << 2, second >> 4 | (third & 0x03) << 4, third >> 2)
-    return np.stack(four, axis=-1)
+    values = np.empty((scales.size, packed.size * 8 // bits // scales.size), np.float32)
+    unpacking.affine(packed.reshape(-1), bits, scales.reshape(-1), biases.reshape(-1), values)
+    return values.reshape(len(packed), -1)
 
 
 def round_to(values: Float32, kind: Float) -> tuple[NDArray[np.generic], bool]:
