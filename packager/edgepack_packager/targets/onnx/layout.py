@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from edgepack.bundle.decoder import Decoder, KvCache, Rope
-from edgepack_packager.targets import Written
+from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import sensitive
 
 BLOCK = 32
@@ -47,6 +47,24 @@ class Blocks:
     def count(self, columns: int) -> int:
         """Return how many blocks hold a row."""
         return -(-columns // self.size)
+
+
+FORMS: Mapping[str, Blocks] = MappingProxyType(
+    {
+        "int4_b64": Blocks(4, WIDE_BLOCK, searched=True),
+        "int4": Blocks(4, searched=True),
+        "int8_b64": Blocks(8, WIDE_BLOCK),
+        "int8": Blocks(8),
+    }
+)
+"""The forms that a matrix may be given by its name, beside a scheme."""
+
+
+def sizes(rows: int, columns: int) -> dict[str, int]:
+    """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
+    fitting = {name: of for name, of in FORMS.items() if of.size <= BLOCK or columns % of.size == 0}
+    scale = ELEMENT_BYTES["f32"]
+    return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +168,20 @@ def _source_bytes(stored: Stored) -> int:
     return stored.weight.size if stored.scales is not None else _packed_bytes(stored)
 
 
-def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32") -> Layout:
-    """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
+def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Forms = NO_FORMS) -> Layout:
+    """Return the layout of a decoder's tensors in one of ``SCHEMES``, but for those with ``FORMS`` of their own.
+
+    Vectors (norms, biases) are always f32.
+    """
     chosen = cast(Scheme, scheme)
     placer = _Placer()
     wide = sensitive(decoder)
-    tensors = {name: _stored(placer, name, shape, chosen, name in wide) for name, shape in decoder.tensors()}
+
+    def stored(name: str, shape: tuple[int, ...]) -> Stored:
+        own = FORMS[forms[name]] if name in forms else None
+        return _stored(placer, name, shape, chosen, own or _blocks(shape[-1], chosen, name in wide))
+
+    tensors = {name: stored(name, shape) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
     parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
     shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
@@ -174,12 +200,11 @@ class _Placer:
         return region
 
 
-def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme, wide: bool) -> Stored:
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme, blocks: Blocks | None) -> Stored:
     if len(shape) == 1:
         initializer = name if name.endswith(".bias") else f"{name}.weight"
         return Stored(1, placer.place(initializer, "f32", shape))
     rows, columns = shape
-    blocks = _blocks(columns, scheme, wide)
     if blocks is None:
         element: Element = "f16" if scheme == "f16" else "f32"
         return Stored(columns, placer.place(f"{name}.weight", element, shape))
