@@ -34,6 +34,7 @@ class MlxTarget:
     floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
+    needs_calibration: frozenset[str] = frozenset()
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
