@@ -130,8 +130,8 @@ class Target(Protocol):
     """A format.
 
     ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact).
-    ``needs_calibration`` are those that make nonsense of any model unless a text chose their scales. ``kv_cache`` is the
-    element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
+    ``needs_calibration`` are those that make nonsense of any model unless a text chose their scales. ``kv_cache`` is
+    the element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
     """
 
     name: str
