@@ -11,46 +11,25 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
+from edgepack_packager.targets.mlx.forms import FORMS, GROUP, Affine
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
-from edgepack_packager.targets.mlx.quantize import GROUP, Float
+from edgepack_packager.targets.mlx.quantize import Float
 
 SHARD_BYTES = 5 << 30
 """mlx-lm's own limit of the tensors in one file."""
 
-QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8, "4bit_mixed": 4, "4bit_g32": 4}
-"""Bits of the schemes that quantise."""
-
-_NARROW = 32
-"""The group of "4bit_g32": that of weights which were trained for 4 bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Packing:
-    """How a matrix is quantised: the bits of a level, and how many neighbours in a row share a scale and a bias."""
-
-    bits: int
-    group: int = GROUP
-
-
-FORMS: Mapping[str, Packing] = MappingProxyType(
-    {
-        f"{bits}bit" + (f"_g{group}" if group != GROUP else ""): Packing(bits, group)
-        for bits in (4, 6, 8)
-        for group in (GROUP, _NARROW)
-    }
-)
-"""The forms that a matrix may be given by its name, beside a scheme."""
-
 MIXED = "4bit_mixed"
 WIDE_BITS = 6
 """Bits of what is sensitive in the mixture."""
+
+QUANTIZED: Mapping[str, int] = {MIXED: 4, **{name: form.bits for name, form in FORMS.items()}}
+"""Bits of the schemes that quantise."""
 
 FLOATS: Mapping[str, Float] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
 
@@ -100,7 +79,7 @@ class Layout:
 def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
     """Return the element type of all that a variant does not quantise: norms, biases, scales, and so the activations.
 
-    A float scheme names it. A quantised one keeps the source's type, with two exceptions. 8-bit takes f16 for bf16,
+    A float scheme names it. A quantised one keeps the source's type, with two exceptions. 8 bits take f16 for bf16,
     whose 8 significant bits are no more than those of the levels that a scale multiplies; so does "4bit_g32", which is
     there for grids whose scales are to be kept. And a ``wide`` decoder takes
     bf16 for f16, whose range its activations exceed; see ``level_type`` for what that costs its 8-bit scales.
@@ -111,7 +90,7 @@ def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
         return "f32"
     if decoder.wide:
         return "bf16"
-    return "f16" if scheme in ("8bit", "4bit_g32") else FLOATS[dtype]
+    return "f16" if scheme == "4bit_g32" or QUANTIZED[scheme] == 8 else FLOATS[dtype]
 
 
 def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
@@ -122,12 +101,12 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
     the scales makes no difference, and zeros stay exact. A mixture searches among scales that can be stored.
     """
     kind = float_type(decoder, scheme, dtype)
-    return kind if scheme == MIXED or (scheme == "8bit" and kind == "bf16") else None
+    return kind if scheme == MIXED or (QUANTIZED.get(scheme) == 8 and kind == "bf16") else None
 
 
 def group_of(scheme: str) -> int:
     """Return how many neighbours share a scale and a bias."""
-    return _NARROW if scheme == "4bit_g32" else GROUP
+    return FORMS[scheme].group if scheme in FORMS else GROUP
 
 
 def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
@@ -135,13 +114,13 @@ def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
     return scheme in QUANTIZED and len(shape) == 2 and shape[1] % group_of(scheme) == 0
 
 
-def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Packing]:
+def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Affine]:
     """Return how every quantised matrix is, by MLX's name of its module.
 
     Parts that are fused have the bits of the most sensitive one, or all the same form of their own.
     """
     wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
-    found: dict[str, Packing] = {}
+    found: dict[str, Affine] = {}
     kind = choose(decoder)
     for name, shape in decoder.tensors():
         module = place(kind, decoder, name).module
@@ -150,7 +129,7 @@ def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str
         elif quantizes(scheme, shape):
             bits = WIDE_BITS if name in wide else QUANTIZED[scheme]
             if module not in found or bits > found[module].bits:
-                found[module] = Packing(bits, group_of(scheme))
+                found[module] = Affine(bits, group_of(scheme))
     return found
 
 

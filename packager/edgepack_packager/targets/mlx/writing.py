@@ -13,9 +13,9 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import CALIBRATED_BITS, Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
+from edgepack_packager.targets.mlx.forms import Affine
 from edgepack_packager.targets.mlx.layout import (
     MIXED,
-    Packing,
     float_type,
     index_json,
     lay_out,
@@ -89,17 +89,17 @@ class MlxWriter:
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        counts = self._importance.get(name)
-        search = self._scheme == MIXED or (counts is not None and own.bits < CALIBRATED_BITS)
-        packed, scales, biases = quantize(
-            rows, own.bits, self._level_type, search=search, group=own.group, importance=counts
-        )
-        keep_grids(rows, own.bits, self._float, packed, scales, biases)
+        bits, counts = own.bits, self._importance.get(name)
+        search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
+        # Whole levels among more than those of 4 bits are finer than what rounding moves a bfloat16 scale by.
+        chosen_for = self._float if search and bits > 4 else self._level_type
+        packed, scales, biases = quantize(rows, bits, chosen_for, search=search, group=own.group, importance=counts)
+        keep_grids(rows, bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))
 
-    def _packing(self, name: str) -> Packing | None:
+    def _packing(self, name: str) -> Affine | None:
         """Return how a matrix is quantised, None for a tensor that is not."""
         where = place(self._kind, self._decoder, name)
         return self._packings.get(where.module) if where.parameter == "weight" else None
