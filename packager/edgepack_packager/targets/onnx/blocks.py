@@ -1,8 +1,9 @@
 """Symmetric block quantisation as MatMulNBits and GatherBlockQuantized read it, the same on every host.
 
-A block of columns has one float32 scale; value = (code - 2**(bits - 1)) * scale. Two 4-bit codes share a byte, the
-first in the low half. A plain scale is the block's signed largest element over -2**(bits - 1), so that this element is
-represented exactly by code 0; those bytes are onnxruntime's own quantiser's. A searched scale is the best of some.
+A block of columns has one float32 scale; value = (code - 2**(bits - 1)) * scale. Codes of 4 or 2 bits share a byte,
+the first in its lowest bits. A plain scale is the block's signed largest element over -2**(bits - 1), so that this
+element is represented exactly by code 0; those bytes are onnxruntime's own quantiser's. A searched scale is the best of
+some.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import CALIBRATED_BITS, Form
-from edgepack_packager.targets.onnx.layout import Blocks
+from edgepack_packager.targets.onnx.forms import Blocks
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
 _RUN = 8192
@@ -101,6 +102,10 @@ def _filled(rows: Float32, form: Blocks) -> Float32:
 def _packed(whole: Codes, bits: int) -> Codes:
     if bits == 8:
         return whole
-    pairs = np.ascontiguousarray(whole).view("<u2")
-    packed: Codes = (pairs | (pairs >> 4)).astype(np.uint8)
+    # A byte's codes in one number, a byte each: all but the first move down to where the byte has them.
+    codes = np.ascontiguousarray(whole).view(f"<u{8 // bits}")
+    joined = codes.copy()
+    for index in range(1, 8 // bits):
+        joined |= codes >> np.array(index * (8 - bits), codes.dtype)
+    packed: Codes = joined.astype(np.uint8)
     return packed
