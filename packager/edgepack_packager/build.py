@@ -23,7 +23,7 @@ from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets import Model
 from edgepack_packager.write import write
 
 _POOLS = ThreadpoolController()  # it reads which libraries this process has, and numpy's is there by now
@@ -103,14 +103,25 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         files += seal.files_of_adapters(ready.adapters)
         compared = ready.compared(weights, scratch, progress)
         prover = ready.prover(weights, files, scratch, progress, model)
-        parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+        parts = _write_and_prove(ready, weights, model, prover, bundle / seal.VARIANTS, progress)
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
             told = [note for part in held for note in part.verdict.notes]
             notes = [*ready.notes, *weights.notes, *compared, *told]
+            receipt = prover.receipt([part.verdict for part in held])
             manifest, identity = seal.seal(
-                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
+                bundle,
+                ready.origin,
+                files,
+                model,
+                ready.vectors,
+                ready.recipe,
+                held,
+                notes,
+                draft,
+                ready.corpus,
+                receipt,
             )
             work.publish(bundle, ready.out, ready.force)
             built = Built(ready.out, identity, manifest)
@@ -133,22 +144,27 @@ def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
 
 
 def _write_and_prove(
-    requests: Sequence[Request],
+    ready: Prepared,
     weights: Weights,
     model: Model,
     prover: proof.Prover,
     variants: Path,
     progress: Progress,
 ) -> list[seal.Part]:
+    requests = ready.requests
     prover.structure(requests)
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
-    written = write(weights, requests, variants, model, progress.advance)
+    written = write(weights, [*requests, *ready.plain], variants, model, progress.advance)
+    plain = {(each.target.name, each.scheme): (each, variants / each.id) for each in ready.plain}
     parts = []
-    for request, done in zip(requests, written, strict=True):
-        verdict = prover.variant(request, variants / request.id)
+    for request, done in zip(requests, written, strict=False):
+        beside = plain.get((request.target.name, request.scheme))
+        verdict = prover.variant(request, variants / request.id, beside)
         for sentence in verdict.notes:
             progress.warn(sentence)
         if verdict.missed:
             rmtree(variants / request.id)
         parts.append(seal.Part(request, done, verdict))
+    for _, folder in plain.values():
+        rmtree(folder)
     return parts

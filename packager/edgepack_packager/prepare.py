@@ -23,7 +23,8 @@ from edgepack_packager.families import quantised
 from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import probe, reading
+from edgepack_packager.proof import held_out, probe, reading
+from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
@@ -40,7 +41,7 @@ class Prepared:
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
     ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source,
     ``adapters`` what is merged into it. ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates
-    with, ``passes`` its token ids, see ``calibration.importance``.
+    with, ``passes`` its token ids, see ``calibration.importance``; ``held_out`` what variants are judged on.
     """
 
     origin: Source
@@ -57,12 +58,19 @@ class Prepared:
     force: bool = False
     corpus: Corpus | None = None
     passes: Sequence[Sequence[Sequence[int]]] = ()
+    held_out: HeldOut | None = None
+
+    @property
+    def plain(self) -> list[Request]:
+        """The plain schemes in the bytes of calibrated variants, which are measured beside them and not sealed."""
+        calibrated = [each for each in self.requests if each.calibrated]
+        return [replace(each, calibrated=False) for each in calibrated] if self.held_out else []
 
     @property
     def size(self) -> int:
-        """The bytes that the variants will take, as their targets measure them."""
-        model = self.model
-        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
+        """The bytes that the variants will take, as their targets measure them, those that are not sealed included."""
+        model, written = self.model, [*self.requests, *self.plain]
+        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in written)
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model
@@ -76,7 +84,18 @@ class Prepared:
         if isinstance(weights, MappedWeights) and self.adapters:
             adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
         return proof.Prover(
-            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts, adapted
+            weights,
+            files,
+            text,
+            self.vectors,
+            self.tokenizer,
+            self.engines,
+            scratch,
+            progress,
+            max_kl=limit,
+            importance=counts,
+            adapted=adapted,
+            held_out=self.held_out,
         )
 
     def compared(self, weights: Weights, scratch: Path, progress: Progress) -> list[str]:
@@ -130,6 +149,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     requests = recipe.requests(model)
     corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
+    judged = None
+    if not recipe.unproven:
+        payloads = len(requests) + sum(each.calibrated for each in requests)
+        judged = held_out.choose(recipe.receipt, corpus, tokenizer, decoder, payloads)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
@@ -142,7 +165,21 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
     return Prepared(
-        origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, asked, force, corpus, passes
+        origin,
+        recipe,
+        out,
+        failed,
+        model,
+        tokenizer,
+        vectors,
+        requests,
+        engines,
+        notes,
+        adapters=asked,
+        force=force,
+        corpus=corpus,
+        passes=passes,
+        held_out=judged,
     )
 
 
