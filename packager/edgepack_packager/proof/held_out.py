@@ -28,8 +28,8 @@ WHOLE: Final = 8192
 SHORT: Final = 2048
 """Tokens of one that nobody asked for, at most."""
 
-BUDGET: Final = 12.0
-"""CPU seconds that it may take, by ``cost``; half a build's own for a model of a hundred million parameters."""
+BUDGET: Final = 20.0
+"""CPU seconds that it may take, by ``cost``."""
 
 SHARED: Final = 0.01
 """Of the runs of ``RUN`` tokens, what may stand in the calibration's text too, as rules of tables and digits do."""

@@ -20,6 +20,7 @@ from edgepack.errors import BundleDamagedError, BundleTooNewError
 
 FILE = "receipt.json"
 VERSION = 1
+MAX_SIZE = 1 << 20
 
 _REBUILD = "Build the bundle again."
 
@@ -101,8 +102,11 @@ def read(bundle: Bundle) -> Receipt | None:
     Raises ``BundleTooNewError`` for a newer version, and ``BundleDamagedError`` for one that is no receipt, is of
     another source or of variants that the bundle does not have, or differs from its digest.
     """
-    if all(file.path != FILE for file in bundle.manifest.files):
+    entry = next((file for file in bundle.manifest.files if file.path == FILE), None)
+    if entry is None:
         return None
+    if entry.size > MAX_SIZE:
+        raise _damaged(f"has {entry.size} bytes, more than any receipt")
     data = bundle.read(FILE)
     try:
         version = msgspec.json.decode(data, type=_Head).version
