@@ -80,7 +80,9 @@ def build(
 
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
-    source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
+    beside = ready.out.parent
+    needs = source.Need("the bundle takes", beside, ready.size), source.Need("its receipt", beside, ready.room)
+    source.fetch_weights(ready.origin, progress, *needs)
     with (
         source.open_weights(ready.origin) as checkpoint,
         adapters.opened(ready.adapters, families.stored(checkpoint.config, ready.model.decoder)) as merged,

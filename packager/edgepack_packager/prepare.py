@@ -23,7 +23,7 @@ from edgepack_packager.families import quantised
 from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import held_out, probe, reading
+from edgepack_packager.proof import held_out, probe, reading, receipt
 from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.recipe import Recipe
@@ -71,6 +71,11 @@ class Prepared:
         """The bytes that the variants will take, as their targets measure them, those that are not sealed included."""
         model, written = self.model, [*self.requests, *self.plain]
         return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in written)
+
+    @property
+    def room(self) -> int:
+        """The bytes of logits that measuring on the held-out text takes for a while."""
+        return receipt.room(self.held_out, self.model.decoder.n_vocab) if self.held_out else 0
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model

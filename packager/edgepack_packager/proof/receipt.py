@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
-from math import exp
+from math import exp, isfinite
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ import numpy as np
 from edgepack.bundle import receipt
 from edgepack.bundle.manifest import File
 from edgepack.bundle.receipt import Figures, Measured, Receipt
+from edgepack.errors import EngineError
 from edgepack.runtime import KvCache
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
@@ -162,7 +163,10 @@ class Measuring:
 
 
 def figures(found: Sequence[Positions]) -> Figures:
-    """Return the figures of all windows together, each with four significant digits."""
+    """Return the figures of all windows together, each with four significant digits.
+
+    Raises ``EngineError`` where logits were no numbers.
+    """
     kl, same, ours, theirs = (
         np.concatenate([getattr(each, name) for each in found])
         for name in ("kl", "same", "surprise", "reference_surprise")
@@ -179,7 +183,16 @@ def figures(found: Sequence[Positions]) -> Figures:
         "ratio": ratio,
         "ratio_error": min(ratio * more_error, _power(_LARGEST)),
     }
+    if not all(isfinite(value) for value in named.values()):
+        raise EngineError("The logits on the held-out text are not all finite numbers.")
     return Figures(**{name: _rounded(value) for name, value in named.items()})
+
+
+def room(text: HeldOut, vocabulary: int) -> int:
+    """Return the bytes that logits take at a time: a group of a payload's, and all or a group of the source's."""
+    group = 4 * vocabulary * sum(map(len, text.windows[:TOGETHER]))
+    whole = 4 * vocabulary * text.tokens
+    return group + (whole if whole <= KEPT else group)
 
 
 _LARGEST: Final = 700.0
