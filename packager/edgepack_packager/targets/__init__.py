@@ -129,8 +129,9 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``kv_cache`` is the
-    element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact).
+    ``needs_calibration`` are those that make nonsense of any model unless a text chose their scales. ``kv_cache`` is
+    the element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
     """
 
     name: str
@@ -138,6 +139,7 @@ class Target(Protocol):
     floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
+    needs_calibration: frozenset[str]
     kv_cache: KvCache | None
 
     def nmse(self, decoder: Decoder) -> float:
