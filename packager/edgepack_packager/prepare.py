@@ -62,9 +62,13 @@ class Prepared:
 
     @property
     def plain(self) -> list[Request]:
-        """The plain schemes in the bytes of calibrated variants, which are measured beside them and not sealed."""
-        calibrated = [each for each in self.requests if each.calibrated]
-        return [replace(each, calibrated=False) for each in calibrated] if self.held_out else []
+        """The plain schemes in the bytes of calibrated variants, which are measured beside them and not sealed.
+
+        Those that make nonsense of a model without a calibration are left out.
+        """
+        calibrated = [each for each in self.requests if each.calibrated] if self.held_out else []
+        able = [each for each in calibrated if each.scheme not in each.target.needs_calibration]
+        return [replace(each, calibrated=False) for each in able]
 
     @property
     def size(self) -> int:
