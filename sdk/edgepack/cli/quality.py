@@ -38,6 +38,7 @@ def quality(bundles: Bundles, out: Picture = None, json: AsJson = False) -> None
     from edgepack.bundle.files import open_bundle
     from edgepack.bundle.writing import write_atomically
     from edgepack.cli import plot
+    from edgepack.errors import visible
     from edgepack.measuring import scatter
 
     plot.check(out, "--out")
@@ -45,8 +46,10 @@ def quality(bundles: Bundles, out: Picture = None, json: AsJson = False) -> None
     _check_comparable(found)
     first, receipt = found[0]
     if out:
-        title = f"{first.manifest.name} on {receipt.text.tokens} held-out tokens ({receipt.text.name})"
-        points = [point for one in found for point in _points(*one)]
+        title = (
+            f"{visible(first.manifest.name)} on {receipt.text.tokens} held-out tokens ({visible(receipt.text.name)})"
+        )
+        points = [point for one in found for point in _points(*one, named=len(found) > 1)]
         write_atomically(out, scatter.draw(title, "size, MB", "KL divergence from the source, nats", points).encode())
         say(err(), f"Drawn: {out}")
     if json:
@@ -109,16 +112,25 @@ def _sizes(bundle: Bundle) -> dict[str, int]:
     return {variant.id: sum(file.size for file in variant.files) for variant in bundle.manifest.variants}
 
 
-def _points(bundle: Bundle, receipt: Receipt) -> Iterator[Point]:
+def _points(bundle: Bundle, receipt: Receipt, named: bool) -> Iterator[Point]:
+    """Yield what is drawn of a bundle; ``named`` has its folder before each label."""
+    from edgepack.errors import visible
     from edgepack.measuring.scatter import Point
 
     sizes, targets = _sizes(bundle), {variant.id: variant.target for variant in bundle.manifest.variants}
     for each in receipt.variants:
         at, group = sizes[each.variant] / 1e6, targets[each.variant]
-        yield Point(each.variant, group, at, each.lost.kl, each.lost.kl_error)
+        before = f"{visible(bundle.path.name.removesuffix('.edgepack'))}: " if named else ""
+        yield Point(before + each.variant, group, at, each.lost.kl, each.lost.kl_error)
         if each.plain:
-            name = each.variant.removesuffix("-cal")
-            yield Point(f"{name}, plain", group, at, each.plain.kl, each.plain.kl_error, hollow=True)
+            yield Point(
+                f"{before}{each.variant.removesuffix('-cal')}, plain",
+                group,
+                at,
+                each.plain.kl,
+                each.plain.kl_error,
+                hollow=True,
+            )
 
 
 def _show(found: Sequence[tuple[Bundle, Receipt]]) -> None:

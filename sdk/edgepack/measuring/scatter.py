@@ -9,11 +9,13 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Final
 
-_WIDTH: Final = 820
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 250, 60, 60
+_LEFT, _TOP, _BOTTOM = 70, 60, 60
+_PLOT: Final = 480
 _HEIGHT: Final = 420
 _LINE: Final = 18
-_PLOT: Final = _WIDTH - _LEFT - _RIGHT
+_BESIDE: Final = _LEFT + _PLOT + 24
+_LETTER: Final = 8
+"""Pixels of a character, at most nearly all; labels end where the picture does."""
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Told apart by people who see few colours too (Okabe and Ito)."""
 _SMALLEST: Final = 1e-9
@@ -45,10 +47,11 @@ def draw(title: str, sizes: str, losses: str, points: Sequence[Point]) -> str:
     groups = list(dict.fromkeys(point.group for point in points))
     colours = {group: _COLOURS[number % len(_COLOURS)] for number, group in enumerate(groups)}
     total = _TOP + height + _BOTTOM
+    width = max(_BESIDE + _LETTER * max(len(point.label) for point in points), _LETTER * len(title)) + 16
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{total}" '
-            f'viewBox="0 0 {_WIDTH} {total}" font-family="sans-serif" font-size="13">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{total}" '
+            f'viewBox="0 0 {width} {total}" font-family="sans-serif" font-size="13">',
             '<rect width="100%" height="100%" fill="white"/>',
             f'<text x="16" y="26" font-weight="bold">{escape(title)}</text>',
             f'<text x="{_LEFT}" y="{_TOP - 10}" fill="#555">{escape(losses)}</text>',
@@ -94,17 +97,16 @@ class _Plot:
 
     def marks(self, colours: dict[str, str]) -> Iterator[str]:
         order = sorted(self.points, key=lambda point: (-point.loss, point.size, point.label))
-        beside = _LEFT + _PLOT + 24
         labels = _spread([self.y(point.loss) for point in order], _TOP, _TOP + self.height)
         for point, label in zip(order, labels, strict=True):
             x, y, colour = self.x(point.size), self.y(point.loss), colours[point.group]
-            yield f'<path d="M{x:.1f} {y:.1f}L{beside - 4} {label:.1f}" stroke="{colour}" stroke-opacity="0.25"/>'
+            yield f'<path d="M{x:.1f} {y:.1f}L{_BESIDE - 4} {label:.1f}" stroke="{colour}" stroke-opacity="0.25"/>'
             if point.error:
                 low, high = self.y(point.loss - point.error), self.y(point.loss + point.error)
                 yield f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{colour}" stroke-width="2"/>'
             fill = "white" if point.hollow else colour
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>'
-            yield f'<text x="{beside}" y="{label + 4:.1f}" fill="{colour}">{escape(point.label)}</text>'
+            yield f'<text x="{_BESIDE}" y="{label + 4:.1f}" fill="{colour}">{escape(point.label)}</text>'
 
 
 def _spread(wanted: Sequence[float], top: float, bottom: float) -> list[float]:

@@ -97,7 +97,10 @@ def test_bundles_of_one_source_and_text_share_a_picture(
 ) -> None:
     other = written(tmp_path / "other")
     assert main(["quality", str(bundle), str(other), "-o", str(tmp_path / "both.svg")]) == 0
-    assert (tmp_path / "both.svg").read_text().count("<circle") == 6
+    picture = (tmp_path / "both.svg").read_text()
+    assert picture.count("<circle") == 6
+    assert "small: fake-q8" in picture
+    assert "other: fake-q4, plain" in picture
 
 
 @pytest.mark.parametrize(
