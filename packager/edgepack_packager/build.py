@@ -17,13 +17,14 @@ from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import adapters, calibration, families, proof, reference, seal, source, work
+from edgepack_packager.allot import Allotment
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Model
+from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
 _POOLS = ThreadpoolController()  # it reads which libraries this process has, and numpy's is there by now
@@ -104,8 +105,15 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
         files += seal.files_of_adapters(ready.adapters)
         compared = ready.compared(weights, scratch, progress)
+        allotment = Allotment(ready, weights, model, progress)
         prover = ready.prover(weights, files, scratch, progress, model)
-        parts = _write_and_prove(ready, weights, model, prover, bundle / seal.VARIANTS, progress)
+
+        def made(requests: Sequence[Request]) -> list[seal.Part]:
+            return _write_and_prove(ready, requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+
+        prover.structure(allotment.requests)
+        parts = made(allotment.requests)
+        parts = [allotment.settled(part, lambda request: made([request])[0]) for part in parts]
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
@@ -124,6 +132,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
                 draft,
                 ready.corpus,
                 receipt,
+                allotment.made,
             )
             work.publish(bundle, ready.out, ready.force)
             built = Built(ready.out, identity, manifest)
@@ -147,26 +156,26 @@ def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
 
 def _write_and_prove(
     ready: Prepared,
+    requests: Sequence[Request],
     weights: Weights,
     model: Model,
     prover: proof.Prover,
     variants: Path,
     progress: Progress,
 ) -> list[seal.Part]:
-    requests = ready.requests
-    prover.structure(requests)
+    beside = {request.id: plain for request in requests if (plain := ready.plain(request))}
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
-    written = write(weights, [*requests, *ready.plain], variants, model, progress.advance)
-    plain = {(each.target.name, each.scheme): (each, variants / each.id) for each in ready.plain}
+    written = write(weights, [*requests, *beside.values()], variants, model, progress.advance)
     parts = []
     for request, done in zip(requests, written, strict=False):
-        beside = plain.get((request.target.name, request.scheme))
-        verdict = prover.variant(request, variants / request.id, beside)
+        plain = beside.get(request.id)
+        payload = None if plain is None else (plain, variants / plain.id)
+        verdict = prover.variant(request, variants / request.id, payload)
         for sentence in verdict.notes:
             progress.warn(sentence)
         if verdict.missed:
             rmtree(variants / request.id)
         parts.append(seal.Part(request, done, verdict))
-    for _, folder in plain.values():
-        rmtree(folder)
+    for plain in beside.values():
+        rmtree(variants / plain.id)
     return parts

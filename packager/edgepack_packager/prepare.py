@@ -13,7 +13,7 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError, Usag
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, proof, seal, source, work
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint import CONFIG
@@ -60,21 +60,21 @@ class Prepared:
     passes: Sequence[Sequence[Sequence[int]]] = ()
     held_out: HeldOut | None = None
 
-    @property
-    def plain(self) -> list[Request]:
-        """The plain schemes in the bytes of calibrated variants, which are measured beside them and not sealed.
+    def plain(self, request: Request) -> Request | None:
+        """Return the plain scheme in the bytes of a calibrated variant, which is measured beside it and not sealed.
 
-        Those that make nonsense of a model without a calibration are left out.
+        None for a variant that is not calibrated or has forms of its own, where the scheme makes nonsense of a model
+        without a calibration, and where no text is held out.
         """
-        calibrated = [each for each in self.requests if each.calibrated] if self.held_out else []
-        able = [each for each in calibrated if each.scheme not in each.target.needs_calibration]
-        return [replace(each, calibrated=False) for each in able]
+        if self.held_out is None or not request.calibrated or request.forms:
+            return None
+        return None if request.scheme in request.target.needs_calibration else replace(request, calibrated=False)
 
     @property
     def size(self) -> int:
         """The bytes that the variants will take, as their targets measure them, those that are not sealed included."""
-        model, written = self.model, [*self.requests, *self.plain]
-        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in written)
+        model, written = self.model, [*self.requests, *filter(None, map(self.plain, self.requests))]
+        return sum(each.measure(model.decoder, model.dtype).data_bytes for each in written)
 
     @property
     def room(self) -> int:
@@ -155,8 +155,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
-    requests = recipe.requests(model)
-    corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
+    given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
+    requests = recipe.requests(model, given)
+    named = recipe.text(given)
+    corpus = None if named is None else calibration.text.read(named)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
     judged = None
     if not recipe.unproven:

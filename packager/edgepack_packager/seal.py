@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -19,8 +20,9 @@ from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters
+from edgepack_packager import adapters, allocation
 from edgepack_packager.adapters import Asked
+from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
@@ -64,13 +66,14 @@ def seal(
     draft: str | None = None,
     corpus: Corpus | None = None,
     receipt: Receipt | None = None,
+    made: Mapping[str, Allocation] = MappingProxyType({}),
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
     ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
     ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with, ``receipt``
-    what they lost on a held-out text. Adds the text side, the licence, the model card and the evidence, and writes the
-    manifest last.
+    what they lost on a held-out text, ``made`` how their forms were chosen, by id. Adds the text side, the licence, the
+    model card, the evidence, the receipt and the recipe of forms, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -80,6 +83,9 @@ def seal(
     write_evidence(bundle / EVIDENCE, parts)
     if receipt is not None:
         (bundle / receipts.FILE).write_bytes(receipts.encode(receipt))
+    used = (corpus.name, corpus.sha256) if corpus else None
+    if recipe_of_forms := allocation.recipe([part.request for part in parts], made, model, used):
+        (bundle / allocation.table.FILE).write_text(recipe_of_forms, "utf-8", newline="\n")
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
