@@ -75,7 +75,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     source: Sha256
     perplexity: float
     perplexity_error: float
-    variants: Annotated[list[Measured], msgspec.Meta(max_length=256)]
+    variants: Annotated[list[Measured], msgspec.Meta(min_length=1, max_length=256)]
 
     def of(self, variant: str) -> Measured | None:
         """Return what was measured of a variant, None where nothing was."""

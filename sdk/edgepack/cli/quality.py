@@ -76,7 +76,7 @@ def _receipt(bundle: Bundle) -> Receipt:
     from edgepack.errors import BundleError
 
     receipt = read(bundle)
-    if receipt is None or not receipt.variants:
+    if receipt is None:
         name = bundle.manifest.source.repository or "MODEL"
         raise BundleError(
             f"{bundle.path} has no receipt: nothing of it was measured on a held-out text.",

@@ -47,6 +47,7 @@ def test_fields_to_come_are_passed_over(tmp_path: Path) -> None:
         ({"text": {"name": "held.txt", "sha256": "no", "tokens": 8, "window": 8}}, "sha256"),
         ({"text": {"name": "held.txt", "sha256": "ab" * 32, "tokens": 0, "window": 8}}, "tokens"),
         ({"perplexity": "much"}, "perplexity"),
+        ({"variants": []}, "variants"),
         ({"variants": [{"variant": "fake-q5", "by": "fake", "lost": small_bundle.figures(1)}]}, "'fake-q5'"),
         ({"variants": 2 * [{"variant": "fake-q4", "by": "fake", "lost": small_bundle.figures(1)}]}, "twice"),
         ({"variants": [{"variant": "fake-q4", "by": "fake", "lost": {"kl": 1.0}}]}, "kl_error"),
