@@ -25,8 +25,8 @@ class Speed:
     ``rates`` are those of matrices by the name of a scheme or of an element type, as manifests have them; those of
     what makes the logits, where a scheme stores it otherwise, by the scheme's name and ".head"; that of a value of a
     query with one before it, in the cache, by "attention". ``layer`` are the seconds of a layer beside its products:
-    of a token in a prompt, and of a step of an answer. ``settled`` says that no other program disturbed; ``tries``
-    counts the measurements of which this is the best.
+    of a token in a prompt, and of a step of an answer. ``settled`` says that no other program disturbed, and that all
+    was found twice; ``tries`` counts the measurements of which this is the best.
     """
 
     threads: int
