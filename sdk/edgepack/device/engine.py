@@ -78,6 +78,13 @@ class Engine:
     reason: str | None
     used: bool
 
+    @property
+    def variant(self) -> str:
+        """The variant for this processor that an engine of several took: what its version has after the build's; else
+        ""."""
+        _, _, build = (self.installed or "").partition("+")
+        return (self.version or "").partition(f"+{build}.")[2] if build else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
