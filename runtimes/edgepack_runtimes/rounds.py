@@ -35,14 +35,15 @@ PAUSE_S: Final = 0.2
 Run = Callable[["Watch"], Sequence[float]]
 """Takes one measurement, under a watch: seconds, as many each time."""
 
+_START: Final = Look(0.0, 0.0, 0.0)
+
 
 class Watch:
     """What other programs took during the runs of one measurement, not while it was made ready."""
 
     def __init__(self, threads: int, look: Callable[[], Look] = look) -> None:
         self._threads, self._look = threads, look
-        self._clock = self._own = self._others = 0.0
-        self._told = True
+        self._runs = _START
 
     def least(self, run: Callable[[], float], count: int) -> float:
         """Return the least of the seconds that ``count`` runs say, or fewer where these are long."""
@@ -50,22 +51,22 @@ class Watch:
         found = [run()]
         while len(found) < count and sum(found) < LONG_S:
             found.append(run())
-        after = self._look()
-        wall = after.clock - before.clock
-        cores = taken(before, after)
-        self._clock += wall
-        self._own += after.own - before.own
-        self._others += (cores or 0.0) * wall
-        self._told &= cores is not None
+        after, so_far = self._look(), self._runs
+        told = None not in (before.everyone, after.everyone, so_far.everyone)
+        self._runs = Look(
+            so_far.clock + after.clock - before.clock,
+            so_far.own + after.own - before.own,
+            (so_far.everyone or 0.0) + (after.everyone or 0.0) - (before.everyone or 0.0) if told else None,
+        )
         return min(found)
 
     @property
     def quiet(self) -> bool:
-        """Say whether nobody disturbed: by the system's counters, and by what this process was given of its cores."""
-        if self._clock <= 0:
-            return False
-        cores = self._others / self._clock if self._told else None
-        return not disturbs(cores, self._threads) and self._own >= COMPUTES * self._threads * self._clock
+        """Say whether nobody disturbed, by what the system counts, or where it does not by what this process got."""
+        others = taken(_START, self._runs)
+        if others is None:
+            return self._runs.own >= COMPUTES * self._threads * self._runs.clock
+        return not disturbs(others, self._threads)
 
 
 @dataclass(frozen=True, slots=True)

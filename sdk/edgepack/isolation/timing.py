@@ -27,7 +27,7 @@ from edgepack.isolation import process
 TRIES: Final = 3
 """Measurements that are not certain before the best of them must do."""
 
-_TIMEOUT_S: Final = 30.0
+_TIMEOUT_S: Final = 120.0
 
 _ENOUGH_S: Final = 6.0
 """No product is begun after so many seconds, as on a slow device with many types; and none is measured again."""
