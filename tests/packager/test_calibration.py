@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from damage import DAMAGE, Damaged
 from models import make_llama
+from schemes import schemes
 
 from edgepack.errors import BuildError, SourceError, UsageError
 from edgepack_packager import calibration, families, reference, targets
@@ -44,8 +45,7 @@ def counts(demo: Weights) -> dict[str, Float32]:
 
 def searched() -> list[tuple[str, str]]:
     """Every scheme whose scales a calibration chooses."""
-    found = [targets.find(name) for name in targets.names()]
-    return [(each.name, scheme) for each in found for scheme, bits in each.schemes.items() if bits < CALIBRATED_BITS]
+    return [each for each in schemes() if targets.find(each[0]).schemes[each[1]] < CALIBRATED_BITS]
 
 
 def judged(
