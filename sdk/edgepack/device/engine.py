@@ -80,10 +80,8 @@ class Engine:
 
     @property
     def variant(self) -> str:
-        """The variant for this processor that an engine of several took: what its version has after the build's; else
-        ""."""
-        _, _, build = (self.installed or "").partition("+")
-        return (self.version or "").partition(f"+{build}.")[2] if build else ""
+        """The variant for this processor that an engine of several took, else ""."""
+        return variant(self.installed or "", self.version or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +100,13 @@ class Options:
     chunk: int = 128
     repack: bool | None = None
     spin: bool | None = None
+
+
+def variant(installed: str, version: str) -> str:
+    """Return what the version of a loaded engine has after the build that is installed: "0.3.36+x86.64.g1a2b3c4d" and
+    "0.5.0-dev+x86.64.g1a2b3c4d.zen4" give "zen4"; else ""."""
+    _, _, build = installed.partition("+")
+    return version.partition(f"+{build}.")[2] if build else ""
 
 
 def older(version: str | None, floor: str) -> bool:
