@@ -87,6 +87,8 @@ Bits = Annotated[
     list[float] | None,
     typer.Option(
         "--bits",
+        min=1,
+        max=32,
         help="The same for so many bits a weight on average, as 4.5. Repeatable.",
         metavar="BITS",
         show_default=False,
@@ -302,7 +304,7 @@ def _quants(
     """Return the quantisations, goals among them: q4 where nothing else says what to build."""
     from edgepack_packager.allocation.goals import of_fit
 
-    goals = [*map(of_fit, fit or []), *(f"{each:g}bits" for each in bits or [])]
+    goals = [*map(of_fit, fit or []), *(f"{round(each, 3):g}bits" for each in bits or [])]
     return [*(quants or []), *goals] or ([] if recipe else ["q4"])
 
 
