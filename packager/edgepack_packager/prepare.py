@@ -62,7 +62,7 @@ class Prepared:
     def size(self) -> int:
         """The bytes that the variants will take, as their targets measure them."""
         model = self.model
-        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
+        return sum(each.measure(model.decoder, model.dtype).data_bytes for each in self.requests)
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
@@ -97,7 +97,7 @@ class Recipe:
                 request = Request(target, quant, scheme, searched)
                 found.setdefault(request.id, request)
         for request in found.values():
-            request.target.check(model, request.scheme)
+            request.target.check(replace(model, forms=request.forms), request.scheme)
         if self.calibrate is not None and not any(request.calibrated for request in found.values()):
             raise UsageError(
                 f"Nothing of {', '.join(found)} has scales that a calibration would choose.",

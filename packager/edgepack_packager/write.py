@@ -47,7 +47,7 @@ def _wait(working: list[Future[None]]) -> None:
 
 def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
     folder.mkdir(parents=True)
-    model = model if request.calibrated else replace(model, importance={})
+    model = replace(model, forms=request.forms, importance=model.importance if request.calibrated else {})
     writer = request.target.open(folder, model, request.scheme)
     stack.callback(writer.abort)
     return writer

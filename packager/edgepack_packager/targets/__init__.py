@@ -6,10 +6,11 @@ separate and independent: it parses the finished files anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from edgepack.bundle.decoder import Decoder
@@ -30,6 +31,12 @@ UNIFORM = ("f32", "f16", "q8", "q4")
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
+Forms = Mapping[str, str]
+"""The form of each matrix that has one of its own: a name among its slot's, by the canonical name. All others follow
+the scheme's rule, and so do all of an empty one."""
+
+NO_FORMS: Forms = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -38,7 +45,7 @@ class Model:
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
     ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name; empty
-    where nothing was calibrated.
+    where nothing was calibrated. ``forms`` are the matrices that do not follow the scheme's rule.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Model:
     text: Text | None = None
     cache_scales: Mapping[str, Float32] = field(default_factory=dict)
     importance: Mapping[str, Float32] = field(default_factory=dict)
+    forms: Forms = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,18 @@ class Form:
     bits: int
     group: int = 1
     scales: FloatType = "f16"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Matrices that share a form, as they are one tensor in the file, and the forms that they can take.
+
+    ``tensors``: their canonical names, in model order. ``forms``: the bytes that they take together in each, by the
+    form's name, fewest first.
+    """
+
+    tensors: tuple[str, ...]
+    forms: Mapping[str, int]
 
 
 class Reader(Protocol):
@@ -167,8 +187,19 @@ class Target(Protocol):
         """
         ...
 
-    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+    def measure(self, decoder: Decoder, dtype: str, scheme: str, forms: Forms = NO_FORMS) -> Written:
         """Return what a writer will report, from the decoder and the source's element type ("f32", "f16", "bf16")."""
+        ...
+
+    def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
+        """Return all matrices, in model order, with the forms that they may be given beside the scheme "q4" means."""
+        ...
+
+    def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
+        """Return rows of a canonical matrix, float32 [n, columns], as a variant with that form would hold them.
+
+        They are encoded by the model's ``importance``, as its writer does. Raises ``BuildError`` as it does.
+        """
         ...
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:
@@ -193,19 +224,28 @@ class FixesKvCache(Protocol):
 class Request:
     """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means.
 
-    ``calibrated``: its scales are those that lose least by the model's ``importance``.
+    ``calibrated``: its scales are those that lose least by the model's ``importance``. ``forms`` are the matrices that
+    do not follow the scheme's rule; such a variant is ``called`` otherwise than its scheme.
     """
 
     target: Target
     asked: str
     scheme: str
     calibrated: bool = False
+    forms: Forms = field(default_factory=dict)
+    called: str = ""
 
     @property
     def id(self) -> str:
         """The variant's name in the bundle."""
         cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
+        if self.called:
+            return f"{self.target.name}-{self.called}{cache}"
         return f"{self.target.name}-{self.scheme}{cache}{'-cal' if self.calibrated else ''}"
+
+    def measure(self, decoder: Decoder, dtype: str) -> Written:
+        """Return what its writer will report."""
+        return self.target.measure(decoder, dtype, self.scheme, self.forms)
 
 
 def names() -> list[str]:

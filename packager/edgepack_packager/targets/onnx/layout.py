@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 from edgepack.bundle.decoder import Decoder, KvCache, Rope
-from edgepack_packager.targets import Written
+from edgepack.bundle.manifest import Fallback
+from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import sensitive
-from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks
+from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks, filling
 
 WIDE_BLOCK = 64
 ALIGNMENT = 64
@@ -29,6 +30,18 @@ MIXED = "int4_mixed"
 FLOATS: Mapping[str, int] = {"f32": 32, "f16": 16}
 SCHEMES: Mapping[str, int] = MappingProxyType({**FLOATS, MIXED: 4, **{name: form.bits for name, form in FORMS.items()}})
 ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
+
+CHOICES: Mapping[str, Blocks] = MappingProxyType(
+    {name: replace(FORMS[name], searched=FORMS[name].bits < 8) for name in ("int4_b64", "int4", "int8_b64", "int8")}
+)
+"""The forms that a matrix may be given by its name, beside a scheme."""
+
+
+def sizes(rows: int, columns: int) -> dict[str, int]:
+    """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
+    fitting = {name: of for name, of in CHOICES.items() if filling(of, columns) == of}
+    scale = ELEMENT_BYTES["f32"]
+    return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The whole data file: canonical tensors, each rope's tables of cosine and sine, the scales of the KV cache by
-    ``layers.0.attention.k``, and its bytes.
+    ``layers.0.attention.k``, and its bytes. ``own`` are the tensors with a form of their own.
 
     A table is float32 [context, rope dim / 2]; scales are float32 [1, KV heads, 1, head dimension].
     """
@@ -83,6 +96,7 @@ class Layout:
     tables: Mapping[Rope, tuple[Region, Region]]
     caches: Mapping[str, Region]
     size: int
+    own: frozenset[str] = frozenset()
 
     @property
     def regions(self) -> Iterator[Region]:
@@ -113,7 +127,15 @@ class Layout:
     @property
     def written(self) -> Written:
         """What a writer of this layout reports."""
-        return Written(self.size, self.tensor_bytes, self.resident_bytes, ())
+        return Written(self.size, self.tensor_bytes, self.resident_bytes, tuple(self._fallbacks))
+
+    @property
+    def _fallbacks(self) -> Iterator[Fallback]:
+        whole = FORMS.get(self.scheme)
+        for name, stored in self.tensors.items():
+            if whole and stored.blocks and name not in self.own and stored.blocks.size != whole.size:
+                reason = f"{stored.columns} columns are not a multiple of the block of {whole.size}"
+                yield Fallback(tensor=name, scheme=stored.blocks.name, reason=reason)
 
     @property
     def tensor_bytes(self) -> int:
@@ -132,17 +154,25 @@ def _source_bytes(stored: Stored) -> int:
     return stored.weight.size if stored.scales is not None else _packed_bytes(stored)
 
 
-def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32") -> Layout:
-    """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
+def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Forms = NO_FORMS) -> Layout:
+    """Return the layout of a decoder's tensors in one of ``SCHEMES``, but for those with ``CHOICES`` of their own.
+
+    Vectors (norms, biases) are always f32.
+    """
     placer = _Placer()
     wide = sensitive(decoder)
-    tensors = {name: _stored(placer, name, shape, scheme, name in wide) for name, shape in decoder.tensors()}
+
+    def stored(name: str, shape: tuple[int, ...]) -> Stored:
+        own = CHOICES[forms[name]] if name in forms else None
+        return _stored(placer, name, shape, scheme, own or _blocks(shape[-1], scheme, name in wide))
+
+    tensors = {name: stored(name, shape) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
     parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
     shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
     channels = parts if kv_cache == "q8" else []
     caches = {name: placer.place(f"{name}.cache.scales", "f32", shape) for name in channels}
-    return Layout(scheme, tensors, tables, caches, placer.end)
+    return Layout(scheme, tensors, tables, caches, placer.end, frozenset(forms))
 
 
 class _Placer:
@@ -155,12 +185,11 @@ class _Placer:
         return region
 
 
-def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, wide: bool) -> Stored:
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, blocks: Blocks | None) -> Stored:
     if len(shape) == 1:
         initializer = name if name.endswith(".bias") else f"{name}.weight"
         return Stored(1, placer.place(initializer, "f32", shape))
     rows, columns = shape
-    blocks = _blocks(columns, scheme, wide)
     if blocks is None:
         element: Element = "f16" if scheme == "f16" else "f32"
         return Stored(columns, placer.place(f"{name}.weight", element, shape))
@@ -177,7 +206,7 @@ def _blocks(columns: int, scheme: str, wide: bool) -> Blocks | None:
     if scheme == MIXED:
         size = BLOCK if columns % WIDE_BLOCK else WIDE_BLOCK
         return Blocks(8, size) if wide else Blocks(4, size, searched=True)
-    return FORMS.get(scheme)
+    return filling(FORMS[scheme], columns) if scheme in FORMS else None
 
 
 def _tables(placer: _Placer, index: int, context: int, rope: Rope) -> tuple[Region, Region]:
