@@ -6,11 +6,12 @@ Their numbers are those of onnx/onnx.proto. What the weights are does not matter
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -28,13 +29,16 @@ _ROWS: Final = 4096
 """Of the matrix that a prompt is multiplied with. That of an answer is larger than the processor's caches, and so each
 step reads it from memory."""
 
-_TYPES: Final[Mapping[str, Mapping[str, int]]] = {
-    "int4": {"int4": 4},
-    "int4_mixed": {"int4": 4, "int8": 8},
-    "int8": {"int8": 8},
-    "f32": {"f32": 32},
-}
-"""Bits of what the schemes are made of."""
+
+class Kind(NamedTuple):
+    """What a matrix is made of: bits of a weight, and how many share a scale."""
+
+    bits: int
+    block: int = 32
+
+
+_FLOATS: Final = Kind(32)
+_NAME: Final = re.compile(r"int(2|4|8)(?:_b(64|128))?")
 
 _FLOAT: Final = 1  # TensorProto.DataType
 _UINT8: Final = 2
@@ -62,14 +66,13 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     graph.
     """
     end = perf_counter() + limit_s
-    asked = [_TYPES[scheme] for scheme in sorted(schemes) if scheme in _TYPES]
-    if not asked:
+    types = {name: kind for scheme in sorted(schemes) for name, kind in _types(scheme).items()}
+    if not types:
         return None
-    types = {name: bits for types in asked for name, bits in types.items()}
     rates: dict[str, Rate] = {}
-    for name, bits in types.items():
+    for name, kind in types.items():
         if perf_counter() < end:
-            rates[name] = _rate(bits, threads)
+            rates[name] = _rate(kind, threads)
     if not rates:
         return Speed(threads, rates, Rate(LEAST_S, LEAST_S))
     name, rate = next(iter(rates.items()))
@@ -81,35 +84,45 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     return Speed(threads, rates, layer)
 
 
-def _rate(bits: int, threads: int) -> Rate:
-    row = _COLUMNS * bits // 8 + (_COLUMNS // 32 * 4 if bits < 32 else 0)
+def _types(scheme: str) -> dict[str, Kind]:
+    """Return what a scheme is made of, by name; nothing of one that is not known."""
+    if scheme == "int4_mixed":
+        return {"int4": Kind(4), "int8": Kind(8)}
+    if scheme == "f32":
+        return {scheme: _FLOATS}
+    found = _NAME.fullmatch(scheme)
+    return {scheme: Kind(int(found[1]), int(found[2] or 32))} if found else {}
+
+
+def _rate(kind: Kind, threads: int) -> Rate:
+    row = _COLUMNS * kind.bits // 8 + (_COLUMNS // kind.block * 4 if kind.bits < 32 else 0)
     rows = uncached() // row
-    chunk = _time(_graph(bits, _ROWS, _COLUMNS, 1), _COLUMNS, threads, CHUNK, _PROMPT_ROUNDS)
-    step = _time(_graph(bits, rows, _COLUMNS, 1), _COLUMNS, threads, 1, _ANSWER_ROUNDS)
+    chunk = _time(_graph(kind, _ROWS, _COLUMNS, 1), _COLUMNS, threads, CHUNK, _PROMPT_ROUNDS)
+    step = _time(_graph(kind, rows, _COLUMNS, 1), _COLUMNS, threads, 1, _ANSWER_ROUNDS)
     return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (rows * _COLUMNS))
 
 
-def _attention(bits: int, threads: int) -> Rate:
-    chunks, steps = (_layer_times(bits, 8, threads, tokens, (0, FAR)) for tokens in (CHUNK, 1))
+def _attention(kind: Kind, threads: int) -> Rate:
+    chunks, steps = (_layer_times(kind, 8, threads, tokens, (0, FAR)) for tokens in (CHUNK, 1))
     near, far = map(Times, chunks, steps)
     return attention(near, far, _WIDTH)
 
 
-def _layer(bits: int, rate: Rate, attending: Rate, threads: int) -> Rate:
+def _layer(kind: Kind, rate: Rate, attending: Rate, threads: int) -> Rate:
     """Return what a layer costs beside its products at these rates: norms, the gate, waiting.
 
     In steps there are as many layers as no cache holds together: what small matrices lose as they are read counts too.
     """
     weights = 2 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS + 3 * _WIDTH * _INTERMEDIATE
-    count = uncached() // (weights * bits // 8) + 1
-    (chunk,), (step,) = _layer_times(bits, 8, threads, CHUNK, (0,)), _layer_times(bits, count, threads, 1, (0,))
+    count = uncached() // (weights * kind.bits // 8) + 1
+    (chunk,), (step,) = _layer_times(kind, 8, threads, CHUNK, (0,)), _layer_times(kind, count, threads, 1, (0,))
     return beside(Times(chunk, step), weights, rate, attending, _WIDTH, before=0)
 
 
-def _layer_times(bits: int, count: int, threads: int, tokens: int, befores: Sequence[int]) -> list[float]:
+def _layer_times(kind: Kind, count: int, threads: int, tokens: int, befores: Sequence[int]) -> list[float]:
     """Return the least seconds of a layer of ``count`` with so many tokens, after each number of others."""
     capacity = max(befores) + tokens
-    with held(_layers(bits, count, capacity)) as path:
+    with held(_layers(kind, count, capacity)) as path:
         session = engine.start(path, threads, "cpu", spin=True)
         binding = session.io_binding()
         binding.bind_cpu_input("x0", np.full((1, tokens, _WIDTH), 0.01, np.float32))
@@ -144,14 +157,14 @@ def _seconds(run: Callable[[], object]) -> float:
     return perf_counter() - started
 
 
-def _graph(bits: int, rows: int, columns: int, count: int) -> Pieces:
+def _graph(kind: Kind, rows: int, columns: int, count: int) -> Pieces:
     """Return a model of ``count`` products in a row, each with a matrix of its own of ``rows`` times ``columns``."""
-    parts = [_product(f"w{index}", bits, rows, columns, f"x{index}", f"x{index + 1}") for index in range(count)]
+    parts = [_product(f"w{index}", kind, rows, columns, f"x{index}", f"x{index + 1}") for index in range(count)]
     parts += [_value(_INPUT, "x0", _FLOAT, (1, None, columns)), _value(_OUTPUT, f"x{count}", _FLOAT, (1, None, rows))]
     return _model(parts)
 
 
-def _layers(bits: int, count: int, capacity: int) -> Pieces:
+def _layers(kind: Kind, count: int, capacity: int) -> Pieces:
     """Return a model of ``count`` layers in a row, each with a KV cache of its own of ``capacity`` positions."""
     square, cache = (1, None, _WIDTH), (1, _KV_HEADS, capacity, 64)
     parts = [_tensor("ones", _FLOAT, (_WIDTH,), repeated(0x3C, 4 * _WIDTH))]
@@ -161,16 +174,16 @@ def _layers(bits: int, count: int, capacity: int) -> Pieces:
     for index in range(count):
         for name in (f"keys{index}", f"values{index}"):
             parts += [_value(_INPUT, f"past.{name}", _FLOAT, cache), _value(_OUTPUT, name, _FLOAT, cache)]
-        parts += _one_layer(bits, str(index), f"x{index}", f"x{index + 1}")
+        parts += _one_layer(kind, str(index), f"x{index}", f"x{index + 1}")
     return _model(parts)
 
 
-def _one_layer(bits: int, end: str, given: str, output: str) -> Iterator[Pieces]:
+def _one_layer(kind: Kind, end: str, given: str, output: str) -> Iterator[Pieces]:
     rows_of = {"k": 64 * _KV_HEADS, "v": 64 * _KV_HEADS, "gate": _INTERMEDIATE, "up": _INTERMEDIATE}
 
     def product(part: str, source: str) -> Pieces:
         columns = _INTERMEDIATE if part == "down" else _WIDTH
-        return _product(f"w.{part}{end}", bits, rows_of.get(part, _WIDTH), columns, source, part + end)
+        return _product(f"w.{part}{end}", kind, rows_of.get(part, _WIDTH), columns, source, part + end)
 
     def node(operator: str, inputs: str, *outputs: str, **attributes: int) -> Pieces:
         domain = _CONTRIB if attributes else ""
@@ -200,14 +213,14 @@ def _model(parts: Sequence[Pieces]) -> Pieces:
     return (_number(1, 10), *_field(7, *body), *opsets)
 
 
-def _product(name: str, bits: int, rows: int, columns: int, given: str, output: str) -> Pieces:
-    if bits == 32:
+def _product(name: str, kind: Kind, rows: int, columns: int, given: str, output: str) -> Pieces:
+    if kind == _FLOATS:
         weights = _tensor(name, _FLOAT, (columns, rows), repeated(0x3C, 4 * rows * columns))
         return weights + _node("MatMul", (given, name), (output,))
-    codes, scales = (rows, columns // 32, 32 * bits // 8), rows * columns // 32
-    tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * bits // 8))
+    codes, scales = (rows, columns // kind.block, kind.block * kind.bits // 8), rows * columns // kind.block
+    tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * kind.bits // 8))
     tensors += _tensor(f"{name}.scales", _FLOAT, (scales,), repeated(0x3C, 4 * scales))
-    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": 32, "accuracy_level": 4}
+    attributes = {"K": columns, "N": rows, "bits": kind.bits, "block_size": kind.block, "accuracy_level": 4}
     return tensors + _node("MatMulNBits", (given, name, f"{name}.scales"), (output,), attributes, _CONTRIB)
 
 
