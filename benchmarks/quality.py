@@ -4,7 +4,8 @@
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
         [--tokens 4096] [--write docs/quality.md]
 
-":cal" after a scheme calibrates it with the built-in text. The text's first tokens are read in windows that start anew.
+":cal" after a scheme calibrates it with the built-in text, "=" before it chooses the bits of each matrix in its bytes,
+and a goal ("5bits") in the goal's. The text's first tokens are read in windows that start anew.
 The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on one thread, with
 an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference with what their
 files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run goes on. One core:
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
 
@@ -31,6 +33,8 @@ from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import Options, Session
 from edgepack_packager import calibration, families, reference, source, targets
+from edgepack_packager.allocation import Allocator, goals, sensitivity
+from edgepack_packager.allocation.goals import Size
 from edgepack_packager.calibration.text import BUILT_IN
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
@@ -42,9 +46,9 @@ from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
 SCHEMES = {
-    "gguf": ("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "q5_k_m", "q5_k_m:cal", "q8_0"),
-    "onnx": ("int4", "int4:cal", "int4_mixed", "int4_mixed:cal", "int8"),
-    "mlx": ("4bit", "4bit:cal", "4bit_mixed", "4bit_mixed:cal", "8bit"),
+    "gguf": ("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "=q4_k_m", "q5_k_m", "q5_k_m:cal", "q8_0"),
+    "onnx": ("int4", "int4:cal", "int4_mixed", "int4_mixed:cal", "=int4_mixed", "int8"),
+    "mlx": ("4bit", "4bit:cal", "4bit_mixed", "4bit_mixed:cal", "=4bit_mixed", "8bit"),
 }
 WINDOW = 1024
 SLICE = 128
@@ -67,7 +71,7 @@ class InMemory:
         return self.tensors[name][start:stop]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """A model, the windows of token ids that it is judged on, and its normed states after each."""
 
@@ -77,11 +81,22 @@ class Subject:
     windows: list[list[int]]
     states: list[Float32]
 
-    def calibrated(self) -> Model:
-        """Return the model with what its columns count in the built-in text, which is not the one it is judged by."""
+    @cached_property
+    def passes(self) -> list[list[Sequence[int]]]:
+        """The built-in text's windows, which are not what it is judged by."""
         tokenizer = tokenizer_of(compiled(text_of(self.model)))
-        passes = calibration.passes(calibration.text.read(BUILT_IN), tokenizer, self.model.decoder.context)
-        return replace(self.model, importance=calibration.importance(self.weights, passes))
+        return calibration.passes(calibration.text.read(BUILT_IN), tokenizer, self.model.decoder.context)
+
+    @cached_property
+    def calibrated(self) -> Model:
+        """The model with what its columns count."""
+        return replace(self.model, importance=calibration.importance(self.weights, self.passes))
+
+    @cached_property
+    def allocator(self) -> Allocator:
+        """What chooses forms for it."""
+        measured = sensitivity.measure(self.weights, self.calibrated, sensitivity.texts(self.passes))
+        return Allocator(self.calibrated, self.weights, measured)
 
 
 def main() -> None:
@@ -146,8 +161,8 @@ def _in_memory(weights: Weights) -> InMemory:
 
 def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
-    request = Request(targets.find(target), scheme, scheme, bool(calibrated))
-    (written,) = write(subject.weights, [request], scratch, subject.calibrated() if calibrated else subject.model)
+    request = _request(subject, target, scheme, calibrated)
+    (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
     folder, decoder = scratch / request.id, subject.model.decoder
     weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
     size = sum(file.stat().st_size for pattern in weight_files for file in folder.glob(pattern))
@@ -167,7 +182,7 @@ def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *
     return Result(
         model=subject.name,
         target=target,
-        scheme=f"{scheme}, calibrated" if calibrated else scheme,
+        scheme=f"{scheme}, calibrated" if calibrated else scheme.replace("=", "in the bytes of "),
         tokens=len(kl),
         bytes=size,
         bits=written.bits(decoder),
@@ -179,6 +194,17 @@ def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *
         engine_kl=engine_kl,
         checked_kl=reference_kl,
     )
+
+
+def _request(subject: Subject, target: str, scheme: str, calibrated: str) -> Request:
+    chosen, model = targets.find(target), subject.model
+    goal = goals.read(scheme)
+    if scheme.startswith("="):
+        goal = Size(scheme, chosen.measure(model.decoder, model.dtype, scheme[1:]).data_bytes)
+    if goal is None:
+        return Request(chosen, scheme, scheme, bool(calibrated))
+    request = Request(chosen, scheme, chosen.scheme("q4", model), calibrated=True, called="allocated")
+    return subject.allocator.allocate(request, goal).request
 
 
 def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:

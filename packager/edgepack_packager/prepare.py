@@ -13,7 +13,7 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError, Usag
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, proof, seal, source, work
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint import CONFIG
@@ -127,8 +127,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
-    requests = recipe.requests(model)
-    corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
+    given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
+    requests = recipe.requests(model, given)
+    named = recipe.text(given)
+    corpus = None if named is None else calibration.text.read(named)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}

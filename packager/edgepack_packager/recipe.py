@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager import targets
+from edgepack_packager import allocation, targets
+from edgepack_packager.allocation import goals
+from edgepack_packager.allocation.goals import Goal
+from edgepack_packager.allocation.table import Table
+from edgepack_packager.calibration.text import BUILT_IN
 from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Target
 
 
@@ -29,6 +33,9 @@ class Recipe:
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
     ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
     schemes of fewer than 8 bits are searched for the scales that lose least.
+    Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
+    matrices are chosen for it: for "auto", the fewest bytes within ``max_kl``. ``table`` is the file of a recipe, which
+    says what forms further variants have.
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     """
 
@@ -46,6 +53,7 @@ class Recipe:
     thinks: bool = False
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -57,6 +65,10 @@ class Recipe:
         if self.max_kl is not None and self.unproven:
             raise UsageError(
                 "--max-kl was given with --unproven, which measures no loss.", hint="Leave one of them out."
+            )
+        if self.unproven and any(map(self.goal, self.quants)):
+            raise UsageError(
+                "A goal was given with --unproven, which runs no reference to choose by.", hint="Leave one of them out."
             )
         if self.calibrate is not None and self.unproven:
             raise UsageError(
@@ -75,6 +87,29 @@ class Recipe:
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
+    def goal(self, quant: str) -> Goal | None:
+        """Return the goal that a quantisation is, None for a scheme. Raises as ``goals.read``."""
+        return goals.read(quant.rpartition(":")[2], self.max_kl)
+
+    def text(self, given: Table | None) -> str | None:
+        """Return the name of the text that variants are calibrated with, None for none.
+
+        What is chosen by a measure needs one, and so does a recipe that says so. Raises ``UsageError`` where that is a
+        file, which only the builder has.
+        """
+        said = given.calibrate if given else None
+        if given is not None and said is not None and self.unproven:
+            raise UsageError(
+                f"{given.path} is calibrated, and --unproven runs no reference.",
+                hint="Take that line out, or prove it.",
+            )
+        if self.calibrate is not None or said in (None, BUILT_IN):
+            return self.calibrate or said or (BUILT_IN if any(map(self.goal, self.quants)) else None)
+        raise UsageError(
+            f"{given.path if given else ''} was calibrated with {said}, which is not in it.",
+            hint=f"Give the text as well, --calibrate {said}, or take the line out.",
+        )
+
     def check_chat(self, chat: Chat | None) -> None:
         """Raise ``UsageError`` for what is said of a chat template, and the model's has no use for."""
         why = "has no chat template" if chat is None else "has a chat template that prints no day"
@@ -83,8 +118,8 @@ class Recipe:
         if self.thinks and chat is None:
             raise UsageError(f"--thinks was given, and the model {why}.", hint="Leave it out: a thought is a chat's.")
 
-    def requests(self, model: Model) -> list[Request]:
-        """Return the variants to build, each once.
+    def requests(self, model: Model, given: Table | None = None) -> list[Request]:
+        """Return the variants to build, each once, those of a recipe that was ``given`` too.
 
         Raises ``UsageError`` for a name that no target knows, for a target that gets no quantisation, and as
         ``Target.check``.
@@ -92,10 +127,12 @@ class Recipe:
         found: dict[str, Request] = {}
         for target in self._targets():
             for quant in self._quants(target.name):
-                scheme = target.scheme(quant, model)
-                searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
-                request = Request(target, quant, scheme, searched)
+                request = self._request(target, quant, model)
                 found.setdefault(request.id, request)
+        for request in self._given(given, model):
+            if request.id in found:
+                raise UsageError(f"{request.id} is asked for twice.", hint="Give it another name in the recipe.")
+            found[request.id] = request
         for request in found.values():
             request.target.check(replace(model, forms=request.forms), request.scheme)
         if self.calibrate is not None and not any(request.calibrated for request in found.values()):
@@ -106,6 +143,37 @@ class Recipe:
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
+
+    def _request(self, target: Target, quant: str, model: Model) -> Request:
+        if goal := self.goal(quant):
+            request = Request(target, quant, target.scheme("q4", model), calibrated=True, called=goal.name)
+            allocation.check(request, goal, model)
+            return request
+        scheme = target.scheme(quant, model)
+        searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
+        return Request(target, quant, scheme, searched)
+
+    def _given(self, given: Table | None, model: Model) -> Iterator[Request]:
+        """Yield the variants of a recipe that are for one of the targets. Raises ``UsageError`` where none is."""
+        if given is None:
+            return
+        found = [
+            (target, entry) for target in self._targets() for entry in given.entries if entry.target == target.name
+        ]
+        if not found:
+            raise UsageError(
+                f"{given.path} has no variant for {', '.join(self.targets)}.",
+                hint=f"It has {', '.join(entry.id for entry in given.entries)}.",
+            )
+        calibrated = self.text(given) is not None
+        for target, entry in found:
+            if entry.called in target.schemes or entry.called.endswith("-cal"):
+                raise UsageError(
+                    f"{given.path}: [{entry.id}] is the name of a scheme.", hint="Give it another name in the recipe."
+                )
+            slots = target.slots(model.decoder, model.dtype)
+            forms = given.forms(entry, slots)
+            yield Request(target, "recipe", target.scheme("q4", model), calibrated, forms, entry.called)
 
     def _quants(self, target: str) -> list[str]:
         """Return the quantisations of a target. Raises ``UsageError`` where all are others'."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import golden_models
 import numpy as np
 import pytest
+from damage import DAMAGE, Damaged
 from decoders import describe
 from oracle_models import ORACLE_MODELS
 
@@ -92,3 +93,14 @@ def test_a_slot_offers_only_forms_whose_blocks_fill_its_rows(target: str) -> Non
     forms = {slot.tensors[0]: slot.forms for slot in slots}
     assert set(forms["layers.0.mlp.down"]) < set(forms["layers.0.mlp.up"]) or target == "gguf"
     assert not any(form.endswith("_K") for form in forms["layers.0.mlp.up"])
+
+
+@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize("damage", ["one layer x 1.1", "every v x 1.2", "two layers swapped"])
+def test_damage_is_heard_in_any_form(damage: str, target: str, demo: Weights, tmp_path: Path) -> None:
+    chosen, own = targets.find(target), motley(target, demo)
+    model = Model("motley", demo.decoder, demo.dtype, forms=own)
+    request = Request(chosen, "motley", chosen.scheme("q4", model), False, own, "motley")
+    write(Damaged(demo, DAMAGE[damage]), [request], tmp_path, model)
+    found = missed(tensors.prove(chosen, tmp_path / request.id, demo, lambda _: None).findings)
+    assert any(" of layers." in each for each in found)

@@ -480,6 +480,7 @@ def test_scales_without_quantisation_are_an_error(tmp_path: Path) -> None:
         {"quantization": None},
         {"quantization": whole | {"bits": 8}},
         {"quantization": whole | {"model.embed_tokens": whole | {"bits": 8}}},
+        {"quantization": whole | {"model.embed_tokens": whole | {"group_size": 32}}},
     ):
         (tmp_path / "v" / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(EngineError, match=r"the tensor .* is .*, expected"):

@@ -81,7 +81,7 @@ class MlxTarget:
         return lay_out(decoder, scheme, dtype, self._shard_bytes, forms).written
 
     def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
-        """Return all matrices, those that the model file fuses together, and their sizes in ``CHOICES``."""
+        """Return all matrices, those that the model file fuses together, and their sizes in ``FORMS``."""
         kind = choose(decoder)
         return slots.of(decoder, lambda name: place(kind, decoder, name).module, partial(sizes, decoder, dtype))
 

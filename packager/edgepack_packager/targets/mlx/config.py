@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.mlx.forms import Packing
+from edgepack_packager.targets.mlx.forms import Affine
 from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, packings, usual
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
 from edgepack_packager.targets.mlx.rope import rope_fields
@@ -69,7 +69,7 @@ def config_json(model: Model, scheme: str) -> bytes:
 def _quantization(model: Model, scheme: str) -> dict[str, Any]:
     """Say how matrices are quantised, and of each that is so otherwise than most, how."""
 
-    def of(one: Packing) -> dict[str, Any]:
+    def of(one: Affine) -> dict[str, Any]:
         return {"group_size": one.group, "bits": one.bits, "mode": "affine"}
 
     most, own = usual(scheme), packings(model.decoder, scheme, model.forms)

@@ -15,7 +15,7 @@ GROUPS = (GROUP, 32, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class Affine:
     """How a matrix is quantised: the bits of a level, and how many neighbours in a row share a scale and a bias."""
 
     bits: int
@@ -27,19 +27,19 @@ class Packing:
         return f"{self.bits}bit" if self.group == GROUP else f"{self.bits}bit_g{self.group}"
 
 
-FORMS: Mapping[str, Packing] = MappingProxyType(
-    {form.name: form for form in (Packing(bits, group) for group in GROUPS for bits in BITS)}
+FORMS: Mapping[str, Affine] = MappingProxyType(
+    {form.name: form for form in (Affine(bits, group) for group in GROUPS for bits in BITS)}
 )
 
 
-def form(name: str) -> Packing | None:
+def form(name: str) -> Affine | None:
     """Return the form of a name, None where it is none; "4bit_g64" is another name for "4bit"."""
     return FORMS.get(name.removesuffix(f"_g{GROUP}"))
 
 
-def filling(form: Packing, columns: int) -> Packing | None:
+def filling(form: Affine, columns: int) -> Affine | None:
     """Return the form whose groups fill a row, None where none does, as in mlx-lm; one of 128 takes narrower groups."""
     if columns % form.group == 0:
         return form
     narrower = sorted((group for group in GROUPS if group < form.group == max(GROUPS)), reverse=True)
-    return next((Packing(form.bits, group) for group in narrower if columns % group == 0), None)
+    return next((Affine(form.bits, group) for group in narrower if columns % group == 0), None)

@@ -16,16 +16,13 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
-from edgepack_packager.targets.mlx.forms import FORMS, Packing, filling
+from edgepack_packager.targets.mlx.forms import FORMS, Affine, filling
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import Float
 
 SHARD_BYTES = 5 << 30
 """mlx-lm's own limit of the tensors in one file."""
-
-CHOICES = ("4bit", "6bit", "8bit", "4bit_g32", "6bit_g32", "8bit_g32")
-"""The forms that a matrix may be given by its name, beside a scheme."""
 
 MIXED = "4bit_mixed"
 WIDE_BITS = 6
@@ -107,23 +104,23 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
     return kind if scheme == MIXED or (QUANTIZED.get(scheme) == 8 and kind == "bf16") else None
 
 
-def usual(scheme: str) -> Packing:
+def usual(scheme: str) -> Affine:
     """Return how most matrices of a scheme that quantises are."""
-    return FORMS.get(scheme, Packing(QUANTIZED[scheme]))
+    return FORMS.get(scheme, Affine(QUANTIZED[scheme]))
 
 
-def packing(scheme: str, shape: tuple[int, ...]) -> Packing | None:
+def packing(scheme: str, shape: tuple[int, ...]) -> Affine | None:
     """Return how a tensor of that shape is quantised; None: not at all."""
     return filling(usual(scheme), shape[1]) if scheme in QUANTIZED and len(shape) == 2 else None
 
 
-def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Packing]:
+def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Affine]:
     """Return how every quantised matrix is, by MLX's name of its module.
 
     Parts that are fused have the bits of the most sensitive one, or all the same form of their own.
     """
     wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
-    found: dict[str, Packing] = {}
+    found: dict[str, Affine] = {}
     kind = choose(decoder)
     for name, shape in decoder.tensors():
         module = place(kind, decoder, name).module
@@ -132,14 +129,14 @@ def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str
         elif own := packing(scheme, shape):
             bits = WIDE_BITS if name in wide else own.bits
             if module not in found or bits > found[module].bits:
-                found[module] = Packing(bits, own.group)
+                found[module] = Affine(bits, own.group)
     return found
 
 
 def sizes(decoder: Decoder, dtype: str, rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each form whose groups fill its rows; where none does, it has none."""
     scale = 2 * _ITEM_BYTES[float_type(decoder, MIXED, dtype).upper()]
-    fitting = {name: FORMS[name] for name in CHOICES if columns % FORMS[name].group == 0}
+    fitting = {name: of for name, of in FORMS.items() if columns % of.group == 0}
     return {name: rows * (columns * of.bits // 8 + columns // of.group * scale) for name, of in fitting.items()}
 
 

@@ -13,7 +13,7 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import CALIBRATED_BITS, Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
-from edgepack_packager.targets.mlx.forms import Packing
+from edgepack_packager.targets.mlx.forms import Affine
 from edgepack_packager.targets.mlx.layout import (
     MIXED,
     float_type,
@@ -99,7 +99,7 @@ class MlxWriter:
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))
 
-    def _packing(self, name: str) -> Packing | None:
+    def _packing(self, name: str) -> Affine | None:
         """Return how a matrix is quantised, None for a tensor that is not."""
         where = place(self._kind, self._decoder, name)
         return self._packings.get(where.module) if where.parameter == "weight" else None

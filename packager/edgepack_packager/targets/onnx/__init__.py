@@ -14,8 +14,8 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
 from edgepack_packager.targets.onnx import blocks, graph
-from edgepack_packager.targets.onnx.forms import BITS, form
-from edgepack_packager.targets.onnx.layout import CHOICES, FLOATS, MIXED, SCHEMES, layout, sizes
+from edgepack_packager.targets.onnx.forms import BITS, FORMS, form
+from edgepack_packager.targets.onnx.layout import FLOATS, MIXED, SCHEMES, layout, sizes
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
@@ -84,12 +84,12 @@ class OnnxTarget:
         return layout(decoder, scheme, self.kv_cache or "f32", forms).written
 
     def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
-        """Return all matrices, none of which shares a tensor with another, and their sizes in ``CHOICES``."""
+        """Return all matrices, none of which shares a tensor with another, and their sizes in ``FORMS``."""
         return slots.of(decoder, lambda name: name, sizes)
 
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a data file with such blocks holds them."""
-        own = CHOICES[form]
+        own = FORMS[form]
         codes, scales = blocks.quantize(rows, own, model.importance.get(name))
         blocks.keep_grids(rows, own, codes, scales)
         return blocks.dequantize(codes, scales, rows.shape[1], own.bits)

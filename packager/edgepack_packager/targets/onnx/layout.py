@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -31,15 +31,10 @@ FLOATS: Mapping[str, int] = {"f32": 32, "f16": 16}
 SCHEMES: Mapping[str, int] = MappingProxyType({**FLOATS, MIXED: 4, **{name: form.bits for name, form in FORMS.items()}})
 ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
 
-CHOICES: Mapping[str, Blocks] = MappingProxyType(
-    {name: replace(FORMS[name], searched=FORMS[name].bits < 8) for name in ("int4_b64", "int4", "int8_b64", "int8")}
-)
-"""The forms that a matrix may be given by its name, beside a scheme."""
-
 
 def sizes(rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
-    fitting = {name: of for name, of in CHOICES.items() if filling(of, columns) == of}
+    fitting = {name: of for name, of in FORMS.items() if filling(of, columns) == of}
     scale = ELEMENT_BYTES["f32"]
     return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
 
@@ -155,7 +150,7 @@ def _source_bytes(stored: Stored) -> int:
 
 
 def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Forms = NO_FORMS) -> Layout:
-    """Return the layout of a decoder's tensors in one of ``SCHEMES``, but for those with ``CHOICES`` of their own.
+    """Return the layout of a decoder's tensors in one of ``SCHEMES``, but for those with ``FORMS`` of their own.
 
     Vectors (norms, biases) are always f32.
     """
@@ -163,7 +158,7 @@ def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Form
     wide = sensitive(decoder)
 
     def stored(name: str, shape: tuple[int, ...]) -> Stored:
-        own = CHOICES[forms[name]] if name in forms else None
+        own = FORMS[forms[name]] if name in forms else None
         return _stored(placer, name, shape, scheme, own or _blocks(shape[-1], scheme, name in wide))
 
     tensors = {name: stored(name, shape) for name, shape in decoder.tensors()}

@@ -28,7 +28,7 @@ from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_blocks
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.mlx import MlxTarget
-from edgepack_packager.targets.mlx.forms import FORMS, Packing
+from edgepack_packager.targets.mlx.forms import FORMS, Affine
 from edgepack_packager.targets.mlx.layout import lay_out
 from edgepack_packager.targets.mlx.quantize import Float, dequantize, quantize, round_to
 from edgepack_packager.text import read_text
@@ -105,8 +105,8 @@ GROUPS = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", GROUPS)
-def test_quantiser_is_mlx_own(form: Packing, kind: str, shape: str) -> None:
-    """Packing too: levels of 3, 5 and 6 bits lie across the borders of its words."""
+def test_quantiser_is_mlx_own(form: Affine, kind: str, shape: str) -> None:
+    """Affine too: levels of 3, 5 and 6 bits lie across the borders of its words."""
     bits, group = form.bits, form.group
     normal = np.random.default_rng(bits).normal(size=(32, 256))
     sizes = (1e-20, 1e-7, 1e-4, 0.02, 1.0, 3000.0)
