@@ -33,6 +33,8 @@ class Recipe:
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
     ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
     schemes of fewer than 8 bits are searched for the scales that lose least.
+    ``receipt`` is the text that variants are judged on, a file or ``proof.held_out.BUILT_IN``; None measures as much of
+    the built-in one as takes seconds.
     Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
     matrices are chosen for it: for "auto", the fewest bytes within ``max_kl``. ``table`` is the file of a recipe, which
     says what forms further variants have.
@@ -53,6 +55,7 @@ class Recipe:
     thinks: bool = False
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
+    receipt: str | None = None
     table: str | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +76,10 @@ class Recipe:
         if self.calibrate is not None and self.unproven:
             raise UsageError(
                 "--calibrate was given with --unproven, which runs no reference.", hint="Leave one of them out."
+            )
+        if self.receipt is not None and self.unproven:
+            raise UsageError(
+                "--receipt was given with --unproven, which measures no loss.", hint="Leave one of them out."
             )
         if self.date is not None and self.no_chat:
             raise UsageError("--date was given with --no-chat, which leaves out what prints it.", hint="Leave one out.")

@@ -208,6 +208,16 @@ Calibrate = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+Receipt = Annotated[
+    str | None,
+    typer.Option(
+        "--receipt",
+        help="Measure the loss on 8192 tokens held out: a file's, or `built-in`. Default: on fewer, where it is quick.",
+        metavar="TEXT",
+        show_default=False,
+        rich_help_panel=PROOF,
+    ),
+]
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
@@ -237,7 +247,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build smollm2-135m",
     "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
-    "edgepack build ./my-finetune --calibrate notes.txt",
+    "edgepack build ./my-finetune --calibrate notes.txt --receipt built-in",
     "edgepack build smollm2-135m -t gguf --fit 90MB",
     "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
     "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
@@ -262,6 +272,7 @@ def build(
     thinks: Thinks = False,
     accept_licence: AcceptLicence = False,
     max_kl: MaxKl = None,
+    receipt: Receipt = None,
     unproven: Unproven = False,
     json: options.AsJson = False,
 ) -> None:
@@ -273,7 +284,7 @@ def build(
     targets = _asked(target, quants, recipe)
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
-    asked = replace(asked, table=None if recipe is None else str(recipe))
+    asked = replace(asked, table=None if recipe is None else str(recipe), receipt=receipt)
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
