@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import adapters, calibration, families, proof, reference, seal, source, work
+from edgepack_packager import adapters, calibration, coarse, families, proof, reference, seal, source, work
 from edgepack_packager.allot import Allotment
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
@@ -92,6 +92,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         weights = families.open_model(checkpoint, ready.recipe.context, merged.changes)
         for sentence in weights.notes:
             progress.warn(sentence)
+        coarse.refuse(ready.requests, weights)
         model = replace(ready.model, dtype=weights.dtype)
         if any(request.target.kv_cache == "q8" for request in ready.requests):
             progress.stage("Measuring keys and values", weights.decoder.n_layers)

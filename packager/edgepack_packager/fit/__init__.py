@@ -19,6 +19,7 @@ from edgepack.device.seconds import Turn
 from edgepack.errors import EngineMissingError, UnsupportedModelError
 from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
+from edgepack_packager.coarse import is_coarse
 from edgepack_packager.fit.devices import Device
 from edgepack_packager.targets import Model, Target
 
@@ -84,7 +85,7 @@ class Fit:
 
     @property
     def choice(self) -> Row | None:
-        """What to take: of those that fit, what q4 means, on the device's best engine, in the fewest bits.
+        """What to take: of those that fit, what q4 means, on the device's best engine; else what has the most bits.
 
         Where none fits, the one that fits with the largest context, of equals what q4 means; None where not one token
         fits anywhere.
@@ -92,13 +93,14 @@ class Fit:
         engines = list(self.device.engines)
         if self.fits:
             fitting = (row for row in self.rows if row.fits)
-            return min(fitting, key=lambda row: (not row.default, engines.index(row.runtime), row.bits))
+            return min(fitting, key=lambda row: (not row.default, engines.index(row.runtime), -row.bits))
         shorter = (row for row in self.rows if row.served and row.fits_context)
         return max(shorter, key=lambda row: (row.fits_context, row.default), default=None)
 
 
 def fit(config: Mapping[str, Any], device: Device, context: int | None = None, turn: Turn | None = None) -> Fit:
-    """Measure every variant of a model, packed and run for ``context`` tokens, and what an answer takes at best.
+    """Measure every variant that needs no calibration, packed and run for ``context`` tokens, and what an answer takes
+    at best.
 
     Without a context it is 4096, or less where the model's own is: what the SDK loads by default. Raises as
     ``families.describe``.
@@ -108,7 +110,7 @@ def fit(config: Mapping[str, Any], device: Device, context: int | None = None, t
     refusals: list[Refusal] = []
     for target in map(targets.find, targets.names()):
         default = _scheme(target, "q4", config, decoder)
-        for scheme in target.schemes:
+        for scheme in (each for each in target.schemes if not is_coarse(target, each)):
             if reason := _refusal(target, scheme, config, decoder):
                 refusals.append(Refusal(target.name, scheme, reason))
             elif _scheme(target, scheme, config, decoder) in (scheme, None):  # a wide model gets bf16 for f16

@@ -6,11 +6,12 @@ Their numbers are those of onnx/onnx.proto. What the weights are does not matter
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -30,13 +31,16 @@ _ROWS: Final = 4096
 """Of the matrix that a prompt is multiplied with. That of an answer is larger than the processor's caches, and so each
 step reads it from memory."""
 
-_TYPES: Final[Mapping[str, Mapping[str, int]]] = {
-    "int4": {"int4": 4},
-    "int4_mixed": {"int4": 4, "int8": 8},
-    "int8": {"int8": 8},
-    "f32": {"f32": 32},
-}
-"""Bits of what the schemes are made of."""
+
+class Kind(NamedTuple):
+    """What a matrix is made of: bits of a weight, and how many share a scale."""
+
+    bits: int
+    block: int = 32
+
+
+_FLOATS: Final = Kind(32)
+_NAME: Final = re.compile(r"int(2|4|8)(?:_b(64|128))?")
 
 _FLOAT: Final = 1  # TensorProto.DataType
 _UINT8: Final = 2
@@ -69,17 +73,16 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
     graph.
     """
-    asked = [_TYPES[scheme] for scheme in sorted(schemes) if scheme in _TYPES]
-    if not asked:
+    types = {name: kind for scheme in sorted(schemes) for name, kind in _types(scheme).items()}
+    if not types:
         return None
-    types = {name: bits for types in asked for name, bits in types.items()}
-    of_layers, bits = next(iter(types.items()))
-    many = uncached() // (_WEIGHTS * bits // 8) + 1
+    of_layers, kind = next(iter(types.items()))
+    many = uncached() // (_WEIGHTS * kind.bits // 8) + 1
     found, settled = rounds.measure(
         {name: partial(_times, each, threads) for name, each in types.items()},
         {
-            "attention": partial(_layer_times, bits, threads, (_FEW, _FEW), (0, FAR)),
-            "layer": partial(_layer_times, bits, threads, (_FEW, many), (0,)),
+            "attention": partial(_layer_times, kind, threads, (_FEW, _FEW), (0, FAR)),
+            "layer": partial(_layer_times, kind, threads, (_FEW, many), (0,)),
         },
         threads,
         limit_s,
@@ -97,27 +100,39 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     return Speed(threads, rates, layer, settled)
 
 
-def _rows(bits: int) -> int:
+def _types(scheme: str) -> dict[str, Kind]:
+    """Return what a scheme is made of, by name; nothing of one that is not known."""
+    if scheme == "int4_mixed":
+        return {"int4": Kind(4), "int8": Kind(8)}
+    if scheme == "f32":
+        return {scheme: _FLOATS}
+    found = _NAME.fullmatch(scheme)
+    return {scheme: Kind(int(found[1]), int(found[2] or 32))} if found else {}
+
+
+def _rows(kind: Kind) -> int:
     """Return the rows of a matrix that no cache holds."""
-    return uncached() // (_COLUMNS * bits // 8 + (_COLUMNS // 32 * 4 if bits < 32 else 0))
+    return uncached() // (_COLUMNS * kind.bits // 8 + (_COLUMNS // kind.block * 4 if kind.bits < 32 else 0))
 
 
-def _rate(bits: int, chunk: float, step: float) -> Rate:
-    return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (_rows(bits) * _COLUMNS))
+def _rate(kind: Kind, chunk: float, step: float) -> Rate:
+    return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (_rows(kind) * _COLUMNS))
 
 
-def _times(bits: int, threads: int, watch: Watch) -> list[float]:
+def _times(kind: Kind, threads: int, watch: Watch) -> list[float]:
     """Return the least seconds of a chunk of a prompt and of a step of an answer, each with its matrix."""
     found = []
-    for rows, tokens, runs in ((_ROWS, CHUNK, _PROMPT_RUNS), (_rows(bits), 1, _ANSWER_RUNS)):
-        with held(_graph(bits, rows, _COLUMNS, 1)) as path:
+    for rows, tokens, runs in ((_ROWS, CHUNK, _PROMPT_RUNS), (_rows(kind), 1, _ANSWER_RUNS)):
+        with held(_graph(kind, rows, _COLUMNS, 1)) as path:
             session = engine.start(path, threads, "cpu", spin=True)
             run = partial(session.run, None, {"x0": np.full((1, tokens, _COLUMNS), 0.01, np.float32)})
             found.append(_least(run, runs, watch))
     return found
 
 
-def _layer_times(bits: int, threads: int, counts: tuple[int, int], befores: Sequence[int], watch: Watch) -> list[float]:
+def _layer_times(
+    kind: Kind, threads: int, counts: tuple[int, int], befores: Sequence[int], watch: Watch
+) -> list[float]:
     """Return the least seconds of a layer, after each number of tokens: with a chunk of a prompt, and then with one.
 
     ``counts`` are the layers that there are, for the two.
@@ -125,15 +140,15 @@ def _layer_times(bits: int, threads: int, counts: tuple[int, int], befores: Sequ
     return [
         seconds
         for tokens, count in zip((CHUNK, 1), counts, strict=True)
-        for seconds in _layer_seconds(bits, count, threads, tokens, befores, watch)
+        for seconds in _layer_seconds(kind, count, threads, tokens, befores, watch)
     ]
 
 
 def _layer_seconds(
-    bits: int, count: int, threads: int, tokens: int, befores: Sequence[int], watch: Watch
+    kind: Kind, count: int, threads: int, tokens: int, befores: Sequence[int], watch: Watch
 ) -> Iterator[float]:
     capacity = max(befores) + tokens
-    with held(_layers(bits, count, capacity)) as path:
+    with held(_layers(kind, count, capacity)) as path:
         session = engine.start(path, threads, "cpu", spin=True)
         binding = session.io_binding()
         binding.bind_cpu_input("x0", np.full((1, tokens, _WIDTH), 0.01, np.float32))
@@ -162,14 +177,14 @@ def _seconds(run: Callable[[], object]) -> float:
     return perf_counter() - started
 
 
-def _graph(bits: int, rows: int, columns: int, count: int) -> Pieces:
+def _graph(kind: Kind, rows: int, columns: int, count: int) -> Pieces:
     """Return a model of ``count`` products in a row, each with a matrix of its own of ``rows`` times ``columns``."""
-    parts = [_product(f"w{index}", bits, rows, columns, f"x{index}", f"x{index + 1}") for index in range(count)]
+    parts = [_product(f"w{index}", kind, rows, columns, f"x{index}", f"x{index + 1}") for index in range(count)]
     parts += [_value(_INPUT, "x0", _FLOAT, (1, None, columns)), _value(_OUTPUT, f"x{count}", _FLOAT, (1, None, rows))]
     return _model(parts)
 
 
-def _layers(bits: int, count: int, capacity: int) -> Pieces:
+def _layers(kind: Kind, count: int, capacity: int) -> Pieces:
     """Return a model of ``count`` layers in a row, each with a KV cache of its own of ``capacity`` positions."""
     square, cache = (1, None, _WIDTH), (1, _KV_HEADS, capacity, 64)
     parts = [_tensor("ones", _FLOAT, (_WIDTH,), repeated(0x3C, 4 * _WIDTH))]
@@ -179,16 +194,16 @@ def _layers(bits: int, count: int, capacity: int) -> Pieces:
     for index in range(count):
         for name in (f"keys{index}", f"values{index}"):
             parts += [_value(_INPUT, f"past.{name}", _FLOAT, cache), _value(_OUTPUT, name, _FLOAT, cache)]
-        parts += _one_layer(bits, str(index), f"x{index}", f"x{index + 1}")
+        parts += _one_layer(kind, str(index), f"x{index}", f"x{index + 1}")
     return _model(parts)
 
 
-def _one_layer(bits: int, end: str, given: str, output: str) -> Iterator[Pieces]:
+def _one_layer(kind: Kind, end: str, given: str, output: str) -> Iterator[Pieces]:
     rows_of = {"k": 64 * _KV_HEADS, "v": 64 * _KV_HEADS, "gate": _INTERMEDIATE, "up": _INTERMEDIATE}
 
     def product(part: str, source: str) -> Pieces:
         columns = _INTERMEDIATE if part == "down" else _WIDTH
-        return _product(f"w.{part}{end}", bits, rows_of.get(part, _WIDTH), columns, source, part + end)
+        return _product(f"w.{part}{end}", kind, rows_of.get(part, _WIDTH), columns, source, part + end)
 
     def node(operator: str, inputs: str, *outputs: str, **attributes: int) -> Pieces:
         domain = _CONTRIB if attributes else ""
@@ -218,14 +233,14 @@ def _model(parts: Sequence[Pieces]) -> Pieces:
     return (_number(1, 10), *_field(7, *body), *opsets)
 
 
-def _product(name: str, bits: int, rows: int, columns: int, given: str, output: str) -> Pieces:
-    if bits == 32:
+def _product(name: str, kind: Kind, rows: int, columns: int, given: str, output: str) -> Pieces:
+    if kind == _FLOATS:
         weights = _tensor(name, _FLOAT, (columns, rows), repeated(0x3C, 4 * rows * columns))
         return weights + _node("MatMul", (given, name), (output,))
-    codes, scales = (rows, columns // 32, 32 * bits // 8), rows * columns // 32
-    tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * bits // 8))
+    codes, scales = (rows, columns // kind.block, kind.block * kind.bits // 8), rows * columns // kind.block
+    tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * kind.bits // 8))
     tensors += _tensor(f"{name}.scales", _FLOAT, (scales,), repeated(0x3C, 4 * scales))
-    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": 32, "accuracy_level": 4}
+    attributes = {"K": columns, "N": rows, "bits": kind.bits, "block_size": kind.block, "accuracy_level": 4}
     return tensors + _node("MatMulNBits", (given, name, f"{name}.scales"), (output,), attributes, _CONTRIB)
 
 

@@ -54,6 +54,16 @@ def sparse(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
     return ternary(random, shape) * (random.random(shape) < 0.4).astype(np.float32)
 
 
+def two_bits(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    """All four levels, from -2 to 1 times a scale."""
+    return (random.integers(-2, 2, shape) * random.uniform(0.01, 0.1, (shape[0], 1))).astype(np.float32)
+
+
+def two_shifted_bits(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    """Four levels around zero, without it: -1.5, -0.5, 0.5 and 1.5 times a scale."""
+    return ((random.integers(0, 4, shape) - 1.5) * random.uniform(0.01, 0.1, (shape[0], 1))).astype(np.float32)
+
+
 def binary(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
     return (random.choice([-1, 1], shape) * random.uniform(0.01, 0.1, (shape[0], 1))).astype(np.float32)
 
@@ -176,6 +186,11 @@ HOLD = [
     *(("mlx", "4bit", make) for make in (wide, ternary, binary)),
     *(("mlx", "4bit_mixed", make) for make in (wide, ternary, binary)),
     *(("mlx", "8bit", make) for make in (wide, ternary, binary)),
+    *(("onnx", "int2", make) for make in (two_bits, ternary, sparse, binary)),
+    *(("onnx", "int2_b128", make) for make in (ternary,)),
+    *(("mlx", "2bit", make) for make in (two_bits, ternary, sparse, binary)),
+    *(("mlx", "2bit_g128", make) for make in (binary,)),
+    *(("mlx", "3bit_g32", make) for make in (ternary,)),
 ]
 
 
@@ -185,6 +200,28 @@ def test_what_lies_on_a_grid_is_stored_on_it(target: str, scheme: str, make: Mak
     """llama.cpp gives the head 6 bits of a K-quant, whatever it holds."""
     nmse, scales = lost(Made(make, dtype), target, scheme, tmp_path, "layers." if target == "gguf" else "")
     assert nmse <= NMSE * (2 if scales == "bf16" else 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "scheme"), [("onnx", "int2"), ("onnx", "int2_b128"), ("mlx", "2bit"), ("mlx", "2bit_g32")]
+)
+@pytest.mark.parametrize("make", [ternary, sparse, binary])
+def test_two_bits_store_ternary_and_binary_weights_as_they_are(
+    make: Make, target: str, scheme: str, tmp_path: Path
+) -> None:
+    assert lost(Made(make), target, scheme, tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_a_bias_holds_four_levels_around_zero(dtype: str, tmp_path: Path) -> None:
+    """With bf16 for scale and bias, both are rounded once more."""
+    assert lost(Made(two_shifted_bits, dtype), "mlx", "2bit", tmp_path)[0] <= NMSE
+
+
+def test_two_bits_hold_no_grid_of_more_levels(tmp_path: Path) -> None:
+    for target, scheme in (("onnx", "int2"), ("mlx", "2bit_g32")):
+        found = proven(Made(four_bits), Made(four_bits), target, scheme, tmp_path / target)
+        assert (missed(found.findings), found.exact, found.others) == ([], 0, 9)
 
 
 @pytest.mark.parametrize(("target", "scheme", "make"), HOLD)
@@ -199,15 +236,22 @@ def test_the_proof_counts_what_is_exact(target: str, scheme: str, make: Make, tm
 
 @pytest.mark.parametrize(
     ("target", "scheme", "make"),
-    [("gguf", "q4_0", four_bits), ("onnx", "int4", four_bits), ("mlx", "4bit_g32", shifted), ("mlx", "4bit", wide)],
+    [
+        ("gguf", "q4_0", four_bits),
+        ("onnx", "int4", four_bits),
+        ("mlx", "4bit_g32", shifted),
+        ("mlx", "4bit", wide),
+        ("onnx", "int2", ternary),
+        ("mlx", "2bit", binary),
+    ],
 )
 def test_a_grid_that_is_off_by_one_level_is_heard(target: str, scheme: str, make: Make, tmp_path: Path) -> None:
     """One weight of a matrix, by the least step between two of its group's levels: still a grid, and another."""
     sound, other = Made(make), Made(make)
     row = other.tensors["layers.0.mlp.up"][5]
     levels = np.unique(row[:32])
-    place = int(np.flatnonzero(row[:32] == levels[len(levels) // 2])[0])
-    row[place] = levels[len(levels) // 2 + 1]
+    lower = (len(levels) - 1) // 2
+    row[int(np.flatnonzero(row[:32] == levels[lower])[0])] = levels[lower + 1]
     found = missed(proven(sound, other, target, scheme, tmp_path).findings)
     assert any(each.startswith("tensors.grid is ") and "row 5 of layers.0.mlp.up" in each for each in found), found
 

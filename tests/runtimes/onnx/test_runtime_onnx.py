@@ -101,7 +101,7 @@ def with_exact_activations(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tied-llama3", "untied-linear", "part-blocks"])
-@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed"])
+@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed", "int2", "int4_b128"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations to 8 bits in blocks of 32."""
     decoder = pack(make_llama(tmp_path / "source", **MODELS[name]), tmp_path / "variant", scheme)
@@ -588,6 +588,20 @@ def test_a_graph_that_is_not_the_decoders_never_reaches_the_engine(
     change(copy, edit)
     with pytest.raises(EngineError, match=r"is not (the graph of this decoder|a model that edgepack wrote)"):
         check(copy, tiny[1])
+
+
+@pytest.mark.parametrize(("name", "value"), [("bits", 3), ("bits", 16), ("block_size", 16), ("block_size", 256)])
+@pytest.mark.parametrize("operator", ["MatMulNBits", "GatherBlockQuantized"])
+def test_blocks_that_no_scheme_has_are_refused(operator: str, name: str, value: int, tmp_path: Path) -> None:
+    decoder = pack(make_llama(tmp_path / "source", hidden=256), tmp_path / "variant", "int2_b128")
+    check(tmp_path / "variant", decoder)
+
+    def set_it(model: onnx.ModelProto) -> None:
+        attribute(model, operator, name).i = value
+
+    change(tmp_path / "variant", set_it)
+    with pytest.raises(EngineError, match="is not the graph of this decoder"):
+        check(tmp_path / "variant", decoder)
 
 
 def test_a_graph_of_another_decoder_is_refused(tiny: tuple[Path, Decoder]) -> None:

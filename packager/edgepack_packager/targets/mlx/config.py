@@ -9,7 +9,7 @@ from typing import Any
 from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.mlx.forms import Affine
-from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, group_of, packings
+from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, packings, usual
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
 from edgepack_packager.targets.mlx.rope import rope_fields
 from edgepack_packager.text.side import Text
@@ -72,8 +72,8 @@ def _quantization(model: Model, scheme: str) -> dict[str, Any]:
     def of(one: Affine) -> dict[str, Any]:
         return {"group_size": one.group, "bits": one.bits, "mode": "affine"}
 
-    usual, own = Affine(QUANTIZED[scheme], group_of(scheme)), packings(model.decoder, scheme, model.forms)
-    return of(usual) | {module: of(packing) for module, packing in own.items() if packing != usual}
+    most, own = usual(scheme), packings(model.decoder, scheme, model.forms)
+    return of(most) | {module: of(packing) for module, packing in own.items() if packing != most}
 
 
 def _layer_fields(decoder: Decoder) -> dict[str, Any]:

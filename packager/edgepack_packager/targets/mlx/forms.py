@@ -16,7 +16,7 @@ GROUPS = (GROUP, 32, 128)
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Levels of so many bits, and how many weights share the scale and the bias that they are multiplied with."""
+    """How a matrix is quantised: the bits of a level, and how many neighbours in a row share a scale and a bias."""
 
     bits: int
     group: int = GROUP
@@ -35,3 +35,11 @@ FORMS: Mapping[str, Affine] = MappingProxyType(
 def form(name: str) -> Affine | None:
     """Return the form of a name, None where it is none; "4bit_g64" is another name for "4bit"."""
     return FORMS.get(name.removesuffix(f"_g{GROUP}"))
+
+
+def filling(form: Affine, columns: int) -> Affine | None:
+    """Return the form whose groups fill a row, None where none does, as in mlx-lm; one of 128 takes narrower groups."""
+    if columns % form.group == 0:
+        return form
+    narrower = sorted((group for group in GROUPS if group < form.group == max(GROUPS)), reverse=True)
+    return next((Affine(form.bits, group) for group in narrower if columns % group == 0), None)

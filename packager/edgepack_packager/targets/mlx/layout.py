@@ -16,7 +16,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
-from edgepack_packager.targets.mlx.forms import FORMS, GROUP, Affine
+from edgepack_packager.targets.mlx.forms import FORMS, Affine, filling
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import Float
@@ -104,14 +104,14 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
     return kind if scheme == MIXED or (QUANTIZED.get(scheme) == 8 and kind == "bf16") else None
 
 
-def group_of(scheme: str) -> int:
-    """Return how many neighbours share a scale and a bias."""
-    return FORMS[scheme].group if scheme in FORMS else GROUP
+def usual(scheme: str) -> Affine:
+    """Return how most matrices of a scheme that quantises are."""
+    return FORMS.get(scheme, Affine(QUANTIZED[scheme]))
 
 
-def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
-    """Say whether a tensor of that shape is quantised: mlx-lm's rule, every matrix whose rows are whole groups."""
-    return scheme in QUANTIZED and len(shape) == 2 and shape[1] % group_of(scheme) == 0
+def packing(scheme: str, shape: tuple[int, ...]) -> Affine | None:
+    """Return how a tensor of that shape is quantised; None: not at all."""
+    return filling(usual(scheme), shape[1]) if scheme in QUANTIZED and len(shape) == 2 else None
 
 
 def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Affine]:
@@ -126,10 +126,10 @@ def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str
         module = place(kind, decoder, name).module
         if name in forms:
             found[module] = FORMS[forms[name]]
-        elif quantizes(scheme, shape):
-            bits = WIDE_BITS if name in wide else QUANTIZED[scheme]
+        elif own := packing(scheme, shape):
+            bits = WIDE_BITS if name in wide else own.bits
             if module not in found or bits > found[module].bits:
-                found[module] = Affine(bits, group_of(scheme))
+                found[module] = Affine(bits, own.group)
     return found
 
 
@@ -161,9 +161,12 @@ def lay_out(
 
 def _fallbacks(decoder: Decoder, scheme: str, dtype: str, forms: Forms) -> Iterator[Fallback]:
     for name, shape in decoder.tensors():
-        if scheme in QUANTIZED and len(shape) == 2 and name not in forms and not quantizes(scheme, shape):
-            reason = f"{shape[1]} columns are not a multiple of the group of {group_of(scheme)}"
-            yield Fallback(tensor=name, scheme=float_type(decoder, scheme, dtype), reason=reason)
+        if scheme not in QUANTIZED or len(shape) == 1 or name in forms:
+            continue
+        whole, own = usual(scheme), packing(scheme, shape)
+        if own is None or own.group != whole.group:
+            reason = f"{shape[1]} columns are not a multiple of the group of {whole.group}"
+            yield Fallback(tensor=name, scheme=own.name if own else float_type(decoder, scheme, dtype), reason=reason)
 
 
 def _tensors(decoder: Decoder, scheme: str, dtype: str, forms: Forms) -> Iterator[tuple[str, Slot]]:

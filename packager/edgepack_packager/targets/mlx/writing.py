@@ -89,12 +89,12 @@ class MlxWriter:
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        bits, counts = own.bits, self._importance.get(name)
-        search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
-        # Whole levels among more than those of 4 bits are finer than what rounding moves a bfloat16 scale by.
-        chosen_for = self._float if search and bits > 4 else self._level_type
-        packed, scales, biases = quantize(rows, bits, chosen_for, search=search, group=own.group, importance=counts)
-        keep_grids(rows, bits, self._float, packed, scales, biases)
+        counts = self._importance.get(name)
+        search = self._scheme == MIXED or (counts is not None and own.bits < CALIBRATED_BITS)
+        # Among more levels than those of 4 bits, rounding a bfloat16 scale moves weights from one to another.
+        chosen_for = self._float if search and own.bits > 4 else self._level_type
+        packed, scales, biases = quantize(rows, own.bits, chosen_for, search=search, group=own.group, importance=counts)
+        keep_grids(rows, own.bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))

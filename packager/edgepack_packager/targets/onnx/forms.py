@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 BLOCK = 32
@@ -47,3 +47,9 @@ FORMS: Mapping[str, Blocks] = MappingProxyType(
 def form(name: str) -> Blocks | None:
     """Return the form of a name, None where it is none; "int4_b32" is another name for "int4"."""
     return FORMS.get(name.removesuffix(f"_b{BLOCK}"))
+
+
+def filling(form: Blocks, columns: int) -> Blocks:
+    """Return the form whose blocks fill a row: that one, or a narrower; where none does, that of ``BLOCK``."""
+    narrower = sorted((size for size in SIZES if size < form.size), reverse=True)
+    return form if columns % form.size == 0 or not narrower else filling(replace(form, size=narrower[0]), columns)

@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from edgepack.bundle.decoder import Decoder, KvCache, Rope
+from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import sensitive
-from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks
+from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks, filling
 
 WIDE_BLOCK = 64
 ALIGNMENT = 64
@@ -33,7 +34,7 @@ ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
 
 def sizes(rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
-    fitting = {name: of for name, of in FORMS.items() if of.size <= BLOCK or columns % of.size == 0}
+    fitting = {name: of for name, of in FORMS.items() if filling(of, columns) == of}
     scale = ELEMENT_BYTES["f32"]
     return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
 
@@ -80,7 +81,7 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The whole data file: canonical tensors, each rope's tables of cosine and sine, the scales of the KV cache by
-    ``layers.0.attention.k``, and its bytes.
+    ``layers.0.attention.k``, and its bytes. ``own`` are the tensors with a form of their own.
 
     A table is float32 [context, rope dim / 2]; scales are float32 [1, KV heads, 1, head dimension].
     """
@@ -90,6 +91,7 @@ class Layout:
     tables: Mapping[Rope, tuple[Region, Region]]
     caches: Mapping[str, Region]
     size: int
+    own: frozenset[str] = frozenset()
 
     @property
     def regions(self) -> Iterator[Region]:
@@ -120,7 +122,15 @@ class Layout:
     @property
     def written(self) -> Written:
         """What a writer of this layout reports."""
-        return Written(self.size, self.tensor_bytes, self.resident_bytes, ())
+        return Written(self.size, self.tensor_bytes, self.resident_bytes, tuple(self._fallbacks))
+
+    @property
+    def _fallbacks(self) -> Iterator[Fallback]:
+        whole = FORMS.get(self.scheme)
+        for name, stored in self.tensors.items():
+            if whole and stored.blocks and name not in self.own and stored.blocks.size != whole.size:
+                reason = f"{stored.columns} columns are not a multiple of the block of {whole.size}"
+                yield Fallback(tensor=name, scheme=stored.blocks.name, reason=reason)
 
     @property
     def tensor_bytes(self) -> int:
@@ -157,7 +167,7 @@ def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Form
     shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
     channels = parts if kv_cache == "q8" else []
     caches = {name: placer.place(f"{name}.cache.scales", "f32", shape) for name in channels}
-    return Layout(scheme, tensors, tables, caches, placer.end)
+    return Layout(scheme, tensors, tables, caches, placer.end, frozenset(forms))
 
 
 class _Placer:
@@ -191,7 +201,7 @@ def _blocks(columns: int, scheme: str, wide: bool) -> Blocks | None:
     if scheme == MIXED:
         size = BLOCK if columns % WIDE_BLOCK else WIDE_BLOCK
         return Blocks(8, size) if wide else Blocks(4, size, searched=True)
-    return FORMS.get(scheme)
+    return filling(FORMS[scheme], columns) if scheme in FORMS else None
 
 
 def _tables(placer: _Placer, index: int, context: int, rope: Rope) -> tuple[Region, Region]:
