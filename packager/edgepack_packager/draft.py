@@ -18,7 +18,9 @@ _HINT = "A draft is a smaller model with the same tokenizer, mostly of the same 
 def recipe_of(recipe: Recipe) -> Recipe:
     """Return the recipe of the draft model: the same variants, no adapters, which are the other's, and no chat, because
     it gets ids and gives ids."""
-    return replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=(), calibrate=None)
+    quality = None if recipe.quality == "calibrated" else recipe.quality
+    alike = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=())
+    return replace(alike, calibrate=None, quality=quality)
 
 
 def prepare_draft(ready: Prepared, recipe: Recipe, progress: Progress) -> Prepared | None:

@@ -128,8 +128,9 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
     requests = recipe.requests(model)
-    corpus = None if recipe.calibrate is None else calibration.text.read(recipe.calibrate)
-    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
+    asked_text = recipe.calibration_text
+    corpus = None if asked_text is None else calibration.text.read(asked_text)
+    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context, text, vectors.chat)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)

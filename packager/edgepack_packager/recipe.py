@@ -6,12 +6,16 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager import targets
-from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Target
+from edgepack_packager.calibration.text import BUILT_IN
+from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Scales, Target
+
+Quality = Literal["plain", "searched", "calibrated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,10 @@ class Recipe:
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
     the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
-    ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
-    schemes of fewer than 8 bits are searched for the scales that lose least.
+    ``quality`` is what chooses the scales of all schemes of fewer than 8 bits: "plain", the rule of their peers, so
+    that those without any are refused; "searched", their least squared error; "calibrated", that error weighed by what
+    a text uses; None, what each scheme has by its name. ``calibrate`` is that text, a file or
+    ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated), and asks for it.
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     """
 
@@ -46,6 +52,7 @@ class Recipe:
     thinks: bool = False
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
+    quality: Quality | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -58,9 +65,16 @@ class Recipe:
             raise UsageError(
                 "--max-kl was given with --unproven, which measures no loss.", hint="Leave one of them out."
             )
-        if self.calibrate is not None and self.unproven:
+        if self.calibrate is not None and self.quality not in (None, "calibrated"):
             raise UsageError(
-                "--calibrate was given with --unproven, which runs no reference.", hint="Leave one of them out."
+                f"--calibrate was given with --quality {self.quality}, which asks no text.",
+                hint="Leave one of them out: --calibrate means --quality calibrated.",
+            )
+        if self.calibration_text is not None and self.unproven:
+            raise UsageError(
+                f"{'--quality calibrated' if self.calibrate is None else '--calibrate'} was given with --unproven, "
+                "which runs no reference.",
+                hint="Leave one of them out, or take --quality searched.",
             )
         if self.date is not None and self.no_chat:
             raise UsageError("--date was given with --no-chat, which leaves out what prints it.", hint="Leave one out.")
@@ -74,6 +88,11 @@ class Recipe:
             )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
+
+    @property
+    def calibration_text(self) -> str | None:
+        """The text that it calibrates with, by its name; None for none."""
+        return self.calibrate or (BUILT_IN if self.quality == "calibrated" else None)
 
     def check_chat(self, chat: Chat | None) -> None:
         """Raise ``UsageError`` for what is said of a chat template, and the model's has no use for."""
@@ -93,19 +112,36 @@ class Recipe:
         for target in self._targets():
             for quant in self._quants(target.name):
                 scheme = target.scheme(quant, model)
-                searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
-                request = Request(target, quant, scheme, searched)
+                request = Request(target, quant, scheme, self._scales(target, scheme))
                 found.setdefault(request.id, request)
         for request in found.values():
             request.target.check(model, request.scheme)
-        if self.calibrate is not None and not any(request.calibrated for request in found.values()):
+        asked = self.calibration_text is not None or self.quality == "searched"
+        if asked and all(request.target.schemes[request.scheme] >= CALIBRATED_BITS for request in found.values()):
+            way = "calibration" if self.calibration_text is not None else "search"
+            option = "--quality" if self.calibrate is None else "--calibrate"
             raise UsageError(
-                f"Nothing of {', '.join(found)} has scales that a calibration would choose.",
-                hint=f"Leave --calibrate out, or build fewer than {CALIBRATED_BITS} bits.",
+                f"Nothing of {', '.join(found)} has scales that a {way} would choose.",
+                hint=f"Leave {option} out, or build fewer than {CALIBRATED_BITS} bits.",
             )
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
+
+    def _scales(self, target: Target, scheme: str) -> Scales:
+        """Return what chooses a scheme's scales. Raises ``UsageError`` for a scheme whose scales are never plain."""
+        if self.quality == "plain" and scheme in target.searched:
+            plain = [name for name, bits in target.schemes.items() if bits == target.schemes[scheme]]
+            others = " or ".join(f"{target.name}:{name}" for name in plain if name not in target.searched)
+            raise UsageError(
+                f"--quality plain was given, and the scales of {target.name}'s {scheme} are searched.",
+                hint=f"Build --quant {others}, or leave --quality out.",
+            )
+        if target.schemes[scheme] >= CALIBRATED_BITS:
+            return "own"
+        if self.calibration_text is not None:
+            return "calibrated"
+        return "searched" if self.quality == "searched" and scheme not in target.searched else "own"
 
     def _quants(self, target: str) -> list[str]:
         """Return the quantisations of a target. Raises ``UsageError`` where all are others'."""

@@ -142,6 +142,7 @@ def _producer(
     unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
+    unusual |= {"quality": recipe.quality} if recipe.quality else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))

@@ -15,11 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.bundle.manifest import Chat
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import reference
 from edgepack_packager.calibration import text
+from edgepack_packager.calibration.messages import Teller
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.text.side import Text
 
 _WINDOW: Final = 512
 """Tokens that see each other, in a context of their own."""
@@ -32,9 +35,17 @@ _LEAST: Final = np.float32(2.0**-10)
 """Of a matrix's mean, what a column counts at least: another text may use what this one leaves still."""
 
 
-def passes(corpus: Corpus, tokenizer: Tokenizer, context: int) -> list[list[Sequence[int]]]:
-    """Return a text's windows by the passes over the weights that they take. Raises as ``text.windows``."""
-    windows = text.windows(corpus, tokenizer, min(_WINDOW, context), _WINDOWS)
+def passes(
+    corpus: Corpus, tokenizer: Tokenizer, context: int, side: Text, chat: Chat | None
+) -> list[list[Sequence[int]]]:
+    """Return a text's windows by the passes over the weights that they take.
+
+    ``side`` and ``chat`` are the model's, by whose template conversations are told. Raises as ``text.windows``, and as
+    ``messages.Teller``.
+    """
+    said = corpus.conversations
+    ids = Teller(side, chat, tokenizer).ids(said) if said else tokenizer.encode(corpus.text, bos=False)
+    windows = text.windows(corpus, ids, min(_WINDOW, context), _WINDOWS)
     return [windows[start : start + _TOGETHER] for start in range(0, len(windows), _TOGETHER)]
 
 

@@ -165,11 +165,21 @@ Unproven = Annotated[
         rich_help_panel=PROOF,
     ),
 ]
+Quality = Annotated[
+    Literal["plain", "searched", "calibrated"] | None,
+    typer.Option(
+        "--quality",
+        help="What chooses the scales of fewer than 8 bits: the rule of other tools, their least error, or what a text "
+        "uses. Default: as each scheme's name says; q4 is searched.",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
 Calibrate = Annotated[
     str | None,
     typer.Option(
         "--calibrate",
-        help="Choose the scales of fewer than 8 bits by what a text uses: a file, or `built-in`.",
+        help="The text of --quality calibrated: a file, JSON lines of messages, or `built-in`.",
         metavar="TEXT",
         show_default=False,
         rich_help_panel=WHAT,
@@ -215,6 +225,7 @@ def build(
     out: Out = None,
     force: Force = False,
     context: Context = None,
+    quality: Quality = None,
     calibrate: Calibrate = None,
     kv_cache: KvCache = "f32",
     adapter: Adapters = None,
@@ -234,7 +245,8 @@ def build(
     building = _building()
     targets = _asked(target, quant)
     recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
-    recipe = replace(recipe, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
+    recipe = replace(recipe, draft=draft, thinks=thinks, adapters=tuple(adapter or ()))
+    recipe = replace(recipe, calibrate=calibrate, quality=quality)
     try:
         built = _build(model, recipe, out, force)
     except building.VariantsFailedError as error:

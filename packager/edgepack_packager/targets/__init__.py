@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from edgepack.bundle.decoder import Decoder
@@ -27,6 +28,13 @@ Activations = FloatType | int
 
 UNIFORM = ("f32", "f16", "q8", "q4")
 
+Scales = Literal["own", "searched", "calibrated"]
+"""What chooses a variant's scales: the scheme's own rule, which is its peers' where it has any; the least squared error
+of the weights; or that error weighed by what a text multiplies them with."""
+
+SUFFIXES: Mapping[Scales, str] = MappingProxyType({"own": "", "searched": "-searched", "calibrated": "-cal"})
+"""What they add to a variant's name: a scheme's alone says that its bytes are those of its own rule."""
+
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
@@ -37,8 +45,8 @@ class Model:
     config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary).
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
-    ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name; empty
-    where nothing was calibrated.
+    ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name: where it
+    says so, scales are searched. Empty where the scheme's own rule chooses them.
     """
 
     name: str
@@ -129,7 +137,8 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``kv_cache`` is the
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact), and ``searched`` are
+    those of them that have searched scales by their own rule, and no peer. ``kv_cache`` is the
     element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
     """
 
@@ -138,6 +147,7 @@ class Target(Protocol):
     floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
+    searched: frozenset[str]
     kv_cache: KvCache | None
 
     def nmse(self, decoder: Decoder) -> float:
@@ -189,21 +199,24 @@ class FixesKvCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means.
-
-    ``calibrated``: its scales are those that lose least by the model's ``importance``.
-    """
+    """One variant to build: the target, the quantisation as the user asked for it, the scheme that it means, and what
+    chooses its scales."""
 
     target: Target
     asked: str
     scheme: str
-    calibrated: bool = False
+    scales: Scales = "own"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its scales are those that lose least by what a text uses."""
+        return self.scales == "calibrated"
 
     @property
     def id(self) -> str:
         """The variant's name in the bundle."""
         cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
-        return f"{self.target.name}-{self.scheme}{cache}{'-cal' if self.calibrated else ''}"
+        return f"{self.target.name}-{self.scheme}{cache}{SUFFIXES[self.scales]}"
 
 
 def names() -> list[str]:

@@ -16,7 +16,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written
-from edgepack_packager.targets.mlx.layout import QUANTIZED, SHARD_BYTES, lay_out
+from edgepack_packager.targets.mlx.layout import MIXED, QUANTIZED, SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
@@ -34,6 +34,7 @@ class MlxTarget:
     floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
+    searched: frozenset[str] = frozenset({MIXED})
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:

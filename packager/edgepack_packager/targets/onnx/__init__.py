@@ -36,6 +36,7 @@ class OnnxTarget:
     floor: ClassVar[str] = "1.27"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     schemes: ClassVar[Mapping[str, int]] = SCHEMES
+    searched: ClassVar[frozenset[str]] = frozenset({"int4_mixed"})
 
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
         """Return the target of graphs with a KV cache of that type."""
