@@ -131,11 +131,11 @@ class Recipe:
     def _scales(self, target: Target, scheme: str) -> Scales:
         """Return what chooses a scheme's scales. Raises ``UsageError`` for a scheme whose scales are never plain."""
         if self.quality == "plain" and scheme in target.searched:
-            plain = [name for name, bits in target.schemes.items() if bits == target.schemes[scheme]]
-            others = " or ".join(f"{target.name}:{name}" for name in plain if name not in target.searched)
+            plain = [name for name in target.schemes if name not in target.searched]
+            like = [name for name in plain if target.schemes[name] == target.schemes[scheme]]
             raise UsageError(
                 f"--quality plain was given, and the scales of {target.name}'s {scheme} are searched.",
-                hint=f"Build --quant {others}, or leave --quality out.",
+                hint=f"Build --quant {target.name}:{like[0]}, or leave it out." if like else "Leave it out.",
             )
         if target.schemes[scheme] >= CALIBRATED_BITS:
             return "own"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from damage import DAMAGE, Damaged
 from models import make_llama
+from schemes import schemes
 
 from edgepack.errors import BuildError, SourceError, UsageError
 from edgepack_packager import calibration, families, reference, targets
@@ -50,8 +51,7 @@ def counts(demo: Weights) -> dict[str, Float32]:
 
 def searched() -> list[tuple[str, str]]:
     """Every scheme whose scales a calibration chooses."""
-    found = [targets.find(name) for name in targets.names()]
-    return [(each.name, scheme) for each in found for scheme, bits in each.schemes.items() if bits < CALIBRATED_BITS]
+    return [each for each in schemes() if targets.find(each[0]).schemes[each[1]] < CALIBRATED_BITS]
 
 
 def judged(
@@ -180,6 +180,8 @@ def test_names_say_what_chose_their_scales() -> None:
     with pytest.raises(UsageError, match="the scales of onnx's int4_mixed are searched") as refused:
         variants("q4", quality="plain")
     assert "--quant onnx:int4, or" in str(refused.value.hint)
+    with pytest.raises(UsageError, match="the scales of onnx's int2 are searched"):
+        variants("gguf:q4_0", "onnx:int2", "mlx:2bit", quality="plain")
 
 
 def test_what_contradicts_a_quality_is_refused() -> None:

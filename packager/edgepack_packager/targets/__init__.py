@@ -137,9 +137,10 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact), and ``searched`` are
-    those of them that have searched scales by their own rule, and no peer. ``kv_cache`` is the
-    element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``searched`` are those
+    that have searched scales by their own rule, and no peer; ``needs_calibration`` those that make nonsense of any
+    model unless a text chose their scales. ``kv_cache`` is the element type of the KV cache where its payloads fix one,
+    None where the runtime chooses or has only one.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Target(Protocol):
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
     searched: frozenset[str]
+    needs_calibration: frozenset[str]
     kv_cache: KvCache | None
 
     def nmse(self, decoder: Decoder) -> float:

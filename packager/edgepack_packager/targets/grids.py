@@ -71,7 +71,7 @@ def recover(rows: Float32, form: Form) -> Grids | None:
         _find(rows, rows.view(np.uint32), form.group, min(half, STEPS), half, False, found, scales, biases)
         biases = scales * np.float32(-half)
     if form.kind in _AFFINE:
-        _find(rows, rows.view(np.uint32), form.group, STEPS, half, True, found, scales, biases)
+        _find(rows, rows.view(np.uint32), form.group, min(2 * half - 1, STEPS), half, True, found, scales, biases)
     if form.scales == "f16":
         least, most = _HALF_PRECISION
         size = np.abs(scales)

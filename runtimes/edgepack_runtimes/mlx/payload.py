@@ -17,8 +17,8 @@ MAX_HEADER_BYTES = 100_000_000
 """The bound that safetensors' own implementation sets."""
 
 _ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
-_BITS = (4, 6, 8)
-_GROUPS = (32, 64)
+_BITS = (2, 3, 4, 5, 6, 8)
+_GROUPS = (32, 64, 128)
 _QUANTIZATION = frozenset({"bits", "group_size", "mode"})
 _HINT = "Build the variant again."
 
@@ -87,7 +87,7 @@ def _bits(path: Path, quantization: object, groups: tuple[int, ...]) -> int:
         if type(bits) is int and bits in _BITS and type(group) is int and group in groups and mode in (None, "affine"):
             return bits
     known = " or ".join(map(str, groups))
-    raise _fault(path, f"the quantization {quantization!r} is not of 4, 6 or 8 bits, affine, in groups of {known}")
+    raise _fault(path, f"the quantization {quantization!r} is not of 2 to 6 or 8 bits, affine, in groups of {known}")
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

@@ -27,7 +27,7 @@ OPSETS: Final[Mapping[str, int]] = {"": 22, "com.microsoft": 1}
 _CONTRIB: Final = "com.microsoft"
 _CONTRIBUTED: Final = frozenset({"FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits",
                                  "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
-_FORMS: Final = frozenset({(bits, size) for bits in (4, 8) for size in (32, 64)})
+_FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
 _ACCURACY_LEVELS: Final = range(5)
 _TABLES: Final = 7
 _SCALES: Final = 12

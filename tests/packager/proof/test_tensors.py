@@ -12,6 +12,7 @@ import pytest
 from damage import DAMAGE, Damaged
 from models import make_llama
 from oracle_models import ORACLE_MODELS
+from schemes import schemes
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, UnsupportedModelError
@@ -40,13 +41,8 @@ def judged(target: str, scheme: str, written: Weights, source: Weights, folder: 
     return missed(tensors.prove(chosen, folder / request.id, source, lambda _: None).findings)
 
 
-# Of each target its plain 4 bits, a mixture, 8 and 16 bits.
-WIDTHS = {"q4_0", "q4_k_m", "q8_0", "f16", "4bit", "4bit_mixed", "8bit", "int4", "int4_mixed", "int8"}
-
-
-def schemes() -> list[tuple[str, str]]:
-    """Every scheme of every target, as its target names it."""
-    return [(name, scheme) for name in targets.names() for scheme in targets.find(name).schemes]
+# Of each target its plain 4 bits, a mixture, 8 and 16 bits; and the fewest.
+WIDTHS = {"q4_0", "q4_k_m", "q8_0", "f16", "4bit", "4bit_mixed", "8bit", "int4", "int4_mixed", "int8", "int2", "2bit"}
 
 
 @pytest.fixture(scope="module")

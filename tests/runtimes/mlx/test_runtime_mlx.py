@@ -81,7 +81,7 @@ def test_f32_variant_is_the_reference(name: str, tmp_path: Path) -> None:
     session.close()
 
 
-@pytest.mark.parametrize("scheme", ["f32", "f16", "bf16", "8bit", "4bit", "4bit_mixed"])
+@pytest.mark.parametrize("scheme", ["f32", "f16", "bf16", "8bit", "4bit", "4bit_mixed", "2bit_g32", "5bit_g128"])
 def test_mlx_lm_loads_the_folder_and_says_the_same(scheme: str, tmp_path: Path) -> None:
     import mlx_lm
 
@@ -114,7 +114,7 @@ def test_trained_model_writes_its_published_text(shared: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("scheme", ["8bit", "4bit", "4bit_mixed"])
+@pytest.mark.parametrize("scheme", ["8bit", "4bit", "4bit_mixed", "3bit_g32", "6bit_g128"])
 def test_quantised_variant_is_the_reference_of_its_own_weights(scheme: str, dtype: Any, tmp_path: Path) -> None:
     """In float32 only the quantiser stands between the engine and exactness."""
     source = make_llama(tmp_path / "source", dtype=dtype, rope=LLAMA3, tied=False)
@@ -439,11 +439,14 @@ CONFIGS: dict[str, tuple[dict[str, object], str]] = {
     "no rope scaling": ({"rope_scaling": None}, "rope_scaling is None, the manifest says {'rope_type': 'llama3'"),
     "true as a number": ({"num_hidden_layers": True}, "num_hidden_layers is True, the manifest says 2"),
     "a softcap": ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping is 30\.0, the manifest says None"),
-    "odd bits": ({"quantization": {"bits": 3, "group_size": 64}}, "is not of 4, 6 or 8 bits"),
+    "odd bits": ({"quantization": {"bits": 7, "group_size": 64}}, "is not of 2 to 6 or 8 bits"),
     "bits as text": ({"quantization": "4bit"}, "'4bit' is not an object"),
-    "true as bits": ({"quantization": {"bits": True, "group_size": 64}}, "is not of 4, 6 or 8 bits"),
+    "true as bits": ({"quantization": {"bits": True, "group_size": 64}}, "is not of 2 to 6 or 8 bits"),
     "another mode": ({"quantization": {"bits": 4, "group_size": 64, "mode": "mxfp4"}}, "is not of .*, affine"),
-    "no bits for the rest": ({"quantization": {"model.embed_tokens": {"bits": 4, "group_size": 64}}}, "is not of 4, 6"),
+    "no bits for the rest": (
+        {"quantization": {"model.embed_tokens": {"bits": 4, "group_size": 64}}},
+        "is not of 2 to 6 or 8",
+    ),
     "a layer apart": (
         {"quantization": {"bits": 4, "group_size": 64, "model.norm": {"bits": 4, "group_size": 64}}},
         r"names model\.norm, which is no quantised module",
@@ -489,7 +492,7 @@ def test_a_module_that_is_not_quantised_plainly_is_an_error(own: object, tmp_pat
     config = json.loads((tmp_path / "v" / "config.json").read_text())
     config["quantization"]["model.embed_tokens"] = own
     (tmp_path / "v" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(EngineError, match=r"is not of 4, 6 or 8 bits, affine, in groups of 64"):
+    with pytest.raises(EngineError, match=r"is not of 2 to 6 or 8 bits, affine, in groups of 64"):
         start(tmp_path / "v", decoder)
 
 

@@ -32,6 +32,7 @@ class GgufTarget:
     floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
     searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
+    needs_calibration: frozenset[str] = frozenset()
     kv_cache: KvCache | None = None
 
     def __init__(self) -> None:

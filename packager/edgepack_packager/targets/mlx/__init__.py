@@ -1,9 +1,9 @@
 """The MLX target: a folder that mlx-lm loads with the bundle's tokenizer.json beside it, written with numpy alone.
 
 Tensors are named as in Hugging Face checkpoints. A quantised matrix is three tensors: packed levels (uint32), scales
-and biases of its groups of 64 columns; the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte, but for
-8 bits of a decoder that needs bfloat16 (``layout.level_type``), and for 4bit_mixed: searched scales, and 6 bits in what
-is sensitive.
+and biases of its groups of columns (``forms``); the levels are those of ``mlx_lm.convert -q`` on a CPU, byte for byte,
+but for 8 bits of a decoder that needs bfloat16 (``layout.level_type``), and for 4bit_mixed: searched scales, and 6 bits
+in what is sensitive.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written
-from edgepack_packager.targets.mlx.layout import MIXED, QUANTIZED, SHARD_BYTES, lay_out
+from edgepack_packager.targets.mlx.forms import BITS, form
+from edgepack_packager.targets.mlx.layout import FLOATS, MIXED, QUANTIZED, SHARD_BYTES, lay_out
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
@@ -35,6 +36,7 @@ class MlxTarget:
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
     searched: frozenset[str] = frozenset({MIXED})
+    needs_calibration: frozenset[str] = frozenset()
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
@@ -49,17 +51,21 @@ class MlxTarget:
         return "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
-        """Map "f32", "f16", "q8", "q4" or one of ``schemes`` to a scheme.
+        """Map "f32", "f16", "q8", "q4", one of ``schemes`` or another name of its form to a scheme.
 
         MLX computes in the type of 16-bit weights, so a model of wide activations gets bf16 for "f16". Raises
         ``UsageError`` for another name.
         """
         half = {"f16": "bf16"} if model.decoder.wide else {}
         scheme = (_UNIFORM | half).get(quant, quant)
+        if (packed := form(scheme)) is not None:
+            return packed.name
         if scheme not in self.schemes:
+            names = ", ".join(dict.fromkeys((*_UNIFORM, *FLOATS, MIXED)))
             raise UsageError(
                 f"The mlx target has no quantisation {quant!r}.",
-                hint=f"Choose from: {', '.join(dict.fromkeys((*_UNIFORM, *self.schemes)))}.",
+                hint=f"Choose from: {names}; or {', '.join(map(str, BITS))} bits in groups of 64 (4bit), of 32 "
+                "(4bit_g32) or of 128 (4bit_g128).",
             )
         return scheme
 

@@ -16,22 +16,20 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
+from edgepack_packager.targets.mlx.forms import FORMS, GROUP
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
-from edgepack_packager.targets.mlx.quantize import GROUP, Float
+from edgepack_packager.targets.mlx.quantize import Float
 
 SHARD_BYTES = 5 << 30
 """mlx-lm's own limit of the tensors in one file."""
 
-QUANTIZED: Mapping[str, int] = {"4bit": 4, "8bit": 8, "4bit_mixed": 4, "4bit_g32": 4}
-"""Bits of the schemes that quantise."""
-
-_NARROW = 32
-"""The group of "4bit_g32": that of weights which were trained for 4 bits."""
-
 MIXED = "4bit_mixed"
 WIDE_BITS = 6
 """Bits of what is sensitive in the mixture."""
+
+QUANTIZED: Mapping[str, int] = {MIXED: 4, **{name: form.bits for name, form in FORMS.items()}}
+"""Bits of the schemes that quantise."""
 
 FLOATS: Mapping[str, Float] = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
 
@@ -81,7 +79,7 @@ class Layout:
 def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
     """Return the element type of all that a variant does not quantise: norms, biases, scales, and so the activations.
 
-    A float scheme names it. A quantised one keeps the source's type, with two exceptions. 8-bit takes f16 for bf16,
+    A float scheme names it. A quantised one keeps the source's type, with two exceptions. 8 bits take f16 for bf16,
     whose 8 significant bits are no more than those of the levels that a scale multiplies; so does "4bit_g32", which is
     there for grids whose scales are to be kept. And a ``wide`` decoder takes
     bf16 for f16, whose range its activations exceed; see ``level_type`` for what that costs its 8-bit scales.
@@ -92,7 +90,7 @@ def float_type(decoder: Decoder, scheme: str, dtype: str) -> Float:
         return "f32"
     if decoder.wide:
         return "bf16"
-    return "f16" if scheme in ("8bit", "4bit_g32") else FLOATS[dtype]
+    return "f16" if scheme == "4bit_g32" or QUANTIZED[scheme] == 8 else FLOATS[dtype]
 
 
 def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
@@ -103,12 +101,12 @@ def level_type(decoder: Decoder, scheme: str, dtype: str) -> Float | None:
     the scales makes no difference, and zeros stay exact. A mixture searches among scales that can be stored.
     """
     kind = float_type(decoder, scheme, dtype)
-    return kind if scheme == MIXED or (scheme == "8bit" and kind == "bf16") else None
+    return kind if scheme == MIXED or (QUANTIZED.get(scheme) == 8 and kind == "bf16") else None
 
 
 def group_of(scheme: str) -> int:
     """Return how many neighbours share a scale and a bias."""
-    return _NARROW if scheme == "4bit_g32" else GROUP
+    return FORMS[scheme].group if scheme in FORMS else GROUP
 
 
 def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:

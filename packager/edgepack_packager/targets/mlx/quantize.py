@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form
+from edgepack_packager.targets.mlx.forms import GROUP
 from edgepack_packager.targets.sums import add_up
 
 Float = Literal["f32", "f16", "bf16"]
 Bytes = NDArray[np.uint8]
-
-GROUP = 64
-"""Weights that share a scale and a bias, unless a scheme names another number: neighbours in a row."""
 
 SMALLEST_SCALE = 1e-7
 """MLX's floor of a scale before it is fitted to the group's edge."""
@@ -31,8 +29,10 @@ _TO_INTEGER = np.float32(1.5 * 2**23)
 bits: the same rounding as rint, one pass instead of two."""
 
 
-# The share of the range between its ends that a group's levels are spread over, where a search tries several.
+# The share of the range between its ends that a group's levels are spread over, where a search tries several. The
+# four levels of 2 bits are best spread over less than the ends of a group, which are rare in it.
 _SPREADS = (1.0, 0.95, 0.9, 0.85, 0.8)
+_SPREADS_OF_TWO_BITS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def quantize(
@@ -46,7 +46,8 @@ def quantize(
 ) -> tuple[Bytes, Float32, Float32]:
     """Return (packed, scales, biases) of a matrix whose columns are a multiple of ``group``.
 
-    ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words (4, 6 or 8 bits);
+    ``packed`` is uint8 [rows, columns * bits / 8], the little-endian bytes of MLX's uint32 words, which levels
+    follow one another in whatever their bits;
     ``scales`` and ``biases`` are float32 [rows, columns / group], not yet rounded to the type that is stored:
     w' = q * scale + bias. With the group's ends lo and hi and n = 2**bits - 1: scale = max((hi - lo) / n, 1e-7),
     negative unless |lo| > |hi|; edge = the end of larger magnitude; q0 = rint(edge / scale); where q0 is not 0,
@@ -135,7 +136,7 @@ def _improve(groups: Float32, counts: Float32, scales: Float32, biases: Float32,
     inverse = np.float32(1) / width
     best = [np.resize(each, middle.shape) for each in (scales, biases)]
     kernels.errors(x, c, best[0] * inverse, (best[1] - middle) * inverse, top, least)
-    for spread in _SPREADS:
+    for spread in _SPREADS_OF_TWO_BITS if bits == 2 else _SPREADS:
         kernels.fit(x, c, np.float32(spread) / top, np.float32(-spread / 2), top, slope, low)
         scale, bias = _as_stored(slope * width, stored), _as_stored(low * width + middle, stored)
         kernels.errors(x, c, scale * inverse, (bias - middle) * inverse, top, error)
@@ -156,16 +157,7 @@ def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes)
     np.divide(levels, scale[:, None], out=levels)
     np.clip(levels, np.float32(0), np.float32(2**bits - 1), out=levels)
     np.add(levels, _TO_INTEGER, out=levels)
-    bytes_of_levels = levels.view(np.uint32).astype(np.uint8)
-    if bits == 8:
-        out[...] = bytes_of_levels
-    elif bits == 6:  # four levels in three bytes
-        four = bytes_of_levels.view(np.uint32)  # in bits 0-5, 8-13, 16-21 and 24-29
-        joined = four & 0x3F | four >> 2 & 0xFC0 | four >> 4 & 0x3F000 | four >> 6 & 0xFC0000
-        out[...] = joined.view(np.uint8).reshape(len(out), -1, 4)[:, :, :3].reshape(out.shape)
-    else:
-        pairs = bytes_of_levels.view(np.uint16)  # two levels: one in bits 0-3, its right neighbour in bits 8-11
-        out[...] = pairs | pairs >> np.uint16(4)
+    out[...] = _joined(levels.view(np.uint32).astype(np.uint8), bits)
 
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
@@ -178,14 +170,42 @@ def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Fl
     return values.reshape(rows, -1)
 
 
+# Eight levels are 64 bits, a byte each, and lie in as many bytes as a level has bits: the first in the lowest bits, the
+# next above it, as in one long little-endian number. Of two neighbours in one word of 16, 32 and then 64 bits the upper
+# one moves down to the lower, or back.
+_LOWER = (np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF))
+
+
+def _joined(levels: Bytes, bits: int) -> Bytes:
+    """Return bytes [n, levels * bits / 8] of levels [n, a multiple of 8] that are below 2**bits."""
+    if bits == 8:
+        return levels
+    if bits == 4:
+        pairs = np.ascontiguousarray(levels).view("<u2")  # two levels: one in bits 0-3, its neighbour in bits 8-11
+        halves: Bytes = (pairs | pairs >> np.uint16(4)).astype(np.uint8)
+        return halves
+    eight = np.ascontiguousarray(levels).view("<u8")
+    for doubling, lower in enumerate(_LOWER):
+        eight = eight & lower | (eight & ~lower) >> np.uint64((8 - bits) << doubling)
+    joined: Bytes = eight[:, :, None].view(np.uint8)[:, :, :bits].reshape(len(levels), -1)
+    return joined
+
+
 def _unpacked(packed: Bytes, bits: int) -> Bytes:
+    """Return the levels [n, bytes * 8 / bits] of bytes as ``_joined`` makes them."""
     if bits == 8:
         return packed
     if bits == 4:
         return np.stack((packed & 0x0F, packed >> 4), axis=-1)
-    first, second, third = np.moveaxis(packed.reshape(len(packed), -1, 3), -1, 0)
-    four = (first & 0x3F, first >> 6 | (second & 0x0F) << 2, second >> 4 | (third & 0x03) << 4, third >> 2)
-    return np.stack(four, axis=-1)
+    eights = packed.reshape(len(packed), -1, bits)
+    whole = np.zeros((*eights.shape[:2], 8), np.uint8)
+    whole[:, :, :bits] = eights
+    eight = whole.view("<u8")[:, :, 0]
+    for doubling in (2, 1, 0):
+        keep = np.uint64(sum((1 << (bits << doubling)) - 1 << start for start in range(0, 64, 16 << doubling)))
+        eight = eight & keep | (eight & ~keep) << np.uint64((8 - bits) << doubling)
+    levels: Bytes = eight.view(np.uint8)
+    return levels
 
 
 def round_to(values: Float32, kind: Float) -> tuple[NDArray[np.generic], bool]:

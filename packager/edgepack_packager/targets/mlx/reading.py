@@ -19,13 +19,12 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import FloatType, Form, kv_cache
 from edgepack_packager.targets.kv_cache import Cache
+from edgepack_packager.targets.mlx.forms import BITS, GROUP, GROUPS
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
 from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
-from edgepack_packager.targets.mlx.quantize import GROUP, dequantize
+from edgepack_packager.targets.mlx.quantize import dequantize
 
 _FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-
-_GROUPS = (32, 64)
 
 _ROUNDING = {"F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-8}
 """Half a unit in the last place over the value, of a normal number."""
@@ -180,6 +179,6 @@ def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int], int
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BuildError(f"{path} cannot be read back: {error!r}") from None
     for bits, group in found.values():
-        if bits not in (0, 4, 6, 8) or group not in _GROUPS or group != found[""][1]:
+        if bits not in (0, *BITS) or group not in GROUPS or group != found[""][1]:
             raise BuildError(f"{path} names {bits} bits in groups of {group}.")
     return kind, {name: int(bits) for name, (bits, _) in found.items()}, found[""][1]

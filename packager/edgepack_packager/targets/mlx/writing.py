@@ -91,7 +91,9 @@ class MlxWriter:
             return
         bits, counts, group = self._bits[where.module], self._importance.get(name), group_of(self._scheme)
         search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
-        packed, scales, biases = quantize(rows, bits, self._level_type, search=search, group=group, importance=counts)
+        # Whole levels among more than those of 4 bits are finer than what rounding moves a bfloat16 scale by.
+        chosen_for = self._float if search and bits > 4 else self._level_type
+        packed, scales, biases = quantize(rows, bits, chosen_for, search=search, group=group, importance=counts)
         keep_grids(rows, bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))

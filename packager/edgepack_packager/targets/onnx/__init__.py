@@ -13,7 +13,8 @@ from edgepack.extras import needed
 from edgepack.runtime import KvCache
 from edgepack_packager.targets import Activations, Form, Model, Written
 from edgepack_packager.targets.onnx import graph
-from edgepack_packager.targets.onnx.layout import SCHEMES, layout
+from edgepack_packager.targets.onnx.forms import BITS, FORMS, form
+from edgepack_packager.targets.onnx.layout import FLOATS, MIXED, SCHEMES, layout
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
@@ -23,7 +24,8 @@ _UNIFORM = {"q8": "int8", "q4": "int4_mixed", "fp32": "f32", "fp16": "f16"}
 @dataclass(frozen=True, slots=True)
 class OnnxTarget:
     """``model.onnx`` and ``model.onnx.data``: f32; f16 (stored so, computed in f32); int8 and int4 in blocks of 32, as
-    onnxruntime-genai's own builder makes them; int4_mixed, 4 bits with searched scales and 8 in what is sensitive.
+    onnxruntime-genai's own builder makes them, or of 64 and 128; int2 with searched scales; int4_mixed, 4 bits with
+    searched scales and 8 in what is sensitive.
 
     Every matrix takes the scheme, the embedding too; a row that does not fill its last block is filled with zeros.
     Norms and biases stay f32. With a ``kv_cache`` of "f16" the attention computes in it (None: f32 throughout); with
@@ -36,7 +38,8 @@ class OnnxTarget:
     floor: ClassVar[str] = "1.27"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     schemes: ClassVar[Mapping[str, int]] = SCHEMES
-    searched: ClassVar[frozenset[str]] = frozenset({"int4_mixed"})
+    searched: ClassVar[frozenset[str]] = frozenset({MIXED, *(name for name, each in FORMS.items() if each.searched)})
+    needs_calibration: ClassVar[frozenset[str]] = frozenset()
 
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
         """Return the target of graphs with a KV cache of that type."""
@@ -51,14 +54,19 @@ class OnnxTarget:
         return form.group if form.kind == "signed" else "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
-        """Map a uniform name, one of ``schemes``, or "fp32" or "fp16", to the scheme to write.
+        """Map a uniform name, one of ``schemes`` or another name of its form, "fp32" or "fp16" to the scheme to write.
 
         The graph expresses every feature of a decoder; only its attention's head dimension has a limit.
         """
-        chosen = _UNIFORM.get(quant, quant)
+        packed = form(quant)
+        chosen = packed.name if packed else _UNIFORM.get(quant, quant)
         if chosen not in SCHEMES:
-            known = ", ".join((*SCHEMES, *_UNIFORM))
-            raise UsageError(f"The target onnx has no quantization {quant!r}.", hint=f"Choose from: {known}.")
+            known = ", ".join((*FLOATS, *_UNIFORM, MIXED))
+            raise UsageError(
+                f"The target onnx has no quantization {quant!r}.",
+                hint=f"Choose from: {known}; or {', '.join(map(str, BITS))} bits in blocks of 32 (int4), of 64 "
+                "(int4_b64) or of 128 (int4_b128).",
+            )
         if model.decoder.head_dim % 8:
             raise UnsupportedModelError(
                 f"A head dimension of {model.decoder.head_dim} does not fit onnxruntime's attention, which takes "

@@ -1,8 +1,9 @@
 """Symmetric block quantisation as MatMulNBits and GatherBlockQuantized read it, the same on every host.
 
-A block of columns has one float32 scale; value = (code - 2**(bits - 1)) * scale. Two 4-bit codes share a byte, the
-first in the low half. A plain scale is the block's signed largest element over -2**(bits - 1), so that this element is
-represented exactly by code 0; those bytes are onnxruntime's own quantiser's. A searched scale is the best of some.
+A block of columns has one float32 scale; value = (code - 2**(bits - 1)) * scale. Codes of 4 or 2 bits share a byte,
+the first in its lowest bits. A plain scale is the block's signed largest element over -2**(bits - 1), so that this
+element is represented exactly by code 0; those bytes are onnxruntime's own quantiser's. A searched scale is the best of
+some.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import CALIBRATED_BITS, Form
-from edgepack_packager.targets.onnx.layout import Blocks
+from edgepack_packager.targets.onnx.forms import Blocks
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
 _RUN = 8192
@@ -25,8 +26,14 @@ _POSITIONS = np.array([1, 0.5, 0, -0.5, -1, -1.5], np.float32)
 
 Codes = NDArray[np.uint8]
 
-# What a byte's two codes of 4 bits are in steps of the scale: two float32, side by side, that a complex number carries.
-_PAIRS = np.array([(byte % 16 - 8, byte // 16 - 8) for byte in range(256)], np.float32).view(np.complex64)[:, 0]
+# What a byte's codes, two of 4 bits or four of 2, are in steps of the scale: float32 side by side, in a complex number.
+_STEPS = {
+    bits: np.array(
+        [[(byte >> shift) % 2**bits - 2 ** (bits - 1) for shift in range(0, 8, bits)] for byte in range(256)],
+        np.float32,
+    ).view(carrier)[:, 0]
+    for bits, carrier in ((4, np.complex64), (2, np.complex128))
+}
 
 
 def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32]:
@@ -78,8 +85,9 @@ def dequantize(codes: Codes, scales: Float32, columns: int, bits: int) -> Float3
     step = max(1, _RUN // codes.shape[1])
     for start in range(0, len(codes), step):
         part = slice(start, start + step)
-        if bits == 4:
-            np.take(_PAIRS, codes[part], out=values[part].view(np.complex64), mode="clip")
+        if bits < 8:
+            steps = _STEPS[bits]
+            np.take(steps, codes[part], out=values[part].view(steps.dtype), mode="clip")
         else:
             np.subtract(codes[part], np.float32(2 ** (bits - 1)), out=values[part])
         values[part] *= scales[part, :, None]
@@ -109,6 +117,10 @@ def _filled(rows: Float32, form: Blocks) -> Float32:
 def _packed(whole: Codes, bits: int) -> Codes:
     if bits == 8:
         return whole
-    pairs = np.ascontiguousarray(whole).view("<u2")
-    packed: Codes = (pairs | (pairs >> 4)).astype(np.uint8)
+    # A byte's codes in one number, a byte each: all but the first move down to where the byte has them.
+    codes = np.ascontiguousarray(whole).view(f"<u{8 // bits}")
+    joined = codes.copy()
+    for index in range(1, 8 // bits):
+        joined |= codes >> np.array(index * (8 - bits), codes.dtype)
+    packed: Codes = joined.astype(np.uint8)
     return packed

@@ -11,42 +11,24 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Literal
 
 from edgepack.bundle.decoder import Decoder, KvCache, Rope
 from edgepack_packager.targets import Written
 from edgepack_packager.targets.mixture import sensitive
+from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks
 
-BLOCK = 32
 WIDE_BLOCK = 64
 ALIGNMENT = 64
 DATA_FILE = "model.onnx.data"
 GRAPH_FILE = "model.onnx"
 
-Scheme = Literal["f32", "f16", "int8", "int4", "int4_mixed"]
 Element = Literal["f32", "f16", "u8"]
 
-SCHEMES: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "int8": 8, "int4": 4, "int4_mixed": 4})
+MIXED = "int4_mixed"
+FLOATS: Mapping[str, int] = {"f32": 32, "f16": 16}
+SCHEMES: Mapping[str, int] = MappingProxyType({**FLOATS, MIXED: 4, **{name: form.bits for name, form in FORMS.items()}})
 ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """How a matrix is quantised: the bits of a code, the columns of a block, which share a scale, and whether that
-    scale is searched for or follows from the block's largest element."""
-
-    bits: Literal[4, 8]
-    size: int = BLOCK
-    searched: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of a block's codes."""
-        return self.size * self.bits // 8
-
-    def count(self, columns: int) -> int:
-        """Return how many blocks hold a row."""
-        return -(-columns // self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +78,7 @@ class Layout:
     A table is float32 [context, rope dim / 2]; scales are float32 [1, KV heads, 1, head dimension].
     """
 
-    scheme: Scheme
+    scheme: str
     tensors: Mapping[str, Stored]
     tables: Mapping[Rope, tuple[Region, Region]]
     caches: Mapping[str, Region]
@@ -152,16 +134,15 @@ def _source_bytes(stored: Stored) -> int:
 
 def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32") -> Layout:
     """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
-    chosen = cast(Scheme, scheme)
     placer = _Placer()
     wide = sensitive(decoder)
-    tensors = {name: _stored(placer, name, shape, chosen, name in wide) for name, shape in decoder.tensors()}
+    tensors = {name: _stored(placer, name, shape, scheme, name in wide) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
     parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
     shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
     channels = parts if kv_cache == "q8" else []
     caches = {name: placer.place(f"{name}.cache.scales", "f32", shape) for name in channels}
-    return Layout(chosen, tensors, tables, caches, placer.end)
+    return Layout(scheme, tensors, tables, caches, placer.end)
 
 
 class _Placer:
@@ -174,7 +155,7 @@ class _Placer:
         return region
 
 
-def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme, wide: bool) -> Stored:
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, wide: bool) -> Stored:
     if len(shape) == 1:
         initializer = name if name.endswith(".bias") else f"{name}.weight"
         return Stored(1, placer.place(initializer, "f32", shape))
@@ -188,20 +169,15 @@ def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: Scheme, 
     return Stored(columns, weight, blocks, placer.place(f"{name}.scales", "f32", (rows, count)))
 
 
-def _blocks(columns: int, scheme: Scheme, wide: bool) -> Blocks | None:
+def _blocks(columns: int, scheme: str, wide: bool) -> Blocks | None:
     """Return how a matrix is quantised under a scheme; ``wide``: where that is mixed, it takes 8 bits.
 
     A mixture has half the scales, each half a bit of a weight, wherever rows are multiples of the wider block.
     """
-    match scheme:
-        case "int8":
-            return Blocks(8)
-        case "int4":
-            return Blocks(4)
-        case "int4_mixed":
-            size = BLOCK if columns % WIDE_BLOCK else WIDE_BLOCK
-            return Blocks(8, size) if wide else Blocks(4, size, searched=True)
-    return None
+    if scheme == MIXED:
+        size = BLOCK if columns % WIDE_BLOCK else WIDE_BLOCK
+        return Blocks(8, size) if wide else Blocks(4, size, searched=True)
+    return FORMS.get(scheme)
 
 
 def _tables(placer: _Placer, index: int, context: int, rope: Rope) -> tuple[Region, Region]:

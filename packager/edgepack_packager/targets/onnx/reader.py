@@ -19,7 +19,8 @@ from edgepack_packager.positions import BINARY, read_at
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.onnx import blocks
-from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Blocks
+from edgepack_packager.targets.onnx.forms import BITS, SIZES, Blocks
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE
 
 if TYPE_CHECKING:
     from onnx import TensorProto
@@ -144,9 +145,10 @@ def _contents(path: Path) -> tuple[dict[str, _Place], dict[str, Blocks]]:
     for node in model.graph.node:
         if node.op_type in _WEIGHT:
             sizes = {attribute.name: attribute.i for attribute in node.attribute}
-            if sizes.get("bits") not in (4, 8) or "block_size" not in sizes:
-                raise BuildError(f"{path}: {node.name} reads codes of {sizes.get('bits')} bits.")
-            forms[node.input[_WEIGHT[node.op_type]]] = Blocks(sizes["bits"], sizes["block_size"])
+            bits, size = sizes.get("bits"), sizes.get("block_size")
+            if bits not in BITS or size not in SIZES:
+                raise BuildError(f"{path}: {node.name} reads codes of {bits} bits in blocks of {size}.")
+            forms[node.input[_WEIGHT[node.op_type]]] = Blocks(bits, size)
     return {tensor.name: _place(path, tensor) for tensor in tensors}, forms
 
 

@@ -28,6 +28,7 @@ from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_blocks
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.mlx import MlxTarget
+from edgepack_packager.targets.mlx.forms import FORMS, Affine
 from edgepack_packager.targets.mlx.layout import lay_out
 from edgepack_packager.targets.mlx.quantize import Float, dequantize, quantize, round_to
 from edgepack_packager.text import read_text
@@ -101,18 +102,20 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", GROUPS)
-@pytest.mark.parametrize("size", [1e-20, 1e-7, 1e-4, 0.02, 1.0, 3000.0])
-def test_quantiser_is_mlx_own(bits: int, kind: str, shape: str, size: float) -> None:
+def test_quantiser_is_mlx_own(form: Affine, kind: str, shape: str) -> None:
+    """Packing too: levels of 3, 5 and 6 bits lie across the borders of its words."""
+    bits, group = form.bits, form.group
     normal = np.random.default_rng(bits).normal(size=(32, 256))
-    rows = as_type((GROUPS[shape](normal) * size).astype(np.float32), kind)
-    packed, scales, biases = quantize(rows, bits)
+    sizes = (1e-20, 1e-7, 1e-4, 0.02, 1.0, 3000.0)
+    rows = np.concatenate([as_type((GROUPS[shape](normal) * size).astype(np.float32), kind) for size in sizes])
+    packed, scales, biases = quantize(rows, bits, group=group)
     with mx.stream(mx.cpu):
-        theirs = mx.quantize(mx.array(rows).astype(MLX_TYPES[kind]), group_size=64, bits=bits)
+        theirs = mx.quantize(mx.array(rows).astype(MLX_TYPES[kind]), group_size=group, bits=bits)
         values = mx.dequantize(
-            mx.array(packed.view(np.uint32)), mx.array(scales), mx.array(biases), group_size=64, bits=bits
+            mx.array(packed.view(np.uint32)), mx.array(scales), mx.array(biases), group_size=group, bits=bits
         )
         ours = (mx.array(packed.view(np.uint32)), *(mx.array(x).astype(MLX_TYPES[kind]) for x in (scales, biases)))
         assert all(map(same, ours, theirs))
@@ -197,12 +200,12 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return dtype, make_llama(folder, dtype=dtype, tied=tied, hidden=256, intermediate=352, rope=LLAMA3, mlp_bias=True)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_quantised_folder_is_that_of_mlx_lm_convert(source: tuple[str, Path], bits: int, tmp_path: Path) -> None:
-    dtype, folder = source
-    theirs = convert(folder, tmp_path / "theirs", quantize=True, q_bits=bits)
-    pack(folder, tmp_path / "ours", f"{bits}bit")
-    if (dtype, bits) != ("bf16", 8):
+@pytest.mark.parametrize("scheme", ["2bit_g128", "3bit", "4bit", "5bit_g32", "6bit", "8bit"])
+def test_quantised_folder_is_that_of_mlx_lm_convert(source: tuple[str, Path], scheme: str, tmp_path: Path) -> None:
+    (dtype, folder), form = source, FORMS[scheme]
+    theirs = convert(folder, tmp_path / "theirs", quantize=True, q_bits=form.bits, q_group_size=form.group)
+    pack(folder, tmp_path / "ours", scheme)
+    if (dtype, form.bits) != ("bf16", 8):
         assert_same_tensors(tmp_path / "ours", theirs)
         return
     # 8 bits of a bfloat16 source: the same levels, with scales, biases and norms in float16.
@@ -487,8 +490,13 @@ def test_scheme_names() -> None:
     asked = ("f32", "f16", "q8", "q4", "bf16", "4bit", "8bit")
     schemes = ["f32", "f16", "8bit", "4bit_mixed", "bf16", "4bit", "8bit"]
     assert [target.scheme(name, model) for name in asked] == schemes
-    with pytest.raises(UsageError, match=r"'q4_k_m'\. Choose from: f32, f16, q8, q4, bf16, 4bit, 8bit, 4bit_mixed"):
-        target.scheme("q4_k_m", model)
+    assert [target.scheme(name, model) for name in ("3bit_g64", "5bit_g32")] == ["3bit", "5bit_g32"]
+    assert {target.scheme(name, model) for name in FORMS} == set(FORMS) < set(target.schemes)
+    for name in ("q4_k_m", "7bit", "1bit", "4bit_g16", "4bit_g256", "4bit_g", "bit", "4bit_mixed_g64", "int4"):
+        with pytest.raises(
+            UsageError, match=rf"'{name}'\. Choose from: f32, f16, q8, q4, bf16, 4bit_mixed; or 2, 3, 4"
+        ):
+            target.scheme(name, model)
 
 
 def test_wide_decoder_takes_no_f16() -> None:

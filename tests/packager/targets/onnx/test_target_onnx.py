@@ -26,11 +26,14 @@ from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
-from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, Blocks, layout
+from edgepack_packager.targets.onnx.forms import FORMS, Blocks
+from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
 from edgepack_packager.text.side import Text
 
-QUANTIZED = {"int8": 8, "int4": 4}
+# Those whose bytes are onnxruntime's own.
+QUANTIZED = {name: form for name, form in FORMS.items() if not form.searched}
+EVERY = [Blocks(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)]
 COLUMNS = (20, 32, 33, 40, 172, 256)
 
 
@@ -82,18 +85,18 @@ def row_errors(found: Float32, exact: Float32) -> NDArray[np.float64]:
 # The quantiser -------------------------------------------------------------------------------------------------------
 
 
-def engines_own(rows: Float32, bits: int) -> tuple[NDArray[np.uint8], Float32]:
+def engines_own(rows: Float32, form: Blocks) -> tuple[NDArray[np.uint8], Float32]:
     """What onnxruntime's quantiser makes of the rows, padded with zeros as its Python front end does."""
     from onnxruntime.capi import _pybind_state
 
     n, columns = rows.shape
-    count = -(-columns // 32)
-    padded = np.pad(rows, ((0, 0), (0, count * 32 - columns)))
-    codes = np.zeros((n, count, 4 * bits), np.uint8)
+    count = form.count(columns)
+    padded = np.pad(rows, ((0, 0), (0, count * form.size - columns)))
+    codes = np.zeros((n, count, form.size_bytes), np.uint8)
     scales = np.zeros(n * count, np.float32)
     zero_points = np.zeros(n * count, np.uint8)
-    native = getattr(_pybind_state, f"quantize_matmul_{bits}bits")
-    native(codes, np.ascontiguousarray(padded.T), scales, zero_points, 32, n, count * 32, True)
+    native = getattr(_pybind_state, f"quantize_matmul_{form.bits}bits")
+    native(codes, np.ascontiguousarray(padded.T), scales, zero_points, form.size, n, count * form.size, True)
     return codes, scales.reshape(n, count)
 
 
@@ -119,63 +122,63 @@ def tiny_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
 
 
 @pytest.mark.parametrize("draw", [normal, as_bf16, whole_numbers, signed_zeros, tiny_numbers])
-@pytest.mark.parametrize("bits", [4, 8])
-def test_codes_and_scales_are_those_of_onnxruntime(bits: int, draw: Any) -> None:
-    rng = np.random.default_rng(bits)
+@pytest.mark.parametrize("form", EVERY)
+def test_codes_and_scales_are_those_of_onnxruntime(form: Blocks, draw: Any) -> None:
+    rng = np.random.default_rng(form.bits)
     for columns in COLUMNS:
         rows = draw(rng, (64, columns))
-        codes, scales = quantize(rows, Blocks(bits))
-        engine_codes, engine_scales = engines_own(rows, bits)
+        codes, scales = quantize(rows, form)
+        engine_codes, engine_scales = engines_own(rows, form)
         assert np.array_equal(codes, engine_codes)
         assert np.array_equal(scales.view(np.uint32), engine_scales.view(np.uint32))
 
 
-@pytest.mark.parametrize(("bits", "columns"), [(4, 64), (4, 50), (8, 64), (8, 50)])
+@pytest.mark.parametrize(("bits", "columns"), [(2, 64), (2, 50), (4, 64), (4, 50), (8, 64), (8, 50)])
 def test_every_code_stands_for_its_step(bits: int, columns: int) -> None:
     """More rows than are read at a time, the last block not full."""
     rng = np.random.default_rng(6)
     n = 5000
     codes = rng.integers(0, 256, (n, 2, 4 * bits), dtype=np.uint8)
     scales = rng.standard_normal((n, 2), dtype=np.float32)
-    split = np.stack([codes & 15, codes >> 4], axis=-1) if bits == 4 else codes
+    split = np.stack([codes >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], axis=-1)
     expected = (split.reshape(n, 2, 32).astype(np.float32) - np.float32(2 ** (bits - 1))) * scales[:, :, None]
     assert np.array_equal(dequantize(codes, scales, columns, bits), expected.reshape(n, 64)[:, :columns])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_numbers_below_every_scale_become_zeros(bits: int) -> None:
     rows = np.full((1, 32), 1e-42, np.float32)
     codes, scales = quantize(rows, Blocks(bits))
     assert np.abs(dequantize(codes, scales, 32, bits)).max() == 0
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(bits: int) -> None:
+@pytest.mark.parametrize("form", EVERY)
+def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(form: Blocks) -> None:
     rng = np.random.default_rng(1)
-    half = 2 ** (bits - 1)
-    worst = np.full((1, 32), 0.5, np.float32)
-    worst[0, 0] = -half
-    codes, scales = quantize(worst, Blocks(bits))
-    reached = row_errors(dequantize(codes, scales, 32, bits), worst)[0]
-    assert 0.999 * bound(Blocks(bits)) < reached <= bound(Blocks(bits))
+    worst = np.full((1, form.size), 0.5, np.float32)
+    worst[0, 0] = -(2 ** (form.bits - 1))
+    codes, scales = quantize(worst, form)
+    reached = row_errors(dequantize(codes, scales, form.size, form.bits), worst)[0]
+    assert 0.999 * bound(form) < reached <= bound(form)
     for columns in COLUMNS:
         rows = rng.standard_normal((200, columns), dtype=np.float32) ** 3
-        codes, scales = quantize(rows, Blocks(bits))
-        assert row_errors(dequantize(codes, scales, columns, bits), rows).max() <= bound(Blocks(bits))
+        codes, scales = quantize(rows, form)
+        assert row_errors(dequantize(codes, scales, columns, form.bits), rows).max() <= bound(form)
 
 
 SEARCHED = [Blocks(4, size, searched=True) for size in (32, 64)]
+SEARCHED_TOO = [FORMS["int2"], FORMS["int2_b128"], Blocks(4, 128, searched=True)]
 
 
-@pytest.mark.parametrize("form", SEARCHED)
+@pytest.mark.parametrize("form", [*SEARCHED, *SEARCHED_TOO])
 @pytest.mark.parametrize("draw", [normal, as_bf16, whole_numbers, signed_zeros, tiny_numbers])
 def test_a_searched_scale_leaves_less_than_the_plain_one(draw: Any, form: Blocks) -> None:
     rng = np.random.default_rng(form.size)
     for columns in COLUMNS:
         rows = draw(rng, (64, columns))
-        plain = Blocks(4, form.size)
+        plain = Blocks(form.bits, form.size)
         plain_error, error = (
-            np.square(dequantize(*quantize(rows, each), columns, 4).astype(np.float64) - rows).sum()
+            np.square(dequantize(*quantize(rows, each), columns, form.bits).astype(np.float64) - rows).sum()
             for each in (plain, form)
         )
         assert error <= plain_error * (1 + 1e-6)
@@ -183,12 +186,12 @@ def test_a_searched_scale_leaves_less_than_the_plain_one(draw: Any, form: Blocks
             assert error < 0.92 * plain_error
 
 
-@pytest.mark.parametrize("form", SEARCHED)
+@pytest.mark.parametrize("form", [*SEARCHED, *SEARCHED_TOO])
 def test_a_searched_row_is_within_the_bound(form: Blocks) -> None:
     rows = np.random.default_rng(2).standard_normal((500, 256), dtype=np.float32) ** 3
     rows[0] = 0.5
-    rows[0, :: form.size] = -8
-    assert row_errors(dequantize(*quantize(rows, form), 256, 4), rows).max() <= bound(form)
+    rows[0, :: form.size] = -(2 ** (form.bits - 1))
+    assert row_errors(dequantize(*quantize(rows, form), 256, form.bits), rows).max() <= bound(form)
 
 
 def test_a_search_gives_the_same_bytes_on_every_host() -> None:
@@ -198,7 +201,7 @@ def test_a_search_gives_the_same_bytes_on_every_host() -> None:
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", [*SEARCHED, Blocks(4), Blocks(8, 64)])
+@pytest.mark.parametrize("form", [*SEARCHED, *SEARCHED_TOO, Blocks(4), Blocks(8, 64)])
 def test_a_block_that_is_not_finite_has_no_finite_scale(form: Blocks, number: float) -> None:
     rows = np.ones((2, 128), np.float32)
     rows[1, 70] = number
@@ -291,7 +294,7 @@ def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> N
             assert errors.min() > 0
         if scheme in QUANTIZED and len(shape) == 2:
             codes, scales = engines_own(tensors[name], QUANTIZED[scheme])
-            assert np.array_equal(found, dequantize(codes, scales, shape[1], QUANTIZED[scheme]))
+            assert np.array_equal(found, dequantize(codes, scales, shape[1], QUANTIZED[scheme].bits))
     reader.close()
 
 
@@ -436,6 +439,10 @@ def test_a_model_without_positions_has_no_tables(tmp_path: Path) -> None:
         ("int8", "int8"),
         ("int4", "int4"),
         ("int4_mixed", "int4_mixed"),
+        ("int2", "int2"),
+        ("int4_b32", "int4"),
+        ("int4_b64", "int4_b64"),
+        ("int8_b128", "int8_b128"),
     ],
 )
 def test_a_quantization_maps_to_its_scheme(asked: str, scheme: str) -> None:
@@ -448,8 +455,11 @@ def test_every_feature_can_be_expressed_in_every_scheme(scheme: str) -> None:
 
 
 def test_an_unknown_quantization_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"no quantization 'q4_k_m'.*int4"):
-        find("onnx").scheme("q4_k_m", Model("tiny", decoder(), "f32"))
+    for name in ("q4_k_m", "int3", "int4_b16", "int4_b256", "int4_b", "int4_mixed_b32", "4bit"):
+        with pytest.raises(
+            UsageError, match=rf"no quantization '{name}'\. Choose from: .*; or 2, 4, 8 bits in blocks of"
+        ):
+            find("onnx").scheme(name, Model("tiny", decoder(), "f32"))
 
 
 def test_a_head_dimension_that_the_engine_cannot_take_is_refused() -> None:

@@ -1,0 +1,16 @@
+"""The schemes that tests of all targets run with."""
+
+from __future__ import annotations
+
+from edgepack_packager import targets
+from edgepack_packager.targets.mlx.forms import FORMS as MLX
+from edgepack_packager.targets.onnx.forms import FORMS as ONNX
+
+SOME = {"int2", "int4", "int8", "int4_b128", "2bit", "3bit_g32", "4bit", "4bit_g32", "5bit_g128", "8bit"}
+"""Of the forms that differ in bits and neighbours alone: all bits and all numbers of neighbours, not each with each."""
+
+
+def schemes() -> list[tuple[str, str]]:
+    """Return the targets with their schemes, as they name them."""
+    found = [(name, scheme) for name in targets.names() for scheme in targets.find(name).schemes]
+    return [(name, scheme) for name, scheme in found if scheme in SOME or scheme not in {*MLX, *ONNX}]
