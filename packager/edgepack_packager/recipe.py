@@ -135,7 +135,9 @@ class Recipe:
             like = [name for name in plain if target.schemes[name] == target.schemes[scheme]]
             raise UsageError(
                 f"--quality plain was given, and the scales of {target.name}'s {scheme} are searched.",
-                hint=f"Build --quant {target.name}:{like[0]}, or leave it out." if like else "Leave it out.",
+                hint=f"Build --quant {target.name}:{like[0]}, or leave --quality out."
+                if like
+                else "Leave --quality out.",
             )
         if target.schemes[scheme] >= CALIBRATED_BITS:
             return "own"
