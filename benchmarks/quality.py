@@ -4,11 +4,12 @@
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
         [--tokens 4096] [--write docs/quality.md]
 
-":searched" after a scheme searches for its scales, ":calibrated" by what the built-in text uses. The text's first
-tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and onnx
-payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a
-processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures
-are kept under --scratch, so that a second run goes on. One core: 10 CPU seconds for 300 tokens and a scheme of SmolLM2.
+":searched" after a scheme searches for its scales, ":calibrated" by what the built-in text uses; "=" before it chooses
+the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. The text's first tokens are read in windows
+that start anew. The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on
+one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference
+with what their files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run
+goes on. One core: 10 CPU seconds for 300 tokens and a scheme of SmolLM2.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
 
@@ -31,6 +33,8 @@ from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.runtime import Options, Session
 from edgepack_packager import calibration, families, reference, source, targets
+from edgepack_packager.allocation import Allocator, goals, sensitivity
+from edgepack_packager.allocation.goals import Size
 from edgepack_packager.calibration.text import BUILT_IN
 from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
@@ -43,9 +47,9 @@ from edgepack_packager.write import write
 
 _WAYS = ("", ":searched", ":calibrated")
 SCHEMES = {
-    "gguf": (*(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS), "q8_0"),
-    "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "int8"),
-    "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "8bit"),
+    "gguf": (*(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS), "=q4_k_m", "q8_0"),
+    "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
+    "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
 }
 WINDOW = 1024
 SLICE = 128
@@ -68,7 +72,7 @@ class InMemory:
         return self.tensors[name][start:stop]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """A model, the windows of token ids that it is judged on, and its normed states after each."""
 
@@ -78,12 +82,22 @@ class Subject:
     windows: list[list[int]]
     states: list[Float32]
 
+    @cached_property
+    def passes(self) -> list[list[Sequence[int]]]:
+        """The built-in text's windows, which are not what it is judged by."""
+        side, corpus = compiled(text_of(self.model)), calibration.text.read(BUILT_IN)
+        return calibration.passes(corpus, tokenizer_of(side), self.model.decoder.context, side, None)
+
+    @cached_property
     def calibrated(self) -> Model:
-        """Return the model with what its columns count in the built-in text, which is not the one it is judged by."""
-        side = compiled(text_of(self.model))
-        corpus = calibration.text.read(BUILT_IN)
-        passes = calibration.passes(corpus, tokenizer_of(side), self.model.decoder.context, side, None)
-        return replace(self.model, importance=calibration.importance(self.weights, passes))
+        """The model with what its columns count."""
+        return replace(self.model, importance=calibration.importance(self.weights, self.passes))
+
+    @cached_property
+    def allocator(self) -> Allocator:
+        """What chooses forms for it."""
+        measured = sensitivity.measure(self.weights, self.calibrated, sensitivity.texts(self.passes))
+        return Allocator(self.calibrated, self.weights, measured)
 
 
 def main() -> None:
@@ -148,10 +162,8 @@ def _in_memory(weights: Weights) -> InMemory:
 
 def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
-    request = Request(targets.find(target), scheme, scheme, how)
-    (written,) = write(
-        subject.weights, [request], scratch, subject.calibrated() if request.calibrated else subject.model
-    )
+    request = _request(subject, target, scheme, how)
+    (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
     folder, decoder = scratch / request.id, subject.model.decoder
     weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
     size = sum(file.stat().st_size for pattern in weight_files for file in folder.glob(pattern))
@@ -171,7 +183,7 @@ def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *,
     return Result(
         model=subject.name,
         target=target,
-        scheme=scheme if how == "own" else f"{scheme}, {how}",
+        scheme=scheme.replace("=", "in the bytes of ") if how == "own" else f"{scheme}, {how}",
         tokens=len(kl),
         bytes=size,
         bits=written.bits(decoder),
@@ -183,6 +195,17 @@ def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *,
         engine_kl=engine_kl,
         checked_kl=reference_kl,
     )
+
+
+def _request(subject: Subject, target: str, scheme: str, how: Scales) -> Request:
+    chosen, model = targets.find(target), subject.model
+    goal = goals.read(scheme)
+    if scheme.startswith("="):
+        goal = Size(scheme, chosen.measure(model.decoder, model.dtype, scheme[1:]).data_bytes)
+    if goal is None:
+        return Request(chosen, scheme, scheme, how)
+    request = Request(chosen, scheme, chosen.scheme("q4", model), "calibrated", called="allocated")
+    return subject.allocator.allocate(request, goal).request
 
 
 def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:

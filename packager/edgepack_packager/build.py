@@ -17,6 +17,7 @@ from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import adapters, calibration, families, proof, reference, seal, source, work
+from edgepack_packager.allot import Allotment
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
@@ -104,15 +105,32 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
         files += seal.files_of_adapters(ready.adapters)
         compared = ready.compared(weights, scratch, progress)
+        allotment = Allotment(ready, weights, model, progress)
         prover = ready.prover(weights, files, scratch, progress, model)
-        parts = _write_and_prove(ready.requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+
+        def made(requests: Sequence[Request]) -> list[seal.Part]:
+            return _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+
+        prover.structure(allotment.requests)
+        parts = made(allotment.requests)
+        parts = [allotment.settled(part, lambda request: made([request])[0]) for part in parts]
         held = [part for part in parts if not part.verdict.missed]
         built = None
         if held:
             told = [note for part in held for note in part.verdict.notes]
             notes = [*ready.notes, *weights.notes, *compared, *told]
             manifest, identity = seal.seal(
-                bundle, ready.origin, files, model, ready.vectors, ready.recipe, held, notes, draft, ready.corpus
+                bundle,
+                ready.origin,
+                files,
+                model,
+                ready.vectors,
+                ready.recipe,
+                held,
+                notes,
+                draft,
+                ready.corpus,
+                allotment.made,
             )
             work.publish(bundle, ready.out, ready.force)
             built = Built(ready.out, identity, manifest)
@@ -142,7 +160,6 @@ def _write_and_prove(
     variants: Path,
     progress: Progress,
 ) -> list[seal.Part]:
-    prover.structure(requests)
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
     written = write(weights, requests, variants, model, progress.advance)
     parts = []

@@ -17,10 +17,17 @@ _HINT = "A draft is a smaller model with the same tokenizer, mostly of the same 
 
 def recipe_of(recipe: Recipe) -> Recipe:
     """Return the recipe of the draft model: the same variants, no adapters, which are the other's, and no chat, because
-    it gets ids and gives ids."""
+    it gets ids and gives ids. What goals and a recipe say of the other means q4, and no text is the draft's."""
+    plain = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=(), calibrate=None)
+    quants = [_scheme(quant) if recipe.goal(quant) else quant for quant in recipe.quants] or ["q4"]
     quality = None if recipe.quality == "calibrated" else recipe.quality
-    alike = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=())
-    return replace(alike, calibrate=None, quality=quality)
+    return replace(plain, quants=tuple(dict.fromkeys(quants)), table=None, quality=quality)
+
+
+def _scheme(goal: str) -> str:
+    """Return what stands for a goal: "gguf:q4" for "gguf:4.5bits"."""
+    of, mark, _ = goal.rpartition(":")
+    return f"{of}{mark}q4"
 
 
 def prepare_draft(ready: Prepared, recipe: Recipe, progress: Progress) -> Prepared | None:

@@ -57,7 +57,7 @@ def _sketch(model: Model, requests: Sequence[Request]) -> Manifest:
 
 
 def _variant(model: Model, request: Request) -> Variant:
-    target, written = request.target, request.target.measure(model.decoder, model.dtype, request.scheme)
+    target, written = request.target, request.measure(model.decoder, model.dtype)
     return Variant(
         id=request.id,
         target=target.name,

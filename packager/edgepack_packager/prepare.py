@@ -13,7 +13,7 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError, Usag
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, proof, seal, source, work
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint import CONFIG
@@ -62,7 +62,7 @@ class Prepared:
     def size(self) -> int:
         """The bytes that the variants will take, as their targets measure them."""
         model = self.model
-        return sum(each.target.measure(model.decoder, model.dtype, each.scheme).data_bytes for each in self.requests)
+        return sum(each.measure(model.decoder, model.dtype).data_bytes for each in self.requests)
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model
@@ -127,9 +127,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
-    requests = recipe.requests(model)
-    asked_text = recipe.calibration_text
-    corpus = None if asked_text is None else calibration.text.read(asked_text)
+    given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
+    requests = recipe.requests(model, given)
+    named = recipe.text(given)
+    corpus = None if named is None else calibration.text.read(named)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context, text, vectors.chat)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager import targets
+from edgepack_packager import allocation, targets
+from edgepack_packager.allocation import goals
+from edgepack_packager.allocation.goals import Goal
+from edgepack_packager.allocation.table import Table
 from edgepack_packager.calibration.text import BUILT_IN
-from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Scales, Target
+from edgepack_packager.targets import CALIBRATED_BITS, SUFFIXES, FixesKvCache, Model, Request, Scales, Target
 
 Quality = Literal["plain", "searched", "calibrated"]
 
@@ -35,6 +38,9 @@ class Recipe:
     that those without any are refused; "searched", their least squared error; "calibrated", that error weighed by what
     a text uses; None, what each scheme has by its name. ``calibrate`` is that text, a file or
     ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated), and asks for it.
+    Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
+    matrices are chosen for it: for "auto", the fewest bytes within ``max_kl``. ``table`` is the file of a recipe, which
+    says what forms further variants have.
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     """
 
@@ -53,6 +59,7 @@ class Recipe:
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
     quality: Quality | None = None
+    table: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -64,6 +71,15 @@ class Recipe:
         if self.max_kl is not None and self.unproven:
             raise UsageError(
                 "--max-kl was given with --unproven, which measures no loss.", hint="Leave one of them out."
+            )
+        if self.unproven and any(map(self.goal, self.quants)):
+            raise UsageError(
+                "A goal was given with --unproven, which runs no reference to choose by.", hint="Leave one of them out."
+            )
+        if self.quality in ("plain", "searched") and (self.table is not None or any(map(self.goal, self.quants))):
+            raise UsageError(
+                f"--quality {self.quality} was given with a goal or a recipe, whose scales a text chooses.",
+                hint="Leave one of them out.",
             )
         if self.calibrate is not None and self.quality not in (None, "calibrated"):
             raise UsageError(
@@ -94,6 +110,30 @@ class Recipe:
         """The text that it calibrates with, by its name; None for none."""
         return self.calibrate or (BUILT_IN if self.quality == "calibrated" else None)
 
+    def goal(self, quant: str) -> Goal | None:
+        """Return the goal that a quantisation is, None for a scheme. Raises as ``goals.read``."""
+        return goals.read(quant.rpartition(":")[2], self.max_kl)
+
+    def text(self, given: Table | None) -> str | None:
+        """Return the name of the text that variants are calibrated with, None for none.
+
+        What is chosen by a measure needs one, and so does a recipe that says so. Raises ``UsageError`` where that is a
+        file, which only the builder has.
+        """
+        said = given.calibrate if given else None
+        if given is not None and said is not None and self.unproven:
+            raise UsageError(
+                f"{given.path} is calibrated, and --unproven runs no reference.",
+                hint="Take that line out, or prove it.",
+            )
+        if self.calibrate is not None or said in (None, BUILT_IN):
+            measured = any(map(self.goal, self.quants))
+            return self.calibrate or said or self.calibration_text or (BUILT_IN if measured else None)
+        raise UsageError(
+            f"{given.path if given else ''} was calibrated with {said}, which is not in it.",
+            hint=f"Give the text as well, --calibrate {said}, or take the line out.",
+        )
+
     def check_chat(self, chat: Chat | None) -> None:
         """Raise ``UsageError`` for what is said of a chat template, and the model's has no use for."""
         why = "has no chat template" if chat is None else "has a chat template that prints no day"
@@ -102,8 +142,8 @@ class Recipe:
         if self.thinks and chat is None:
             raise UsageError(f"--thinks was given, and the model {why}.", hint="Leave it out: a thought is a chat's.")
 
-    def requests(self, model: Model) -> list[Request]:
-        """Return the variants to build, each once.
+    def requests(self, model: Model, given: Table | None = None) -> list[Request]:
+        """Return the variants to build, each once, those of a recipe that was ``given`` too.
 
         Raises ``UsageError`` for a name that no target knows, for a target that gets no quantisation, and as
         ``Target.check``.
@@ -111,22 +151,33 @@ class Recipe:
         found: dict[str, Request] = {}
         for target in self._targets():
             for quant in self._quants(target.name):
-                scheme = target.scheme(quant, model)
-                request = Request(target, quant, scheme, self._scales(target, scheme))
+                request = self._request(target, quant, model)
                 found.setdefault(request.id, request)
+        for request in self._given(given, model):
+            if request.id in found:
+                raise UsageError(f"{request.id} is asked for twice.", hint="Give it another name in the recipe.")
+            found[request.id] = request
         for request in found.values():
-            request.target.check(model, request.scheme)
+            request.target.check(replace(model, forms=request.forms), request.scheme)
+        if not found:
+            raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         asked = self.calibration_text is not None or self.quality == "searched"
-        if asked and all(request.target.schemes[request.scheme] >= CALIBRATED_BITS for request in found.values()):
+        if asked and all(each.scales == "own" and each.scheme not in each.target.searched for each in found.values()):
             way = "calibration" if self.calibration_text is not None else "search"
             option = "--quality" if self.calibrate is None else "--calibrate"
             raise UsageError(
                 f"Nothing of {', '.join(found)} has scales that a {way} would choose.",
                 hint=f"Leave {option} out, or build fewer than {CALIBRATED_BITS} bits.",
             )
-        if not found:
-            raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
         return list(found.values())
+
+    def _request(self, target: Target, quant: str, model: Model) -> Request:
+        if goal := self.goal(quant):
+            request = Request(target, quant, target.scheme("q4", model), "calibrated", called=goal.name)
+            allocation.check(request, goal, model)
+            return request
+        scheme = target.scheme(quant, model)
+        return Request(target, quant, scheme, self._scales(target, scheme))
 
     def _scales(self, target: Target, scheme: str) -> Scales:
         """Return what chooses a scheme's scales. Raises ``UsageError`` for a scheme whose scales are never plain."""
@@ -144,6 +195,28 @@ class Recipe:
         if self.calibration_text is not None:
             return "calibrated"
         return "searched" if self.quality == "searched" and scheme not in target.searched else "own"
+
+    def _given(self, given: Table | None, model: Model) -> Iterator[Request]:
+        """Yield the variants of a recipe that are for one of the targets. Raises ``UsageError`` where none is."""
+        if given is None:
+            return
+        found = [
+            (target, entry) for target in self._targets() for entry in given.entries if entry.target == target.name
+        ]
+        if not found:
+            raise UsageError(
+                f"{given.path} has no variant for {', '.join(self.targets)}.",
+                hint=f"It has {', '.join(entry.id for entry in given.entries)}.",
+            )
+        scales: Scales = "own" if self.text(given) is None else "calibrated"
+        for target, entry in found:
+            if entry.called in target.schemes or entry.called.endswith(tuple(filter(None, SUFFIXES.values()))):
+                raise UsageError(
+                    f"{given.path}: [{entry.id}] is the name of a scheme.", hint="Give it another name in the recipe."
+                )
+            slots = target.slots(model.decoder, model.dtype)
+            forms = given.forms(entry, slots)
+            yield Request(target, "recipe", target.scheme("q4", model), scales, forms, entry.called)
 
     def _quants(self, target: str) -> list[str]:
         """Return the quantisations of a target. Raises ``UsageError`` where all are others'."""

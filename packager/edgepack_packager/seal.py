@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -17,8 +18,9 @@ from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File,
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters
+from edgepack_packager import adapters, allocation
 from edgepack_packager.adapters import Asked
+from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
 from edgepack_packager.proof import Verdict
@@ -61,12 +63,14 @@ def seal(
     notes: Sequence[str] = (),
     draft: str | None = None,
     corpus: Corpus | None = None,
+    made: Mapping[str, Allocation] = MappingProxyType({}),
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
     ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
-    ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with. Adds the
-    text side, the licence, the model card and the evidence, and writes the manifest last.
+    ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with,
+    ``made`` how their forms were chosen, by id. Adds the text side, the licence, the model card, the evidence and the
+    recipe of forms, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -74,6 +78,9 @@ def seal(
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     write_evidence(bundle / EVIDENCE, parts)
+    used = (corpus.name, corpus.sha256) if corpus else None
+    if recipe_of_forms := allocation.recipe([part.request for part in parts], made, model, used):
+        (bundle / allocation.table.FILE).write_text(recipe_of_forms, "utf-8", newline="\n")
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(

@@ -49,7 +49,7 @@ def _wait(working: list[Future[None]]) -> None:
 
 def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
     folder.mkdir(parents=True)
-    model = replace(model, importance=_importance(request, model))
+    model = replace(model, forms=request.forms, importance=_importance(request, model))
     writer = request.target.open(folder, model, request.scheme)
     stack.callback(writer.abort)
     return writer

@@ -187,6 +187,8 @@ def test_names_say_what_chose_their_scales() -> None:
 def test_what_contradicts_a_quality_is_refused() -> None:
     with pytest.raises(UsageError, match="--calibrate was given with --quality searched, which asks no text"):
         Recipe(("onnx",), ("q4",), quality="searched", calibrate=BUILT_IN)
+    with pytest.raises(UsageError, match="--quality searched was given with a goal or a recipe"):
+        Recipe(("onnx",), ("4.5bits",), quality="searched")
     with pytest.raises(UsageError, match="--quality calibrated was given with --unproven, which runs no reference"):
         Recipe(("onnx",), ("q4",), quality="calibrated", unproven=True)
     with pytest.raises(UsageError, match="Nothing of gguf-q8_0, onnx-int8, mlx-8bit has scales that a search would"):

@@ -61,12 +61,45 @@ Targets = Annotated[
     ),
 ]
 Quants = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--quant",
         "-q",
-        help="f32, f16, q8, q4 or a target's own, for all targets or for one, as gguf:q5_k_m. Repeatable.",
+        help="f32, f16, q8, q4 or a target's own, for all targets or for one, as gguf:q5_k_m; auto: the fewest bytes "
+        "within --max-kl. Repeatable. Default: q4, unless --fit, --bits or --recipe says.",
         metavar="[TARGET:]QUANT",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+Fit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fit",
+        help="Choose each matrix's bits so that weights of this size, as 900MB, or a device of `edgepack fit`, as "
+        "pi5-4gb at the context, lose least. Repeatable.",
+        metavar="[TARGET:]SIZE|DEVICE",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+Bits = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--bits",
+        help="The same for so many bits a weight on average, as 4.5. Repeatable.",
+        metavar="BITS",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe",
+        help="Give each matrix the bits that a recipe.toml says: a bundle's, edited or not, or one of your own.",
+        metavar="FILE",
+        show_default=False,
         rich_help_panel=WHAT,
     ),
 ]
@@ -215,13 +248,17 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
     "edgepack build ./my-finetune --calibrate notes.txt",
+    "edgepack build smollm2-135m -t gguf --fit 90MB",
     "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
     "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
 )
 def build(
     model: Model,
     target: Targets = None,
-    quant: Quants = ["q4"],  # noqa: B006 - typer reads the default and never changes it
+    quant: Quants = None,
+    fit: Fit = None,
+    bits: Bits = None,
+    recipe: RecipeFile = None,
     out: Out = None,
     force: Force = False,
     context: Context = None,
@@ -243,12 +280,13 @@ def build(
     from edgepack_packager.recipe import Recipe
 
     building = _building()
-    targets = _asked(target, quant)
-    recipe = Recipe(targets, tuple(quant), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
-    recipe = replace(recipe, draft=draft, thinks=thinks, adapters=tuple(adapter or ()))
-    recipe = replace(recipe, calibrate=calibrate, quality=quality)
+    quants = _quants(quant, fit, bits, recipe)
+    targets = _asked(target, quants, recipe)
+    asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
+    asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()))
+    asked = replace(asked, calibrate=calibrate, quality=quality, table=None if recipe is None else str(recipe))
     try:
-        built = _build(model, recipe, out, force)
+        built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
         if error.built:
             _show(error.built, json)
@@ -258,12 +296,26 @@ def build(
         screen.next_step("edgepack", "run", str(built.path))
 
 
-def _asked(targets: list[str] | None, quants: list[str]) -> tuple[str, ...]:
-    """Return the targets to build: all of them for "all", and without any those that every quantisation names."""
+def _quants(
+    quants: list[str] | None, fit: list[str] | None, bits: list[float] | None, recipe: Path | None
+) -> list[str]:
+    """Return the quantisations, goals among them: q4 where nothing else says what to build."""
+    from edgepack_packager.allocation.goals import of_fit
+
+    goals = [*map(of_fit, fit or []), *(f"{each:g}bits" for each in bits or [])]
+    return [*(quants or []), *goals] or ([] if recipe else ["q4"])
+
+
+def _asked(targets: list[str] | None, quants: list[str], recipe: Path | None) -> tuple[str, ...]:
+    """Return the targets to build: all of them for "all", and without any those that every quantisation names, with
+    those of the recipe; of all, a device leaves those that have an engine there."""
+    from edgepack_packager.allocation import goals, table
     from edgepack_packager.recipe import targets_of
     from edgepack_packager.targets import names
 
     named = targets_of(quants) if all(":" in quant for quant in quants) else []
+    named += [entry.target for entry in table.read(recipe).entries] if recipe and not quants else []
+    named = named or goals.served(quants)
     asked = targets or named or ["all"]
     return tuple(dict.fromkeys(each for name in asked for each in (names() if name.lower() == "all" else [name])))
 

@@ -180,7 +180,7 @@ def _row(
         if _refusal(target, scheme, config, packed):
             return math.inf
         weights = target.measure(packed, element_type(config), scheme).weights_bytes
-        return _memory(target, scheme, packed, weights, kv_cache, device).total
+        return memory(target, scheme, packed, weights, kv_cache, device).total
 
     return Row(
         target=target.name,
@@ -189,7 +189,7 @@ def _row(
         bits=bits,
         file_bytes=written.data_bytes,
         kv_cache=kv_cache,
-        memory=_memory(target, scheme, decoder, written.weights_bytes, kv_cache, device),
+        memory=memory(target, scheme, decoder, written.weights_bytes, kv_cache, device),
         # Where an engine refuses some contexts, it is the longer ones.
         fits_context=largest_context(total, decoder.trained_context, device.memory),
         served=target.runtime in device.engines,
@@ -198,7 +198,8 @@ def _row(
     )
 
 
-def _memory(target: Target, scheme: str, decoder: Decoder, weights: int, kv_cache: KvCache, device: Device) -> Memory:
+def memory(target: Target, scheme: str, decoder: Decoder, weights: int, kv_cache: KvCache, device: Device) -> Memory:
+    """Return what a variant whose engine keeps so many bytes of weights needs on a device, at the decoder's context."""
     # A tokenizer has as many entries as the embedding has rows, or a few less.
     computes = "metal" if "mlx" in device.engines else "cpu"
     payload = Payload(decoder, target.runtime, scheme, weights, decoder.n_vocab, computes)

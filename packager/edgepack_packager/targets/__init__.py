@@ -6,7 +6,7 @@ separate and independent: it parses the finished files anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -38,6 +38,12 @@ SUFFIXES: Mapping[Scales, str] = MappingProxyType({"own": "", "searched": "-sear
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
+Forms = Mapping[str, str]
+"""The form of each matrix that has one of its own: a name among its slot's, by the canonical name. All others follow
+the scheme's rule, and so do all of an empty one."""
+
+NO_FORMS: Forms = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -46,7 +52,8 @@ class Model:
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
     ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name: where it
-    says so, scales are searched. Empty where the scheme's own rule chooses them.
+    says so, scales are searched. Empty where the scheme's own rule chooses them. ``forms`` are the matrices that do not
+    follow the scheme's rule.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Model:
     text: Text | None = None
     cache_scales: Mapping[str, Float32] = field(default_factory=dict)
     importance: Mapping[str, Float32] = field(default_factory=dict)
+    forms: Forms = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,18 @@ class Form:
     bits: int
     group: int = 1
     scales: FloatType = "f16"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Matrices that share a form, as they are one tensor in the file, and the forms that they can take.
+
+    ``tensors``: their canonical names, in model order. ``forms``: the bytes that they take together in each, by the
+    form's name, fewest first.
+    """
+
+    tensors: tuple[str, ...]
+    forms: Mapping[str, int]
 
 
 class Reader(Protocol):
@@ -177,8 +197,19 @@ class Target(Protocol):
         """
         ...
 
-    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+    def measure(self, decoder: Decoder, dtype: str, scheme: str, forms: Forms = NO_FORMS) -> Written:
         """Return what a writer will report, from the decoder and the source's element type ("f32", "f16", "bf16")."""
+        ...
+
+    def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
+        """Return all matrices, in model order, with the forms that they may be given beside the scheme "q4" means."""
+        ...
+
+    def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
+        """Return rows of a canonical matrix, float32 [n, columns], as a variant with that form would hold them.
+
+        They are encoded by the model's ``importance``, as its writer does. Raises ``BuildError`` as it does.
+        """
         ...
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:
@@ -202,12 +233,18 @@ class FixesKvCache(Protocol):
 @dataclass(frozen=True, slots=True)
 class Request:
     """One variant to build: the target, the quantisation as the user asked for it, the scheme that it means, and what
-    chooses its scales."""
+    chooses its scales.
+
+    ``forms`` are the matrices that do not follow the scheme's rule; such a variant is ``called`` otherwise than its
+    scheme.
+    """
 
     target: Target
     asked: str
     scheme: str
     scales: Scales = "own"
+    forms: Forms = field(default_factory=dict)
+    called: str = ""
 
     @property
     def calibrated(self) -> bool:
@@ -218,7 +255,13 @@ class Request:
     def id(self) -> str:
         """The variant's name in the bundle."""
         cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
+        if self.called:
+            return f"{self.target.name}-{self.called}{cache}"
         return f"{self.target.name}-{self.scheme}{cache}{SUFFIXES[self.scales]}"
+
+    def measure(self, decoder: Decoder, dtype: str) -> Written:
+        """Return what its writer will report."""
+        return self.target.measure(decoder, dtype, self.scheme, self.forms)
 
 
 def names() -> list[str]:

@@ -22,8 +22,8 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
     Raises ``EngineError`` for a tensor that is missing, unknown or misshapen.
     """
     model = Transformer(decoder, payload.spelling.fused)
-    if payload.bits:
-        nn.quantize(model, payload.group, class_predicate=partial(_quantization, payload))
+    if payload.packings:
+        nn.quantize(model, class_predicate=partial(_quantization, payload))
     _check_tensors(variant, payload, {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())})
     weights: dict[str, mx.array] = {}
     for file in payload.files:
@@ -38,8 +38,8 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
 
 def _quantization(payload: Payload, module: str, _: nn.Module) -> dict[str, int] | bool:
     """Return how a module is quantised; False: not at all."""
-    bits = payload.bits.get(module)
-    return bits is not None and {"group_size": payload.group, "bits": bits}
+    packing = payload.packings.get(module)
+    return packing is not None and {"group_size": packing[1], "bits": packing[0]}
 
 
 def _ready(name: str, array: mx.array, gain_offset: float, float_type: mx.Dtype) -> mx.array:

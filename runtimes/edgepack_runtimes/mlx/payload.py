@@ -33,12 +33,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """A checked folder: how it spells the tensors, the bits of each quantised module (none for an exact payload) in
-    groups of ``group`` columns, the weight files, all tensors by name, and the dtype of those that are not packed."""
+    """A checked folder: how it spells the tensors, the bits of each quantised module with the columns of its groups
+    (none for an exact payload), the weight files, all tensors by name, and the dtype of those that are not packed."""
 
     spelling: Spelling
-    bits: Mapping[str, int]
-    group: int
+    packings: Mapping[str, tuple[int, int]]
     files: tuple[Path, ...]
     tensors: Mapping[str, Tensor]
     float_type: str
@@ -62,31 +61,30 @@ def read_payload(folder: Path, decoder: Decoder) -> Payload:
     if decoder.wide and "F16" in floats:
         raise _fault(folder, "the weights are F16, and the model's activations exceed its range")
     quantized = {name.removesuffix(".scales") for name in tensors if name.endswith(".scales")}
-    bits, group = _bits_and_group(folder / "config.json", config.get("quantization"), quantized)
-    return Payload(SPELLINGS[config["model_type"]], bits, group, files, tensors, floats.pop())
+    packings = _packings(folder / "config.json", config.get("quantization"), quantized)
+    return Payload(SPELLINGS[config["model_type"]], packings, files, tensors, floats.pop())
 
 
-def _bits_and_group(path: Path, quantization: object, modules: Set[str]) -> tuple[dict[str, int], int]:
-    """Return the bits of every module that has scales, those under its own name or those of the whole model, and the
-    columns of a group, which all have alike."""
+def _packings(path: Path, quantization: object, modules: Set[str]) -> dict[str, tuple[int, int]]:
+    """Return the bits of every module that has scales and the columns of its groups: those under its own name, or those
+    of the whole model."""
     if quantization is None:
-        return {}, 0
+        return {}
     if not isinstance(quantization, dict):
         raise _fault(path, f"the quantization {quantization!r} is not an object")
-    usual = _bits(path, {key: value for key, value in quantization.items() if key in _QUANTIZATION}, _GROUPS)
-    group: int = quantization["group_size"]
-    own = {key: _bits(path, value, (group,)) for key, value in quantization.items() if key not in _QUANTIZATION}
+    usual = _packing(path, {key: value for key, value in quantization.items() if key in _QUANTIZATION})
+    own = {key: _packing(path, value) for key, value in quantization.items() if key not in _QUANTIZATION}
     if unknown := sorted(own.keys() - modules):
         raise _fault(path, f"the quantization names {unknown[0]}, which is no quantised module")
-    return dict.fromkeys(modules, usual) | own, group
+    return dict.fromkeys(modules, usual) | own
 
 
-def _bits(path: Path, quantization: object, groups: tuple[int, ...]) -> int:
+def _packing(path: Path, quantization: object) -> tuple[int, int]:
     if isinstance(quantization, dict) and quantization.keys() <= _QUANTIZATION:
         bits, group, mode = (quantization.get(key) for key in ("bits", "group_size", "mode"))
-        if type(bits) is int and bits in _BITS and type(group) is int and group in groups and mode in (None, "affine"):
-            return bits
-    known = " or ".join(map(str, groups))
+        if type(bits) is int and bits in _BITS and type(group) is int and group in _GROUPS and mode in (None, "affine"):
+            return bits, group
+    known = " or ".join(map(str, _GROUPS))
     raise _fault(path, f"the quantization {quantization!r} is not of 2 to 6 or 8 bits, affine, in groups of {known}")
 
 

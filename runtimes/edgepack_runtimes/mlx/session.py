@@ -46,7 +46,7 @@ def _float_type(payload: Payload, options: Options, device: mx.Device) -> mx.Dty
 
     On a GPU 16-bit weights keep their type under such a cache: widened, they would take twice the memory.
     """
-    if options.kv_cache == "f32" and (payload.bits or device == mx.cpu):
+    if options.kv_cache == "f32" and (payload.packings or device == mx.cpu):
         return mx.float32
     return {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}[payload.float_type]
 

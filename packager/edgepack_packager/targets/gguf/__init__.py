@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.extras import needed
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import UNIFORM, Activations, Form, Model, Reader, Writer, Written
+from edgepack_packager.checkpoint.gguf.dequantize import dequantize
+from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import (
+    NO_FORMS,
+    UNIFORM,
+    Activations,
+    Form,
+    Forms,
+    Model,
+    Reader,
+    Slot,
+    Writer,
+    Written,
+    slots,
+)
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
+from edgepack_packager.targets.gguf.quantize import encode, keep_grids
 from edgepack_packager.targets.gguf.reader import GgufReader
-from edgepack_packager.targets.gguf.recipe import FORMATS, SCHEMES
+from edgepack_packager.targets.gguf.recipe import FORMATS, SCHEMES, Kind, sizes
+from edgepack_packager.targets.gguf.tensors import parts
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
 FILE = "model.gguf"
@@ -77,15 +95,27 @@ class GgufTarget:
 
     def check(self, model: Model, scheme: str) -> None:
         """Refuse a model or a tokenizer that llama.cpp cannot express, and a host without what writes and reads it."""
-        kinds = {tensor.kind for tensor in place(model.decoder, scheme).tensors}
+        kinds = {tensor.kind for tensor in place(model.decoder, scheme, model.forms).tensors}
         for name in ("gguf", "numba") if any(FORMATS[kind].block > 1 for kind in kinds) else ("gguf",):
             with needed("The target gguf", "build"):
                 import_module(name)
         metadata(model, scheme)
 
-    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+    def measure(self, decoder: Decoder, dtype: str, scheme: str, forms: Forms = NO_FORMS) -> Written:
         """Return the sizes of a variant, from its layout."""
-        return place(decoder, scheme).written
+        return place(decoder, scheme, forms).written
+
+    def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
+        """Return all matrices, those that the architecture fuses together, and their sizes in ggml's types."""
+        places = parts(decoder)
+        return slots.of(decoder, lambda name: places[name].name, partial(sizes, decoder))
+
+    def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
+        """Return rows as a file with that type holds them, but for what they are multiplied by there."""
+        kind = cast(Kind, form)
+        encoded = encode(kind, rows, name, model.importance.get(name))
+        keep_grids(kind, rows, 1.0, encoded)
+        return dequantize(form.upper(), encoded)
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:
         """Create ``model.gguf``, sized, with its header complete, and return the writer of its tensors.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
-from edgepack_packager.targets import Written
+from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.gguf.recipe import FORMATS, Kind, choices
 from edgepack_packager.targets.gguf.tensors import parts, tables
 
@@ -58,8 +58,10 @@ class Layout:
         return padded(last.offset + last.size)
 
 
-def place(decoder: Decoder, scheme: str) -> Layout:
-    """Lay out a decoder's tensors under a scheme. Pure, and quick: shapes and types are all that it reads.
+def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Layout:
+    """Lay out a decoder's tensors under a scheme, but for those with forms of their own.
+
+    Pure, and quick: shapes and types are all that it reads.
 
     Raises ``UnsupportedModelError`` for a decoder that no architecture computes.
     """
@@ -76,7 +78,7 @@ def place(decoder: Decoder, scheme: str) -> Layout:
     for name, values in tables(decoder).items():
         add(name, values.shape, "f32")
     places = parts(decoder)
-    for choice in choices(decoder, scheme):
+    for choice in choices(decoder, scheme, forms):
         part = places[choice.tensor]
         if part.name not in tensors:
             add(part.name, part.shape, choice.kind)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
+from edgepack_packager.targets import NO_FORMS, Forms
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
 Kind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
@@ -93,15 +94,24 @@ class Choice:
         return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
 
 
-def choices(decoder: Decoder, scheme: str) -> Iterator[Choice]:
-    """Yield the type of every canonical tensor, in model order.
+def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Iterator[Choice]:
+    """Yield the type of every canonical tensor, in model order: its own of ``forms``, else that of the scheme's rule.
 
     Raises ``UnsupportedModelError`` for a decoder that no architecture computes.
     """
     architecture = choose(decoder)
     for name, shape in decoder.tensors():
-        asked = _asked(decoder, architecture, scheme, name, shape)
+        own = cast("Kind | None", forms.get(name))
+        asked = own or _asked(decoder, architecture, scheme, name, shape)
         yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
+
+
+def sizes(decoder: Decoder, rows: int, columns: int) -> dict[str, int]:
+    """Return the bytes of a matrix in each type that it may be given: all that quantise and whose blocks fill its rows,
+    and the half precision that the decoder's activations fit in."""
+    half = "bf16" if decoder.wide else "f16"
+    fitting = {kind: of for kind, of in FORMATS.items() if (of.block > 1 and columns % of.block == 0) or kind == half}
+    return {kind: rows * of.row_bytes(columns) for kind, of in fitting.items()}
 
 
 def _fitting(kind: Kind, columns: int) -> Kind:

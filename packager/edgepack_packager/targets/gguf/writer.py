@@ -23,7 +23,7 @@ class GgufWriter:
     """A variant that is being written. It holds the header's tables and one encoded block, never a tensor."""
 
     def __init__(self, path: Path, model: Model, scheme: str) -> None:
-        self._layout = place(model.decoder, scheme)
+        self._layout = place(model.decoder, scheme, model.forms)
         self._decoder = model.decoder
         self._importance = model.importance
         self._architecture = choose(model.decoder).name

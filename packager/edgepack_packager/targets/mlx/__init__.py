@@ -8,16 +8,21 @@ in what is sensitive.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Activations, Form, Model, Written
-from edgepack_packager.targets.mlx.forms import BITS, form
-from edgepack_packager.targets.mlx.layout import FLOATS, MIXED, QUANTIZED, SHARD_BYTES, lay_out
+from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
+from edgepack_packager.targets.mlx.forms import BITS, FORMS, form
+from edgepack_packager.targets.mlx.layout import FLOATS, MIXED, QUANTIZED, SHARD_BYTES, float_type, lay_out, sizes
+from edgepack_packager.targets.mlx.model_types import choose
+from edgepack_packager.targets.mlx.names import place
+from edgepack_packager.targets.mlx.quantize import dequantize, keep_grids, quantize
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
@@ -72,9 +77,21 @@ class MlxTarget:
     def check(self, model: Model, scheme: str) -> None:
         """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
 
-    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+    def measure(self, decoder: Decoder, dtype: str, scheme: str, forms: Forms = NO_FORMS) -> Written:
         """Return the sizes of a variant, from its layout."""
-        return lay_out(decoder, scheme, dtype, self._shard_bytes).written
+        return lay_out(decoder, scheme, dtype, self._shard_bytes, forms).written
+
+    def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
+        """Return all matrices, those that the model file fuses together, and their sizes in ``FORMS``."""
+        kind = choose(decoder)
+        return slots.of(decoder, lambda name: place(kind, decoder, name).module, partial(sizes, decoder, dtype))
+
+    def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
+        """Return rows as a file with that form holds them."""
+        own, counts, stored = FORMS[form], model.importance.get(name), float_type(model.decoder, MIXED, model.dtype)
+        levels, scales, biases = quantize(rows, own.bits, stored, search=True, group=own.group, importance=counts)
+        keep_grids(rows, own.bits, stored, levels, scales, biases)
+        return dequantize(levels, scales, biases, own.bits)
 
     def open(self, folder: Path, model: Model, scheme: str) -> MlxWriter:
         """Create the files in an empty folder, sized, and return the writer of their tensors."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, group_of, module_bits
+from edgepack_packager.targets.mlx.forms import Affine
+from edgepack_packager.targets.mlx.layout import QUANTIZED, float_type, group_of, packings
 from edgepack_packager.targets.mlx.model_types import attention_scalar, choose
 from edgepack_packager.targets.mlx.rope import rope_fields
 from edgepack_packager.text.side import Text
@@ -59,20 +60,20 @@ def config_json(model: Model, scheme: str) -> bytes:
     config |= _layer_fields(decoder) | _score_fields(decoder) | rope_fields(decoder) | kind.fields(decoder)
     config["torch_dtype"] = config["dtype"] = _DTYPES[float_type(decoder, scheme, model.dtype)]
     if scheme in QUANTIZED:
-        config["quantization"] = config["quantization_config"] = _quantization(decoder, scheme)
+        config["quantization"] = config["quantization_config"] = _quantization(model, scheme)
     if model.text is not None:
         config |= {"bos_token_id": model.text.bos, "eos_token_id": list(model.text.stops)}
     return _dump(config)
 
 
-def _quantization(decoder: Decoder, scheme: str) -> dict[str, Any]:
-    """Say how matrices are quantised, and of each that has other bits than most, how."""
+def _quantization(model: Model, scheme: str) -> dict[str, Any]:
+    """Say how matrices are quantised, and of each that is so otherwise than most, how."""
 
-    def of(bits: int) -> dict[str, Any]:
-        return {"group_size": group_of(scheme), "bits": bits, "mode": "affine"}
+    def of(one: Affine) -> dict[str, Any]:
+        return {"group_size": one.group, "bits": one.bits, "mode": "affine"}
 
-    usual = QUANTIZED[scheme]
-    return of(usual) | {module: of(bits) for module, bits in module_bits(decoder, scheme).items() if bits != usual}
+    usual, own = Affine(QUANTIZED[scheme], group_of(scheme)), packings(model.decoder, scheme, model.forms)
+    return of(usual) | {module: of(packing) for module, packing in own.items() if packing != usual}
 
 
 def _layer_fields(decoder: Decoder) -> dict[str, Any]:

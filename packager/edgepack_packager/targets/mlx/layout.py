@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
-from edgepack_packager.targets import Written
+from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
-from edgepack_packager.targets.mlx.forms import FORMS, GROUP
+from edgepack_packager.targets.mlx.forms import FORMS, GROUP, Affine
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import Float
@@ -114,28 +114,41 @@ def quantizes(scheme: str, shape: tuple[int, ...]) -> bool:
     return scheme in QUANTIZED and len(shape) == 2 and shape[1] % group_of(scheme) == 0
 
 
-def module_bits(decoder: Decoder, scheme: str) -> dict[str, int]:
-    """Return the bits of every quantised matrix by MLX's name of its module.
+def packings(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> dict[str, Affine]:
+    """Return how every quantised matrix is, by MLX's name of its module.
 
-    Parts that are fused have the bits of the most sensitive one.
+    Parts that are fused have the bits of the most sensitive one, or all the same form of their own.
     """
     wide = sensitive(decoder) | next_sensitive(decoder) if scheme == MIXED else frozenset()
-    bits: dict[str, int] = {}
+    found: dict[str, Affine] = {}
     kind = choose(decoder)
     for name, shape in decoder.tensors():
-        if quantizes(scheme, shape):
-            module = place(kind, decoder, name).module
-            bits[module] = max(bits.get(module, 0), WIDE_BITS if name in wide else QUANTIZED[scheme])
-    return bits
+        module = place(kind, decoder, name).module
+        if name in forms:
+            found[module] = FORMS[forms[name]]
+        elif quantizes(scheme, shape):
+            bits = WIDE_BITS if name in wide else QUANTIZED[scheme]
+            if module not in found or bits > found[module].bits:
+                found[module] = Affine(bits, group_of(scheme))
+    return found
 
 
-def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_BYTES) -> Layout:
+def sizes(decoder: Decoder, dtype: str, rows: int, columns: int) -> dict[str, int]:
+    """Return the bytes of a matrix in each form whose groups fill its rows; where none does, it has none."""
+    scale = 2 * _ITEM_BYTES[float_type(decoder, MIXED, dtype).upper()]
+    fitting = {name: of for name, of in FORMS.items() if columns % of.group == 0}
+    return {name: rows * (columns * of.bits // 8 + columns // of.group * scale) for name, of in fitting.items()}
+
+
+def lay_out(
+    decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_BYTES, forms: Forms = NO_FORMS
+) -> Layout:
     """Return the layout of a variant.
 
     ``dtype`` is the source's element type, ``shard_bytes`` the most bytes of tensors in a file; a larger tensor gets a
     file of its own.
     """
-    shards = _shard(list(_tensors(decoder, scheme, dtype)), shard_bytes)
+    shards = _shard(list(_tensors(decoder, scheme, dtype, forms)), shard_bytes)
     slots: dict[str, Slot] = {}
     heads: dict[str, bytes] = {}
     sizes: dict[str, int] = {}
@@ -143,27 +156,28 @@ def lay_out(decoder: Decoder, scheme: str, dtype: str, shard_bytes: int = SHARD_
         file = f"model-{index:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         placed, heads[file], sizes[file] = _fill(shard, file)
         slots |= placed
-    return Layout(slots, heads, sizes, tuple(_fallbacks(decoder, scheme, dtype)))
+    return Layout(slots, heads, sizes, tuple(_fallbacks(decoder, scheme, dtype, forms)))
 
 
-def _fallbacks(decoder: Decoder, scheme: str, dtype: str) -> Iterator[Fallback]:
+def _fallbacks(decoder: Decoder, scheme: str, dtype: str, forms: Forms) -> Iterator[Fallback]:
     for name, shape in decoder.tensors():
-        if scheme in QUANTIZED and len(shape) == 2 and not quantizes(scheme, shape):
+        if scheme in QUANTIZED and len(shape) == 2 and name not in forms and not quantizes(scheme, shape):
             reason = f"{shape[1]} columns are not a multiple of the group of {group_of(scheme)}"
             yield Fallback(tensor=name, scheme=float_type(decoder, scheme, dtype), reason=reason)
 
 
-def _tensors(decoder: Decoder, scheme: str, dtype: str) -> Iterator[tuple[str, Slot]]:
+def _tensors(decoder: Decoder, scheme: str, dtype: str, forms: Forms) -> Iterator[tuple[str, Slot]]:
     float_dtype = float_type(decoder, scheme, dtype).upper()
-    bits = module_bits(decoder, scheme)
+    packed = packings(decoder, scheme, forms)
     for (module, parameter), shape in stored_shapes(choose(decoder), decoder).items():
-        if parameter != "weight" or module not in bits:
+        if parameter != "weight" or module not in packed:
             yield f"{module}.{parameter}", Slot(float_dtype, shape, "", 0)
             continue
         rows, columns = shape
-        yield f"{module}.weight", Slot("U32", (rows, columns * bits[module] // 32), "", 0)
-        yield f"{module}.scales", Slot(float_dtype, (rows, columns // group_of(scheme)), "", 0)
-        yield f"{module}.biases", Slot(float_dtype, (rows, columns // group_of(scheme)), "", 0)
+        own = packed[module]
+        yield f"{module}.weight", Slot("U32", (rows, columns * own.bits // 32), "", 0)
+        yield f"{module}.scales", Slot(float_dtype, (rows, columns // own.group), "", 0)
+        yield f"{module}.biases", Slot(float_dtype, (rows, columns // own.group), "", 0)
 
 
 def _shard(tensors: list[tuple[str, Slot]], limit: int) -> list[dict[str, Slot]]:

@@ -39,7 +39,7 @@ class MlxReader:
         self._shapes = dict(decoder.tensors())
         self._raw: dict[Path, int] = {}
         with ExitStack() as stack:
-            self._kind, self._quantization, self._group = _kind_and_quantization(folder)
+            self._kind, self._quantization = _kind_and_quantization(folder)
             self._stored = stored_shapes(self._kind, decoder)
             self._tensors = self._open(folder, stack)
             self._closing = stack.pop_all()
@@ -72,7 +72,7 @@ class MlxReader:
             self._entry(where.tensor, (rows, *columns))
             stored = self._floats(where.tensor, start, stop)
             return stored + np.float32(self._kind.gain_offset) if name.endswith("norm") else stored
-        bits = self._bits(where)
+        bits, group = self._packing(where)
         packed = self._entry(where.tensor, (rows, columns[0] * bits // 32))
         row_bytes = math.prod(packed.shape[1:]) * 4
         descriptor = self._raw[self._tensors[where.tensor].path]
@@ -80,7 +80,7 @@ class MlxReader:
         if packed.dtype != "U32" or len(data) != (stop - start) * row_bytes:
             raise BuildError(f"{self._folder}: {where.tensor} is {packed.dtype}, or shorter than its header says.")
         for part in ("scales", "biases"):
-            self._entry(f"{where.module}.{part}", (rows, columns[0] // self._group))
+            self._entry(f"{where.module}.{part}", (rows, columns[0] // group))
         scales = self._floats(f"{where.module}.scales", start, stop)
         biases = self._floats(f"{where.module}.biases", start, stop)
         return dequantize(np.frombuffer(data, np.uint8).reshape(-1, row_bytes), scales, biases, bits)
@@ -91,7 +91,7 @@ class MlxReader:
         if not self._is_quantized(where):
             stored = _FLOATS[self._entry(where.tensor).dtype]
             return Form(stored, 32 if stored == "f32" else 16)
-        return Form("affine", self._bits(where), self._group, _FLOATS[self._entry(f"{where.module}.scales").dtype])
+        return Form("affine", *self._packing(where), _FLOATS[self._entry(f"{where.module}.scales").dtype])
 
     def bound(self, name: str) -> float:
         """Return the largest |w' - w| / |w| of a row (L2 norms) that the tensor's scheme allows.
@@ -108,12 +108,9 @@ class MlxReader:
         if not self._is_quantized(where):
             return _ROUNDING[self._entry(where.tensor).dtype]
         rounding = _ROUNDING[self._entry(f"{where.module}.scales").dtype]
-        halves = (self._group - 1) / 4
-        return (
-            math.sqrt(halves / (4.0 ** (self._bits(where) - 1) + halves))
-            + (1 + 2 * math.sqrt(self._group)) * rounding
-            + 2.0**-16
-        )
+        bits, group = self._packing(where)
+        halves = (group - 1) / 4
+        return math.sqrt(halves / (4.0 ** (bits - 1) + halves)) + (1 + 2 * math.sqrt(group)) * rounding + 2.0**-16
 
     def floor(self, name: str) -> float:
         """Return the L2 error of a row that ``bound`` does not cover.
@@ -126,7 +123,7 @@ class MlxReader:
         size = math.sqrt(math.prod(self._shapes[name][1:]))
         if self._is_quantized(where):
             return (
-                2.0 ** self._bits(where) * 2.0**-25 * size
+                2.0 ** self._packing(where)[0] * 2.0**-25 * size
                 if self._entry(f"{where.module}.scales").dtype == "F16"
                 else 0.0
             )
@@ -143,8 +140,8 @@ class MlxReader:
         """Close the files. Safe to call again."""
         self._closing.close()
 
-    def _bits(self, where: Place) -> int:
-        """Return the bits of a quantised matrix: those of its module, or those of all others."""
+    def _packing(self, where: Place) -> tuple[int, int]:
+        """Return the bits of a quantised matrix and the columns of its groups: its module's, or those of all others."""
         return self._quantization.get(where.module, self._quantization[""])
 
     def _is_quantized(self, where: Place) -> bool:
@@ -166,9 +163,9 @@ class MlxReader:
             raise BuildError(f"{self._folder} cannot be read back: {error}") from None
 
 
-def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int], int]:
-    """Return the model file that config.json names, the bits of quantised modules by name, "" for all others, and the
-    columns of a group, which all have alike."""
+def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, tuple[int, int]]]:
+    """Return the model file that config.json names, and the bits of quantised modules with the columns of a group, by
+    name; "" for all others."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -179,6 +176,6 @@ def _kind_and_quantization(folder: Path) -> tuple[ModelType, dict[str, int], int
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BuildError(f"{path} cannot be read back: {error!r}") from None
     for bits, group in found.values():
-        if bits not in (0, *BITS) or group not in GROUPS or group != found[""][1]:
+        if bits not in (0, *BITS) or group not in GROUPS:
             raise BuildError(f"{path} names {bits} bits in groups of {group}.")
-    return kind, {name: int(bits) for name, (bits, _) in found.items()}, found[""][1]
+    return kind, found

@@ -13,15 +13,14 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import CALIBRATED_BITS, Model, Written
 from edgepack_packager.targets.mlx.config import config_json, text_files
+from edgepack_packager.targets.mlx.forms import Affine
 from edgepack_packager.targets.mlx.layout import (
     MIXED,
     float_type,
-    group_of,
     index_json,
     lay_out,
     level_type,
-    module_bits,
-    quantizes,
+    packings,
 )
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
@@ -38,11 +37,11 @@ class MlxWriter:
         self._importance = model.importance
         self._float: Float = float_type(model.decoder, scheme, model.dtype)
         self._level_type = level_type(model.decoder, scheme, model.dtype)
-        self._bits = module_bits(model.decoder, scheme)
+        self._packings = packings(model.decoder, scheme, model.forms)
         self._kind = choose(model.decoder)
         self._shapes = dict(model.decoder.tensors())
         self._next = dict.fromkeys(self._shapes, 0)
-        self._layout = lay_out(model.decoder, scheme, model.dtype, shard_bytes)
+        self._layout = lay_out(model.decoder, scheme, model.dtype, shard_bytes, model.forms)
         self._files: dict[str, int] = {}
         try:
             self._create(model)
@@ -84,25 +83,31 @@ class MlxWriter:
     def _store(self, name: str, start: int, rows: Float32) -> None:
         where = place(self._kind, self._decoder, name)
         first = where.first + start
-        if not quantizes(self._scheme, self._shapes[name]):
+        own = self._packing(name)
+        if own is None:
             # Gemma's file adds 1 to what is stored. Nothing is lost: the gain was made by adding 1 to such numbers.
             stored = rows - np.float32(self._kind.gain_offset) if name.endswith("norm") else rows
             self._put(where.tensor, first, self._round(name, stored))
             return
-        bits, counts, group = self._bits[where.module], self._importance.get(name), group_of(self._scheme)
+        bits, counts = own.bits, self._importance.get(name)
         search = self._scheme == MIXED or (counts is not None and bits < CALIBRATED_BITS)
         # Whole levels among more than those of 4 bits are finer than what rounding moves a bfloat16 scale by.
         chosen_for = self._float if search and bits > 4 else self._level_type
-        packed, scales, biases = quantize(rows, bits, chosen_for, search=search, group=group, importance=counts)
+        packed, scales, biases = quantize(rows, bits, chosen_for, search=search, group=own.group, importance=counts)
         keep_grids(rows, bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))
         self._put(f"{where.module}.biases", first, self._round(name, biases))
 
+    def _packing(self, name: str) -> Affine | None:
+        """Return how a matrix is quantised, None for a tensor that is not."""
+        where = place(self._kind, self._decoder, name)
+        return self._packings.get(where.module) if where.parameter == "weight" else None
+
     def _round(self, name: str, values: Float32) -> NDArray[np.generic]:
         """Round to the variant's float type. A float32 is stored as it is, whatever it holds."""
         rounded, fits = round_to(values, self._float)
-        if fits or (self._float == "f32" and not quantizes(self._scheme, self._shapes[name])):
+        if fits or (self._float == "f32" and self._packing(name) is None):
             return rounded
         if not np.isfinite(values).all():
             raise BuildError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,10 +11,11 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UnsupportedModelError, UsageError
 from edgepack.extras import needed
 from edgepack.runtime import KvCache
-from edgepack_packager.targets import Activations, Form, Model, Written
-from edgepack_packager.targets.onnx import graph
+from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
+from edgepack_packager.targets.onnx import blocks, graph
 from edgepack_packager.targets.onnx.forms import BITS, FORMS, form
-from edgepack_packager.targets.onnx.layout import FLOATS, MIXED, SCHEMES, layout
+from edgepack_packager.targets.onnx.layout import FLOATS, MIXED, SCHEMES, layout, sizes
 from edgepack_packager.targets.onnx.reader import OnnxReader
 from edgepack_packager.targets.onnx.writer import OnnxWriter
 
@@ -79,9 +80,20 @@ class OnnxTarget:
     def check(self, model: Model, scheme: str) -> None:
         """Refuse nothing more than ``scheme``: a tokenizer is carried as it is."""
 
-    def measure(self, decoder: Decoder, dtype: str, scheme: str) -> Written:
+    def measure(self, decoder: Decoder, dtype: str, scheme: str, forms: Forms = NO_FORMS) -> Written:
         """Return the sizes of a variant, from its layout."""
-        return layout(decoder, scheme, self.kv_cache or "f32").written
+        return layout(decoder, scheme, self.kv_cache or "f32", forms).written
+
+    def slots(self, decoder: Decoder, dtype: str) -> Sequence[Slot]:
+        """Return all matrices, none of which shares a tensor with another, and their sizes in ``FORMS``."""
+        return slots.of(decoder, lambda name: name, sizes)
+
+    def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
+        """Return rows as a data file with such blocks holds them."""
+        own = FORMS[form]
+        codes, scales = blocks.quantize(rows, own, model.importance.get(name))
+        blocks.keep_grids(rows, own, codes, scales)
+        return blocks.dequantize(codes, scales, rows.shape[1], own.bits)
 
     def graph_bytes(self, decoder: Decoder, scheme: str) -> int:
         """Return the bytes of ``model.onnx``, to which ``measure`` adds those of its data file. It needs onnx."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from edgepack.bundle.decoder import Decoder, KvCache, Rope
-from edgepack_packager.targets import Written
+from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import sensitive
 from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks
 
@@ -29,6 +29,13 @@ MIXED = "int4_mixed"
 FLOATS: Mapping[str, int] = {"f32": 32, "f16": 16}
 SCHEMES: Mapping[str, int] = MappingProxyType({**FLOATS, MIXED: 4, **{name: form.bits for name, form in FORMS.items()}})
 ELEMENT_BYTES: Mapping[Element, int] = {"f32": 4, "f16": 2, "u8": 1}
+
+
+def sizes(rows: int, columns: int) -> dict[str, int]:
+    """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
+    fitting = {name: of for name, of in FORMS.items() if of.size <= BLOCK or columns % of.size == 0}
+    scale = ELEMENT_BYTES["f32"]
+    return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +139,19 @@ def _source_bytes(stored: Stored) -> int:
     return stored.weight.size if stored.scales is not None else _packed_bytes(stored)
 
 
-def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32") -> Layout:
-    """Return the layout of a decoder's tensors in one of ``SCHEMES``. Vectors (norms, biases) are always f32."""
+def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Forms = NO_FORMS) -> Layout:
+    """Return the layout of a decoder's tensors in one of ``SCHEMES``, but for those with ``FORMS`` of their own.
+
+    Vectors (norms, biases) are always f32.
+    """
     placer = _Placer()
     wide = sensitive(decoder)
-    tensors = {name: _stored(placer, name, shape, scheme, name in wide) for name, shape in decoder.tensors()}
+
+    def stored(name: str, shape: tuple[int, ...]) -> Stored:
+        own = FORMS[forms[name]] if name in forms else None
+        return _stored(placer, name, shape, scheme, own or _blocks(shape[-1], scheme, name in wide))
+
+    tensors = {name: stored(name, shape) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
     parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
     shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
@@ -155,12 +170,11 @@ class _Placer:
         return region
 
 
-def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, wide: bool) -> Stored:
+def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, blocks: Blocks | None) -> Stored:
     if len(shape) == 1:
         initializer = name if name.endswith(".bias") else f"{name}.weight"
         return Stored(1, placer.place(initializer, "f32", shape))
     rows, columns = shape
-    blocks = _blocks(columns, scheme, wide)
     if blocks is None:
         element: Element = "f16" if scheme == "f16" else "f32"
         return Stored(columns, placer.place(f"{name}.weight", element, shape))

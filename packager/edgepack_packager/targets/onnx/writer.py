@@ -25,7 +25,7 @@ class OnnxWriter:
     def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
         self._path = folder / DATA_FILE
         self._decoder = model.decoder
-        self._layout = layout(model.decoder, scheme, kv_cache)
+        self._layout = layout(model.decoder, scheme, kv_cache, model.forms)
         self._scales = model.cache_scales
         self._importance = model.importance
         self._rows = dict.fromkeys(self._layout.tensors, 0)
