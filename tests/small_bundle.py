@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.bundle.manifest import Manifest, decode, encode
+from edgepack.bundle.receipt import source_digest
 from edgepack.text import tables as tokenizer_tables
 from edgepack.text.compiling import compile_tokenizer
 
@@ -121,6 +122,40 @@ def write(
         (folder / name).write_bytes(data)
     (folder / "manifest.json").write_bytes(encode(read(plain)))
     return folder
+
+
+def add(folder: Path, name: str, data: bytes) -> Path:
+    """Add a shared file to a bundle, and to its manifest; return the bundle."""
+    (folder / name).write_bytes(data)
+    place = folder / "manifest.json"
+    plain = json.loads(place.read_bytes())
+    plain["files"].append(entry(name, data))
+    place.write_bytes(encode(read(plain)))
+    return folder
+
+
+def figures(kl: float) -> dict[str, float]:
+    """What a payload lost, in a receipt."""
+    rest = {"kl_error": kl / 20, "kl_p99": 4 * kl, "top1": 0.9, "top1_error": 0.004}
+    return {"kl": kl, **rest, "perplexity": 17.0, "ratio": 1.06, "ratio_error": 0.01}
+
+
+def receipt(lost: Mapping[str, float], plain: Mapping[str, float] | None = None, /, **changes: Any) -> bytes:
+    """A receipt over the source of ``manifest``: the KL of each variant, and of the plain scheme beside some."""
+    measured = [
+        {"variant": name, "by": "fake 1.2", "lost": figures(kl)}
+        | ({"plain": figures(plain[name])} if plain and name in plain else {})
+        for name, kl in lost.items()
+    ]
+    whole = {
+        "version": 1,
+        "text": {"name": "held.txt", "sha256": "ab" * 32, "tokens": 8192, "window": 512},
+        "source": source_digest([]),
+        "perplexity": 16.04,
+        "perplexity_error": 0.31,
+        "variants": measured,
+    }
+    return json.dumps(whole | changes).encode()
 
 
 def write_with_draft(folder: Path, outer: Mapping[str, Any] | None = None) -> Path:

@@ -18,6 +18,7 @@ import msgspec
 
 import edgepack
 from edgepack.bundle.manifest import Manifest
+from edgepack.bundle.receipt import Receipt
 from edgepack.device.engine import Engine
 from edgepack.measuring.bench import BenchReport
 from edgepack.measuring.compare import Comparison
@@ -36,6 +37,12 @@ class Evaluations(TypedDict):
 
     variants: list[EvalReport]
     left_out: dict[str, str]
+
+
+class Qualities(TypedDict):
+    """``edgepack quality``: the receipts of the bundles, each with the bundle's id and name."""
+
+    bundles: list[Receipt]
 
 
 class Verified(TypedDict):
@@ -87,7 +94,11 @@ class Fitting(TypedDict):
 
 _TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
 _MANIFEST = {
-    "Manifest": {"id": _TEXT, "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]}},
+    "Manifest": {
+        "id": _TEXT,
+        "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]},
+        "receipt": {"anyOf": [{"$ref": "#/$defs/Receipt"}, {"type": "null"}]},
+    },
     "Variant": {"proven": _YES},
 }
 
@@ -96,6 +107,7 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
     "bench": (BenchReport, {}),
@@ -116,6 +128,8 @@ def schema_of(command: str) -> dict[str, Any]:
     kind, added = REPORTS[command]
     _annotate()
     schema = msgspec.json.schema(kind, schema_hook=_other)
+    if kind is Manifest:  # with which a bundle's receipt is shown
+        schema["$defs"].update(msgspec.json.schema(Receipt)["$defs"])
     for name, found in schema.get("$defs", {}).items():
         if "description" in found:
             found["description"] = inspect.cleandoc(found["description"])

@@ -82,7 +82,9 @@ def build(
 
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
-    source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, ready.size))
+    beside = ready.out.parent
+    needs = source.Need("the bundle takes", beside, ready.size), source.Need("its receipt", beside, ready.room)
+    source.fetch_weights(ready.origin, progress, *needs)
     with (
         source.open_weights(ready.origin) as checkpoint,
         adapters.opened(ready.adapters, families.stored(checkpoint.config, ready.model.decoder)) as merged,
@@ -109,7 +111,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         prover = ready.prover(weights, files, scratch, progress, model)
 
         def made(requests: Sequence[Request]) -> list[seal.Part]:
-            return _write_and_prove(requests, weights, model, prover, bundle / seal.VARIANTS, progress)
+            return _write_and_prove(ready, requests, weights, model, prover, bundle / seal.VARIANTS, progress)
 
         prover.structure(allotment.requests)
         parts = made(allotment.requests)
@@ -119,6 +121,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         if held:
             told = [note for part in held for note in part.verdict.notes]
             notes = [*ready.notes, *weights.notes, *compared, *told]
+            receipt = prover.receipt([part.verdict for part in held])
             manifest, identity = seal.seal(
                 bundle,
                 ready.origin,
@@ -130,6 +133,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
                 notes,
                 draft,
                 ready.corpus,
+                receipt,
                 allotment.made,
             )
             work.publish(bundle, ready.out, ready.force)
@@ -153,6 +157,7 @@ def _build_draft(small: Prepared, bundle: Path, progress: Progress) -> str:
 
 
 def _write_and_prove(
+    ready: Prepared,
     requests: Sequence[Request],
     weights: Weights,
     model: Model,
@@ -160,14 +165,19 @@ def _write_and_prove(
     variants: Path,
     progress: Progress,
 ) -> list[seal.Part]:
+    beside = {request.id: plain for request in requests if (plain := ready.plain(request))}
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
-    written = write(weights, requests, variants, model, progress.advance)
+    written = write(weights, [*requests, *beside.values()], variants, model, progress.advance)
     parts = []
-    for request, done in zip(requests, written, strict=True):
-        verdict = prover.variant(request, variants / request.id)
+    for request, done in zip(requests, written, strict=False):
+        plain = beside.get(request.id)
+        payload = None if plain is None else (plain, variants / plain.id)
+        verdict = prover.variant(request, variants / request.id, payload)
         for sentence in verdict.notes:
             progress.warn(sentence)
         if verdict.missed:
             rmtree(variants / request.id)
         parts.append(seal.Part(request, done, verdict))
+    for plain in beside.values():
+        rmtree(variants / plain.id)
     return parts

@@ -23,7 +23,8 @@ from edgepack_packager.families import quantised
 from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import MappedWeights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import probe, reading
+from edgepack_packager.proof import held_out, probe, reading, receipt
+from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
@@ -40,7 +41,7 @@ class Prepared:
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
     ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source,
     ``adapters`` what is merged into it. ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates
-    with, ``passes`` its token ids, see ``calibration.importance``.
+    with, ``passes`` its token ids, see ``calibration.importance``; ``held_out`` what variants are judged on.
     """
 
     origin: Source
@@ -57,12 +58,28 @@ class Prepared:
     force: bool = False
     corpus: Corpus | None = None
     passes: Sequence[Sequence[Sequence[int]]] = ()
+    held_out: HeldOut | None = None
+
+    def plain(self, request: Request) -> Request | None:
+        """Return the plain scheme in the bytes of a calibrated variant, which is measured beside it and not sealed.
+
+        None for a variant that is not calibrated or has forms of its own, where the scheme makes nonsense of a model
+        without a calibration, and where no text is held out.
+        """
+        if self.held_out is None or not request.calibrated or request.forms:
+            return None
+        return None if request.scheme in request.target.needs_calibration else replace(request, scales="own")
 
     @property
     def size(self) -> int:
-        """The bytes that the variants will take, as their targets measure them."""
-        model = self.model
-        return sum(each.measure(model.decoder, model.dtype).data_bytes for each in self.requests)
+        """The bytes that the variants will take, as their targets measure them, those that are not sealed included."""
+        model, written = self.model, [*self.requests, *filter(None, map(self.plain, self.requests))]
+        return sum(each.measure(model.decoder, model.dtype).data_bytes for each in written)
+
+    @property
+    def room(self) -> int:
+        """The bytes of logits that measuring on the held-out text takes for a while."""
+        return receipt.room(self.held_out, self.model.decoder.n_vocab) if self.held_out else 0
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model
@@ -76,7 +93,18 @@ class Prepared:
         if isinstance(weights, MappedWeights) and self.adapters:
             adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
         return proof.Prover(
-            weights, files, text, self.vectors, self.tokenizer, self.engines, scratch, progress, limit, counts, adapted
+            weights,
+            files,
+            text,
+            self.vectors,
+            self.tokenizer,
+            self.engines,
+            scratch,
+            progress,
+            max_kl=limit,
+            importance=counts,
+            adapted=adapted,
+            held_out=self.held_out,
         )
 
     def compared(self, weights: Weights, scratch: Path, progress: Progress) -> list[str]:
@@ -132,6 +160,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     named = recipe.text(given)
     corpus = None if named is None else calibration.text.read(named)
     passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context, text, vectors.chat)
+    judged = None
+    if not recipe.unproven:
+        payloads = len(requests) + sum(each.calibrated for each in requests)
+        judged = held_out.choose(recipe.receipt, corpus, tokenizer, decoder, payloads)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
@@ -144,7 +176,21 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     if quantised.declared(config) and (size := source.weights_size(origin)) is not None:
         quantised.refuse_size(origin.repository, config, size, decoder.n_parameters)
     return Prepared(
-        origin, recipe, out, failed, model, tokenizer, vectors, requests, engines, notes, asked, force, corpus, passes
+        origin,
+        recipe,
+        out,
+        failed,
+        model,
+        tokenizer,
+        vectors,
+        requests,
+        engines,
+        notes,
+        adapters=asked,
+        force=force,
+        corpus=corpus,
+        passes=passes,
+        held_out=judged,
     )
 
 

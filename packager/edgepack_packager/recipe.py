@@ -38,6 +38,8 @@ class Recipe:
     that those without any are refused; "searched", their least squared error; "calibrated", that error weighed by what
     a text uses; None, what each scheme has by its name. ``calibrate`` is that text, a file or
     ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated), and asks for it.
+    ``receipt`` is the text that variants are judged on, a file or ``proof.held_out.BUILT_IN``; None measures as much of
+    the built-in one as takes seconds.
     Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
     matrices are chosen for it: for "auto", the fewest bytes within ``max_kl``. ``table`` is the file of a recipe, which
     says what forms further variants have.
@@ -59,6 +61,7 @@ class Recipe:
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
     quality: Quality | None = None
+    receipt: str | None = None
     table: str | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +94,10 @@ class Recipe:
                 f"{'--quality calibrated' if self.calibrate is None else '--calibrate'} was given with --unproven, "
                 "which runs no reference.",
                 hint="Leave one of them out, or take --quality searched.",
+            )
+        if self.receipt is not None and self.unproven:
+            raise UsageError(
+                "--receipt was given with --unproven, which measures no loss.", hint="Leave one of them out."
             )
         if self.date is not None and self.no_chat:
             raise UsageError("--date was given with --no-chat, which leaves out what prints it.", hint="Leave one out.")

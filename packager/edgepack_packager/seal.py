@@ -12,9 +12,11 @@ from types import MappingProxyType
 import msgspec
 
 from edgepack.bundle import manifest as manifests
+from edgepack.bundle import receipt as receipts
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.files import DRAFT
 from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
+from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
@@ -63,14 +65,15 @@ def seal(
     notes: Sequence[str] = (),
     draft: str | None = None,
     corpus: Corpus | None = None,
+    receipt: Receipt | None = None,
     made: Mapping[str, Allocation] = MappingProxyType({}),
 ) -> tuple[Manifest, str]:
     """Complete a bundle whose variants are written and proven; return its manifest and its id.
 
     ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
-    ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with,
-    ``made`` how their forms were chosen, by id. Adds the text side, the licence, the model card, the evidence and the
-    recipe of forms, and writes the manifest last.
+    ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with, ``receipt``
+    what they lost on a held-out text, ``made`` how their forms were chosen, by id. Adds the text side, the licence, the
+    model card, the evidence, the receipt and the recipe of forms, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -78,6 +81,8 @@ def seal(
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     write_evidence(bundle / EVIDENCE, parts)
+    if receipt is not None:
+        (bundle / receipts.FILE).write_bytes(receipts.encode(receipt))
     used = (corpus.name, corpus.sha256) if corpus else None
     if recipe_of_forms := allocation.recipe([part.request for part in parts], made, model, used):
         (bundle / allocation.table.FILE).write_text(recipe_of_forms, "utf-8", newline="\n")
@@ -87,7 +92,7 @@ def seal(
         schema=Schema(VERSION, [*_features(vectors, parts), *([manifests.DRAFT] if draft else [])]),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, decoder, parts, notes, corpus),
+        producer=_producer(recipe, decoder, parts, notes, corpus, receipt),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -141,7 +146,12 @@ def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
 
 
 def _producer(
-    recipe: Recipe, decoder: Decoder, parts: Sequence[Part], notes: Sequence[str], corpus: Corpus | None
+    recipe: Recipe,
+    decoder: Decoder,
+    parts: Sequence[Part],
+    notes: Sequence[str],
+    corpus: Corpus | None,
+    receipt: Receipt | None,
 ) -> manifests.Producer:
     unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
@@ -151,6 +161,7 @@ def _producer(
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
     unusual |= {"quality": recipe.quality} if recipe.quality else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
+    unusual |= {"receipt": receipt.text.name} if recipe.receipt and receipt else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
     return manifests.Producer(

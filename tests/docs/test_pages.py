@@ -87,6 +87,7 @@ INTERNAL = {"EDGEPACK_PROBING"}
 
 REPORTS = {
     "inspect": "inspect BUNDLE",
+    "quality": "quality BUNDLE",
     "build": "build demo --target gguf --out OUT",
     "verify": "verify BUNDLE --replay",
     "plan": "plan BUNDLE",

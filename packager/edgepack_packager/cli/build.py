@@ -75,7 +75,6 @@ Quants = Annotated[
 Fit = Annotated[
     list[str] | None,
     typer.Option(
-        "--fit",
         help="Choose each matrix's bits so that weights of this size, as 900MB, or a device of `edgepack fit`, as "
         "pi5-4gb at the context, lose least. Repeatable.",
         metavar="[TARGET:]SIZE|DEVICE",
@@ -86,7 +85,6 @@ Fit = Annotated[
 Bits = Annotated[
     list[float] | None,
     typer.Option(
-        "--bits",
         help="The same for so many bits a weight on average, as 4.5. Repeatable.",
         metavar="BITS",
         show_default=False,
@@ -133,7 +131,6 @@ Context = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        "--name",
         help="The bundle's name. Default: the model's.",
         metavar="NAME",
         show_default=False,
@@ -169,7 +166,6 @@ KvCache = Annotated[
 MaxKl = Annotated[
     float | None,
     typer.Option(
-        "--max-kl",
         help="Seal no variant that loses more on text: KL divergence from the source, in nats. Default: report it.",
         metavar="NATS",
         show_default=False,
@@ -201,9 +197,7 @@ Unproven = Annotated[
 Quality = Annotated[
     Literal["plain", "searched", "calibrated"] | None,
     typer.Option(
-        "--quality",
-        help="What chooses the scales of fewer than 8 bits: the rule of other tools, their least error, or what a text "
-        "uses. Default: as each scheme's name says; q4 is searched.",
+        help="What chooses the scales of fewer than 8 bits. Default: the rule of each scheme's name.",
         show_default=False,
         rich_help_panel=WHAT,
     ),
@@ -211,17 +205,23 @@ Quality = Annotated[
 Calibrate = Annotated[
     str | None,
     typer.Option(
-        "--calibrate",
         help="The text of --quality calibrated: a file, JSON lines of messages, or `built-in`.",
-        metavar="TEXT",
         show_default=False,
         rich_help_panel=WHAT,
+    ),
+]
+Receipt = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure the loss on 8192 tokens held out: a file's, or `built-in`. Default: on fewer, where it is quick.",
+        metavar="TEXT",
+        show_default=False,
+        rich_help_panel=PROOF,
     ),
 ]
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        "--adapter",
         help="Merge a LoRA of PEFT or mlx-lm, its deltas times a scale. Repeatable, in order.",
         metavar="FOLDER[:SCALE]",
         show_default=False,
@@ -231,7 +231,6 @@ Adapters = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(
-        "--draft",
         metavar="MODEL",
         help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
         autocompletion=_known,
@@ -247,7 +246,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build smollm2-135m",
     "edgepack build Qwen/Qwen3-0.6B -t gguf -q q8 -c 4k -o qwen.edgepack",
     "edgepack build ./my-finetune -q gguf:q5_k_m -q mlx:8bit --force",
-    "edgepack build ./my-finetune --calibrate notes.txt",
+    "edgepack build ./my-finetune --calibrate notes.txt --receipt built-in",
     "edgepack build smollm2-135m -t gguf --fit 90MB",
     "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
     "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
@@ -273,6 +272,7 @@ def build(
     thinks: Thinks = False,
     accept_licence: AcceptLicence = False,
     max_kl: MaxKl = None,
+    receipt: Receipt = None,
     unproven: Unproven = False,
     json: options.AsJson = False,
 ) -> None:
@@ -283,8 +283,8 @@ def build(
     quants = _quants(quant, fit, bits, recipe)
     targets = _asked(target, quants, recipe)
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
-    asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()))
-    asked = replace(asked, calibrate=calibrate, quality=quality, table=None if recipe is None else str(recipe))
+    asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
+    asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab]."""
+    """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab].
+
+    ``more`` are other texts, each from an empty cache, by the files that their logits go to.
+    """
 
     runtime: str
     variant: str
@@ -32,6 +35,7 @@ class Job(msgspec.Struct, frozen=True):
     ids: list[int]
     kv_cache: KvCache
     output: str
+    more: dict[str, list[int]] = {}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -87,13 +91,17 @@ def main() -> None:
 def _logits(job: Job) -> str:
     hardware = detect()
     runtime = find(job.runtime)
-    options = Options(context=len(job.ids), threads=hardware.threads, kv_cache=job.kv_cache, chunk=CHUNK)
+    texts = {job.output: job.ids} | job.more
+    longest = max(map(len, texts.values()))
+    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=CHUNK)
     session = runtime.open(Path(job.variant), job.decoder, options)
     try:
-        with open(job.output, "wb") as output:
-            for start in range(0, len(job.ids), CHUNK):
-                logits = session.forward_all(job.ids[start : start + CHUNK])
-                output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
+        for path, ids in texts.items():
+            session.rewind(0)
+            with open(path, "wb") as output:
+                for start in range(0, len(ids), CHUNK):
+                    logits = session.forward_all(ids[start : start + CHUNK])
+                    output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
     finally:
         session.close()
     support = runtime.probe(hardware)

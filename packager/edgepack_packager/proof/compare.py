@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepack.decoding.logprobs import logprobs
+from edgepack.measuring.evaluate import divergence
 from edgepack.measuring.evaluate import mean as mean
 
 Rows = Iterable[NDArray[np.float32]]
@@ -42,16 +44,9 @@ def positions(model: Rows, reference: Rows, ids: Sequence[int]) -> Positions:
     """Compare logits row by row: row i follows ``ids[: i + 1]``. Both yield float32 [n_vocab] rows, one per id."""
     kl, same, surprise, expected = [], [], [], []
     for position, (ours, theirs) in enumerate(zip(model, reference, strict=True)):
-        log_p, log_q = _log_softmax(theirs), _log_softmax(ours)
-        kl.append(float(np.dot(np.exp(log_p), log_p - log_q)))
+        kl.append(divergence(theirs, ours))
         same.append(float(np.argmax(ours) == np.argmax(theirs)))
-        if position + 1 < len(ids):
-            surprise.append(-float(log_q[ids[position + 1]]))
-            expected.append(-float(log_p[ids[position + 1]]))
+        if following := ids[position + 1 : position + 2]:
+            surprise.append(-logprobs(ours, following)[0])
+            expected.append(-logprobs(theirs, following)[0])
     return Positions(np.array(kl), np.array(same), np.array(surprise), np.array(expected))
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> Float64:
-    exact = logits.astype(np.float64)
-    shifted = exact - exact.max()
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import numpy as np
 
@@ -29,9 +30,21 @@ def logits(
         yield run(runtime, variant, decoder, ids, kv_cache, output), rows(output, decoder.n_vocab)
 
 
-def run(runtime: str, variant: Path, decoder: Decoder, ids: Sequence[int], kv_cache: KvCache, output: Path) -> str:
-    """Write the engine's logits of the ids to a file, and return its package and version. Raises ``EngineError``."""
-    return child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output)))
+def run(
+    runtime: str,
+    variant: Path,
+    decoder: Decoder,
+    ids: Sequence[int],
+    kv_cache: KvCache,
+    output: Path,
+    more: Mapping[Path, Sequence[int]] = MappingProxyType({}),
+) -> str:
+    """Write the engine's logits of the ids to a file, and return its package and version. Raises ``EngineError``.
+
+    ``more`` are other texts by the files that theirs go to: the engine is loaded once.
+    """
+    others = {str(path): list(text) for path, text in more.items()}
+    return child.run(child.Job(runtime, str(variant), decoder, list(ids), kv_cache, str(output), others))
 
 
 def spool(

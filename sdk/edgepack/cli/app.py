@@ -17,6 +17,7 @@ from edgepack.errors import EdgepackError, visible
 _OWN = {
     "run": "Use a bundle",
     "inspect": "Use a bundle",
+    "quality": "Use a bundle",
     "plan": "Use a bundle",
     "verify": "Use a bundle",
     "replay": "Use a bundle",

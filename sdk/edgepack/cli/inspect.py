@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from edgepack.cli import losses
+from edgepack.cli import losses, receipts
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
-from edgepack.cli.screen import as_json, facts, next_step, out, say, table
+from edgepack.cli.screen import as_json, facts, next_step, out, say, styled, table
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, Scaling
@@ -36,22 +36,25 @@ def inspect(bundle: BundlePath, json: AsJson = False) -> None:
 
 
 def as_mapping(bundle: Bundle) -> dict[str, Any]:
-    """Return the manifest as JSON values, with the bundle's id, whether each variant is proven, and in the place of the
-    draft's id the same of its bundle."""
+    """Return the manifest as JSON values, with the bundle's id, whether each variant is proven, its receipt or null,
+    and in the place of the draft's id the same of its bundle."""
     import msgspec
+
+    from edgepack.bundle.receipt import read
 
     plain: dict[str, Any] = msgspec.to_builtins(bundle.manifest)
     for values in plain["variants"]:
         values["proven"] = values["proof"] is not None
     if bundle.draft is not None:
         plain["draft"] = as_mapping(bundle.draft)
-    return {"id": bundle.id} | plain
+    return {"id": bundle.id} | plain | {"receipt": msgspec.to_builtins(read(bundle))}
 
 
 def show(bundle: Bundle) -> None:
-    """Print a bundle: its facts, its variants, and the gates that each was held to."""
+    """Print a bundle: its facts, its variants, the gates that each was held to, and what it lost."""
     from rich.text import Text
 
+    from edgepack.bundle.receipt import read
     from edgepack.device.memory import human
 
     console = out()
@@ -78,7 +81,12 @@ def show(bundle: Bundle) -> None:
     if gates.row_count:
         console.print()
         console.print(gates)
-    _show_loss(manifest.variants)
+    if receipt := read(bundle):
+        console.print()
+        receipts.show(receipt)
+    else:
+        _show_loss(manifest.variants)
+    _warn_of_loss(manifest.variants)
     others = [(each.id, line) for each in manifest.variants for line in grouped(each.quantization.fallbacks)]
     if others:
         console.print()
@@ -126,7 +134,7 @@ def _verdict(variant: Variant) -> Any:
 
 
 def _show_loss(variants: Sequence[Variant]) -> None:
-    """Print what quantisation cost, each figure with its standard error, and warn where that is much."""
+    """Print what quantisation cost on the probe, each figure with its standard error."""
     from rich.text import Text
 
     console = out()
@@ -142,10 +150,14 @@ def _show_loss(variants: Sequence[Variant]) -> None:
         say(console, Text(f"Lost on {', '.join(counts)}.", "dim"))
     if remark := losses.remark(loss.perplexity for _, _, loss in found):
         say(console, Text(remark, "dim"))
+
+
+def _warn_of_loss(variants: Sequence[Variant]) -> None:
+    """Say where a variant lost so much that it shows."""
     for variant in variants:
         if variant.proof and (text := variant.proof.loss.get("text")) and text.high:
             warning = f"{variant.id} lost {text.kl:.2g} nats on text, which shows in its answers. More bits lose less."
-            say(console, Text(warning, "yellow"))
+            say(out(), styled("yellow", warning))
 
 
 def loss_cells(loss: Loss) -> tuple[str, str, str]:

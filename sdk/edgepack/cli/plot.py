@@ -18,17 +18,17 @@ Plot = Annotated[
 ]
 
 
-def check(path: Path | None) -> None:
+def check(path: Path | None, option: str = "--plot") -> None:
     """Raise ``UsageError`` where no picture can be written, before anything is measured for it."""
     from edgepack.errors import UsageError
 
     if path is None:
         return
     if path.suffix.lower() != ".svg":
-        raise UsageError(f"--plot {path} does not end in .svg, which is what is drawn.")
+        raise UsageError(f"{option} {path} does not end in .svg, which is what is drawn.")
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise UsageError(f"--plot {path} {what}.", hint="Name a file in a folder that is there.")
+        raise UsageError(f"{option} {path} {what}.", hint="Name a file in a folder that is there.")
 
 
 def write(path: Path, title: str, panels: Sequence[Panel]) -> None:

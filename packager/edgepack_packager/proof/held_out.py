@@ -1,0 +1,138 @@
+"""The held-out text: what variants are judged on, which no calibration has seen.
+
+It is read in windows that each begin anew, as many as a receipt asks for, or, where nobody asked, as cost little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from edgepack.bundle.decoder import Decoder
+from edgepack.errors import SourceError, brief
+from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager.calibration.text import Corpus
+from edgepack_packager.checkpoint.strictjson import open_plain
+
+BUILT_IN: Final = "built-in"
+
+WINDOW: Final = 512
+"""Tokens that see each other; the context, where that is shorter."""
+
+WHOLE: Final = 8192
+"""Tokens of a receipt that was asked for."""
+
+SHORT: Final = 2048
+"""Tokens of one that nobody asked for, at most."""
+
+BUDGET: Final = 20.0
+"""CPU seconds that it may take, by ``cost``."""
+
+SHARED: Final = 0.01
+"""Of the runs of ``RUN`` tokens, what may stand in the calibration's text too, as rules of tables and digits do."""
+
+RUN: Final = 13
+
+_LEAST: Final = 256
+_MOST_BYTES: Final = 4 << 20
+_FLOPS: Final = 40e9
+_SCORES: Final = 80e6
+"""What one core does in a second of products and of attention scores, which numpy passes over several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A text and the windows of token ids that are compared, all of the same length."""
+
+    corpus: Corpus
+    windows: Sequence[Sequence[int]]
+
+    @property
+    def tokens(self) -> int:
+        """The ids of all windows."""
+        return sum(map(len, self.windows))
+
+
+def read(name: str) -> Corpus:
+    """Return the built-in text, or that of a file in UTF-8. Raises ``SourceError`` for one that cannot be read."""
+    if name == BUILT_IN:
+        return Corpus(name, files(__package__).joinpath("held-out.txt").read_text("utf-8"))
+    path, way = Path(name), f"Name a text file, or take --receipt {BUILT_IN}."
+    try:
+        with open(open_plain(path, way), "rb") as file:
+            data = file.read(_MOST_BYTES)
+        cut = len(data) == _MOST_BYTES
+        return Corpus(brief(path.name), data.decode("utf-8-sig", errors="ignore" if cut else "strict"))
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+
+
+def choose(
+    asked: str | None, calibration: Corpus | None, tokenizer: Tokenizer, decoder: Decoder, payloads: int
+) -> HeldOut | None:
+    """Return what so many payloads are judged on: ``WHOLE`` tokens of the text that was asked for, or fewer of the
+    built-in one, None where a model is too large for any.
+
+    Raises ``SourceError`` for a text that cannot be read, says too little, or shares more than ``SHARED`` of its runs
+    of tokens with the calibration's.
+    """
+    size = min(WINDOW, decoder.context)
+    most = WHOLE // size
+    if asked is None:
+        most = min(SHORT // size, int(BUDGET / ((1 + payloads) * cost(decoder, size))))
+        if not most:
+            return None
+    corpus = read(asked or BUILT_IN)
+    ids = tokenizer.encode(corpus.text, bos=False)
+    if calibration is not None:
+        _refuse_shared(corpus, ids, calibration, tokenizer)
+    return HeldOut(corpus, _windows(corpus, ids, tokenizer.encode(""), size, most))
+
+
+def cost(decoder: Decoder, size: int) -> float:
+    """Return about how many CPU seconds the reference takes for a window of ``size`` tokens.
+
+    It follows from the model alone: by a clock, the same build would choose another number of windows each time.
+    """
+    products = 2.0 * decoder.n_parameters * size
+    return products / _FLOPS + decoder.n_layers * decoder.n_heads * size * size / _SCORES
+
+
+def overlap(ids: Sequence[int], others: Sequence[int]) -> float:
+    """Return the share of the runs of ``RUN`` tokens in ``ids`` that ``others`` has as well."""
+    runs, known = ([tuple(some[at : at + RUN]) for at in range(len(some) - RUN + 1)] for some in (ids, others))
+    there = set(known)
+    return sum(run in there for run in runs) / max(1, len(runs))
+
+
+def _refuse_shared(corpus: Corpus, ids: Sequence[int], calibration: Corpus, tokenizer: Tokenizer) -> None:
+    same = corpus.sha256 == calibration.sha256
+    share = 1.0 if same else overlap(ids, tokenizer.encode(calibration.text, bos=False))
+    if share > SHARED:
+        raise SourceError(
+            f"{corpus.name} cannot judge what {calibration.name} calibrated: {share:.1%} of its runs of {RUN} tokens "
+            f"stand there too, and {SHARED:.0%} may.",
+            hint="Hold another text out with --receipt, or calibrate with another.",
+        )
+
+
+def _windows(corpus: Corpus, ids: Sequence[int], start: Sequence[int], size: int, most: int) -> list[tuple[int, ...]]:
+    """Return windows of ``size`` ids that begin with ``start``, BOS where a text has it, spread over the text.
+
+    One, two and four are among those that sixteen would be. A text that has less than one has one that is shorter.
+    """
+    own = size - len(start)
+    if len(ids) < min(_LEAST, own):
+        raise SourceError(
+            f"{corpus.name} has {len(ids)} tokens, of which a receipt needs at least {min(_LEAST, own)}.",
+            hint=f"Give it a longer text, or take --receipt {BUILT_IN}.",
+        )
+    whole = max(1, len(ids) // own)
+    count = min(whole, most)
+    places = [index * whole // count for index in range(count)]
+    return [(*start, *ids[place * own : (place + 1) * own]) for place in places]
