@@ -157,6 +157,7 @@ def _producer(
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
+    unusual |= {"recipe": 1} if recipe.table else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
     unusual |= {"quality": recipe.quality} if recipe.quality else {}

@@ -27,7 +27,7 @@ def probe_all(
 ) -> dict[str, Support]:
     """Return what each runtime says of itself, by name; of all registered ones unless ``names`` picks some.
 
-    A registered one that has ``schemes`` under its name comes with its speed, which takes some hundred milliseconds
+    A registered one that has ``schemes`` under its name comes with its speed, which takes some seconds
     where it is not remembered.
     A registered runtime is asked in a child process, so that one which crashes, hangs, or cannot even be imported is
     reported as one that cannot run. Never raises.

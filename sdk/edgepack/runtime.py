@@ -120,7 +120,8 @@ class Timed(Protocol):
         """Measure products of the engine's own with ``hardware.threads`` threads: those of variants in ``schemes``.
 
         They are names of schemes and of element types, as manifests have them. After ``limit_s`` it begins with none
-        that is left. None where none can be measured. It may raise any ``EdgepackError`` and end its process.
+        that is left. It says itself whether the speed is ``settled``. None where none can be measured. It may raise any
+        ``EdgepackError`` and end its process.
         """
         ...
 

@@ -8,6 +8,7 @@ import pytest
 
 from edgepack import runtime
 from edgepack.device.hardware import detect
+from edgepack_runtimes import rounds
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 SCHEMES = {
@@ -23,12 +24,14 @@ def timed(name: str) -> runtime.Timed:
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_an_engine_times_products_that_are_asked_for(name: str) -> None:
+def test_an_engine_times_products_that_are_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "MOST", 1)
     asked, expected = SCHEMES[name]
     hardware = detect()
     found = timed(name).speed(hardware, asked, 60.0)
     assert found is not None
     assert found.threads == hardware.threads
+    assert not found.settled  # after a single round
     assert set(found.rates) - {"q5_k_m.head", "q4_0.head", "q4_1.head"} == expected
     rates = [found.layer, *found.rates.values()]
     assert all(0 < seconds < 1e-3 for rate in rates for seconds in (rate.prefill, rate.decode))
@@ -38,7 +41,7 @@ def test_an_engine_times_products_that_are_asked_for(name: str) -> None:
 def test_after_the_limit_nothing_is_begun(name: str) -> None:
     found = timed(name).speed(detect(), SCHEMES[name][0], 0.0)
     assert found is not None
-    assert found.rates == {}
+    assert (found.rates, found.settled) == ({}, False)
 
 
 @pytest.mark.parametrize("name", SCHEMES)

@@ -32,8 +32,9 @@ _MOST_VARIANTS: Final = 64
 _MOST_PATTERNS: Final = 256
 """Lines of a variant that have stars; more than that is no longer written by hand."""
 
-_MOST_DEPTH: Final = 32
-"""Brackets that stand within each other; a recipe needs one, and the parser calls itself for each."""
+_MOST_BRACKETS: Final = 2048
+_MOST_LINE: Final = 1024
+"""Characters: the parser calls itself for brackets within brackets, and copies a dotted key for each of its parts."""
 
 _ID = re.compile(r"([a-z0-9]+)-([A-Za-z0-9_.+-]{1,64})")
 
@@ -111,8 +112,11 @@ def read(path: Path) -> Table:
         raise SourceError(f"{path} is no recipe: it has more than {_MOST_BYTES >> 20} MiB.", hint="Name a recipe.toml.")
     try:
         text = data.decode("utf-8-sig")
-        if max(text.count("["), text.count("{")) > _MOST_VARIANTS * _MOST_DEPTH:
-            raise ValueError("it has more brackets than a recipe needs")
+        if (
+            text.count("[") + text.count("{") > _MOST_BRACKETS
+            or max(map(len, text.splitlines()), default=0) > _MOST_LINE
+        ):
+            raise ValueError("it has more brackets, or longer lines, than a recipe needs")
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(

@@ -47,9 +47,9 @@ def blocks(decoder: Decoder) -> Iterator[tuple[str, int, int]]:
             yield name, start, stop
 
 
-def row_blocks(shape: tuple[int, ...], multiple: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) that cover the first dimension in blocks of at most ``BLOCK_ELEMENTS`` elements."""
+def row_blocks(shape: tuple[int, ...], multiple: int = 1, elements: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) that cover the first dimension in blocks of at most ``elements``, or of ``multiple`` rows."""
     columns = shape[1] if len(shape) == 2 else 1
-    step = max(1, BLOCK_ELEMENTS // columns // multiple) * multiple
+    step = max(1, elements // columns // multiple) * multiple
     for start in range(0, shape[0], step):
         yield start, min(start + step, shape[0])

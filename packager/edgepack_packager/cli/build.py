@@ -85,6 +85,8 @@ Fit = Annotated[
 Bits = Annotated[
     list[float] | None,
     typer.Option(
+        min=1,
+        max=32,
         help="The same for so many bits a weight on average, as 4.5. Repeatable.",
         metavar="BITS",
         show_default=False,
@@ -131,10 +133,7 @@ Context = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        help="The bundle's name. Default: the model's.",
-        metavar="NAME",
-        show_default=False,
-        rich_help_panel=WHAT,
+        help="The bundle's name. Default: the model's.", metavar="NAME", show_default=False, rich_help_panel=WHAT
     ),
 ]
 AcceptLicence = Annotated[
@@ -214,7 +213,6 @@ Receipt = Annotated[
     str | None,
     typer.Option(
         help="Measure the loss on 8192 tokens held out: a file's, or `built-in`. Default: on fewer, where it is quick.",
-        metavar="TEXT",
         show_default=False,
         rich_help_panel=PROOF,
     ),
@@ -302,7 +300,7 @@ def _quants(
     """Return the quantisations, goals among them: q4 where nothing else says what to build."""
     from edgepack_packager.allocation.goals import of_fit
 
-    goals = [*map(of_fit, fit or []), *(f"{each:g}bits" for each in bits or [])]
+    goals = [*map(of_fit, fit or []), *(f"{round(each, 3):g}bits" for each in bits or [])]
     return [*(quants or []), *goals] or ([] if recipe else ["q4"])
 
 

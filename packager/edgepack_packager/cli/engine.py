@@ -122,6 +122,7 @@ def list_(json: options.AsJson = False) -> None:
     rows = screen.table("", "engine", "version", "")
     for each in found:
         runs = "runs on " + ", ".join(each.devices) if each.devices else (each.reason or "").rstrip(".")
+        runs += f", its variant {each.variant}" if each.devices and each.variant else ""
         style = "green" if each.used else "" if each.devices else "dim" if each.installed is None else "yellow"
         rows.add_row("*" if each.used else "", each.name, each.installed or "-", Text(runs, style))
     console = screen.out()

@@ -46,7 +46,7 @@ def _groups(rows: Float32, group: int) -> Float32:
 
     What is computed of a group is then computed of all groups at once, several times as fast.
     """
-    whole = np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))
+    whole = np.pad(rows, ((0, 0), (0, -rows.shape[1] % group))) if rows.shape[1] % group else rows
     return np.ascontiguousarray(whole.reshape(-1, group).T).T.reshape(len(rows), -1, group)
 
 
@@ -134,24 +134,31 @@ def _affine(form: Form, x: Float32) -> Float32:
 
 def _k_affine(form: Form, x: Float32) -> Float32:
     """Groups that reach from a minimum below zero; scales and minima are multiples, to 63, of two of their block's."""
+    from edgepack_packager.proof import fits
+
     top = 2**form.bits - 1
-    low = np.minimum(x.min(-1, keepdims=True), np.float32(0))
-    wide = np.maximum(x.max(-1, keepdims=True), np.float32(0)) - low
-    steps = (wide / np.float32(top + by) for by in range(-1, 4))
-    above = x - low
-    scale, lowest = _best(_fitted(x, _levels(_over(above, step), 0, top)) for step in steps)
+    scale, lowest = np.empty((2, *x.shape[:2], 1), np.float32)
+    parts = np.arange(top - 1, top + 4, dtype=np.float32)
+    fits.affine(_columns(x), parts, np.float32(top), scale.reshape(-1), lowest.reshape(-1))
     scales, minima = (_multiples(values, 63, SUPER // form.group) for values in (scale, -lowest))
     return _levels(_over(x + minima, scales), 0, top) * scales - minima
 
 
 def _k_signed(form: Form, x: Float32) -> Float32:
     """Levels from -2^(b-1) to 2^(b-1) - 1; scales are multiples, from -128 to 127, of one of their block's."""
+    from edgepack_packager.proof import fits
+
     half = 2 ** (form.bits - 1)
-    peak = _peak(x)
-    steps = (peak / np.float32(-half + by) for by in (-0.8, -0.4, 0, 0.4, 0.8))
-    scale, _ = _best(_scaled(x, _levels(_over(x, step), -half, half - 1)) for step in steps)
+    scale = np.empty((*x.shape[:2], 1), np.float32)
+    parts = np.array([-half + by for by in (-0.8, -0.4, 0, 0.4, 0.8)], np.float32)
+    fits.signed(_columns(x), parts, np.float32(-half), np.float32(half - 1), scale.reshape(-1))
     scales = _multiples(scale, -128, SUPER // form.group)
     return _levels(_over(x, scales), -half, half - 1) * scales
+
+
+def _columns(x: Float32) -> Float32:
+    """Return what ``_groups`` made as it lies in memory: a group a column."""
+    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
 
 
 _NL = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
@@ -179,16 +186,6 @@ def _scaled(x: Float32, q: Float32) -> _Fit:
     weights = x * x
     scale = _over((weights * x * q).sum(-1, keepdims=True), (weights * q * q).sum(-1, keepdims=True))
     return (weights * np.square(scale * q - x)).sum(-1, keepdims=True), scale, np.zeros_like(scale)
-
-
-def _fitted(x: Float32, q: Float32) -> _Fit:
-    """Fit x by a multiple of q and an offset of at most zero: least squares."""
-    mean_q, mean_x = q.mean(-1, keepdims=True), x.mean(-1, keepdims=True)
-    scale = _over(((q - mean_q) * (x - mean_x)).sum(-1, keepdims=True), np.square(q - mean_q).sum(-1, keepdims=True))
-    offset = mean_x - scale * mean_q
-    alone = _over((x * q).sum(-1, keepdims=True), (q * q).sum(-1, keepdims=True))
-    scale, offset = np.where(offset > 0, alone, scale), np.minimum(offset, 0)
-    return np.square(scale * q + offset - x).sum(-1, keepdims=True), scale, offset
 
 
 def _best(fits: Iterable[_Fit]) -> tuple[Float32, Float32]:

@@ -17,9 +17,9 @@ def error(form: Form, expected: Float32, actual: Float32) -> float:
 
     Both are [n, columns]. A group's levels are the values that its weights have: no format is known here.
     """
-    ours, theirs = (
-        np.pad(rows, ((0, 0), (0, -rows.shape[1] % form.group))).reshape(-1, form.group) for rows in (expected, actual)
-    )
+    left = expected.shape[1] % form.group
+    filled = (np.pad(rows, ((0, 0), (0, form.group - left))) if left else rows for rows in (expected, actual))
+    ours, theirs = (rows.reshape(-1, form.group) for rows in filled)
     total = 0.0
     for start in range(0, len(ours), TILE):
         # groups side by side: one column for each

@@ -7,7 +7,8 @@ tensor or NaN. And what the bound of a single row must allow: weights that are a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +16,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_blocks
 from edgepack_packager.proof.costs import kept
 from edgepack_packager.proof.gates import Finding, gate
+from edgepack_packager.proof.sums import of_rows
 from edgepack_packager.targets import Form, Reader, Target
 
 SCALE = 0.005
@@ -38,6 +40,9 @@ FEW_BITS = 4
 
 FEW_ROWS = 32
 """So many are quantised again of a tensor that has them, for a figure that chance moves little."""
+
+PART = 1 << 19
+"""Weights that are read and compared at a time, so that all passes over them find them in the cache."""
 
 Float64 = NDArray[np.float64]
 
@@ -72,23 +77,31 @@ def prove(
     be read back.
     """
     reader = target.read(variant, weights.decoder)
+    shapes = dict(weights.decoder.tensors())
     tightest = _Tightest()
     sums: dict[str, Float64] = {}
     on_grids: dict[str, NDArray[np.int64]] = {}
     try:
         for name, start, stop in blocks(weights.decoder):
-            pair = _Pair(weights.rows(name, start, stop), reader.rows(name, start, stop))
-            _hold_rows(tightest, reader, name, start, pair)
+            form, root = reader.form(name), np.sqrt(importance[name]) if name in importance else None
+            columns = math.prod(shapes[name][1:])
+            block = _Block(stop - start, columns)
+            weighed = block if root is None else _Block(stop - start, columns)
+            grids = _Grids(form)
+            for first, pair in _pairs(weights, reader, name, start, stop, columns):
+                _hold_rows(tightest, reader, name, first, pair)
+                if pair.is_matrix and form.group > 1:
+                    grids.take(first, pair)
+                block.take(first - start, pair)
+                if root is not None:
+                    weighed.take(first - start, _Pair(pair.expected * root, pair.actual * root))
+                advance(pair.expected.size)
             if pair.is_matrix:
-                root = np.sqrt(importance[name]) if name in importance else None
-                weighed = pair if root is None else _Pair(pair.expected * root, pair.actual * root)
-                cost = _hold_cost(tightest, reader, name, start, pair, weighed, root)
+                cost = _hold_cost(tightest, reader, name, start, block, weighed, root)
                 _hold_scale(tightest, name, start, weighed, weights.decoder.head_dim, cost)
-                if (form := reader.form(name)).group > 1:
-                    rows = _hold_grids(tightest, form, name, start, pair)
-                    on_grids[name] = on_grids.get(name, np.zeros(3, np.int64)) + rows
-            sums[name] = sums.get(name, np.zeros(3)) + np.array([pair.error.sum(), pair.power.sum(), pair.dot.sum()])
-            advance(pair.expected.size)
+                if form.group > 1:
+                    on_grids[name] = on_grids.get(name, np.zeros(3, np.int64)) + grids.hold(tightest, name)
+            sums[name] = sums.get(name, np.zeros(3)) + block.sums.sum(axis=1)
     finally:
         reader.close()
     figures = {name: _figures(*three) for name, three in sums.items()}
@@ -114,15 +127,71 @@ class _Pair:
     def __init__(self, expected: Float32, actual: Float32) -> None:
         self.is_matrix = expected.ndim == 2
         self.expected, self.actual = (rows.reshape(len(rows), -1) for rows in (expected, actual))
-        difference = self.actual - self.expected
-        self.error, self.power, self.dot = (
-            np.einsum("rc,rc->r", one, other).astype(np.float64)
-            for one, other in (
-                (difference, difference),
-                (self.expected, self.expected),
-                (self.actual, self.expected),
-            )
-        )
+        self.error, self.power, self.dot = of_rows(self.expected, self.actual)
+
+
+def _pairs(
+    weights: Weights, reader: Reader, name: str, start: int, stop: int, columns: int
+) -> Iterator[tuple[int, _Pair]]:
+    """Yield the rows of a block in parts of whole heads, each with its first row."""
+    for first, last in row_blocks((stop - start, columns), weights.decoder.head_dim, PART):
+        rows = name, start + first, start + last
+        yield start + first, _Pair(weights.rows(*rows), reader.rows(*rows))
+
+
+class _Block:
+    """The three sums of each row of a block: float64 [3, n]; and of every so many rows what ``_Pair`` has of all."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.sums = np.zeros((3, rows))
+        self.error, self.power, self.dot = self.sums
+        self._every = max(1, min(SAMPLE, rows // FEW_ROWS))
+        self.sample = slice(None, None, self._every)
+        self.expected, self.actual = np.empty((2, -(-rows // self._every), columns), np.float32)
+
+    def take(self, first: int, pair: _Pair) -> None:
+        """Add rows from the block's row ``first`` on."""
+        self.sums[:, first : first + len(pair.power)] = pair.error, pair.power, pair.dot
+        sample, before = slice(-first % self._every, None, self._every), -(-first // self._every)
+        for ours, theirs in ((self.expected, pair.expected[sample]), (self.actual, pair.actual[sample])):
+            ours[before : before + len(theirs)] = theirs
+
+
+class _Grids:
+    """Which rows of a block lie on grids that their form can hold, and how much each has lost of what it may."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._count = self._zeros = self._others = 0
+        self._on: list[NDArray[np.intp]] = []
+        self._lost: list[Float64] = []
+
+    def take(self, first: int, pair: _Pair) -> None:
+        """Look at rows from the tensor's row ``first`` on."""
+        from edgepack_packager.proof import exact
+
+        on, lost = exact.held(self._form, pair.expected, pair.actual)
+        self._on.append(first + on)
+        self._lost.append(lost)
+        count, zeros = len(pair.power), int(((pair.power == 0) & (pair.error == 0)).sum())
+        self._count += count
+        self._zeros += zeros
+        # Where all rows lie on grids of the form, none of 4 bits is looked for: they count as if they lay on those too.
+        rest = on.size + zeros < count
+        self._others += len(exact.on_grids(exact.FOUR_BITS, pair.expected)) if rest else on.size
+
+    def hold(self, tightest: _Tightest, name: str) -> NDArray[np.int64]:
+        """Hold the rows to their grids.
+
+        Returns how many hold theirs, how many lie on grids of 4 bits that the form does not hold, and all. A row of
+        zeros counts with either.
+        """
+        on, lost = np.concatenate(self._on), np.concatenate(self._lost)
+        if on.size:
+            tightest.take("tensors.grid", lost, np.ones(len(lost)), lambda index: f"row {on[index]} of {name}")
+        held = int((lost <= 1).sum())
+        others = self._others if on.size + self._zeros < self._count else 0
+        return np.array([held and held + self._zeros, others and others + self._zeros, self._count])
 
 
 class _Tightest:
@@ -157,62 +226,42 @@ def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair:
 
 
 def _hold_cost(
-    tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair, weighed: _Pair, root: Float32 | None
+    tightest: _Tightest, reader: Reader, name: str, start: int, block: _Block, weighed: _Block, root: Float32 | None
 ) -> tuple[float, float]:
     """Hold a block's error to what its scheme costs on a sample of its rows, and to that of the nearest levels.
 
-    ``weighed`` is the pair times ``root``, float32 [columns], where errors are weighed: which levels are nearest does
+    ``weighed`` is the block times ``root``, float32 [columns], where errors are weighed: which levels are nearest does
     not depend on that. Returns that cost as a share of the rows' power, and how far the scheme itself moves their scale
     from 1.
     """
     form = reader.form(name)
-    sample = slice(None, None, max(1, min(SAMPLE, len(pair.power) // FEW_ROWS)))
-    expected = np.ascontiguousarray(pair.expected[sample])
-    rule, weights, power = kept(form, expected), weighed.expected[sample], weighed.power[sample].sum()
-    rule = rule if root is None else rule * root
-    cost = np.square(rule - weights).sum(dtype=np.float64)
+    rule = kept(form, block.expected)
+    cost, power, dot = (float(each.sum()) for each in of_rows(weighed.expected, rule if root is None else rule * root))
     # Rows that lie on the scheme's levels may cost nothing, and a search by another criterion still a third of what
     # others cost: 2^-(b+1), half of which moves the scale. Of float32, two roundings.
     few = max(2.0 ** -(form.bits + 1), 2.0**-22)
 
-    def least(of: _Pair) -> float:
-        return float(of.power[sample].sum() * few**2 + len(expected) * reader.floor(name) ** 2)
+    def least(of: _Block) -> float:
+        return float(of.power[of.sample].sum() * few**2 + len(block.expected) * reader.floor(name) ** 2)
 
-    def hold(gate_name: str, of: _Pair, least_error: float, limit: float) -> None:
-        ratio = np.sqrt(_over(of.error[sample].sum(), max(least_error, least(of))))
-        place = _rows(name, start, start + len(pair.power))
+    def hold(gate_name: str, of: _Block, least_error: float, limit: float) -> None:
+        ratio = np.sqrt(_over(of.error[of.sample].sum(), max(least_error, least(of))))
+        place = _rows(name, start, start + len(block.power))
         tightest.take(gate_name, np.array([ratio]), np.array([limit]), lambda _: place)
 
     hold("tensors.cost", weighed, cost, COST)
     if form.bits <= FEW_BITS:
         from edgepack_packager.proof import nearest
 
-        levels = nearest.error(form, expected, np.ascontiguousarray(pair.actual[sample]))
-        hold("tensors.nearest", pair, levels, NEAREST)
+        hold("tensors.nearest", block, nearest.error(form, block.expected, block.actual), NEAREST)
     share = float(_over(cost, power))
-    moved = abs(float(np.vdot(rule, weights)) / power - 1) if power else 0.0
+    moved = abs(dot / power - 1) if power else 0.0
     return share, share + moved + (few / 2 if cost < least(weighed) else 0.0)
 
 
-def _hold_grids(tightest: _Tightest, form: Form, name: str, start: int, pair: _Pair) -> NDArray[np.int64]:
-    """Hold the rows that lie on grids to them.
-
-    Returns how many hold theirs, how many lie on grids of 4 bits that the form does not hold, and all. A row of zeros
-    counts with either.
-    """
-    from edgepack_packager.proof import exact
-
-    count = len(pair.power)
-    on, lost = exact.held(form, pair.expected, pair.actual)
-    if on.size:
-        tightest.take("tensors.grid", lost, np.ones(len(lost)), lambda index: f"row {start + on[index]} of {name}")
-    zeros = int(((pair.power == 0) & (pair.error == 0)).sum())
-    others = exact.on_grids(exact.FOUR_BITS, pair.expected) if on.size + zeros < count else on[:0]
-    kept = int((lost <= 1).sum())
-    return np.array([kept and kept + zeros, others.size and others.size + zeros, count])
-
-
-def _hold_scale(tightest: _Tightest, name: str, start: int, pair: _Pair, rows: int, cost: tuple[float, float]) -> None:
+def _hold_scale(
+    tightest: _Tightest, name: str, start: int, block: _Block, rows: int, cost: tuple[float, float]
+) -> None:
     """Hold the scale of so many rows at a time to 1, but for what the scheme moves it by, and for chance.
 
     The nearest of a few levels leave as much of it out as their cost is of the power, which is more in a head whose
@@ -220,12 +269,12 @@ def _hold_scale(tightest: _Tightest, name: str, start: int, pair: _Pair, rows: i
     lies there; and errors of either sign add up.
     """
     share, moved = cost
-    first = np.arange(0, len(pair.power), rows)
-    power, dot, error = (np.add.reduceat(values, first) for values in (pair.power, pair.dot, pair.error))
+    first = np.arange(0, len(block.power), rows)
+    error, power, dot = np.add.reduceat(block.sums, first, axis=1)
     off = np.where(power > 0, np.abs(_over(dot, power) - 1), 0.0)
     more = np.clip(_over(error, power) - share, 0.0, share)
-    allowed = SCALE + moved + more + 4 * np.sqrt(share / (rows * pair.expected.shape[1]))
-    last = start + len(pair.power)
+    allowed = SCALE + moved + more + 4 * np.sqrt(share / (rows * block.expected.shape[1]))
+    last = start + len(block.power)
     tightest.take(
         "tensors.scale",
         off,

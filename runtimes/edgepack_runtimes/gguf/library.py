@@ -227,6 +227,7 @@ def _load(engine: Engine) -> Library:
     try:
         native = ctypes.CDLL(str(path))
         abi.declare(native, engine.context_params)
+        log.install(native)  # before a variant is loaded, which ggml tells
         pools = own.load(native, path.parent) if engine.own else None
     except (OSError, AttributeError, ValueError) as error:  # ValueError: of a variable that is not there
         if _OPENMP in str(error):
@@ -237,7 +238,6 @@ def _load(engine: Engine) -> Library:
         raise EngineMissingError(
             f"{engine.distribution} {engine.version} cannot be used: {error}.", hint="Use another backend."
         ) from error
-    log.install(native)
     reported = native.llama_version().decode(), native.ggml_version().decode()
     if (reported[0].removesuffix("-dev"), reported[1]) != (engine.llama, engine.ggml):
         raise EngineMissingError(

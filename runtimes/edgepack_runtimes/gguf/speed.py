@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -16,10 +17,12 @@ from edgepack.bundle.decoder import Attention, Decoder, Rope
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack.runtime import Options
+from edgepack_runtimes import rounds
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.gguf.session import GgufSession
 from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
+from edgepack_runtimes.rounds import Watch
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 
@@ -67,8 +70,8 @@ _MORE_BITS: Final = 1 / 7
 
 _WIDE: Final = 1024, 2048, 1
 _NARROW: Final = 512, 1536
-_PROMPT_ROUNDS: Final = 2
-_ANSWER_ROUNDS: Final = 4
+_PROMPT_RUNS: Final = 2
+_ANSWER_RUNS: Final = 4
 
 
 def measure(library: Library, threads: int, schemes: Collection[str], limit_s: float) -> Speed | None:
@@ -77,66 +80,61 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
     Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
     model.
     """
-    end = perf_counter() + limit_s
     asked = [name for scheme in sorted(schemes) for name in _TYPES.get(scheme, (scheme,)) if name in _KINDS]
     if not asked:
         return None
-    rates: dict[str, Rate] = {}
-    for name in dict.fromkeys(asked):
-        if perf_counter() < end:
-            rates[name] = _rate(library, _KINDS[name], threads)
-    if not rates:
-        return Speed(threads, rates, Rate(LEAST_S, LEAST_S))
     # Models whose rows do not fill K-quants' blocks are the small ones, of which layers take most beside their weights.
-    narrow = [name for name in rates if _KINDS[name].block < _K_BLOCK]
-    name = next(iter(narrow or rates))
-    rates["attention"] = _attention(library, _KINDS[name], threads)
-    layer = _layer(library, _KINDS[name], threads, rates[name], rates["attention"])
+    of_layers = next((name for name in asked if _KINDS[name].block < _K_BLOCK), asked[0])
+    kind = _KINDS[of_layers]
+    wide = {name: _wide(_KINDS[name]) for name in dict.fromkeys((of_layers, *asked))}
+    one, four, many = (_decoder(*_NARROW, layers, 64) for layers in (1, 4, _uncached_layers(kind)))
+    found, settled = rounds.measure(
+        {name: partial(_times, library, _KINDS[name], model, threads, (0,)) for name, model in wide.items()},
+        {
+            "attention": partial(_times, library, kind, four, threads, (0, FAR)),
+            "layer": partial(_times, library, kind, many, threads, (0,)),
+        },
+        threads,
+        limit_s,
+    )
+    if not found:
+        return Speed(threads, {}, Rate(LEAST_S, LEAST_S), settled)
+    rates = {name: _rate(wide[name], *found[name]) for name in wide if name in found}
+    near, far = (_of_layer(times, four) for times in (found["attention"][:2], found["attention"][2:]))
+    rates["attention"] = attention(near, far, one.q_size)
+    layer = beside(
+        _of_layer(found["layer"], many), _weights(one), rates[of_layers], rates["attention"], one.q_size, CHUNK
+    )
     for scheme, name in _MIXTURES.items():
         if {name, "q6_K"} <= rates.keys():
             rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
     for scheme, name in _NAMES_OF.items():
         if name in rates:
             rates[scheme] = rates[name]
-    return Speed(threads, rates, layer)
+    return Speed(threads, rates, layer, settled)
 
 
-def _rate(library: Library, kind: Kind, threads: int) -> Rate:
+def _wide(kind: Kind) -> Decoder:
     hidden, intermediate, layers = _WIDE
-    rows = uncached() // (hidden // kind.block * kind.size)
-    decoder = _decoder(hidden, intermediate, layers, rows)
-    ((chunk, step),) = _times(library, kind, decoder, threads)
-    weights = layers * _weights(decoder)
-    head = hidden * rows
+    return _decoder(hidden, intermediate, layers, uncached() // (hidden // kind.block * kind.size))
+
+
+def _uncached_layers(kind: Kind) -> int:
+    """Return how many layers of a small model's width no cache holds together: what a matrix of less than a cache loses
+    to its edges, and to its small size as it is read, counts as the layer's."""
+    return uncached() // (_weights(_decoder(*_NARROW, 1, 64)) // kind.block * kind.size) + 1
+
+
+def _rate(decoder: Decoder, chunk: float, step: float) -> Rate:
+    weights, head = decoder.n_layers * _weights(decoder), decoder.hidden_size * decoder.n_vocab
     decode = step / (weights + head)
     # Of a prompt, the head is one token's. A neighbour may have slowed only the steps: never more than half of it.
     return Rate((chunk - min(head * decode, chunk / 2)) / (CHUNK * weights), decode)
 
 
-def _attention(library: Library, kind: Kind, threads: int) -> Rate:
-    decoder = _decoder(*_NARROW, 4, 64)
-    near, far = _layer_times(library, kind, decoder, threads, (0, FAR))
-    return attention(near, far, decoder.q_size)
-
-
-def _layer(library: Library, kind: Kind, threads: int, rate: Rate, attending: Rate) -> Rate:
-    """Return what a layer costs beside its products at these rates: norms, rotations, waiting.
-
-    Measured on a small model's width, with as many layers as no cache holds together: what a matrix of less than a
-    cache loses to its edges, and to its small size as it is read, counts as the layer's.
-    """
-    one = _decoder(*_NARROW, 1, 64)
-    weights = _weights(one)
-    layers = uncached() // (weights // kind.block * kind.size) + 1
-    (times,) = _layer_times(library, kind, _decoder(*_NARROW, layers, 64), threads)
-    return beside(times, weights, rate, attending, one.q_size, CHUNK)
-
-
-def _layer_times(
-    library: Library, kind: Kind, decoder: Decoder, threads: int, befores: Sequence[int] = (0,)
-) -> list[Times]:
-    found = _times(library, kind, decoder, threads, befores)
-    return [Times(chunk / decoder.n_layers, step / decoder.n_layers) for chunk, step in found]
+def _of_layer(times: Sequence[float], decoder: Decoder) -> Times:
+    chunk, step = times
+    return Times(chunk / decoder.n_layers, step / decoder.n_layers)
 
 
 def _weights(decoder: Decoder) -> int:
@@ -164,10 +162,10 @@ def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
 
 
 def _times(
-    library: Library, kind: Kind, decoder: Decoder, threads: int, befores: Sequence[int] = (0,)
-) -> list[tuple[float, float]]:
+    library: Library, kind: Kind, decoder: Decoder, threads: int, befores: Sequence[int], watch: Watch
+) -> list[float]:
     """Return, after each number of tokens, the least seconds of a prompt's chunk and of an answer's step after that."""
-    options, found = Options(decoder.context, threads, "f16", CHUNK), []
+    options, found = Options(decoder.context, threads, "f16", CHUNK), list[float]()
     with held(_model(kind, decoder)) as path:
         session = open_session(library, path, decoder, options)
         try:
@@ -177,9 +175,9 @@ def _times(
             for before in befores:
                 while session.length < before:
                     session.forward([1] * CHUNK)
-                chunk = min(_seconds(session, CHUNK, before) for _ in range(_PROMPT_ROUNDS))
+                found.append(watch.least(partial(_seconds, session, CHUNK, before), _PROMPT_RUNS))
                 _seconds(session, 1, before + CHUNK)
-                found.append((chunk, min(_seconds(session, 1, before + CHUNK) for _ in range(_ANSWER_ROUNDS))))
+                found.append(watch.least(partial(_seconds, session, 1, before + CHUNK), _ANSWER_RUNS))
         finally:
             session.close()
     return found

@@ -16,8 +16,10 @@ import numpy as np
 
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
+from edgepack_runtimes import rounds
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
+from edgepack_runtimes.rounds import Watch
 from edgepack_runtimes.scratch import held, repeated, uncached
 
 Pieces = tuple[bytes, ...]
@@ -43,14 +45,20 @@ _INPUT: Final = 11  # GraphProto's fields
 _OUTPUT: Final = 12
 _INTEGER: Final = 2  # AttributeProto.AttributeType
 _CONTRIB: Final = "com.microsoft"
-_PROMPT_ROUNDS: Final = 3
-_ANSWER_ROUNDS: Final = 5
+_PROMPT_RUNS: Final = 3
+_ANSWER_RUNS: Final = 15
 _WIDTH: Final = 512
 _INTERMEDIATE: Final = 1536
 """Of the layer of a small model, and of its MLP."""
 
 _HEADS: Final = _WIDTH // 64
 _KV_HEADS: Final = _HEADS // 4
+_WEIGHTS: Final = 2 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS + 3 * _WIDTH * _INTERMEDIATE
+"""Of such a layer."""
+
+_FEW: Final = 8
+"""Layers whose weights the caches may hold, as a prompt's chunk does not wait for them."""
+
 _MORE_BITS: Final = 1 / 8
 """The part of a mixture's layers that has 8 bits: value projections, and of a small model down projections too."""
 
@@ -61,53 +69,69 @@ def measure(threads: int, schemes: Collection[str], limit_s: float) -> Speed | N
     Begins with no other type after ``limit_s``. Raises ``EngineError``, or ``OSError`` where there is no place for a
     graph.
     """
-    end = perf_counter() + limit_s
     asked = [_TYPES[scheme] for scheme in sorted(schemes) if scheme in _TYPES]
     if not asked:
         return None
     types = {name: bits for types in asked for name, bits in types.items()}
-    rates: dict[str, Rate] = {}
-    for name, bits in types.items():
-        if perf_counter() < end:
-            rates[name] = _rate(bits, threads)
-    if not rates:
-        return Speed(threads, rates, Rate(LEAST_S, LEAST_S))
-    name, rate = next(iter(rates.items()))
-    rates["attention"] = _attention(types[name], threads)
-    layer = _layer(types[name], rate, rates["attention"], threads)
+    of_layers, bits = next(iter(types.items()))
+    many = uncached() // (_WEIGHTS * bits // 8) + 1
+    found, settled = rounds.measure(
+        {name: partial(_times, each, threads) for name, each in types.items()},
+        {
+            "attention": partial(_layer_times, bits, threads, (_FEW, _FEW), (0, FAR)),
+            "layer": partial(_layer_times, bits, threads, (_FEW, many), (0,)),
+        },
+        threads,
+        limit_s,
+    )
+    if not found:
+        return Speed(threads, {}, Rate(LEAST_S, LEAST_S), settled)
+    rates = {name: _rate(each, *found[name]) for name, each in types.items() if name in found}
+    chunk, far_chunk, step, far_step = found["attention"]
+    rates["attention"] = attention(Times(chunk, step), Times(far_chunk, far_step), _WIDTH)
+    # Steps are those of more layers than a cache holds: what small matrices lose as they are read counts too.
+    layer = beside(Times(*found["layer"]), _WEIGHTS, rates[of_layers], rates["attention"], _WIDTH, before=0)
     if {"int4", "int8"} <= rates.keys():
         rates["int4_mixed.head"] = rates["int8"]
         rates["int4_mixed"] = mixed(rates["int4"], rates["int8"], _MORE_BITS)
-    return Speed(threads, rates, layer)
+    return Speed(threads, rates, layer, settled)
 
 
-def _rate(bits: int, threads: int) -> Rate:
-    row = _COLUMNS * bits // 8 + (_COLUMNS // 32 * 4 if bits < 32 else 0)
-    rows = uncached() // row
-    chunk = _time(_graph(bits, _ROWS, _COLUMNS, 1), _COLUMNS, threads, CHUNK, _PROMPT_ROUNDS)
-    step = _time(_graph(bits, rows, _COLUMNS, 1), _COLUMNS, threads, 1, _ANSWER_ROUNDS)
-    return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (rows * _COLUMNS))
+def _rows(bits: int) -> int:
+    """Return the rows of a matrix that no cache holds."""
+    return uncached() // (_COLUMNS * bits // 8 + (_COLUMNS // 32 * 4 if bits < 32 else 0))
 
 
-def _attention(bits: int, threads: int) -> Rate:
-    chunks, steps = (_layer_times(bits, 8, threads, tokens, (0, FAR)) for tokens in (CHUNK, 1))
-    near, far = map(Times, chunks, steps)
-    return attention(near, far, _WIDTH)
+def _rate(bits: int, chunk: float, step: float) -> Rate:
+    return Rate(chunk / (CHUNK * _ROWS * _COLUMNS), step / (_rows(bits) * _COLUMNS))
 
 
-def _layer(bits: int, rate: Rate, attending: Rate, threads: int) -> Rate:
-    """Return what a layer costs beside its products at these rates: norms, the gate, waiting.
+def _times(bits: int, threads: int, watch: Watch) -> list[float]:
+    """Return the least seconds of a chunk of a prompt and of a step of an answer, each with its matrix."""
+    found = []
+    for rows, tokens, runs in ((_ROWS, CHUNK, _PROMPT_RUNS), (_rows(bits), 1, _ANSWER_RUNS)):
+        with held(_graph(bits, rows, _COLUMNS, 1)) as path:
+            session = engine.start(path, threads, "cpu", spin=True)
+            run = partial(session.run, None, {"x0": np.full((1, tokens, _COLUMNS), 0.01, np.float32)})
+            found.append(_least(run, runs, watch))
+    return found
 
-    In steps there are as many layers as no cache holds together: what small matrices lose as they are read counts too.
+
+def _layer_times(bits: int, threads: int, counts: tuple[int, int], befores: Sequence[int], watch: Watch) -> list[float]:
+    """Return the least seconds of a layer, after each number of tokens: with a chunk of a prompt, and then with one.
+
+    ``counts`` are the layers that there are, for the two.
     """
-    weights = 2 * _WIDTH * _WIDTH + 2 * _WIDTH * 64 * _KV_HEADS + 3 * _WIDTH * _INTERMEDIATE
-    count = uncached() // (weights * bits // 8) + 1
-    (chunk,), (step,) = _layer_times(bits, 8, threads, CHUNK, (0,)), _layer_times(bits, count, threads, 1, (0,))
-    return beside(Times(chunk, step), weights, rate, attending, _WIDTH, before=0)
+    return [
+        seconds
+        for tokens, count in zip((CHUNK, 1), counts, strict=True)
+        for seconds in _layer_seconds(bits, count, threads, tokens, befores, watch)
+    ]
 
 
-def _layer_times(bits: int, count: int, threads: int, tokens: int, befores: Sequence[int]) -> list[float]:
-    """Return the least seconds of a layer of ``count`` with so many tokens, after each number of others."""
+def _layer_seconds(
+    bits: int, count: int, threads: int, tokens: int, befores: Sequence[int], watch: Watch
+) -> Iterator[float]:
     capacity = max(befores) + tokens
     with held(_layers(bits, count, capacity)) as path:
         session = engine.start(path, threads, "cpu", spin=True)
@@ -119,23 +143,17 @@ def _layer_times(bits: int, count: int, threads: int, tokens: int, befores: Sequ
             value = engine.load().OrtValue.ortvalue_from_numpy(cache)
             binding.bind_ortvalue_input(f"past.{name}", value)
             binding.bind_ortvalue_output(name, value)
-        found = []
         for total in (before + tokens for before in befores):
             binding.bind_cpu_input("last", np.array([total - 1], np.int32))
             binding.bind_cpu_input("total", np.array([total], np.int32))
-            run = partial(session.run_with_iobinding, binding)
-            _seconds(run)
-            found.append(min(_seconds(run) for _ in range(_ANSWER_ROUNDS)) / count)
-    return found
+            runs = _ANSWER_RUNS if tokens == 1 else _PROMPT_RUNS
+            yield _least(partial(session.run_with_iobinding, binding), runs, watch) / count
 
 
-def _time(graph: Pieces, columns: int, threads: int, tokens: int, rounds: int) -> float:
-    """Return the least seconds of a run with so many tokens, the first of which is not counted."""
-    with held(graph) as path:
-        session = engine.start(path, threads, "cpu", spin=True)
-        run = partial(session.run, None, {"x0": np.full((1, tokens, columns), 0.01, np.float32)})
-        _seconds(run)
-        return min(_seconds(run) for _ in range(rounds))
+def _least(run: Callable[[], object], runs: int, watch: Watch) -> float:
+    """Return the least seconds of so many runs after the first, which allocates."""
+    _seconds(run)
+    return watch.least(partial(_seconds, run), runs)
 
 
 def _seconds(run: Callable[[], object]) -> float:

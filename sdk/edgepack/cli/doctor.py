@@ -53,9 +53,13 @@ def show(report: DoctorReport) -> None:
 def _engines(report: DoctorReport) -> Table:
     from rich.text import Text
 
+    from edgepack.device.engine import variant
+
     rows = table("", "engine", "devices", "KV cache", "")
     for name, support in report.runtimes.items():
         engine = support.package or support.version or "-"
+        if chosen := variant(engine, support.version or ""):
+            engine += f", {chosen}"
         if support.devices:
             kv = ", ".join(support.kv_caches)
             rows.add_row(name, engine, ", ".join(support.devices), kv, Text("ready", "green"))

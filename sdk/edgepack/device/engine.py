@@ -25,8 +25,8 @@ class Speed:
     ``rates`` are those of matrices by the name of a scheme or of an element type, as manifests have them; those of
     what makes the logits, where a scheme stores it otherwise, by the scheme's name and ".head"; that of a value of a
     query with one before it, in the cache, by "attention". ``layer`` are the seconds of a layer beside its products:
-    of a token in a prompt, and of a step of an answer. ``settled`` says that no other program disturbed; ``tries``
-    counts the measurements of which this is the best.
+    of a token in a prompt, and of a step of an answer. ``settled`` says that no other program disturbed, and that all
+    was found twice; ``tries`` counts the measurements of which this is the best.
     """
 
     threads: int
@@ -78,6 +78,11 @@ class Engine:
     reason: str | None
     used: bool
 
+    @property
+    def variant(self) -> str:
+        """The variant for this processor that an engine of several took, else ""."""
+        return variant(self.installed or "", self.version or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -95,6 +100,13 @@ class Options:
     chunk: int = 128
     repack: bool | None = None
     spin: bool | None = None
+
+
+def variant(installed: str, version: str) -> str:
+    """Return what the version of a loaded engine has after the build that is installed: "0.3.36+x86.64.g1a2b3c4d" and
+    "0.5.0-dev+x86.64.g1a2b3c4d.zen4" give "zen4"; else ""."""
+    _, _, build = installed.partition("+")
+    return version.partition(f"+{build}.")[2] if build else ""
 
 
 def older(version: str | None, floor: str) -> bool:

@@ -1,7 +1,7 @@
 """How fast a runtime computes here: asked in a child process once it is known to run, and remembered.
 
 Run as ``python -m edgepack.isolation.timing <name>``, with a ``Question`` as JSON on standard input. What
-another program disturbed is measured again by the next process, a few times, and the best of it is kept: others only
+is not certain is used, and measured again by the next process, a few times, and the best of it is kept: others only
 make a product slower. Where nothing can be remembered nothing is measured, since each start would pay for it.
 """
 
@@ -25,12 +25,12 @@ from edgepack.errors import EdgepackError
 from edgepack.isolation import process
 
 TRIES: Final = 3
-"""Measurements beside busy programs before the best of them must do."""
+"""Measurements that are not certain before the best of them must do."""
 
-_TIMEOUT_S: Final = 30.0
+_TIMEOUT_S: Final = 120.0
 
-_ENOUGH_S: Final = 3.0
-"""No product is begun after so many seconds, as on a slow device with many types."""
+_ENOUGH_S: Final = 6.0
+"""No product is begun after so many seconds, as on a slow device with many types; and none is measured again."""
 
 _BUSY_S: Final = 2.0
 """The same beside busy programs, where a measurement takes many times as long and says little."""
@@ -98,10 +98,8 @@ def main() -> None:
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
     engine, speed, threads = runtime.find(sys.argv[1]), None, asked.hardware.threads
     if isinstance(engine, runtime.Timed):
-        before = look()
-        limit_s = _BUSY_S if disturbs(taken(began, before), threads) else _ENOUGH_S
+        limit_s = _BUSY_S if disturbs(taken(began, look()), threads) else _ENOUGH_S
         speed = engine.speed(asked.hardware, asked.schemes, limit_s)
-        speed = speed and replace(speed, settled=not disturbs(taken(before, look()), threads))
     answer.write(msgspec.json.encode(speed))
     answer.flush()
     os._exit(0)  # as after a probe

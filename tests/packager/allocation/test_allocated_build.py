@@ -42,6 +42,7 @@ def test_its_recipe_gives_the_same_files_again_and_an_edited_one_others(allocate
     (tmp_path / FILE).write_text(re.sub(r'(?m)^("layers.0.mlp.down" += )"\w+"', r'\1"8bit"', text), "utf-8")
     same = build(DEMO, Recipe(("mlx",), (), table=str(allocated.path / FILE)), tmp_path / "same")
     other = build(DEMO, Recipe(("mlx",), (), table=str(tmp_path / FILE)), tmp_path / "other")
+    assert (same.manifest.producer.recipe["recipe"], same.manifest.producer.recipe["calibrate"]) == (1, "built-in")
     assert payload(same, "mlx-5.5bits") == payload(allocated, "mlx-5.5bits")
     assert payload(other, "mlx-5.5bits")["model.safetensors"] != payload(allocated, "mlx-5.5bits")["model.safetensors"]
     lines = (same.path / FILE).read_text("utf-8").splitlines()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import golden_models
 import numpy as np
@@ -54,14 +52,17 @@ def measured(demo: Weights) -> tuple[Model, Sensitivity]:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> list[int]:
-    """What the demo model was not trained on, and no calibration has."""
-    lines = Path("examples/demo_model/held_out.jsonl").read_text("utf-8").splitlines()
-    said = [json.loads(line) for line in lines]
-    return ids("\n".join(f"{each['question']} {each['answer']}" for each in said if "question" in each))[0]
+def others() -> list[list[int]]:
+    """Windows of the same text that nothing is measured on."""
+    windows = ids(read(BUILT_IN).text)
+    return [windows[len(windows) // 4], windows[3 * len(windows) // 4]]
 
 
-def kl(weights: Weights, other: Weights, text: list[int]) -> float:
+def kl(weights: Weights, other: Weights, texts: list[list[int]]) -> float:
+    return float(np.mean([_kl(weights, other, text) for text in texts]))
+
+
+def _kl(weights: Weights, other: Weights, text: list[int]) -> float:
     logs = []
     for each in (weights, other):
         logits = reference.logits(each, text).astype(np.float64)
@@ -75,12 +76,12 @@ def ranks(values: list[float]) -> list[int]:
 
 
 def test_the_order_of_losses_is_told_and_chance_is_heard(
-    demo: Weights, measured: tuple[Model, Sensitivity], held_out: list[int]
+    demo: Weights, measured: tuple[Model, Sensitivity], others: list[list[int]]
 ) -> None:
     model, found = measured
     slots = targets.find("mlx").slots(demo.decoder, demo.dtype)[::2]
     form = "4bit"
-    true = [kl(demo, Rounded(demo, model, "mlx", dict.fromkeys(slot.tensors, form)), held_out) for slot in slots]
+    true = [kl(demo, Rounded(demo, model, "mlx", dict.fromkeys(slot.tensors, form)), others) for slot in slots]
     names = list(found.gains)
     mixed = Sensitivity(dict(zip(names, np.roll(list(found.gains.values()), 9).tolist(), strict=True)))
     told, wrong = (
@@ -94,7 +95,7 @@ def test_the_order_of_losses_is_told_and_chance_is_heard(
 
 @pytest.mark.parametrize("target", targets.names())
 def test_the_whole_loss_is_told_to_a_factor(
-    target: str, demo: Weights, measured: tuple[Model, Sensitivity], held_out: list[int]
+    target: str, demo: Weights, measured: tuple[Model, Sensitivity], others: list[list[int]]
 ) -> None:
     model, found = measured
     chosen = targets.find(target)
@@ -102,10 +103,10 @@ def test_the_whole_loss_is_told_to_a_factor(
     allocator = Allocator(model, demo, found)
     bits = 5.6 if target == "onnx" else 5.0
     made = allocator.allocate(request, goals.Bits("", bits))
-    true = kl(demo, Rounded(demo, model, target, made.request.forms), held_out)
+    true = kl(demo, Rounded(demo, model, target, made.request.forms), others)
     assert 1 / 3 < made.loss / true < 3
     smallest = {name: next(iter(slot.forms)) for slot in made.slots for name in slot.tensors}
-    assert true < kl(demo, Rounded(demo, model, target, smallest), held_out)
+    assert true < kl(demo, Rounded(demo, model, target, smallest), others)
 
 
 def test_factors_give_back_the_sums_that_were_measured() -> None:

@@ -50,6 +50,18 @@ def test_the_list_says_what_is_here_what_runs_and_which_is_used(capsys: pytest.C
     ]
 
 
+def test_the_list_says_which_variant_of_several_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VERSIONS, "edgepack-llama", "0.3.36+arm64.g0a1b2c3d")
+    found = selfcheck.Verdict(("cpu",), "0.5.0-dev+arm64.g0a1b2c3d.armv8.2_2")
+    monkeypatch.setattr(selfcheck, "verdict", lambda engine: found)
+    assert main(["engine", "list"]) == 0
+    own, _, wheel = capsys.readouterr().out.splitlines()[1:4]
+    assert own.endswith("runs on cpu, its variant armv8.2_2")
+    assert wheel.endswith("runs on cpu")
+
+
 def test_a_preference_holds_until_it_is_freed(capsys: pytest.CaptureFixture[str]) -> None:
     assert used(capsys) == "edgepack-llama"
     assert main(["engine", "use", "xllamacpp"]) == 0

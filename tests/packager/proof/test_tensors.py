@@ -64,6 +64,25 @@ def test_damage_is_caught_at_any_width(damage: str, target: str, scheme: str, de
     assert any(" of layers." in each or " of embedding" in each for each in found)
 
 
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize(("target", "scheme"), [("gguf", "q4_k_m"), ("gguf", "q4_0"), ("onnx", "int4_mixed")])
+def test_the_parts_that_are_read_at_a_time_change_no_figure(
+    target: str, scheme: str, weighed: bool, demo: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = targets.find(target)
+    shapes = {name: shape for name, shape in demo.decoder.tensors() if len(shape) == 2}
+    counts = {name: np.linspace(1, 2, shape[1], dtype=np.float32) for name, shape in shapes.items()} if weighed else {}
+    model = Model("judged", demo.decoder, demo.dtype)
+    write(Damaged(demo, DAMAGE["one layer x 1.1"]), [Request(chosen, scheme, scheme)], tmp_path, model)
+    read: list[int] = []
+    whole = tensors.prove(chosen, tmp_path / f"{target}-{scheme}", demo, read.append, counts)
+    once = len(read)
+    monkeypatch.setattr(tensors, "PART", 1)
+    parts = tensors.prove(chosen, tmp_path / f"{target}-{scheme}", demo, read.append, counts)
+    assert len(read) > 3 * once
+    assert parts == whole
+
+
 @pytest.mark.parametrize("quant", ["q4", "q8", "f16"])
 @pytest.mark.parametrize("name", ORACLE_MODELS)
 def test_a_sound_variant_of_every_family_holds(name: str, quant: str, tmp_path: Path) -> None:

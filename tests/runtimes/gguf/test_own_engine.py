@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepack_runtimes.gguf import own
+from edgepack.errors import EngineMissingError
+from edgepack_runtimes.gguf import abi, log, own
+from edgepack_runtimes.gguf import library as gguf_library
 
 COMPILER = shutil.which("cc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -77,6 +79,35 @@ def test_nothing_comes_from_the_working_folder_or_the_environment(
     monkeypatch.setenv("GGML_BACKEND_PATH", str(library(tmp_path, "libggml-cpu-zen4.so", CPU, "-DSCORE=512")))
     own.load(native, tmp_path / "lib")
     assert loaded(native) == ["libggml-cpu-x64.so"]
+
+
+def test_what_ggml_tells_of_a_variant_that_is_loaded_goes_to_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+    #include <stdio.h>
+    static void (*tell)(int, const char *, void *);
+    void llama_log_set(void (*to)(int, const char *, void *), void *data) { tell = to; }
+    int llama_max_devices(void) { return 1; }
+    const char *llama_version(void) { return "0"; }
+    const char *ggml_version(void) { return "0"; }
+    void *ggml_backend_load(const char *path) {
+        if (tell) tell(2, "loaded\\n", 0); else fprintf(stderr, "loaded\\n");
+        return tell;
+    }
+    """
+    text += LLAMA[LLAMA.index("struct params ggml") :].replace("memset(&p, 0, sizeof p);", "p = (struct params) {0};")
+    path = library(tmp_path, "libllama.so", text)
+    library(tmp_path, "libggml-cpu-x64.so", CPU, "-DSCORE=1")
+
+    def declare(native: ctypes.CDLL, _: object) -> None:
+        native.llama_version.restype = native.ggml_version.restype = ctypes.c_char_p
+
+    monkeypatch.setattr(gguf_library, "locate", lambda engine: path)
+    monkeypatch.setattr(abi, "declare", declare)
+    with log.lines() as told, pytest.raises(EngineMissingError, match=r"reports llama\.cpp 0 "):
+        gguf_library.load(gguf_library.ENGINES[0])
+    assert told == ["loaded"]
 
 
 def test_a_processor_without_a_variant_is_a_reason(tmp_path: Path) -> None:

@@ -42,16 +42,25 @@ def q5(blocks: Bytes, units: Float32, values: Float32) -> None:
 
 @compiled
 def q6(blocks: Bytes, units: Float32, values: Float32) -> None:
-    """The low four bits of all levels, their high two, sixteen scales of 8 bits, and the unit."""
+    """The low four bits of all levels, their high two, sixteen scales of 8 bits, and the unit.
+
+    A byte of the high bits has those of four levels, 32 apart.
+    """
+    levels = np.empty(256, np.uint8)
     for b in range(len(blocks)):
+        for half in range(2):
+            low, high = blocks[b, 64 * half : 64 * half + 64], blocks[b, 128 + 32 * half : 160 + 32 * half]
+            four = levels[128 * half : 128 * half + 128]
+            for i in range(32):
+                four[i] = low[i] & 15 | (high[i] & 3) << 4
+                four[32 + i] = low[32 + i] & 15 | (high[i] >> 2 & 3) << 4
+                four[64 + i] = low[i] >> 4 | (high[i] >> 4 & 3) << 4
+                four[96 + i] = low[32 + i] >> 4 | high[i] >> 6 << 4
         for group in range(16):
             scale = units[b, 0] * np.float32(np.int8(blocks[b, 192 + group]))
-            half, part, start = group // 8, group % 8 // 2, group % 2 * 16
-            low, high = half * 64 + part % 2 * 32 + start, 128 + half * 32 + start
+            ours, own = values[b, 16 * group : 16 * group + 16], levels[16 * group : 16 * group + 16]
             for i in range(16):
-                four = blocks[b, low + i] >> part // 2 * 4 & 15
-                level = four | (blocks[b, high + i] >> 2 * part & 3) << 4
-                values[b, group * 16 + i] = scale * np.float32(np.int32(level) - 32)
+                ours[i] = scale * (np.float32(own[i]) - np.float32(32))
 
 
 @inlined

@@ -162,17 +162,16 @@ def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes)
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
     """Return float32 [rows, columns] = q * scale + bias of bytes laid out as ``quantize`` does."""
-    rows, groups = scales.shape
-    levels = _unpacked(packed, bits)
-    values = levels.reshape(rows, groups, -1).astype(np.float32)
-    values *= scales[:, :, None]
-    values += biases[:, :, None]
-    return values.reshape(rows, -1)
+    from edgepack_packager.targets import unpacking
+
+    values = np.empty((scales.size, packed.size * 8 // bits // scales.size), np.float32)
+    unpacking.affine(packed.reshape(-1), bits, scales.reshape(-1), biases.reshape(-1), values)
+    return values.reshape(len(packed), -1)
 
 
 # Eight levels are 64 bits, a byte each, and lie in as many bytes as a level has bits: the first in the lowest bits, the
 # next above it, as in one long little-endian number. Of two neighbours in one word of 16, 32 and then 64 bits the upper
-# one moves down to the lower, or back.
+# one moves down to the lower.
 _LOWER = (np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF))
 
 
@@ -189,23 +188,6 @@ def _joined(levels: Bytes, bits: int) -> Bytes:
         eight = eight & lower | (eight & ~lower) >> np.uint64((8 - bits) << doubling)
     joined: Bytes = eight[:, :, None].view(np.uint8)[:, :, :bits].reshape(len(levels), -1)
     return joined
-
-
-def _unpacked(packed: Bytes, bits: int) -> Bytes:
-    """Return the levels [n, bytes * 8 / bits] of bytes as ``_joined`` makes them."""
-    if bits == 8:
-        return packed
-    if bits == 4:
-        return np.stack((packed & 0x0F, packed >> 4), axis=-1)
-    eights = packed.reshape(len(packed), -1, bits)
-    whole = np.zeros((*eights.shape[:2], 8), np.uint8)
-    whole[:, :, :bits] = eights
-    eight = whole.view("<u8")[:, :, 0]
-    for doubling in (2, 1, 0):
-        keep = np.uint64(sum((1 << (bits << doubling)) - 1 << start for start in range(0, 64, 16 << doubling)))
-        eight = eight & keep | (eight & ~keep) << np.uint64((8 - bits) << doubling)
-    levels: Bytes = eight.view(np.uint8)
-    return levels
 
 
 def round_to(values: Float32, kind: Float) -> tuple[NDArray[np.generic], bool]:

@@ -26,15 +26,6 @@ _POSITIONS = np.array([1, 0.5, 0, -0.5, -1, -1.5], np.float32)
 
 Codes = NDArray[np.uint8]
 
-# What a byte's codes, two of 4 bits or four of 2, are in steps of the scale: float32 side by side, in a complex number.
-_STEPS = {
-    bits: np.array(
-        [[(byte >> shift) % 2**bits - 2 ** (bits - 1) for shift in range(0, 8, bits)] for byte in range(256)],
-        np.float32,
-    ).view(carrier)[:, 0]
-    for bits, carrier in ((4, np.complex64), (2, np.complex128))
-}
-
 
 def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32]:
     """Quantise rows [n, columns]: codes uint8 [n, blocks, bytes of a block] and scales float32 [n, blocks].
@@ -81,16 +72,10 @@ def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32) -> No
 
 def dequantize(codes: Codes, scales: Float32, columns: int, bits: int) -> Float32:
     """Return the rows that ``codes`` [n, blocks, bytes] and ``scales`` [n, blocks] stand for: float32 [n, columns]."""
-    values = np.empty((*codes.shape[:2], codes.shape[2] * 8 // bits), np.float32)
-    step = max(1, _RUN // codes.shape[1])
-    for start in range(0, len(codes), step):
-        part = slice(start, start + step)
-        if bits < 8:
-            steps = _STEPS[bits]
-            np.take(steps, codes[part], out=values[part].view(steps.dtype), mode="clip")
-        else:
-            np.subtract(codes[part], np.float32(2 ** (bits - 1)), out=values[part])
-        values[part] *= scales[part, :, None]
+    from edgepack_packager.targets import unpacking
+
+    values = np.empty((scales.size, codes.shape[2] * 8 // bits), np.float32)
+    unpacking.signed(codes.reshape(-1), bits, scales.reshape(-1), values)
     return values.reshape(len(codes), -1)[:, :columns]
 
 
