@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -144,7 +145,8 @@ def _results(
             if target in PEERS:
                 result = _measure_peer(subject, target, asked, tools, scratch / "peer")
             else:
-                result = _measure(subject, *scheme.split(":"), scratch=scratch / "variant")
+                of, _, how = asked.partition(":")
+                result = _measure(subject, target, of, cast(Scales, how or "own"), scratch / "variant")
             place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
             print(place.read_text(), flush=True)
         yield msgspec.json.decode(place.read_bytes(), type=Result)
@@ -179,7 +181,7 @@ def _in_memory(weights: Weights) -> InMemory:
     return InMemory(weights.decoder, weights.dtype, tensors)
 
 
-def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *, scratch: Path) -> Result:
+def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
     request = _request(subject, target, scheme, how)
     (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
