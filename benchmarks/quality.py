@@ -46,7 +46,10 @@ from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
 SCHEMES = {
-    "gguf": ("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "=q4_k_m", "q5_k_m", "q5_k_m:cal", "q8_0"),
+    "gguf": (
+        *("q2_k:cal", "iq3_s:cal", "q3_k_m", "q3_k_m:cal", "iq4_xs", "iq4_xs:cal", "iq4_nl", "iq4_nl:cal"),
+        *("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "=q4_k_m", "q5_k_m", "q5_k_m:cal", "q8_0"),
+    ),
     "onnx": ("int4", "int4:cal", "int4_mixed", "int4_mixed:cal", "=int4_mixed", "int8"),
     "mlx": ("4bit", "4bit:cal", "4bit_mixed", "4bit_mixed:cal", "=4bit_mixed", "8bit"),
 }

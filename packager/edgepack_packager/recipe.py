@@ -158,6 +158,11 @@ class Recipe:
             return request
         scheme = target.scheme(quant, model)
         searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
+        if scheme in target.needs_calibration and not searched:
+            raise UsageError(
+                f"{target.name}:{scheme} makes nonsense of a model unless a text chooses its scales.",
+                hint="Add --calibrate built-in, or a text of your own.",
+            )
         return Request(target, quant, scheme, searched)
 
     def _given(self, given: Table | None, model: Model) -> Iterator[Request]:
