@@ -20,11 +20,8 @@ from quality import InMemory, Subject, compare, from_reference, subject_of
 
 from edgepack_packager import calibration, targets
 from edgepack_packager.allocation import Allocator, goals, sensitivity
-from edgepack_packager.calibration.text import BUILT_IN
 from edgepack_packager.checkpoint.weights import Float32, row_blocks
-from edgepack_packager.seal import text_of, tokenizer_of
 from edgepack_packager.targets import Model, Request, Target
-from edgepack_packager.text.compiled import compiled
 
 
 def main() -> None:
@@ -39,14 +36,13 @@ def main() -> None:
     asked = parser.parse_args()
     subject = subject_of("model", asked.folder, asked.text, asked.tokens)
     target, began = targets.find(asked.target), time.process_time()
-    tokenizer = tokenizer_of(compiled(text_of(subject.model)))
-    passes = calibration.passes(calibration.text.read(BUILT_IN), tokenizer, subject.model.decoder.context)
+    passes = subject.passes
     model = replace(subject.model, importance=calibration.importance(subject.weights, passes))
     counted = time.process_time()
     measured = sensitivity.measure(subject.weights, model, sensitivity.texts(passes))
     gained = time.process_time()
     allocator = Allocator(model, subject.weights, measured)
-    request = Request(target, "", target.scheme("q4", model), True, called="fit")
+    request = Request(target, "", target.scheme("q4", model), "calibrated", called="fit")
     allocator.allocate(request, goals.Bits("", asked.bits[0]))
     chosen = time.process_time()
     spent = ", ".join(

@@ -4,12 +4,12 @@
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
         [--tokens 4096] [--write docs/quality.md]
 
-":cal" after a scheme calibrates it with the built-in text, "=" before it chooses the bits of each matrix in its bytes,
-and a goal ("5bits") in the goal's. The text's first tokens are read in windows that start anew.
-The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on one thread, with
-an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference with what their
-files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run goes on. One core:
-10 CPU seconds for 300 tokens and a scheme of SmolLM2.
+":searched" after a scheme searches for its scales, ":calibrated" by what the built-in text uses; "=" before it chooses
+the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. The text's first tokens are read in windows
+that start anew. The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on
+one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference
+with what their files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run
+goes on. One core: 10 CPU seconds for 300 tokens and a scheme of SmolLM2.
 """
 
 from __future__ import annotations
@@ -40,18 +40,21 @@ from edgepack_packager.checkpoint import CONFIG, open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.seal import text_of, tokenizer_of
-from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets import Model, Request, Scales
 from edgepack_packager.text import read_text
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
+_WAYS = ("", ":searched", ":calibrated")
 SCHEMES = {
     "gguf": (
-        *("q2_k:cal", "iq3_s:cal", "q3_k_m", "q3_k_m:cal", "iq4_xs", "iq4_xs:cal", "iq4_nl", "iq4_nl:cal"),
-        *("q4_0", "q4_0:cal", "q4_k_m", "q4_k_m:cal", "=q4_k_m", "q5_k_m", "q5_k_m:cal", "q8_0"),
+        *("q2_k:calibrated", "iq3_s:calibrated"),
+        *(f"{name}{way}" for name in ("q3_k_m", "iq4_xs", "iq4_nl") for way in ("", ":calibrated")),
+        *(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS),
+        *("=q4_k_m", "q8_0"),
     ),
-    "onnx": ("int4", "int4:cal", "int4_mixed", "int4_mixed:cal", "=int4_mixed", "int8"),
-    "mlx": ("4bit", "4bit:cal", "4bit_mixed", "4bit_mixed:cal", "=4bit_mixed", "8bit"),
+    "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
+    "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
 }
 WINDOW = 1024
 SLICE = 128
@@ -87,8 +90,8 @@ class Subject:
     @cached_property
     def passes(self) -> list[list[Sequence[int]]]:
         """The built-in text's windows, which are not what it is judged by."""
-        tokenizer = tokenizer_of(compiled(text_of(self.model)))
-        return calibration.passes(calibration.text.read(BUILT_IN), tokenizer, self.model.decoder.context)
+        side, corpus = compiled(text_of(self.model)), calibration.text.read(BUILT_IN)
+        return calibration.passes(corpus, tokenizer_of(side), self.model.decoder.context, side, None)
 
     @cached_property
     def calibrated(self) -> Model:
@@ -162,9 +165,9 @@ def _in_memory(weights: Weights) -> InMemory:
     return InMemory(weights.decoder, weights.dtype, tensors)
 
 
-def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *, scratch: Path) -> Result:
+def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
-    request = _request(subject, target, scheme, calibrated)
+    request = _request(subject, target, scheme, how)
     (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
     folder, decoder = scratch / request.id, subject.model.decoder
     weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
@@ -185,7 +188,7 @@ def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *
     return Result(
         model=subject.name,
         target=target,
-        scheme=f"{scheme}, calibrated" if calibrated else scheme.replace("=", "in the bytes of "),
+        scheme=scheme.replace("=", "in the bytes of ") if how == "own" else f"{scheme}, {how}",
         tokens=len(kl),
         bytes=size,
         bits=written.bits(decoder),
@@ -199,14 +202,14 @@ def _measure(subject: Subject, target: str, scheme: str, calibrated: str = "", *
     )
 
 
-def _request(subject: Subject, target: str, scheme: str, calibrated: str) -> Request:
+def _request(subject: Subject, target: str, scheme: str, how: Scales) -> Request:
     chosen, model = targets.find(target), subject.model
     goal = goals.read(scheme)
     if scheme.startswith("="):
         goal = Size(scheme, chosen.measure(model.decoder, model.dtype, scheme[1:]).data_bytes)
     if goal is None:
-        return Request(chosen, scheme, scheme, bool(calibrated))
-    request = Request(chosen, scheme, chosen.scheme("q4", model), calibrated=True, called="allocated")
+        return Request(chosen, scheme, scheme, how)
+    request = Request(chosen, scheme, chosen.scheme("q4", model), "calibrated", called="allocated")
     return subject.allocator.allocate(request, goal).request
 
 

@@ -18,6 +18,7 @@ from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
 from edgepack_packager import adapters, calibration, coarse, families, proof, reference, seal, source, work
 from edgepack_packager.allot import Allotment
+from edgepack_packager.arithmetic.repeatable import REPEATABLE
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
@@ -97,7 +98,8 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         if any(request.target.kv_cache == "q8" for request in ready.requests):
             progress.stage("Measuring keys and values", weights.decoder.n_layers)
             ids = probe.calibration(weights.decoder, ready.vectors)
-            model = replace(model, cache_scales=reference.cache_scales(weights, ids, progress.advance))
+            scales = reference.cache_scales(weights, ids, progress.advance, REPEATABLE)
+            model = replace(model, cache_scales=scales)
         if ready.corpus is not None:
             progress.stage(f"Calibrating with {ready.corpus.name}", weights.decoder.n_layers * len(ready.passes))
             model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))

@@ -68,7 +68,7 @@ class Prepared:
         """
         if self.held_out is None or not request.calibrated or request.forms:
             return None
-        return None if request.scheme in request.target.needs_calibration else replace(request, calibrated=False)
+        return None if request.scheme in request.target.needs_calibration else replace(request, scales="own")
 
     @property
     def size(self) -> int:
@@ -159,7 +159,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     requests = recipe.requests(model, given)
     named = recipe.text(given)
     corpus = None if named is None else calibration.text.read(named)
-    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context)
+    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context, text, vectors.chat)
     judged = None
     if not recipe.unproven:
         payloads = len(requests) + sum(each.calibrated for each in requests)

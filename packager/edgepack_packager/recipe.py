@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from edgepack.bundle.manifest import Chat
 from edgepack.errors import UsageError
@@ -15,7 +16,9 @@ from edgepack_packager.allocation import goals
 from edgepack_packager.allocation.goals import Goal
 from edgepack_packager.allocation.table import Table
 from edgepack_packager.calibration.text import BUILT_IN
-from edgepack_packager.targets import CALIBRATED_BITS, FixesKvCache, Model, Request, Target
+from edgepack_packager.targets import CALIBRATED_BITS, SUFFIXES, FixesKvCache, Model, Request, Scales, Target
+
+Quality = Literal["plain", "searched", "calibrated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,10 @@ class Recipe:
     variant may lose on text, in nats (None: what it loses is only reported). ``no_chat`` leaves the chat templates out:
     the bundle continues texts. ``draft`` names another model, which is packed alike and guesses what this one says.
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
-    ``calibrate`` is the text that tells which errors count, a file or ``calibration.text.BUILT_IN``: with it all
-    schemes of fewer than 8 bits are searched for the scales that lose least.
+    ``quality`` is what chooses the scales of all schemes of fewer than 8 bits: "plain", the rule of their peers, so
+    that those without any are refused; "searched", their least squared error; "calibrated", that error weighed by what
+    a text uses; None, what each scheme has by its name. ``calibrate`` is that text, a file or
+    ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated), and asks for it.
     ``receipt`` is the text that variants are judged on, a file or ``proof.held_out.BUILT_IN``; None measures as much of
     the built-in one as takes seconds.
     Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
@@ -55,6 +60,7 @@ class Recipe:
     thinks: bool = False
     adapters: tuple[str, ...] = ()
     calibrate: str | None = None
+    quality: Quality | None = None
     receipt: str | None = None
     table: str | None = None
 
@@ -73,9 +79,21 @@ class Recipe:
             raise UsageError(
                 "A goal was given with --unproven, which runs no reference to choose by.", hint="Leave one of them out."
             )
-        if self.calibrate is not None and self.unproven:
+        if self.quality in ("plain", "searched") and (self.table is not None or any(map(self.goal, self.quants))):
             raise UsageError(
-                "--calibrate was given with --unproven, which runs no reference.", hint="Leave one of them out."
+                f"--quality {self.quality} was given with a goal or a recipe, whose scales a text chooses.",
+                hint="Leave one of them out.",
+            )
+        if self.calibrate is not None and self.quality not in (None, "calibrated"):
+            raise UsageError(
+                f"--calibrate was given with --quality {self.quality}, which asks no text.",
+                hint="Leave one of them out: --calibrate means --quality calibrated.",
+            )
+        if self.calibration_text is not None and self.unproven:
+            raise UsageError(
+                f"{'--quality calibrated' if self.calibrate is None else '--calibrate'} was given with --unproven, "
+                "which runs no reference.",
+                hint="Leave one of them out, or take --quality searched.",
             )
         if self.receipt is not None and self.unproven:
             raise UsageError(
@@ -94,6 +112,11 @@ class Recipe:
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
 
+    @property
+    def calibration_text(self) -> str | None:
+        """The text that it calibrates with, by its name; None for none."""
+        return self.calibrate or (BUILT_IN if self.quality == "calibrated" else None)
+
     def goal(self, quant: str) -> Goal | None:
         """Return the goal that a quantisation is, None for a scheme. Raises as ``goals.read``."""
         return goals.read(quant.rpartition(":")[2], self.max_kl)
@@ -111,7 +134,8 @@ class Recipe:
                 hint="Take that line out, or prove it.",
             )
         if self.calibrate is not None or said in (None, BUILT_IN):
-            return self.calibrate or said or (BUILT_IN if any(map(self.goal, self.quants)) else None)
+            measured = any(map(self.goal, self.quants))
+            return self.calibrate or said or self.calibration_text or (BUILT_IN if measured else None)
         raise UsageError(
             f"{given.path if given else ''} was calibrated with {said}, which is not in it.",
             hint=f"Give the text as well, --calibrate {said}, or take the line out.",
@@ -142,28 +166,47 @@ class Recipe:
             found[request.id] = request
         for request in found.values():
             request.target.check(replace(model, forms=request.forms), request.scheme)
-        if self.calibrate is not None and not any(request.calibrated for request in found.values()):
-            raise UsageError(
-                f"Nothing of {', '.join(found)} has scales that a calibration would choose.",
-                hint=f"Leave --calibrate out, or build fewer than {CALIBRATED_BITS} bits.",
-            )
         if not found:
             raise UsageError("There is nothing to build.", hint="Name a target and a quantisation.")
+        asked = self.calibration_text is not None or self.quality == "searched"
+        if asked and all(each.scales == "own" and each.scheme not in each.target.searched for each in found.values()):
+            way = "calibration" if self.calibration_text is not None else "search"
+            option = "--quality" if self.calibrate is None else "--calibrate"
+            raise UsageError(
+                f"Nothing of {', '.join(found)} has scales that a {way} would choose.",
+                hint=f"Leave {option} out, or build fewer than {CALIBRATED_BITS} bits.",
+            )
         return list(found.values())
 
     def _request(self, target: Target, quant: str, model: Model) -> Request:
         if goal := self.goal(quant):
-            request = Request(target, quant, target.scheme("q4", model), calibrated=True, called=goal.name)
+            request = Request(target, quant, target.scheme("q4", model), "calibrated", called=goal.name)
             allocation.check(request, goal, model)
             return request
         scheme = target.scheme(quant, model)
-        searched = self.calibrate is not None and target.schemes[scheme] < CALIBRATED_BITS
-        if scheme in target.needs_calibration and not searched:
+        return Request(target, quant, scheme, self._scales(target, scheme))
+
+    def _scales(self, target: Target, scheme: str) -> Scales:
+        """Return what chooses a scheme's scales. Raises ``UsageError`` for a scheme whose scales are never plain."""
+        if self.quality == "plain" and scheme in target.searched:
+            plain = [name for name in target.schemes if name not in target.searched]
+            like = [name for name in plain if target.schemes[name] == target.schemes[scheme]]
+            raise UsageError(
+                f"--quality plain was given, and the scales of {target.name}'s {scheme} are searched.",
+                hint=f"Build --quant {target.name}:{like[0]}, or leave --quality out."
+                if like
+                else "Leave --quality out.",
+            )
+        if scheme in target.needs_calibration and self.calibration_text is None:
             raise UsageError(
                 f"{target.name}:{scheme} makes nonsense of a model unless a text chooses its scales.",
                 hint="Add --calibrate built-in, or a text of your own.",
             )
-        return Request(target, quant, scheme, searched)
+        if target.schemes[scheme] >= CALIBRATED_BITS:
+            return "own"
+        if self.calibration_text is not None:
+            return "calibrated"
+        return "searched" if self.quality == "searched" and scheme not in target.searched else "own"
 
     def _given(self, given: Table | None, model: Model) -> Iterator[Request]:
         """Yield the variants of a recipe that are for one of the targets. Raises ``UsageError`` where none is."""
@@ -177,15 +220,15 @@ class Recipe:
                 f"{given.path} has no variant for {', '.join(self.targets)}.",
                 hint=f"It has {', '.join(entry.id for entry in given.entries)}.",
             )
-        calibrated = self.text(given) is not None
+        scales: Scales = "own" if self.text(given) is None else "calibrated"
         for target, entry in found:
-            if entry.called in target.schemes or entry.called.endswith("-cal"):
+            if entry.called in target.schemes or entry.called.endswith(tuple(filter(None, SUFFIXES.values()))):
                 raise UsageError(
                     f"{given.path}: [{entry.id}] is the name of a scheme.", hint="Give it another name in the recipe."
                 )
             slots = target.slots(model.decoder, model.dtype)
             forms = given.forms(entry, slots)
-            yield Request(target, "recipe", target.scheme("q4", model), calibrated, forms, entry.called)
+            yield Request(target, "recipe", target.scheme("q4", model), scales, forms, entry.called)
 
     def _quants(self, target: str) -> list[str]:
         """Return the quantisations of a target. Raises ``UsageError`` where all are others'."""

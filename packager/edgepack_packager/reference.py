@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.bundle.decoder import Decoder, Rope
 from edgepack.errors import UsageError
+from edgepack_packager.arithmetic import FASTEST, Arithmetic
 from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks
 from edgepack_packager.targets.kv_cache import Cache, Part
 
@@ -74,23 +75,28 @@ def observe(
     texts: Sequence[Sequence[int]],
     see: Callable[[str, Float32], None],
     progress: Callable[[], None] | None = None,
+    arithmetic: Arithmetic = FASTEST,
 ) -> None:
     """Show ``see`` what every matrix is multiplied with: its name, and float32 [n, columns] for each text in turn.
 
-    ``texts`` are token ids, as many in each, which take one pass over the weights. Other arguments, memory and errors
-    as in ``hidden``.
+    ``texts`` are token ids, as many in each, which take one pass over the weights. ``arithmetic`` computes all of it.
+    Other arguments, memory and errors as in ``hidden``.
     """
 
     def shown(name: str, inputs: Float32) -> Float32:
         see(name, inputs)
         return inputs
 
-    for states in _states(weights, texts, [Reading(rounding=shown)] * len(texts), progress):
+    for states in _states(weights, texts, [Reading(rounding=shown)] * len(texts), progress, arithmetic):
         see("embedding" if weights.decoder.tied else "head", states)
 
 
 def _states(
-    weights: Weights, texts: Sequence[Sequence[int]], readings: Sequence[Reading], progress: Callable[[], None] | None
+    weights: Weights,
+    texts: Sequence[Sequence[int]],
+    readings: Sequence[Reading],
+    progress: Callable[[], None] | None,
+    arithmetic: Arithmetic = FASTEST,
 ) -> Float32:
     """Return the normed states of each text in its reading: float32 [r, n, h]."""
     decoder = weights.decoder
@@ -98,7 +104,7 @@ def _states(
         if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
             raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
-    model = _Model(weights, readings)
+    model = _Model(weights, readings, arithmetic)
     rows = {i: weights.rows("embedding", i, i + 1)[0] for i in {i for ids in texts for i in ids}}
     x = np.array([[rows[i] for i in ids] for ids in texts], np.float32) * np.float32(decoder.embedding_scale)
     with threadpool_limits(limits=1, user_api="blas"):
@@ -122,17 +128,20 @@ def columns(weights: Weights, states: Float32, readings: Sequence[Reading] = (EX
     model = _Model(weights, readings)
     with threadpool_limits(limits=1, user_api="blas"):
         for start, products in model.products("embedding" if model.decoder.tied else "head", states):
-            yield start, _softcap(products, model.decoder.logits_softcap)
+            yield start, _softcap(model.by, products, model.decoder.logits_softcap)
 
 
 def cache_scales(
-    weights: Weights, ids: Sequence[int], progress: Callable[[], None] | None = None
+    weights: Weights,
+    ids: Sequence[int],
+    progress: Callable[[], None] | None = None,
+    arithmetic: Arithmetic = FASTEST,
 ) -> dict[str, Float32]:
     """Return a scale for each channel of the keys and values, by ``layers.0.attention.k``: float32 [KV heads, d].
 
     It is ``HEADROOM`` times the largest magnitude over the ids, by 127. Two numbers of a key that a rope turns into
     each other share the length of their pair, which no position changes: a few hundred ids stand for a long context.
-    Arguments and errors as in ``hidden``.
+    Arguments and errors as in ``observe``.
     """
     decoder = weights.decoder
     scales: dict[str, Float32] = {}
@@ -144,21 +153,22 @@ def cache_scales(
             scales[f"layers.{layer}.attention.{part}"] = np.maximum(largest * np.float32(HEADROOM / 127), _TINY)
         return x
 
-    hidden(weights, ids, progress, readings=[Reading(measure)])
+    _states(weights, [ids], [Reading(measure)], progress, arithmetic)
     return scales
 
 
 def _lengths(x: Float32, half: int) -> Float32:
     """Return magnitudes [n, heads, d]: that of the pair for each element below ``2 * half``, which is turned."""
     first, second, rest = np.split(np.abs(x), [half, 2 * half], axis=-1)
-    pairs = np.hypot(first, second)
+    pairs = np.sqrt(np.square(first) + np.square(second))
     return np.concatenate([pairs, pairs, rest], axis=-1)
 
 
 class _Model:
-    """The two operations that have weights, and what is rounded."""
+    """The two operations that have weights, what is rounded, and ``by`` what arithmetic all is computed."""
 
-    def __init__(self, weights: Weights, readings: Sequence[Reading]) -> None:
+    def __init__(self, weights: Weights, readings: Sequence[Reading], by: Arithmetic = FASTEST) -> None:
+        self.by = by
         self.weights = weights
         self.readings = readings
         self.decoder = weights.decoder
@@ -180,11 +190,12 @@ class _Model:
         rounded = [reading.rounding(name, one) if reading.rounding else one for reading, one in pairs]
         inputs = np.concatenate(rounded)
         for start, stop in row_blocks(self.shapes[name]):
-            yield start, (inputs @ self.weights.rows(name, start, stop).T).reshape(*x.shape[:-1], stop - start)
+            products = self.by.product(inputs, self.weights.rows(name, start, stop))
+            yield start, products.reshape(*x.shape[:-1], stop - start)
 
     def norm(self, name: str, x: Float32) -> Float32:
         """RMSNorm over the last axis: w x / sqrt(mean(x^2) + eps)."""
-        mean: Float32 = np.mean(np.square(x), axis=-1, keepdims=True)
+        mean = self.by.total(np.square(x)) / np.float32(x.shape[-1])
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
         return normed * self.weights.rows(name, 0, x.shape[-1])
 
@@ -211,16 +222,17 @@ def _attention(model: _Model, layer: int, x: Float32) -> None:
         q, k = model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
     kind = decoder.attention(layer)
     if kind.rope:
-        rotation = _rotation(kind.rope, n)
+        rotation = _rotation(model.by, kind.rope, n)
         q, k = _rotate(q, *rotation), _rotate(k, *rotation)
     q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
     mixed = np.empty_like(q)
     hidden = _hidden_positions(n, kind.window)
     scale = np.float32(decoder.score_scale)
     for i, (head, kv_head) in product(range(r), _heads(decoder)):
-        scores = _softcap(q[i, :, head] @ k[i, :, kv_head].T * scale, decoder.attention_softcap)
+        scores = model.by.product(q[i, :, head], k[i, :, kv_head]) * scale
+        scores = _softcap(model.by, scores, decoder.attention_softcap)
         scores[hidden] = -np.inf
-        mixed[i, :, head] = _softmax(scores) @ v[i, :, kv_head]
+        mixed[i, :, head] = model.by.product(_softmax(model.by, scores), v[i, :, kv_head].T)
     output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, decoder.q_size))
     x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
 
@@ -242,18 +254,18 @@ def _mlp(model: _Model, layer: int, x: Float32) -> None:
     decoder, name = model.decoder, f"layers.{layer}.mlp"
     normed = model.norm(f"{name}.norm", x)
     gate = model.linear(f"{name}.gate", normed)
-    inner = _silu(gate) if decoder.activation == "silu" else _gelu_tanh(gate)
+    inner = _silu(model.by, gate) if decoder.activation == "silu" else _gelu_tanh(model.by, gate)
     inner *= model.linear(f"{name}.up", normed)
     output = model.linear(f"{name}.down", inner)
     x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
 
 
-def _rotation(rope: Rope, n: int) -> tuple[Float32, Float32]:
+def _rotation(by: Arithmetic, rope: Rope, n: int) -> tuple[Float32, Float32]:
     """Return the cosine and the sine of every position's angles, times the rope's magnitude: [n, 1, dim / 2] each."""
     positions = np.arange(n, dtype=np.float32)
     angles = (positions[:, None] * rope.frequencies())[:, None, :]
     magnitude = np.float32(rope.magnitude)
-    return np.cos(angles) * magnitude, np.sin(angles) * magnitude
+    return by.cos(angles) * magnitude, by.sin(angles) * magnitude
 
 
 def _rotate(x: Float32, cos: Float32, sin: Float32) -> Float32:
@@ -263,27 +275,26 @@ def _rotate(x: Float32, cos: Float32, sin: Float32) -> Float32:
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
 
 
-def _softcap(x: Float32, cap: float | None) -> Float32:
+def _softcap(by: Arithmetic, x: Float32, cap: float | None) -> Float32:
     """cap tanh(x / cap), or x without a cap."""
-    return x if cap is None else np.tanh(x / np.float32(cap)) * np.float32(cap)
+    return x if cap is None else by.tanh(x / np.float32(cap)) * np.float32(cap)
 
 
-def _gelu_tanh(x: Float32) -> Float32:
+def _gelu_tanh(by: Arithmetic, x: Float32) -> Float32:
     """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2 (arXiv:1606.08415)."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    result: Float32 = np.float32(0.5) * x * (1 + np.tanh(inner))
+    result: Float32 = np.float32(0.5) * x * (1 + by.tanh(inner))
     return result
 
 
-def _silu(x: Float32) -> Float32:
+def _silu(by: Arithmetic, x: Float32) -> Float32:
     """x / (1 + exp(-x)); exp overflows to infinity for a very negative x, whose limit is 0."""
-    with np.errstate(over="ignore"):
-        result: Float32 = x / (1 + np.exp(-x))
+    result: Float32 = x / (1 + by.exp(-x))
     return result
 
 
-def _softmax(scores: Float32) -> Float32:
+def _softmax(by: Arithmetic, scores: Float32) -> Float32:
     """Softmax over the last axis."""
-    weights: Float32 = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights = by.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= by.total(weights)
     return weights

@@ -160,6 +160,7 @@ def _producer(
     unusual |= {"recipe": 1} if recipe.table else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
+    unusual |= {"quality": recipe.quality} if recipe.quality else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
     unusual |= {"receipt": receipt.text.name} if recipe.receipt and receipt else {}
     unusual |= {"notes": list(notes)} if notes else {}

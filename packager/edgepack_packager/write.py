@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
 
+import numpy as np
+
 from edgepack.errors import BuildError
-from edgepack_packager.checkpoint.weights import Weights, blocks
+from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.targets import Model, Request, Writer, Written
 
 
@@ -47,10 +49,22 @@ def _wait(working: list[Future[None]]) -> None:
 
 def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
     folder.mkdir(parents=True)
-    model = replace(model, forms=request.forms, importance=model.importance if request.calibrated else {})
+    model = replace(model, forms=request.forms, importance=_importance(request, model))
     writer = request.target.open(folder, model, request.scheme)
     stack.callback(writer.abort)
     return writer
+
+
+def _importance(request: Request, model: Model) -> Mapping[str, Float32]:
+    """Return what errors count where a request's scales are searched: without a text, one column as much as another."""
+    match request.scales:
+        case "own":
+            return {}
+        case "searched":
+            shapes = model.decoder.tensors()
+            return {name: np.ones(shape[1], np.float32) for name, shape in shapes if len(shape) == 2}
+        case "calibrated":
+            return model.importance
 
 
 def _check_space(folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import golden_models
 import numpy as np
@@ -19,12 +21,16 @@ from edgepack_packager.build import build
 from edgepack_packager.calibration.text import BUILT_IN, Corpus, read, windows
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.draft import recipe_of
 from edgepack_packager.proof import tensors
 from edgepack_packager.proof.gates import missed
 from edgepack_packager.recipe import Recipe
+from edgepack_packager.seal import tokenizer_of
 from edgepack_packager.targets import CALIBRATED_BITS, Model, Request
 from edgepack_packager.targets.gguf.quantize import encode
 from edgepack_packager.targets.gguf.recipe import Kind
+from edgepack_packager.text import read_text
+from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
 PASSES = [[list(range(24)), list(range(100, 124))], [[5] * 24]]
@@ -54,7 +60,7 @@ def judged(
     """Write a calibrated variant of some weights; return the gates that it misses, and its weighed squared error."""
     chosen = targets.find(target)
     model = Model("judged", source.decoder, source.dtype, importance=by)
-    request = Request(chosen, scheme, scheme, calibrated=bool(by))
+    request = Request(chosen, scheme, scheme, "calibrated" if by else "own")
     write(written, [request], folder, model)
     found = missed(tensors.prove(chosen, folder / request.id, source, lambda _: None, by).findings)
     return found, weighed(chosen.read(folder / request.id, source.decoder), source, by)
@@ -90,6 +96,30 @@ def test_columns_count_as_the_mean_square_of_what_they_are_multiplied_with(tmp_p
     assert set(shapes) - set(found) <= {"embedding"}
 
 
+class Silenced:
+    """Weights of which a row of one matrix is zero."""
+
+    def __init__(self, inner: Weights, tensor: str, row: int) -> None:
+        self.decoder, self.dtype = inner.decoder, inner.dtype
+        self._inner, self._tensor, self._row = inner, tensor, row
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        rows = self._inner.rows(name, start, stop)
+        if name == self._tensor and start <= self._row < stop:
+            rows = rows.copy()
+            rows[self._row - start] = 0
+        return rows
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_a_layers_columns_count_by_that_layers_inputs(layer: int, tmp_path: Path) -> None:
+    with open_checkpoint(make_llama(tmp_path, layers=3)) as checkpoint:
+        weights = families.open_model(checkpoint)
+        found = calibration.importance(Silenced(weights, f"layers.{layer}.mlp.up", 7), PASSES)
+    least = [found[f"layers.{each}.mlp.down"][7] == 2.0**-10 for each in range(3)]
+    assert least == [each == layer for each in range(3)]
+
+
 @pytest.mark.parametrize(("target", "scheme"), searched())
 def test_a_calibrated_variant_holds_and_loses_less_where_it_counts(
     target: str, scheme: str, demo: Weights, counts: dict[str, Float32], tmp_path: Path
@@ -100,6 +130,82 @@ def test_a_calibrated_variant_holds_and_loses_less_where_it_counts(
     plain = Request(chosen, scheme, scheme)
     write(demo, [plain], tmp_path / "plain", Model("plain", demo.decoder, demo.dtype, importance=counts))
     assert error < 0.95 * weighed(chosen.read(tmp_path / "plain" / plain.id, demo.decoder), demo, counts)
+
+
+def plain() -> list[tuple[str, str]]:
+    """Every scheme whose scales a search without a text chooses, where it is asked for."""
+    return [(target, scheme) for target, scheme in searched() if scheme not in targets.find(target).searched]
+
+
+@pytest.mark.parametrize(("target", "scheme"), plain())
+def test_a_searched_variant_holds_and_loses_less(target: str, scheme: str, demo: Weights, tmp_path: Path) -> None:
+    chosen, model = targets.find(target), Model("searched", demo.decoder, demo.dtype)
+    own, request = Request(chosen, scheme, scheme), Request(chosen, scheme, scheme, "searched")
+    assert request.id == f"{own.id}-searched"
+    write(demo, [own, request], tmp_path, model)
+    assert missed(tensors.prove(chosen, tmp_path / request.id, demo, lambda _: None).findings) == []
+    errors = [weighed(chosen.read(tmp_path / each.id, demo.decoder), demo, {}) for each in (request, own)]
+    assert errors[0] < 0.995 * errors[1]
+
+
+@pytest.mark.parametrize(("target", "scheme"), [("gguf", "q4_0"), ("onnx", "int4"), ("mlx", "4bit")])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_caught_in_searched_variants(
+    damage: str, target: str, scheme: str, demo: Weights, tmp_path: Path
+) -> None:
+    chosen, model = targets.find(target), Model("searched", demo.decoder, demo.dtype)
+    request = Request(chosen, scheme, scheme, "searched")
+    write(Damaged(demo, DAMAGE[damage]), [request], tmp_path, model)
+    assert missed(tensors.prove(chosen, tmp_path / request.id, demo, lambda _: None).findings)
+
+
+def variants(*quants: str, **said: Any) -> list[str]:
+    """Return the names of what a recipe builds of the demo model for every target."""
+    with open_checkpoint(golden_models.DEMO) as checkpoint:
+        decoder = families.describe(checkpoint.config)
+        text = read_text(golden_models.DEMO, checkpoint.config, decoder)
+    recipe = Recipe(("gguf", "onnx", "mlx"), quants, **said)
+    return [request.id for request in recipe.requests(Model("demo", decoder, "f32", {}, text))]
+
+
+def test_names_say_what_chose_their_scales() -> None:
+    assert variants("q4", "q8") == variants("q4", "q8", quality=None)
+    peers = ("gguf:q4_0", "onnx:int4", "mlx:4bit")
+    assert variants(*peers) == variants(*peers, quality="plain") == ["gguf-q4_0", "onnx-int4", "mlx-4bit"]
+    assert variants(*peers, quality="searched") == ["gguf-q4_0-searched", "onnx-int4-searched", "mlx-4bit-searched"]
+    assert variants(*peers, quality="calibrated") == ["gguf-q4_0-cal", "onnx-int4-cal", "mlx-4bit-cal"]
+    # Two of the mixtures are searched by their own rule, and 8 bits never are.
+    both = ["gguf-q4_k_m-searched", "gguf-q8_0", "onnx-int4_mixed", "onnx-int8", "mlx-4bit_mixed", "mlx-8bit"]
+    assert variants("q4", "q8", quality="searched") == both
+    with pytest.raises(UsageError, match="the scales of onnx's int4_mixed are searched") as refused:
+        variants("q4", quality="plain")
+    assert "--quant onnx:int4, or" in str(refused.value.hint)
+    with pytest.raises(UsageError, match="the scales of onnx's int2 are searched"):
+        variants("gguf:q4_0", "onnx:int2", "mlx:2bit", quality="plain")
+
+
+def test_what_contradicts_a_quality_is_refused() -> None:
+    with pytest.raises(UsageError, match="--calibrate was given with --quality searched, which asks no text"):
+        Recipe(("onnx",), ("q4",), quality="searched", calibrate=BUILT_IN)
+    with pytest.raises(UsageError, match="--quality searched was given with a goal or a recipe"):
+        Recipe(("onnx",), ("4.5bits",), quality="searched")
+    with pytest.raises(UsageError, match="--quality calibrated was given with --unproven, which runs no reference"):
+        Recipe(("onnx",), ("q4",), quality="calibrated", unproven=True)
+    with pytest.raises(UsageError, match="Nothing of gguf-q8_0, onnx-int8, mlx-8bit has scales that a search would"):
+        variants("q8", quality="searched")
+
+
+def test_a_draft_takes_the_quality_that_needs_no_text() -> None:
+    for quality, drafts in (("searched", "searched"), ("plain", "plain"), ("calibrated", None)):
+        recipe = Recipe(("onnx",), ("int4",), quality=quality, draft="demo")  # type: ignore[arg-type]
+        assert recipe_of(recipe).quality == drafts
+
+
+def test_a_bundle_says_which_quality_was_asked_for(tmp_path: Path) -> None:
+    recipe = Recipe(("onnx",), ("int4", "q8"), quality="searched", unproven=True)
+    built = build("demo", recipe, tmp_path / "a.edgepack")
+    assert [variant.id for variant in built.manifest.variants] == ["onnx-int4-searched", "onnx-int8"]
+    assert built.manifest.producer.recipe["quality"] == "searched"
 
 
 @pytest.mark.parametrize(("target", "scheme"), searched())
@@ -115,7 +221,7 @@ def test_what_another_layer_counts_loses_more(
         for name in counts
     }
     chosen = targets.find(target)
-    request = Request(chosen, scheme, scheme, calibrated=True)
+    request = Request(chosen, scheme, scheme, "calibrated")
     write(demo, [request], tmp_path / "others", Model("others", demo.decoder, demo.dtype, importance=others))
     assert weighed(chosen.read(tmp_path / "others" / request.id, demo.decoder), demo, counts) > 1.02 * error
 
@@ -126,13 +232,6 @@ def test_damage_is_caught_in_calibrated_variants(
     damage: str, target: str, scheme: str, demo: Weights, counts: dict[str, Float32], tmp_path: Path
 ) -> None:
     assert judged(target, scheme, Damaged(demo, DAMAGE[damage]), demo, counts, tmp_path)[0]
-
-
-class Numbers:
-    """A tokenizer of numbers, each its own id."""
-
-    def encode(self, text: str, *, bos: bool) -> list[int]:
-        return [int(word) for word in text.split()]
 
 
 @pytest.mark.parametrize(("target", "scheme"), searched())
@@ -156,8 +255,7 @@ def test_a_scale_that_no_block_can_hold_is_refused(kind: Kind, number: float) ->
 
 def test_windows_are_spread_over_a_text() -> None:
     def of(count: int) -> list[tuple[int, int]]:
-        corpus = Corpus("numbers", " ".join(map(str, range(count))))
-        return [(each[0], len(each)) for each in windows(corpus, Numbers(), 512, 8)]  # type: ignore[arg-type]
+        return [(each[0], len(each)) for each in windows(Corpus("numbers", ""), range(count), 512, 8)]
 
     assert of(300) == [(0, 300)]
     assert of(1100) == [(0, 512), (512, 512)]
@@ -209,6 +307,13 @@ def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_ag
     assert first.id == again.id
     ids = [variant.id for variant in first.manifest.variants]
     assert ids == ["onnx-int4_mixed-cal", "onnx-int8", "gguf-q4_k_m-cal", "gguf-q8_0"]
+    evidence = json.loads((first.path / "evidence" / "onnx-int4_mixed-cal.json").read_bytes())
+    with open_checkpoint(golden_models.DEMO) as checkpoint:
+        weights = families.open_model(checkpoint)
+        text = compiled(read_text(golden_models.DEMO, checkpoint.config, weights.decoder))
+        passes = calibration.passes(read(BUILT_IN), tokenizer_of(text), weights.decoder.context, text, None)
+        statistics = calibration.importance(weights, passes)
+    assert evidence["calibration"] == {"statistics_sha256": calibration.digest(statistics)}
     said = first.manifest.producer.recipe
     assert said["calibrate"] == BUILT_IN
     assert said["calibrate_sha256"] == read(BUILT_IN).sha256

@@ -1,21 +1,28 @@
 """Calibration: what an error in each column of a matrix counts, from what a text multiplies it with.
 
 The loss that quantisation causes in a product is, to the second order, the sum over the columns of the squared error of
-the weight times the mean square of the input: writers that search for scales weigh their errors by that.
+the weight times the mean square of the input: writers that search for scales weigh their errors by that. What decides
+bytes is computed by ``arithmetic.repeatable``: the same text gives the same numbers on every host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgepack.bundle.manifest import Chat
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import reference
 from edgepack_packager.calibration import text
+from edgepack_packager.calibration.messages import Teller
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.checkpoint.weights import Float32, Weights
+from edgepack_packager.text.side import Text
 
 _WINDOW: Final = 512
 """Tokens that see each other, in a context of their own."""
@@ -28,9 +35,17 @@ _LEAST: Final = np.float32(2.0**-10)
 """Of a matrix's mean, what a column counts at least: another text may use what this one leaves still."""
 
 
-def passes(corpus: Corpus, tokenizer: Tokenizer, context: int) -> list[list[Sequence[int]]]:
-    """Return a text's windows by the passes over the weights that they take. Raises as ``text.windows``."""
-    windows = text.windows(corpus, tokenizer, min(_WINDOW, context), _WINDOWS)
+def passes(
+    corpus: Corpus, tokenizer: Tokenizer, context: int, side: Text, chat: Chat | None
+) -> list[list[Sequence[int]]]:
+    """Return a text's windows by the passes over the weights that they take.
+
+    ``side`` and ``chat`` are the model's, by whose template conversations are told. Raises as ``text.windows``, and as
+    ``messages.Teller``.
+    """
+    said = corpus.conversations
+    ids = Teller(side, chat, tokenizer).ids(said) if said else tokenizer.encode(corpus.text, bos=False)
+    windows = text.windows(corpus, ids, min(_WINDOW, context), _WINDOWS)
     return [windows[start : start + _TOGETHER] for start in range(0, len(windows), _TOGETHER)]
 
 
@@ -42,20 +57,30 @@ def importance(
     It is the mean square of their inputs over all ids, to the 8 bits of a bfloat16. A tied embedding has that of the
     head, one of its own none. ``progress`` is called after each layer of each pass. Raises as ``reference.hidden``.
     """
-    sums: dict[str, Float32] = {}
+    from edgepack_packager.arithmetic.repeatable import REPEATABLE
+
+    sums: dict[str, NDArray[np.float64]] = {}
 
     def see(name: str, inputs: Float32) -> None:
-        sums[name] = sums.get(name, np.float32(0)) + np.einsum("nc,nc->c", inputs, inputs)
+        sums[name] = sums.get(name, np.float64(0)) + REPEATABLE.squares(inputs)
 
     for texts in passes:
-        reference.observe(weights, texts, see, progress)
+        reference.observe(weights, texts, see, progress, REPEATABLE)
     return {name: _shares(total) for name, total in sums.items()}
 
 
-def _shares(squares: Float32) -> Float32:
-    mean = np.float32(squares.mean(dtype=np.float64))
+def digest(importance: Mapping[str, Float32]) -> str:
+    """Return the sha256, in hexadecimal, of the names and what their columns count, as little-endian float32."""
+    found = hashlib.sha256()
+    for name in sorted(importance):
+        found.update(f"{name} {len(importance[name])}\n".encode() + importance[name].astype("<f4").tobytes())
+    return found.hexdigest()
+
+
+def _shares(squares: NDArray[np.float64]) -> Float32:
+    mean = math.fsum(squares) / len(squares)
     if not mean > 0:
-        return np.ones_like(squares)
-    shares = np.maximum(squares / mean, _LEAST)
+        return np.ones(len(squares), np.float32)
+    shares = np.maximum((squares / mean).astype(np.float32), _LEAST)
     rounded: Float32 = ((shares.view(np.uint32) + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view(np.float32)
     return rounded

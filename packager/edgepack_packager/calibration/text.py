@@ -1,4 +1,7 @@
-"""The text that a calibration runs: the user's, or a built-in one of several languages, code and answers."""
+"""The text that a calibration runs: the user's, conversations of theirs, or a built-in text.
+
+The built-in one has several languages, code and answers.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from edgepack.errors import SourceError, brief
-from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager.calibration import messages
+from edgepack_packager.calibration.messages import Conversation
 from edgepack_packager.checkpoint.strictjson import open_plain
 
 BUILT_IN: Final = "built-in"
+
+_LINES: Final = (".jsonl", ".ndjson")
+"""How the names of files of conversations end."""
 
 _LEAST: Final = 256
 """Tokens: fewer tell more of themselves than of the model."""
@@ -24,10 +31,14 @@ _MOST_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A text to calibrate with: what it is called, its words, and the sha256 of their UTF-8 bytes."""
+    """A text to calibrate with: what it is called, its words, and the sha256 of their UTF-8 bytes.
+
+    ``conversations`` are what it holds, where it is JSON lines of messages.
+    """
 
     name: str
     text: str
+    conversations: Sequence[Conversation] = ()
 
     @property
     def sha256(self) -> str:
@@ -36,7 +47,10 @@ class Corpus:
 
 
 def read(name: str) -> Corpus:
-    """Return the built-in text, or that of a file in UTF-8. Raises ``SourceError`` for one that cannot be read."""
+    """Return the built-in text, or that of a file in UTF-8: JSON lines of messages where its name ends in .jsonl.
+
+    Raises ``SourceError`` for one that cannot be read, with the number of a line that holds no messages.
+    """
     if name == BUILT_IN:
         return Corpus(name, files(__package__).joinpath("built-in.txt").read_text("utf-8"))
     path, way = Path(name), f"Name a text file, or take --calibrate {BUILT_IN}."
@@ -45,19 +59,24 @@ def read(name: str) -> Corpus:
             data = file.read(_MOST_BYTES)
         cut = len(data) == _MOST_BYTES
         # A text that was cut may end within a character.
-        return Corpus(brief(path.name), data.decode("utf-8-sig", errors="ignore" if cut else "strict"))
+        text = data.decode("utf-8-sig", errors="ignore" if cut else "strict")
     except OSError as error:
         raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+    called = brief(path.name)
+    if path.suffix.lower() not in _LINES:
+        return Corpus(called, text)
+    if cut and "\n" in text:
+        text = text[: text.rindex("\n") + 1]  # what follows may be a part of a line
+    return Corpus(called, text, messages.read(text, called))
 
 
-def windows(corpus: Corpus, tokenizer: Tokenizer, size: int, most: int) -> list[Sequence[int]]:
-    """Return at most ``most`` windows of ``size`` ids, spread over the text; one, shorter, where it has no more.
+def windows(corpus: Corpus, ids: Sequence[int], size: int, most: int) -> list[Sequence[int]]:
+    """Return at most ``most`` windows of ``size`` of a text's ids, spread over it; one, shorter, where it has no more.
 
     Raises ``SourceError`` for a text that says too little.
     """
-    ids = tokenizer.encode(corpus.text, bos=False)
     if len(ids) < min(_LEAST, size):
         raise SourceError(
             f"{corpus.name} has {len(ids)} tokens, of which a calibration needs at least {min(_LEAST, size)}.",

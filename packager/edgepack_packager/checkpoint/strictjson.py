@@ -27,6 +27,14 @@ def parse_object(data: bytes, place: str) -> dict[str, Any]:
 
     Its texts can be written as UTF-8, and it is nested no deeper than ``MAX_DEPTH``.
     """
+    value = parse(data, place)
+    if not isinstance(value, dict):
+        raise SourceError(f"{place} holds no JSON object at its top.", hint=_AGAIN)
+    return value
+
+
+def parse(data: bytes, place: str) -> Any:
+    """Return the JSON value in ``data``, as ``parse_object`` an object."""
     try:
         # A byte order mark is what editors on Windows put before a text.
         value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
@@ -36,8 +44,6 @@ def parse_object(data: bytes, place: str) -> dict[str, Any]:
         raise _too_deep(place) from None
     except ValueError as error:
         raise SourceError(f"{place} is not valid JSON: {error}.", hint=advice(data, _AGAIN)) from None
-    if not isinstance(value, dict):
-        raise SourceError(f"{place} holds no JSON object at its top.", hint=_AGAIN)
     _check_depth(value, place)
     if re.search(rb"\\u[dD][89a-fA-F]", data):
         _check_pairs(value, place)
@@ -81,7 +87,7 @@ def open_plain(path: Path, hint: str = "Put the model's own file in its place.")
 
 
 def _check_depth(value: Any, place: str) -> None:
-    level = [value]
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         below = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
         level = [child for child in below if isinstance(child, dict | list)]

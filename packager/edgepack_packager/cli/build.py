@@ -75,7 +75,6 @@ Quants = Annotated[
 Fit = Annotated[
     list[str] | None,
     typer.Option(
-        "--fit",
         help="Choose each matrix's bits so that weights of this size, as 900MB, or a device of `edgepack fit`, as "
         "pi5-4gb at the context, lose least. Repeatable.",
         metavar="[TARGET:]SIZE|DEVICE",
@@ -86,7 +85,6 @@ Fit = Annotated[
 Bits = Annotated[
     list[float] | None,
     typer.Option(
-        "--bits",
         min=1,
         max=32,
         help="The same for so many bits a weight on average, as 4.5. Repeatable.",
@@ -135,11 +133,7 @@ Context = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        "--name",
-        help="The bundle's name. Default: the model's.",
-        metavar="NAME",
-        show_default=False,
-        rich_help_panel=WHAT,
+        help="The bundle's name. Default: the model's.", metavar="NAME", show_default=False, rich_help_panel=WHAT
     ),
 ]
 AcceptLicence = Annotated[
@@ -171,7 +165,6 @@ KvCache = Annotated[
 MaxKl = Annotated[
     float | None,
     typer.Option(
-        "--max-kl",
         help="Seal no variant that loses more on text: KL divergence from the source, in nats. Default: report it.",
         metavar="NATS",
         show_default=False,
@@ -200,12 +193,18 @@ Unproven = Annotated[
         rich_help_panel=PROOF,
     ),
 ]
+Quality = Annotated[
+    Literal["plain", "searched", "calibrated"] | None,
+    typer.Option(
+        help="What chooses the scales of fewer than 8 bits. Default: the rule of each scheme's name.",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
 Calibrate = Annotated[
     str | None,
     typer.Option(
-        "--calibrate",
-        help="Choose the scales of fewer than 8 bits by what a text uses: a file, or `built-in`.",
-        metavar="TEXT",
+        help="The text of --quality calibrated: a file, JSON lines of messages, or `built-in`.",
         show_default=False,
         rich_help_panel=WHAT,
     ),
@@ -213,9 +212,7 @@ Calibrate = Annotated[
 Receipt = Annotated[
     str | None,
     typer.Option(
-        "--receipt",
         help="Measure the loss on 8192 tokens held out: a file's, or `built-in`. Default: on fewer, where it is quick.",
-        metavar="TEXT",
         show_default=False,
         rich_help_panel=PROOF,
     ),
@@ -223,7 +220,6 @@ Receipt = Annotated[
 Adapters = Annotated[
     list[str] | None,
     typer.Option(
-        "--adapter",
         help="Merge a LoRA of PEFT or mlx-lm, its deltas times a scale. Repeatable, in order.",
         metavar="FOLDER[:SCALE]",
         show_default=False,
@@ -233,7 +229,6 @@ Adapters = Annotated[
 Draft = Annotated[
     str | None,
     typer.Option(
-        "--draft",
         metavar="MODEL",
         help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
         autocompletion=_known,
@@ -264,6 +259,7 @@ def build(
     out: Out = None,
     force: Force = False,
     context: Context = None,
+    quality: Quality = None,
     calibrate: Calibrate = None,
     kv_cache: KvCache = "f32",
     adapter: Adapters = None,
@@ -286,7 +282,7 @@ def build(
     targets = _asked(target, quants, recipe)
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
-    asked = replace(asked, table=None if recipe is None else str(recipe), receipt=receipt)
+    asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:

@@ -26,6 +26,7 @@ from edgepack.device.limits import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import KvCache, Support
 from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager import calibration
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.progress import Progress
 from edgepack_packager.proof import engine, execution, loss, outlived, probe, recalled, structure, tensors, tokens
@@ -103,6 +104,8 @@ class Prover:
         """
         trial = _Trial(request.id)
         evidence: dict[str, object] = {"variant": request.id}
+        if request.calibrated:
+            evidence["calibration"] = {"statistics_sha256": calibration.digest(self._importance)}
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
         with trial.part():
             counts = self._importance if request.calibrated else {}

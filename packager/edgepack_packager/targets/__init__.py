@@ -28,6 +28,13 @@ Activations = FloatType | int
 
 UNIFORM = ("f32", "f16", "q8", "q4")
 
+Scales = Literal["own", "searched", "calibrated"]
+"""What chooses a variant's scales: the scheme's own rule, which is its peers' where it has any; the least squared error
+of the weights; or that error weighed by what a text multiplies them with."""
+
+SUFFIXES: Mapping[Scales, str] = MappingProxyType({"own": "", "searched": "-searched", "calibrated": "-cal"})
+"""What they add to a variant's name: a scheme's alone says that its bytes are those of its own rule."""
+
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
@@ -44,8 +51,9 @@ class Model:
     config.json (empty for a proof's slice) and its text side (None for a proof's slice, which has no vocabulary).
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
-    ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name; empty
-    where nothing was calibrated. ``forms`` are the matrices that do not follow the scheme's rule.
+    ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name: where it
+    says so, scales are searched. Empty where the scheme's own rule chooses them. ``forms`` are the matrices that do not
+    follow the scheme's rule.
     """
 
     name: str
@@ -149,9 +157,10 @@ class Reader(Protocol):
 class Target(Protocol):
     """A format.
 
-    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact).
-    ``needs_calibration`` are those that make nonsense of any model unless a text chose their scales. ``kv_cache`` is
-    the element type of the KV cache where its payloads fix one, None where the runtime chooses or has only one.
+    ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``searched`` are those
+    that have searched scales by their own rule, and no peer; ``needs_calibration`` those that make nonsense of any
+    model unless a text chose their scales. ``kv_cache`` is the element type of the KV cache where its payloads fix one,
+    None where the runtime chooses or has only one.
     """
 
     name: str
@@ -159,6 +168,7 @@ class Target(Protocol):
     floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
+    searched: frozenset[str]
     needs_calibration: frozenset[str]
     kv_cache: KvCache | None
 
@@ -222,18 +232,24 @@ class FixesKvCache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One variant to build: the target, the quantisation as the user asked for it, and the scheme that it means.
+    """One variant to build: the target, the quantisation as the user asked for it, the scheme that it means, and what
+    chooses its scales.
 
-    ``calibrated``: its scales are those that lose least by the model's ``importance``. ``forms`` are the matrices that
-    do not follow the scheme's rule; such a variant is ``called`` otherwise than its scheme.
+    ``forms`` are the matrices that do not follow the scheme's rule; such a variant is ``called`` otherwise than its
+    scheme.
     """
 
     target: Target
     asked: str
     scheme: str
-    calibrated: bool = False
+    scales: Scales = "own"
     forms: Forms = field(default_factory=dict)
     called: str = ""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its scales are those that lose least by what a text uses."""
+        return self.scales == "calibrated"
 
     @property
     def id(self) -> str:
@@ -241,7 +257,7 @@ class Request:
         cache = f"-kv{self.target.kv_cache[1:]}" if self.target.kv_cache else ""
         if self.called:
             return f"{self.target.name}-{self.called}{cache}"
-        return f"{self.target.name}-{self.scheme}{cache}{'-cal' if self.calibrated else ''}"
+        return f"{self.target.name}-{self.scheme}{cache}{SUFFIXES[self.scales]}"
 
     def measure(self, decoder: Decoder, dtype: str) -> Written:
         """Return what its writer will report."""

@@ -54,7 +54,7 @@ def test_a_goal_that_nothing_meets_is_refused_with_the_least(target: str, goal: 
 
 def test_a_device_that_is_too_small_is_refused_with_what_it_needs() -> None:
     chosen = targets.find("gguf")
-    request = Request(chosen, "small", "q4_k_m", True)
+    request = Request(chosen, "small", "q4_k_m", "calibrated")
     tiny = Fits(replace(DEVICES["pi5-2gb"], memory=1 << 20))
     with pytest.raises(UsageError, match=r"the least is [\d.]+ MiB at a context of 512"):
         allocation.check(request, tiny, MODEL)

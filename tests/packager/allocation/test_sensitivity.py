@@ -99,7 +99,7 @@ def test_the_whole_loss_is_told_to_a_factor(
 ) -> None:
     model, found = measured
     chosen = targets.find(target)
-    request = Request(chosen, "", chosen.scheme("q4", model), True, called="fit")
+    request = Request(chosen, "", chosen.scheme("q4", model), "calibrated", called="fit")
     allocator = Allocator(model, demo, found)
     bits = 5.6 if target == "onnx" else 5.0
     made = allocator.allocate(request, goals.Bits("", bits))

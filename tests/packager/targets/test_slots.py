@@ -50,7 +50,7 @@ def test_a_variant_of_all_forms_holds_and_is_what_was_measured(target: str, demo
         if len(shape) == 2
     }
     model = Model("motley", demo.decoder, demo.dtype, importance=counts, forms=motley(target, demo))
-    request = Request(chosen, "motley", chosen.scheme("q4", model), True, model.forms, "motley")
+    request = Request(chosen, "motley", chosen.scheme("q4", model), "calibrated", model.forms, "motley")
     (written,) = write(demo, [request], tmp_path, model)
     folder = tmp_path / f"{target}-motley"
     assert written == request.measure(demo.decoder, demo.dtype)
@@ -100,7 +100,7 @@ def test_a_slot_offers_only_forms_whose_blocks_fill_its_rows(target: str) -> Non
 def test_damage_is_heard_in_any_form(damage: str, target: str, demo: Weights, tmp_path: Path) -> None:
     chosen, own = targets.find(target), motley(target, demo)
     model = Model("motley", demo.decoder, demo.dtype, forms=own)
-    request = Request(chosen, "motley", chosen.scheme("q4", model), False, own, "motley")
+    request = Request(chosen, "motley", chosen.scheme("q4", model), "own", own, "motley")
     write(Damaged(demo, DAMAGE[damage]), [request], tmp_path, model)
     found = missed(tensors.prove(chosen, tmp_path / request.id, demo, lambda _: None).findings)
     assert any(" of layers." in each for each in found)

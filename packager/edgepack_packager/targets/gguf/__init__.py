@@ -49,6 +49,7 @@ class GgufTarget:
     # The oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older still.
     floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
+    searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
     needs_calibration: frozenset[str] = NEEDS_CALIBRATION
     kv_cache: KvCache | None = None
 

@@ -40,6 +40,7 @@ class MlxTarget:
     floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
+    searched: frozenset[str] = frozenset({MIXED})
     needs_calibration: frozenset[str] = frozenset()
     kv_cache: KvCache | None = None
 

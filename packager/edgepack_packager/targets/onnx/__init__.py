@@ -39,6 +39,7 @@ class OnnxTarget:
     floor: ClassVar[str] = "1.27"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     schemes: ClassVar[Mapping[str, int]] = SCHEMES
+    searched: ClassVar[frozenset[str]] = frozenset({MIXED, *(name for name, each in FORMS.items() if each.searched)})
     needs_calibration: ClassVar[frozenset[str]] = frozenset()
 
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
