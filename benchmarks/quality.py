@@ -51,7 +51,12 @@ from edgepack_packager.write import write
 
 _WAYS = ("", ":searched", ":calibrated")
 SCHEMES = {
-    "gguf": (*(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS), "=q4_k_m", "q8_0"),
+    "gguf": (
+        *("q2_k:calibrated", "iq3_s:calibrated"),
+        *(f"{name}{way}" for name in ("q3_k_m", "iq4_xs", "iq4_nl") for way in ("", ":calibrated")),
+        *(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS),
+        *("=q4_k_m", "q8_0"),
+    ),
     "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
     "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
 }
