@@ -8,9 +8,9 @@ filled with whatever still fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +31,47 @@ class _Step:
     option: Option
 
 
+LARGE = 0.05
+"""The part of a budget that a slot's options span, from which on it is not left to steps: as the embedding of a small
+model, whose next step may be more than what is left, where a few of the others had better give theirs up for it."""
+
+_TRIED = 2
+"""Such slots, at most: an embedding and a head."""
+
+
 def choose(slots: Sequence[Sequence[Option]], budget: int) -> list[Option]:
     """Return an option for each slot, of at most ``budget`` bytes together. The same arguments give the same options.
 
-    The loss exceeds the least possible by less than one step of one slot, and by nothing where the budget ends with a
-    step. Raises ``ValueError`` where not even the smallest options fit.
+    All options of the two largest slots are tried, where they are ``LARGE``. For each, the loss of the others exceeds the least possible by less than
+    one step of one slot, and by nothing where the budget ends with a step. Raises ``ValueError`` where not even the
+    smallest options fit.
     """
     hulls = [_hull(options) for options in slots]
+    left = budget - sum(hull[0].size for hull in hulls)
+    if left < 0:
+        raise ValueError(f"{budget} bytes are {-left} less than the smallest options take")
+    large = _largest(hulls, budget)
+    ways = product(*(hulls[slot] for slot in large))
+    tried = (_in_steps(slots, _fixed(hulls, dict(zip(large, way, strict=True))), budget) for way in ways)
+    return min((each for each in tried if each), key=lambda chosen: sum(option.loss for option in chosen))
+
+
+def _largest(hulls: Sequence[list[Option]], budget: int) -> list[int]:
+    """Return the ``LARGE`` slots, the largest first, of which there are ``_TRIED`` at most."""
+    spans = {slot: hull[-1].size - hull[0].size for slot, hull in enumerate(hulls)}
+    return sorted((slot for slot in spans if spans[slot] > LARGE * budget), key=lambda slot: -spans[slot])[:_TRIED]
+
+
+def _fixed(hulls: Sequence[list[Option]], chosen: Mapping[int, Option]) -> list[list[Option]]:
+    return [[chosen[slot]] if slot in chosen else hull for slot, hull in enumerate(hulls)]
+
+
+def _in_steps(slots: Sequence[Sequence[Option]], hulls: Sequence[list[Option]], budget: int) -> list[Option]:
+    """Return the options that the best steps along the hulls lead to; none where the first do not fit."""
     chosen = [hull[0] for hull in hulls]
     left = budget - sum(option.size for option in chosen)
     if left < 0:
-        raise ValueError(f"{budget} bytes are {-left} less than the smallest options take")
+        return []
     steps = [step for slot, hull in enumerate(hulls) for step in _steps(slot, hull)]
     # Along a hull each step is worth less than the one before, so that a slot's steps stay in their order.
     for step in sorted(steps, key=lambda one: (-one.worth, one.slot, one.option.size)):

@@ -25,7 +25,7 @@ Float64 = NDArray[np.float64]
 TEXTS, TOKENS = 2, 128
 """Windows of the calibration's text that divergences are measured on, and the ids that are taken of each."""
 
-BANDS = 16
+BANDS = 32
 """Groups of neighbouring layers, at most, that are rounded together."""
 
 _ROUNDS = 50

@@ -56,6 +56,15 @@ def test_it_is_mostly_the_least_possible() -> None:
     assert np.median(excess) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_large_slot_gets_what_many_small_ones_would_take() -> None:
+    """Steps alone spend two thirds of the budget on what is worth a little more by the byte, and have no room then."""
+    large = [Option("few", 100, 1.0), Option("many", 200, 0.0)]
+    small = [[Option("few", 10, 0.11), Option("many", 20, 0.0)] for _ in range(7)]
+    chosen = choose([large, *small], 270)
+    assert chosen[0].form == "many"
+    assert sum(option.loss for option in chosen) == pytest.approx(best([large, *small], 270))
+
+
 def test_a_budget_that_ends_with_a_step_is_spent_best() -> None:
     slots = made(3, 5, 5)
     for budget in range(sum(min(option.size for option in slot) for slot in slots), 200):

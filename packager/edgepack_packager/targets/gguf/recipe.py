@@ -113,7 +113,19 @@ _NARROWER: dict[Kind, Kind] = {
 
 
 # What a matrix of its own form is tried in: each costs a measurement.
-_OFFERED: tuple[Kind, ...] = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K")
+_OFFERED: tuple[Kind, ...] = (
+    "q3_K",
+    "iq4_xs",
+    "iq4_nl",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "q4_K",
+    "q5_K",
+    "q6_K",
+)
 
 # What a mixture gives the projection of the attention's result.
 _OUTPUT: dict[str, Kind] = {"q2_k": "q3_K", "q3_k_m": "q4_K"}
