@@ -2,13 +2,15 @@
 
     python benchmarks/quality.py --scratch /tmp/quality \\
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
-        [--tokens 4096] [--calibrate TEXT] [--write docs/quality.md]
+        [--tokens 4096] [--calibrate TEXT] [--write docs/quality.md] [--llama-cpp FOLDER] [--mlx-lm PYTHON]
+        [--genai PYTHON]
 
 ":searched" after a scheme searches for its scales, ":calibrated" by what a text uses, the built-in one or that of
---calibrate; "=" before it chooses the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. The text's
-first tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and
-onnx payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on
-a processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept under
+--calibrate; "=" before it chooses the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. What other
+converters make of the models joins the tables where their programs are named: see ``quality_peers``. The text's first
+tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and onnx
+payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a
+processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept under
 --scratch, so that a second run goes on: another text takes another one. One core: 10 CPU seconds for 300 tokens and a
 scheme of SmolLM2.
 """
@@ -22,12 +24,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
+from typing import cast
 
 import msgspec
 import numpy as np
 import quality_page
+import quality_peers
 from numpy.typing import NDArray
 from quality_page import Result
+from quality_peers import Tools
 from tokenizers import Tokenizer
 
 from edgepack import runtime
@@ -48,9 +53,19 @@ from edgepack_packager.write import write
 
 _WAYS = ("", ":searched", ":calibrated")
 SCHEMES = {
-    "gguf": (*(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS), "=q4_k_m", "q8_0"),
+    "gguf": (
+        *("q2_k:calibrated", "iq3_s:calibrated"),
+        *(f"{name}{way}" for name in ("q3_k_m", "iq4_xs", "iq4_nl") for way in ("", ":calibrated")),
+        *(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS),
+        *("=q4_k_m", "q8_0"),
+    ),
     "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
     "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
+}
+PEERS = {
+    "llama.cpp": tuple(f"{kind}{text}" for kind in quality_peers.LLAMA_CPP for text in ("", ":imatrix")),
+    "mlx-lm": tuple(quality_peers.MLX_LM),
+    "genai": tuple(quality_peers.GENAI),
 }
 WINDOW = 1024
 SLICE = 128
@@ -78,6 +93,7 @@ class Subject:
     """A model, the windows of token ids that it is judged on, and its normed states after each."""
 
     name: str
+    folder: Path
     model: Model
     weights: InMemory
     windows: list[list[int]]
@@ -114,24 +130,35 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="+", default=[f"{key}:{name}" for key in SCHEMES for name in SCHEMES[key]])
     parser.add_argument("--calibrate", default=BUILT_IN, help="the text of :calibrated")
     parser.add_argument("--write", type=Path, help="the page whose tables to replace")
+    parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="of llama-quantize and llama-imatrix")
+    parser.add_argument("--mlx-lm", metavar="PYTHON", help="the interpreter of an environment with mlx-lm")
+    parser.add_argument("--genai", metavar="PYTHON", help="that of one with its builder's packages")
     asked = parser.parse_args()
+    tools = Tools(asked.llama_cpp, asked.mlx_lm, asked.genai)
+    there = {"llama.cpp": tools.llama_cpp, "mlx-lm": tools.mlx_lm, "genai": tools.genai}
+    schemes = [*asked.schemes, *(f"{peer}:{name}" for peer in PEERS if there[peer] for name in PEERS[peer])]
     results: list[Result] = []
     for name, folder, text in asked.model:
-        results += _results(name, folder, Path(text), asked.tokens, asked.schemes, asked.scratch, asked.calibrate)
+        results += _results(name, folder, Path(text), asked.tokens, schemes, asked.scratch, tools, asked.calibrate)
     print(quality_page.tables(results))
     if asked.write:
         quality_page.write(asked.write, results)
 
 
 def _results(
-    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path, by: str
+    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path, tools: Tools, by: str
 ) -> Iterator[Result]:
     subject: Subject | None = None
     for scheme in schemes:
         place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
         if not place.exists():
             subject = subject or replace(subject_of(name, folder, text, tokens), text=by)
-            result = _measure(subject, *scheme.split(":"), scratch=scratch / "variant")
+            target, _, asked = scheme.partition(":")
+            if target in PEERS:
+                result = _measure_peer(subject, target, asked, tools, scratch / "peer")
+            else:
+                of, _, how = asked.partition(":")
+                result = _measure(subject, target, of, cast(Scales, how or "own"), scratch / "variant")
             place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
             print(place.read_text(), flush=True)
         yield msgspec.json.decode(place.read_bytes(), type=Result)
@@ -150,7 +177,7 @@ def subject_of(name: str, model: str, text: Path, tokens: int) -> Subject:
     width = min(WINDOW, decoder.context)
     windows = [ids[start : start + width] for start in range(0, len(ids), width)]
     states = [reference.hidden(weights, window)[0] for window in windows]
-    return Subject(name, Model(name, decoder, weights.dtype, config, side), weights, windows, states)
+    return Subject(name, folder, Model(name, decoder, weights.dtype, config, side), weights, windows, states)
 
 
 def _prose(path: Path) -> str:
@@ -166,7 +193,7 @@ def _in_memory(weights: Weights) -> InMemory:
     return InMemory(weights.decoder, weights.dtype, tensors)
 
 
-def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *, scratch: Path) -> Result:
+def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: Path) -> Result:
     rmtree(scratch, ignore_errors=True)
     request = _request(subject, target, scheme, how)
     (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
@@ -184,22 +211,62 @@ def _measure(subject: Subject, target: str, scheme: str, how: Scales = "own", *,
         engine_kl, reference_kl = float(by_engine[0].mean()), float(by_reference[0].mean())
     else:
         logits = (_from_engine(target, folder, decoder, window) for window in subject.windows)
-    kl, same, loss, exact_loss = compare(subject.weights, subject.windows, subject.states, logits)
+    name = scheme.replace("=", "in the bytes of ") if how == "own" else f"{scheme}, {how}"
+    result = _judged(subject, target, name, size, written.bits(decoder), logits)
     rmtree(scratch)
+    return msgspec.structs.replace(result, engine_kl=engine_kl, checked_kl=reference_kl)
+
+
+def _measure_peer(subject: Subject, peer: str, scheme: str, tools: Tools, scratch: Path) -> Result:
+    rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    match peer:
+        case "llama.cpp":
+            source = _unquantised(subject, scratch.with_name("source"))
+            payload = quality_peers.quantised_by_llama_cpp(tools, source, scheme, scratch)
+            logits = (_from_engine("gguf", scratch, subject.model.decoder, window) for window in subject.windows)
+        case "mlx-lm":
+            payload = quality_peers.quantised_by_mlx_lm(tools, subject.folder, scheme, scratch)
+            with open_checkpoint(payload.place) as checkpoint:
+                read = _in_memory(families.open_model(checkpoint))
+            logits = (from_reference(read, window) for window in subject.windows)
+        case _:
+            payload = quality_peers.quantised_by_genai(tools, subject.folder, scheme, scratch)
+            logits = (
+                quality_peers.sliced(quality_peers.logits_of_genai(tools, payload, window, scratch), SLICE)
+                for window in subject.windows
+            )
+    bits = round(8 * payload.size / subject.model.decoder.n_parameters, 2)
+    result = _judged(subject, peer, scheme.replace(":", ", "), payload.size, bits, logits)
+    rmtree(scratch)
+    return result
+
+
+def _unquantised(subject: Subject, scratch: Path) -> Path:
+    """Return the model as a GGUF file of the source's own element type, which is written where it is missing."""
+    request = Request(targets.find("gguf"), subject.model.dtype, subject.model.dtype)
+    folder = scratch / subject.name.replace(" ", "-")
+    if not folder.exists():
+        write(subject.weights, [request], folder, subject.model)
+    return folder / request.id / "model.gguf"
+
+
+def _judged(
+    subject: Subject, target: str, scheme: str, size: int, bits: float, logits: Iterator[Iterator[Float32]]
+) -> Result:
+    kl, same, loss, exact_loss = compare(subject.weights, subject.windows, subject.states, logits)
     return Result(
         model=subject.name,
         target=target,
-        scheme=scheme.replace("=", "in the bytes of ") if how == "own" else f"{scheme}, {how}",
+        scheme=scheme,
         tokens=len(kl),
         bytes=size,
-        bits=written.bits(decoder),
+        bits=bits,
         kl=float(kl.mean()),
         kl_error=_standard_error(kl),
         top1=float(same.mean()),
         perplexity=float(np.exp(loss.mean())),
         reference_perplexity=float(np.exp(exact_loss.mean())),
-        engine_kl=engine_kl,
-        checked_kl=reference_kl,
     )
 
 

@@ -198,6 +198,11 @@ class Recipe:
                 if like
                 else "Leave --quality out.",
             )
+        if scheme in target.needs_calibration and self.calibration_text is None:
+            raise UsageError(
+                f"{target.name}:{scheme} makes nonsense of a model unless a text chooses its scales.",
+                hint="Add --calibrate built-in, or a text of your own.",
+            )
         if target.schemes[scheme] >= CALIBRATED_BITS:
             return "own"
         if self.calibration_text is not None:

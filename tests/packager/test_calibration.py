@@ -265,6 +265,14 @@ def test_windows_are_spread_over_a_text() -> None:
     assert starts[-1] > 8_000
 
 
+@pytest.mark.parametrize("scheme", ["gguf:q2_k", "gguf:iq3_s"])
+def test_what_needs_a_calibration_is_refused_without(scheme: str, demo: Weights) -> None:
+    model = Model("demo", demo.decoder, demo.dtype)
+    with pytest.raises(UsageError, match=f"{scheme} makes nonsense of a model") as error:
+        Recipe(("gguf",), (scheme,)).requests(model)
+    assert "--calibrate built-in" in str(error.value)
+
+
 def test_texts_that_cannot_calibrate_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"none\.txt cannot be read: No such file"):
         read(str(tmp_path / "none.txt"))

@@ -275,9 +275,9 @@ def build(
     json: options.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
+    building = _building()
     from edgepack_packager.recipe import Recipe
 
-    building = _building()
     quants = _quants(quant, fit, bits, recipe)
     targets = _asked(target, quants, recipe)
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)

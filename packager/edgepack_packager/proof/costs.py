@@ -8,7 +8,8 @@ one, so that a writer that searches longer loses less. Source of the rules: ggml
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 import numpy as np
 
@@ -21,6 +22,8 @@ PASS = 65536
 
 SUPER = 256
 """Weights of a K-quant's block, whose groups share what their scales are multiples of."""
+
+_ONE, _TWO = np.float32(1), np.float32(2)
 
 
 def kept(form: Form, rows: Float32) -> Float32:
@@ -133,26 +136,35 @@ def _affine(form: Form, x: Float32) -> Float32:
 
 
 def _k_affine(form: Form, x: Float32) -> Float32:
-    """Groups that reach from a minimum below zero; scales and minima are multiples, to 63, of two of their block's."""
+    """Groups that reach from a minimum below zero; scales and minima are multiples, to 63, of two of their block's.
+
+    In groups of 16, of q2_K, those multiples end at 15.
+    """
     from edgepack_packager.proof import fits
 
     top = 2**form.bits - 1
-    scale, lowest = np.empty((2, *x.shape[:2], 1), np.float32)
-    parts = np.arange(top - 1, top + 4, dtype=np.float32)
-    fits.affine(_columns(x), parts, np.float32(top), scale.reshape(-1), lowest.reshape(-1))
-    scales, minima = (_multiples(values, 63, SUPER // form.group) for values in (scale, -lowest))
+    if form.bits > 2:
+        scale, lowest = np.empty((2, *x.shape[:2], 1), np.float32)
+        parts = np.arange(top - 1, top + 4, dtype=np.float32)
+        fits.affine(_columns(x), parts, np.float32(top), scale.reshape(-1), lowest.reshape(-1))
+    else:
+        scale, lowest = _best(_fits_by_size(x))
+    most = 63 if form.group == 32 else 15
+    scales, minima = (_multiples(values, most, SUPER // form.group) for values in (scale, -lowest))
     return _levels(_over(x + minima, scales), 0, top) * scales - minima
 
 
 def _k_signed(form: Form, x: Float32) -> Float32:
-    """Levels from -2^(b-1) to 2^(b-1) - 1; scales are multiples, from -128 to 127, of one of their block's."""
+    """Levels from -2^(b-1) to 2^(b-1) - 1; scales are multiples of one of their block's, from -128 to 127, or to 31."""
     from edgepack_packager.proof import fits
 
-    half = 2 ** (form.bits - 1)
+    half, most = 2 ** (form.bits - 1), -128 if form.bits == 6 else -32
     scale = np.empty((*x.shape[:2], 1), np.float32)
-    parts = np.array([-half + by for by in (-0.8, -0.4, 0, 0.4, 0.8)], np.float32)
+    # of q3_K ggml tries one alone
+    tried = (-0.8, -0.4, 0, 0.4, 0.8) if form.bits == 6 else (0,)
+    parts = np.array([-half + by for by in tried], np.float32)
     fits.signed(_columns(x), parts, np.float32(-half), np.float32(half - 1), scale.reshape(-1))
-    scales = _multiples(scale, -128, SUPER // form.group)
+    scales = _multiples(scale, most, SUPER // form.group)
     return _levels(_over(x, scales), -half, half - 1) * scales
 
 
@@ -167,14 +179,62 @@ _BETWEEN = (_NL[1:] + _NL[:-1]) / 2
 
 def _nonlinear(form: Form, x: Float32) -> Float32:
     """The sixteen levels of ggml's ``kvalues_iq4nl``."""
-    peak = _peak(x)
-    scale, _ = _best(_scaled(x, _nearest_nl(_over(x, peak / np.float32(-127 + by)))) for by in range(-7, 8, 2))
-    scale = _stored(scale, form)
+    fits = [_scaled(x, _nearest_nl(_over(x, _peak(x) / np.float32(lowest)))) for lowest in (127, -127)]
+    # ggml tries the opposite first, and keeps it where one weight is so loud that the others do not tell in float32
+    fits[0] = fits[0][0] - np.float32(2**-20) * (x**4).sum(-1, keepdims=True), *fits[0][1:]
+    scale, _ = _best(fits)
+    scale = _stored(scale, form) if form.kind == "iq4_nl" else _multiples(scale, -32, SUPER // form.group)
     return _nearest_nl(_over(x, scale)) * scale
 
 
 def _nearest_nl(x: Float32) -> Float32:
     return _NL[np.searchsorted(_BETWEEN, x)]
+
+
+def _lattice(form: Form, x: Float32) -> Float32:
+    """Odd magnitudes to 15, of which four together are one of 512 points; scales are odd multiples of their block's."""
+    size, known = np.abs(x), _points()
+    first = size.max(-1, keepdims=True) / np.float32(15)
+    _, scale, _ = _scaled(size, _TWO * _levels((_over(size, first) - _ONE) / _TWO, 0, 7) + _ONE)
+    blocks = scale.reshape(-1, SUPER // form.group)
+    unit = blocks.max(-1, keepdims=True) / np.float32(31)
+    odd = _TWO * _levels((_over(blocks, unit) - _ONE) / _TWO, 0, 15) + _ONE
+    scales = (odd * _to_f16(unit * np.float32(1.033))).reshape(scale.shape)  # ggml's own correction
+    # the points are those of the scale as it was, which makes the whole a little louder
+    return np.copysign(_on_points(_over(size, scale), size, known) * scales, x)
+
+
+def _on_points(x: Float32, weights: Float32, known: Float32) -> Float32:
+    """Move each four of x to the point where the errors, weighted, are least: float32 of the shape of x."""
+    four, w = x.reshape(-1, 4), weights.reshape(-1, 4)
+    distance = w @ np.square(known).T
+    distance -= 2 * (w * four) @ known.T
+    found: Float32 = known[distance.argmin(axis=1)].reshape(x.shape)
+    return found
+
+
+@cache
+def _points() -> Float32:
+    """The 512 points of iq3_s, as the package gguf has them: float32 [512, 4]."""
+    from gguf.quants import IQ3_S
+
+    IQ3_S.init_grid()
+    known: Float32 = IQ3_S.grid.reshape(512, 4).astype(np.float32)
+    return known
+
+
+def _binary(form: Form, x: Float32) -> Float32:
+    """Either sign of the mean magnitude."""
+    return np.where(x < 0, np.float32(-1), np.float32(1)) * _stored(np.abs(x).mean(-1, keepdims=True), form)
+
+
+def _ternary(form: Form, x: Float32) -> Float32:
+    """Whole multiples of the largest magnitude, or of half of it, of which one more lies on its side of zero."""
+    peak = _peak(x)
+    whole, halves = _stored(np.abs(peak), form), _stored(peak / _TWO, form)
+    one, two = (_levels(_over(x, scale), -1, most) * scale for scale, most in ((whole, 1), (halves, 2)))
+    less = np.square(two - x).sum(-1, keepdims=True) < np.square(one - x).sum(-1, keepdims=True)
+    return np.where(less, two, one)
 
 
 _Fit = tuple[Float32, Float32, Float32]
@@ -186,6 +246,28 @@ def _scaled(x: Float32, q: Float32) -> _Fit:
     weights = x * x
     scale = _over((weights * x * q).sum(-1, keepdims=True), (weights * q * q).sum(-1, keepdims=True))
     return (weights * np.square(scale * q - x)).sum(-1, keepdims=True), scale, np.zeros_like(scale)
+
+
+def _fits_by_size(x: Float32) -> Iterator[_Fit]:
+    """Yield ggml's fits of q2_K: by whole steps from the lowest as they are, and by parts of one, fitted.
+
+    Errors are the sum of magnitudes there, each weighted by that of its weight, as are the least squares.
+    """
+    w, low = np.abs(x), np.minimum(x.min(-1, keepdims=True), np.float32(0))
+    above = x - low
+    step = (np.maximum(x.max(-1, keepdims=True), np.float32(0)) - low) / np.float32(3)
+    q = _levels(_over(above, step), 0, 3)
+    yield (w * np.abs(step * q + low - x)).sum(-1, keepdims=True), step, low
+    total = np.maximum(w.sum(-1, keepdims=True), np.float32(1e-30))
+    for share in (6 / 5, 1, 6 / 7, 3 / 4):
+        q = _levels(_over(above, step * np.float32(share)), 0, 3)
+        mean_q, mean_x = ((w * of).sum(-1, keepdims=True) / total for of in (q, x))
+        spread = (w * np.square(q - mean_q)).sum(-1, keepdims=True)
+        scale = _over((w * (q - mean_q) * (x - mean_x)).sum(-1, keepdims=True), spread)
+        offset = mean_x - scale * mean_q
+        alone = _over((w * x * q).sum(-1, keepdims=True), (w * q * q).sum(-1, keepdims=True))
+        scale, offset = np.where(offset > 0, alone, scale), np.minimum(offset, 0)
+        yield (w * np.abs(scale * q + offset - x)).sum(-1, keepdims=True), scale, offset
 
 
 def _best(fits: Iterable[_Fit]) -> tuple[Float32, Float32]:
@@ -218,7 +300,13 @@ _RULES: dict[str, Callable[[Form, Float32], Float32]] = {
     "q8_0": _symmetric,
     "q4_1": _from_the_lowest,
     "q5_1": _from_the_lowest,
+    "q1_0": _binary,
+    "q2_0": _ternary,
     "iq4_nl": _nonlinear,
+    "iq4_xs": _nonlinear,
+    "iq3_s": _lattice,
+    "q2_K": _k_affine,
+    "q3_K": _k_signed,
     "q4_K": _k_affine,
     "q5_K": _k_affine,
     "q6_K": _k_signed,

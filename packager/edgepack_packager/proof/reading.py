@@ -36,9 +36,9 @@ class _Stored:
         self._weights = weights
 
     def form(self, name: str) -> Form:
-        # ggml's own spelling, of whose letters all but those after the underscore are small
-        kind, _, rest = self._weights.info(name).type.partition("_")
-        return Form(f"{kind.lower()}_{rest}" if rest else kind.lower(), 0)
+        # ggml's own spelling, of whose letters all but the K of K-quants are small
+        kind = self._weights.info(name).type
+        return Form(f"{kind[:-1].lower()}K" if kind.endswith("_K") else kind.lower(), 0)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         return self._weights.rows(name, start, stop)

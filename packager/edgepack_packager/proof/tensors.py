@@ -38,6 +38,9 @@ SAMPLE = 8
 FEW_BITS = 4
 """Up to which nearly all levels of a group are in use, so that its weights can be held to them."""
 
+TOGETHER = frozenset({"iq3_s"})
+"""Kinds whose weights share their levels, so that the nearest of each alone may not be had."""
+
 FEW_ROWS = 32
 """So many are quantised again of a tensor that has them, for a figure that chance moves little."""
 
@@ -250,7 +253,7 @@ def _hold_cost(
         tightest.take(gate_name, np.array([ratio]), np.array([limit]), lambda _: place)
 
     hold("tensors.cost", weighed, cost, COST)
-    if form.bits <= FEW_BITS:
+    if form.bits <= FEW_BITS and form.kind not in TOGETHER:
         from edgepack_packager.proof import nearest
 
         hold("tensors.nearest", block, nearest.error(form, block.expected, block.actual), NEAREST)

@@ -27,8 +27,10 @@ STEPS = 15
 CHANCE = 2.0**-64
 """How likely a row may be on a grid by coincidence, and still count: the largest models have 2**24 rows."""
 
-_SIGNED = frozenset({"signed", "q4_0", "q5_0", "q8_0"})
+_SIGNED = frozenset({"signed", "q2_0", "q4_0", "q5_0", "q8_0"})
 _AFFINE = frozenset({"affine", "q4_1", "q5_1"})
+_BINARY = "q1_0"
+"""A scale's two signs, and nothing between them."""
 
 _HALF_PRECISION = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
 
@@ -60,7 +62,7 @@ def recover(rows: Float32, form: Form) -> Grids | None:
     The columns are a multiple of the form's group. A grid without a bias has whole multiples of a scale of either sign,
     from -2**(bits - 1), or from -15, whichever is closer to zero.
     """
-    if form.kind not in _SIGNED | _AFFINE:
+    if form.kind not in _SIGNED | _AFFINE | {_BINARY}:
         return None
     rows = np.ascontiguousarray(rows, np.float32)
     shape = (len(rows), rows.shape[1] // form.group)
@@ -70,8 +72,11 @@ def recover(rows: Float32, form: Form) -> Grids | None:
     if form.kind in _SIGNED or form.kind == "affine":
         _find(rows, rows.view(np.uint32), form.group, min(half, STEPS), half, False, found, scales, biases)
         biases = scales * np.float32(-half)
-    if form.kind in _AFFINE:
+    if form.kind in _AFFINE or form.kind == _BINARY:
         _find(rows, rows.view(np.uint32), form.group, min(2 * half - 1, STEPS), half, True, found, scales, biases)
+    if form.kind == _BINARY:
+        off = np.abs(2 * biases + scales) <= 2 * rounding(rows)[:, None] * np.abs(scales)
+        found &= (off | (scales == 0)).all(axis=1)
     if form.scales == "f16":
         least, most = _HALF_PRECISION
         size = np.abs(scales)

@@ -90,11 +90,13 @@ class GgufRuntime:
 
         return known_differences(variant / "model.gguf", tokenizer, texts, special=special)
 
-    def quantize(self, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def quantize(
+        self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+    ) -> NDArray[np.uint8]:
         """Encode float32 [n, k] as uint8 [n, row bytes] with ggml's own quantiser; see ``quantize.quantize``."""
         from edgepack_runtimes.gguf.quantize import quantize
 
-        return quantize(self._library(), type_name, rows)
+        return quantize(self._library(), type_name, rows, importance)
 
     def engines(self) -> tuple[engine.Engine, ...]:
         """Return the engines that can be bound, best first, each with what its selfcheck found."""

@@ -45,7 +45,12 @@ TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     12: ("q4_k", 256, 144),
     13: ("q5_k", 256, 176),
     14: ("q6_k", 256, 210),
+    20: ("iq4_nl", 32, 18),
+    21: ("iq3_s", 256, 110),
+    23: ("iq4_xs", 256, 136),
     30: ("bf16", 1, 2),
+    41: ("q1_0", 128, 18),
+    42: ("q2_0", 64, 18),
 }
 """ggml_type to (name, elements of a block, bytes of a block), for the types that edgepack writes or lends."""
 

@@ -14,9 +14,12 @@ from edgepack_runtimes.gguf.library import Library
 _IDS: Final = {name: (number, block, nbytes) for number, (name, block, nbytes) in TYPES.items()}
 
 
-def quantize(library: Library, type_name: str, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Encode float32 [n, k] as uint8 [n, bytes of a row] with ``ggml_quantize_chunk``, without importance matrix.
+def quantize(
+    library: Library, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
+) -> NDArray[np.uint8]:
+    """Encode float32 [n, k] as uint8 [n, bytes of a row] with ``ggml_quantize_chunk``.
 
+    ``importance`` is what an error in each column counts, float32 [k]: a row of llama.cpp's importance matrix.
     ``type_name`` is ggml's in any case, such as "q4_K". Threads may call it at once: the interpreter's lock is free
     meanwhile. Raises ``UsageError`` (a ``ValueError``) for an unknown type, another dtype or rank, or rows that are
     not whole blocks.
@@ -30,8 +33,14 @@ def quantize(library: Library, type_name: str, rows: NDArray[np.float32]) -> NDA
         )
     source = np.ascontiguousarray(rows)
     n, columns = source.shape
+    counts = None if importance is None else np.ascontiguousarray(importance, np.float32)
+    if counts is not None and counts.shape != (columns,):
+        raise UsageError(f"The importance of {columns} columns has the shape {counts.shape}.")
     encoded = np.empty((n, columns // block * block_bytes), np.uint8)
-    written = library.native.ggml_quantize_chunk(number, source.ctypes.data, encoded.ctypes.data, 0, n, columns, None)
+    address = None if counts is None else counts.ctypes.data
+    written = library.native.ggml_quantize_chunk(
+        number, source.ctypes.data, encoded.ctypes.data, 0, n, columns, address
+    )
     if written != encoded.nbytes:
         raise EngineError(f"ggml wrote {written} bytes for {type_name} rows that take {encoded.nbytes}.")
     return encoded

@@ -40,33 +40,39 @@ _KINDS: Final[Mapping[str, Kind]] = {
     "q4_K": Kind(12, 256, 144, 0x11),
     "q6_K": Kind(14, 256, 210, 0x11),
     "f16": Kind(1, 1, 2, 0x11),
+    "bf16": Kind(30, 1, 2, 0x11),
     "q8_0": Kind(8, 32, 34, 0x11),
     "q4_0": Kind(2, 32, 18, 0x11),
     "q4_1": Kind(3, 32, 20, 0x11),
     "q5_0": Kind(6, 32, 22, 0x11),
     "f32": Kind(0, 1, 4, 0x3C),
     "q5_K": Kind(13, 256, 176, 0x11),
+    "q5_1": Kind(7, 32, 24, 0x11),
+    "q3_K": Kind(11, 256, 110, 0x11),
+    "q2_K": Kind(10, 256, 84, 0x11),
+    "iq4_nl": Kind(20, 32, 18, 0x11),
+    "iq4_xs": Kind(23, 256, 136, 0x11),
+    "iq3_s": Kind(21, 256, 110, 0x11),
+    "q2_0": Kind(42, 64, 18, 0x11),
+    "q1_0": Kind(41, 128, 18, 0x11),
 }
 _K_BLOCK: Final = 256
-_MIXTURES: Final = {"q4_k_m": "q4_K", "q5_k_m": "q5_K"}
-_NAMES_OF: Final = {
-    "q6_k": "q6_K",
-    "q4_0.head": "q6_K",
-    "q4_1.head": "q6_K",
-    "q4_k_m.head": "q6_K",
-    "q5_k_m.head": "q6_K",
+_MIXTURES: Final = {
+    "q5_k_m": ("q5_K", "q6_K", 1 / 7),
+    "q4_k_m": ("q4_K", "q6_K", 1 / 7),
+    "q3_k_m": ("q3_K", "q4_K", 3 / 8),
+    "q2_k": ("q2_K", "q3_K", 3 / 8),
 }
-_TYPES: Final = {
-    "q4_k_m": ("q4_K", "q6_K"),
-    "q5_k_m": ("q5_K", "q6_K"),
-    "q6_k": ("q6_K",),
-    "q4_0": ("q4_0", "q6_K"),
-    "q4_1": ("q4_1", "q6_K"),
-}
-"""What the schemes are made of that are no element types, or have a head of another."""
+"""Of what a mixture's layers are made, and the part that the second type has: half of the value and down projections
+of a Llama, or all of them and those of the attention's result."""
 
-_MORE_BITS: Final = 1 / 7
-"""Of a mixture's layers: the part that is q6_K, half of the value and down projections of a Llama."""
+_NAMES_OF: Final = {"q6_k": "q6_K"}
+_TYPES: Final = {
+    **{scheme: (most, more, "q6_K") for scheme, (most, more, _) in _MIXTURES.items()},
+    **{scheme: (scheme, "q6_K") for scheme in ("q4_0", "q4_1", "iq4_nl", "iq4_xs", "iq3_s", "q2_0", "q1_0")},
+    "q6_k": ("q6_K",),
+}
+"""What the schemes are made of that are no element types, or have a head of another: q6_K."""
 
 _WIDE: Final = 1024, 2048, 1
 _NARROW: Final = 512, 1536
@@ -105,10 +111,11 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
     layer = beside(
         _of_layer(found["layer"], many), _weights(one), rates[of_layers], rates["attention"], one.q_size, CHUNK
     )
-    for scheme, name in _MIXTURES.items():
-        if {name, "q6_K"} <= rates.keys():
-            rates[scheme] = mixed(rates[name], rates["q6_K"], _MORE_BITS)
-    for scheme, name in _NAMES_OF.items():
+    for scheme, (most, more, share) in _MIXTURES.items():
+        if {most, more} <= rates.keys():
+            rates[scheme] = mixed(rates[most], rates[more], share)
+    heads = {f"{scheme}.head": "q6_K" for scheme in _TYPES}
+    for scheme, name in (_NAMES_OF | heads).items():
         if name in rates:
             rates[scheme] = rates[name]
     return Speed(threads, rates, layer, settled)

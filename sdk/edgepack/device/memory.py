@@ -31,7 +31,7 @@ _ROLLING = frozenset({"gguf", "mlx"})
 ROOM = 2
 """How many windows such a layer holds: one that the next token sees, and one that can be taken back."""
 
-_REPACKED: Mapping[str, tuple[int, float]] = {"q4_0": (32, 4.5), "q4_k_m": (256, 3.8)}
+_REPACKED: Mapping[str, tuple[int, float]] = {"q4_0": (32, 4.5), "iq4_nl": (32, 4.5), "q4_k_m": (256, 3.8)}
 """The blocks that a row must consist of for llama.cpp to rearrange it, and the bits of a layer's weight that it then
 rearranges: all of them, and all but those in q6_K, a seventh. What q4_k_m has in their place in other rows has no such
 form."""

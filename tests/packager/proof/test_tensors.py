@@ -41,8 +41,21 @@ def judged(target: str, scheme: str, written: Weights, source: Weights, folder: 
     return missed(tensors.prove(chosen, folder / request.id, source, lambda _: None).findings)
 
 
-# Of each target its plain 4 bits, a mixture, 8 and 16 bits.
-WIDTHS = {"q4_0", "q4_k_m", "q8_0", "f16", "4bit", "4bit_mixed", "8bit", "int4", "int4_mixed", "int8"}
+# Of each target its plain 4 bits, a mixture, 8 and 16 bits; of gguf those of 3 as well.
+WIDTHS = {
+    "q3_k_m",
+    "iq3_s",
+    "q4_0",
+    "q4_k_m",
+    "q8_0",
+    "f16",
+    "4bit",
+    "4bit_mixed",
+    "8bit",
+    "int4",
+    "int4_mixed",
+    "int8",
+}
 FAINT = {
     ("onnx", "int2"): {"noise of 3 %", "all x 1.03", "every down x 0.9"},
     ("mlx", "2bit"): {"noise of 3 %", "all x 1.03"},

@@ -11,12 +11,14 @@ import pytest
 from decoders import describe
 
 from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.errors import BuildError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.proof import tensors
 from edgepack_packager.proof.gates import missed
 from edgepack_packager.targets import Form, Model, Request, grids
 from edgepack_packager.targets.gguf.quantize import encode
+from edgepack_packager.targets.gguf.recipe import Kind
 from edgepack_packager.write import write
 
 ROWS, COLUMNS = 64, 256
@@ -66,6 +68,13 @@ def two_shifted_bits(random: np.random.Generator, shape: tuple[int, int]) -> Flo
 
 def binary(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
     return (random.choice([-1, 1], shape) * random.uniform(0.01, 0.1, (shape[0], 1))).astype(np.float32)
+
+
+def pairs(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
+    """Four levels of two bits, from -2 to 1 times a scale of either sign for 64 neighbours."""
+    three = in_groups(shape, 64)
+    scales = random.uniform(0.01, 0.1, (*three[:2], 1)) * random.choice([-1, 1], (*three[:2], 1))
+    return (random.integers(-2, 2, three) * scales).reshape(shape).astype(np.float32)
 
 
 def awq(random: np.random.Generator, shape: tuple[int, int]) -> Float32:
@@ -179,6 +188,8 @@ HOLD = [
     *(("gguf", "q4_0", make) for make in (four_bits, wide, ternary, sparse, binary)),
     *(("gguf", "q4_1", make) for make in (awq, shifted)),
     *(("gguf", "q8_0", make) for make in (four_bits, ternary, awq)),
+    *(("gguf", "q2_0", make) for make in (ternary, sparse, binary, pairs)),
+    ("gguf", "q1_0", binary),
     *(("onnx", "int4", make) for make in (four_bits, wide, ternary, sparse, binary)),
     *(("onnx", "int4_mixed", make) for make in (wide, ternary, binary)),
     *(("onnx", "int8", make) for make in (four_bits, binary, awq)),
@@ -230,7 +241,8 @@ def test_the_proof_counts_what_is_exact(target: str, scheme: str, make: Make, tm
     found = proven(weights, weights, target, scheme, tmp_path)
     assert missed(found.findings) == []
     assert any(finding.gate.name == "tensors.grid" for finding in found.findings)
-    assert (found.exact, found.quantised) == (8 if target == "gguf" and scheme != "q8_0" else 9, 9)
+    exact = {"q8_0": 9, "q1_0": 7, "q2_0": 7}.get(scheme, 8) if target == "gguf" else 9
+    assert (found.exact, found.quantised) == (exact, 9)
     assert all(figure.get("exact", 1) == 1 for figure in found.figures.values())
 
 
@@ -238,6 +250,8 @@ def test_the_proof_counts_what_is_exact(target: str, scheme: str, make: Make, tm
     ("target", "scheme", "make"),
     [
         ("gguf", "q4_0", four_bits),
+        ("gguf", "q2_0", pairs),
+        ("gguf", "q1_0", binary),
         ("onnx", "int4", four_bits),
         ("mlx", "4bit_g32", shifted),
         ("mlx", "4bit", wide),
@@ -254,6 +268,26 @@ def test_a_grid_that_is_off_by_one_level_is_heard(target: str, scheme: str, make
     row[int(np.flatnonzero(row[:32] == levels[lower])[0])] = levels[lower + 1]
     found = missed(proven(sound, other, target, scheme, tmp_path).findings)
     assert any(each.startswith("tensors.grid is ") and "row 5 of layers.0.mlp.up" in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("scheme", "make", "levels"),
+    [("q1_0", ternary, "-1 and 1"), ("q1_0", normal, "-1 and 1"), ("q2_0", four_bits, "-1, 0, 1 and 2")],
+)
+def test_a_scheme_for_grids_refuses_other_weights(scheme: str, make: Make, levels: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=rf"layers\.0\.\S+ lies on no grid that {scheme} holds: {levels}") as error:
+        packed(Made(make), "gguf", scheme, tmp_path)
+    assert "q4_k_m" in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "make"), [("q1_0", binary), ("q2_0", ternary)])
+def test_few_bits_lose_nothing_of_few_levels(kind: Kind, make: Make, tmp_path: Path) -> None:
+    """ggml's own rule meets these grids as well: a row of zeros has none, and is kept."""
+    weights = Made(make)
+    weights.tensors["layers.0.mlp.up"][3] = 0
+    assert lost(weights, "gguf", kind, tmp_path, "layers.") == (0, "f16")
+    rows = weights.tensors["layers.0.mlp.down"]
+    assert encode(kind, rows, "rows").tobytes() in (tmp_path / f"gguf-{kind}" / "model.gguf").read_bytes()
 
 
 def test_what_a_scheme_cannot_hold_is_told(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ def dequantize(kind: str, rows: Bytes) -> Float32:
         return _k_quants(kind, rows)
     if kind == "Q8_K":
         return _q8_k(rows)
+    if kind == "Q1_0":
+        return _q1_0(rows)
+    if kind == "Q2_0":
+        return _q2_0(rows)
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize as by_gguf
 
@@ -47,4 +51,21 @@ def _q8_k(rows: Bytes) -> Float32:
     blocks = rows.reshape(-1, 292)
     units = np.ascontiguousarray(blocks[:, :4]).view("<f4")
     values: Float32 = units * blocks[:, 4:260].view(np.int8)
+    return values.reshape(len(rows), -1)
+
+
+def _q1_0(rows: Bytes) -> Float32:
+    """A half-precision scale, and 128 signs of it (``dequantize_row_q1_0``)."""
+    blocks = rows.reshape(-1, 18)
+    units = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+    values: Float32 = np.where(np.unpackbits(blocks[:, 2:], axis=1, bitorder="little"), units, -units)
+    return values.reshape(len(rows), -1)
+
+
+def _q2_0(rows: Bytes) -> Float32:
+    """A half-precision scale, and 64 levels of two bits from -1 to 2 (``dequantize_row_q2_0``)."""
+    blocks = rows.reshape(-1, 18)
+    units = np.ascontiguousarray(blocks[:, :2]).view("<f2").astype(np.float32)
+    levels = (blocks[:, 2:, None] >> np.arange(0, 8, 2, dtype=np.uint8) & 3).reshape(-1, 64).astype(np.int8) - 1
+    values: Float32 = units * levels
     return values.reshape(len(rows), -1)

@@ -34,7 +34,7 @@ from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import encode, keep_grids
 from edgepack_packager.targets.gguf.reader import GgufReader
-from edgepack_packager.targets.gguf.recipe import FORMATS, SCHEMES, Kind, sizes
+from edgepack_packager.targets.gguf.recipe import FORMATS, NEEDS_CALIBRATION, SCHEMES, Kind, sizes
 from edgepack_packager.targets.gguf.tensors import parts
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
@@ -50,7 +50,7 @@ class GgufTarget:
     floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
     searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
-    needs_calibration: frozenset[str] = frozenset()
+    needs_calibration: frozenset[str] = NEEDS_CALIBRATION
     kv_cache: KvCache | None = None
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class GgufTarget:
         match form.kind:
             case "f32" | "f16" | "bf16":
                 return form.kind
-            case kind if kind.endswith("_K") or (kind.startswith(("iq", "tq")) and kind != "iq4_NL"):
+            case kind if kind.endswith("_K") or (kind.startswith(("iq", "tq")) and kind != "iq4_nl"):
                 return 256
             case _:
                 return 32
@@ -114,7 +114,7 @@ class GgufTarget:
         """Return rows as a file with that type holds them, but for what they are multiplied by there."""
         kind = cast(Kind, form)
         encoded = encode(kind, rows, name, model.importance.get(name))
-        keep_grids(kind, rows, 1.0, encoded)
+        keep_grids(kind, rows, 1.0, encoded, name)
         return dequantize(form.upper(), encoded)
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:

@@ -3,12 +3,15 @@
 ggml tries some twenty steps for a group, one after another, and sums the error of each in the order of its weights, so
 that a processor waits for every addition. Here ``LANES`` groups go side by side, each in ggml's order: the results are
 ggml's to the last bit, a fused multiply-add is never used, and so they are the same on every processor. Source:
-``make_qkx2_quants`` and ``make_qx_quants`` in ggml-quants.c, without an importance matrix.
+``make_qkx2_quants``, ``make_qkx3_quants``, ``make_qx_quants``, ``make_q3_quants`` and ``make_qp_quants`` in
+ggml-quants.c.
 
 Their arrays are float32 [weights of a group, ``LANES``], or [``LANES``].
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +33,12 @@ _FLAT = np.float32(1e-15)
 
 
 @compiled
-def fit_affine(groups: Float32, weights: Float32, steps: Float32, fits: Float32) -> None:
-    """Fit groups, float32 [n, 32], by levels from 0 times a scale, and a minimum of at most zero.
+def fit_affine(groups: Float32, weights: Float32, steps: Float32, fits: Float32, squared: bool = True) -> None:
+    """Fit groups, float32 [n, 16 or 32], by levels from 0 times a scale, and a minimum of at most zero.
 
-    ``weights``: what the square of each error counts, float32 [n, 32]; [0, 32] where it is as without an importance
-    matrix. ``steps``: what a group's range is divided into, float32: the highest level, and then what else is tried.
+    ``weights``: what the square of each error counts, float32 of the groups' shape, or its magnitude where it is not
+    ``squared``; [0, size] where it is as without an importance matrix. ``steps``: what a group's range is divided
+    into, float32: the highest level, and then what else is tried.
     Fills ``fits``, float32 [n, 4]: the scale, the minimum, and two numbers that give the levels of this fit,
     ``round(inverse * (x - low))``: the inverse and low.
     """
@@ -64,7 +68,7 @@ def fit_affine(groups: Float32, weights: Float32, steps: Float32, fits: Float32)
                     slope = (sum_w[g] * sum_xl[g] - sum_x[g] * sum_l[g]) / spread[g]
                     minimum[g] = _ZERO if offset > _ZERO else offset
                     scale[g] = sum_xl[g] / sum_ll[g] if offset > _ZERO else slope
-            _errors(x, w, levels, scale, minimum, error)
+            _errors(x, w, levels, scale, minimum, squared, error)
             for g in range(LANES):
                 if k == 0 or (spread[g] > _ZERO and error[g] < least[g]):
                     least[g] = error[g]
@@ -125,6 +129,106 @@ def fit_signed(groups: Float32, weights: Float32, steps: Float32, fits: Float32)
 
 
 @compiled
+def refine_signed(groups: Float32, lowest: int, scales: Float32, levels: NDArray[np.int8]) -> None:
+    """Fit groups, float32 [n, 16], by levels from ``lowest``, which is negative, to ``-lowest - 1`` times a scale.
+
+    Of one guess of the scale every level in turn moves to where the others' best scale has it, up to five times over.
+    Fills ``scales``, float32 [n], and ``levels``, int8 [n, 16]: ``lowest`` throughout a silent group, as ggml does.
+    """
+    x, w, wx, chosen = _rows(groups), _rows(groups), _rows(groups), _rows(groups)
+    peak, sum_xl, sum_ll = _row(), _row(), _row()
+    least, most = np.float32(lowest), np.float32(-lowest - 1)
+    for first in range(0, len(groups), LANES):
+        _take(groups, first, x)
+        peak[:], sum_xl[:], sum_ll[:] = _ZERO, _ZERO, _ZERO
+        for i in range(len(x)):
+            for g in range(LANES):
+                v = x[i, g]
+                peak[g] = v if abs(v) > abs(peak[g]) else peak[g]
+        for i in range(len(x)):
+            for g in range(LANES):
+                v = x[i, g]
+                level = _clipped(_rounded((least / peak[g]) * v), least, most)
+                w[i, g], wx[i, g], chosen[i, g] = v * v, v * v * v, level
+                sum_xl[g] += wx[i, g] * level
+                sum_ll[g] += w[i, g] * level * level
+        for _ in range(5):
+            for i in range(len(x)):
+                for g in range(LANES):
+                    level = chosen[i, g]
+                    xl, ll = sum_xl[g] - wx[i, g] * level, sum_ll[g] - w[i, g] * level * level
+                    moved = _clipped(np.float32(_whole(x[i, g] * ll / xl)), least, most)
+                    new_xl, new_ll = xl + wx[i, g] * moved, ll + w[i, g] * moved * moved
+                    better = new_xl * new_xl * sum_ll[g] > sum_xl[g] * sum_xl[g] * new_ll
+                    if xl > _ZERO and moved != level and new_ll > _ZERO and better:
+                        chosen[i, g], sum_xl[g], sum_ll[g] = moved, new_xl, new_ll
+        for g in range(min(LANES, len(groups) - first)):
+            silent = abs(peak[g]) < _FLAT
+            scales[first + g] = sum_xl[g] / sum_ll[g] if sum_ll[g] > _ZERO and not silent else _ZERO
+            for i in range(len(x)):
+                levels[first + g, i] = lowest if silent else np.int8(chosen[i, g])
+
+
+@compiled
+def fit_multiples(values: Float32, weights: Float32, top: int, units: Float32, multiples: NDArray[np.uint8]) -> None:
+    """Fit the rows of values, float32 [n, size], none of them negative, by multiples from 0 to ``top`` of one number.
+
+    ``weights``: what the square of each error counts, float32 [n, size]. Fills ``units``, float32 [n], and
+    ``multiples``, uint8 [n, size].
+    """
+    highest = np.float32(top)
+    for r in range(len(values)):
+        x, w, chosen = values[r], weights[r], multiples[r]
+        most = _ZERO
+        for i in range(len(x)):
+            most = most if most > x[i] else x[i]
+        units[r], chosen[:] = _ZERO, 0
+        if most < _FLAT:
+            continue
+        inverse, least = _ZERO, _ZERO
+        for k in range(9):  # ggml's own division first, then four tenths of a step on either side of it
+            tenths = np.float32(k - 5 if k < 5 else k - 4) if k > 0 else _ZERO
+            tried = (np.float32(0.1) * tenths + highest) / most
+            error = _ZERO
+            for i in range(len(x)):
+                level = np.float32(_whole(tried * x[i]))
+                off = x[i] - (_ONE / tried) * (level if k == 0 or level < highest else highest)
+                error += w[i] * off * off
+            if k == 0 or error < least:
+                inverse, least = tried, error
+        xl, ll = _ZERO, _ZERO
+        for i in range(len(x)):
+            chosen[i] = min(_whole(inverse * x[i]), top)
+            xl += w[i] * x[i] * np.float32(chosen[i])
+            ll += w[i] * np.float32(chosen[i]) * np.float32(chosen[i])
+        for _ in range(5):
+            changed = False
+            for i in range(len(x)):
+                level = np.float32(chosen[i])
+                new_xl, new_ll = xl - w[i] * x[i] * level, ll - w[i] * level * level
+                if new_xl > _ZERO and new_ll > _ZERO:
+                    moved = min(_whole(x[i] * new_ll / new_xl), top)
+                    if moved != chosen[i]:
+                        new_xl += w[i] * x[i] * np.float32(moved)
+                        new_ll += w[i] * np.float32(moved) * np.float32(moved)
+                        if new_xl * new_xl * ll > xl * xl * new_ll:
+                            chosen[i], xl, ll, changed = moved, new_xl, new_ll, True
+            if not changed:
+                break
+        units[r] = xl / ll if ll > _ZERO else _ZERO
+
+
+@compiled
+def squares(blocks: Float32, sums: Float32) -> None:
+    """Add up the squares of each block, float32 [n, size], one after another, as ggml does: fills ``sums`` [n]."""
+    for b in range(len(blocks)):
+        total = _ZERO
+        for i in range(blocks.shape[1]):
+            total += blocks[b, i] * blocks[b, i]
+        sums[b] = total
+
+
+@compiled
 def levels(
     groups: Float32,
     scales: Float32,
@@ -143,9 +247,7 @@ def levels(
         for i in range(groups.shape[1]):
             x = groups[g, i]
             value = (x + minima[g]) / scales[g] if scales[g] != _ZERO else inverse[g] * (x - low[g])
-            # ggml's own way to round, whatever the value
-            shifted = (np.float32(value + _SHIFT).view(np.int32) & np.int32(0x7FFFFF)) - np.int32(0x400000)
-            out[g, i] = max(ends[0], min(ends[1], shifted))
+            out[g, i] = max(ends[0], min(ends[1], _whole(value)))
 
 
 @inlined
@@ -162,6 +264,12 @@ def _rows(groups: Float32) -> Float32:
 @inlined
 def _rounded(x: np.float32) -> np.float32:
     return (x + _SHIFT) - _SHIFT
+
+
+@inlined
+def _whole(x: np.float32) -> Any:
+    """ggml's own way to round, whatever the value: ``nearest_int``."""
+    return (np.float32(x + _SHIFT).view(np.int32) & np.int32(0x7FFFFF)) - np.int32(0x400000)
 
 
 @inlined
@@ -236,12 +344,14 @@ def _levels(
 
 
 @inlined
-def _errors(x: Float32, w: Float32, levels: Float32, scale: Float32, minimum: Float32, error: Float32) -> None:
+def _errors(
+    x: Float32, w: Float32, levels: Float32, scale: Float32, minimum: Float32, squared: bool, error: Float32
+) -> None:
     error[:] = _ZERO
     for first in range(0, len(x), AT_ONCE):
         for g in range(LANES):
             total = error[g]
             for i in range(first, first + AT_ONCE):
                 off = scale[g] * levels[i, g] + minimum[g] - x[i, g]
-                total += w[i, g] * (off * off)
+                total += w[i, g] * (off * off if squared else abs(off))
             error[g] = total

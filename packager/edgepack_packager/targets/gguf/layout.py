@@ -58,8 +58,8 @@ class Layout:
         return padded(last.offset + last.size)
 
 
-def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Layout:
-    """Lay out a decoder's tensors under a scheme, but for those with forms of their own.
+def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: bool = False) -> Layout:
+    """Lay out a decoder's tensors under a scheme, ``calibrated`` or not, but for those with forms of their own.
 
     Pure, and quick: shapes and types are all that it reads.
 
@@ -78,7 +78,7 @@ def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Layout:
     for name, values in tables(decoder).items():
         add(name, values.shape, "f32")
     places = parts(decoder)
-    for choice in choices(decoder, scheme, forms):
+    for choice in choices(decoder, scheme, forms, calibrated):
         part = places[choice.tensor]
         if part.name not in tensors:
             add(part.name, part.shape, choice.kind)

@@ -1,7 +1,7 @@
 """Rows of float32 become rows of bytes in one of ggml's element types. Every row is encoded alone.
 
-All of them are computed here, and so are the same on every host: blocks of 32 by numpy, K-quants by ``kquants``. The
-bytes are ggml's (``quantize_row_*_ref`` in ggml-quants.c, on x86-64).
+All of them are computed here, and so are the same on every host: plain blocks by numpy, K-quants by ``kquants``, the iq
+types by ``nonlinear`` and ``lattice``. The bytes are ggml's (``quantize_row_*_ref`` in ggml-quants.c, on x86-64).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form
 from edgepack_packager.targets.gguf import kquants
-from edgepack_packager.targets.gguf.recipe import FORMATS, K_QUANTS, Kind
+from edgepack_packager.targets.gguf.recipe import FORMATS, GRIDS, K_QUANTS, Kind
 
 Bytes = NDArray[np.uint8]
 
-# Blocks of 32 that are encoded at a time: 256 KiB of float32, so that the passes over them stay in the cache.
+# Blocks that are encoded at a time: 256 KiB of float32 in those of 32, so that the passes over them stay in the cache.
 _STEP = 2048
 
 
@@ -27,14 +27,14 @@ def encode(kind: Kind, rows: Float32, place: str, importance: Float32 | None = N
     """Return float32 [n, columns] (or [n] for float types) as uint8 [n, row bytes].
 
     ``importance`` is what an error in each column counts, float32 [columns], for the types that search: all that are
-    quantised but q8_0.
+    quantised but q8_0 and those for grids.
 
     Raises ``BuildError``, naming ``place``, for a value that the type cannot hold: an infinity or a NaN in a
     quantised type, and beyond 65504 in f16.
     """
     matrix = np.ascontiguousarray(rows, dtype=np.float32).reshape(len(rows), -1)
-    if kind in K_QUANTS:
-        return _k_quants(kind, matrix, place, importance)
+    if kind in K_QUANTS or kind.startswith("iq"):
+        return _searched(kind, matrix, place, importance)
     if kind == "f32":
         return matrix.view(np.uint8)
     if kind == "bf16":
@@ -46,13 +46,28 @@ def encode(kind: Kind, rows: Float32, place: str, importance: Float32 | None = N
     return _with_numpy(kind, matrix, place)
 
 
-def _k_quants(kind: Kind, rows: Float32, place: str, importance: Float32 | None) -> Bytes:
+def _searched(kind: Kind, rows: Float32, place: str, importance: Float32 | None) -> Bytes:
     if not np.isfinite(rows).all():
         raise _unrepresentable(kind, place)
-    encoded = kquants.encode(kind, rows, importance)
-    if not np.isfinite(kquants.scales(kind, encoded)).all():
+    if kind in K_QUANTS:
+        encoded = kquants.encode(kind, rows, importance)
+        scales = kquants.scales(kind, encoded)
+    else:
+        encoded = _iq(kind, rows, importance)
+        scales = encoded.reshape(-1, FORMATS[kind].block_bytes)[:, :2].copy().view("<f2")
+    if not np.isfinite(scales).all():
         raise _unrepresentable(kind, place)
     return encoded
+
+
+def _iq(kind: Kind, rows: Float32, importance: Float32 | None) -> Bytes:
+    if kind == "iq3_s":
+        from edgepack_packager.targets.gguf import lattice
+
+        return lattice.encode(rows, importance)
+    from edgepack_packager.targets.gguf import nonlinear
+
+    return nonlinear.encode(rows, importance, kind == "iq4_xs")
 
 
 def to_bf16(values: Float32) -> NDArray[np.uint16]:
@@ -109,7 +124,7 @@ def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Byte
 
 def _with_numpy(kind: Kind, rows: Float32, place: str) -> Bytes:
     pack = _PACKERS[kind]
-    blocks = rows.reshape(-1, 32)
+    blocks = rows.reshape(-1, FORMATS[kind].block)
     out = np.empty((len(blocks), FORMATS[kind].block_bytes), np.uint8)
     for start in range(0, len(blocks), _STEP):
         # One column per block: reductions and scales then run along contiguous memory, twice as fast as along blocks.
@@ -124,20 +139,32 @@ def _with_numpy(kind: Kind, rows: Float32, place: str) -> Bytes:
     return out.reshape(len(rows), -1)
 
 
-def keep_grids(kind: Kind, rows: Float32, factor: float, encoded: Bytes) -> None:
+def keep_grids(kind: Kind, rows: Float32, factor: float, encoded: Bytes, place: str) -> None:
     """Replace those of the encoded rows that lie on a grid by its levels, which ggml's own rule would round away.
 
     ``rows``: float32 [n, columns], as the source has them; ``factor``: what they were multiplied by before they became
     ``encoded``, uint8 [n, row bytes].
+
+    Raises ``BuildError``, naming ``place``, for rows on no grid in a type that is for grids.
     """
     if kind not in _PACKERS:
         return
     from edgepack_packager.targets import grids
 
-    if (found := grids.recover(rows, Form(kind, int(kind[1]), 32))) is None:
+    size = FORMATS[kind].block
+    found = grids.recover(rows, Form(kind, int(kind[1]), size))
+    if kind in GRIDS:
+        others: NDArray[np.bool_] = np.count_nonzero(rows, axis=1) > 0
+        others[found.rows if found else []] = False
+        if others.any():
+            raise BuildError(
+                f"{place} lies on no grid that {kind} holds: {GRIDS[kind]} times a scale for {size} neighbours.",
+                hint="This type is for weights that were trained so. Choose q4_k_m, or q2_k with --calibrate built-in.",
+            )
+    if found is None or kind == "q1_0":  # whose own rule, the mean magnitude, meets a binary grid
         return
     scaled = np.float32(factor)
-    blocks = rows[found.rows].reshape(-1, 32) * scaled
+    blocks = rows[found.rows].reshape(-1, size) * scaled
     scales, lowest = (each.reshape(-1) * scaled for each in (found.scales, found.biases))
     out = np.empty((len(blocks), FORMATS[kind].block_bytes), np.uint8)
     for start in range(0, len(blocks), _STEP):
@@ -150,9 +177,29 @@ def _plain_scale(kind: Kind, columns: Float32, highest: Float32, lowest: Float32
     """Return ggml's scale of each block; a column of ``columns`` is a block."""
     if kind == "q8_0":
         return np.divide(np.maximum(np.abs(highest), np.abs(lowest)), np.float32(127), dtype=np.float32)
+    if kind == "q1_0":
+        return np.asarray(sum(np.abs(columns)), np.float32) / np.float32(128)
+    if kind == "q2_0":
+        return np.maximum(highest, -lowest)
     if kind in ("q4_1", "q5_1"):
         return (highest - lowest) / np.float32(15 if kind == "q4_1" else 31)
     return _first_peak(columns, highest, lowest) / np.float32(-16 if kind == "q5_0" else -8)
+
+
+def _pack_q1_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
+    out[:, :2] = _halves(scale)
+    out[:, 2:] = np.packbits(columns >= 0, axis=0, bitorder="little").T
+
+
+def _pack_q2_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
+    # Levels are -1 to 2: of a scale that a level of -2 would meet, the opposite has all of them.
+    meets = (np.abs(columns) > np.float32(1.5) * np.abs(scale)).any(axis=0)
+    scale = np.where(meets, -scale, np.abs(scale))
+    columns *= _inverse(scale)
+    columns += _half_way(columns)
+    four = (columns.astype(np.int8) + np.int8(1)).view(np.uint8).reshape(16, 4, -1)
+    out[:, :2] = _halves(scale)
+    out[:, 2:] = (four[:, 0] | four[:, 1] << 2 | four[:, 2] << 4 | four[:, 3] << 6).T
 
 
 def _pack_q4_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
@@ -187,14 +234,14 @@ def _pack_q5_1(columns: Float32, scale: Float32, lowest: Float32, out: Bytes) ->
 
 def _pack_q8_0(columns: Float32, scale: Float32, _: Float32, out: Bytes) -> None:
     columns *= _inverse(scale)
-    # The largest float below a half, with the sign of each value: truncation then rounds halves away from zero, as C's
-    # roundf does, and does not lift 0.49999997 to 1.
-    columns += np.copysign(np.nextafter(np.float32(0.5), np.float32(0)), columns)
+    columns += _half_way(columns)
     out[:, :2] = _halves(scale)
     out[:, 2:] = columns.astype(np.int8).view(np.uint8).T
 
 
 _PACKERS: dict[Kind, Callable[[Float32, Float32, Float32, Bytes], None]] = {
+    "q1_0": _pack_q1_0,
+    "q2_0": _pack_q2_0,
     "q4_0": _pack_q4_0,
     "q4_1": _pack_q4_1,
     "q5_0": _pack_q5_0,
@@ -218,6 +265,12 @@ def _inverse(scale: Float32) -> Float32:
         inverse = np.float32(1) / scale
     # The inverse of the smallest subnormals overflows; their scale is zero in half precision anyway.
     return np.where(np.isfinite(inverse), inverse, np.float32(0))
+
+
+def _half_way(columns: Float32) -> Float32:
+    """The largest float below a half, with the sign of each value: truncation then rounds halves away from zero, as C's
+    roundf does, and does not lift 0.49999997 to 1."""
+    return np.copysign(np.nextafter(np.float32(0.5), np.float32(0)), columns)
 
 
 def _codes(columns: Float32, inverse: Float32, offset: float, highest: int) -> Bytes:

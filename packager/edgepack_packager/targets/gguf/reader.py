@@ -75,7 +75,12 @@ class GgufReader:
           of one value against others', so a whole step is allowed: sqrt(32) sqrt(2) / steps. Scales and minima have
           6 bits, 63 steps for 8 sub-blocks: half such a step each, over the whole block of 256, is 16/63 of m. The two
           add in squares.
-        - q6_K: sub-blocks of 16, step m/32 (whole, as above), sqrt(16)/32; scales in 8 bits: 16/256.
+        - q6_K: sub-blocks of 16, step m/32 (whole, as above), sqrt(16)/32; scales in 8 bits: 16/256. q3_K: the same
+          with m/4, and scales in 6 bits. q2_K: as q4_K, with sub-blocks of 16, three steps, and 15 for the scales.
+        - iq4_nl, iq4_xs: the widest step is 24 of 113 (whole, as above); scales of iq4_xs in 6 bits: 16/64. iq3_s: four
+          magnitudes move together, by two steps of 2/15; scales in 4 bits, of odd numbers to 31: 16/31.
+        - q1_0, q2_0: no weight is off by more than itself, or the mean magnitude: 1. Their rows lie on grids, which are
+          held much closer.
 
         A tensor that is scaled in the file is rounded twice more: 2**-22.
         """
@@ -120,6 +125,13 @@ _FORMS = {
     "Q4_0": Form("q4_0", 4, 32),
     "Q4_1": Form("q4_1", 4, 32),
     "Q5_1": Form("q5_1", 5, 32),
+    "Q1_0": Form("q1_0", 1, 128),
+    "Q2_0": Form("q2_0", 2, 64),
+    "IQ4_NL": Form("iq4_nl", 4, 32),
+    "IQ4_XS": Form("iq4_xs", 4, 32),
+    "IQ3_S": Form("iq3_s", 3, 32),
+    "Q2_K": Form("q2_K", 2, 16),
+    "Q3_K": Form("q3_K", 3, 16),
     "Q4_K": Form("q4_K", 4, 32),
     "Q5_K": Form("q5_K", 5, 32),
     "Q6_K": Form("q6_K", 6, 16),
@@ -139,6 +151,13 @@ _BOUNDS = {
     "Q4_0": sqrt(31) / (2 * 8) + _HALF,
     "Q4_1": sqrt(32) * sqrt(2) / (2 * 15) + 2 * _HALF,
     "Q5_1": sqrt(32) * sqrt(2) / (2 * 31) + 2 * _HALF,
+    "Q1_0": 1 + _HALF,
+    "Q2_0": 1 + _HALF,
+    "IQ4_NL": _k_bound(sqrt(32) * 24 / 113, 0),
+    "IQ4_XS": _k_bound(sqrt(32) * 24 / 113, 16 / 64),
+    "IQ3_S": _k_bound(sqrt(32) * 4 / 15, 16 / 31),
+    "Q2_K": _k_bound(sqrt(16) * sqrt(2) / 3, 16 / 15),
+    "Q3_K": _k_bound(sqrt(16) / 4, 16 / 64),
     "Q4_K": _k_bound(sqrt(32) * sqrt(2) / 15, 16 / 63),
     "Q5_K": _k_bound(sqrt(32) * sqrt(2) / 31, 16 / 63),
     "Q6_K": _k_bound(sqrt(16) / 32, 16 / 256),
@@ -154,6 +173,13 @@ _FACTORS = {
     "Q4_0": 8,
     "Q4_1": 15 + 1,
     "Q5_1": 31 + 1,
+    "Q1_0": 1,
+    "Q2_0": 2,
+    "IQ4_NL": 127,
+    "IQ4_XS": 32 * 127,
+    "IQ3_S": 31 * 15,
+    "Q2_K": 15 * 3 + 15,
+    "Q3_K": 32 * 4,
     "Q4_K": 63 * 15 + 63,
     "Q5_K": 63 * 31 + 63,
     "Q6_K": 128 * 32,

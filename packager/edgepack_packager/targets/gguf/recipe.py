@@ -1,8 +1,9 @@
 """Which element type each tensor takes under a scheme: llama.cpp's own rules.
 
 It knows shapes and names, no values and no bytes. The source of every rule is ``llama_tensor_get_type`` in llama.cpp's
-src/llama-quant.cpp, without an importance matrix; the tests compare the result with llama.cpp's own quantiser. Of the
-architectures, only those that fuse tensors, and those that know a model of 70 B, have rules of their own there.
+src/llama-quant.cpp, for the iq types with an importance matrix where a model is calibrated; the tests compare the
+result with llama.cpp's own quantiser. Of the architectures, only those that fuse tensors, and those that know a model
+of 70 B, have rules of their own there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
 
-Kind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"]
+Kind = Literal[
+    "f32", "f16", "bf16",
+    "q1_0", "q2_0", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0",
+    "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
+    "iq4_nl", "iq4_xs", "iq3_s",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,13 @@ FORMATS: dict[Kind, Format] = {
     "q5_0": Format(6, 32, 22),
     "q5_1": Format(7, 32, 24),
     "q8_0": Format(8, 32, 34),
+    "q1_0": Format(41, 128, 18),
+    "q2_0": Format(42, 64, 18),
+    "iq4_nl": Format(20, 32, 18),
+    "iq4_xs": Format(23, 256, 136),
+    "iq3_s": Format(21, 256, 110),
+    "q2_K": Format(10, 256, 84),
+    "q3_K": Format(11, 256, 110),
     "q4_K": Format(12, 256, 144),
     "q5_K": Format(13, 256, 176),
     "q6_K": Format(14, 256, 210),
@@ -64,15 +77,46 @@ SCHEMES: dict[str, Scheme] = {
     "q8_0": Scheme(7, "q8_0", 8),
     "q4_0": Scheme(2, "q4_0", 4),
     "q4_1": Scheme(3, "q4_1", 4),
+    "q2_k": Scheme(10, "q2_K", 2),
+    "q3_k_m": Scheme(12, "q3_K", 3),
     "q4_k_m": Scheme(15, "q4_K", 4),
     "q5_k_m": Scheme(17, "q5_K", 5),
     "q6_k": Scheme(18, "q6_K", 6),
+    "iq3_s": Scheme(26, "iq3_s", 3),
+    "iq4_xs": Scheme(30, "iq4_xs", 4),
+    "iq4_nl": Scheme(25, "iq4_nl", 4),
+    "q1_0": Scheme(40, "q1_0", 1),
+    "q2_0": Scheme(41, "q2_0", 2),
 }
 
-K_QUANTS: frozenset[Kind] = frozenset({"q4_K", "q5_K", "q6_K"})
+NEEDS_CALIBRATION = frozenset({"q2_k", "iq3_s"})
+"""Schemes that make nonsense of any model unless a text chose their scales."""
 
-# What a row takes that its type's block does not divide; after that, f16, which divides every row.
-_NARROWER: dict[Kind, Kind] = {"q4_K": "q5_0", "q5_K": "q5_1", "q6_K": "q8_0"}
+K_QUANTS: frozenset[Kind] = frozenset({"q2_K", "q3_K", "q4_K", "q5_K", "q6_K"})
+
+GRIDS: dict[Kind, str] = {"q1_0": "-1 and 1", "q2_0": "-1, 0, 1 and 2"}
+"""Types for weights that lie on a grid of so few levels, and what those are times their scale."""
+
+# What a row takes that its type's block does not divide; after that, f16, which divides every row. llama.cpp names no
+# other type for q1_0.
+_NARROWER: dict[Kind, Kind] = {
+    "q1_0": "q4_0",
+    "q2_0": "q4_0",
+    "q2_K": "q4_0",
+    "q3_K": "q4_0",
+    "q4_K": "q5_0",
+    "q5_K": "q5_1",
+    "q6_K": "q8_0",
+    "iq3_s": "iq4_nl",
+    "iq4_xs": "iq4_nl",
+}
+
+
+# What a matrix of its own form is tried in: each costs a measurement.
+_OFFERED: tuple[Kind, ...] = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K")
+
+# What a mixture gives the projection of the attention's result.
+_OUTPUT: dict[str, Kind] = {"q2_k": "q3_K", "q3_k_m": "q4_K"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +138,7 @@ class Choice:
         return Fallback(tensor=self.tensor, scheme=self.kind, reason=reason)
 
 
-def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Iterator[Choice]:
+def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: bool = False) -> Iterator[Choice]:
     """Yield the type of every canonical tensor, in model order: its own of ``forms``, else that of the scheme's rule.
 
     Raises ``UnsupportedModelError`` for a decoder that no architecture computes.
@@ -102,15 +146,15 @@ def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS) -> Iterator[
     architecture = choose(decoder)
     for name, shape in decoder.tensors():
         own = cast("Kind | None", forms.get(name))
-        asked = own or _asked(decoder, architecture, scheme, name, shape)
+        asked = own or _asked(decoder, architecture, scheme, calibrated, name, shape)
         yield Choice(name, shape, _fitting(asked, shape[-1]), asked)
 
 
 def sizes(decoder: Decoder, rows: int, columns: int) -> dict[str, int]:
-    """Return the bytes of a matrix in each type that it may be given: all that quantise and whose blocks fill its rows,
+    """Return the bytes of a matrix in each type that it may be given: of ``_OFFERED`` those whose blocks fill its rows,
     and the half precision that the decoder's activations fit in."""
-    half = "bf16" if decoder.wide else "f16"
-    fitting = {kind: of for kind, of in FORMATS.items() if (of.block > 1 and columns % of.block == 0) or kind == half}
+    offered = [*_OFFERED, "bf16" if decoder.wide else "f16"]
+    fitting = {kind: of for kind, of in FORMATS.items() if kind in offered and columns % of.block == 0}
     return {kind: rows * of.row_bytes(columns) for kind, of in fitting.items()}
 
 
@@ -120,7 +164,9 @@ def _fitting(kind: Kind, columns: int) -> Kind:
     return kind
 
 
-def _asked(decoder: Decoder, architecture: Architecture, scheme: str, name: str, shape: tuple[int, ...]) -> Kind:
+def _asked(
+    decoder: Decoder, architecture: Architecture, scheme: str, calibrated: bool, name: str, shape: tuple[int, ...]
+) -> Kind:
     kind = SCHEMES[scheme].kind
     if len(shape) == 1:
         return "f32"
@@ -128,22 +174,48 @@ def _asked(decoder: Decoder, architecture: Architecture, scheme: str, name: str,
         return kind
     if name == "head" or (name == "embedding" and decoder.tied):
         return "q8_0" if kind == "q8_0" else "q6_K"
-    # A tensor that holds q, k and v is as sensitive as v is.
-    values = ("attention.q", "attention.k", "attention.v") if architecture.fused else ("attention.v",)
-    if name.endswith((*values, "mlp.down")):
-        return _sensitive(decoder, architecture, scheme, name)
-    return kind
-
-
-def _sensitive(decoder: Decoder, architecture: Architecture, scheme: str, name: str) -> Kind:
-    """The value and down projections: the mixtures give them more bits in the first, the last and every third layer."""
-    kind = SCHEMES[scheme].kind
+    if name == "embedding":
+        # which is hardly ever on the grid of the other matrices; llama.cpp knows that of q2_0 alone
+        return "q4_K" if kind in GRIDS else kind
     layer = int(name.split(".")[1])
-    if scheme in ("q4_k_m", "q5_k_m") and _more_bits(layer, decoder.n_layers):
-        return "q6_K"
-    if kind == "q4_K" and name.endswith("attention.v") and _is_70b(decoder, architecture):
-        return "q5_K"
+    # A tensor that holds q, k and v is as sensitive as v is.
+    if name.endswith(("attention.q", "attention.k", "attention.v") if architecture.fused else "attention.v"):
+        return _value(decoder, architecture, scheme, layer)
+    if name.endswith("mlp.down"):
+        return _down(decoder.n_layers, scheme, calibrated, layer)
+    if name.endswith("attention.o"):
+        return _OUTPUT.get(scheme, kind)
     return kind
+
+
+def _value(decoder: Decoder, architecture: Architecture, scheme: str, layer: int) -> Kind:
+    kind = SCHEMES[scheme].kind
+    shared = decoder.n_heads // decoder.n_kv_heads >= 4
+    match scheme:
+        case "q2_k":
+            kind = "q4_K" if shared else "q3_K"
+        case "q3_k_m":
+            kind = "q5_K" if layer < 2 else "q4_K"
+        case "iq3_s" if shared:
+            kind = "q4_K"
+        case "iq4_nl" | "iq4_xs" if shared:
+            kind = "q5_K"
+        case "q4_k_m" | "q5_k_m" if _more_bits(layer, decoder.n_layers):
+            kind = "q6_K"
+    return "q5_K" if kind in ("q3_K", "q4_K") and _is_70b(decoder, architecture) else kind
+
+
+def _down(n_layers: int, scheme: str, calibrated: bool, layer: int) -> Kind:
+    match scheme:
+        case "q2_k":
+            return "q3_K"
+        case "q3_k_m":
+            return "q5_K" if layer < n_layers // 16 else "q4_K"
+        case "iq4_nl" | "iq4_xs" if layer < n_layers // 8 and not calibrated:
+            return "q5_K"
+        case "q4_k_m" | "q5_k_m" if _more_bits(layer, n_layers):
+            return "q6_K"
+    return SCHEMES[scheme].kind
 
 
 def _is_70b(decoder: Decoder, architecture: Architecture) -> bool:

@@ -23,7 +23,7 @@ class GgufWriter:
     """A variant that is being written. It holds the header's tables and one encoded block, never a tensor."""
 
     def __init__(self, path: Path, model: Model, scheme: str) -> None:
-        self._layout = place(model.decoder, scheme, model.forms)
+        self._layout = place(model.decoder, scheme, model.forms, bool(model.importance))
         self._decoder = model.decoder
         self._importance = model.importance
         self._architecture = choose(model.decoder).name
@@ -59,7 +59,7 @@ class GgufWriter:
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
         encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
-        keep_grids(tensor.kind, rows, ratio, encoded)
+        keep_grids(tensor.kind, rows, ratio, encoded, self._place(name))
         if rotates(name, self._architecture):
             encoded = self._interleave(encoded, self._place(name))
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)

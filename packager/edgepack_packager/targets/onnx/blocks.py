@@ -37,6 +37,7 @@ def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> 
 
     n, count = len(rows), form.count(rows.shape[1])
     counts = np.ones(rows.shape[1], np.float32) if importance is None else importance
+    alike = bool((counts == 1).all())  # where a text tells columns apart, their weights' sizes tell nothing more
     flat, counts = (np.ascontiguousarray(_filled(x, form)).reshape(-1, form.size) for x in (rows, counts[None]))
     codes = np.empty((len(flat), form.size_bytes), np.uint8)
     scales = np.empty(len(flat), np.float32)
@@ -46,8 +47,7 @@ def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> 
         whole = np.empty(flat[run].shape, np.uint8)
         if form.searched or (importance is not None and form.bits < CALIBRATED_BITS):
             own = np.roll(counts, -start, axis=0)  # a run may begin within a row
-            calibrated = importance is not None
-            kernels.search(flat[run], own, -(half + _POSITIONS), -half, calibrated, whole, scales[run])
+            kernels.search(flat[run], own, -(half + _POSITIONS), -half, alike, whole, scales[run])
         else:
             kernels.plain(flat[run], half, whole, scales[run])
         codes[run] = _packed(whole, form.bits)

@@ -25,7 +25,7 @@ def search(
     importance: Float32,
     factors: Float32,
     lowest: np.float32,
-    again: bool,
+    loud: bool,
     codes: NDArray[np.uint8],
     scales: Float32,
 ) -> None:
@@ -34,9 +34,9 @@ def search(
     x is a weight over the block's largest one, so that no square overflows, and c what the square of its error counts.
     The scale that fits steps best is (c x . q) / (c q . q), and what it leaves of the squared norm is least where
     (c x . q)**2 / (c q . q) is largest. ``blocks``: float32 [n, size], a power of two; ``importance``: c of the blocks
-    of a row, float32 [blocks, size]; ``again``: whether the steps are in the end the nearest to that scale's. Fills
-    ``codes``, uint8 [n, size], with the steps less ``lowest``, and ``scales``, float32 [n], not finite where a block is
-    not.
+    of a row, float32 [blocks, size]; ``loud``: whether it counts the more the larger a weight is, as ggml has it, by
+    the root of its square and of the block's mean square. Fills ``codes``, uint8 [n, size], with the steps nearest to
+    that scale's less ``lowest``, and ``scales``, float32 [n], not finite where a block is not.
     """
     size, highest = blocks.shape[1], -lowest - np.float32(1)
     x, c = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
@@ -52,6 +52,8 @@ def search(
         for i in range(size):
             for g in range(LANES):
                 x[i, g] *= inverse[g]
+        if loud:
+            _weigh(x, c, scale)
         most[:], best[:], scale[:] = np.float32(0), np.float32(0), np.float32(0)
         for factor in factors:
             half = size // 2
@@ -73,13 +75,26 @@ def search(
                 most[g] = kept if better else most[g]
                 best[g] = factor if better else best[g]
                 scale[g] = along[0, g] / square[0, g] if better else scale[g]
-        if again:
-            for g in range(LANES):
-                best[g] = np.float32(1) / scale[g] if scale[g] != 0 else np.float32(0)
+        for g in range(LANES):
+            best[g] = np.float32(1) / scale[g] if scale[g] != 0 else np.float32(0)
         for g in range(min(LANES, len(blocks) - first)):
             scales[first + g] = scale[g] * extreme[g] if np.isfinite(extreme[g]) else extreme[g]
             for i in range(size):
                 codes[first + g, i] = np.uint8(_step(x[i, g], best[g], lowest, highest) - lowest)
+
+
+@inlined
+def _weigh(x: Float32, c: Float32, mean: Float32) -> None:
+    """Multiply c by the root of each weight's square and of the mean square of its lane, for which ``mean`` is used."""
+    mean[:] = np.float32(0)
+    for i in range(len(x)):
+        for g in range(LANES):
+            mean[g] += x[i, g] * x[i, g]
+    for g in range(LANES):
+        mean[g] /= np.float32(len(x))
+    for i in range(len(x)):
+        for g in range(LANES):
+            c[i, g] *= np.sqrt(mean[g] + x[i, g] * x[i, g])
 
 
 @compiled
