@@ -2,15 +2,17 @@
 
     python benchmarks/quality.py --scratch /tmp/quality \\
         --model "SmolLM2-135M" FOLDER english.txt --model demo demo examples/demo_model/held_out.jsonl \\
-        [--tokens 4096] [--write docs/quality.md] [--llama-cpp FOLDER] [--mlx-lm PYTHON] [--genai PYTHON]
+        [--tokens 4096] [--calibrate TEXT] [--write docs/quality.md] [--llama-cpp FOLDER] [--mlx-lm PYTHON]
+        [--genai PYTHON]
 
-":searched" after a scheme searches for its scales, ":calibrated" by what the built-in text uses; "=" before it chooses
-the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. What other converters make of the models joins
-the tables where their programs are named: see ``quality_peers``. The text's first tokens are read in windows that start
-anew. The source is computed by the proof's reference in float32; gguf and onnx payloads by their engines on one thread,
-with an f32 KV cache; those of mlx, whose engine takes a second a token on a processor, by the reference with what their
-files dequantise to, and 256 tokens by both. Figures are kept under --scratch, so that a second run goes on. One core:
-10 CPU seconds for 300 tokens and a scheme of SmolLM2.
+":searched" after a scheme searches for its scales, ":calibrated" by what a text uses, the built-in one or that of
+--calibrate; "=" before it chooses the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. What other
+converters make of the models joins the tables where their programs are named: see ``quality_peers``. The text's first
+tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and onnx
+payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a
+processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept under
+--scratch, so that a second run goes on: another text takes another one. One core: 10 CPU seconds for 300 tokens and a
+scheme of SmolLM2.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.seal import text_of, tokenizer_of
 from edgepack_packager.targets import Model, Request, Scales
-from edgepack_packager.text import read_text
+from edgepack_packager.text import golden, read_text
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.write import write
 
@@ -96,12 +98,16 @@ class Subject:
     weights: InMemory
     windows: list[list[int]]
     states: list[Float32]
+    text: str = BUILT_IN
 
     @cached_property
     def passes(self) -> list[list[Sequence[int]]]:
-        """The built-in text's windows, which are not what it is judged by."""
-        side, corpus = compiled(text_of(self.model)), calibration.text.read(BUILT_IN)
-        return calibration.passes(corpus, tokenizer_of(side), self.model.decoder.context, side, None)
+        """The windows of the calibration's text, which are not what it is judged by."""
+        side, corpus = compiled(text_of(self.model)), calibration.text.read(self.text)
+        tokenizer = tokenizer_of(side)
+        chat = golden.vectors(side, tokenizer).chat if corpus.conversations else None
+        told = calibration.told(corpus, tokenizer, side, chat)
+        return calibration.passes(corpus, told, self.model.decoder.context)
 
     @cached_property
     def calibrated(self) -> Model:
@@ -122,6 +128,7 @@ def main() -> None:
     parser.add_argument("--model", nargs=3, action="append", required=True, metavar=("NAME", "FOLDER", "TEXT"))
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--schemes", nargs="+", default=[f"{key}:{name}" for key in SCHEMES for name in SCHEMES[key]])
+    parser.add_argument("--calibrate", default=BUILT_IN, help="the text of :calibrated")
     parser.add_argument("--write", type=Path, help="the page whose tables to replace")
     parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="of llama-quantize and llama-imatrix")
     parser.add_argument("--mlx-lm", metavar="PYTHON", help="the interpreter of an environment with mlx-lm")
@@ -132,20 +139,20 @@ def main() -> None:
     schemes = [*asked.schemes, *(f"{peer}:{name}" for peer in PEERS if there[peer] for name in PEERS[peer])]
     results: list[Result] = []
     for name, folder, text in asked.model:
-        results += _results(name, folder, Path(text), asked.tokens, schemes, asked.scratch, tools)
+        results += _results(name, folder, Path(text), asked.tokens, schemes, asked.scratch, tools, asked.calibrate)
     print(quality_page.tables(results))
     if asked.write:
         quality_page.write(asked.write, results)
 
 
 def _results(
-    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path, tools: Tools
+    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path, tools: Tools, by: str
 ) -> Iterator[Result]:
     subject: Subject | None = None
     for scheme in schemes:
         place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
         if not place.exists():
-            subject = subject or subject_of(name, folder, text, tokens)
+            subject = subject or replace(subject_of(name, folder, text, tokens), text=by)
             target, _, asked = scheme.partition(":")
             if target in PEERS:
                 result = _measure_peer(subject, target, asked, tools, scratch / "peer")

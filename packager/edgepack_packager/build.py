@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import adapters, calibration, coarse, families, proof, reference, seal, source, work
+from edgepack_packager import adapters, calibration, coarse, families, proof, reference, seal, source, spoken, work
 from edgepack_packager.allot import Allotment
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
 from edgepack_packager.checkpoint.weights import Weights
@@ -100,6 +100,8 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             ids = probe.calibration(weights.decoder, ready.vectors)
             scales = reference.cache_scales(weights, ids, progress.advance, REPEATABLE)
             model = replace(model, cache_scales=scales)
+        if ready.speaker is not None:
+            ready = spoken.written(ready, ready.speaker, weights, model, scratch, progress)
         if ready.corpus is not None:
             progress.stage(f"Calibrating with {ready.corpus.name}", weights.decoder.n_layers * len(ready.passes))
             model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))

@@ -15,7 +15,8 @@ from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, proof, seal, source, work
 from edgepack_packager.adapters import Asked
-from edgepack_packager.calibration.text import Corpus
+from edgepack_packager.calibration import dictation
+from edgepack_packager.calibration.text import AUTO, Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
@@ -41,7 +42,8 @@ class Prepared:
     ``model`` has the element type "bf16" until the weights say theirs, which changes no scheme and little of the size.
     ``failed`` is the folder for the evidence of variants that fail, ``notes`` what was passed over in the source,
     ``adapters`` what is merged into it. ``force`` replaces an older bundle at ``out``. ``corpus`` is what it calibrates
-    with, ``passes`` its token ids, see ``calibration.importance``; ``held_out`` what variants are judged on.
+    with, ``passes`` its token ids, see ``calibration.importance``; ``speaker`` is the variant that writes that text,
+    where the model does; ``held_out`` is what variants are judged on.
     """
 
     origin: Source
@@ -59,6 +61,7 @@ class Prepared:
     corpus: Corpus | None = None
     passes: Sequence[Sequence[Sequence[int]]] = ()
     held_out: HeldOut | None = None
+    speaker: Request | None = None
 
     def plain(self, request: Request) -> Request | None:
         """Return the plain scheme in the bytes of a calibrated variant, which is measured beside it and not sealed.
@@ -158,15 +161,17 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
     requests = recipe.requests(model, given)
     named = recipe.text(given)
-    corpus = None if named is None else calibration.text.read(named)
-    passes = [] if corpus is None else calibration.passes(corpus, tokenizer, decoder.context, text, vectors.chat)
+    corpus = None if named in (None, AUTO) else calibration.text.read(named)
+    told = [] if corpus is None else calibration.told(corpus, tokenizer, text, vectors.chat)
+    passes = [] if corpus is None else calibration.passes(corpus, told, decoder.context)
     judged = None
     if not recipe.unproven:
         payloads = len(requests) + sum(each.calibrated for each in requests)
-        judged = held_out.choose(recipe.receipt, corpus, tokenizer, decoder, payloads)
+        judged = held_out.choose(recipe.receipt, corpus, told, tokenizer, decoder, payloads)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}
     engines = _engines(supports, recipe.unproven)
+    speaker = dictation.speaker(requests, engines, model) if named == AUTO else None
     notes += text.notes
     silent = vectors.chat is not None and vectors.chat.thinking is None
     doubt = thinking.doubt(origin.repository or origin.name) if silent else None
@@ -191,6 +196,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
         corpus=corpus,
         passes=passes,
         held_out=judged,
+        speaker=speaker,
     )
 
 

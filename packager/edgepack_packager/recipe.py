@@ -15,7 +15,7 @@ from edgepack_packager import allocation, targets
 from edgepack_packager.allocation import goals
 from edgepack_packager.allocation.goals import Goal
 from edgepack_packager.allocation.table import Table
-from edgepack_packager.calibration.text import BUILT_IN
+from edgepack_packager.calibration.text import AUTO, BUILT_IN
 from edgepack_packager.targets import CALIBRATED_BITS, SUFFIXES, FixesKvCache, Model, Request, Scales, Target
 
 Quality = Literal["plain", "searched", "calibrated"]
@@ -36,8 +36,8 @@ class Recipe:
     ``thinks`` says of a model whose template does not that it thinks before it answers: ``text.thinking.UNSAID``.
     ``quality`` is what chooses the scales of all schemes of fewer than 8 bits: "plain", the rule of their peers, so
     that those without any are refused; "searched", their least squared error; "calibrated", that error weighed by what
-    a text uses; None, what each scheme has by its name. ``calibrate`` is that text, a file or
-    ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated), and asks for it.
+    a text uses; None, what each scheme has by its name. ``calibrate`` is that text, and asks for it: a file,
+    ``calibration.text.BUILT_IN`` (None: that, where it is to be calibrated) or ``AUTO``, which the model writes itself.
     ``receipt`` is the text that variants are judged on, a file or ``proof.held_out.BUILT_IN``; None measures as much of
     the built-in one as takes seconds.
     Where a goal of ``allocation.goals`` stands for a quantisation ("4.5bits", "900MB", "pi5-4gb", "auto"), the forms of
@@ -136,9 +136,10 @@ class Recipe:
         if self.calibrate is not None or said in (None, BUILT_IN):
             measured = any(map(self.goal, self.quants))
             return self.calibrate or said or self.calibration_text or (BUILT_IN if measured else None)
+        kept = "evidence/calibration.* of its bundle" if said == AUTO else said
         raise UsageError(
             f"{given.path if given else ''} was calibrated with {said}, which is not in it.",
-            hint=f"Give the text as well, --calibrate {said}, or take the line out.",
+            hint=f"Give the text as well, --calibrate {kept}, or take the line out.",
         )
 
     def check_chat(self, chat: Chat | None) -> None:

@@ -81,6 +81,8 @@ def seal(
         (bundle / name).write_bytes(data)
     licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
     write_evidence(bundle / EVIDENCE, parts)
+    if corpus is not None and corpus.kept is not None:
+        (bundle / EVIDENCE / corpus.kept).write_text(corpus.text, "utf-8", newline="\n")
     if receipt is not None:
         (bundle / receipts.FILE).write_bytes(receipts.encode(receipt))
     used = (corpus.name, corpus.sha256) if corpus else None

@@ -311,7 +311,8 @@ def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_ag
     with open_checkpoint(golden_models.DEMO) as checkpoint:
         weights = families.open_model(checkpoint)
         text = compiled(read_text(golden_models.DEMO, checkpoint.config, weights.decoder))
-        passes = calibration.passes(read(BUILT_IN), tokenizer_of(text), weights.decoder.context, text, None)
+        told = calibration.told(read(BUILT_IN), tokenizer_of(text), text, None)
+        passes = calibration.passes(read(BUILT_IN), told, weights.decoder.context)
         statistics = calibration.importance(weights, passes)
     assert evidence["calibration"] == {"statistics_sha256": calibration.digest(statistics)}
     said = first.manifest.producer.recipe

@@ -14,10 +14,13 @@ from edgepack.bundle.manifest import Chat
 from edgepack.errors import SourceError
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import calibration, families
+from edgepack_packager.build import build
 from edgepack_packager.calibration import messages
 from edgepack_packager.calibration.messages import Teller
 from edgepack_packager.calibration.text import read
 from edgepack_packager.checkpoint import open_checkpoint
+from edgepack_packager.proof import held_out
+from edgepack_packager.recipe import Recipe
 from edgepack_packager.seal import tokenizer_of
 from edgepack_packager.text import golden, read_text
 from edgepack_packager.text.compiled import compiled
@@ -88,10 +91,18 @@ def test_a_file_of_lines_calibrates(tmp_path: Path) -> None:
     (tmp_path / "chats.JSONL").write_text("\n".join([*lines, ""]), encoding="utf-8")
     corpus = read(str(tmp_path / "chats.JSONL"))
     text, chat, tokenizer = model()
-    passes = calibration.passes(corpus, tokenizer, 512, text, chat)
+    passes = calibration.passes(corpus, calibration.told(corpus, tokenizer, text, chat), 512)
     assert [len(each) for texts in passes for each in texts] == [512] * 8
     assert tokenizer.decode(list(passes[0][0])).lstrip().startswith("user\nWhat is")
     assert [each.place for each in corpus.conversations[:2]] == ["chats.JSONL, line 1", "chats.JSONL, line 2"]
+
+
+def test_what_a_file_escapes_cannot_be_held_out(tmp_path: Path) -> None:
+    judged = held_out.read(held_out.BUILT_IN).text.split("\n\n")
+    lines = [json.dumps([{"role": "user", "content": each}]) for each in judged if not each.isascii()]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines), encoding="ascii")
+    with pytest.raises(SourceError, match=r"built-in cannot judge what chats\.jsonl calibrated: [1-9][0-9]*\.[0-9]%"):
+        build("demo", Recipe(("onnx",), ("q4",), calibrate=str(tmp_path / "chats.jsonl")), tmp_path / "a.edgepack")
 
 
 @pytest.mark.parametrize(

@@ -35,18 +35,27 @@ _LEAST: Final = np.float32(2.0**-10)
 """Of a matrix's mean, what a column counts at least: another text may use what this one leaves still."""
 
 
-def passes(
-    corpus: Corpus, tokenizer: Tokenizer, context: int, side: Text, chat: Chat | None
-) -> list[list[Sequence[int]]]:
-    """Return a text's windows by the passes over the weights that they take.
+def told(corpus: Corpus, tokenizer: Tokenizer, side: Text, chat: Chat | None) -> list[int]:
+    """Return a text's token ids: of conversations, what the model is told.
 
-    ``side`` and ``chat`` are the model's, by whose template conversations are told. Raises as ``text.windows``, and as
-    ``messages.Teller``.
+    ``side`` and ``chat`` are the model's, by whose template they are told. Raises as ``messages.Teller``.
     """
     said = corpus.conversations
-    ids = Teller(side, chat, tokenizer).ids(said) if said else tokenizer.encode(corpus.text, bos=False)
+    return Teller(side, chat, tokenizer).ids(said) if said else tokenizer.encode(corpus.text, bos=False)
+
+
+def passes(corpus: Corpus, ids: Sequence[int], context: int) -> list[list[Sequence[int]]]:
+    """Return the windows of a text, whose ids are ``told``, by the passes over the weights that they take.
+
+    Raises as ``text.windows``.
+    """
     windows = text.windows(corpus, ids, min(_WINDOW, context), _WINDOWS)
     return [windows[start : start + _TOGETHER] for start in range(0, len(windows), _TOGETHER)]
+
+
+def size(context: int) -> int:
+    """Return the tokens that a calibration reads of a text that has as many."""
+    return min(_WINDOW, context) * _WINDOWS
 
 
 def importance(

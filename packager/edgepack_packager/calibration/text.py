@@ -1,4 +1,4 @@
-"""The text that a calibration runs: the user's, conversations of theirs, or a built-in text.
+"""The text that a calibration runs: the user's, conversations of theirs, a built-in text, or what the model wrote.
 
 The built-in one has several languages, code and answers.
 """
@@ -19,6 +19,9 @@ from edgepack_packager.checkpoint.strictjson import open_plain
 
 BUILT_IN: Final = "built-in"
 
+AUTO: Final = "auto"
+"""The text that the model writes itself."""
+
 _LINES: Final = (".jsonl", ".ndjson")
 """How the names of files of conversations end."""
 
@@ -33,12 +36,14 @@ _MOST_BYTES: Final = 4 << 20
 class Corpus:
     """A text to calibrate with: what it is called, its words, and the sha256 of their UTF-8 bytes.
 
-    ``conversations`` are what it holds, where it is JSON lines of messages.
+    ``conversations`` are what it holds, where it is JSON lines of messages. ``kept`` names the file of the bundle's
+    evidence that it is kept in, where it is nowhere else: the model wrote it.
     """
 
     name: str
     text: str
     conversations: Sequence[Conversation] = ()
+    kept: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -70,6 +75,15 @@ def read(name: str) -> Corpus:
     if cut and "\n" in text:
         text = text[: text.rindex("\n") + 1]  # what follows may be a part of a line
     return Corpus(called, text, messages.read(text, called))
+
+
+def dictated(text: str, *, lines: bool) -> Corpus:
+    """Return what a model wrote, as ``read`` will return it from the file that it is kept in: JSON ``lines``, or plain.
+
+    Raises ``SourceError`` as ``read``.
+    """
+    kept = f"calibration{_LINES[0] if lines else '.txt'}"
+    return Corpus(AUTO, text, messages.read(text, kept) if lines else (), kept)
 
 
 def windows(corpus: Corpus, ids: Sequence[int], size: int, most: int) -> list[Sequence[int]]:

@@ -204,7 +204,7 @@ Quality = Annotated[
 Calibrate = Annotated[
     str | None,
     typer.Option(
-        help="The text of --quality calibrated: a file, JSON lines of messages, or `built-in`.",
+        help="The text of --quality calibrated: a file, JSON lines of messages, `built-in`, or `auto`: the model's.",
         show_default=False,
         rich_help_panel=WHAT,
     ),

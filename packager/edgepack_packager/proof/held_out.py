@@ -73,13 +73,18 @@ def read(name: str) -> Corpus:
 
 
 def choose(
-    asked: str | None, calibration: Corpus | None, tokenizer: Tokenizer, decoder: Decoder, payloads: int
+    asked: str | None,
+    calibration: Corpus | None,
+    told: Sequence[int],
+    tokenizer: Tokenizer,
+    decoder: Decoder,
+    payloads: int,
 ) -> HeldOut | None:
     """Return what so many payloads are judged on: ``WHOLE`` tokens of the text that was asked for, or fewer of the
     built-in one, None where a model is too large for any.
 
-    Raises ``SourceError`` for a text that cannot be read, says too little, or shares more than ``SHARED`` of its runs
-    of tokens with the calibration's.
+    ``told`` are the calibration's ids. Raises ``SourceError`` for a text that cannot be read or says too little, and as
+    ``refuse_shared``.
     """
     size = min(WINDOW, decoder.context)
     most = WHOLE // size
@@ -90,7 +95,7 @@ def choose(
     corpus = read(asked or BUILT_IN)
     ids = tokenizer.encode(corpus.text, bos=False)
     if calibration is not None:
-        _refuse_shared(corpus, ids, calibration, tokenizer)
+        refuse_shared(corpus, calibration, told, tokenizer)
     return HeldOut(corpus, _windows(corpus, ids, tokenizer.encode(""), size, most))
 
 
@@ -110,9 +115,13 @@ def overlap(ids: Sequence[int], others: Sequence[int]) -> float:
     return sum(run in there for run in runs) / max(1, len(runs))
 
 
-def _refuse_shared(corpus: Corpus, ids: Sequence[int], calibration: Corpus, tokenizer: Tokenizer) -> None:
+def refuse_shared(corpus: Corpus, calibration: Corpus, told: Sequence[int], tokenizer: Tokenizer) -> None:
+    """Refuse a text that shares more than ``SHARED`` of its runs of tokens with what a calibration's told the model.
+
+    ``told`` are those ids: a file of conversations spells its words otherwise. Raises ``SourceError``.
+    """
     same = corpus.sha256 == calibration.sha256
-    share = 1.0 if same else overlap(ids, tokenizer.encode(calibration.text, bos=False))
+    share = 1.0 if same else overlap(tokenizer.encode(corpus.text, bos=False), told)
     if share > SHARED:
         raise SourceError(
             f"{corpus.name} cannot judge what {calibration.name} calibrated: {share:.1%} of its runs of {RUN} tokens "

@@ -56,7 +56,8 @@ def test_the_built_in_text_is_long_enough_and_no_calibration_has_it(shared: Path
 def chosen(
     tokenizer: Tokenizer, demo: Weights, asked: str | None = "built-in", seen: Corpus | None = None, payloads: int = 3
 ) -> HeldOut | None:
-    return held_out.choose(asked, seen, tokenizer, demo.decoder, payloads)
+    told = [] if seen is None else tokenizer.encode(seen.text, bos=False)
+    return held_out.choose(asked, seen, told, tokenizer, demo.decoder, payloads)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
@@ -85,14 +86,14 @@ def test_who_asks_gets_the_whole_and_who_does_not_what_takes_seconds(tokenizer: 
     assert (asked.tokens, unasked.tokens) == (held_out.WHOLE, held_out.SHORT)
     assert set(unasked.windows) < set(asked.windows)  # so that the reference need not read them again
     large = replace(demo.decoder, n_layers=16, hidden_size=2048, intermediate_size=8192, n_heads=32, n_kv_heads=8)
-    assert held_out.choose(None, None, tokenizer, large, 3) is None
-    assert held_out.choose("built-in", None, tokenizer, large, 3) is not None
+    assert held_out.choose(None, None, [], tokenizer, large, 3) is None
+    assert held_out.choose("built-in", None, [], tokenizer, large, 3) is not None
 
 
 def test_windows_begin_as_texts_do_and_are_no_longer_than_the_context(demo: Weights) -> None:
     data = (golden_models.DEMO / "tokenizer.json").read_bytes()
     known = Tokenizer.from_json(data, 1, True)
-    found = held_out.choose("built-in", None, known, replace(demo.decoder, context=64), 3)
+    found = held_out.choose("built-in", None, [], known, replace(demo.decoder, context=64), 3)
     assert found is not None
     assert {(window[0], len(window)) for window in found.windows} == {(1, 64)}
     assert found.tokens == held_out.WHOLE
