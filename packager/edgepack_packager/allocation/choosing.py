@@ -42,9 +42,9 @@ _TRIED = 2
 def choose(slots: Sequence[Sequence[Option]], budget: int) -> list[Option]:
     """Return an option for each slot, of at most ``budget`` bytes together. The same arguments give the same options.
 
-    All options of the two largest slots are tried, where they are ``LARGE``. For each, the loss of the others exceeds the least possible by less than
-    one step of one slot, and by nothing where the budget ends with a step. Raises ``ValueError`` where not even the
-    smallest options fit.
+    All options of the two largest slots are tried, where they are ``LARGE``. For each, the loss of the others exceeds
+    the least possible by less than one step of one slot, and by nothing where the budget ends with a step. Raises
+    ``ValueError`` where not even the smallest options fit.
     """
     hulls = [_hull(options) for options in slots]
     left = budget - sum(hull[0].size for hull in hulls)
