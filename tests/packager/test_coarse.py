@@ -15,7 +15,7 @@ from edgepack_packager.build import build
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Request
+from edgepack_packager.targets import Request, Scales
 
 
 class Made:
@@ -33,14 +33,14 @@ class Made:
         return (normal[start:stop] * 0.02).astype(np.float32)
 
 
-def request(scheme: str, calibrated: bool = False) -> Request:
-    return Request(targets.find("mlx" if "bit" in scheme else "onnx"), scheme, scheme, calibrated)
+def request(scheme: str, scales: Scales = "own") -> Request:
+    return Request(targets.find("mlx" if "bit" in scheme else "onnx"), scheme, scheme, scales)
 
 
 def test_two_bits_are_for_weights_of_four_levels_or_with_a_text(tmp_path: Path) -> None:
     with open_checkpoint(make_llama(tmp_path, hidden=256, intermediate=512, tokenizer=False)) as checkpoint:
         decoder = families.open_model(checkpoint).decoder
-    fine = [request("2bit", calibrated=True), request("3bit"), request("int4_b128"), request("f32")]
+    fine = [request("2bit", "calibrated"), request("3bit"), request("int4_b128"), request("f32")]
     for scheme in ("2bit", "2bit_g128", "int2", "int2_b64"):
         for levels in (0, 16):
             with pytest.raises(UsageError, match=rf"-{scheme} would be nonsense: .* grid"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,225 +17,13 @@ from edgepack.cli.help import examples
 from edgepack.cli.interrupts import Interrupts
 from edgepack.errors import EngineMissingError
 from edgepack.extras import needed, require, together
+from edgepack_packager.cli import build_options as asks
 from edgepack_packager.cli.bar import Bar
 
 if TYPE_CHECKING:
     from edgepack_packager.build import Built
     from edgepack_packager.recipe import Recipe
 
-WHAT, PROOF = "What is packed", "Proof and licence"
-
-
-def _known(incomplete: str) -> list[str]:
-    from edgepack_packager.source import DEMO, catalog
-
-    return [name for name in (DEMO, *(e.alias for e in catalog.entries())) if name.startswith(incomplete)]
-
-
-def _targets(incomplete: str) -> list[str]:
-    from edgepack_packager.targets import names
-
-    return [name for name in (*names(), "all") if name.startswith(incomplete)]
-
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A name of `edgepack models`, OWNER/NAME[@REVISION] on the hub, a folder in its layout, a GGUF file, or "
-        "`demo`.",
-        metavar="MODEL",
-        autocompletion=_known,
-        show_default=False,
-    ),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        "-t",
-        help="gguf, mlx, onnx or all. Repeatable. Default: all, or those that --quant names.",
-        metavar="TARGET",
-        autocompletion=_targets,
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Quants = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--quant",
-        "-q",
-        help="f32, f16, q8, q4 or a target's own, for all targets or for one, as gguf:q5_k_m; auto: the fewest bytes "
-        "within --max-kl. Repeatable. Default: q4, unless --fit, --bits or --recipe says.",
-        metavar="[TARGET:]QUANT",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Fit = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Choose each matrix's bits so that weights of this size, as 900MB, or a device of `edgepack fit`, as "
-        "pi5-4gb at the context, lose least. Repeatable.",
-        metavar="[TARGET:]SIZE|DEVICE",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Bits = Annotated[
-    list[float] | None,
-    typer.Option(
-        min=1,
-        max=32,
-        help="The same for so many bits a weight on average, as 4.5. Repeatable.",
-        metavar="BITS",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        help="Give each matrix the bits that a recipe.toml says: a bundle's, edited or not, or one of your own.",
-        metavar="FILE",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        "-o",
-        help="The bundle's folder. Default: ./NAME.edgepack",
-        metavar="FOLDER",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Replace an older bundle there, once the new one is sealed.", rich_help_panel=WHAT),
-]
-Context = Annotated[
-    int | None,
-    typer.Option(
-        "--context",
-        "-c",
-        help="Pack for sequences of up to so many tokens, as 4096 or 4k. Default: the model's own.",
-        parser=options.token_count,
-        metavar="TOKENS",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(
-        help="The bundle's name. Default: the model's.", metavar="NAME", show_default=False, rich_help_panel=WHAT
-    ),
-]
-AcceptLicence = Annotated[
-    bool,
-    typer.Option(
-        "--accept-licence",
-        help="Say that you accept the model's licence, where it asks for that.",
-        rich_help_panel=PROOF,
-    ),
-]
-Date = Annotated[
-    str | None,
-    typer.Option(
-        help="The day that a chat template prints, or `passed`: the application passes it. Default: a fixed day.",
-        metavar="DAY",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-KvCache = Annotated[
-    Literal["f32", "f16", "q8"],
-    typer.Option(
-        help="The KV cache that onnx payloads have built in. An NVIDIA GPU needs f16, q8 is a quarter of f32; others "
-        "choose at load.",
-        metavar="TYPE",
-        rich_help_panel=WHAT,
-    ),
-]
-MaxKl = Annotated[
-    float | None,
-    typer.Option(
-        help="Seal no variant that loses more on text: KL divergence from the source, in nats. Default: report it.",
-        metavar="NATS",
-        show_default=False,
-        rich_help_panel=PROOF,
-    ),
-]
-NoChat = Annotated[
-    bool,
-    typer.Option(
-        "--no-chat", help="Leave out the chat template, of which nothing is then asked.", rich_help_panel=WHAT
-    ),
-]
-Thinks = Annotated[
-    bool,
-    typer.Option(
-        "--thinks",
-        help="Say that the model thinks between <think> and </think>, where its template does not.",
-        rich_help_panel=WHAT,
-    ),
-]
-Unproven = Annotated[
-    bool,
-    typer.Option(
-        "--unproven",
-        help="Run no engine and no reference: read the tensors back, and seal the rest unproven.",
-        rich_help_panel=PROOF,
-    ),
-]
-Quality = Annotated[
-    Literal["plain", "searched", "calibrated"] | None,
-    typer.Option(
-        help="What chooses the scales of fewer than 8 bits. Default: the rule of each scheme's name.",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Calibrate = Annotated[
-    str | None,
-    typer.Option(
-        help="The text of --quality calibrated: a file, JSON lines of messages, `built-in`, or `auto`: the model's.",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Receipt = Annotated[
-    str | None,
-    typer.Option(
-        help="Measure the loss on 8192 tokens held out: a file's, or `built-in`. Default: on fewer, where it is quick.",
-        show_default=False,
-        rich_help_panel=PROOF,
-    ),
-]
-Adapters = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Merge a LoRA of PEFT or mlx-lm, its deltas times a scale. Repeatable, in order.",
-        metavar="FOLDER[:SCALE]",
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
-Draft = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help="Pack a smaller model with the same tokenizer beside it, which guesses what it says.",
-        autocompletion=_known,
-        show_default=False,
-        rich_help_panel=WHAT,
-    ),
-]
 DemoOut = Annotated[Path, typer.Option("--out", "-o", help="The demo bundle's folder.", metavar="FOLDER")]
 Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar="TEXT")]
 
@@ -250,28 +38,28 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
 )
 def build(
-    model: Model,
-    target: Targets = None,
-    quant: Quants = None,
-    fit: Fit = None,
-    bits: Bits = None,
-    recipe: RecipeFile = None,
-    out: Out = None,
-    force: Force = False,
-    context: Context = None,
-    quality: Quality = None,
-    calibrate: Calibrate = None,
-    kv_cache: KvCache = "f32",
-    adapter: Adapters = None,
-    draft: Draft = None,
-    name: Name = None,
-    date: Date = None,
-    no_chat: NoChat = False,
-    thinks: Thinks = False,
-    accept_licence: AcceptLicence = False,
-    max_kl: MaxKl = None,
-    receipt: Receipt = None,
-    unproven: Unproven = False,
+    model: asks.Model,
+    target: asks.Targets = None,
+    quant: asks.Quants = None,
+    fit: asks.Fit = None,
+    bits: asks.Bits = None,
+    recipe: asks.RecipeFile = None,
+    out: asks.Out = None,
+    force: asks.Force = False,
+    context: asks.Context = None,
+    quality: asks.Quality = None,
+    calibrate: asks.Calibrate = None,
+    kv_cache: asks.KvCache = "f32",
+    adapter: asks.Adapters = None,
+    draft: asks.Draft = None,
+    name: asks.Name = None,
+    date: asks.Date = None,
+    no_chat: asks.NoChat = False,
+    thinks: asks.Thinks = False,
+    accept_licence: asks.AcceptLicence = False,
+    max_kl: asks.MaxKl = None,
+    receipt: asks.Receipt = None,
+    unproven: asks.Unproven = False,
     json: options.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -12,7 +13,7 @@ from edgepack.cli import screen
 from edgepack.cli.help import examples
 from edgepack.cli.options import QUESTION, AsJson, token_count
 from edgepack.device.seconds import ANSWER, PROMPT
-from edgepack_packager.cli.build import Model
+from edgepack_packager.cli.build_options import Model
 
 if TYPE_CHECKING:
     from edgepack.device.seconds import Turn
@@ -174,6 +175,8 @@ def _table(found: Fit) -> Any:
     right = ("bits", "file bytes", "weights", "peak", "up to")
     rows = screen.table("variant", "bits", "file bytes", "weights", "KV", "peak", "up to", "fits", right=right)
     for row in found.rows:
+        if _GROUPED.search(row.scheme) and row is not found.choice:
+            continue
         rows.add_row(
             row.id,
             f"{row.bits:.2f}",
@@ -188,8 +191,14 @@ def _table(found: Fit) -> Any:
     return rows
 
 
+_GROUPED = re.compile(r"_[bg][0-9]+$")
+"""What the name of a scheme ends with whose groups are of another size: a table of all would be twice as long."""
+
+
 def _remarks(found: Fit, model: str) -> list[str]:
     from edgepack_packager.source import carried
+
+    grouped = [row.id for row in found.rows if _GROUPED.search(row.scheme)]
 
     absent = sorted({row.target for row in found.rows if not row.served})
     refused: dict[tuple[str, str], list[str]] = {}
@@ -199,6 +208,7 @@ def _remarks(found: Fit, model: str) -> list[str]:
     return [
         *([f"From what the catalogue carries of {repository}; {repository}@main asks the hub."] if repository else []),
         "File bytes are those of the weight files. On top of a GGUF file comes its header, which holds the tokenizer.",
+        *([f"{len(grouped)} more in other groups and blocks, as {grouped[0]}: --json has all."] if grouped else []),
         *(f"{target}: no engine serves it on {found.device.name}." for target in absent),
         *(f"{target} {', '.join(schemes)}: {reason}" for (target, reason), schemes in refused.items()),
     ]

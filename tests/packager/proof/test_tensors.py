@@ -200,8 +200,8 @@ def test_a_rule_keeps_what_lies_on_its_levels() -> None:
 
 
 def test_a_kind_without_a_rule_is_said() -> None:
-    with pytest.raises(BuildError, match="q3_K"):
-        kept(Form("q3_K", 3, 16), np.zeros((1, 256), np.float32))
+    with pytest.raises(BuildError, match="iq2_S"):
+        kept(Form("iq2_S", 2, 32), np.zeros((1, 256), np.float32))
 
 
 @pytest.mark.parametrize(("columns", "group"), [(96, 32), (80, 32), (128, 64)])
