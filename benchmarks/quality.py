@@ -10,7 +10,7 @@
 converters make of the models joins the tables where their programs are named: see ``quality_peers``. The text's first
 tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and onnx
 payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a
-processor, by the reference with what their files dequantise to, and 256 tokens by both. Figures are kept under
+processor, by the reference with what their files dequantise to, and 64 tokens by both. Figures are kept under
 --scratch, so that a second run goes on: another text takes another one. One core: 10 CPU seconds for 300 tokens and a
 scheme of SmolLM2.
 """
@@ -57,19 +57,22 @@ SCHEMES = {
         *("q2_k:calibrated", "iq3_s:calibrated"),
         *(f"{name}{way}" for name in ("q3_k_m", "iq4_xs", "iq4_nl") for way in ("", ":calibrated")),
         *(f"{name}{way}" for name in ("q4_0", "q4_k_m", "q5_k_m") for way in _WAYS),
-        *("=q4_k_m", "q8_0"),
+        *("=q4_0", "=q4_k_m", "q8_0"),
     ),
-    "onnx": (*(f"int4{way}" for way in _WAYS), "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
-    "mlx": (*(f"4bit{way}" for way in _WAYS), "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
+    "onnx": (
+        *(f"int4{way}" for way in _WAYS),
+        *("=int4", "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
+    ),
+    "mlx": (*(f"4bit{way}" for way in _WAYS), "=4bit", "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
 }
 PEERS = {
     "llama.cpp": tuple(f"{kind}{text}" for kind in quality_peers.LLAMA_CPP for text in ("", ":imatrix")),
-    "mlx-lm": tuple(quality_peers.MLX_LM),
     "genai": tuple(quality_peers.GENAI),
+    "mlx-lm": tuple(quality_peers.MLX_LM),
 }
 WINDOW = 1024
 SLICE = 128
-CHECKED = 256
+CHECKED = 64
 """Tokens that both the engine and the reference compute where the engine is slow."""
 
 Floats = NDArray[np.float64]
