@@ -24,8 +24,10 @@ def is_coarse(target: Target, scheme: str) -> bool:
 
 def refuse(requests: Sequence[Request], weights: Weights) -> None:
     """Raise ``UsageError`` for a scheme that makes nonsense of these weights: it is coarse, not calibrated, and half of
-    the layers' matrices or more lie on no grid of four levels."""
-    bare = [each for each in requests if is_coarse(each.target, each.scheme) and not each.calibrated]
+    the layers' matrices or more lie on no grid of four levels. What is for grids alone refuses others as it is written.
+    """
+    loose = [each for each in requests if each.scheme not in each.target.for_grids]
+    bare = [each for each in loose if is_coarse(each.target, each.scheme) and not each.calibrated]
     if not bare or _lies_on_grids(weights):
         return
     raise UsageError(

@@ -159,8 +159,9 @@ class Target(Protocol):
 
     ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``searched`` are those
     that have searched scales by their own rule, and no peer; ``needs_calibration`` those that make nonsense of any
-    model unless a text chose their scales. ``kv_cache`` is the element type of the KV cache where its payloads fix one,
-    None where the runtime chooses or has only one.
+    model unless a text chose their scales; ``for_grids`` those whose writer takes weights on their grid and no others.
+    ``kv_cache`` is the element type of the KV cache where its payloads fix one, None where the runtime chooses or has
+    only one.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Target(Protocol):
     schemes: Mapping[str, int]
     searched: frozenset[str]
     needs_calibration: frozenset[str]
+    for_grids: frozenset[str]
     kv_cache: KvCache | None
 
     def nmse(self, decoder: Decoder) -> float:

@@ -34,7 +34,7 @@ from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import encode, keep_grids
 from edgepack_packager.targets.gguf.reader import GgufReader
-from edgepack_packager.targets.gguf.recipe import FORMATS, NEEDS_CALIBRATION, SCHEMES, Kind, sizes
+from edgepack_packager.targets.gguf.recipe import FORMATS, GRIDS, NEEDS_CALIBRATION, SCHEMES, Kind, sizes
 from edgepack_packager.targets.gguf.tensors import parts
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
@@ -51,6 +51,7 @@ class GgufTarget:
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
     searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
     needs_calibration: frozenset[str] = NEEDS_CALIBRATION
+    for_grids: frozenset[str] = frozenset(GRIDS)
     kv_cache: KvCache | None = None
 
     def __init__(self) -> None:

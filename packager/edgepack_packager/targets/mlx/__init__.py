@@ -42,6 +42,7 @@ class MlxTarget:
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
     searched: frozenset[str] = frozenset({MIXED})
     needs_calibration: frozenset[str] = frozenset()
+    for_grids: frozenset[str] = frozenset()
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:

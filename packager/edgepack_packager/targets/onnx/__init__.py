@@ -41,6 +41,7 @@ class OnnxTarget:
     schemes: ClassVar[Mapping[str, int]] = SCHEMES
     searched: ClassVar[frozenset[str]] = frozenset({MIXED, *(name for name, each in FORMS.items() if each.searched)})
     needs_calibration: ClassVar[frozenset[str]] = frozenset()
+    for_grids: ClassVar[frozenset[str]] = frozenset()
 
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
         """Return the target of graphs with a KV cache of that type."""
