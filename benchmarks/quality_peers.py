@@ -95,9 +95,9 @@ def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, name: str, scratch: Path
 
 GENAI: Mapping[str, Sequence[str]] = {
     "int4": [],
-    "int4_k_quant": ["int4_algo_config=k_quant"],
-    "int4_k_quant_mixed": ["int4_algo_config=k_quant_mixed"],
-    "int4_k_quant_last": ["int4_algo_config=k_quant_last"],
+    "int4_k_quant": ["algo_config=k_quant"],
+    "int4_k_quant_mixed": ["algo_config=k_quant_mixed"],
+    "int4_k_quant_last": ["algo_config=k_quant_last"],
 }
 
 
@@ -106,7 +106,7 @@ def quantised_by_genai(tools: Tools, checkpoint: Path, name: str, scratch: Path)
     assert tools.genai is not None
     payload = scratch / "payload"
     build = [tools.genai, "-m", "onnxruntime_genai.models.builder", "-m", "local", "-i", str(checkpoint)]
-    settings = ["int4_accuracy_level=4", "int4_block_size=32", *GENAI[name]]
+    settings = ["accuracy_level=4", "block_size=32", *GENAI[name]]
     options = ["-p", "int4", "-e", "cpu", "-c", str(scratch / "cache"), "--extra_options", *settings]
     _call([*build, "-o", str(payload), *options])
     return Payload(payload, sum(file.stat().st_size for file in payload.glob("model.onnx*")))
