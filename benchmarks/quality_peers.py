@@ -72,9 +72,7 @@ MLX_LM: Mapping[str, Sequence[str]] = {
     "8bit": ["convert", "-q", "--q-bits", "8"],
     "4bit_g32": ["convert", "-q", "--q-bits", "4", "--q-group-size", "32"],
     "mixed_4_6": ["convert", "-q", "--quant-predicate", "mixed_4_6"],
-    "dynamic": ["dynamic_quant", "--target-bpw", "5.0"],
     "gptq": ["gptq", "--num-samples", str(TOKENS // 512)],
-    "awq": ["awq", "--num-samples", str(TOKENS // 512)],
 }
 
 
