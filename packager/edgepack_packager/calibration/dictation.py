@@ -82,8 +82,8 @@ def dictate(speaker: Speaker, tokens: int, advance: Callable[[int], None]) -> Co
     """Have a model write, and return a text of so many tokens, or some more, with those of the prompts.
 
     It is JSON lines of messages, or plain where the model has no template. Seeds are fixed. ``advance`` is told the
-    tokens of each conversation. Raises ``SourceError`` for a model that writes next
-    to nothing, or the same again and again, and as ``Model.chat``.
+    tokens of each conversation. Raises ``SourceError`` for a model that writes next to nothing, or the same again and
+    again, and as ``Model.chat``.
     """
     asked, chat = prompts(), speaker.manifest.chat
     texts: list[str] = []
