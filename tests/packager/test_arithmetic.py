@@ -41,14 +41,6 @@ def test_no_neighbour_changes_a_product() -> None:
     assert np.array_equal(REPEATABLE.product(x[17:18], rows[31:33]), whole[17:18, 31:33])
 
 
-def test_second_moments_are_symmetric_sums_over_the_rows() -> None:
-    x = RANDOM.normal(size=(75, WIDTH + 40)).astype(np.float32)
-    expected = np.zeros((x.shape[1], x.shape[1]), np.float32)
-    for row in x:
-        expected += row[:, None] * row
-    assert np.array_equal(REPEATABLE.second_moments(x), expected)
-
-
 @pytest.mark.parametrize("name", ["exp", "tanh", "sin", "cos"])
 def test_functions_are_correctly_rounded(name: str) -> None:
     reach = {"exp": 110, "tanh": 12, "sin": 30_000, "cos": 30_000}[name]

@@ -72,15 +72,5 @@ class Repeatable:
         kernels.add_squares(np.ascontiguousarray(x), result)
         return result
 
-    def second_moments(self, x: Float32) -> Float32:
-        """Return x^T x of x [n, columns], the sum over its rows: [columns, columns], the same above its diagonal."""
-        columns = np.ascontiguousarray(x.T)
-        result = np.empty((len(columns), len(columns)), np.float32)
-        for start in range(0, len(columns), WIDTH):
-            stop = start + WIDTH
-            result[start:stop, start:] = self.product(columns[start:stop], columns[start:])
-            result[start:, start:stop] = result[start:stop, start:].T
-        return result
-
 
 REPEATABLE = Repeatable()
