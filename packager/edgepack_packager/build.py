@@ -172,7 +172,7 @@ def _write_and_prove(
     progress.stage("Writing " + ", ".join(request.id for request in requests), weights.decoder.n_parameters)
     written = write(weights, [*requests, *beside.values()], variants, model, progress.advance)
     parts = []
-    for request, done in zip(requests, written, strict=False):
+    for request, done in zip(requests, written[: len(requests)], strict=True):
         plain = beside.get(request.id)
         payload = None if plain is None else (plain, variants / plain.id)
         verdict = prover.variant(request, variants / request.id, payload)

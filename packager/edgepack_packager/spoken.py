@@ -45,7 +45,7 @@ def written(
     rmtree(bundle)
     told = calibration.told(corpus, ready.tokenizer, seal.text_of(model), ready.vectors.chat)
     if ready.held_out is not None:
-        held_out.refuse_shared(ready.held_out.corpus, corpus, told, ready.tokenizer)
+        held_out.refuse_shared(ready.held_out.corpus, ready.held_out.ids, corpus, told)
     return replace(ready, corpus=corpus, passes=calibration.passes(corpus, told, context))
 
 

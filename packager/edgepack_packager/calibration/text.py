@@ -58,23 +58,31 @@ def read(name: str) -> Corpus:
     """
     if name == BUILT_IN:
         return Corpus(name, files(__package__).joinpath("built-in.txt").read_text("utf-8"))
-    path, way = Path(name), f"Name a text file, or take --calibrate {BUILT_IN}."
-    try:
-        with open(open_plain(path, way), "rb") as file:
-            data = file.read(_MOST_BYTES)
-        cut = len(data) == _MOST_BYTES
-        # A text that was cut may end within a character.
-        text = data.decode("utf-8-sig", errors="ignore" if cut else "strict")
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+    path, (text, cut) = Path(name), words(name, "--calibrate")
     called = brief(path.name)
     if path.suffix.lower() not in _LINES:
         return Corpus(called, text)
     if cut and "\n" in text:
         text = text[: text.rindex("\n") + 1]  # what follows may be a part of a line
     return Corpus(called, text, messages.read(text, called))
+
+
+def words(name: str, option: str) -> tuple[str, bool]:
+    """Return the beginning of a plain file in UTF-8, which an option names, and whether there is more of it.
+
+    Raises ``SourceError`` for one that cannot be read.
+    """
+    path, way = Path(name), f"Name a text file, or take {option} {BUILT_IN}."
+    try:
+        with open(open_plain(path, way), "rb") as file:
+            data = file.read(_MOST_BYTES)
+        cut = len(data) == _MOST_BYTES
+        # A text that was cut may end within a character.
+        return data.decode("utf-8-sig", errors="ignore" if cut else "strict"), cut
+    except OSError as error:
+        raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
 
 
 def dictated(text: str, *, lines: bool) -> Corpus:
@@ -86,19 +94,20 @@ def dictated(text: str, *, lines: bool) -> Corpus:
     return Corpus(AUTO, text, messages.read(text, kept) if lines else (), kept)
 
 
-def windows(corpus: Corpus, ids: Sequence[int], size: int, most: int) -> list[Sequence[int]]:
+def windows(
+    corpus: Corpus, ids: Sequence[int], size: int, most: int, use: str = "calibration", option: str = "--calibrate"
+) -> list[Sequence[int]]:
     """Return at most ``most`` windows of ``size`` of a text's ids, spread over it; one, shorter, where it has no more.
 
-    Raises ``SourceError`` for a text that says too little.
+    One, two and four are among those that sixteen would be. Raises ``SourceError`` for a text that says too little,
+    which names its ``use`` and the ``option`` that chose it.
     """
     if len(ids) < min(_LEAST, size):
         raise SourceError(
-            f"{corpus.name} has {len(ids)} tokens, of which a calibration needs at least {min(_LEAST, size)}.",
-            hint=f"Give it a longer text, or take --calibrate {BUILT_IN}.",
+            f"{corpus.name} has {len(ids)} tokens, of which a {use} needs at least {min(_LEAST, size)}.",
+            hint=f"Give it a longer text, or take {option} {BUILT_IN}.",
         )
-    whole = len(ids) // size
-    if not whole:
-        return [ids]
+    whole = max(1, len(ids) // size)
     count = min(whole, most)
     places = [index * whole // count for index in range(count)]
     return [ids[place * size : (place + 1) * size] for place in places]

@@ -14,10 +14,8 @@ from typing import Final
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, brief
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.calibration.text import Corpus
-from edgepack_packager.checkpoint.strictjson import open_plain
-
-BUILT_IN: Final = "built-in"
+from edgepack_packager.calibration.text import BUILT_IN as BUILT_IN
+from edgepack_packager.calibration.text import Corpus, windows, words
 
 WINDOW: Final = 512
 """Tokens that see each other; the context, where that is shorter."""
@@ -36,8 +34,6 @@ SHARED: Final = 0.01
 
 RUN: Final = 13
 
-_LEAST: Final = 256
-_MOST_BYTES: Final = 4 << 20
 _FLOPS: Final = 40e9
 _SCORES: Final = 80e6
 """What one core does in a second of products and of attention scores, which numpy passes over several times."""
@@ -45,10 +41,11 @@ _SCORES: Final = 80e6
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A text and the windows of token ids that are compared, all of the same length."""
+    """A text, the windows of token ids that are compared, all of the same length, and the ids of the whole text."""
 
     corpus: Corpus
     windows: Sequence[Sequence[int]]
+    ids: Sequence[int] = ()
 
     @property
     def tokens(self) -> int:
@@ -60,16 +57,7 @@ def read(name: str) -> Corpus:
     """Return the built-in text, or that of a file in UTF-8. Raises ``SourceError`` for one that cannot be read."""
     if name == BUILT_IN:
         return Corpus(name, files(__package__).joinpath("held-out.txt").read_text("utf-8"))
-    path, way = Path(name), f"Name a text file, or take --receipt {BUILT_IN}."
-    try:
-        with open(open_plain(path, way), "rb") as file:
-            data = file.read(_MOST_BYTES)
-        cut = len(data) == _MOST_BYTES
-        return Corpus(brief(path.name), data.decode("utf-8-sig", errors="ignore" if cut else "strict"))
-    except OSError as error:
-        raise SourceError(f"{name} cannot be read: {error.strerror}.", hint=way) from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{name} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+    return Corpus(brief(Path(name).name), words(name, "--receipt")[0])
 
 
 def choose(
@@ -93,10 +81,11 @@ def choose(
         if not most:
             return None
     corpus = read(asked or BUILT_IN)
-    ids = tokenizer.encode(corpus.text, bos=False)
+    ids, start = tokenizer.encode(corpus.text, bos=False), tokenizer.encode("")  # BOS, where a text begins with it
     if calibration is not None:
-        refuse_shared(corpus, calibration, told, tokenizer)
-    return HeldOut(corpus, _windows(corpus, ids, tokenizer.encode(""), size, most))
+        refuse_shared(corpus, ids, calibration, told)
+    own = windows(corpus, ids, size - len(start), most, "receipt", "--receipt")
+    return HeldOut(corpus, [(*start, *each) for each in own], ids)
 
 
 def cost(decoder: Decoder, size: int) -> float:
@@ -115,33 +104,16 @@ def overlap(ids: Sequence[int], others: Sequence[int]) -> float:
     return sum(run in there for run in runs) / max(1, len(runs))
 
 
-def refuse_shared(corpus: Corpus, calibration: Corpus, told: Sequence[int], tokenizer: Tokenizer) -> None:
+def refuse_shared(corpus: Corpus, ids: Sequence[int], calibration: Corpus, told: Sequence[int]) -> None:
     """Refuse a text that shares more than ``SHARED`` of its runs of tokens with what a calibration's told the model.
 
-    ``told`` are those ids: a file of conversations spells its words otherwise. Raises ``SourceError``.
+    ``ids`` are the text's, ``told`` the calibration's: a file of conversations spells its words otherwise. Raises
+    ``SourceError``.
     """
-    same = corpus.sha256 == calibration.sha256
-    share = 1.0 if same else overlap(tokenizer.encode(corpus.text, bos=False), told)
+    share = 1.0 if corpus.sha256 == calibration.sha256 else overlap(ids, told)
     if share > SHARED:
         raise SourceError(
             f"{corpus.name} cannot judge what {calibration.name} calibrated: {share:.1%} of its runs of {RUN} tokens "
             f"stand there too, and {SHARED:.0%} may.",
             hint="Hold another text out with --receipt, or calibrate with another.",
         )
-
-
-def _windows(corpus: Corpus, ids: Sequence[int], start: Sequence[int], size: int, most: int) -> list[tuple[int, ...]]:
-    """Return windows of ``size`` ids that begin with ``start``, BOS where a text has it, spread over the text.
-
-    One, two and four are among those that sixteen would be. A text that has less than one has one that is shorter.
-    """
-    own = size - len(start)
-    if len(ids) < min(_LEAST, own):
-        raise SourceError(
-            f"{corpus.name} has {len(ids)} tokens, of which a receipt needs at least {min(_LEAST, own)}.",
-            hint=f"Give it a longer text, or take --receipt {BUILT_IN}.",
-        )
-    whole = max(1, len(ids) // own)
-    count = min(whole, most)
-    places = [index * whole // count for index in range(count)]
-    return [(*start, *ids[place * own : (place + 1) * own]) for place in places]
