@@ -157,7 +157,7 @@ def refine_signed(groups: Float32, lowest: int, scales: Float32, levels: NDArray
                 for g in range(LANES):
                     level = chosen[i, g]
                     xl, ll = sum_xl[g] - wx[i, g] * level, sum_ll[g] - w[i, g] * level * level
-                    moved = _clipped(np.float32(_whole(x[i, g] * ll / xl)), least, most)
+                    moved = _clipped(np.float32(whole(x[i, g] * ll / xl)), least, most)
                     new_xl, new_ll = xl + wx[i, g] * moved, ll + w[i, g] * moved * moved
                     better = new_xl * new_xl * sum_ll[g] > sum_xl[g] * sum_xl[g] * new_ll
                     if xl > _ZERO and moved != level and new_ll > _ZERO and better:
@@ -191,14 +191,14 @@ def fit_multiples(values: Float32, weights: Float32, top: int, units: Float32, m
             tried = (np.float32(0.1) * tenths + highest) / most
             error = _ZERO
             for i in range(len(x)):
-                level = np.float32(_whole(tried * x[i]))
+                level = np.float32(whole(tried * x[i]))
                 off = x[i] - (_ONE / tried) * (level if k == 0 or level < highest else highest)
                 error += w[i] * off * off
             if k == 0 or error < least:
                 inverse, least = tried, error
         xl, ll = _ZERO, _ZERO
         for i in range(len(x)):
-            chosen[i] = min(_whole(inverse * x[i]), top)
+            chosen[i] = min(whole(inverse * x[i]), top)
             xl += w[i] * x[i] * np.float32(chosen[i])
             ll += w[i] * np.float32(chosen[i]) * np.float32(chosen[i])
         for _ in range(5):
@@ -207,7 +207,7 @@ def fit_multiples(values: Float32, weights: Float32, top: int, units: Float32, m
                 level = np.float32(chosen[i])
                 new_xl, new_ll = xl - w[i] * x[i] * level, ll - w[i] * level * level
                 if new_xl > _ZERO and new_ll > _ZERO:
-                    moved = min(_whole(x[i] * new_ll / new_xl), top)
+                    moved = min(whole(x[i] * new_ll / new_xl), top)
                     if moved != chosen[i]:
                         new_xl += w[i] * x[i] * np.float32(moved)
                         new_ll += w[i] * np.float32(moved) * np.float32(moved)
@@ -247,7 +247,7 @@ def levels(
         for i in range(groups.shape[1]):
             x = groups[g, i]
             value = (x + minima[g]) / scales[g] if scales[g] != _ZERO else inverse[g] * (x - low[g])
-            out[g, i] = max(ends[0], min(ends[1], _whole(value)))
+            out[g, i] = max(ends[0], min(ends[1], whole(value)))
 
 
 @inlined
@@ -267,7 +267,7 @@ def _rounded(x: np.float32) -> np.float32:
 
 
 @inlined
-def _whole(x: np.float32) -> Any:
+def whole(x: np.float32) -> Any:
     """ggml's own way to round, whatever the value: ``nearest_int``."""
     return (np.float32(x + _SHIFT).view(np.int32) & np.int32(0x7FFFFF)) - np.int32(0x400000)
 

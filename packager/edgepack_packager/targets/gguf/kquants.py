@@ -7,6 +7,8 @@ computes them, on every host. With an importance q2_K and q3_K are those of ``qu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,15 +32,22 @@ def encode(kind: Kind, rows: Float32, importance: Float32 | None = None) -> Byte
     that half precision cannot hold become infinities or NaN in it: ``scales`` finds them.
     """
     blocks = np.ascontiguousarray(rows, np.float32).reshape(-1, BLOCK)
-    counts = None if importance is None else importance.reshape(-1, BLOCK)
-    out = np.empty((len(blocks), FORMATS[kind].block_bytes), np.uint8)
-    for start in range(0, len(blocks), STEP):
-        part = blocks[start : start + STEP]
-        weights = part[:0]
-        if counts is not None:
-            weights = _weights(kind, part, counts[np.arange(start, start + len(part)) % len(counts)])
-        out[start : start + STEP] = _PACKERS[kind](part, weights)
-    return out.reshape(len(rows), -1)
+    parts = [
+        _PACKERS[kind](part, part[:0] if counts is None else _weights(kind, part, counts))
+        for part, counts in in_steps(blocks, importance, STEP)
+    ]
+    return np.concatenate(parts).reshape(len(rows), -1)
+
+
+def in_steps(blocks: Float32, importance: Float32 | None, step: int) -> Iterator[tuple[Float32, Float32 | None]]:
+    """Yield so many blocks of rows at a time, float32 [n, size], with what their columns count, float32 [n, size].
+
+    ``importance``, float32 [columns], is that of a row, whose blocks follow one another; None for none.
+    """
+    counts = None if importance is None else importance.reshape(-1, blocks.shape[1])
+    for start in range(0, len(blocks), step):
+        part = blocks[start : start + step]
+        yield part, None if counts is None else counts[np.arange(start, start + len(part)) % len(counts)]
 
 
 def _weights(kind: Kind, blocks: Float32, counts: Float32) -> Float32:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.jit import compiled, inlined
-from edgepack_packager.targets.gguf.kernels import _whole
-from edgepack_packager.targets.gguf.kquants import louder, nearest
+from edgepack_packager.targets.gguf.kernels import whole
+from edgepack_packager.targets.gguf.kquants import in_steps, louder, nearest
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -73,16 +73,10 @@ def encode(rows: Float32, importance: Float32 | None) -> Bytes:
     ``importance`` is what an error in each column counts, float32 [columns]. A scale that half precision cannot hold
     becomes an infinity or NaN in it: the first two bytes of every block.
     """
-    blocks = rows.reshape(-1, BLOCK)
-    counts = None if importance is None else importance.reshape(-1, BLOCK)
-    parts = []
-    for start in range(0, len(blocks), STEP):
-        part = blocks[start : start + STEP]
-        weights = np.square(part)
-        if counts is not None:
-            turn = counts[np.arange(start, start + len(part)) % len(counts)]
-            weights = turn * louder(part, np.float32(2))
-        parts.append(_blocks(part, weights))
+    parts = [
+        _blocks(part, np.square(part) if counts is None else counts * louder(part, np.float32(2)))
+        for part, counts in in_steps(rows.reshape(-1, BLOCK), importance, STEP)
+    ]
     return np.concatenate(parts).reshape(len(rows), -1)
 
 
@@ -165,7 +159,7 @@ def _points(
     for k in range(8):
         corner = 0
         for i in range(4):
-            level = _whole(_HALF * (inverse * x[4 * k + i] - _ONE))
+            level = whole(_HALF * (inverse * x[4 * k + i] - _ONE))
             corner |= (0 if level < 0 else _TOP if level > _TOP else level) << 3 * i
         point = exact[corner]
         if point < 0:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.jit import compiled, inlined
 from edgepack_packager.targets.gguf.kernels import LANES
-from edgepack_packager.targets.gguf.kquants import louder
+from edgepack_packager.targets.gguf.kquants import in_steps, louder
 
 Bytes = NDArray[np.uint8]
 
@@ -39,16 +39,12 @@ def encode(rows: Float32, importance: Float32 | None, grouped: bool) -> Bytes:
     ``importance`` is what an error in each column counts, float32 [columns]. A scale that half precision cannot hold
     becomes an infinity or NaN in it: the first two bytes of every block.
     """
-    groups = rows.reshape(-1, GROUP)
-    counts = None if importance is None else importance.reshape(-1, GROUP)
     parts = []
-    for start in range(0, len(groups), STEP):
-        part = groups[start : start + STEP]
+    for part, counts in in_steps(rows.reshape(-1, GROUP), importance, STEP):
         weights = np.square(part)
         if counts is not None:
             blocks = part.reshape(-1, SUPER if grouped else GROUP)
-            turn = counts[np.arange(start, start + len(part)) % len(counts)]
-            weights = turn * louder(blocks, np.float32(2)).reshape(part.shape)
+            weights = counts * louder(blocks, np.float32(2)).reshape(part.shape)
         scales = np.empty(len(part), np.float32)
         fit(part, weights, scales)
         parts.append(_in_blocks(part, scales) if grouped else _alone(part, scales))
