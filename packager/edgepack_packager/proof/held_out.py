@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.receipt import BUILT_IN as BUILT_IN
+from edgepack.bundle.receipt import WHOLE as WHOLE
 from edgepack.errors import SourceError, brief
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.calibration.text import BUILT_IN as BUILT_IN
 from edgepack_packager.calibration.text import Corpus, windows, words
 
 WINDOW: Final = 512
 """Tokens that see each other; the context, where that is shorter."""
-
-WHOLE: Final = 8192
-"""Tokens of a receipt that was asked for."""
 
 SHORT: Final = 2048
 """Tokens of one that nobody asked for, at most."""

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgepack.bundle import receipt
 from edgepack.bundle.manifest import File
+from edgepack.bundle.receipt import REFERENCE as REFERENCE
 from edgepack.bundle.receipt import Figures, Measured, Receipt
 from edgepack.errors import EngineError
 from edgepack.runtime import KvCache
@@ -38,8 +39,6 @@ KEPT: Final = 2 << 30
 
 TOGETHER: Final = 4
 """Windows whose logits are there at a time."""
-
-REFERENCE: Final = "reference"
 
 Windows = Sequence[Sequence[int]]
 

@@ -22,6 +22,15 @@ FILE = "receipt.json"
 VERSION = 1
 MAX_SIZE = 1 << 20
 
+BUILT_IN = "built-in"
+"""What the text that edgepack carries is called."""
+
+WHOLE = 8192
+"""Tokens that a build measures which is asked for a receipt; fewer were measured because nobody asked."""
+
+REFERENCE = "reference"
+"""What ``Measured.by`` says of the decoder in float32 over the payload's own weights."""
+
 _REBUILD = "Build the bundle again."
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     """What a payload is called, and its figures."""
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_WHOLE = 8192
-"""Tokens that `build --receipt` measures: fewer were measured because nobody asked."""
 
 
 def rows_of(receipt: Receipt) -> Iterator[Row]:
@@ -32,6 +30,8 @@ def rows_of(receipt: Receipt) -> Iterator[Row]:
 
 def show(receipt: Receipt) -> None:
     """Print a receipt: what it was measured on, its figures, and in a terminal bars of the KL."""
+    from edgepack.bundle.receipt import BUILT_IN, REFERENCE, WHOLE
+
     console, rows = out(), list(rows_of(receipt))
     text = receipt.text
     shown = table("variant", "KL (nats)", "p99", "top-1", "perplexity", right=("p99",))
@@ -44,15 +44,15 @@ def show(receipt: Receipt) -> None:
     source = losses.shown((receipt.perplexity, receipt.perplexity_error))
     held = f"{text.tokens} tokens held out ({brief(text.name)}, {text.sha256[:12]})"
     say(console, styled("dim", f"Lost on {held}, where the source's perplexity is {source}."))
-    by = ", ".join(each.variant for each in receipt.variants if each.by == "reference")
+    by = ", ".join(each.variant for each in receipt.variants if each.by == REFERENCE)
     if by:
         say(console, styled("dim", f"By the reference over the payload's own weights: {by}."))
     if remark := losses.remark(found.ratio for _, found in rows):
         say(console, styled("dim", remark))
-    if text.tokens < _WHOLE and text.name == "built-in":
+    if text.tokens < WHOLE and text.name == BUILT_IN:
         say(
             console,
-            styled("dim", f"A build with --receipt built-in measures {_WHOLE} tokens, where the context holds."),
+            styled("dim", f"A build with --receipt built-in measures {WHOLE} tokens, where the context holds."),
         )
     if console.is_terminal:
         console.print()
