@@ -34,8 +34,8 @@ def search(
     x is a weight over the block's largest one, so that no square overflows, and c what the square of its error counts.
     The scale that fits steps best is (c x . q) / (c q . q), and what it leaves of the squared norm is least where
     (c x . q)**2 / (c q . q) is largest. ``blocks``: float32 [n, size], a power of two; ``importance``: c of the blocks
-    of a row, float32 [blocks, size]; ``loud``: whether it counts the more the larger a weight is, as ggml has it, by
-    the root of its square and of the block's mean square. Fills ``codes``, uint8 [n, size], with the steps nearest to
+    of a row, float32 [blocks, size]; ``loud``: whether it counts the more the larger a weight is, by its square and the
+    block's mean square (ggml takes a root of that). Fills ``codes``, uint8 [n, size], with the steps nearest to
     that scale's less ``lowest``, and ``scales``, float32 [n], not finite where a block is not.
     """
     size, highest = blocks.shape[1], -lowest - np.float32(1)
@@ -85,7 +85,7 @@ def search(
 
 @inlined
 def _weigh(x: Float32, c: Float32, mean: Float32) -> None:
-    """Multiply c by the root of each weight's square and of the mean square of its lane, for which ``mean`` is used."""
+    """Multiply c by each weight's square and the mean square of its lane, for which ``mean`` is used."""
     mean[:] = np.float32(0)
     for i in range(len(x)):
         for g in range(LANES):
@@ -94,7 +94,7 @@ def _weigh(x: Float32, c: Float32, mean: Float32) -> None:
         mean[g] /= np.float32(len(x))
     for i in range(len(x)):
         for g in range(LANES):
-            c[i, g] *= np.sqrt(mean[g] + x[i, g] * x[i, g])
+            c[i, g] *= mean[g] + x[i, g] * x[i, g]
 
 
 @compiled
