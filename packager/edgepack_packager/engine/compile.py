@@ -95,6 +95,7 @@ def compile(
 
     Raises ``BuildError`` with the compiler's last words.
     """
+    folder = folder.absolute()  # CMake takes no other path for a compiler
     prefix = f"-ffile-prefix-map={folder}=."
     compilers = {
         "CMAKE_C_COMPILER": str(toolchain.wrapper(folder, "cc", tools.c, tools.spelling)),
