@@ -91,5 +91,5 @@ def _machine(report: DoctorReport) -> Table:
 
 
 def _types(costs: dict[str, float]) -> str:
-    """Return what a weight of each type costs, the fastest first: "q4_0 1.0x, q4_k 1.2x"."""
-    return ", ".join(f"{name} {times:.1f}x" for name, times in costs.items()) + " the time"
+    """Return what a weight of each type costs, the fastest first: "time of an answer: q4_0 1.0x, q3_k 2.1x"."""
+    return "time of an answer: " + ", ".join(f"{name} {times:.1f}x" for name, times in costs.items())

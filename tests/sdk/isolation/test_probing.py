@@ -186,7 +186,7 @@ def test_doctor_tells_what_plans_had_timed(monkeypatch: pytest.MonkeyPatch, caps
     report = doctor()
     assert report.types == {"sound": {"q4_0": 1.0, "q3_k": pytest.approx(2.1)}}
     show(report)
-    assert "sound types   q4_0 1.0x, q3_k 2.1x the time" in capsys.readouterr().out
+    assert "sound types   time of an answer: q4_0 1.0x, q3_k 2.1x" in capsys.readouterr().out
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
