@@ -67,7 +67,7 @@ class Device:
         found = self.root.glob("usr/bin/python3.*")
         self.interpreter = next(path for path in found if path.suffix[1:].isdigit())
         if not self.site.is_dir():
-            self.install("needed", f"{HERE.parent}[gguf,onnx]").rename(self.site)
+            self.install("needed", f"{HERE.parent}[cli,gguf,onnx]").rename(self.site)
         self.edgepack = self.install("edgepack", "--no-deps", HERE.parent)
 
     def _packages(self) -> Iterator[Path]:

@@ -64,6 +64,10 @@ def settings(processor: Processor, tools: Toolchain, accelerators: frozenset[Acc
     return made
 
 
+_LIBRARIES_OF_ZIG: Final = 109
+"""Files of its C and C++ libraries that zig 0.17 compiles for a processor of ARM, before it first links a program."""
+
+
 class _Heard:
     """What ninja prints: kept, and its count of steps shown."""
 
@@ -95,6 +99,7 @@ def compile(
 
     Raises ``BuildError`` with the compiler's last words.
     """
+    folder = folder.absolute()  # CMake takes no other path for a compiler
     prefix = f"-ffile-prefix-map={folder}=."
     compilers = {
         "CMAKE_C_COMPILER": str(toolchain.wrapper(folder, "cc", tools.c, tools.spelling)),
@@ -111,6 +116,8 @@ def compile(
     options = [f"-D{name}={value}" for name, value in ({**given} | compilers).items()]
     with log.open("wb", buffering=0) as kept:
         try:
+            if tools.compiler == "zig":
+                _libraries(folder, compilers["CMAKE_CXX_COMPILER"], kept.write, progress)
             progress.stage("Configuring llama.cpp", 1)
             run.follow([tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(made), *options], kept.write)
             run.follow([tools.ninja, "-C", str(made), f"-j{jobs}", "llama"], _Heard(kept.write, progress))
@@ -119,3 +126,16 @@ def compile(
         except OSError as error:
             raise BuildError(f"llama.cpp could not be compiled: {error}.", hint=f"See {log}.") from None
     return {path.name: path for path in sorted((made / "bin").iterdir()) if path.suffix in (".so", ".dylib")}
+
+
+def _libraries(folder: Path, compiler: str, keep: Callable[[bytes], object], progress: Progress) -> None:
+    """Let zig compile its own libraries, which it keeps: CMake's first question would have it do so in silence."""
+
+    def hear(line: bytes) -> None:
+        keep(line)
+        progress.advance(line.count(b" clang "))
+
+    progress.stage("Compiling zig's libraries", _LIBRARIES_OF_ZIG)
+    program = folder / "empty.cpp"
+    program.write_text("int main() { return 0; }\n")
+    run.follow([compiler, str(program), "-o", str(folder / "empty")], hear, environment={"ZIG_VERBOSE_CC": "1"})

@@ -119,7 +119,8 @@ def _zig(processor: Processor, cmake: str, ninja: str) -> Toolchain:
         )
     machine = {"arm64": "aarch64"}.get(processor.machine, processor.machine)
     old, new = GLIBC
-    target = ("-target", f"{machine}-linux-gnu.{old}.{new}", f"-mcpu={processor.zig}")
+    # Stripped, whatever is linked: else zig compiles its libraries for CMake's questions, and again for the engine.
+    target = ("-target", f"{machine}-linux-gnu.{old}.{new}", f"-mcpu={processor.zig}", "-s")
     settings = (
         ("CMAKE_SYSTEM_NAME", "Linux"),
         ("CMAKE_SYSTEM_PROCESSOR", machine),

@@ -69,8 +69,10 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         context=options.context,
         chunk=chunk,
         ring=ring,
-        # Where it was said what they do while they wait, they stay as many as they are.
-        threads=None if options.spin is not None else Threads(options.threads, watch.free, asleep=asleep),
+        # Where it was said what they do while they wait, they stay as many as they are; and one always does.
+        threads=None
+        if options.spin is not None or options.threads == 1
+        else Threads(options.threads, watch.free, asleep=asleep),
         spin=options.spin,
     )
 

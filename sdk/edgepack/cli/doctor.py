@@ -85,5 +85,11 @@ def _machine(report: DoctorReport) -> Table:
             ("memory", f"{human(machine.memory_available)} available of {human(machine.memory_total)}"),
             ("accelerators", ", ".join((*machine.accelerators, *machine.gpus)) or "none"),
             ("telemetry", report.telemetry),
+            *((f"{name} types", _types(costs)) for name, costs in report.types.items() if len(costs) > 1),
         ]
     )
+
+
+def _types(costs: dict[str, float]) -> str:
+    """Return what a weight of each type costs, the fastest first: "time of an answer: q4_0 1.0x, q3_k 2.1x"."""
+    return "time of an answer: " + ", ".join(f"{name} {times:.1f}x" for name, times in costs.items())

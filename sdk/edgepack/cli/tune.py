@@ -96,6 +96,10 @@ def show(report: TuneReport) -> None:
             say(console, Text(f"{tuning.variant} with its draft model: answers {tuning.draft_gain:.2f}x as fast"))
     for variant, reason in report.undrafted.items():
         say(console, Text(f"{variant} with its draft model: {reason}", "yellow"))
+    for rival in report.rivals:
+        brings = f"answers {rival.gain:.2f}x as fast as {rival.used}" if rival.gain else rival.reason
+        take = f": edgepack engine use {rival.engine}" if rival.faster else ""
+        say(console, Text(f"{rival.variant} with {rival.engine}: {brings}{take}", "" if rival.gain else "yellow"))
     if report.busy:
         line = f"Other programs took up to {report.neighbours:.1f} cores meanwhile: tune again when they are done."
         say(console, styled("yellow", line))

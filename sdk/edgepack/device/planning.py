@@ -7,7 +7,7 @@ run stays in the list and says why, and where none can, ``Plan.choice`` raises t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal, cast, get_args
@@ -26,6 +26,7 @@ from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingEr
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
 DEFAULT_CONTEXT = 4096
+_CLEARLY = 1.1  # times as long: certain rates are within a tenth, see docs/benchmarks.md
 Obstacle = Literal["memory", "kv cache", "draft", "oracle", "engine", "not asked for"]
 # Fastest first; what the table does not know goes after it, accelerators before CPUs.
 _ORDER = {("mlx", "metal"): 0, ("gguf", "metal"): 1, ("gguf", "cuda"): 1, ("onnx", "cuda"): 2}
@@ -202,7 +203,8 @@ def make_plan(
     on_cpu = [each for each in found if each.eligible and each.device == "cpu" and each.tuning is None]
     predicted = all(each.seconds and each.seconds.certain for each in on_cpu)
     found.sort(key=lambda each: _rank(each, predicted=predicted))
-    return Plan(planned, limit, proven, backend, tuple(found), strict, asked.turn)
+    told = tuple(_with_what_is_slow(each, found) for each in found)
+    return Plan(planned, limit, proven, backend, told, strict, asked.turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +342,24 @@ def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str
     why = f": {support.reason.rstrip('.')}" if support.reason else ""
     parts.append(f"{candidate.idle} stays idle{why}")
     return "; ".join(parts), f"Install it with: {support.install}" if support.install else None
+
+
+def _with_what_is_slow(candidate: Candidate, others: Sequence[Candidate]) -> Candidate:
+    """Say of a candidate that one with more bits answers clearly sooner on the same engine, and in the same way known:
+    then it is its types that are slow on this processor."""
+
+    def known(each: Candidate) -> tuple[object, ...]:
+        return each.runtime, each.device, each.tuning is None, each.eligible
+
+    def total(each: Candidate) -> float:
+        return each.seconds.total if each.seconds and each.seconds.certain else inf
+
+    alike = [each for each in others if known(each) == known(candidate) and each.bits > candidate.bits]
+    best = min(alike, key=total, default=candidate)
+    if not candidate.eligible or not total(best) * _CLEARLY < total(candidate) < inf:
+        return candidate
+    slow = f"its types are slow here: {total(candidate) / total(best):.1f}x as long as {best.variant}, of more bits"
+    return replace(candidate, reason=f"{candidate.reason}; {slow}")
 
 
 def measured(tuning: Tuning) -> str:

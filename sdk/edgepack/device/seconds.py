@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Decoder
     from edgepack.bundle.manifest import Manifest, Quantization
-    from edgepack.device.engine import Options, Speed
+    from edgepack.device.engine import Options, Rate, Speed
     from edgepack.device.tuning import Tuning
 
 PROMPT, ANSWER = 512, 128
@@ -87,6 +87,21 @@ def schemes(manifest: Manifest) -> dict[str, frozenset[str]]:
         names = {each.quantization.scheme, *(fallback.scheme for fallback in each.quantization.fallbacks)}
         found[each.runtime] = found.get(each.runtime, frozenset()) | names
     return found
+
+
+def by_type(rates: Mapping[str, Rate]) -> dict[str, float]:
+    """Return what a weight of each type costs an answer, in times of the fastest, fastest first.
+
+    ``rates`` are as in ``Speed``; what is no type of weights is left out, and a scheme of one type is named once.
+    """
+    turn = Turn()
+    cost = {
+        name.lower(): turn.prompt * rate.prefill + (turn.answer - 1) * rate.decode
+        for name, rate in rates.items()
+        if name != "attention" and not name.endswith(".head")
+    }
+    least = min(cost.values(), default=1.0)
+    return {name: cost[name] / least for name in sorted(cost, key=lambda name: (cost[name], name))}
 
 
 def at_rates(prefill_tps: float, decode_tps: float, turn: Turn) -> Seconds:

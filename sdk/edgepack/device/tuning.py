@@ -74,16 +74,14 @@ def read_tunings(bundle_id: str, hardware: Hardware, supports: Mapping[str, Supp
     }
 
 
-def write_tunings(
-    bundle_id: str, hardware: Hardware, supports: Mapping[str, Support], tunings: Iterable[tuple[str, Tuning]]
-) -> Path:
-    """Replace what is known of a bundle on this device with pairs of a runtime's name and a tuning; return the file.
+def write_tunings(bundle_id: str, hardware: Hardware, tunings: Iterable[tuple[str, Support, Tuning]]) -> Path:
+    """Replace what is known of a bundle on this device, and return the file: each tuning comes with the name of its
+    runtime and with what that said of itself, or of another engine of it, when it was measured.
 
     Raises ``OSError``, or ``RuntimeError`` for a user without a home.
     """
     entries: dict[str, list[_Entry]] = {}
-    for name, tuning in tunings:
-        support = supports[name]
+    for name, support, tuning in tunings:
         entries.setdefault(name, []).append(_Entry(support.version, support.devices[0], tuning))
     place = _place(bundle_id, hardware)
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from edgepack import runtime, threads
-from edgepack.device.engine import Speed
+from edgepack.device.engine import Rate, Speed
 from edgepack.device.hardware import Hardware
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError
@@ -45,9 +45,7 @@ def probe(name: str, hardware: Hardware, *, schemes: Collection[str] = (), timeo
     """
     if not process.can_start():
         return ask(name, runtime.find, hardware)
-    # How much memory is free changes all the time, and no engine comes or goes with it.
-    facts = msgspec.json.encode(replace(hardware, memory_available=0)).decode()
-    now = circumstances(facts, stamps(_sources(name)))
+    now = _now(name, hardware)
     with _lock:
         if (name, now) not in _answers:
             _answers[name, now] = recall(_question(name), now, Support) or _found(name, now, hardware, timeout_s)
@@ -58,6 +56,18 @@ def probe(name: str, hardware: Hardware, *, schemes: Collection[str] = (), timeo
         if timed not in _speeds:
             _speeds[timed] = timing.find(name, now, hardware, schemes)
         return replace(support, speed=_speeds[timed])
+
+
+def known_rates(name: str, hardware: Hardware) -> dict[str, Rate]:
+    """Return the rates of a registered runtime that probes found with its speed. Nothing is asked or measured."""
+    return timing.known_rates(name, _now(name, hardware))
+
+
+def _now(name: str, hardware: Hardware) -> str:
+    """Return the circumstances under which a runtime's answers hold."""
+    # How much memory is free changes all the time, and no engine comes or goes with it.
+    facts = msgspec.json.encode(replace(hardware, memory_available=0)).decode()
+    return circumstances(facts, stamps(_sources(name)))
 
 
 def ask(name: str, find: Callable[[str], Runtime], hardware: Hardware) -> Support:

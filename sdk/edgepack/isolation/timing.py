@@ -76,7 +76,19 @@ def find(name: str, now: str, hardware: Hardware, schemes: Collection[str]) -> S
             best = replace(better(best, measured), tries=begun.tries)
             begun = _Kept(begun.tries, best)
         remember(question, now, msgspec.json.encode(begun))
+        if measured is not None and measured.settled:
+            both = {**known_rates(name, now), **measured.rates}
+            remember(_of_all(name), now, msgspec.json.encode(both))
     return best
+
+
+def known_rates(name: str, now: str) -> dict[str, Rate]:
+    """Return what is known for certain of a runtime's rates from all questions so far; nothing is measured for it."""
+    return recall(_of_all(name), now, dict[str, Rate]) or {}
+
+
+def _of_all(name: str) -> str:
+    return f"rates of {name}"
 
 
 def better(known: Speed | None, found: Speed) -> Speed:

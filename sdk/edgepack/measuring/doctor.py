@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from edgepack import extras
 from edgepack.device.hardware import Hardware, detect
+from edgepack.device.seconds import by_type
 from edgepack.engines import Runtimes, probe_all
+from edgepack.isolation.probing import known_rates
 from edgepack.runtime import Support
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -20,7 +22,8 @@ TELEMETRY = "ORT_DISABLE_TELEMETRY"
 class DoctorReport:
     """The facts. ``telemetry`` says how ONNX Runtime's own is switched off; ``installs`` are the commands that give
     this machine an engine or its accelerator, by engine; ``notes`` are things to know. ``unpacked`` are the packages
-    without which this machine packs no model, not even the demo's."""
+    without which this machine packs no model, not even the demo's. ``types`` says by engine what a weight of each type
+    costs an answer on the CPU, in times of the fastest, of the types that a plan had timed so far."""
 
     edgepack: str
     python: str
@@ -32,6 +35,7 @@ class DoctorReport:
     installs: dict[str, str]
     notes: tuple[str, ...]
     unpacked: tuple[str, ...] = ()
+    types: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[tuple[str, str]]:
@@ -66,6 +70,11 @@ def doctor(runtimes: Runtimes | None = None) -> DoctorReport:
         installs=installs(hardware, supports),
         notes=notes(hardware, supports, _bits()),
         unpacked=tuple(extras.missing("build")),
+        types={
+            name: costs
+            for name, support in supports.items()
+            if runtimes is None and "cpu" in support.devices and (costs := by_type(known_rates(name, hardware)))
+        },
     )
 
 

@@ -6,6 +6,7 @@ output.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ import msgspec
 from edgepack.bundle.files import open_bundle
 from edgepack.device.neighbours import look, taken
 from edgepack.device.planning import Candidate
+from edgepack.device.seconds import Seconds, Turn, at_rates
+from edgepack.device.state import PREFERENCE
 from edgepack.engines import Runtimes, find, open_session
 from edgepack.measuring.bench import clip, decode_tps, generate, random_tokens
 from edgepack.runtime import Session
@@ -28,7 +31,8 @@ _ROUNDS = 5
 class Job(msgspec.Struct, frozen=True):
     """What to measure: a candidate with the options to open it with, and runs of ``prompt`` and ``decode`` tokens, at
     least ``repeats`` and for at least ``least_s`` seconds, because short runs tell little. Where a single run would
-    take more than ``most_s``, it is shortened (None: it is not)."""
+    take more than ``most_s``, it is shortened (None: it is not). ``engine`` is the one that a runtime of several is to
+    have (None: the one that it takes)."""
 
     bundle: str
     candidate: Candidate
@@ -37,6 +41,7 @@ class Job(msgspec.Struct, frozen=True):
     repeats: int
     least_s: float
     most_s: float | None = None
+    engine: str | None = None
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -54,6 +59,11 @@ class Measurement(msgspec.Struct, frozen=True):
 def run(job: Job, timeout_s: float) -> Measurement:
     """Measure in a child process. Raises as ``apart.ask``."""
     return apart.ask(__name__, job, Measurement, timeout_s)
+
+
+def seconds(measured: Measurement) -> Seconds:
+    """Return the seconds to an answer at measured rates."""
+    return at_rates(measured.prefill_tps, measured.decode_tps, Turn())
 
 
 def measure(job: Job, runtimes: Runtimes | None = None) -> Measurement:
@@ -125,5 +135,12 @@ def _time(forward: Callable[[Sequence[int]], object], tokens: Sequence[int]) -> 
     return time.perf_counter() - started
 
 
+def _alone(job: Job) -> Measurement:
+    """Measure in a process that has no other job, and so may have an engine of the job's own."""
+    if job.engine is not None:
+        os.environ[PREFERENCE + job.candidate.runtime.upper()] = job.engine
+    return measure(job)
+
+
 if __name__ == "__main__":
-    apart.answer(Job, measure)
+    apart.answer(Job, _alone)

@@ -4,6 +4,7 @@ Each candidate of the plan is measured as the rules would open it, then with eve
 repacking, since which layout is better depends on the threads; and the best of these with other chunks. What wins meets
 the rules' settings again, in turns, and replaces them only where the two never overlap: less is noise. Where the rules'
 win, they are measured as often, so that every figure that counts has a spread. What counts is the time to an answer.
+At last the fastest of each runtime meets the runtime's other engines.
 What is measured, ``edgepack.tuning.trial`` says; where it is kept, ``edgepack.device.tuning``.
 """
 
@@ -19,13 +20,14 @@ from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.neighbours import disturbs
 from edgepack.device.planning import Candidate, make_plan
-from edgepack.device.seconds import Seconds, Turn, at_rates
+from edgepack.device.seconds import Seconds
 from edgepack.device.tuning import Tuning, write_tunings
 from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.runtime import Support
-from edgepack.tuning import drafts
-from edgepack.tuning.trial import Job, Measurement, run
+from edgepack.tuning import drafts, rivals
+from edgepack.tuning.rivals import Rival
+from edgepack.tuning.trial import Job, Measurement, run, seconds
 
 MARGIN = 1.03
 """How many times as fast another setting must be to replace one: less may be noise."""
@@ -94,7 +96,7 @@ class TuneReport:
     """What was found. ``winner`` is what the plan takes from now on; ``file`` keeps the tunings, None where the state
     folder could not be written to. ``neighbours`` are the most cores that other programs took during a trial, and
     ``busy`` says that it was so much that the figures are not this machine's. ``undrafted`` says by variant why nothing
-    is known of the bundle's draft model."""
+    is known of the bundle's draft model; ``rivals`` are the engines that were there and not used."""
 
     bundle: str
     bundle_id: str
@@ -106,6 +108,7 @@ class TuneReport:
     neighbours: float | None
     busy: bool
     undrafted: Mapping[str, str] = field(default_factory=dict)
+    rivals: tuple[Rival, ...] = ()
 
 
 def tune(
@@ -143,9 +146,16 @@ def tune(
     if winner is None:
         reasons = "; ".join(f"{trial.variant}: {trial.reason}" for trial in search.trials if trial.reason)
         raise EngineError(f"Nothing of {bundle.manifest.name} could be measured here: {reasons}")
-    by_runtime = [(bundle.variant(each.variant).runtime, each) for each in tunings.values()]
+    met = [
+        rival
+        for job in search.fastest()
+        for rival in rivals.meet(job, 1 + REMATCHES, effort.trial_s, runtimes, measure)
+    ]
+    found = [(name := bundle.variant(each.variant).runtime, supports[name], each) for each in tunings.values()]
+    # Whoever takes another engine then loads with what it was measured with.
+    found += [(r.runtime, replace(supports[r.runtime], version=r.version), r.tuning) for r in met if r.tuning]
     try:
-        file = str(write_tunings(bundle.id, hardware, supports, by_runtime))
+        file = str(write_tunings(bundle.id, hardware, found))
     except (OSError, RuntimeError):  # a kiosk with a read-only disk; the figures are worth showing all the same
         file = None
     return TuneReport(
@@ -159,6 +169,7 @@ def tune(
         neighbours=search.neighbours,
         busy=disturbs(search.neighbours, hardware.threads),
         undrafted=undrafted,
+        rivals=tuple(met),
     )
 
 
@@ -209,6 +220,12 @@ class _Search:
     def tunings(self) -> dict[str, Tuning]:
         """Return the best that was found of each candidate that could be measured, by variant."""
         return {variant: self._tuning(variant, best) for variant, best in self._best.items()}
+
+    def fastest(self) -> list[Job]:
+        """Return how the fastest of each runtime is measured once more."""
+        slowest_first = sorted(self._best.values(), key=lambda best: seconds(best.measured).total, reverse=True)
+        last = {best.candidate.runtime: best for best in slowest_first}
+        return [self._job(best, best.candidate) for best in last.values()]
 
     def _tuning(self, variant: str, best: _Best) -> Tuning:
         options = best.candidate.options
@@ -262,10 +279,7 @@ class _Search:
         for setting in settings if variant in self._best else ():
             best = self._best[variant]
             changed = replace(best.candidate, options=replace(best.candidate.options, **setting))
-            # With the lengths that the first trial found: the rates of others could not be compared.
-            lengths = best.measured.prompt, best.measured.decode
-            job = Job(str(self._bundle.path), changed, *lengths, self.effort.repeats, self.effort.least_s)
-            measured = self._try(job, best.limit_s, say)
+            measured = self._try(self._job(best, changed), best.limit_s, say)
             if measured and faster(measured, best.measured, prefill_only="chunk" in setting):
                 self._best[variant] = replace(best, candidate=changed, measured=measured)
 
@@ -274,17 +288,20 @@ class _Search:
 
         Where only the chunk differs, only prefill does.
         """
-        lengths = best.measured.prompt, best.measured.decode
-        rivals = [best.candidate] if best.candidate == best.first else [best.first, best.candidate]
         for _ in range(REMATCHES):
-            for candidate in rivals:
-                job = Job(str(self._bundle.path), candidate, *lengths, self.effort.repeats, self.effort.least_s)
-                self._try(job, best.limit_s, say)
+            for candidate in [best.candidate] if best.candidate == best.first else [best.first, best.candidate]:
+                self._try(self._job(best, candidate), best.limit_s, say)
         ours, rules = (self._trial(candidate) for candidate in (best.candidate, best.first))
         same = (ours.threads, ours.repack) == (rules.threads, rules.repack)
         ours_s, rules_s = ([run.prefill if same else run.total for run in each.runs] for each in (ours, rules))
         if ours is not rules and (ours.reason or max(ours_s) >= min(rules_s)):
             self._best[variant] = replace(best, candidate=best.first, measured=best.start)
+
+    def _job(self, best: _Best, candidate: Candidate) -> Job:
+        """Return how a candidate is measured once more, with the lengths that the first trial found: the rates of
+        others could not be compared."""
+        lengths = best.measured.prompt, best.measured.decode
+        return Job(str(self._bundle.path), candidate, *lengths, self.effort.repeats, self.effort.least_s)
 
     def _trial(self, candidate: Candidate) -> Trial:
         """Return the line of a candidate's settings, a new one where they were not tried."""
@@ -336,11 +353,6 @@ def thread_counts(hardware: Hardware) -> list[int]:
     cores = hardware.physical_cores
     wanted = {1, cores // 2, cores, hardware.threads, hardware.affinity}
     return sorted(count for count in wanted if 1 <= count <= max(1, granted))
-
-
-def seconds(measured: Measurement) -> Seconds:
-    """Return the seconds to an answer at measured rates."""
-    return at_rates(measured.prefill_tps, measured.decode_tps, Turn())
 
 
 def faster(one: Measurement, other: Measurement, *, prefill_only: bool) -> bool:

@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import zipfile
 from base64 import urlsafe_b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,30 @@ def test_progress_is_ninjas(source: Path, tmp_path: Path) -> None:
     building.build(NAMED, source=source, out=tmp_path / "out", progress=watched)
     assert watched.stages == [("Unpacking", 1), ("Configuring llama.cpp", 1), ("Compiling llama.cpp", 3)]
     assert watched.steps == 3
+
+
+def test_zigs_own_libraries_are_a_stage_before_cmake_asks_anything(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zig = tmp_path / "zig"
+    zig.write_text('#!/bin/sh\ntest "$ZIG_VERBOSE_CC" || exit 3\nfor n in a b; do echo "zig clang $n.cpp"; done\n')
+    zig.chmod(0o700)
+    ready = replace(sdist.tools(tmp_path), compiler="zig", cxx=(str(zig), "c++"))
+    monkeypatch.setattr(toolchain, "find", lambda processor, hardware, asked: ready)
+    watched = Watched()
+    building.build("pi5", source=source, out=tmp_path / "out", progress=watched)
+    titles = [title for title, _ in watched.stages]
+    assert titles == ["Unpacking", "Compiling zig's libraries", "Configuring llama.cpp", "Compiling llama.cpp"]
+    assert watched.steps == 2 + 3
+
+
+def test_a_relative_folder_gives_the_compiler_by_its_whole_path(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CMake takes no other, and says that the compiler is not there."""
+    use(monkeypatch, tmp_path, cmake='case "$*" in *-DCMAKE_C_COMPILER=/*) ;; *) exit 3 ;; esac')
+    monkeypatch.chdir(tmp_path)
+    assert made(source, Path("out")).is_file()
 
 
 @pytest.mark.parametrize("tool", ["cmake", "ninja"])

@@ -446,7 +446,7 @@ class TestCancel:
     def test_the_engine_itself_stops_inside_a_chunk(self, variant: Path, expected: NDArray[np.float64]) -> None:
         session = opened(variant)
         native = session._native  # type: ignore[attr-defined]
-        native.tokens[:2], native.positions[:2], native.outputs[:2] = 1, [0, 1], 1
+        native.tokens[:2], native.positions[:2], native.outputs[:2] = [1, 1], [0, 1], [1, 1]
         native.batch.n_tokens = 2
         native.flag[0] = b"\1"
         assert native.native.llama_decode(native.context, native.batch) == abi.ABORTED

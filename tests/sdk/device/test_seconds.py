@@ -11,7 +11,7 @@ from edgepack.bundle.manifest import Manifest
 from edgepack.device.engine import Rate, Speed, Support
 from edgepack.device.hardware import Hardware
 from edgepack.device.planning import make_plan
-from edgepack.device.seconds import Seconds, Turn, predict
+from edgepack.device.seconds import Seconds, Turn, by_type, predict
 from edgepack.device.tuning import Tuning
 
 MACHINE = Hardware("linux", "x86_64", 2, 2, None, 16 << 30, 8 << 30)
@@ -123,3 +123,44 @@ def test_what_was_measured_comes_first_and_by_its_time_not_its_decoding() -> Non
     fast = Tuning("onnx-q4", 2, 128, None, decode_tps=10.0, prefill_tps=200.0, batch_cost=1.0)
     assert order(speed(), speed(), None, slow, fast) == ["onnx-q4", "gguf-q4"]
     assert order(speed(Rate(1e-12, 1e-12)), speed(), None, fast) == ["onnx-q4", "gguf-q4"]
+
+
+# What is slow on a processor
+
+
+def reasons(small: Rate, *tunings: Tuning, settled: bool = True) -> dict[str, str]:
+    """Plan q3, of fewer bits, beside q4 on one engine, and q4 on another."""
+    variants = [
+        small_bundle.variant(id, quantization={"asked": scheme, "scheme": scheme, "bits": bits, "fallbacks": []})
+        for id, scheme, bits in (("gguf-q3", "q3", 3.5), ("gguf-q4", "q4", 4.5), ("onnx-q4", "q4", 4.5))
+    ]
+    supports = {"gguf": support(replace(speed(q3=small), settled=settled)), "onnx": support(speed(Rate(1e-12, 1e-12)))}
+    manifest = small_bundle.read(small_bundle.manifest(variants))
+    plan = make_plan(manifest, MACHINE, supports, tunings={each.variant: each for each in tunings})
+    return {each.variant: each.reason for each in plan.candidates}
+
+
+def test_types_that_are_slow_for_their_bits_are_named() -> None:
+    found = reasons(Rate(2.1e-9, 8.4e-9))
+    assert found["gguf-q3"].endswith("; its types are slow here: 2.1x as long as gguf-q4, of more bits")
+    assert not any("slow here" in found[id] for id in ("gguf-q4", "onnx-q4"))
+
+
+@pytest.mark.parametrize("small", [Q4, Rate(1.05e-9, 4.2e-9), Rate(5e-10, 2e-9)])
+def test_types_that_are_about_as_fast_are_not(small: Rate) -> None:
+    assert "slow here" not in reasons(small)["gguf-q3"]
+
+
+def test_of_what_is_not_certain_or_not_measured_alike_nothing_is_said() -> None:
+    slow = Rate(1e-8, 1e-8)
+    assert "slow here" not in reasons(slow, settled=False)["gguf-q3"]
+    assert "slow here" not in reasons(slow, Tuning("gguf-q4", 2, 128, None, 1e9, 1e9, 1.0))["gguf-q3"]
+
+
+def test_types_are_compared_by_what_they_cost_an_answer() -> None:
+    rates = {"q4_K": Rate(1e-9, 4e-9), "q4_k": Rate(1e-9, 4e-9), "q3_k": Rate(2e-9, 8e-9), "f16": Rate(5e-10, 2e-9)}
+    others = {"attention": Rate(1e-12, 1e-12), "q4_0.head": Rate(1.0, 1.0)}
+    found = by_type(rates | others)
+    assert list(found) == ["f16", "q4_k", "q3_k"]
+    assert list(found.values()) == pytest.approx([1.0, 2.0, 4.0])
+    assert by_type({}) == {}

@@ -15,6 +15,7 @@ import small_bundle
 
 import edgepack
 from edgepack import fake, runtime
+from edgepack.cli.doctor import show
 from edgepack.device import state
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.hardware import Hardware
@@ -174,7 +175,18 @@ def test_no_speed_is_measured_that_nobody_asked_for(monkeypatch: pytest.MonkeyPa
     assert probing.probe("sound", HARDWARE) == SOUND
     assert all(support.speed is None for support in probe_all(HARDWARE, ("sound", "absent")).values())
     monkeypatch.setattr(runtime, "names", lambda: ["absent", "sound"])
-    assert [support.speed for support in doctor().runtimes.values()] == [None, None]
+    report = doctor()
+    assert ([support.speed for support in report.runtimes.values()], report.types) == ([None, None], {})
+
+
+def test_doctor_tells_what_plans_had_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"q4_0": Rate(1e-9, 4e-9), "q3_k": Rate(2.1e-9, 8.4e-9)}
+    monkeypatch.setattr(runtime, "names", lambda: ["absent", "sound"])
+    monkeypatch.setattr(timing, "known_rates", lambda name, now: rates)
+    report = doctor()
+    assert report.types == {"sound": {"q4_0": 1.0, "q3_k": pytest.approx(2.1)}}
+    show(report)
+    assert "sound types   time of an answer: q4_0 1.0x, q3_k 2.1x" in capsys.readouterr().out
 
 
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

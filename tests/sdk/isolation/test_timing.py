@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -92,6 +93,15 @@ def test_a_child_that_crashes_is_no_error_and_not_tried_for_ever(children: Child
         assert children.find(EngineCrashedError("The timing of gguf was ended by SIGSEGV.")) is None
     assert children.find() is None
     assert children.asked == timing.TRIES
+
+
+def test_what_is_certain_of_all_questions_is_known_together(children: Children) -> None:
+    children.find(speed(1.0, 2.0))
+    children.find(replace(speed(0.0, 0.0), rates={"q8": Rate(3.0, 4.0)}), schemes=("q8",))
+    children.find(replace(speed(0.0, 0.0), rates={"q5": Rate(9.0, 9.0)}, settled=False), schemes=("q5",))
+    assert timing.known_rates("gguf", "now") == {"q4": Rate(1.0, 2.0), "q8": Rate(3.0, 4.0)}
+    assert timing.known_rates("gguf", "another engine") == timing.known_rates("onnx", "now") == {}
+    assert children.asked == 3
 
 
 def test_where_nothing_can_be_remembered_nothing_is_measured(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import small_bundle
 
@@ -16,16 +17,17 @@ import edgepack
 from edgepack import FakeRuntime
 from edgepack.bundle.files import Bundle, open_bundle
 from edgepack.cli import main
+from edgepack.cli.tune import show
 from edgepack.decoding.lookup import PAYS
 from edgepack.device.hardware import Hardware, detect, most_threads
 from edgepack.device.tuning import Tuning, read_tunings, write_tunings
 from edgepack.errors import EngineCrashedError, EngineError, EngineMissingError, EngineTimeoutError
 from edgepack.loading import plan
-from edgepack.runtime import Options, Support
+from edgepack.runtime import Engine, Options, Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack.tuning import drafts
 from edgepack.tuning.trial import Job, Measurement, measure, run, shorten
-from edgepack.tuning.tune import REMATCHES, Trial, faster, thread_counts, tune
+from edgepack.tuning.tune import REMATCHES, Trial, TuneReport, faster, thread_counts, tune
 from edgepack_packager.build import Built
 
 CPU = Support(("cpu",), version="1.2", kv_caches=("f16", "f32"))
@@ -51,7 +53,7 @@ def remembered(hardware: Hardware = MACHINE, **supports: Support) -> dict[str, T
 
 @pytest.fixture
 def file() -> Path:
-    return write_tunings("b" * 64, MACHINE, {"fake": CPU}, [("fake", tuning()), ("fake", tuning("fake-q8"))])
+    return write_tunings("b" * 64, MACHINE, [("fake", CPU, tuning()), ("fake", CPU, tuning("fake-q8"))])
 
 
 def test_tunings_are_read_back(file: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_damaged_file_is_no_tuning(file: Path, text: str) -> None:
 
 
 def test_a_count_of_threads_that_no_machine_has_is_no_tuning(file: Path) -> None:
-    write_tunings("b" * 64, MACHINE, {"fake": CPU}, [("fake", tuning(threads=most_threads() + 1))])
+    write_tunings("b" * 64, MACHINE, [("fake", CPU, tuning(threads=most_threads() + 1))])
     assert remembered() == {}
 
 
@@ -140,8 +142,7 @@ def test_a_user_without_a_home_has_no_tunings(monkeypatch: pytest.MonkeyPatch) -
 def test_a_tuned_device_loads_with_its_settings_unless_told_otherwise(tmp_path: Path) -> None:
     bundle = open_bundle(small_bundle.write(tmp_path / "small"))
     runtimes = {"fake": FakeRuntime()}
-    supports = {"fake": FakeRuntime().probe(detect())}
-    write_tunings(bundle.id, detect(), supports, [("fake", tuning(threads=7, chunk=32))])
+    write_tunings(bundle.id, detect(), [("fake", FakeRuntime().probe(detect()), tuning(threads=7, chunk=32))])
     with edgepack.load(bundle, runtimes=runtimes) as model:
         assert (model.setup.threads, model.setup.chunk) == (7, 32)
     with edgepack.load(bundle, threads=2, runtimes=runtimes) as model:
@@ -152,7 +153,7 @@ def test_a_tuned_device_loads_with_its_settings_unless_told_otherwise(tmp_path: 
 def test_guesses_are_made_unasked_where_a_batch_is_cheap(tmp_path: Path, cost: float, pays: bool) -> None:
     bundle = open_bundle(small_bundle.write(tmp_path / "small"))
     fake = FakeRuntime(Tokenizer.from_json(small_bundle.tokenizer_json(), None, False).encode("ab"))
-    write_tunings(bundle.id, detect(), {"fake": fake.probe(detect())}, [("fake", tuning(batch_cost=cost))])
+    write_tunings(bundle.id, detect(), [("fake", fake.probe(detect()), tuning(batch_cost=cost))])
     with edgepack.load(bundle, runtimes={"fake": fake}) as model:
         for asked, guesses in ((None, pays), (True, True), (False, False)):
             result = model.generate("abababab", max_tokens=6, prompt_lookup=asked)
@@ -418,6 +419,87 @@ def test_a_winner_that_was_once_slower_than_the_rules_was_noise(bundle: Bundle) 
     assert next(each for each in report.tunings if each.variant == "fake-q4").decode_tps == 10.0
 
 
+# Other engines of a runtime
+
+
+def engine(name: str, used: bool = False, devices: tuple[str, ...] = ("cpu",)) -> Engine:
+    return Engine(name, "1.0", f"{name} 1", devices, None if devices else "It is not installed.", used)
+
+
+class Several(FakeRuntime):
+    """gguf, with an engine that is used, another that runs, one for a GPU, and one that is not there."""
+
+    name = "gguf"
+
+    def probe(self, hardware: Hardware) -> Support:
+        return replace(super().probe(hardware), version="wheel 1")
+
+    def engines(self) -> tuple[Engine, ...]:
+        return (
+            engine("wheel", used=True),
+            engine("own"),
+            engine("gpu", devices=("cuda", "cpu")),
+            engine("no", devices=()),
+        )
+
+
+def met(bundle: Bundle, decode: Callable[[Job], float]) -> tuple[TuneReport, list[Job]]:
+    machine = Machine(decode)
+    report = tune(bundle, runtimes={"gguf": Several(), "fake": FakeRuntime()}, measure=machine)
+    return report, [job for job in machine.jobs if job.engine]
+
+
+def test_another_engine_meets_the_one_that_is_used_in_turns_with_the_settings_that_won(bundle: Bundle) -> None:
+    def decode(job: Job) -> float:
+        return {1: 5.0, 2: 20.0, 4: 10.0, 8: 1.0}[job.candidate.options.threads] * (2.0 if job.engine == "own" else 1.0)
+
+    report, jobs = met(bundle, decode)
+    assert [job.engine for job in jobs] == ["wheel", "own"] * (1 + REMATCHES)
+    assert {(job.candidate.variant, job.candidate.options.threads, job.prompt) for job in jobs} == {("gguf-q4", 2, 200)}
+    (rival,) = report.rivals
+    assert (rival.engine, rival.used, rival.faster, rival.reason) == ("own", "wheel", True, None)
+    assert rival.gain == pytest.approx((512 / 100.0 + 127 / 20.0) / (512 / 100.0 + 127 / 40.0))
+    assert report.winner.decode_tps == 20.0  # which engine is used is for its user to say
+
+
+def test_who_takes_the_other_engine_loads_with_what_was_measured_of_it(bundle: Bundle) -> None:
+    report, _ = met(bundle, lambda job: 20.0 if job.engine == "own" else 10.0)
+    support = Several().probe(MACHINE)
+    of = [read_tunings(bundle.id, MACHINE, {"gguf": replace(support, version=name)}) for name in ("wheel 1", "own 1")]
+    assert [each["gguf-q4"].decode_tps for each in of] == [10.0, 20.0]
+    assert of[1]["gguf-q4"] == report.rivals[0].tuning
+
+
+def test_an_engine_that_was_slower_once_is_not_faster(bundle: Bundle) -> None:
+    rates = iter([30.0, 9.0, 30.0])
+    report, _ = met(bundle, lambda job: next(rates) if job.engine == "own" else 10.0)
+    assert not report.rivals[0].faster
+    assert (report.rivals[0].gain or 0.0) > 1.0
+
+
+def test_an_engine_that_fails_is_told_with_its_reason(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    def decode(job: Job) -> float:
+        if job.engine == "own":
+            raise EngineCrashedError("Its process was ended by SIGILL.")
+        return 10.0
+
+    report, _ = met(bundle, decode)
+    assert (report.rivals[0].reason, report.rivals[0].tuning) == ("Its process was ended by SIGILL.", None)
+    show(report)
+    assert "gguf-q4 with own: Its process was ended by SIGILL." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rate", "line"), [(20.0, "use own"), (10.0, "answers 1.00x as fast as wheel\n")])
+def test_only_a_faster_engine_is_recommended(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], rate: float, line: str
+) -> None:
+    report, _ = met(bundle, lambda job: rate if job.engine == "own" else 10.0)
+    show(report)
+    said = capsys.readouterr().out
+    assert line in said
+    assert ("edgepack engine use" in said) == (rate > 10.0)
+
+
 @pytest.mark.parametrize(("cores", "busy"), [(None, False), (0.3, False), (1.5, True)])
 def test_a_busy_machine_is_noticed(bundle: Bundle, cores: float | None, busy: bool) -> None:
     def measure(job: Job, timeout_s: float) -> Measurement:
@@ -440,6 +522,7 @@ def test_long_runs_are_shortened(taste: tuple[float, float], counts: tuple[int, 
 SHAKY = """
 import os, sys, time
 from edgepack import FakeRuntime
+from edgepack.device.state import preferred
 from edgepack.errors import EngineError
 
 
@@ -456,6 +539,8 @@ class Shaky(FakeRuntime):
             raise EngineError("The weights are not readable.")
         if options.chunk == 67:
             raise KeyError("a fault")
+        if options.chunk == 68:
+            raise EngineError(str(preferred("shaky")))
         return super().open(variant, decoder, options)
 """
 
@@ -498,6 +583,13 @@ def test_a_trial_that_goes_wrong_is_an_error(
 ) -> None:
     with pytest.raises(kind, match=reason):
         run(job(shaky, "shaky", chunk), timeout_s)
+
+
+def test_a_trial_has_the_engine_that_its_job_names(shaky: Bundle) -> None:
+    with pytest.raises(EngineError, match="another"):
+        run(msgspec.structs.replace(job(shaky, "shaky", 68), engine="another"), 60.0)
+    with pytest.raises(EngineError, match="None"):
+        run(job(shaky, "shaky", 68), 60.0)
 
 
 def test_a_program_that_cannot_start_an_interpreter_says_so(shaky: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
