@@ -1,6 +1,7 @@
-"""The passes of a search for scales and biases, compiled by numba. Importing it takes half a second.
+"""The passes over weights of mlx's quantiser, and of a search for scales and biases, compiled by numba. Importing it
+takes half a second.
 
-``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``], those of groups
+In a search, ``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``], those of groups
 float32 [tiles, ``LANES``]. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is made by
 halving, so that the results are the same on every processor.
 """
@@ -8,6 +9,7 @@ halving, so that the results are the same on every processor.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.jit import compiled, inlined
@@ -16,6 +18,33 @@ LANES = 64
 
 _SHIFT = np.float32(12582912)
 """1.5 * 2^23: what is added to it becomes a whole number, ties to even, if it is less than 2^22."""
+
+_BESIDE_SIGN = np.int32(0x7FFFFFFF)
+
+
+@compiled
+def ends(groups: NDArray[np.int32], low: NDArray[np.int32], high: NDArray[np.int32]) -> None:
+    """Find the lowest and the highest weight of each group: the bits of float32, [n, group] and [n] each.
+
+    Whole numbers are compared several at once: those of bits are in the order of their floats, if what stands beside a
+    sign is turned round. A NaN is beyond all others, on either side.
+    """
+    for row in range(len(groups)):
+        x = groups[row]
+        least, most = _BESIDE_SIGN, ~_BESIDE_SIGN
+        for i in range(len(x)):
+            ordered = _turned(x[i])
+            least, most = min(least, ordered), max(most, ordered)
+        low[row], high[row] = _turned(least), _turned(most)
+
+
+@compiled
+def nearest(groups: Float32, scale: Float32, bias: Float32, top: np.float32, levels: NDArray[np.uint8]) -> None:
+    """Fill ``levels``, uint8 [n, group], with those next to the weights, float32 [n, group], from 0 to ``top``."""
+    for row in range(len(groups)):
+        x, out, s, b = groups[row], levels[row], scale[row], bias[row]
+        for i in range(len(x)):
+            out[i] = np.int32(_level(x[i], s, b, top))
 
 
 @compiled
@@ -83,6 +112,11 @@ def errors(x: Float32, c: Float32, scale: Float32, bias: Float32, top: np.float3
                 lost[i, g] = one * one * c[tile, i, g] + other * other * c[tile, i + half, g]
         _add_up(lost)
         error[tile] = lost[0]
+
+
+@inlined
+def _turned(bits: np.int32) -> np.int32:
+    return bits ^ (bits >> 31 & _BESIDE_SIGN)
 
 
 @inlined
