@@ -25,7 +25,7 @@ from edgepack_packager.adapters import Asked
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
-from edgepack_packager.proof import Verdict
+from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request, Written

@@ -1,9 +1,9 @@
-"""The passes over weights of mlx's quantiser, and of a search for scales and biases, compiled by numba. Importing it
-takes half a second.
+"""The loops of mlx's quantiser and of a search for its scales and biases, compiled by numba. Importing it takes half a
+second.
 
-In a search, ``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``], those of groups
-float32 [tiles, ``LANES``]. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is made by
-halving, so that the results are the same on every processor.
+In a search ``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``],
+those of groups float32 [tiles, ``LANES``]. Every operation is exactly rounded, a fused multiply-add is never used, and
+a sum is made by halving, so that the results are the same on every processor.
 """
 
 from __future__ import annotations
