@@ -77,7 +77,8 @@ class Prover:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
         self._files, self._importance, self._adapted = files, importance, adapted or Adapted(weights)
-        self._probe = probe.make(weights.decoder, tokenizer)
+        self._whole = probe.make(weights.decoder, tokenizer)
+        self._probe = self._whole.first(probe.RUN)
         self._structure: dict[str, Gate | EngineError] = {}
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
 
@@ -87,7 +88,7 @@ class Prover:
         if not able:
             return
         self._progress.stage("Proving the structure of " + ", ".join(able), 1)
-        self._structure = structure.prove(list(able.values()), self._weights, self._probe.ids, self._scratch)
+        self._structure = structure.prove(list(able.values()), self._weights, self._whole.ids, self._scratch)
         self._progress.advance()
 
     def variant(self, request: Request, folder: Path, plain: tuple[Request, Path] | None = None) -> Verdict:
