@@ -39,6 +39,19 @@ def ends(groups: NDArray[np.int32], low: NDArray[np.int32], high: NDArray[np.int
 
 
 @compiled
+def between(scale: Float32, bias: Float32, top: np.float32, smallest: np.float32) -> None:
+    """Make of the lowest and the highest weights of groups, float32 [n], their scales and biases, by mlx's rule."""
+    for g in range(len(scale)):
+        low, high = scale[g], bias[g]
+        below = abs(low) > abs(high)
+        width = (high - low) / top
+        width = smallest if width < smallest else width
+        step, edge = (width, low) if below else (-width, high)
+        steps = np.rint(edge / step)
+        scale[g], bias[g] = (edge / steps, edge) if steps != 0 else (step, np.float32(0))
+
+
+@compiled
 def nearest(groups: Float32, scale: Float32, bias: Float32, top: np.float32, levels: NDArray[np.uint8]) -> None:
     """Fill ``levels``, uint8 [n, group], with those next to the weights, float32 [n, group], from 0 to ``top``."""
     for row in range(len(groups)):

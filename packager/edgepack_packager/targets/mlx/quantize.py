@@ -107,16 +107,10 @@ def keep_grids(weights: Float32, bits: int, stored: Float, packed: Bytes, scales
 def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
     from edgepack_packager.targets.mlx import kernels
 
-    low, high = np.empty((2, len(groups)), np.float32)
-    kernels.ends(groups.view(np.int32), low.view(np.int32), high.view(np.int32))
-    below = np.abs(low) > np.abs(high)
-    scale = np.maximum((high - low) / np.float32(2**bits - 1), np.float32(SMALLEST_SCALE))
-    scale = np.where(below, scale, -scale)
-    edge = np.where(below, low, high)
-    steps = np.rint(edge / scale)
-    whole = steps != 0
-    scale = np.divide(edge, steps, out=scale, where=whole)
-    return scale, np.where(whole, edge, np.float32(0))
+    scale, bias = np.empty((2, len(groups)), np.float32)
+    kernels.ends(groups.view(np.int32), scale.view(np.int32), bias.view(np.int32))
+    kernels.between(scale, bias, np.float32(2**bits - 1), np.float32(SMALLEST_SCALE))
+    return scale, bias
 
 
 def _improve(groups: Float32, counts: Float32, scales: Float32, biases: Float32, bits: int, stored: Float) -> None:
