@@ -5,7 +5,9 @@
 The first table damages the first layers of the model, as a broken converter would, writes them in each scheme of 4
 bits, and gives the tensor gate whose figure is the most times its limit, and how many times: more than 1 is a miss. The
 second runs sound variants of the same layers by their engines: how far an engine is from the reference with the
-variant's own weights, and the limit, which is twice what rounding at the engine's places costs the reference.
+variant's own weights, and the limit, which is twice what rounding at the engine's places costs the reference. The third
+lets engines run a damaged variant in a sound one's place: how many times its limit that distance is, over the first ids
+of the probe, in so many as ``COUNTS`` says.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from tempfile import TemporaryDirectory
 from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from damage import DAMAGE, Damaged
+from damage import DAMAGE, Change, Damaged
 
 from edgepack.bundle.manifest import Gate
 from edgepack_packager import families, targets
@@ -31,6 +33,8 @@ from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
 LAYERS, ROWS = 4, 4096
+COUNTS = (16, 32, execution.TOKENS)
+ENGINES = ("one layer x 1.1", "every v x 1.2", "a head is not read", "q and k interleaved")
 
 
 class Beginning:
@@ -66,7 +70,7 @@ def furthest(gates: Sequence[Gate]) -> str:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     with open_checkpoint(parser.parse_args().folder) as checkpoint:
@@ -88,6 +92,26 @@ def main() -> None:
                 engine.run(target.runtime, place, source.decoder, ids, "f32", logits)
                 heard = execution.prove(target, place, source.decoder, ids, logits, kv_cache="f32", scratch=place)
                 print(f"| {request.id} | {heard.value:.2g} | {heard.limit:.2g} |", flush=True)
+        print("\n| an engine runs |", " | ".join(request.id for request in few), "|\n|---|" + "---|" * len(few))
+        for name in ("sound", *ENGINES):
+            cells = [run(request, source, {"sound": sound, **DAMAGE}[name], model, ids) for request in few]
+            print(f"| {name} |", " | ".join(cells), "|", flush=True)
+
+
+def run(request: Request, source: Weights, change: Change, model: Model, ids: Sequence[int]) -> str:
+    """Return how many times its limit the engine gate is, by ``COUNTS``, where the engine runs what was changed."""
+    with TemporaryDirectory() as folder:
+        place, other, logits = Path(folder, "sound"), Path(folder, "changed"), Path(folder, "logits")
+        write(source, [request], place, model)
+        write(Damaged(source, change), [request], other, model)
+        engine.run(request.target.runtime, other / request.id, source.decoder, ids, "f32", logits)
+        found = [
+            execution.prove(
+                request.target, place / request.id, source.decoder, ids[:n], logits, kv_cache="f32", scratch=place
+            )
+            for n in COUNTS
+        ]
+        return ", ".join(f"{each.value / each.limit:.2g}" for each in found)
 
 
 def held(request: Request, variant: Path, source: Weights) -> str:

@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import Manifest
 from edgepack.errors import ProofError
-from edgepack_packager import adapters, calibration, coarse, families, proof, reference, seal, source, spoken, work
+from edgepack_packager import adapters, calibration, coarse, families, reference, seal, source, spoken, work
 from edgepack_packager.allot import Allotment
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
 from edgepack_packager.checkpoint.weights import Weights
@@ -24,6 +24,7 @@ from edgepack_packager.draft import prepare_draft
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
+from edgepack_packager.proof.prover import Prover
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
@@ -164,7 +165,7 @@ def _write_and_prove(
     requests: Sequence[Request],
     weights: Weights,
     model: Model,
-    prover: proof.Prover,
+    prover: Prover,
     variants: Path,
     progress: Progress,
 ) -> list[seal.Part]:

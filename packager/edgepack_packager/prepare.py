@@ -13,7 +13,7 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError, Usag
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, proof, seal, source, work
+from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, seal, source, work
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration import dictation
 from edgepack_packager.calibration.text import AUTO, Corpus
@@ -27,6 +27,7 @@ from edgepack_packager.progress import Progress
 from edgepack_packager.proof import held_out, probe, reading, receipt
 from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
+from edgepack_packager.proof.prover import Prover
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
@@ -86,7 +87,7 @@ class Prepared:
 
     def prover(
         self, weights: Weights, files: Sequence[File], scratch: Path, progress: Progress, model: Model
-    ) -> proof.Prover:
+    ) -> Prover:
         """Return the proof over the weights of these files, which writes what it needs into ``scratch``.
 
         ``model`` is what is written.
@@ -95,7 +96,7 @@ class Prepared:
         adapted = None
         if isinstance(weights, MappedWeights) and self.adapters:
             adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
-        return proof.Prover(
+        return Prover(
             weights,
             files,
             text,

@@ -25,7 +25,7 @@ from edgepack_packager.adapters import Asked
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
-from edgepack_packager.proof import Verdict
+from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request, Written
@@ -37,7 +37,6 @@ MANIFEST = "manifest.json"
 VARIANTS = "variants"
 EVIDENCE = "evidence"
 BUNDLE_VERSION = "1"
-PIECE = 1024 * 1024
 
 
 def tokenizer_of(text: Text) -> Tokenizer:
@@ -208,12 +207,9 @@ def files_of(folder: Path) -> list[File]:
 
 def file_of(path: Path, folder: Path) -> File:
     """Return the manifest's entry of a file: its path relative to ``folder``, its size in bytes and its sha256."""
-    digest, size = hashlib.sha256(), 0
     with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-            size += len(piece)
-    return File(path=path.relative_to(folder).as_posix(), size=size, sha256=digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256")
+        return File(path=path.relative_to(folder).as_posix(), size=file.tell(), sha256=digest.hexdigest())
 
 
 def files_of_adapters(asked: Sequence[Asked]) -> list[File]:

@@ -18,7 +18,8 @@ from edgepack_packager.calibration.text import BUILT_IN, Corpus
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.prepare import Prepared
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import Verdict, held_out
+from edgepack_packager.proof import held_out
+from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write

@@ -108,9 +108,11 @@ class SafetensorsFile:
 
 def _to_float32(data: bytes, dtype: str) -> Float32:
     if dtype == "BF16":
-        # A bfloat16 is the upper half of the float32 of the same value.
-        bits = np.frombuffer(data, "<u2").astype(np.uint32)
-        bits <<= 16
+        from edgepack_packager.checkpoint import kernels
+
+        stored = np.frombuffer(data, "<u2")
+        bits = np.empty(len(stored), np.uint32)
+        kernels.widen(stored, bits)
         return bits.view(np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as the infinity that it becomes
         return np.frombuffer(data, _STORED[dtype]).astype(np.float32)

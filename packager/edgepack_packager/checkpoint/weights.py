@@ -37,6 +37,13 @@ class Weights(Protocol):
         ...
 
 
+def finite(values: Float32) -> bool:
+    """Return whether no value is a NaN or an infinity; of any shape."""
+    from edgepack_packager.checkpoint import kernels
+
+    return kernels.finite(np.ascontiguousarray(values).reshape(-1).view(np.uint32))
+
+
 def blocks(decoder: Decoder) -> Iterator[tuple[str, int, int]]:
     """Yield (name, start, stop) over all tensors in model order, each block at most ``BLOCK_ELEMENTS`` elements.
 

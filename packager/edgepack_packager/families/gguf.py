@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint.gguf.file import GgufFile
 from edgepack_packager.checkpoint.gguf.names import parts, rotates
 from edgepack_packager.checkpoint.gguf.parse import Info
-from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.checkpoint.weights import Float32, finite
 
 _TABLES = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
 
@@ -52,7 +50,7 @@ class GgufWeights:
             rows = self._file.half_split(info, self.decoder.head_dim, start, stop)
         else:
             rows = self._file.rows(info, first + start, first + stop)
-        if not np.isfinite(rows).all():
+        if not finite(rows):
             raise SourceError(
                 f"{self._file.path}: the tensor {info.name} has a NaN or an infinity.", hint="Fetch the file again."
             )

@@ -15,7 +15,7 @@ from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import INDEX, Checkpoint, lacking
 from edgepack_packager.checkpoint.files import ADAPTER
 from edgepack_packager.checkpoint.safetensors import FLOATS
-from edgepack_packager.checkpoint.weights import Float32, row_blocks
+from edgepack_packager.checkpoint.weights import Float32, finite, row_blocks
 from edgepack_packager.families import names, quantised
 
 _ADAPTER = re.compile(r"\.(lora_\w+|base_layer|modules_to_save|original_module)\.")
@@ -142,7 +142,7 @@ class MappedWeights:
         source = self._sources[name]
         stored, first = self._stored[source.tensor], source.first + start
         rows = self._checkpoint.rows(stored, first, source.first + stop)
-        if not np.isfinite(rows).all():
+        if not finite(rows):
             raise _not_finite(self._checkpoint, stored)
         if change := self._changes.get(name):
             rows = change(first, rows)

@@ -29,8 +29,8 @@ from edgepack_packager.reference import EXACT, Reading
 from edgepack_packager.targets import Activations, Form, Target
 from edgepack_packager.targets.kv_cache import Cache
 
-TOKENS = 96
-"""Of the probe, from its beginning: enough to tell a fault from rounding, and a third of the cost."""
+TOKENS = 64
+"""Of the probe, from its beginning: enough to tell a fault from rounding, for two readings of the whole model."""
 
 ROUNDED = 2.0
 """Times what rounding costs the reference, as a mean square; measured: 0.7 to 1.5, whatever the model and scheme."""

@@ -13,6 +13,12 @@ from edgepack_packager.text.golden import Vectors
 
 TEXT_TOKENS = 160
 TOKENS = 320
+
+RUN = 192
+"""Of them, what whole variants run: the text, and some of the random ids, of which a trained model has no opinion. All
+rows of the embedding are held by the tensor gates, and what a position or a window changes by the structure's slice,
+which runs all."""
+
 SEED = 20240
 
 
@@ -22,6 +28,10 @@ class Probe:
 
     ids: tuple[int, ...]
     text: int
+
+    def first(self, count: int) -> Probe:
+        """Return the probe that ends after so many ids."""
+        return Probe(self.ids[:count], min(self.text, count))
 
 
 def calibration(decoder: Decoder, vectors: Vectors) -> tuple[int, ...]:

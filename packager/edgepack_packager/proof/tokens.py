@@ -7,22 +7,17 @@ otherwise, by a rule over the vocabulary, is left out of the gate, and stands in
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import msgspec
 
 from edgepack import runtime
 from edgepack.bundle.manifest import Gate
-from edgepack.errors import EdgepackError, EngineError, ProofError
-from edgepack.isolation import process
+from edgepack.errors import ProofError
 from edgepack.prefix import common_length
 from edgepack.runtime import Tokenizing
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager.proof import child
+from edgepack_packager.proof import tokenizing
 from edgepack_packager.proof.gates import gate
 from edgepack_packager.text.files import TOKENIZER
 from edgepack_packager.text.golden import Vectors
@@ -52,23 +47,6 @@ class Tokens:
     figures: dict[str, object]
 
 
-class Job(msgspec.Struct, frozen=True):
-    """What the child tokenises with a variant's vocabulary: ``plain`` texts, and ``special`` ones that parse names."""
-
-    runtime: str
-    variant: str
-    plain: list[str]
-    special: list[str]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """The ids of each text, or why there are none."""
-
-    plain: list[list[int]] = []
-    special: list[list[int]] = []
-    error: str | None = None
-
-
 def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tokenizer) -> Tokens | None:
     """Compare the vocabulary that a variant for the runtime ``name`` carries with the bundle's; None where it has none.
 
@@ -77,16 +55,21 @@ def prove(name: str, variant: Path, text: Text, vectors: Vectors, tokenizer: Tok
     engine = runtime.find(name)
     if not isinstance(engine, Tokenizing):
         return None
-    ask = partial(_ids, name, variant)
-    wanted, vocabulary = cases(vectors, tokenizer), list(words(tokenizer))
+    vocabulary, alone = list(words(tokenizer)), cases(vectors, tokenizer)
     parts = [vocabulary[start : start + PART] for start in range(0, len(vocabulary), PART)]
-    others = [(case, ids) for case, ids in zip(wanted, ask(wanted), strict=True) if ids != list(case.ids)]
+    together = [_together(part, tokenizer) for part in parts]
+
+    def ask(wanted: Sequence[Case]) -> list[list[int]]:
+        return tokenizing.ids(name, variant, [(case.text, case.special) for case in wanted])
 
     def explained(texts: Sequence[str]) -> list[str | None]:
         return engine.known_differences(variant, text.tokenizer, texts, special=False)
 
-    others += [other for part in differing(parts, tokenizer, ask, explained) for other in part]
-    return judge(variant, len(wanted) + len(vocabulary), others, engine, text.tokenizer)
+    found = ask([*alone, *together])
+    others = [(case, ids) for case, ids in zip(alone, found[: len(alone)], strict=True) if ids != list(case.ids)]
+    apart = _apart(parts, together, found[len(alone) :], tokenizer, ask, explained)
+    others += [other for part in apart for other in part]
+    return judge(variant, len(alone) + len(vocabulary), others, engine, text.tokenizer)
 
 
 def cases(vectors: Vectors, tokenizer: Tokenizer) -> list[Case]:
@@ -125,7 +108,18 @@ def differing(
     then by halves. Where only their neighbourhood differs, it is the whole part.
     """
     wanted = [_together(part, tokenizer) for part in parts]
-    found = ask(wanted)
+    return _apart(parts, wanted, ask(wanted), tokenizer, ask, explained)
+
+
+def _apart(
+    parts: Sequence[Sequence[str]],
+    wanted: Sequence[Case],
+    found: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    ask: Callable[[Sequence[Case]], list[list[int]]],
+    explained: Callable[[Sequence[str]], Sequence[str | None]],
+) -> list[list[Other]]:
+    """As ``differing``, of parts that were asked as the texts ``wanted``, whose ids were ``found``."""
     differ = [ids != list(case.ids) for case, ids in zip(wanted, found, strict=True)]
     again = [part if differs and len(part) > 1 else [] for part, differs in zip(parts, differ, strict=True)]
     reasons = iter(explained([word for part in again for word in part]) if any(again) else ())
@@ -177,36 +171,3 @@ def _difference(case: Case, ids: Sequence[int]) -> str:
     same = common_length(ids, case.ids)
     theirs, ours = ([*tokens[same : same + 4]] for tokens in (ids, case.ids))
     return f"Its vocabulary gives {theirs} where {TOKENIZER} gives {ours}, after {same} tokens of {case.text!r}."
-
-
-def _ids(name: str, variant: Path, wanted: Sequence[Case]) -> list[list[int]]:
-    job = Job(
-        name,
-        str(variant),
-        [case.text for case in wanted if not case.special],
-        [case.text for case in wanted if case.special],
-    )
-    answer = child.ask(__name__, job, f"{name} on {variant.name}", Answer)
-    if answer.error is not None:
-        raise EngineError(f"The engine of {name} on {variant.name} failed: {answer.error}")
-    plain, special = iter(answer.plain), iter(answer.special)
-    return [next(special if case.special else plain) for case in wanted]
-
-
-def main() -> None:
-    """Read a job from standard input, run it, and answer on standard output."""
-    output = process.answering()
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    engine = runtime.find(job.runtime)
-    assert isinstance(engine, Tokenizing)
-    try:
-        plain = engine.tokenize(Path(job.variant), job.plain, special=False)
-        answer = Answer(plain, engine.tokenize(Path(job.variant), job.special, special=True))
-    except (EdgepackError, OSError) as error:
-        answer = Answer(error=str(error))
-    output.write(msgspec.json.encode(answer))
-    output.close()
-
-
-if __name__ == "__main__":
-    main()

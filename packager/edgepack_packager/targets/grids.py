@@ -66,16 +66,17 @@ def recover(rows: Float32, form: Form) -> Grids | None:
         return None
     rows = np.ascontiguousarray(rows, np.float32)
     shape = (len(rows), rows.shape[1] // form.group)
+    noise = rounding(rows)
     scales, biases = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     found = np.zeros(len(rows), np.bool_)
     half = 2 ** (form.bits - 1)
     if form.kind in _SIGNED or form.kind == "affine":
-        _find(rows, rows.view(np.uint32), form.group, min(half, STEPS), half, False, found, scales, biases)
+        _find(rows, noise, form.group, min(half, STEPS), half, False, found, scales, biases)
         biases = scales * np.float32(-half)
     if form.kind in _AFFINE or form.kind == _BINARY:
-        _find(rows, rows.view(np.uint32), form.group, min(2 * half - 1, STEPS), half, True, found, scales, biases)
+        _find(rows, noise, form.group, min(2 * half - 1, STEPS), half, True, found, scales, biases)
     if form.kind == _BINARY:
-        off = np.abs(2 * biases + scales) <= 2 * rounding(rows)[:, None] * np.abs(scales)
+        off = np.abs(2 * biases + scales) <= 2 * noise[:, None] * np.abs(scales)
         found &= (off | (scales == 0)).all(axis=1)
     if form.scales == "f16":
         least, most = _HALF_PRECISION
@@ -110,7 +111,7 @@ def _rounding(row: NDArray[np.uint32]) -> float:
 @compiled
 def _find(
     rows: Float32,
-    bits: NDArray[np.uint32],
+    noises: Float32,
     group: int,
     most: int,
     half: int,
@@ -121,13 +122,15 @@ def _find(
 ) -> None:
     """Look for the grids of all rows that are not found yet; ``shifted``: with a bias. Ordinary rows cost little.
 
+    ``noises`` is what ``rounding`` says of each row.
+
     The first group that lies on none ends its row, and the first weight that lies on none ends a guess.
     """
     fit = np.empty(3)
     for r in range(len(rows)):
         if found[r]:
             continue
-        noise, chance = _rounding(bits[r]), 1.0
+        noise, chance = np.float64(noises[r]), 1.0
         on = True
         for g in range(scales.shape[1]):
             x = rows[r, g * group : (g + 1) * group]

@@ -36,11 +36,13 @@ def tokenize(library: Library, path: Path, texts: Sequence[str], *, special: boo
 
 
 def _ids(native: ctypes.CDLL, vocabulary: int, text: bytes, special: bool) -> list[int]:
-    # Asked without room for a single token, it says how many there are, as a negative number.
-    count = -native.llama_tokenize(vocabulary, text, len(text), None, 0, False, special)
-    ids = (ctypes.c_int32 * count)()
-    native.llama_tokenize(vocabulary, text, len(text), ids, count, False, special)
-    return list(ids)
+    # A token takes a byte or more, but for what a vocabulary puts before a text. Without room for all of them it says
+    # how many there are, as a negative number.
+    count = -len(text) - 1
+    while count < 0:
+        ids = (ctypes.c_int32 * -count)()
+        count = native.llama_tokenize(vocabulary, text, len(text), ids, len(ids), False, special)
+    return ids[:count]
 
 
 def known_differences(

@@ -253,6 +253,11 @@ def test_probe_is_deterministic_and_covers_text_and_random(weights: Weights) -> 
     assert max(one.ids) < weights.decoder.n_vocab
 
 
+def test_a_probe_that_ends_early_has_no_more_text_than_ids() -> None:
+    whole = Probe((5, 6, 7, 8), text=3)
+    assert [whole.first(count) for count in (2, 3, 9)] == [Probe((5, 6), 2), Probe((5, 6, 7), 3), whole]
+
+
 def test_a_child_that_dies_is_a_sentence(weights: Weights, tmp_path: Path) -> None:
     job = child.Job("no-such-engine", str(tmp_path), weights.decoder, [1], "f32", str(tmp_path / "out"))
     with pytest.raises(EngineError, match="no-such-engine"):

@@ -1,13 +1,15 @@
-"""The passes of a search for scales and biases, compiled by numba. Importing it takes half a second.
+"""The loops of mlx's quantiser and of a search for its scales and biases, compiled by numba. Importing it takes half a
+second.
 
-``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``], those of groups
-float32 [tiles, ``LANES``]. Every operation is exactly rounded, a fused multiply-add is never used, and a sum is made by
-halving, so that the results are the same on every processor.
+In a search ``LANES`` groups go side by side: arrays of weights are float32 [tiles, weights of a group, ``LANES``],
+those of groups float32 [tiles, ``LANES``]. Every operation is exactly rounded, a fused multiply-add is never used, and
+a sum is made by halving, so that the results are the same on every processor.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.jit import compiled, inlined
@@ -16,6 +18,46 @@ LANES = 64
 
 _SHIFT = np.float32(12582912)
 """1.5 * 2^23: what is added to it becomes a whole number, ties to even, if it is less than 2^22."""
+
+_BESIDE_SIGN = np.int32(0x7FFFFFFF)
+
+
+@compiled
+def ends(groups: NDArray[np.int32], low: NDArray[np.int32], high: NDArray[np.int32]) -> None:
+    """Find the lowest and the highest weight of each group: the bits of float32, [n, group] and [n] each.
+
+    Whole numbers are compared several at once: those of bits are in the order of their floats, if what stands beside a
+    sign is turned round. A NaN is beyond all others, on either side.
+    """
+    for row in range(len(groups)):
+        x = groups[row]
+        least, most = _BESIDE_SIGN, ~_BESIDE_SIGN
+        for i in range(len(x)):
+            ordered = _turned(x[i])
+            least, most = min(least, ordered), max(most, ordered)
+        low[row], high[row] = _turned(least), _turned(most)
+
+
+@compiled
+def between(scale: Float32, bias: Float32, top: np.float32, smallest: np.float32) -> None:
+    """Make of the lowest and the highest weights of groups, float32 [n], their scales and biases, by mlx's rule."""
+    for g in range(len(scale)):
+        low, high = scale[g], bias[g]
+        below = abs(low) > abs(high)
+        width = (high - low) / top
+        width = smallest if width < smallest else width
+        step, edge = (width, low) if below else (-width, high)
+        steps = np.rint(edge / step)
+        scale[g], bias[g] = (edge / steps, edge) if steps != 0 else (step, np.float32(0))
+
+
+@compiled
+def nearest(groups: Float32, scale: Float32, bias: Float32, top: np.float32, levels: NDArray[np.uint8]) -> None:
+    """Fill ``levels``, uint8 [n, group], with those next to the weights, float32 [n, group], from 0 to ``top``."""
+    for row in range(len(groups)):
+        x, out, s, b = groups[row], levels[row], scale[row], bias[row]
+        for i in range(len(x)):
+            out[i] = np.int32(_level(x[i], s, b, top))
 
 
 @compiled
@@ -83,6 +125,11 @@ def errors(x: Float32, c: Float32, scale: Float32, bias: Float32, top: np.float3
                 lost[i, g] = one * one * c[tile, i, g] + other * other * c[tile, i + half, g]
         _add_up(lost)
         error[tile] = lost[0]
+
+
+@inlined
+def _turned(bits: np.int32) -> np.int32:
+    return bits ^ (bits >> 31 & _BESIDE_SIGN)
 
 
 @inlined

@@ -24,10 +24,6 @@ SMALLEST_SCALE = 1e-7
 _TILE = 1 << 17
 """Weights quantised at once: the working arrays (some 1.5 MB) stay in a core's second-level cache."""
 
-_TO_INTEGER = np.float32(1.5 * 2**23)
-"""Adding it rounds 0 <= x < 2**22 to the nearest integer, ties to even, and leaves that integer in the low mantissa
-bits: the same rounding as rint, one pass instead of two."""
-
 
 # The share of the range between its ends that a group's levels are spread over, where a search tries several. The
 # four levels of 2 bits are best spread over less than the ends of a group, which are rare in it.
@@ -109,15 +105,12 @@ def keep_grids(weights: Float32, bits: int, stored: Float, packed: Bytes, scales
 
 
 def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
-    low, high = groups.min(axis=1), groups.max(axis=1)
-    below = np.abs(low) > np.abs(high)
-    scale = np.maximum((high - low) / np.float32(2**bits - 1), np.float32(SMALLEST_SCALE))
-    scale = np.where(below, scale, -scale)
-    edge = np.where(below, low, high)
-    steps = np.rint(edge / scale)
-    whole = steps != 0
-    scale = np.divide(edge, steps, out=scale, where=whole)
-    return scale, np.where(whole, edge, np.float32(0))
+    from edgepack_packager.targets.mlx import kernels
+
+    scale, bias = np.empty((2, len(groups)), np.float32)
+    kernels.ends(groups.view(np.int32), scale.view(np.int32), bias.view(np.int32))
+    kernels.between(scale, bias, np.float32(2**bits - 1), np.float32(SMALLEST_SCALE))
+    return scale, bias
 
 
 def _improve(groups: Float32, counts: Float32, scales: Float32, biases: Float32, bits: int, stored: Float) -> None:
@@ -153,11 +146,11 @@ def _as_stored(values: Float32, kind: Float) -> Float32:
 
 
 def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes) -> None:
-    levels = groups - bias[:, None]
-    np.divide(levels, scale[:, None], out=levels)
-    np.clip(levels, np.float32(0), np.float32(2**bits - 1), out=levels)
-    np.add(levels, _TO_INTEGER, out=levels)
-    out[...] = _joined(levels.view(np.uint32).astype(np.uint8), bits)
+    from edgepack_packager.targets.mlx import kernels
+
+    levels = np.empty(groups.shape, np.uint8)
+    kernels.nearest(groups, scale, bias, np.float32(2**bits - 1), levels)
+    out[...] = _joined(levels, bits)
 
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
