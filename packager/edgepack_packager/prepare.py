@@ -109,6 +109,7 @@ class Prepared:
             importance=counts,
             adapted=adapted,
             held_out=self.held_out,
+            unproven=self.recipe.unproven,
         )
 
     def compared(self, weights: Weights, scratch: Path, progress: Progress) -> list[str]:

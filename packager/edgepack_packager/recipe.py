@@ -26,8 +26,8 @@ class Recipe:
     """Every target in every quantisation, for sequences of up to ``context`` tokens (None: see ``families.describe``).
 
     A quantisation may be for one target alone: "gguf:q5_k_m". Capitals in the names of both do not matter.
-    ``unproven`` leaves out all of the proof but reading the tensors back: no engine and no reference runs, and a target
-    needs no engine on this host. ``name`` is the bundle's (None: the source's), and
+    ``unproven`` leaves the proof out: no engine and no reference runs, nothing is read back, and a target needs no
+    engine on this host. ``name`` is the bundle's (None: the source's), and
     ``accept_licence`` says that the builder read and accepted a licence that asks for it. ``date`` is the day that a
     chat template prints (YYYY-MM-DD, None: ``battery.DAY``), or "passed" where the application must pass it.
     ``kv_cache`` is the type of the KV cache of those targets whose payloads have it built in. ``max_kl`` is what a

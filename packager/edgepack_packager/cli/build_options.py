@@ -175,7 +175,7 @@ Unproven = Annotated[
     bool,
     typer.Option(
         "--unproven",
-        help="Run no engine and no reference: read the tensors back, and seal the rest unproven.",
+        help="Run no engine and no reference, read nothing back: seal what was written unproven.",
         rich_help_panel=PROOF,
     ),
 ]

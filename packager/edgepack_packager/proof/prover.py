@@ -56,7 +56,8 @@ class Prover:
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
     sets a limit, ``importance`` what calibrated variants were written by, ``adapted`` what adapters make of the
-    weights, and ``held_out`` the text that variants are judged on, where there is one.
+    weights, and ``held_out`` the text that variants are judged on, where there is one. ``unproven``: nothing is read
+    back, and no engine is there; what adapters lost is still told.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Prover:
         importance: Mapping[str, Float32] = MappingProxyType({}),
         adapted: Adapted | None = None,
         held_out: HeldOut | None = None,
+        *,
+        unproven: bool = False,
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
@@ -80,6 +83,7 @@ class Prover:
         self._whole = probe.make(weights.decoder, tokenizer)
         self._probe = self._whole.first(probe.RUN)
         self._structure: dict[str, Gate | EngineError] = {}
+        self._unproven = unproven
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
 
     def structure(self, requests: Sequence[Request]) -> None:
@@ -100,15 +104,9 @@ class Prover:
         evidence: dict[str, object] = {"variant": request.id}
         if request.calibrated:
             evidence["calibration"] = {"statistics_sha256": calibration.digest(self._importance)}
-        self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
-        with trial.part():
-            counts = self._importance if request.calibrated else {}
-            checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts)
-            trial.findings += checked.findings
-            evidence["tensors"] = checked.figures
-            trial.notes = tuple(_notes(request, checked))
-            if checked.exact:
-                evidence["exact"] = {"matrices": checked.exact, "of": checked.quantised}
+        if not self._unproven:
+            with trial.part():
+                self._read_back(request, folder, trial, evidence)
         if self._adapted.tensors:
             with trial.part():
                 figures = outlived.measure(request.target, folder, self._adapted, self._weights)
@@ -137,6 +135,16 @@ class Prover:
         if failed := trial.missed:
             return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
         return Verdict(proof, self_test, evidence, notes=trial.notes, measured=measured)
+
+    def _read_back(self, request: Request, folder: Path, trial: _Trial, evidence: dict[str, object]) -> None:
+        self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
+        counts = self._importance if request.calibrated else {}
+        checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts)
+        trial.findings += checked.findings
+        evidence["tensors"] = checked.figures
+        trial.notes = tuple(_notes(request, checked))
+        if checked.exact:
+            evidence["exact"] = {"matrices": checked.exact, "of": checked.quantised}
 
     def receipt(self, verdicts: Sequence[Verdict]) -> Receipt | None:
         """Return what is sealed of the held-out text beside these variants, None where none was measured on it."""
