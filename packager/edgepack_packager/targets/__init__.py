@@ -107,7 +107,8 @@ class Form:
     type of those scales.
 
     ``kind`` names a rule of quantisation: one of ggml's types ("q4_0", "q6_K"), "affine" (levels q of
-    q * scale + bias) or "signed" ((q - 2**(bits - 1)) * scale); or it is a float type, whose group is 1.
+    q * scale + bias), "signed" ((q - 2**(bits - 1)) * scale) or "asymmetric" ((q - z) * scale for a whole z that is
+    one of the levels); or it is a float type, whose group is 1.
     """
 
     kind: str
