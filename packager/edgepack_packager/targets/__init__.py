@@ -38,6 +38,9 @@ SUFFIXES: Mapping[Scales, str] = MappingProxyType({"own": "", "searched": "-sear
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
+FLOAT_BITS = 16
+"""From which on a scheme quantises nothing."""
+
 Forms = Mapping[str, str]
 """The form of each matrix that has one of its own: a name among its slot's, by the canonical name. All others follow
 the scheme's rule, and so do all of an empty one."""
