@@ -61,7 +61,9 @@ SCHEMES = {
     ),
     "onnx": (
         *(f"int4{way}" for way in _WAYS),
-        *("=int4", "int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
+        *("=int4", "int4_b64:calibrated"),
+        *(f"{name}{way}" for name in ("int4_b64_asym", "int4_asym") for way in ("", ":calibrated")),
+        *("int4_mixed", "int4_mixed:calibrated", "=int4_mixed", "int8"),
     ),
     "mlx": (*(f"4bit{way}" for way in _WAYS), "=4bit", "4bit_mixed", "4bit_mixed:calibrated", "=4bit_mixed", "8bit"),
 }

@@ -13,7 +13,18 @@ from edgepack.errors import EdgepackError, EngineMissingError, SourceError, Usag
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, allocation, calibration, families, foresight, licence, seal, source, work
+from edgepack_packager import (
+    adapters,
+    allocation,
+    calibration,
+    coarse,
+    families,
+    foresight,
+    licence,
+    seal,
+    source,
+    work,
+)
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration import dictation
 from edgepack_packager.calibration.text import AUTO, Corpus
@@ -30,7 +41,7 @@ from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.proof.prover import Prover
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
-from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets import FLOAT_BITS, Model, Request
 from edgepack_packager.text import generation, golden, read_text, thinking, warnings
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.text.golden import Vectors
@@ -65,14 +76,29 @@ class Prepared:
     speaker: Request | None = None
 
     def plain(self, request: Request) -> Request | None:
-        """Return the plain scheme in the bytes of a calibrated variant, which is measured beside it and not sealed.
+        """Return the plain scheme in the bytes of a variant, which is measured beside it and not sealed.
 
-        None for a variant that is not calibrated or has forms of its own, where the scheme makes nonsense of a model
-        without a calibration, and where no text is held out.
+        Of a calibrated scheme the same one; of a variant with forms of its own the largest that takes no more bytes, or
+        the smallest. None for a plain scheme, where the one in these bytes makes nonsense of a model without a
+        calibration, and where no text is held out.
         """
-        if self.held_out is None or not request.calibrated or request.forms:
+        if self.held_out is None or not (request.calibrated or request.called):
             return None
+        if request.called:
+            return self._nearest(request)
         return None if request.scheme in request.target.needs_calibration else replace(request, scales="own")
+
+    def _nearest(self, request: Request) -> Request:
+        target, decoder, dtype = request.target, self.model.decoder, self.model.dtype
+        most = request.measure(decoder, dtype).tensor_bytes
+        schemes = [name for name, bits in target.schemes.items() if bits < FLOAT_BITS and name not in target.for_grids]
+        sizes = {
+            name: target.measure(decoder, dtype, name).tensor_bytes
+            for name in schemes
+            if not coarse.is_coarse(target, name)
+        }
+        scheme = min(sizes, key=lambda name: (sizes[name] > most, abs(sizes[name] - most)))
+        return Request(target, scheme, scheme, called=f"{request.called}={scheme}")  # no name that a recipe may give
 
     @property
     def size(self) -> int:
@@ -168,7 +194,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     passes = [] if corpus is None else calibration.passes(corpus, told, decoder.context)
     judged = None
     if not recipe.unproven:
-        payloads = len(requests) + sum(each.calibrated for each in requests)
+        payloads = len(requests) + sum(each.calibrated or bool(each.called) for each in requests)
         judged = held_out.choose(recipe.receipt, corpus, told, tokenizer, decoder, payloads)
     hardware = detect()
     supports = {name: probing.probe(name, hardware) for name in sorted({each.target.runtime for each in requests})}

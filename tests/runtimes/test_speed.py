@@ -14,8 +14,8 @@ from edgepack_runtimes.scratch import held, repeated, uncached
 SCHEMES = {
     "gguf": ({"q4_k_m", "no_such_scheme"}, {"q4_k_m", "q4_k_m.head", "q4_K", "q6_K", "q6_k", "attention"}),
     "onnx": (
-        {"int4_mixed", "int2_b128", "int4_b16", "int3"},
-        {"int4", "int8", "int2_b128", "int4_mixed", "int4_mixed.head", "attention"},
+        {"int4_mixed", "int2_b128", "int4_b64_asym", "int4_b16", "int3"},
+        {"int4", "int8", "int2_b128", "int4_b64_asym", "int4_mixed", "int4_mixed.head", "attention"},
     ),
 }
 

@@ -89,7 +89,7 @@ def _over(x: Float32, y: Float32) -> Float32:
     return quotient
 
 
-def _levels(x: Float32, lowest: int, highest: int) -> Float32:
+def _levels(x: Float32, lowest: Float32 | int, highest: Float32 | int) -> Float32:
     levels: Float32 = np.clip(np.rint(x), lowest, highest)
     return levels
 
@@ -120,6 +120,15 @@ def _from_the_lowest(form: Form, x: Float32) -> Float32:
     lowest = x.min(-1, keepdims=True)
     scale = (x.max(-1, keepdims=True) - lowest) / np.float32(top)
     return _levels(_over(x - lowest, scale), 0, top) * _stored(scale, form) + _stored(lowest, form)
+
+
+def _asymmetric(form: Form, x: Float32) -> Float32:
+    """Levels from the lowest value of a group to its highest, but for what makes 0 one of them."""
+    top = 2**form.bits - 1
+    lowest = np.minimum(x.min(-1, keepdims=True), 0)
+    scale = (np.maximum(x.max(-1, keepdims=True), 0) - lowest) / np.float32(top)
+    zero = np.rint(_over(lowest, scale))
+    return _levels(_over(x, scale), zero, zero + top) * _stored(scale, form)
 
 
 def _affine(form: Form, x: Float32) -> Float32:
@@ -294,6 +303,7 @@ def _multiples(scales: Float32, most: int, groups: int) -> Float32:
 
 _RULES: dict[str, Callable[[Form, Float32], Float32]] = {
     "signed": _signed,
+    "asymmetric": _asymmetric,
     "affine": _affine,
     "q4_0": _signed,
     "q5_0": _signed,

@@ -48,7 +48,9 @@ def held(form: Form, expected: Float32, actual: Float32) -> tuple[NDArray[np.int
     noise = grids.rounding(expected[found.rows])[:, None].astype(np.float64)
     stored = _STORED[form.scales]
     signed = found.biases == found.scales * np.float32(-(2 ** (form.bits - 1)))
-    allowed = np.where(signed, (noise + stored) * norm, (noise + 3 * stored) * largest) * _SLACK
+    allowed = (
+        np.where(signed | (form.kind == "asymmetric"), (noise + stored) * norm, (noise + 3 * stored) * largest) * _SLACK
+    )
     # what float32 rounds where q * scale + bias is next to zero, and the smallest steps of f16
     absolute = np.abs(found.scales) * 2.0 ** (form.bits - 23) + np.where(noise == grids.F16, 2.0**-25, 0)
     allowed += absolute * np.sqrt(form.group)

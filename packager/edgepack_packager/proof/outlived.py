@@ -120,7 +120,7 @@ def _measure(reader: Reader, name: str, before: Float32, after: Float32) -> Outl
 
 def _wider(form: Form, columns: int) -> Iterator[Form]:
     """Yield what a target has of more bits for a tensor of that form; the last keeps all."""
-    if form.kind in ("affine", "signed"):
+    if form.kind in ("affine", "signed", "asymmetric"):
         wider = [replace(form, bits=8)]
     else:
         wider = [*(_GGML_NARROW if columns % _SUPER else _GGML)]

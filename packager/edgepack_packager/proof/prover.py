@@ -98,7 +98,7 @@ class Prover:
     def variant(self, request: Request, folder: Path, plain: tuple[Request, Path] | None = None) -> Verdict:
         """Prove one finished variant: its tensors, and all else where its engine is here. It raises for no gate.
 
-        ``plain`` is the payload of the plain scheme in the same bytes, which is measured beside it on held-out text.
+        ``plain`` is the payload of the plain scheme in its bytes, which is measured beside it on held-out text.
         """
         trial = _Trial(request.id)
         evidence: dict[str, object] = {"variant": request.id}
@@ -194,11 +194,17 @@ class Prover:
     ) -> Measured:
         """Measure a variant on the held-out text, and the plain one beside it in the same way."""
         if _as_reference(request, folder, self._weights.decoder):
-            lost = measuring.by_reference(request, folder)
-            return Measured(variant=request.id, by=REFERENCE, lost=lost, plain=plain and measuring.by_reference(*plain))
-        kv_cache = _kv_cache(request, support)
-        lost = measuring.by_engine(request, folder, kv_cache, begun=True)
-        return Measured(variant=request.id, by=engine, lost=lost, plain=plain and measuring.by_engine(*plain, kv_cache))
+            lost, by = measuring.by_reference(request, folder), REFERENCE
+            beside = plain and measuring.by_reference(*plain)
+        else:
+            kv_cache, by = _kv_cache(request, support), engine
+            lost = measuring.by_engine(request, folder, kv_cache, begun=True)
+            beside = plain and measuring.by_engine(*plain, kv_cache)
+        scheme = bits = None
+        if plain and request.called:
+            scheme = plain[0].scheme
+            bits = plain[0].measure(self._weights.decoder, self._weights.dtype).bits(self._weights.decoder)
+        return Measured(variant=request.id, by=by, lost=lost, plain=beside, plain_scheme=scheme, plain_bits=bits)
 
     @cached_property
     def _expected(self) -> Path:

@@ -38,6 +38,9 @@ SUFFIXES: Mapping[Scales, str] = MappingProxyType({"own": "", "searched": "-sear
 CALIBRATED_BITS = 8
 """From which on levels are so fine that no choice of scales tells."""
 
+FLOAT_BITS = 16
+"""From which on a scheme quantises nothing."""
+
 Forms = Mapping[str, str]
 """The form of each matrix that has one of its own: a name among its slot's, by the canonical name. All others follow
 the scheme's rule, and so do all of an empty one."""
@@ -107,7 +110,8 @@ class Form:
     type of those scales.
 
     ``kind`` names a rule of quantisation: one of ggml's types ("q4_0", "q6_K"), "affine" (levels q of
-    q * scale + bias) or "signed" ((q - 2**(bits - 1)) * scale); or it is a float type, whose group is 1.
+    q * scale + bias), "signed" ((q - 2**(bits - 1)) * scale) or "asymmetric" ((q - z) * scale for a whole z that is
+    one of the levels); or it is a float type, whose group is 1.
     """
 
     kind: str

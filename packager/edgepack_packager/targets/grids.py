@@ -29,6 +29,8 @@ CHANCE = 2.0**-64
 
 _SIGNED = frozenset({"signed", "q2_0", "q4_0", "q5_0", "q8_0"})
 _AFFINE = frozenset({"affine", "q4_1", "q5_1"})
+_WHOLE = "asymmetric"
+"""A bias that is a whole multiple of the scale, so that 0 is one of the levels."""
 _BINARY = "q1_0"
 """A scale's two signs, and nothing between them."""
 
@@ -48,12 +50,19 @@ Float64 = NDArray[np.float64]
 class Grids:
     """The rows that lie on grids: their indices [n], and of each group the scale and bias: float32 [n, groups].
 
-    A weight is q * scale + bias, with q from 0 to 2**bits - 1. A group of equal weights has the scale 0.
+    A weight is q * scale + bias, with q from 0 to 2**bits - 1. A group of equal weights has the scale 0, but for a grid
+    whose bias is a whole multiple of the scale.
     """
 
     rows: NDArray[np.intp]
     scales: Float32
     biases: Float32
+
+    @property
+    def zeros(self) -> NDArray[np.uint8]:
+        """The level that stands for 0, where the bias is a whole multiple of the scale: uint8 [n, groups]."""
+        steps = np.where(self.scales != 0, self.scales, np.float32(1))
+        return np.rint(-self.biases / steps).astype(np.uint8)
 
 
 def recover(rows: Float32, form: Form) -> Grids | None:
@@ -62,7 +71,7 @@ def recover(rows: Float32, form: Form) -> Grids | None:
     The columns are a multiple of the form's group. A grid without a bias has whole multiples of a scale of either sign,
     from -2**(bits - 1), or from -15, whichever is closer to zero.
     """
-    if form.kind not in _SIGNED | _AFFINE | {_BINARY}:
+    if form.kind not in _SIGNED | _AFFINE | {_BINARY, _WHOLE}:
         return None
     rows = np.ascontiguousarray(rows, np.float32)
     shape = (len(rows), rows.shape[1] // form.group)
@@ -70,11 +79,14 @@ def recover(rows: Float32, form: Form) -> Grids | None:
     scales, biases = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     found = np.zeros(len(rows), np.bool_)
     half = 2 ** (form.bits - 1)
-    if form.kind in _SIGNED or form.kind == "affine":
+    if form.kind in _SIGNED or form.kind in ("affine", _WHOLE):
         _find(rows, noise, form.group, min(half, STEPS), half, False, found, scales, biases)
         biases = scales * np.float32(-half)
-    if form.kind in _AFFINE or form.kind == _BINARY:
+    if form.kind in _AFFINE or form.kind in (_BINARY, _WHOLE):
+        before = found.copy()
         _find(rows, noise, form.group, min(2 * half - 1, STEPS), half, True, found, scales, biases)
+        if form.kind == _WHOLE:
+            _make_whole(rows, noise, form.group, 2 * half - 1, before, found, scales, biases)
     if form.kind == _BINARY:
         off = np.abs(2 * biases + scales) <= 2 * noise[:, None] * np.abs(scales)
         found &= (off | (scales == 0)).all(axis=1)
@@ -142,6 +154,46 @@ def _find(
                 biases[r, g] = fit[1]
             chance = chance * fit[2] if chance > CHANCE else chance
         found[r] = on and chance <= CHANCE
+
+
+@compiled
+def _make_whole(
+    rows: Float32,
+    noise: Float32,
+    group: int,
+    top: int,
+    before: NDArray[np.bool_],
+    found: NDArray[np.bool_],
+    scales: Float32,
+    biases: Float32,
+) -> None:
+    """Make the biases of rows that were found, but not ``before``, whole multiples of their scales, from 0 to -``top``.
+
+    Where a level would exceed ``top`` then, or a weight lie off its own, its row is not found any longer.
+    """
+    for r in range(len(rows)):
+        if before[r] or not found[r]:
+            continue
+        for g in range(scales.shape[1]):
+            x = rows[r, g * group : (g + 1) * group]
+            if scales[r, g] == 0:  # weights that are all the same: one step from 0
+                scales[r, g], biases[r, g] = biases[r, g], 0
+            scale = float(scales[r, g])
+            if scale == 0:
+                continue
+            zero = min(max(-np.rint(biases[r, g] / scale), 0.0), top)
+            xq, qq = 0.0, 0.0
+            for i in range(len(x)):
+                q = np.rint(x[i] / scale)
+                found[r] = found[r] and -zero <= q <= top - zero
+                xq += x[i] * q
+                qq += q * q
+            scale = xq / qq
+            for i in range(len(x)):
+                off = abs(x[i] - np.rint(x[i] / scale) * scale)
+                found[r] = found[r] and off <= 2.02 * noise[r] * abs(x[i]) + _least(noise[r])
+            scales[r, g] = scale
+            biases[r, g] = np.float32(-zero) * scales[r, g]
 
 
 @inlined

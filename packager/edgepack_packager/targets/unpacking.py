@@ -1,7 +1,7 @@
 """What packed levels stand for, read back in one pass: loops that numba compiles. Importing it takes half a second.
 
 Levels follow one another as in one long little-endian number, whatever their bits, up to 8. A group of them, a multiple
-of 8, has a scale, and perhaps a bias.
+of 8, has a scale, and a bias or a zero point.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def affine(packed: Bytes, bits: int, scales: Float32, biases: Float32, values: F
 
 
 @compiled
-def signed(packed: Bytes, bits: int, scales: Float32, values: Float32) -> None:
-    """Fill ``values``, float32 [groups, size], with (level - 2**(bits - 1)) * scale; ``packed`` is uint8 [bytes]."""
+def signed(packed: Bytes, bits: int, scales: Float32, zeros: Bytes, values: Float32) -> None:
+    """Fill ``values``, float32 [groups, size], with (level - zero) * scale; ``packed`` is uint8 [bytes], ``zeros`` are
+    uint8 [groups]."""
     groups, size = values.shape
     step = max(1, TILE // size)
     levels = np.empty(step * size, np.uint8)
-    middle = np.float32(1 << bits - 1)
     for first in range(0, groups, step):
         stop = min(first + step, groups)
         _unpack(packed[first * size * bits // 8 : stop * size * bits // 8], bits, levels)
         for group in range(first, stop):
-            ours, scale = values[group], scales[group]
+            ours, scale, zero = values[group], scales[group], np.float32(zeros[group])
             own = levels[(group - first) * size : (group - first + 1) * size]
             for i in range(len(ours)):
-                ours[i] = (np.float32(own[i]) - middle) * scale
+                ours[i] = (np.float32(own[i]) - zero) * scale
 
 
 @inlined

@@ -28,6 +28,7 @@ _CONTRIB: Final = "com.microsoft"
 _CONTRIBUTED: Final = frozenset({"FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits",
                                  "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
 _FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
+_ASYMMETRIC_BITS: Final = 4
 _ACCURACY_LEVELS: Final = range(5)
 _TABLES: Final = 7
 _SCALES: Final = 12
@@ -130,7 +131,7 @@ class _Building:
             bits, size = form
             count = -(-columns // size)
             self._stored(weight, U8, rows, count * size * bits // 8)
-            inputs = [weight, "input_ids", self._stored("embedding.scales", F32, rows, count)]
+            inputs = [weight, "input_ids", *self._steps("embedding", rows, count, bits)]
             output = self._add(
                 "GatherBlockQuantized", inputs, gathered, block_size=size, bits=bits, gather_axis=0, quantize_axis=1
             )
@@ -257,12 +258,12 @@ class _Building:
             bits, size = form
             count = -(-columns // size)
             weight = self._stored(f"{name}.weight", U8, rows, count, size * bits // 8)
-            scales = self._stored(f"{stored}.scales", F32, rows, count)
+            steps = self._steps(stored, rows, count, bits)
             level = self._made_by[output].attributes.get("accuracy_level")
             level = level if isinstance(level, int) and level in _ACCURACY_LEVELS else 4
             return self._add(
                 "MatMulNBits",
-                [inputs, weight, scales],
+                [inputs, weight, *steps],
                 output,
                 K=columns,
                 N=rows,
@@ -276,6 +277,13 @@ class _Building:
         if kind == F16:
             weight = self._cast(weight, f"{name}.weight.f32", F32)
         return self._add("FusedMatMul", [inputs, weight], output, transB=1)
+
+    def _steps(self, stored: str, rows: int, count: int, bits: int) -> list[str]:
+        """The scales of a matrix's blocks, and of asymmetric ones the zero points, two in a byte."""
+        scales, zeros = self._stored(f"{stored}.scales", F32, rows, count), f"{stored}.zeros"
+        if bits != _ASYMMETRIC_BITS or zeros not in self._found.tensors:
+            return [scales]
+        return [scales, self._stored(zeros, U8, rows, -(-count * bits // 8))]
 
     def _form(self, output: str) -> tuple[int, int] | None:
         """Return the bits of a code and the columns of a block that the operator of an output reads, None for none."""

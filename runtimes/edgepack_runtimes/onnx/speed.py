@@ -33,14 +33,15 @@ step reads it from memory."""
 
 
 class Kind(NamedTuple):
-    """What a matrix is made of: bits of a weight, and how many share a scale."""
+    """What a matrix is made of: bits of a weight, how many share a scale, and whether they share a zero point."""
 
     bits: int
     block: int = 32
+    asymmetric: bool = False
 
 
 _FLOATS: Final = Kind(32)
-_NAME: Final = re.compile(r"int(2|4|8)(?:_b(64|128))?")
+_NAME: Final = re.compile(r"int(2|4|8)(?:_b(64|128))?(_asym)?")
 
 _FLOAT: Final = 1  # TensorProto.DataType
 _UINT8: Final = 2
@@ -107,7 +108,7 @@ def _types(scheme: str) -> dict[str, Kind]:
     if scheme == "f32":
         return {scheme: _FLOATS}
     found = _NAME.fullmatch(scheme)
-    return {scheme: Kind(int(found[1]), int(found[2] or 32))} if found else {}
+    return {scheme: Kind(int(found[1]), int(found[2] or 32), bool(found[3]))} if found else {}
 
 
 def _rows(kind: Kind) -> int:
@@ -240,8 +241,12 @@ def _product(name: str, kind: Kind, rows: int, columns: int, given: str, output:
     codes, scales = (rows, columns // kind.block, kind.block * kind.bits // 8), rows * columns // kind.block
     tensors = _tensor(name, _UINT8, codes, repeated(0x11, rows * columns * kind.bits // 8))
     tensors += _tensor(f"{name}.scales", _FLOAT, (scales,), repeated(0x3C, 4 * scales))
+    inputs = [given, name, f"{name}.scales"]
+    if kind.asymmetric:
+        inputs.append(f"{name}.zeros")
+        tensors += _tensor(inputs[-1], _UINT8, (scales * kind.bits // 8,), repeated(0x77, scales * kind.bits // 8))
     attributes = {"K": columns, "N": rows, "bits": kind.bits, "block_size": kind.block, "accuracy_level": 4}
-    return tensors + _node("MatMulNBits", (given, name, f"{name}.scales"), (output,), attributes, _CONTRIB)
+    return tensors + _node("MatMulNBits", inputs, (output,), attributes, _CONTRIB)
 
 
 def _node(

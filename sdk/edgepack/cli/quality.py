@@ -118,15 +118,17 @@ def _points(bundle: Bundle, receipt: Receipt, named: bool) -> Iterator[Point]:
     from edgepack.measuring.scatter import Point
 
     sizes, targets = _sizes(bundle), {variant.id: variant.target for variant in bundle.manifest.variants}
+    bits = {variant.id: variant.quantization.bits for variant in bundle.manifest.variants}
     for each in receipt.variants:
         at, group = sizes[each.variant] / 1e6, targets[each.variant]
         before = f"{visible(bundle.path.name.removesuffix('.edgepack'))}: " if named else ""
         yield Point(before + each.variant, group, at, each.lost.kl, each.lost.kl_error)
         if each.plain:
+            scheme = f" {visible(each.plain_scheme)}" if each.plain_scheme else ""
             yield Point(
-                f"{before}{each.variant.removesuffix('-cal')}, plain",
+                f"{before}{each.variant.removesuffix('-cal')}, plain{scheme}",
                 group,
-                at,
+                at * each.plain_bits / bits[each.variant] if each.plain_bits else at,
                 each.plain.kl,
                 each.plain.kl_error,
                 hollow=True,

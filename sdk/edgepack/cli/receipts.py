@@ -21,11 +21,14 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def rows_of(receipt: Receipt) -> Iterator[Row]:
-    """Yield a row for each variant, and after a calibrated one the plain scheme in its bytes."""
+    """Yield a row for each variant, and after one that is calibrated or has forms of its own the plain scheme in its
+    bytes."""
     for each in receipt.variants:
         yield each.variant, each.lost
         if each.plain:
-            yield "  plain", each.plain
+            other = f" {brief(each.plain_scheme)}" if each.plain_scheme else ""
+            bits = f", {each.plain_bits:g} bits" if each.plain_bits else ""
+            yield f"  plain{other}{bits}", each.plain
 
 
 def show(receipt: Receipt) -> None:

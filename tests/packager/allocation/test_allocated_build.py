@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgepack.bundle import receipt
 from edgepack.errors import UsageError
 from edgepack_packager.allocation.table import FILE
 from edgepack_packager.build import Built, build
@@ -35,6 +36,22 @@ def test_goals_are_met_and_proven(allocated: Built) -> None:
     assert found["mlx-5.5bits"].quantization.asked == "5.5bits"
     assert allocated.manifest.producer.recipe["calibrate"] == "built-in"
     assert FILE in [file.path for file in allocated.manifest.files]
+
+
+def test_a_receipt_has_the_largest_plain_scheme_of_no_more_bytes_beside_it(allocated: Built) -> None:
+    found = receipt.read(allocated.open())
+    assert found is not None
+    beside = {each.variant: each for each in found.variants}
+    schemes = {name: each.plain_scheme for name, each in beside.items()}
+    assert schemes == {"gguf-kl0.05": "q3_k_m", "gguf-2.5mb": "q4_1", "mlx-5.5bits": "5bit_g128"}
+    for variant in allocated.manifest.variants:
+        each = beside[variant.id]
+        assert each.plain is not None
+        assert each.plain_bits is not None
+        larger = each.plain_bits > variant.quantization.bits
+        assert larger == (each.plain_scheme == "q3_k_m")  # the smallest there is
+        assert larger or each.lost.kl < each.plain.kl
+    assert sorted(path.name for path in (allocated.path / "variants").iterdir()) == sorted(beside)
 
 
 def test_its_recipe_gives_the_same_files_again_and_an_edited_one_others(allocated: Built, tmp_path: Path) -> None:

@@ -116,6 +116,24 @@ def test_factors_give_back_the_sums_that_were_measured() -> None:
     np.testing.assert_allclose(found, factors, rtol=1e-9)
 
 
+def test_one_that_is_measured_alone_takes_nothing_from_its_neighbours() -> None:
+    random = np.random.default_rng(1)
+    names = [[f"{band} {role}" for role in "abc"] for band in range(5)]
+    lost = np.outer(random.uniform(1, 9, 5), random.uniform(1, 9, 3))
+    lost[2, 1] *= 12
+    every = {name: float(lost[at]) for at, name in np.ndenumerate(names)}
+    errors = dict.fromkeys(every, 0.01)
+
+    def groups(lines: list[list[str]]) -> sensitivity.Groups:
+        members = {line[0]: frozenset(line) for line in lines}
+        return members, {name: sum(every[each] for each in line) for name, line in zip(members, lines, strict=True)}
+
+    bands, roles = groups(names), groups([list(line) for line in zip(*names, strict=True)])
+    by_sums, found = (sensitivity.told(errors, bands, roles, each) for each in ({}, {"2 b": every["2 b"]}))
+    assert by_sums["2 a"] > 2 * every["2 a"]
+    assert found == pytest.approx(every, rel=1e-6)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3, 17, 40])
 def test_every_matrix_of_any_depth_has_a_gain(layers: int) -> None:
     decoder = describe(n_layers=layers, hidden_size=32, intermediate_size=32, head_dim=8, n_vocab=32, tied=layers != 2)
@@ -124,4 +142,5 @@ def test_every_matrix_of_any_depth_has_a_gain(layers: int) -> None:
     found = measure(weights, Model("deep", decoder, "f32"), [[1, 2, 3, 4]], lambda: steps.append(1))
     assert set(found.gains) == {name for name, shape in decoder.tensors() if len(shape) == 2}
     assert all(np.isfinite(gain) and gain > 0 for gain in found.gains.values())
-    assert len(steps) == sensitivity.runs(decoder) <= 1 + sensitivity.BANDS + 9
+    assert len(found.alone) == sensitivity.ALONE
+    assert len(steps) == sensitivity.runs(decoder) <= 1 + sensitivity.BANDS + 9 + sensitivity.ALONE

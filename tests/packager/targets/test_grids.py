@@ -27,6 +27,7 @@ NMSE = 3e-6
 
 SIGNED = Form("q4_0", 4, 32)
 AFFINE = Form("affine", 4, 32, "f16")
+WHOLE = Form("asymmetric", 4, 32, "f32")
 
 Make = Callable[[np.random.Generator, tuple[int, int]], Float32]
 
@@ -192,6 +193,8 @@ HOLD = [
     ("gguf", "q1_0", binary),
     *(("onnx", "int4", make) for make in (four_bits, wide, ternary, sparse, binary)),
     *(("onnx", "int4_mixed", make) for make in (wide, ternary, binary)),
+    *(("onnx", "int4_asym", make) for make in (four_bits, wide, ternary, sparse, binary, awq)),
+    ("onnx", "int4_b128_asym", awq),
     *(("onnx", "int8", make) for make in (four_bits, binary, awq)),
     *(("mlx", "4bit_g32", make) for make in (four_bits, wide, ternary, sparse, binary, awq, shifted)),
     *(("mlx", "4bit", make) for make in (wide, ternary, binary)),
@@ -253,6 +256,7 @@ def test_the_proof_counts_what_is_exact(target: str, scheme: str, make: Make, tm
         ("gguf", "q2_0", pairs),
         ("gguf", "q1_0", binary),
         ("onnx", "int4", four_bits),
+        ("onnx", "int4_b128_asym", awq),
         ("mlx", "4bit_g32", shifted),
         ("mlx", "4bit", wide),
         ("onnx", "int2", ternary),
@@ -280,6 +284,26 @@ def test_a_scheme_for_grids_refuses_other_weights(scheme: str, make: Make, level
     assert "q4_k_m" in str(error.value)
 
 
+@pytest.mark.parametrize("least", [-15, -8, 0, 1])
+def test_a_zero_point_is_a_level_itself(least: int) -> None:
+    """Fifteen steps hold zero where the lowest level is none to fifteen steps below it, and not where it is above."""
+    levels = np.random.default_rng(4).integers(least, least + 16, (ROWS, COLUMNS))
+    levels[:, ::32], levels[:, 1::32] = least, least + 15
+    rows = as_type((levels * np.float32(0.013)).astype(np.float32), "bf16")
+    found = grids.recover(rows, WHOLE)
+    assert (found is None) == (least > 0)
+    if found is not None:
+        assert found.rows.tolist() == list(range(ROWS))
+        np.testing.assert_array_equal(found.zeros, -least)
+        np.testing.assert_allclose(found.scales, 0.013, rtol=2.0**-9)
+
+
+def test_a_bias_that_is_no_whole_number_of_steps_is_no_zero_point() -> None:
+    rows = as_type(shifted(np.random.default_rng(5), (ROWS, COLUMNS)), "bf16")
+    assert grids.recover(rows, AFFINE) is not None
+    assert grids.recover(rows, WHOLE) is None
+
+
 @pytest.mark.parametrize(("kind", "make"), [("q1_0", binary), ("q2_0", ternary)])
 def test_few_bits_lose_nothing_of_few_levels(kind: Kind, make: Make, tmp_path: Path) -> None:
     """ggml's own rule meets these grids as well: a row of zeros has none, and is kept."""
@@ -304,7 +328,7 @@ def test_what_a_scheme_cannot_hold_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
 @pytest.mark.parametrize("make", [normal, heavy, pruned, eight_bits, uneven])
-@pytest.mark.parametrize("form", [SIGNED, AFFINE, Form("q8_0", 8, 32), Form("signed", 4, 64, "f32")])
+@pytest.mark.parametrize("form", [SIGNED, AFFINE, Form("q8_0", 8, 32), Form("signed", 4, 64, "f32"), WHOLE])
 def test_ordinary_weights_lie_on_none(form: Form, make: Make, dtype: str) -> None:
     rows = as_type(make(np.random.default_rng(1), (20000, COLUMNS)), dtype)
     assert grids.recover(rows, form) is None

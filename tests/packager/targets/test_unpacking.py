@@ -27,5 +27,6 @@ def test_levels_of_any_bits_are_multiplied(bits: int, size: int) -> None:
     unpacking.affine(data, bits, scales[:, 0].copy(), biases[:, 0].copy(), values)
     np.testing.assert_array_equal(values, levels.astype(np.float32) * scales + biases)
 
-    unpacking.signed(data, bits, scales[:, 0].copy(), values)
-    np.testing.assert_array_equal(values, (levels - 2 ** (bits - 1)).astype(np.float32) * scales)
+    zeros = rng.integers(0, 2**bits, (GROUPS, 1), np.uint8)
+    unpacking.signed(data, bits, scales[:, 0].copy(), zeros[:, 0].copy(), values)
+    np.testing.assert_array_equal(values, (levels - zeros).astype(np.float32) * scales)

@@ -101,7 +101,7 @@ def with_exact_activations(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tied-llama3", "untied-linear", "part-blocks"])
-@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed", "int2", "int4_b128"])
+@pytest.mark.parametrize("scheme", ["f16", "int8", "int4", "int4_mixed", "int2", "int4_b128", "int4_b64_asym"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations to 8 bits in blocks of 32."""
     decoder = pack(make_llama(tmp_path / "source", **MODELS[name]), tmp_path / "variant", scheme)

@@ -53,7 +53,7 @@ class OnnxTarget:
 
     def activations(self, form: Form) -> Activations:
         """Return 8 bits for the blocks of MatMulNBits, whose accuracy level is 4, and f32 for all else."""
-        return form.group if form.kind == "signed" else "f32"
+        return form.group if form.kind in ("signed", "asymmetric") else "f32"
 
     def scheme(self, quant: str, model: Model) -> str:
         """Map a uniform name, one of ``schemes`` or another name of its form, "fp32" or "fp16" to the scheme to write.
@@ -67,7 +67,7 @@ class OnnxTarget:
             raise UsageError(
                 f"The target onnx has no quantization {quant!r}.",
                 hint=f"Choose from: {known}; or {', '.join(map(str, BITS))} bits in blocks of 32 (int4), of 64 "
-                "(int4_b64) or of 128 (int4_b128).",
+                "(int4_b64) or of 128 (int4_b128), 4 bits with zero points too (int4_asym).",
             )
         if model.decoder.head_dim % 8:
             raise UnsupportedModelError(
@@ -92,9 +92,8 @@ class OnnxTarget:
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a data file with such blocks holds them."""
         own = FORMS[form]
-        codes, scales = blocks.quantize(rows, own, model.importance.get(name))
-        blocks.keep_grids(rows, own, codes, scales)
-        return blocks.dequantize(codes, scales, rows.shape[1], own.bits)
+        encoded = blocks.encode(rows, own, model.importance.get(name))
+        return blocks.dequantize(*encoded, rows.shape[1], own.bits)
 
     def graph_bytes(self, decoder: Decoder, scheme: str) -> int:
         """Return the bytes of ``model.onnx``, to which ``measure`` adds those of its data file. It needs onnx."""

@@ -1,9 +1,10 @@
-"""Symmetric block quantisation as MatMulNBits and GatherBlockQuantized read it, the same on every host.
+"""Block quantisation as MatMulNBits and GatherBlockQuantized read it, the same on every host.
 
-A block of columns has one float32 scale; value = (code - 2**(bits - 1)) * scale. Codes of 4 or 2 bits share a byte,
-the first in its lowest bits. A plain scale is the block's signed largest element over -2**(bits - 1), so that this
-element is represented exactly by code 0; those bytes are onnxruntime's own quantiser's. A searched scale is the best of
-some.
+A block of columns has one float32 scale; value = (code - zero point) * scale, where the zero point of a symmetric block
+is 2**(bits - 1). Codes of 4 or 2 bits share a byte, the first in its lowest bits. A plain scale is the symmetric
+block's signed largest element over -2**(bits - 1), so that this element is represented exactly by code 0, and the
+asymmetric block's range over 2**bits - 1; those bytes are onnxruntime's own quantiser's. A searched scale is the best
+of some.
 """
 
 from __future__ import annotations
@@ -24,11 +25,23 @@ _RUN = 8192
 # step beyond the plain -h, which clips it, to one and a half short of it, which leaves a code unused.
 _POSITIONS = np.array([1, 0.5, 0, -0.5, -1, -1.5], np.float32)
 
+# What part of an asymmetric block's range a search spreads the codes over. More than all of it leaves room for an end
+# that the rounding of the zero point would cut off.
+_SPREADS = np.array([1.05, 1, 0.95, 0.9, 0.85, 0.8], np.float32)
+
 Codes = NDArray[np.uint8]
 
 
-def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32]:
-    """Quantise rows [n, columns]: codes uint8 [n, blocks, bytes of a block] and scales float32 [n, blocks].
+def encode(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32, Codes]:
+    """Return ``quantize``'s codes, scales and zero points, but for rows that lie on a grid, which take its levels."""
+    found = quantize(rows, form, importance)
+    keep_grids(rows, form, *found)
+    return found
+
+
+def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32, Codes]:
+    """Quantise rows [n, columns]: codes uint8 [n, blocks, bytes of a block], scales float32 [n, blocks] and zero points
+    uint8 [n, blocks].
 
     ``importance`` is what an error in each column counts where scales are searched, float32 [columns]. A scale is not
     finite where its block is not; the codes of such a block mean nothing.
@@ -41,26 +54,40 @@ def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> 
     flat, counts = (np.ascontiguousarray(_filled(x, form)).reshape(-1, form.size) for x in (rows, counts[None]))
     codes = np.empty((len(flat), form.size_bytes), np.uint8)
     scales = np.empty(len(flat), np.float32)
-    half = np.float32(2 ** (form.bits - 1))
+    half, top = np.float32(2 ** (form.bits - 1)), np.float32(2**form.bits - 1)
+    zeros = np.full(len(flat), half, np.uint8)
     for start in range(0, len(flat), _RUN):
         run = slice(start, start + _RUN)
         whole = np.empty(flat[run].shape, np.uint8)
-        if form.searched or (importance is not None and form.bits < CALIBRATED_BITS):
-            own = np.roll(counts, -start, axis=0)  # a run may begin within a row
-            kernels.search(flat[run], own, -(half + _POSITIONS), -half, alike, whole, scales[run])
-        else:
-            kernels.plain(flat[run], half, whole, scales[run])
+        searched = form.searched or (importance is not None and form.bits < CALIBRATED_BITS)
+        own = np.roll(counts, -start, axis=0)  # a run may begin within a row
+        match searched, form.asymmetric:
+            case True, False:
+                kernels.search(flat[run], own, -(half + _POSITIONS), -half, alike, whole, scales[run])
+            case True, True:
+                kernels.search_asymmetric(flat[run], own, _SPREADS, top, alike, whole, scales[run], zeros[run])
+            case False, False:
+                kernels.plain(flat[run], half, whole, scales[run])
+            case _:
+                kernels.plain_asymmetric(flat[run], top, whole, scales[run], zeros[run])
         codes[run] = _packed(whole, form.bits)
-    return codes.reshape(n, count, -1), scales.reshape(n, count)
+    return codes.reshape(n, count, -1), scales.reshape(n, count), zeros.reshape(n, count)
 
 
-def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32) -> None:
+def kind(form: Blocks) -> Form:
+    """Return the form as the proof knows it."""
+    return Form("asymmetric" if form.asymmetric else "signed", form.bits, form.size, "f32")
+
+
+def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32, zeros: Codes) -> None:
     """Replace what ``quantize`` made of those rows that lie on a grid by its levels, which it would round away."""
     from edgepack_packager.targets import grids
 
-    if (found := grids.recover(_filled(rows, form), Form("signed", form.bits, form.size, "f32"))) is None:
+    if (found := grids.recover(_filled(rows, form), kind(form))) is None:
         return
     scales[found.rows] = found.scales
+    if form.asymmetric:
+        zeros[found.rows] = found.zeros
     step = max(1, _RUN // scales.shape[1])
     for start in range(0, len(found.rows), step):
         run = slice(start, start + step)
@@ -70,13 +97,26 @@ def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32) -> No
         codes[on] = _packed(np.rint(levels).astype(np.uint8), form.bits)
 
 
-def dequantize(codes: Codes, scales: Float32, columns: int, bits: int) -> Float32:
-    """Return the rows that ``codes`` [n, blocks, bytes] and ``scales`` [n, blocks] stand for: float32 [n, columns]."""
+def dequantize(codes: Codes, scales: Float32, zeros: Codes, columns: int, bits: int) -> Float32:
+    """Return the rows that ``codes`` [n, blocks, bytes], ``scales`` and ``zeros`` [n, blocks] stand for: float32
+    [n, columns]."""
     from edgepack_packager.targets import unpacking
 
     values = np.empty((scales.size, codes.shape[2] * 8 // bits), np.float32)
-    unpacking.signed(codes.reshape(-1), bits, scales.reshape(-1), values)
+    unpacking.signed(codes.reshape(-1), bits, scales.reshape(-1), zeros.reshape(-1), values)
     return values.reshape(len(codes), -1)[:, :columns]
+
+
+def pack_zeros(zeros: Codes, bits: int) -> Codes:
+    """Return zero points [n, blocks] as they are stored, uint8 [n, bytes]; what fills the last byte is the middle."""
+    left = -zeros.shape[1] % (8 // bits)
+    return _packed(np.pad(zeros, ((0, 0), (0, left)), constant_values=1 << bits - 1), bits)
+
+
+def unpack_zeros(packed: Codes, count: int, bits: int) -> Codes:
+    """Return the first ``count`` zero points of each row [n, bytes]: uint8 [n, count]."""
+    parts = packed[:, :, None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
+    return parts.reshape(len(packed), -1)[:, :count]
 
 
 def bound(form: Blocks) -> float:
@@ -88,7 +128,13 @@ def bound(form: Blocks) -> float:
     to a whole step, but it also adds h**2 to the norm: a smaller ratio.) Hence sqrt((n-1)/4 / (h**2 + (n-1)/4)): 0.329
     for 4 bits in blocks of 32, 0.444 in 64, 0.0217 and 0.031 for 8. float32 arithmetic moves a half by at most 2**-16.
     A search tries the plain scale too, and so is never worse.
+
+    Of an asymmetric block the ends are 2**bits - 1 steps apart, so that their squares add up to half of its square at
+    least; they too, as all others, may lie half-way between two codes.
     """
+    if form.asymmetric:
+        error = form.size * (0.5 + 2.0**-14) ** 2
+        return math.sqrt(error / ((2**form.bits - 1) ** 2 / 2 + (form.size - 2) / 4))
     half = 2 ** (form.bits - 1)
     error = (form.size - 1) * (0.5 + 2.0**-14) ** 2
     return math.sqrt(error / (half**2 + error))

@@ -1,4 +1,5 @@
-"""The forms that ONNX packs a matrix in, by name: "int4" is 4 bits in blocks of 32, "int8_b128" 8 in blocks of 128."""
+"""The forms that ONNX packs a matrix in, by name: "int4" is 4 bits in blocks of 32, "int8_b128" 8 in blocks of 128,
+"int4_b64_asym" 4 in asymmetric blocks of 64, each of which has a zero point beside its scale."""
 
 from __future__ import annotations
 
@@ -17,16 +18,21 @@ SIZES = (BLOCK, 64, 128)
 @dataclass(frozen=True, slots=True)
 class Blocks:
     """How a matrix is quantised: the bits of a code, the columns of a block, which share a scale, and whether that
-    scale is searched for or follows from the block's largest element."""
+    scale is searched for or follows from the block's largest element.
+
+    ``asymmetric``: a block has a zero point as well, the code that stands for 0, which else is the middle one.
+    """
 
     bits: int
     size: int = BLOCK
     searched: bool = False
+    asymmetric: bool = False
 
     @property
     def name(self) -> str:
         """The name of the scheme that has all matrices so."""
-        return f"int{self.bits}" if self.size == BLOCK else f"int{self.bits}_b{self.size}"
+        size = "" if self.size == BLOCK else f"_b{self.size}"
+        return f"int{self.bits}{size}{'_asym' if self.asymmetric else ''}"
 
     @property
     def size_bytes(self) -> int:
@@ -37,16 +43,23 @@ class Blocks:
         """Return how many blocks hold a row."""
         return -(-columns // self.size)
 
+    def zeros_bytes(self, columns: int) -> int:
+        """Return the bytes of a row's zero points, which have the bits of a code."""
+        return -(-self.count(columns) * self.bits // 8) if self.asymmetric else 0
+
 
 # Of 4 and 8 bits the plain scale, so that bytes are onnxruntime's own; of 2 bits it makes nonsense of most weights.
-FORMS: Mapping[str, Blocks] = MappingProxyType(
-    {form.name: form for form in (Blocks(bits, size, searched=bits == 2) for size in SIZES for bits in BITS)}
-)
+# A zero point saves an eighth of the error of 4 bits; of 8 bits nothing that tells.
+_EVERY = [
+    *(Blocks(bits, size, searched=bits == 2) for size in SIZES for bits in BITS),
+    *(Blocks(4, size, asymmetric=True) for size in SIZES),
+]
+FORMS: Mapping[str, Blocks] = MappingProxyType({form.name: form for form in _EVERY})
 
 
 def form(name: str) -> Blocks | None:
     """Return the form of a name, None where it is none; "int4_b32" is another name for "int4"."""
-    return FORMS.get(name.removesuffix(f"_b{BLOCK}"))
+    return FORMS.get(name.replace(f"_b{BLOCK}", ""))
 
 
 def filling(form: Blocks, columns: int) -> Blocks:

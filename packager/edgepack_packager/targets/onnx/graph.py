@@ -105,7 +105,7 @@ def _gather(nodes: Nodes) -> str:
         return rows if weight.element == "f32" else nodes.cast(rows, output, "f32")
     rows = nodes.contrib(
         "GatherBlockQuantized",
-        [nodes.stored(weight, shape=(weight.shape[0], weight.row_bytes)), "input_ids", nodes.stored(stored.scales)],
+        [nodes.stored(weight, shape=(weight.shape[0], weight.row_bytes)), "input_ids", *nodes.steps(stored)],
         "embedding.rows",
         block_size=stored.blocks.size,
         bits=stored.blocks.bits,

@@ -151,3 +151,118 @@ def _take(blocks: Float32, first: int, x: Float32, extreme: Float32) -> None:
             odd[g] += v - v
     for g in range(LANES):
         extreme[g] = odd[g] if odd[g] != 0 else high[g] if high[g] > -low[g] else low[g]
+
+
+@compiled
+def search_asymmetric(
+    blocks: Float32,
+    importance: Float32,
+    spreads: Float32,
+    top: np.float32,
+    loud: bool,
+    codes: NDArray[np.uint8],
+    scales: Float32,
+    zeros: NDArray[np.uint8],
+) -> None:
+    """Find the codes from 0 to ``top``, and which of them stands for 0, that lose least of a block.
+
+    Tried are so many steps over each of ``spreads`` of the range between a block's ends, which has 0 in it, around the
+    middle of that. The scale that fits the steps best and what it leaves are as in ``search``, and so are the other
+    arguments. Fills ``zeros``, uint8 [n], as well.
+    """
+    size = blocks.shape[1]
+    x, c = np.empty((size, LANES), np.float32), np.empty((size, LANES), np.float32)
+    along, square = np.empty((2, size // 2, LANES), np.float32)
+    low, width, lowest, most, best, scale, zero = np.empty((7, LANES), np.float32)
+    for first in range(0, len(blocks), LANES):
+        _take_range(blocks, first, x, low, width)
+        for g in range(LANES):
+            inverse = np.float32(1) / width[g]
+            inverse = inverse if np.isfinite(inverse) else np.float32(0)
+            low[g] *= inverse
+            for i in range(size):
+                x[i, g] *= inverse
+                c[i, g] = importance[(first + g) % len(importance), i]
+        if loud:
+            _weigh(x, c, scale)
+        most[:], best[:], scale[:], zero[:] = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for spread in spreads:
+            factor, inward = top / spread, (np.float32(1) - spread) * np.float32(0.5)
+            for g in range(LANES):
+                lowest[g] = _step(low[g] + inward, factor, -top, np.float32(0))
+            half = size // 2
+            for i in range(half):
+                for g in range(LANES):
+                    one = _step(x[i, g], factor, lowest[g], lowest[g] + top)
+                    other = _step(x[i + half, g], factor, lowest[g], lowest[g] + top)
+                    here, there = c[i, g] * one, c[i + half, g] * other
+                    along[i, g] = x[i, g] * here + x[i + half, g] * there
+                    square[i, g] = here * one + there * other
+            while half > 1:
+                half //= 2
+                for i in range(half):
+                    for g in range(LANES):
+                        along[i, g] += along[i + half, g]
+                        square[i, g] += square[i + half, g]
+            for g in range(LANES):
+                kept = along[0, g] * along[0, g] / square[0, g]
+                better = kept > most[g]
+                most[g] = kept if better else most[g]
+                scale[g] = along[0, g] / square[0, g] if better else scale[g]
+                zero[g] = lowest[g] if better else zero[g]
+        for g in range(LANES):
+            best[g] = np.float32(1) / scale[g] if scale[g] != 0 else np.float32(0)
+        for g in range(min(LANES, len(blocks) - first)):
+            scales[first + g] = scale[g] * width[g]
+            zeros[first + g] = np.uint8(-zero[g])
+            for i in range(size):
+                codes[first + g, i] = np.uint8(_step(x[i, g], best[g], zero[g], zero[g] + top) - zero[g])
+
+
+@compiled
+def plain_asymmetric(
+    blocks: Float32, top: np.float32, codes: NDArray[np.uint8], scales: Float32, zeros: NDArray[np.uint8]
+) -> None:
+    """Lay the codes from 0 to ``top`` over the range between a block's ends, which has 0 in it.
+
+    Halves are rounded up. Arguments as in ``search_asymmetric``. A block of zeros, or of numbers so small that the
+    inverse of its scale overflows, has the zero point throughout.
+    """
+    x = np.empty((blocks.shape[1], LANES), np.float32)
+    low, scale = np.empty((2, LANES), np.float32)
+    for first in range(0, len(blocks), LANES):
+        _take_range(blocks, first, x, low, scale)
+        for g in range(LANES):
+            scale[g] /= top
+            zero = np.floor(-low[g] / scale[g] + np.float32(0.5)) if scale[g] > 0 else np.float32(0)
+            low[g] = zero if zero < top else top
+            inverse = np.float32(1) / scale[g]
+            inverse = inverse if np.isfinite(inverse) else np.float32(0)
+            for i in range(len(x)):
+                step = x[i, g] * inverse + low[g] + np.float32(0.5)
+                step = step if step > 0 else np.float32(0)
+                x[i, g] = step if step < top else top
+        for g in range(min(LANES, len(blocks) - first)):
+            scales[first + g], zeros[first + g] = scale[g], np.uint8(low[g])
+            for i in range(len(x)):
+                codes[first + g, i] = np.uint8(x[i, g])
+
+
+@inlined
+def _take_range(blocks: Float32, first: int, x: Float32, low: Float32, width: Float32) -> None:
+    """Take blocks from the first on, a lane each, with the lowest of their weights, 0 at most, and how far it is from
+    there to the highest, 0 at least. The last one fills what is left. A width is NaN where any is not finite."""
+    odd = np.zeros(LANES, np.float32)
+    low[:], width[:] = np.float32(0), np.float32(0)
+    for g in range(LANES):
+        row = min(first + g, len(blocks) - 1)
+        for i in range(len(x)):
+            x[i, g] = blocks[row, i]
+    for i in range(len(x)):
+        for g in range(LANES):
+            v = x[i, g]
+            low[g] = v if v < low[g] else low[g]
+            width[g] = v if v > width[g] else width[g]
+            odd[g] += v - v
+    for g in range(LANES):
+        width[g] = odd[g] if odd[g] != 0 else width[g] - low[g]

@@ -1,8 +1,8 @@
 """Where each tensor lies in ``model.onnx.data``: a pure function of the decoder and the scheme, known before any data.
 
-An initialiser's name is the canonical name and ``.weight`` or ``.scales`` (``layers.0.attention.q.weight``); a bias
-keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the tables of each rope after them, and
-last, for a KV cache of q8, the scales of its channels.
+An initialiser's name is the canonical name and ``.weight``, ``.scales`` or ``.zeros`` (``layers.0.mlp.up.weight``); a
+bias keeps its own. Regions follow in model order, each on an ``ALIGNMENT`` boundary, the tables of each rope after
+them, and last, for a KV cache of q8, the scales of its channels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def sizes(rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each form whose blocks fill its rows, or end in a last one of ``BLOCK``."""
     fitting = {name: of for name, of in FORMS.items() if filling(of, columns) == of}
     scale = ELEMENT_BYTES["f32"]
-    return {name: rows * of.count(columns) * (of.size_bytes + scale) for name, of in fitting.items()}
+    return {
+        name: rows * (of.count(columns) * (of.size_bytes + scale) + of.zeros_bytes(columns))
+        for name, of in fitting.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +67,20 @@ class Stored:
     """How a canonical tensor is stored: as plain numbers, or as quantised ``blocks`` and one scale for each block.
 
     Quantised weights are uint8 [rows, blocks, bytes of a block], scales float32 [rows, blocks]; a row whose columns
-    do not fill its last block is filled up with zeros.
+    do not fill its last block is filled up with zeros. Asymmetric blocks have ``zeros``: uint8 [rows, bytes of a row's
+    zero points].
     """
 
     columns: int
     weight: Region
     blocks: Blocks | None = None
     scales: Region | None = None
+    zeros: Region | None = None
 
     @property
     def regions(self) -> tuple[Region, ...]:
         """The regions, in the order of the file."""
-        return (self.weight,) if self.scales is None else (self.weight, self.scales)
+        return tuple(region for region in (self.weight, self.scales, self.zeros) if region is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Layout:
         if "head" in products:
             del products["embedding"]
         elif embedding.scales is not None:
-            gathered = embedding.weight.size  # the head keeps the scales
+            gathered = embedding.weight.size  # the head keeps the scales and zero points
         return sum(map(_packed_bytes, products.values())) + max(gathered, *map(_source_bytes, products.values()))
 
     @property
@@ -140,7 +145,7 @@ class Layout:
 
 def _packed_bytes(stored: Stored) -> int:
     if stored.scales is not None:
-        return stored.weight.size + 3 * stored.scales.size
+        return stored.weight.size + 3 * stored.scales.size + (stored.zeros.size if stored.zeros else 0)
     return math.prod(stored.weight.shape) * ELEMENT_BYTES["f32"]
 
 
@@ -190,7 +195,11 @@ def _stored(placer: _Placer, name: str, shape: tuple[int, ...], scheme: str, blo
         return Stored(columns, placer.place(f"{name}.weight", element, shape))
     count = blocks.count(columns)
     weight = placer.place(f"{name}.weight", "u8", (rows, count, blocks.size_bytes))
-    return Stored(columns, weight, blocks, placer.place(f"{name}.scales", "f32", (rows, count)))
+    scales = placer.place(f"{name}.scales", "f32", (rows, count))
+    zeros = (rows, blocks.zeros_bytes(columns))
+    return Stored(
+        columns, weight, blocks, scales, placer.place(f"{name}.zeros", "u8", zeros) if blocks.asymmetric else None
+    )
 
 
 def _blocks(columns: int, scheme: str, wide: bool) -> Blocks | None:

@@ -71,6 +71,10 @@ class Nodes:
         self.initializers[name] = _external(region, name, shape or region.shape)
         return name
 
+    def steps(self, stored: Stored) -> list[str]:
+        """Add the scales of quantised blocks, and the zero points of asymmetric ones."""
+        return [self.stored(region) for region in stored.regions[1:]]
+
     def norm(self, name: str, inputs: str) -> str:
         """Add an RMSNorm over the last axis."""
         node = [inputs, self.stored(self.layout.tensors[name].weight)]
@@ -98,7 +102,7 @@ class Nodes:
         if stored.blocks is not None and stored.scales is not None:
             return self.contrib(
                 "MatMulNBits",
-                [inputs, weight, self.stored(stored.scales)],
+                [inputs, weight, *self.steps(stored)],
                 output,
                 K=stored.columns,
                 N=stored.weight.shape[0],

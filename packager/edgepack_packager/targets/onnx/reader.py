@@ -64,20 +64,22 @@ class OnnxReader:
             raise BuildError(f"{self._path}: {name} has {weight.shape[0]} rows instead of {shape[0]}.")
         codes = self._read(name, weight, start, stop).view(np.uint8).reshape(stop - start, count, -1)
         factors = self._read(name, scales, start, stop).astype(np.float32).reshape(stop - start, count)
-        return blocks.dequantize(codes, factors, shape[1], form.bits)
+        zeros = np.full(factors.shape, 1 << form.bits - 1, np.uint8)
+        if (stored := self._places.get(f"{name}.zeros")) is not None:
+            zeros = blocks.unpack_zeros(self._read(name, stored, start, stop).view(np.uint8), count, form.bits)
+        return blocks.dequantize(codes, factors, zeros, shape[1], form.bits)
 
     def form(self, name: str) -> Form:
         """Return how the file stores a canonical tensor. Raises ``BuildError`` where the file lacks it."""
         weight, scales = self._weight(name), self._places.get(f"{name}.scales")
         if scales is not None:
-            found = self._blocks(name)
-            return Form("signed", found.bits, found.size, "f32")
+            return blocks.kind(self._blocks(name))
         return Form("f16", 16) if weight.dtype == np.float16 else Form("f32", 32)
 
     def bound(self, name: str) -> float:
         """Return the largest relative error of a row: 0 in f32, 2**-11 in f16, ``blocks.bound`` in quantised blocks."""
         form = self.form(name)
-        if form.kind == "signed":
+        if form.group > 1:
             return blocks.bound(self._blocks(name))
         return _F16_BOUND if form.kind == "f16" else 0.0
 
@@ -148,7 +150,8 @@ def _contents(path: Path) -> tuple[dict[str, _Place], dict[str, Blocks]]:
             bits, size = sizes.get("bits"), sizes.get("block_size")
             if bits not in BITS or size not in SIZES:
                 raise BuildError(f"{path}: {node.name} reads codes of {bits} bits in blocks of {size}.")
-            forms[node.input[_WEIGHT[node.op_type]]] = Blocks(bits, size)
+            asymmetric = any(name.endswith(".zeros") for name in node.input)
+            forms[node.input[_WEIGHT[node.op_type]]] = Blocks(bits, size, asymmetric=asymmetric)
     return {tensor.name: _place(path, tensor) for tensor in tensors}, forms
 
 

@@ -102,10 +102,10 @@ def _encoded(
             halves = rows.astype("<f2")
         _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
         return (halves,)
-    codes, scales = blocks.quantize(rows, stored.blocks, importance)
-    blocks.keep_grids(rows, stored.blocks, codes, scales)
+    codes, scales, zeros = blocks.encode(rows, stored.blocks, importance)
     _check_finite(name, start, np.isfinite(scales), f"int{stored.blocks.bits}", "f32")
-    return codes, scales.astype("<f4", copy=False)
+    whole = codes, scales.astype("<f4", copy=False)
+    return (*whole, blocks.pack_zeros(zeros, stored.blocks.bits)) if stored.blocks.asymmetric else whole
 
 
 def _check_finite(name: str, start: int, finite: NDArray[np.bool_], scheme: str, other: str) -> None:

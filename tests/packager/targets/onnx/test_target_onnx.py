@@ -25,7 +25,7 @@ from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
 from edgepack_packager.targets.onnx import OnnxTarget
-from edgepack_packager.targets.onnx.blocks import bound, dequantize, quantize
+from edgepack_packager.targets.onnx.blocks import bound, dequantize, pack_zeros, quantize, unpack_zeros
 from edgepack_packager.targets.onnx.forms import FORMS, Blocks, filling
 from edgepack_packager.targets.onnx.layout import ALIGNMENT, SCHEMES, layout
 from edgepack_packager.targets.onnx.rope import cosine_and_sine, tables
@@ -34,6 +34,7 @@ from edgepack_packager.text.side import Text
 # Those whose bytes are onnxruntime's own.
 QUANTIZED = {name: form for name, form in FORMS.items() if not form.searched}
 EVERY = [Blocks(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)]
+ASYMMETRIC = [Blocks(4, size, asymmetric=True) for size in (32, 64, 128)]
 COLUMNS = (20, 32, 33, 40, 172, 256)
 
 
@@ -85,7 +86,7 @@ def row_errors(found: Float32, exact: Float32) -> NDArray[np.float64]:
 # The quantiser -------------------------------------------------------------------------------------------------------
 
 
-def engines_own(rows: Float32, form: Blocks) -> tuple[NDArray[np.uint8], Float32]:
+def engines_own(rows: Float32, form: Blocks) -> tuple[NDArray[np.uint8], Float32, NDArray[np.uint8]]:
     """What onnxruntime's quantiser makes of the rows, padded with zeros as its Python front end does."""
     from onnxruntime.capi import _pybind_state
 
@@ -94,10 +95,12 @@ def engines_own(rows: Float32, form: Blocks) -> tuple[NDArray[np.uint8], Float32
     padded = np.pad(rows, ((0, 0), (0, count * form.size - columns)))
     codes = np.zeros((n, count, form.size_bytes), np.uint8)
     scales = np.zeros(n * count, np.float32)
-    zero_points = np.zeros(n * count, np.uint8)
+    zero_points = np.zeros((n, -(-count * form.bits // 8)), np.uint8)
     native = getattr(_pybind_state, f"quantize_matmul_{form.bits}bits")
-    native(codes, np.ascontiguousarray(padded.T), scales, zero_points, form.size, n, count * form.size, True)
-    return codes, scales.reshape(n, count)
+    native(
+        codes, np.ascontiguousarray(padded.T), scales, zero_points, form.size, n, count * form.size, not form.asymmetric
+    )
+    return codes, scales.reshape(n, count), zero_points
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
@@ -122,15 +125,16 @@ def tiny_numbers(rng: np.random.Generator, shape: tuple[int, int]) -> Float32:
 
 
 @pytest.mark.parametrize("draw", [normal, as_bf16, whole_numbers, signed_zeros, tiny_numbers])
-@pytest.mark.parametrize("form", EVERY)
+@pytest.mark.parametrize("form", [*EVERY, *ASYMMETRIC])
 def test_codes_and_scales_are_those_of_onnxruntime(form: Blocks, draw: Any) -> None:
     rng = np.random.default_rng(form.bits)
     for columns in COLUMNS:
         rows = draw(rng, (64, columns))
-        codes, scales = quantize(rows, form)
-        engine_codes, engine_scales = engines_own(rows, form)
+        codes, scales, zeros = quantize(rows, form)
+        engine_codes, engine_scales, engine_zeros = engines_own(rows, form)
         assert np.array_equal(codes, engine_codes)
         assert np.array_equal(scales.view(np.uint32), engine_scales.view(np.uint32))
+        assert not form.asymmetric or np.array_equal(pack_zeros(zeros, form.bits), engine_zeros)
 
 
 @pytest.mark.parametrize(("bits", "columns"), [(2, 64), (2, 50), (4, 64), (4, 50), (8, 64), (8, 50)])
@@ -141,33 +145,34 @@ def test_every_code_stands_for_its_step(bits: int, columns: int) -> None:
     codes = rng.integers(0, 256, (n, 2, 4 * bits), dtype=np.uint8)
     scales = rng.standard_normal((n, 2), dtype=np.float32)
     split = np.stack([codes >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)], axis=-1)
-    expected = (split.reshape(n, 2, 32).astype(np.float32) - np.float32(2 ** (bits - 1))) * scales[:, :, None]
-    assert np.array_equal(dequantize(codes, scales, columns, bits), expected.reshape(n, 64)[:, :columns])
+    zeros = rng.integers(0, 1 << bits, (n, 2), np.uint8)
+    expected = (split.reshape(n, 2, 32).astype(np.float32) - zeros[:, :, None]) * scales[:, :, None]
+    assert np.array_equal(dequantize(codes, scales, zeros, columns, bits), expected.reshape(n, 64)[:, :columns])
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_numbers_below_every_scale_become_zeros(bits: int) -> None:
     rows = np.full((1, 32), 1e-42, np.float32)
-    codes, scales = quantize(rows, Blocks(bits))
-    assert np.abs(dequantize(codes, scales, 32, bits)).max() == 0
+    assert np.abs(dequantize(*quantize(rows, Blocks(bits)), 32, bits)).max() == 0
 
 
-@pytest.mark.parametrize("form", EVERY)
+@pytest.mark.parametrize("form", [*EVERY, *ASYMMETRIC])
 def test_the_bound_is_reached_by_the_worst_row_and_by_no_other(form: Blocks) -> None:
     rng = np.random.default_rng(1)
     worst = np.full((1, form.size), 0.5, np.float32)
     worst[0, 0] = -(2 ** (form.bits - 1))
-    codes, scales = quantize(worst, form)
-    reached = row_errors(dequantize(codes, scales, form.size, form.bits), worst)[0]
+    if form.asymmetric:
+        worst[0, :2] = -7.5, 7.5
+    reached = row_errors(dequantize(*quantize(worst, form), form.size, form.bits), worst)[0]
     assert 0.999 * bound(form) < reached <= bound(form)
     for columns in COLUMNS:
         rows = rng.standard_normal((200, columns), dtype=np.float32) ** 3
-        codes, scales = quantize(rows, form)
-        assert row_errors(dequantize(codes, scales, columns, form.bits), rows).max() <= bound(form)
+        assert row_errors(dequantize(*quantize(rows, form), columns, form.bits), rows).max() <= bound(form)
 
 
 SEARCHED = [Blocks(4, size, searched=True) for size in (32, 64)]
 SEARCHED_TOO = [FORMS["int2"], FORMS["int2_b128"], Blocks(4, 128, searched=True)]
+SEARCHED_TOO += [replace(form, searched=True) for form in ASYMMETRIC]
 
 
 def loudness(rows: Any, size: int) -> Any:
@@ -183,7 +188,7 @@ def test_a_searched_scale_leaves_less_than_the_plain_one(draw: Any, form: Blocks
     rng = np.random.default_rng(form.size)
     for columns in COLUMNS:
         rows = draw(rng, (64, columns))
-        plain = Blocks(form.bits, form.size)
+        plain = replace(form, searched=False)
         counts = loudness(rows, form.size)
         plain_error, error = (
             (counts * np.square(dequantize(*quantize(rows, each), columns, form.bits).astype(np.float64) - rows)).sum()
@@ -204,16 +209,22 @@ def test_a_searched_row_is_within_the_bound(form: Blocks) -> None:
 
 def test_a_search_gives_the_same_bytes_on_every_host() -> None:
     rows = np.random.default_rng(3).integers(-(2**20), 2**20, (64, 256)).astype(np.float32) / np.float32(3)
-    found = [hashlib.sha256(part.tobytes()).hexdigest()[:16] for form in SEARCHED for part in quantize(rows, form)]
+    found = [hashlib.sha256(part.tobytes()).hexdigest()[:16] for form in SEARCHED for part in quantize(rows, form)[:2]]
     assert found == ["02d9378983d7df91", "4d52ea166f029e65", "e4a2c9f40b43252f", "4e3aea1a5b7d7250"]
+    asymmetric = quantize(rows, replace(ASYMMETRIC[1], searched=True))
+    assert [hashlib.sha256(part.tobytes()).hexdigest()[:16] for part in asymmetric] == [
+        "d18fcb77a4244995",
+        "111f002ae6ad41bd",
+        "55503bd933db977c",
+    ]
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("form", [*SEARCHED, *SEARCHED_TOO, Blocks(4), Blocks(8, 64)])
+@pytest.mark.parametrize("form", [*SEARCHED, *SEARCHED_TOO, Blocks(4), Blocks(8, 64), ASYMMETRIC[0]])
 def test_a_block_that_is_not_finite_has_no_finite_scale(form: Blocks, number: float) -> None:
     rows = np.ones((2, 128), np.float32)
     rows[1, 70] = number
-    _, scales = quantize(rows, form)
+    _, scales, _ = quantize(rows, form)
     assert np.argwhere(~np.isfinite(scales)).tolist() == [[1, 70 // form.size]]
 
 
@@ -316,8 +327,12 @@ def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> N
         else:
             assert errors.min() > 0
         if scheme in QUANTIZED and len(shape) == 2:
-            codes, scales = engines_own(tensors[name], filling(QUANTIZED[scheme], shape[1]))
-            assert np.array_equal(found, dequantize(codes, scales, shape[1], QUANTIZED[scheme].bits))
+            form = filling(QUANTIZED[scheme], shape[1])
+            codes, scales, packed = engines_own(tensors[name], form)
+            zeros = np.full(scales.shape, 2 ** (form.bits - 1), np.uint8)
+            if form.asymmetric:
+                zeros = unpack_zeros(packed, scales.shape[1], form.bits)
+            assert np.array_equal(found, dequantize(codes, scales, zeros, shape[1], form.bits))
     reader.close()
 
 
