@@ -118,8 +118,7 @@ def test_stages_say_which_model_they_are_of(large: Path, small: Path, tmp_path: 
     titles: list[str] = []
     recipe = Recipe(("onnx",), ("f32",), draft=str(small), unproven=True)
     build(str(large), recipe, tmp_path / "pair.edgepack", progress=Titles())
-    own = ["Writing onnx-f32", "Reading back onnx-f32"]
-    assert [each for each in titles if "onnx-f32" in each] == [*(f"draft: {each}" for each in own), *own]
+    assert [each for each in titles if "onnx-f32" in each] == ["draft: Writing onnx-f32", "Writing onnx-f32"]
 
 
 def test_a_draft_with_another_vocabulary_is_refused(large: Path, tmp_path: Path) -> None:
