@@ -465,7 +465,7 @@ def test_a_missing_engine_needs_the_word_unproven(
     assert not runs
     assert list(heard.blas) == ["Writing gguf-q8_0, onnx-int8"]
     evidence = json.loads((built.path / "evidence" / "onnx-int8.json").read_text())
-    assert {gate["name"].split(".")[0] for gate in evidence["gates"]} == {"tensors"}
+    assert (evidence["gates"], "tensors" in evidence) == ([], False)
     shown = subprocess.run(
         [sys.executable, "-m", "edgepack", "inspect", str(built.path)], capture_output=True, text=True, check=True
     )
