@@ -139,4 +139,4 @@ def _libraries(folder: Path, compiler: str, keep: Callable[[bytes], object], pro
     progress.stage("Compiling zig's libraries", _LIBRARIES_OF_ZIG)
     program = folder / "empty.cpp"
     program.write_text("int main() { return 0; }\n")
-    run.follow([compiler, str(program), "-o", str(folder / "empty")], hear, environment={"ZIG_VERBOSE_CC": "1"})
+    programs.follow([compiler, str(program), "-o", str(folder / "empty")], hear, environment={"ZIG_VERBOSE_CC": "1"})

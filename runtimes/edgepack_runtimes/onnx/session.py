@@ -13,8 +13,9 @@ from edgepack.device.memory import kv_bytes
 from edgepack.errors import ContextTooLargeError, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
-from edgepack_runtimes.onnx.check import GRAPH_FILE, check, other_cache
+from edgepack_runtimes.onnx.check import check, other_cache
 from edgepack_runtimes.onnx.stepping import Float32, Stepping
+from edgepack_runtimes.onnx.wire import GRAPH_FILE
 
 
 class OnnxSession(Stepping):

@@ -21,8 +21,8 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import Cancelled, ContextTooLargeError, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import engine
-from edgepack_runtimes.onnx.check import GRAPH_FILE
 from edgepack_runtimes.onnx.pool import Pool
+from edgepack_runtimes.onnx.wire import GRAPH_FILE
 from edgepack_runtimes.threads import Threads, Watch
 
 Float32 = NDArray[np.float32]
