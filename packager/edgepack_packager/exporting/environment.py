@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Final
 
 from edgepack.device.memory import human
 from edgepack.device.state import state_folder
-from edgepack.errors import BuildError, SourceError, UsageError
+from edgepack.errors import BuildError, OutputExistsError, SourceError, UsageError
 from edgepack.isolation.process import words
 from edgepack_packager import programs, work
 from edgepack_packager.progress import Progress
@@ -46,7 +47,7 @@ class Lock:
     @property
     def folder(self) -> Path:
         """Where the environment of this lock, this Python and this machine is kept."""
-        facts = (sys.version, platform.machine(), sys.platform, sys.prefix)
+        facts = (sys.version, platform.machine(), sys.platform, sys.base_prefix)
         key = hashlib.sha256(self.data + "\n".join(facts).encode()).hexdigest()[:16]
         return state_folder() / "exporters" / f"{self.exporter}-{key}"
 
@@ -81,8 +82,8 @@ def refuse(lock: Lock) -> None:
 def ready(lock: Lock, progress: Progress) -> Path:
     """Return the interpreter of the environment, which is made where it is not there yet.
 
-    It gets its name once it is whole. Raises ``SourceError`` where pip is missing or cannot fetch the packages, and
-    ``BuildError`` where the state folder cannot be written.
+    It gets its name once it is whole; one that another build has made meanwhile is as good. Raises ``SourceError``
+    where pip is missing or cannot fetch the packages, and ``BuildError`` where the state folder cannot be written.
     """
     if lock.python.exists():
         return lock.python
@@ -96,7 +97,8 @@ def ready(lock: Lock, progress: Progress) -> Path:
         requirements = scratch / "lock.txt"
         requirements.write_bytes(lock.data)
         _install(lock.exporter, made / "bin" / "python", requirements)
-        work.publish(made, lock.folder)
+        with suppress(OutputExistsError):
+            work.publish(made, lock.folder)
     progress.advance()
     return lock.python
 

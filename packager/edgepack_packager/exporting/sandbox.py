@@ -23,6 +23,7 @@ TIMEOUT_S = 3600.0
 _MOST_FACTS = 1 << 20
 _KEPT = ("LANG", "LC_ALL", "PATH", "SYSTEMROOT", "TZ")
 _GIB = 1 << 30
+_NEXT = "docs/exporters.md has the architectures that were tried. Report others, with the config.json."
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -88,18 +89,18 @@ def run(what: str, python: Path, script: Path, job: Job, scratch: Path) -> None:
             start_new_session=True,
         )
     except OSError as error:
-        raise BuildError(f"{what} could not be started: {error.strerror}.") from None
+        raise BuildError(f"{what} could not be started: {error.strerror}.", hint=_NEXT) from None
     with child:
         try:
             output, _ = child.communicate(timeout=TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.end(child)
-            raise BuildError(f"{what} did not end within {TIMEOUT_S:g} s.") from None
+            raise BuildError(f"{what} did not end within {TIMEOUT_S:g} s.", hint=_NEXT) from None
         except BaseException:
             process.end(child)
             raise
     if child.returncode:
-        raise BuildError(f"{what} {process.ending(child.returncode)}{process.words(output)}.")
+        raise BuildError(f"{what} {process.ending(child.returncode)}{process.words(output)}.", hint=_NEXT)
 
 
 def written(folder: Path, largest: Mapping[str, int]) -> dict[str, Path]:
@@ -110,16 +111,20 @@ def written(folder: Path, largest: Mapping[str, int]) -> dict[str, Path]:
     found = {entry.name: entry for entry in os.scandir(folder)}
     for name in largest:
         if name not in found:
-            raise BuildError(f"The exporter wrote no {name}.")
+            raise _odd(f"wrote no {name}")
     for name, entry in found.items():
         status = entry.stat(follow_symlinks=False)
         if name not in largest:
-            raise BuildError(f"The exporter wrote {name[:80]!r}, which is no part of a variant.")
+            raise _odd(f"wrote {name[:80]!r}, which is no part of a variant")
         if not S_ISREG(status.st_mode):
-            raise BuildError(f"The exporter's {name} is not a plain file.")
+            raise _odd(f"made {name}, which is not a plain file")
         if status.st_size > largest[name]:
-            raise BuildError(f"The exporter's {name} has {status.st_size} bytes, more than such a model can have.")
+            raise _odd(f"wrote {status.st_size} bytes as {name}, more than such a model can have")
     return {name: Path(entry.path) for name, entry in found.items()}
+
+
+def _odd(what: str) -> BuildError:
+    return BuildError(f"The exporter {what}.", hint=_NEXT)
 
 
 def _environment(home: Path) -> dict[str, str]:

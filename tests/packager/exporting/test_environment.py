@@ -125,6 +125,16 @@ def test_without_pip_or_uv(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
         environment.ready(lock, Heard())
 
 
+def test_another_build_may_make_it_meanwhile(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def to_end(command: Sequence[str]) -> bytes:
+        monkeypatch.setattr(programs, "to_end", lambda command: b"")
+        assert environment.ready(lock, Heard()) == lock.python
+        return b""
+
+    monkeypatch.setattr(programs, "to_end", to_end)
+    assert environment.ready(lock, Heard()).exists()
+
+
 def test_another_python_has_another_environment(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
     before = lock.folder
     monkeypatch.setattr(environment.sys, "version", "4.0")
