@@ -113,7 +113,30 @@ def decoder(folder: Path) -> Decoder:
     """Return the decoder of a graph in a folder, as a build has it."""
     from edgepack_packager.exporting import config, graph
 
-    return graph.described(folder, config.describe(CONFIG, reads=4), "fake 1", sum(map(np.size, weights().values())))
+    return graph.OnnxPayload().described(
+        folder, config.describe(CONFIG, reads=4), "fake 1", sum(map(np.size, weights().values()))
+    )
+
+
+def write_mlx(folder: Path) -> Decoder:
+    """Write a GPT-2 as mlx-lm spells it, with random weights, and return its decoder."""
+    import mlx.core as mx
+    from mlx.utils import tree_flatten
+    from mlx_lm.models import gpt2
+
+    from edgepack_packager.exporting import config, spelled
+
+    fields = {**CONFIG, "n_ctx": CONTEXT, "layer_norm_epsilon": 1e-5}
+    (folder / "config.json").write_text(json.dumps(fields))
+    model = gpt2.Model(gpt2.ModelArgs.from_dict(fields))
+    random = np.random.default_rng(0)
+    tensors = {
+        name: mx.array(random.standard_normal(array.shape).astype(np.float32) / array.shape[-1] ** 0.5)
+        for name, array in tree_flatten(model.parameters())
+    }
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+    described = config.describe(fields, reads=5)
+    return spelled.MlxPayload().described(folder, described, "fake 1", sum(array.size for array in tensors.values()))
 
 
 def _nodes() -> Iterator[object]:

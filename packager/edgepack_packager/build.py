@@ -161,7 +161,7 @@ def _export(ready: Prepared, exporter: Exporter, progress: Progress) -> Built:
         variant = scratch / "bundle" / seal.VARIANTS / made.export.id
         variant.parent.mkdir(parents=True)
         made.folder.rename(variant)
-        part = seal.Part(made.export, exporting.sizes(variant), verdict)
+        part = seal.Part(made.export, exporting.sizes(exporter, variant), verdict)
         files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
         return _sealed(ready, [part], scratch, replace(ready.model, decoder=made.decoder), files, ready.notes)
 

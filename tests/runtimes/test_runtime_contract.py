@@ -26,7 +26,7 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
-ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "onnx", "onnx exported", "onnx exported isolated")
+ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "mlx exported", "onnx", "onnx exported", "onnx exported isolated")
 CONTEXT = 96
 WINDOWED, LONG = describe(context=640, wide=True, **GEMMA3), 600
 LONG_IDS = [int(i) for i in np.random.default_rng(4).integers(0, WINDOWED.n_vocab, LONG)]
@@ -47,11 +47,11 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decoder]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decoder]:
-    """A folder with a variant as an exporter writes it, and its decoder."""
-    folder = tmp_path_factory.mktemp("exported")
-    exported_models.write_graph(folder, exported_models.weights())
-    return folder, exported_models.decoder(folder)
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Decoder]]:
+    """For each engine a folder with a variant as an exporter writes it, and its decoder."""
+    onnx, mlx = tmp_path_factory.mktemp("onnx"), tmp_path_factory.mktemp("mlx")
+    exported_models.write_graph(onnx, exported_models.weights())
+    return {"onnx": (onnx, exported_models.decoder(onnx)), "mlx": (mlx, exported_models.write_mlx(mlx))}
 
 
 @pytest.fixture(params=ENGINES)
@@ -69,9 +69,11 @@ def engine(kind: str) -> Runtime:
 
 @pytest.fixture
 def opening(
-    kind: str, engine: Runtime, variants: tuple[Path, Decoder], exported: tuple[Path, Decoder]
+    kind: str, engine: Runtime, variants: tuple[Path, Decoder], exported: dict[str, tuple[Path, Decoder]]
 ) -> Iterator[Open]:
-    variant, decoder = exported if "exported" in kind else (variants[0] / f"{engine.name}-f32", variants[1])
+    variant, decoder = (
+        exported[engine.name] if "exported" in kind else (variants[0] / f"{engine.name}-f32", variants[1])
+    )
     opened: list[Session] = []
 
     def open_session(**changes: object) -> Session:
@@ -139,7 +141,7 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def forgetful(kind: str, engine: Runtime, windowed: Path) -> Iterator[Open]:
     """Open sessions whose context is much longer than the window; the fake's too takes back less than it holds."""
     if "exported" in kind:
-        pytest.skip("a graph of an exporter keeps every position")
+        pytest.skip("what an exporter wrote keeps every position")
     used = FakeRuntime(takes_back=WINDOW) if engine.name == "fake" else engine
     opened: list[Session] = []
 

@@ -90,10 +90,10 @@ RecipeFile = Annotated[
     ),
 ]
 Exporter = Annotated[
-    Literal["optimum"] | None,
+    Literal["optimum", "mlx-lm"] | None,
     typer.Option(
         help="Have another program write a model that edgepack has no family for, in an environment of its own: "
-        "optimum (ONNX).",
+        "optimum (ONNX) or mlx-lm (MLX).",
         show_default=False,
         rich_help_panel=WHAT,
     ),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -27,9 +27,11 @@ from edgepack.errors import BuildError, EngineError, SourceError, UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager import families
 from edgepack_packager.checkpoint import CONFIG, Checkpoint
-from edgepack_packager.exporting import graph, sandbox
+from edgepack_packager.exporting import sandbox, weights
 from edgepack_packager.exporting.config import describe as describe
 from edgepack_packager.exporting.environment import Lock
+from edgepack_packager.exporting.graph import OnnxPayload
+from edgepack_packager.exporting.spelled import MlxPayload
 from edgepack_packager.proof import child, compare, engine, loss
 from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.proof.probe import Probe
@@ -48,14 +50,34 @@ FACTS: Final = "facts.json"
 _MIB: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What a payload is, as ``targets.Format`` has it; its KV cache is the runtime's own."""
+class Payload(Protocol):
+    """What an exporter writes: a ``targets.Format``, its files, the one of them with the weights, and their readers."""
 
-    name: str
-    runtime: str
-    floor: str
-    kv_cache: KvCache | None = None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def runtime(self) -> str: ...
+
+    @property
+    def floor(self) -> str: ...
+
+    @property
+    def kv_cache(self) -> KvCache | None: ...
+
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    def described(self, folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
+        """Return a decoder with what the files in a folder say. Raises ``UnsupportedModelError``."""
+        ...
+
+    def digests(self, folder: Path) -> Iterator[bytes]:
+        """Yield ``weights.digest`` of each tensor."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +96,23 @@ class Exporter:
     script: Path
 
 
+_INSIDE: Final = Path(str(files(__package__).joinpath("inside")))
 EXPORTERS: Final = (
     Exporter(
         "optimum",
-        Payload("onnx", "onnx", "1.27"),
+        OnnxPayload(),
         ("f32",),
         4,
         Lock("optimum", download=276_000_000, disk=1_200_000_000),
-        Path(str(files(__package__).joinpath("inside", "optimum.py"))),
+        _INSIDE / "export_optimum.py",
+    ),
+    Exporter(
+        "mlx-lm",
+        MlxPayload(),
+        ("f32",),
+        5,
+        Lock("mlx-lm", download=258_000_000, disk=1_200_000_000),
+        _INSIDE / "export_mlx_lm.py",
     ),
 )
 
@@ -186,28 +217,30 @@ def export(
     index = checkpoint.folder / "model.safetensors.index.json"
     if index.exists():
         (source / index.name).symlink_to(index.resolve())
-    weights = 4 * sum(_elements(entry.shape) for entry in checkpoint.tensors.values())
-    job = sandbox.job(source, out, list(probe.ids), detect().threads, weights)
+    size = 4 * sum(_elements(entry.shape) for entry in checkpoint.tensors.values())
+    job = sandbox.job(source, out, list(probe.ids), detect().threads, size)
     sandbox.run(f"The exporter {exporter.name}", python, exporter.script, job, scratch)
     rows = 4 * len(probe.ids) * decoder.n_vocab
-    most = {graph.GRAPH: 64 * _MIB, graph.DATA: 2 * weights + 64 * _MIB, LOGITS: rows, FACTS: _MIB}
+    payload = exporter.format
+    most = dict.fromkeys(payload.files, 64 * _MIB) | {payload.weights: 2 * size + 64 * _MIB}
+    most |= {LOGITS: rows, FACTS: _MIB}
     found = sandbox.written(out, most)
     if found[LOGITS].stat().st_size != rows:
         raise BuildError(f"The exporter {exporter.name} wrote no logits of {len(probe.ids)} tokens.")
     facts = _facts(found[FACTS])
     folder = scratch / "variant"
     folder.mkdir()
-    for name in (graph.GRAPH, graph.DATA):
+    for name in payload.files:
         shutil.move(found[name], folder / name)
         (folder / name).chmod(0o644)
     package = next(iter(facts.packages))
-    told = graph.described(folder, decoder, f"{package} {facts.packages[package]}", facts.parameters)
+    told = payload.described(folder, decoder, f"{package} {facts.packages[package]}", facts.parameters)
     return Made(Export(exporter, scheme, facts.packages), told, folder, found[LOGITS], facts)
 
 
-def sizes(variant: Path) -> Written:
+def sizes(exporter: Exporter, variant: Path) -> Written:
     """Return a variant's sizes: a graph may hold a matrix twice, once transposed, and so more than its parameters."""
-    size = (variant / graph.DATA).stat().st_size
+    size = (variant / exporter.format.weights).stat().st_size
     return Written(data_bytes=size, tensor_bytes=size, weights_bytes=size, fallbacks=())
 
 
@@ -220,7 +253,8 @@ def prove(made: Made, checkpoint: Checkpoint, probe: Probe, scratch: Path) -> Ve
         name, gates = _gates(made, probe, scratch)
     except EngineError as error:
         return Verdict(None, None, evidence | {"missed": [error.message]}, (error.message.rstrip("."),))
-    lacking = graph.missing(made.folder, checkpoint, made.facts.unused)
+    held = made.export.exporter.format.digests(made.folder)
+    lacking = weights.missing(held, checkpoint, made.facts.unused)
     findings = [*map(Finding, gates), Finding(gate("tensors.missing", len(lacking), "<=", 0), ", ".join(lacking[:3]))]
     columns = made.decoder.n_vocab
     ours = scratch / "ours"

@@ -5,18 +5,18 @@ The runtime checks the graph before an engine sees it; here it is read for the m
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 import numpy as np
 
 from edgepack.bundle.decoder import Decoder, Exported
 from edgepack.errors import BuildError, UnsupportedModelError
-from edgepack_packager.checkpoint import Checkpoint
+from edgepack.runtime import KvCache
 from edgepack_packager.exporting.config import names
+from edgepack_packager.exporting.weights import digest
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
@@ -27,60 +27,51 @@ _FLOAT: Final = 1
 _EXTERNAL: Final = 1
 
 
-def described(folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
-    """Return a decoder with what the graph in a folder says: its inputs and outputs, and the sizes of a KV cache.
+class OnnxPayload:
+    """See ``exporting.Payload``."""
 
-    Raises ``UnsupportedModelError`` where they are not a decoder's with a cache of keys and values.
-    """
-    model = _load(folder)
-    given = {value.name: _sizes(value) for value in model.graph.input}
-    made = {value.name: _sizes(value) for value in model.graph.output}
-    graph = names(decoder.n_layers, positions="position_ids" in given)
-    wanted = {name for name in (graph.ids, graph.mask, graph.positions) if name}
-    wanted |= {cell.past for cell in graph.cells}
-    results = {graph.logits, *(cell.present for cell in graph.cells)}
-    if odd := [*(wanted ^ given.keys()), *(results ^ made.keys())]:
-        raise UnsupportedModelError(
-            f"{exporter} wrote a graph of {decoder.architecture} that no runtime here can drive: "
-            f"{min(odd)} is not among its inputs and outputs, or should not be.",
-            hint="Keys and values of each layer, ids, a mask and positions are what a session has.",
-        )
-    sizes = {tuple(given[cell.past]) for cell in graph.cells}
-    if len(sizes) > 1 or len(found := sizes.pop()) != 2 or made[graph.logits] != [decoder.n_vocab]:
-        raise UnsupportedModelError(
-            f"{exporter} wrote a graph of {decoder.architecture} with other sizes than config.json's."
-        )
-    kv_heads, head_dim = found
-    told = Exported(exporter=exporter, n_parameters=n_parameters, graph=graph)
-    return msgspec.structs.replace(decoder, n_kv_heads=kv_heads, head_dim=head_dim, exported=told)
+    name: ClassVar[str] = "onnx"
+    runtime: ClassVar[str] = "onnx"
+    floor: ClassVar[str] = "1.27"
+    kv_cache: ClassVar[KvCache | None] = None
+    files: ClassVar[tuple[str, ...]] = (GRAPH, DATA)
+    weights: ClassVar[str] = DATA
 
+    def described(self, folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
+        """Return a decoder with what the graph in a folder says: its inputs and outputs, and the sizes of a KV cache.
 
-def missing(folder: Path, checkpoint: Checkpoint, unused: Iterable[str]) -> list[str]:
-    """Return the tensors of a checkpoint that the graph does not hold, bit for bit in float32, as they are or
-    transposed. ``unused`` are those that the model's class has no place for."""
-    held = set(_digests(folder))
-    return [
-        name
-        for name in sorted(checkpoint.tensors.keys() - set(unused))
-        if held.isdisjoint(_spellings(checkpoint, name))
-    ]
+        Raises ``UnsupportedModelError`` where they are not a decoder's with a cache of keys and values.
+        """
+        model = _load(folder)
+        given = {value.name: _sizes(value) for value in model.graph.input}
+        made = {value.name: _sizes(value) for value in model.graph.output}
+        graph = names(decoder.n_layers, positions="position_ids" in given)
+        wanted = {name for name in (graph.ids, graph.mask, graph.positions) if name}
+        wanted |= {cell.past for cell in graph.cells}
+        results = {graph.logits, *(cell.present for cell in graph.cells)}
+        if odd := [*(wanted ^ given.keys()), *(results ^ made.keys())]:
+            raise UnsupportedModelError(
+                f"{exporter} wrote a graph of {decoder.architecture} that no runtime here can drive: "
+                f"{min(odd)} is not among its inputs and outputs, or should not be.",
+                hint="Keys and values of each layer, ids, a mask and positions are what a session has.",
+            )
+        sizes = {tuple(given[cell.past]) for cell in graph.cells}
+        if len(sizes) > 1 or len(found := sizes.pop()) != 2 or made[graph.logits] != [decoder.n_vocab]:
+            raise UnsupportedModelError(
+                f"{exporter} wrote a graph of {decoder.architecture} with other sizes than config.json's."
+            )
+        kv_heads, head_dim = found
+        told = Exported(exporter=exporter, n_parameters=n_parameters, graph=graph)
+        return msgspec.structs.replace(decoder, n_kv_heads=kv_heads, head_dim=head_dim, exported=told)
 
-
-def _spellings(checkpoint: Checkpoint, name: str) -> Iterator[bytes]:
-    shape = checkpoint.tensors[name].shape
-    values = checkpoint.rows(name, 0, shape[0])
-    yield _digest(values.tobytes())
-    if len(shape) == 2:
-        yield _digest(values.T.tobytes())
-
-
-def _digests(folder: Path) -> Iterator[bytes]:
-    data = np.memmap(folder / DATA, np.uint8, "r")
-    model = _load(folder)
-    constants = (each.t for node in model.graph.node for each in node.attribute if each.HasField("t"))
-    for tensor in (*model.graph.initializer, *constants):
-        if tensor.data_type == _FLOAT:
-            yield _digest(_bytes(tensor, data))
+    def digests(self, folder: Path) -> Iterator[bytes]:
+        """Yield the digest of each tensor of float32."""
+        data = np.memmap(folder / DATA, np.uint8, "r")
+        model = _load(folder)
+        constants = (each.t for node in model.graph.node for each in node.attribute if each.HasField("t"))
+        for tensor in (*model.graph.initializer, *constants):
+            if tensor.data_type == _FLOAT:
+                yield digest(_bytes(tensor, data))
 
 
 def _bytes(tensor: TensorProto, data: np.memmap[tuple[int], np.dtype[np.uint8]]) -> bytes | memoryview:
@@ -89,10 +80,6 @@ def _bytes(tensor: TensorProto, data: np.memmap[tuple[int], np.dtype[np.uint8]])
     place = {entry.key: entry.value for entry in tensor.external_data}
     start = int(place["offset"])
     return data[start : start + int(place["length"])].data
-
-
-def _digest(data: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _load(folder: Path) -> ModelProto:

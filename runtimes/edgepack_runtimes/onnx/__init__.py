@@ -63,7 +63,7 @@ class OnnxRuntime:
                 hint="onnxruntime lays out the weights by itself.",
             )
         if decoder.exported:
-            return ExportedSession(variant, decoder, decoder.exported, options)
+            return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.
         device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
         return OnnxSession(variant, decoder, options, device or "cpu")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgepack import snapshot
-from edgepack.bundle.decoder import Decoder, Exported
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import foreign
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 class ExportedSession(Stepping):
     """See ``edgepack.runtime.Session``; on the CPU. What a rewind or a cancel leaves is cut off by the next step."""
 
-    def __init__(self, variant: Path, decoder: Decoder, exported: Exported, options: Options) -> None:
+    def __init__(self, variant: Path, decoder: Decoder, options: Options) -> None:
+        if not decoder.exported or decoder.exported.graph is None:
+            raise EngineError(f"{variant}: the manifest says nothing of a graph.", hint="Build it again.")
         super().__init__(variant, decoder, options, "cpu", lambda: foreign.check(variant))
-        self._graph = exported.graph
+        self._graph = decoder.exported.graph
         self._check_signature(variant / GRAPH_FILE)
         self._positions = np.arange(options.context, dtype=np.int64)
         self._whole = np.empty((len(self._ids), decoder.n_vocab), np.float32)  # logits of a chunk of which few count

@@ -131,12 +131,13 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What another program made of a model: edgepack knows what goes in and what comes out, and not the computation.
 
-    ``exporter``: that program and its version. ``n_parameters``: elements of the source's tensors.
+    ``exporter``: that program and its version. ``n_parameters``: elements of the source's tensors. ``graph`` is None
+    for a payload that is run by the exporter's own model code.
     """
 
     exporter: str
     n_parameters: Annotated[int, msgspec.Meta(gt=0, le=1 << 50)]
-    graph: Graph
+    graph: Graph | None = None
 
 
 class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -274,7 +275,7 @@ def check(decoder: Decoder) -> None:
         if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rope.dim // 2:
             count = len(rope.scaling.factors)
             raise ValueError(f"a rope of {rope.dim} has {count} factors - at `$.decoder.pattern`")
-    if decoder.exported:
+    if decoder.exported and decoder.exported.graph:
         _check_graph(decoder.exported.graph, 2 * decoder.n_layers)
 
 

@@ -186,7 +186,8 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         ),
     )
     if decoder.exported:
-        yield "exported", f"by {decoder.exported.exporter}, which wrote the graph: edgepack does not describe it"
+        what = "wrote the graph" if decoder.exported.graph else "has the model's code"
+        yield "exported", f"by {decoder.exported.exporter}, which {what}: edgepack does not describe it"
     else:
         yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"

@@ -1,0 +1,75 @@
+"""What every exporter's program does first, in its environment: limits, the checkpoint by transformers, its logits.
+
+Nothing of edgepack is there, and nothing of this is imported by it.
+"""
+
+import json
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+def read_job() -> dict:
+    """Return the job that the first argument names, and keep to its limits: address space, a file's size, no core."""
+    job: dict = json.loads(Path(sys.argv[1]).read_bytes())
+    limits = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": job["largest"]}
+    if sys.platform == "linux":
+        limits["RLIMIT_AS"] = job["memory"]
+    for name, most in limits.items():
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+    return job
+
+
+def load(job):
+    """Return the checkpoint's model in float32 and the names of the tensors that its class has no place for.
+
+    Nothing of it is code, and none of its weights is made up.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(job["threads"])
+    model, told = AutoModelForCausalLM.from_pretrained(
+        job["source"],
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    lacking = sorted({*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
+    if lacking:
+        raise SystemExit(f"the checkpoint lacks {lacking[0]}, with {len(lacking) - 1} more tensors that its class has")
+    model.eval()
+    return model, sorted(told["unexpected_keys"])
+
+
+def write_logits(model, job) -> None:
+    """Write the logits of all ids at once and without a cache: float32 [n, n_vocab]."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor([job["ids"]]), use_cache=False).logits[0]
+    logits.to(torch.float32).numpy().astype("<f4").tofile(Path(job["out"]) / "logits")
+
+
+def write_facts(model, job, packages, unused) -> None:
+    """Write the versions of packages, the exporter's first, the model's elements, and the tensors without a place."""
+    facts = {
+        "packages": {name: version(name) for name in packages},
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "unused": unused[:100],
+    }
+    (Path(job["out"]) / "facts.json").write_text(json.dumps(facts))
+
+
+def run(main) -> None:
+    """Run a program; of an error its last line is what a user reads."""
+    try:
+        main()
+    except Exception as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
