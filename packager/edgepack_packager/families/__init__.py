@@ -132,7 +132,7 @@ def find(config: Mapping[str, Any]) -> Family:
     if typed and all(unbuilt.wraps(name, typed.ARCHITECTURES) for name in architectures):
         return typed
     built = sorted(name for family in FAMILIES for name in family.ARCHITECTURES)
-    hint = f"It builds: {', '.join(built)}. Of others that write text, --exporter optimum makes an ONNX payload."
+    hint = f"It builds: {', '.join(built)}. Of others that write text, --exporter optimum or mlx-lm may make a payload."
     if typed:
         hint = f'If the model writes text, set "architectures" to ["{min(typed.ARCHITECTURES)}"] in config.json.'
     raise UnsupportedModelError(

@@ -71,8 +71,9 @@ def _classes(model_type: str) -> Any:
         return import_module(f"mlx_lm.models.{model_type}")
     except ModuleNotFoundError as error:
         if error.name != f"mlx_lm.models.{model_type}":
+            lacking = (error.name or "mlx_lm").partition(".")[0]
             raise EngineMissingError(
-                f"This variant is run by mlx-lm's model code, and {error.name} is not installed.",
+                f"This variant is run by mlx-lm's model code, and {lacking} is not installed.",
                 hint="Install it with: pip install 'mlx-lm>=0.32.2,<0.33'",
             ) from None
         raise EngineError(f"mlx-lm has no model of the type {model_type!r}.", hint="Upgrade mlx-lm.") from None

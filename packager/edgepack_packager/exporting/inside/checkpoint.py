@@ -68,8 +68,9 @@ def write_facts(model, job, packages, unused) -> None:
 
 
 def run(main) -> None:
-    """Run a program; of an error its last line is what a user reads."""
+    """Run a program; what a user reads of an error is one line."""
     try:
         main()
     except Exception as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        said = " ".join(str(error).split())
+        raise SystemExit(f"{type(error).__name__}: {said[:300]}") from None
