@@ -29,7 +29,7 @@ _NEXT = "docs/exporters.md has the architectures that were tried. Report others,
 class Job(msgspec.Struct, frozen=True):
     """What the program is told: the folder of the checkpoint, the folder to write into, token ids, and its limits.
 
-    ``memory`` and ``largest`` are bytes: of the address space, and of a file. ``context`` is that of the ids' model.
+    ``memory`` and ``largest`` are bytes: of the address space, and of a file.
     """
 
     source: str

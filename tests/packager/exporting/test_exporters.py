@@ -75,6 +75,16 @@ model.save_pretrained(folder)
 """
 
 
+# As the weights of GPT-2 were published: without the prefix of the model with a head, and with its attention's masks.
+AS_PUBLISHED = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(sys.argv[1]).items()}
+masks = {f"h.{layer}.attn.bias": torch.ones(256, 256).tril().view(1, 1, 256, 256).contiguous() for layer in range(2)}
+save_file(tensors | masks, sys.argv[1], metadata={"format": "pt"})
+"""
+
+
 @pytest.fixture(scope="module")
 def python() -> Path:
     """The interpreter of optimum's environment, made once for all tests."""
@@ -100,6 +110,17 @@ def test_an_architecture_without_a_family(exporter: str, name: str, python: Path
     assert max(figures["transformers.nmse"], figures["transformers.steps"]) < 1e-11
     with load(built.path, backend=variant.runtime) as model:
         assert len(model.generate("Once upon a time", max_tokens=5, temperature=0).token_ids) == 5
+
+
+@pytest.mark.parametrize("exporter", ["optimum", "mlx-lm"])
+def test_masks_that_a_checkpoint_kept_are_left_out_and_named(exporter: str, python: Path, tmp_path: Path) -> None:
+    source = checkpoint(python, "GPT2", tmp_path / "source", n_ctx=256)
+    weights = source / "model.safetensors"
+    subprocess.run([python, "-I", "-c", AS_PUBLISHED, weights], check=True, capture_output=True)
+    built = build(str(source), Recipe((), (), exporter=exporter), tmp_path / "out.edgepack")
+    assert built.manifest.producer.recipe["notes"] == [
+        "2 tensors of the checkpoint have no place in its class and are left out, as h.0.attn.bias."
+    ]
 
 
 @pytest.mark.parametrize("name", ["GPTNeoX", "Starcoder2"])

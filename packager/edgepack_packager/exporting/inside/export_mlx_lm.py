@@ -16,9 +16,9 @@ import checkpoint
 def main() -> None:
     """Read the job, compute the logits with transformers, and let mlx-lm spell the weights as its model has them."""
     job = checkpoint.read_job()
-    model, unused = checkpoint.load(job)
+    model, left = checkpoint.load(job)
     checkpoint.write_logits(model, job)
-    checkpoint.write_facts(model, job, ("mlx-lm", "mlx", "transformers", "torch"), unused)
+    checkpoint.write_facts(model, job, ("mlx-lm", "mlx", "transformers", "torch"), left)
     del model
     import mlx.core as mx
     from mlx.utils import tree_flatten

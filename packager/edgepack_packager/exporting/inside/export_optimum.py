@@ -23,10 +23,10 @@ def main() -> None:
     kind = AutoConfig.from_pretrained(job["source"], local_files_only=True, trust_remote_code=False).model_type
     if kind not in TasksManager.get_supported_model_type_for_task(TASK, exporter="onnx"):
         raise SystemExit(f"it exports no model of the type {kind!r} with a KV cache")
-    model, unused = checkpoint.load(job)
+    model, left = checkpoint.load(job)
     checkpoint.write_logits(model, job)
     export(model, Path(job["out"]))
-    checkpoint.write_facts(model, job, ("optimum-onnx", "optimum", "transformers", "torch", "onnx"), unused)
+    checkpoint.write_facts(model, job, ("optimum-onnx", "optimum", "transformers", "torch", "onnx"), left)
 
 
 def export(model, out: Path) -> None:
