@@ -9,18 +9,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
+from types import MappingProxyType
 
 import numba  # noqa: F401  # what the proof compiles its loops with: where it is missing, no build begins
 from threadpoolctl import ThreadpoolController
 
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
-from edgepack.bundle.manifest import Manifest
+from edgepack.bundle.manifest import File, Manifest
+from edgepack.bundle.receipt import Receipt
 from edgepack.errors import ProofError
-from edgepack_packager import adapters, calibration, coarse, families, reference, seal, source, spoken, work
+from edgepack_packager import (
+    adapters,
+    calibration,
+    coarse,
+    exporting,
+    families,
+    reference,
+    seal,
+    source,
+    spoken,
+    work,
+)
+from edgepack_packager.allocation import Allocation
 from edgepack_packager.allot import Allotment
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
+from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
+from edgepack_packager.exporting import Exporter, environment
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
@@ -77,6 +93,9 @@ def build(
     # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
     with _POOLS.limit(limits=1, user_api="blas"):
         ready = prepare(name, recipe, out, progress, force)
+        if recipe.exporter is not None:
+            with work.refusals(ready.out):
+                return _export(ready, exporting.find(recipe.exporter), progress)
         small = prepare_draft(ready, recipe, progress)
         with work.refusals(ready.out):
             return _build(ready, progress, small)
@@ -120,31 +139,71 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         prover.structure(allotment.requests)
         parts = made(allotment.requests)
         parts = [allotment.settled(part, lambda request: made([request])[0]) for part in parts]
-        held = [part for part in parts if not part.verdict.missed]
-        built = None
-        if held:
-            told = [note for part in held for note in part.verdict.notes]
-            notes = [*ready.notes, *weights.notes, *compared, *told]
-            receipt = prover.receipt([part.verdict for part in held])
-            manifest, identity = seal.seal(
-                bundle,
-                ready.origin,
-                files,
-                model,
-                ready.vectors,
-                ready.recipe,
-                held,
-                notes,
-                draft,
-                ready.corpus,
-                receipt,
-                allotment.made,
-            )
-            work.publish(bundle, ready.out, ready.force)
-            built = Built(ready.out, identity, manifest)
-        lost = [part for part in parts if part.verdict.missed]
-        seal.write_evidence(scratch / ready.failed.name, lost)
-        work.replace(scratch / ready.failed.name, ready.failed)
+        receipt = prover.receipt([part.verdict for part in parts if not part.verdict.missed])
+        notes = [*ready.notes, *weights.notes, *compared]
+        return _sealed(ready, parts, scratch, model, files, notes, draft=draft, receipt=receipt, made=allotment.made)
+
+
+def _export(ready: Prepared, exporter: Exporter, progress: Progress) -> Built:
+    """Have an exporter write the variant, prove it, and seal it."""
+    size = 4 * ready.model.decoder.n_parameters
+    source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, 2 * size))
+    with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out, ready.force) as scratch:
+        python = environment.ready(exporter.lock, progress)
+        probing = probe.make(ready.model.decoder, ready.tokenizer, ready.model.decoder.context)
+        scheme = exporting.scheme(exporter, ready.recipe)
+        progress.stage(f"Exporting with {exporter.name}, in its environment", 1)
+        made = exporting.export(exporter, scheme, python, checkpoint, ready.model.decoder, probing, scratch)
+        progress.stage(f"Proving {made.export.id} against transformers", 1)
+        verdict = exporting.prove(made, checkpoint, probing, scratch)
+        for sentence in verdict.notes:
+            progress.warn(sentence)
+        variant = scratch / "bundle" / seal.VARIANTS / made.export.id
+        variant.parent.mkdir(parents=True)
+        made.folder.rename(variant)
+        part = seal.Part(made.export, exporting.sizes(exporter, variant), verdict)
+        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
+        return _sealed(ready, [part], scratch, replace(ready.model, decoder=made.decoder), files, ready.notes)
+
+
+def _sealed(
+    ready: Prepared,
+    parts: Sequence[seal.Part],
+    scratch: Path,
+    model: Model,
+    files: Sequence[File],
+    notes: Sequence[str],
+    *,
+    draft: str | None = None,
+    receipt: Receipt | None = None,
+    made: Mapping[str, Allocation] = MappingProxyType({}),
+) -> Built:
+    """Seal the variants that hold, where any does, and keep the figures of those that do not; see ``seal.seal``.
+
+    Raises ``VariantsFailedError`` where one does not hold.
+    """
+    bundle, built = scratch / "bundle", None
+    if held := [part for part in parts if not part.verdict.missed]:
+        told = [*notes, *(note for part in held for note in part.verdict.notes)]
+        manifest, identity = seal.seal(
+            bundle,
+            ready.origin,
+            files,
+            model,
+            ready.vectors,
+            ready.recipe,
+            held,
+            told,
+            draft,
+            ready.corpus,
+            receipt,
+            made,
+        )
+        work.publish(bundle, ready.out, ready.force)
+        built = Built(ready.out, identity, manifest)
+    lost = [part for part in parts if part.verdict.missed]
+    seal.write_evidence(scratch / ready.failed.name, lost)
+    work.replace(scratch / ready.failed.name, ready.failed)
     if lost or built is None:
         raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, ready.failed)
     return built

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edgepack import extras
 from edgepack.bundle.manifest import File
@@ -18,6 +19,7 @@ from edgepack_packager import (
     allocation,
     calibration,
     coarse,
+    exporting,
     families,
     foresight,
     licence,
@@ -31,6 +33,7 @@ from edgepack_packager.calibration.text import AUTO, Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Weights
+from edgepack_packager.exporting import Exporter, environment
 from edgepack_packager.families import quantised
 from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import MappedWeights
@@ -164,6 +167,8 @@ def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, for
 def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool) -> Prepared:
     origin = source.find(name)
     config = read_object(origin.folder / CONFIG)
+    if recipe.exporter is not None:
+        return _for_export(name, exporting.find(recipe.exporter), origin, config, recipe, out, progress, force)
     decoder = families.describe(config, recipe.context)
     asked = [adapters.asked(text) for text in recipe.adapters]
     if asked and origin.file is not None:
@@ -173,19 +178,9 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
         )
     with adapters.opened(asked, families.stored(config, decoder), origin.repository or origin.name) as merged:
         notes = [*origin.notes, *families.notes(config), *merged.notes]
-    called = recipe.name or origin.name
-    out = out or Path(f"{called}.edgepack")
-    work.refuse_existing(out, force)
-    failed = work.evidence_of_failures(out)
-    source.fetch_text(origin)
-    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
-    model = Model(called, decoder, "bf16", config, read_text(origin.folder, config, decoder, chat=not recipe.no_chat))
-    text = compiled(seal.text_of(model))
-    model = replace(model, text=text)
-    generation(text)  # what is wrong in it is refused now
-    tokenizer = seal.tokenizer_of(text)
-    vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
-    recipe.check_chat(vectors.chat)
+    called, out, failed = _placed(name, origin, recipe, out, force)
+    model, tokenizer, vectors = _with_text(Model(called, decoder, "bf16", config), origin, recipe)
+    text = seal.text_of(model)
     given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
     requests = recipe.requests(model, given)
     named = recipe.text(given)
@@ -226,6 +221,57 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
         held_out=judged,
         speaker=speaker,
     )
+
+
+def _for_export(
+    name: str,
+    exporter: Exporter,
+    origin: Source,
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    out: Path | None,
+    progress: Progress,
+    force: bool,
+) -> Prepared:
+    """Settle what an exporter is to make: no request of a target, and a decoder of which only the sizes are known."""
+    if origin.file is not None:
+        raise UsageError(
+            f"--exporter was given with {origin.file.name}: exporters read checkpoints.",
+            hint="Build the checkpoint that the file was made from.",
+        )
+    exporting.scheme(exporter, recipe)
+    decoder = exporting.describe(config, exporter.reads, recipe.context)
+    environment.refuse(exporter.lock)
+    called, out, failed = _placed(name, origin, recipe, out, force)
+    model, tokenizer, vectors = _with_text(Model(called, decoder, "f32", config), origin, recipe)
+    engines = _engines({exporter.format.runtime: probing.probe(exporter.format.runtime, detect())}, unproven=False)
+    notes = [*origin.notes, *seal.text_of(model).notes]
+    for sentence in (*notes, *warnings(seal.text_of(model)), exporting.needless(exporter, config)):
+        if sentence:
+            progress.warn(sentence)
+    return Prepared(origin, recipe, out, failed, model, tokenizer, vectors, (), engines, notes, force=force)
+
+
+def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: bool) -> tuple[str, Path, Path]:
+    """Return the bundle's name, its folder and that of failures, once it may be written and its terms are accepted."""
+    called = recipe.name or origin.name
+    out = out or Path(f"{called}.edgepack")
+    work.refuse_existing(out, force)
+    failed = work.evidence_of_failures(out)
+    source.fetch_text(origin)
+    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
+    return called, out, failed
+
+
+def _with_text(model: Model, origin: Source, recipe: Recipe) -> tuple[Model, Tokenizer, Vectors]:
+    """Return a model with the text side of its source, the tokenizer that devices will use, and the vectors."""
+    read = read_text(origin.folder, model.config, model.decoder, chat=not recipe.no_chat)
+    text = compiled(seal.text_of(replace(model, text=read)))
+    generation(text)  # what is wrong in it is refused now
+    tokenizer = seal.tokenizer_of(text)
+    vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
+    recipe.check_chat(vectors.chat)
+    return replace(model, text=text), tokenizer, vectors
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:

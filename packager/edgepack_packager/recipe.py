@@ -44,6 +44,8 @@ class Recipe:
     matrices are chosen for it: for "auto", the fewest bytes within ``max_kl``. ``table`` is the file of a recipe, which
     says what forms further variants have.
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
+    ``exporter`` is one of ``exporting.EXPORTERS``, which writes in the place of edgepack's own targets; what only those
+    know is refused beside it.
     """
 
     targets: tuple[str, ...]
@@ -63,11 +65,17 @@ class Recipe:
     quality: Quality | None = None
     receipt: str | None = None
     table: str | None = None
+    exporter: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
             raise UsageError(
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
+            )
+        if self.exporter is not None and (alone := self._of_targets_alone()):
+            raise UsageError(
+                f"{alone} was given with --exporter {self.exporter}, which knows nothing of it.",
+                hint="Leave one of them out.",
             )
         if self.max_kl is not None and not self.max_kl >= 0:
             raise UsageError(f"{self.max_kl:g} nats cannot be a limit of the loss.", hint="Give --max-kl 0 or more.")
@@ -111,6 +119,21 @@ class Recipe:
             )
         if self.date is not None and self.date != "passed" and not _is_day(self.date):
             raise UsageError(f"The date {self.date!r} is not a day.", hint="Write it as YYYY-MM-DD, or 'passed'.")
+
+    def _of_targets_alone(self) -> str | None:
+        """Return the first option that was given and that only edgepack's own targets and their proof can honour."""
+        asked = {
+            "--adapter": self.adapters,
+            "--calibrate": self.calibrate,
+            "--draft": self.draft,
+            "--kv-cache": self.kv_cache != "f32",
+            "--max-kl": self.max_kl is not None,
+            "--quality": self.quality,
+            "--receipt": self.receipt,
+            "--recipe": self.table,
+            "--unproven": self.unproven,
+        }
+        return next((option for option, given in asked.items() if given), None)
 
     @property
     def calibration_text(self) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import msgspec
 
@@ -15,20 +16,20 @@ from edgepack.bundle import manifest as manifests
 from edgepack.bundle import receipt as receipts
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.files import DRAFT
-from edgepack.bundle.manifest import KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import adapters, allocation
-from edgepack_packager.adapters import Asked
+from edgepack_packager.adapters import Asked as Adapter
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
 from edgepack_packager.licence import carry
 from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
-from edgepack_packager.targets import Model, Request, Written
+from edgepack_packager.targets import Format, Model, Request, Written
 from edgepack_packager.text import entries, generation, stops
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
@@ -44,11 +45,30 @@ def tokenizer_of(text: Text) -> Tokenizer:
     return Tokenizer(decode(text.files[FILE]), text.bos, text.add_bos)
 
 
+class Asked(Protocol):
+    """What a variant was made for: a ``Request``, or what an exporter was asked for."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def asked(self) -> str: ...
+
+    @property
+    def scheme(self) -> str: ...
+
+    @property
+    def packages(self) -> Mapping[str, str]: ...
+
+    @property
+    def target(self) -> Format: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A finished variant: what was asked, what its writer reports, what the proof says."""
 
-    request: Request
+    request: Asked
     written: Written
     verdict: Verdict
 
@@ -85,12 +105,13 @@ def seal(
     if receipt is not None:
         (bundle / receipts.FILE).write_bytes(receipts.encode(receipt))
     used = (corpus.name, corpus.sha256) if corpus else None
-    if recipe_of_forms := allocation.recipe([part.request for part in parts], made, model, used):
+    requests = [part.request for part in parts if isinstance(part.request, Request)]
+    if recipe_of_forms := allocation.recipe(requests, made, model, used):
         (bundle / allocation.table.FILE).write_text(recipe_of_forms, "utf-8", newline="\n")
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, [*_features(vectors, parts), *([manifests.DRAFT] if draft else [])]),
+        schema=Schema(VERSION, [*_features(vectors, parts, decoder), *([manifests.DRAFT] if draft else [])]),
         name=model.name,
         version=BUNDLE_VERSION,
         producer=_producer(recipe, decoder, parts, notes, corpus, receipt),
@@ -138,12 +159,13 @@ def text_of(model: Model) -> Text:
     return model.text
 
 
-def _features(vectors: Vectors, parts: Sequence[Part]) -> list[str]:
+def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list[str]:
     caches = {part.request.target.kv_cache for part in parts}
     cache = [KV_CACHE] if caches - {None} else []
     cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
-    return [*cache, *loss, *(vectors.chat.features if vectors.chat else [])]
+    exported = [EXPORTED] if decoder.exported else []
+    return [*cache, *loss, *exported, *(vectors.chat.features if vectors.chat else [])]
 
 
 def _producer(
@@ -158,6 +180,7 @@ def _producer(
     unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
+    unusual |= {"exporter": recipe.exporter} if recipe.exporter else {}
     unusual |= {"recipe": 1} if recipe.table else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
@@ -165,10 +188,12 @@ def _producer(
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
     unusual |= {"receipt": receipt.text.name} if recipe.receipt and receipt else {}
     unusual |= {"notes": list(notes)} if notes else {}
-    packages = {"numpy", "tokenizers", "jinja2"}.union(*(part.request.target.packages for part in parts))
+    packages = {name: version(name) for name in ("numpy", "tokenizers", "jinja2")}
+    for part in parts:
+        packages |= part.request.packages
     return manifests.Producer(
         edgepack=version("edgepack"),
-        packages={name: version(name) for name in sorted(packages)},
+        packages=dict(sorted(packages.items())),
         recipe={
             "targets": list(recipe.targets),
             "quants": list(recipe.quants),
@@ -212,7 +237,7 @@ def file_of(path: Path, folder: Path) -> File:
         return File(path=path.relative_to(folder).as_posix(), size=file.tell(), sha256=digest.hexdigest())
 
 
-def files_of_adapters(asked: Sequence[Asked]) -> list[File]:
+def files_of_adapters(asked: Sequence[Adapter]) -> list[File]:
     """Return the manifest's entries of the files of adapters: ``adapters/1/adapter_config.json``, and so on."""
     return [
         msgspec.structs.replace(file, path=f"adapters/{number}/{file.path}")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import exported_models
 import numpy as np
 import pytest
 from decoders import RandomWeights, describe
@@ -25,7 +26,7 @@ from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
-ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "onnx")
+ENGINES = ("fake", "gguf", "gguf isolated", "mlx", "mlx exported", "onnx", "onnx exported", "onnx exported isolated")
 CONTEXT = 96
 WINDOWED, LONG = describe(context=640, wide=True, **GEMMA3), 600
 LONG_IDS = [int(i) for i in np.random.default_rng(4).integers(0, WINDOWED.n_vocab, LONG)]
@@ -45,22 +46,39 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Decoder]:
         return folder, weights.decoder
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Decoder]]:
+    """For each engine a folder with a variant as an exporter writes it, and its decoder."""
+    onnx, mlx = tmp_path_factory.mktemp("onnx"), tmp_path_factory.mktemp("mlx")
+    exported_models.write_graph(onnx, exported_models.weights())
+    return {"onnx": (onnx, exported_models.decoder(onnx)), "mlx": (mlx, exported_models.write_mlx(mlx))}
+
+
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> Runtime:
-    name, _, isolated = request.param.partition(" ")
-    if isolated:
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def engine(kind: str) -> Runtime:
+    name, *how = kind.split()
+    if "isolated" in how:
         return IsolatedRuntime(name)
     return FakeRuntime() if name == "fake" else runtime.find(name)
 
 
 @pytest.fixture
-def opening(engine: Runtime, variants: tuple[Path, Decoder]) -> Iterator[Open]:
-    folder, decoder = variants
+def opening(
+    kind: str, engine: Runtime, variants: tuple[Path, Decoder], exported: dict[str, tuple[Path, Decoder]]
+) -> Iterator[Open]:
+    variant, decoder = (
+        exported[engine.name] if "exported" in kind else (variants[0] / f"{engine.name}-f32", variants[1])
+    )
     opened: list[Session] = []
 
     def open_session(**changes: object) -> Session:
         options = {"context": CONTEXT, "threads": 1, "kv_cache": "f32", "chunk": 16} | changes
-        opened.append(engine.open(folder / f"{engine.name}-f32", decoder, Options(**options)))  # type: ignore[arg-type]
+        opened.append(engine.open(variant, decoder, Options(**options)))  # type: ignore[arg-type]
         return opened[-1]
 
     yield open_session
@@ -120,8 +138,10 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def forgetful(engine: Runtime, windowed: Path) -> Iterator[Open]:
+def forgetful(kind: str, engine: Runtime, windowed: Path) -> Iterator[Open]:
     """Open sessions whose context is much longer than the window; the fake's too takes back less than it holds."""
+    if "exported" in kind:
+        pytest.skip("what an exporter wrote keeps every position")
     used = FakeRuntime(takes_back=WINDOW) if engine.name == "fake" else engine
     opened: list[Session] = []
 

@@ -15,7 +15,7 @@ import typer
 from edgepack.cli import options, screen
 from edgepack.cli.help import examples
 from edgepack.cli.interrupts import Interrupts
-from edgepack.errors import EngineMissingError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.extras import needed, require, together
 from edgepack_packager.cli import build_options as asks
 from edgepack_packager.cli.bar import Bar
@@ -36,6 +36,7 @@ Prompt = Annotated[str, typer.Option(help="What to ask the demo model.", metavar
     "edgepack build smollm2-135m -t gguf --fit 90MB",
     "edgepack build ~/Downloads/SmolLM2-135M-Instruct.Q8_0.gguf -t onnx",
     "edgepack build smollm2-135m --adapter ./my-lora --adapter ./my-style:0.5",
+    "edgepack build ./my-gpt2 --exporter optimum",
 )
 def build(
     model: asks.Model,
@@ -60,17 +61,22 @@ def build(
     max_kl: asks.MaxKl = None,
     receipt: asks.Receipt = None,
     unproven: asks.Unproven = False,
+    exporter: asks.Exporter = None,
     json: options.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
     building = _building()
     from edgepack_packager.recipe import Recipe
 
-    quants = _quants(quant, fit, bits, recipe)
-    targets = _asked(target, quants, recipe)
+    if exporter is None:
+        quants = _quants(quant, fit, bits, recipe)
+        targets = _asked(target, quants, recipe)
+    else:
+        quants, targets = _exported(exporter, quant, fit, bits), tuple(target or ())
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
     asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
+    asked = replace(asked, exporter=exporter)
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
@@ -90,6 +96,16 @@ def _quants(
 
     goals = [*map(of_fit, fit or []), *(f"{round(each, 3):g}bits" for each in bits or [])]
     return [*(quants or []), *goals] or ([] if recipe else ["q4"])
+
+
+def _exported(exporter: str, quants: list[str] | None, fit: list[str] | None, bits: list[float] | None) -> list[str]:
+    """Return the quantisations that an exporter is asked for. Raises ``UsageError`` for what chooses bits."""
+    for option, given in (("--fit", fit), ("--bits", bits)):
+        if given:
+            raise UsageError(
+                f"{option} was given with --exporter {exporter}, which chooses no bits.", hint="Leave one of them out."
+            )
+    return quants or []
 
 
 def _asked(targets: list[str] | None, quants: list[str], recipe: Path | None) -> tuple[str, ...]:

@@ -89,6 +89,15 @@ RecipeFile = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+Exporter = Annotated[
+    Literal["optimum", "mlx-lm"] | None,
+    typer.Option(
+        help="Have another program write a model that edgepack has no family for, in an environment of its own: "
+        "optimum (ONNX) or mlx-lm (MLX).",
+        show_default=False,
+        rich_help_panel=WHAT,
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

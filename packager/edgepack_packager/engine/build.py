@@ -15,8 +15,8 @@ from edgepack.device.hardware import Hardware, detect
 from edgepack.device.state import state_folder
 from edgepack.errors import BuildError
 from edgepack.isolation.process import words
-from edgepack_packager import work
-from edgepack_packager.engine import compile, processors, run, sources, toolchain, wheel
+from edgepack_packager import programs, work
+from edgepack_packager.engine import compile, processors, sources, toolchain, wheel
 from edgepack_packager.engine.toolchain import Accelerator, Compiler
 from edgepack_packager.engine.wheel import Facts
 from edgepack_packager.progress import Progress, Silent
@@ -121,7 +121,7 @@ def _pip(*arguments: str) -> None:
     else:
         raise BuildError("This Python has neither pip nor uv.", hint="Install one: python -m ensurepip")
     try:
-        run.to_end(command)
+        programs.to_end(command)
     except (subprocess.CalledProcessError, OSError) as error:
         said = words(error.output) if isinstance(error, subprocess.CalledProcessError) else f": {error}"
         raise BuildError(

@@ -10,7 +10,8 @@ from typing import Final
 
 from edgepack.errors import BuildError
 from edgepack.isolation.process import words
-from edgepack_packager.engine import run, toolchain
+from edgepack_packager import programs
+from edgepack_packager.engine import toolchain
 from edgepack_packager.engine.processors import Processor
 from edgepack_packager.engine.toolchain import Accelerator, Toolchain
 from edgepack_packager.progress import Progress
@@ -119,8 +120,8 @@ def compile(
             if tools.compiler == "zig":
                 _libraries(folder, compilers["CMAKE_CXX_COMPILER"], kept.write, progress)
             progress.stage("Configuring llama.cpp", 1)
-            run.follow([tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(made), *options], kept.write)
-            run.follow([tools.ninja, "-C", str(made), f"-j{jobs}", "llama"], _Heard(kept.write, progress))
+            programs.follow([tools.cmake, "-G", "Ninja", "-S", str(source), "-B", str(made), *options], kept.write)
+            programs.follow([tools.ninja, "-C", str(made), f"-j{jobs}", "llama"], _Heard(kept.write, progress))
         except subprocess.CalledProcessError as error:
             raise BuildError(f"llama.cpp could not be compiled{words(error.output)}.", hint=f"See {log}.") from None
         except OSError as error:
@@ -138,4 +139,4 @@ def _libraries(folder: Path, compiler: str, keep: Callable[[bytes], object], pro
     progress.stage("Compiling zig's libraries", _LIBRARIES_OF_ZIG)
     program = folder / "empty.cpp"
     program.write_text("int main() { return 0; }\n")
-    run.follow([compiler, str(program), "-o", str(folder / "empty")], hear, environment={"ZIG_VERBOSE_CC": "1"})
+    programs.follow([compiler, str(program), "-o", str(folder / "empty")], hear, environment={"ZIG_VERBOSE_CC": "1"})

@@ -17,7 +17,7 @@ from typing import Final
 
 from edgepack.errors import BuildError, SourceError
 from edgepack.isolation.process import words
-from edgepack_packager.engine import run
+from edgepack_packager import programs
 
 PACKAGE: Final = "llama-cpp-python"
 VERSION: Final = "0.3.36"
@@ -64,7 +64,7 @@ def fetch(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
     command += ["--quiet", "--disable-pip-version-check", "--require-hashes", "-r", str(wanted), "-d", str(folder)]
     try:
-        run.to_end(command, environment={"PYTHONPATH": str(backend.parent.absolute())})
+        programs.to_end(command, environment={"PYTHONPATH": str(backend.parent.absolute())})
     except subprocess.CalledProcessError as error:
         raise SourceError(
             f"pip cannot download {PACKAGE} {VERSION}{words(error.output)}.",

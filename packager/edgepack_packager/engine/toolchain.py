@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from edgepack.device.hardware import Hardware
 from edgepack.errors import EngineMissingError, UsageError
-from edgepack_packager.engine import run
+from edgepack_packager import programs
 from edgepack_packager.engine.processors import Processor
 
 Accelerator = Literal["cuda", "metal", "vulkan"]
@@ -154,6 +154,6 @@ def _program(name: str) -> str:
 def _said(*command: str) -> str:
     arguments = command if len(command) > 1 else (*command, "--version")
     try:
-        return run.to_end(arguments).decode(errors="replace").splitlines()[0].strip()
+        return programs.to_end(arguments).decode(errors="replace").splitlines()[0].strip()
     except (subprocess.CalledProcessError, OSError, IndexError) as error:
         raise EngineMissingError(f"{command[0]} does not run: {error}.", hint=f"Take zig's: {INSTALL}") from None

@@ -62,8 +62,12 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
     Raises ``UnsupportedModelError`` for an architecture or a feature that is not built, ``SourceError`` for a field
     that is missing, wrong or contradicts another.
     """
-    decoder = find(config).describe(config, context)
-    try:  # the bounds that a bundle is read with
+    return bounded(find(config).describe(config, context))
+
+
+def bounded(decoder: Decoder) -> Decoder:
+    """Return a decoder that keeps the bounds which a bundle is read with. Raises ``UnsupportedModelError``."""
+    try:
         return msgspec.convert(msgspec.to_builtins(decoder), Decoder)
     except msgspec.ValidationError as error:
         raise UnsupportedModelError(
@@ -128,7 +132,7 @@ def find(config: Mapping[str, Any]) -> Family:
     if typed and all(unbuilt.wraps(name, typed.ARCHITECTURES) for name in architectures):
         return typed
     built = sorted(name for family in FAMILIES for name in family.ARCHITECTURES)
-    hint = f"It builds: {', '.join(built)}."
+    hint = f"It builds: {', '.join(built)}. Of others that write text, --exporter optimum or mlx-lm may make a payload."
     if typed:
         hint = f'If the model writes text, set "architectures" to ["{min(typed.ARCHITECTURES)}"] in config.json.'
     raise UnsupportedModelError(

@@ -26,7 +26,7 @@ T = TypeVar("T")
 class Job(msgspec.Struct, frozen=True):
     """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab].
 
-    ``more`` are other texts, each from an empty cache, by the files that their logits go to.
+    ``more`` are other texts, each from an empty cache, by the files that their logits go to. A step has ``chunk`` ids.
     """
 
     runtime: str
@@ -36,6 +36,7 @@ class Job(msgspec.Struct, frozen=True):
     kv_cache: KvCache
     output: str
     more: dict[str, list[int]] = {}
+    chunk: int = CHUNK
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -93,14 +94,14 @@ def _logits(job: Job) -> str:
     runtime = find(job.runtime)
     texts = {job.output: job.ids} | job.more
     longest = max(map(len, texts.values()))
-    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=CHUNK)
+    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=job.chunk)
     session = runtime.open(Path(job.variant), job.decoder, options)
     try:
         for path, ids in texts.items():
             session.rewind(0)
             with open(path, "wb") as output:
-                for start in range(0, len(ids), CHUNK):
-                    logits = session.forward_all(ids[start : start + CHUNK])
+                for start in range(0, len(ids), job.chunk):
+                    logits = session.forward_all(ids[start : start + job.chunk])
                     output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
     finally:
         session.close()

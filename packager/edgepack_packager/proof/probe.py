@@ -44,12 +44,12 @@ def calibration(decoder: Decoder, vectors: Vectors) -> tuple[int, ...]:
     return (*told[: length // 2], *(int(i) for i in random))[:length]
 
 
-def make(decoder: Decoder, tokenizer: Tokenizer | None) -> Probe:
-    """Return ``TOKENS`` ids, or as many as the model's context holds, the same for the same decoder and tokenizer.
+def make(decoder: Decoder, tokenizer: Tokenizer | None, tokens: int = TOKENS) -> Probe:
+    """Return so many ids, or as many as the model's context holds, the same for the same decoder and tokenizer.
 
     Without a tokenizer all of them are random. The random part covers rows of the embedding that prose never meets.
     """
-    length = min(TOKENS, decoder.context)
+    length = min(tokens, decoder.context)
     prose: list[int] = []
     if tokenizer is not None:
         text = files(__package__).joinpath("probe.txt").read_text("utf-8")

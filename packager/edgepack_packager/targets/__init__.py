@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -158,6 +158,23 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class Format(Protocol):
+    """What a manifest says of a variant's format: whose it is, which runtime loads it, from which version on, and the
+    type of the KV cache where that is built in."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def runtime(self) -> str: ...
+
+    @property
+    def floor(self) -> str: ...
+
+    @property
+    def kv_cache(self) -> KvCache | None: ...
+
+
 class Target(Protocol):
     """A format.
 
@@ -264,6 +281,11 @@ class Request:
         if self.called:
             return f"{self.target.name}-{self.called}{cache}"
         return f"{self.target.name}-{self.scheme}{cache}{SUFFIXES[self.scales]}"
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The packages that shape its bytes, with their versions here."""
+        return {name: version(name) for name in self.target.packages}
 
     def measure(self, decoder: Decoder, dtype: str) -> Written:
         """Return what its writer will report."""

@@ -66,6 +66,10 @@ class MlxRuntime:
                 "mlx was in use where this process was forked from, and does not survive a fork.",
                 hint="Start the process anew (multiprocessing calls it spawn), or load with isolate=True.",
             )
+        if decoder.exported:
+            from edgepack_runtimes.mlx.exported import open_exported
+
+            return open_exported(variant, decoder, options)
         from edgepack_runtimes.mlx.session import open_session
 
         return open_session(variant, decoder, options)

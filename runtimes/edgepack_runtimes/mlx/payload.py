@@ -45,7 +45,7 @@ class Payload:
 
 def read_payload(folder: Path, decoder: Decoder) -> Payload:
     """Check a folder against the decoder. Raises ``EngineError`` that names the file and the fault."""
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     if clause := disagreement(config, decoder):
         raise _fault(folder / "config.json", clause)
     files = _weight_files(folder)
@@ -94,7 +94,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / "model.safetensors",)
     if not index.exists():
         raise _fault(folder, "there is neither model.safetensors nor its index")
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise _fault(index, "weight_map does not map tensors to files")
     for name in weight_map.values():
@@ -148,7 +148,8 @@ def _are_counts(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 48 for item in value)
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object. Raises ``EngineError`` that names the file and the fault."""
     try:
         return _parse_object(path.read_bytes(), path)
     except OSError as error:

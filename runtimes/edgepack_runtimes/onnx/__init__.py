@@ -11,7 +11,9 @@ from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import Options, Speed, Support
 from edgepack_runtimes.onnx import engine
+from edgepack_runtimes.onnx.exported import ExportedSession
 from edgepack_runtimes.onnx.session import OnnxSession
+from edgepack_runtimes.onnx.stepping import Stepping
 
 
 class OnnxRuntime:
@@ -50,7 +52,7 @@ class OnnxRuntime:
 
         return measure(hardware.threads, schemes, limit_s)
 
-    def open(self, variant: Path, decoder: Decoder, options: Options) -> OnnxSession:
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Stepping:
         """Check the variant's files, then load them on the device that ``probe`` offers first for its KV cache.
 
         Raises ``UsageError`` for options that it cannot honour.
@@ -60,6 +62,8 @@ class OnnxRuntime:
                 f"The runtime onnx cannot be told repack={options.repack}.",
                 hint="onnxruntime lays out the weights by itself.",
             )
+        if decoder.exported:
+            return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.
         device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
         return OnnxSession(variant, decoder, options, device or "cpu")

@@ -24,6 +24,7 @@ Width = Annotated[int, msgspec.Meta(gt=0, le=1 << 24)]
 Layers = Annotated[int, msgspec.Meta(gt=0, le=MAX_LAYERS)]
 HeadSize = Annotated[int, msgspec.Meta(gt=0, le=1 << 14)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+PortName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class LinearScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="linear"):
@@ -105,6 +106,40 @@ class Attention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Count | None = None
 
 
+class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a graph reads a layer's keys or values and where it writes them, by name: float32 [1, KV heads, tokens,
+    head dimension]. ``present`` has those of ``past`` first and then those of the step."""
+
+    past: PortName
+    present: PortName
+
+
+class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The inputs and outputs of a graph with a KV cache, by name; a step of n tokens follows m in the cache.
+
+    ``ids``: int64 [1, n]. ``mask``: int64 [1, m + n], ones. ``positions``: int64 [1, n], m and following; None where
+    the graph has no such input. ``logits``: float32 [1, n, n_vocab]. ``cells``: keys and then values of each layer.
+    """
+
+    ids: PortName
+    mask: PortName
+    positions: PortName | None
+    logits: PortName
+    cells: Annotated[tuple[Cell, ...], msgspec.Meta(min_length=2, max_length=2 * MAX_LAYERS)]
+
+
+class Exported(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What another program made of a model: edgepack knows what goes in and what comes out, and not the computation.
+
+    ``exporter``: that program and its version. ``n_parameters``: elements of the source's tensors. ``graph`` is None
+    for a payload that is run by the exporter's own model code.
+    """
+
+    exporter: str
+    n_parameters: Annotated[int, msgspec.Meta(gt=0, le=1 << 50)]
+    graph: Graph | None = None
+
+
 class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A decoder-only transformer: attention and gated MLP blocks with RMSNorm, as ``edgepack_packager.reference`` runs.
 
@@ -116,6 +151,10 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     head of q and k, before rope; ``attention_scale`` (None: head_dim ** -0.5) multiplies the scores, and a softcap c
     makes c tanh(x / c) of them, or of the logits; ``post_norms`` are RMSNorms of a block's output before it is added.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
+
+    With ``exported`` the computation is that of a graph which edgepack did not write. Only the sizes, up to
+    ``trained_context``, and ``tied`` then say anything of the model: it has no canonical tensors, each layer keeps all
+    positions, and the fields that describe a computation describe none.
     """
 
     family: str
@@ -143,6 +182,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     attention_softcap: Positive | None = None
     logits_softcap: Positive | None = None
     wide: bool = False
+    exported: Exported | msgspec.UnsetType = msgspec.UNSET
 
     def attention(self, layer: int) -> Attention:
         """Return how a layer sees positions."""
@@ -182,11 +222,15 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def n_parameters(self) -> int:
         """Elements of all canonical tensors."""
+        if self.exported:
+            return self.exported.n_parameters
         around = sum(math.prod(shape) for _, shape in self._around())
         return around + self.n_layers * sum(math.prod(shape) for _, shape in self.layer_tensors())
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield (canonical name, shape) of every tensor in model order; a matrix is [output rows, input columns]."""
+        if self.exported:
+            return
         embedding, *end = self._around()
         yield embedding
         for layer in range(self.n_layers):
@@ -219,6 +263,30 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         yield "norm", (self.hidden_size,)
         if not self.tied:
             yield "head", (self.n_vocab, self.hidden_size)
+
+
+def check(decoder: Decoder) -> None:
+    """Raise ``ValueError`` for numbers that contradict each other; each alone is within its bounds."""
+    if decoder.n_heads % decoder.n_kv_heads:
+        raise ValueError(f"{decoder.n_heads} heads do not share {decoder.n_kv_heads} KV heads - at `$.decoder`")
+    for rope in decoder.ropes:
+        if rope.dim % 2 or rope.dim > decoder.head_dim:
+            raise ValueError(f"a rope of {rope.dim} does not fit heads of {decoder.head_dim} - at `$.decoder.pattern`")
+        if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rope.dim // 2:
+            count = len(rope.scaling.factors)
+            raise ValueError(f"a rope of {rope.dim} has {count} factors - at `$.decoder.pattern`")
+    if decoder.exported and decoder.exported.graph:
+        _check_graph(decoder.exported.graph, 2 * decoder.n_layers)
+
+
+def _check_graph(graph: Graph, cells: int) -> None:
+    place = "at `$.decoder.exported.graph`"
+    if len(graph.cells) != cells:
+        raise ValueError(f"{cells // 2} layers have {cells} cells and not {len(graph.cells)} - {place}")
+    names = [graph.ids, graph.mask, graph.positions, graph.logits]
+    names += [name for cell in graph.cells for name in (cell.past, cell.present)]
+    if twice := next((name for name in names if name is not None and names.count(name) > 1), None):
+        raise ValueError(f"the name {twice[:40]!r} stands there twice - {place}")
 
 
 def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[tuple[str, tuple[int, ...]]]:

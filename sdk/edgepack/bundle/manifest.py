@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Count, Decoder, KvCache, LongRopeScaling, Width
+from edgepack.bundle.decoder import Count, Decoder, KvCache, Width, check
 from edgepack.bundle.thinking import Thinking
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
@@ -25,8 +25,9 @@ LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
 CHAT_THINKING = "chat_thinking"
 DRAFT = "draft"
+EXPORTED = "exported"
 FEATURES: frozenset[str] = frozenset(
-    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT}
+    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT, EXPORTED}
 )
 
 HIGH_LOSS = 0.25
@@ -275,13 +276,15 @@ class Proof(_Plain, frozen=True, kw_only=True):
     """What was measured before the bundle was sealed, with which engine.
 
     ``gates`` say that the variant is the model, and that the engine computes it; ``loss`` what quantisation cost, on
-    "text" and on "random" token ids.
+    "text" and on "random" token ids. ``against`` names what took the place of edgepack's reference, and its version;
+    left out where that is what the variant was compared with.
     """
 
     engine: str
     tokens: Count
     gates: list[Gate]
     loss: dict[ProbePart, Loss] = {}
+    against: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class SelfTest(_Plain, frozen=True, kw_only=True):
@@ -351,7 +354,7 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
                 hint="Upgrade with: pip install -U edgepack",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-        _check_decoder(manifest.decoder)
+        check(manifest.decoder)
     except (ValueError, RecursionError) as error:  # of msgspec, of json, of a text that is not UTF-8
         if isinstance(error, BundleTooNewError):
             raise
@@ -379,18 +382,6 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
     ((name, times),) = Counter(name for name, _ in pairs).most_common(1) or [("", 1)]
     if times > 1:
         raise ValueError(f"the field {name[:40]!r} stands there twice")
-
-
-def _check_decoder(decoder: Decoder) -> None:
-    """Raise ``ValueError`` for numbers that contradict each other; each alone is within its bounds."""
-    if decoder.n_heads % decoder.n_kv_heads:
-        raise ValueError(f"{decoder.n_heads} heads do not share {decoder.n_kv_heads} KV heads - at `$.decoder`")
-    for rope in decoder.ropes:
-        if rope.dim % 2 or rope.dim > decoder.head_dim:
-            raise ValueError(f"a rope of {rope.dim} does not fit heads of {decoder.head_dim} - at `$.decoder.pattern`")
-        if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rope.dim // 2:
-            count = len(rope.scaling.factors)
-            raise ValueError(f"a rope of {rope.dim} has {count} factors - at `$.decoder.pattern`")
 
 
 def _check_path(path: str, place: str) -> None:

@@ -130,7 +130,8 @@ def _verdict(variant: Variant) -> Any:
     failed = [gate.name for gate in variant.proof.gates if not gate.passes]
     if failed:
         return Text(f"FAILS {', '.join(failed)}", "bold red")
-    return Text(f"proven on {variant.proof.tokens} tokens, {variant.proof.engine}", "green")
+    against = f" against {variant.proof.against}, not the reference," if variant.proof.against else ""
+    return Text(f"proven{against} on {variant.proof.tokens} tokens, {variant.proof.engine}", "green")
 
 
 def _show_loss(variants: Sequence[Variant]) -> None:
@@ -184,7 +185,11 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
             f"vocabulary {decoder.n_vocab}, {'tied' if decoder.tied else 'untied'}"
         ),
     )
-    yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
+    if decoder.exported:
+        what = "wrote the graph" if decoder.exported.graph else "has the model's code"
+        yield "exported", f"by {decoder.exported.exporter}, which {what}: edgepack does not describe it"
+    else:
+        yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     yield (
         "context",

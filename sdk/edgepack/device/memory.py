@@ -172,7 +172,9 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
       cache it keeps none, and the mask in f16.
     - ONNX Runtime keeps none from 1.28 on, but for a softcap, a window or an f16 cache, which its tiled attention does
       not do.
-    - MLX, and whatever is not known, keeps them, their softmax and a buffer of an earlier step.
+    - MLX, and whatever is not known, keeps them, their softmax and a buffer of an earlier step. So does what an
+      exporter wrote, which moreover makes logits of the whole chunk, and in onnx writes each step's KV cache beside the
+      one that it read.
 
     Once: two rows of logits (the engine's and the caller's).
     """
@@ -181,6 +183,9 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     if runtime == "gguf":
         copied = scores // 2 if kv_cache == "f16" else 0
         row += mlp + context // 2 if kv_cache == "q8" else max(mlp, scores + context) + copied
+    elif decoder.exported:
+        again = 2 * decoder.n_layers * decoder.kv_size * context if runtime == "onnx" else 0
+        row += mlp + 3 * scores + decoder.n_vocab + again // chunk
     elif runtime == "onnx":
         plain = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
         row += mlp + (0 if plain and kv_cache == "f32" else scores)

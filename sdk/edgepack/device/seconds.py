@@ -46,7 +46,7 @@ class Seconds:
 
 
 def predict(speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, str], turn: Turn) -> Seconds | None:
-    """Return what a turn will take, None where the engine's speed with one of the types is not known.
+    """Return what a turn will take, None where the engine's speed with one of the types is not known, or the matrices.
 
     ``others`` maps the canonical names of tensors that do not have the scheme to the type that they have. Products of
     attention are those of a query with the keys before it and of their weights with the values: 2 q values a position.
@@ -68,7 +68,7 @@ def predict(speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, st
         else:
             prefill += weights * rate.prefill
     attention = rates.get("attention")
-    if attention is None:
+    if attention is None or decoder.exported:
         return None
     layers, prompt, answer = decoder.n_layers, turn.prompt, turn.answer
     products = 2 * decoder.q_size * layers

@@ -23,8 +23,9 @@ import pytest
 
 from edgepack.device.hardware import detect
 from edgepack.errors import BuildError, EngineMissingError, OutputExistsError, UsageError
+from edgepack_packager import programs
 from edgepack_packager.engine import build as building
-from edgepack_packager.engine import processors, run, sources, toolchain
+from edgepack_packager.engine import processors, sources, toolchain
 from edgepack_packager.engine.wheel import Facts
 from edgepack_runtimes.gguf import library
 
@@ -259,8 +260,8 @@ def test_an_interrupt_while_a_program_is_started_ends_it_too(tmp_path: Path, mon
         signal.raise_signal(signal.SIGINT)
         return started[0]
 
-    monkeypatch.setattr(run.subprocess, "Popen", interrupted)
+    monkeypatch.setattr(programs.subprocess, "Popen", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run.to_end(["sleep", "600"])
+        programs.to_end(["sleep", "600"])
     assert started[0].returncode == -signal.SIGKILL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

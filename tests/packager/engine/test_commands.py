@@ -99,7 +99,7 @@ def test_remove_uninstalls_and_frees_the_choice(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(building.run, "to_end", lambda command: commands.append(command))
+    monkeypatch.setattr(building.programs, "to_end", lambda command: commands.append(command))
     prefer("gguf", "edgepack-llama")
     assert main(["engine", "remove"]) == 0
     assert commands[0][-3:] == ["--disable-pip-version-check", "--yes", "edgepack-llama"]

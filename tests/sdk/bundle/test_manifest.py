@@ -54,6 +54,45 @@ def test_a_built_in_kv_cache_is_told_and_no_other(kind: str, features: list[str]
     assert b'"kv_cache": null' not in encode(manifest)
 
 
+def exported(**changes: object) -> dict[str, Any]:
+    """Return a manifest of a model that an exporter wrote, with ``changes`` of its graph."""
+    document = plain() | {"schema": {"version": 1, "features": ["exported"]}}
+    layers = range(document["decoder"]["n_layers"])
+    cells = [{"past": f"past.{i}.{part}", "present": f"present.{i}.{part}"} for i in layers for part in ("k", "v")]
+    graph = {"ids": "ids", "mask": "mask", "positions": None, "logits": "logits", "cells": cells} | changes
+    document["decoder"]["exported"] = {"exporter": "program 1.0", "n_parameters": 99, "graph": graph}
+    document["variants"][1]["proof"]["against"] = "another 2.0"
+    return document
+
+
+def test_what_an_exporter_wrote_is_told_and_nothing_else_of_it_is_known() -> None:
+    manifest = decode(as_bytes(exported()))
+    assert [each.proof and bool(each.proof.against) for each in manifest.variants] == [False, True]
+    assert manifest.decoder.n_parameters == 99
+    assert list(manifest.decoder.tensors()) == []
+    assert encode(decode(encode(manifest))) == encode(manifest)
+    data = encode(decode(SEED))
+    assert b"exported" not in data
+    assert b"against" not in data
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ids": ""}, "graph.ids"),
+        ({"ids": "mask"}, "'mask' stands there twice"),
+        ({"logits": "present.0.k"}, "stands there twice"),
+        ({"cells": []}, "graph.cells"),
+        ({"cells": [{"past": "a", "present": "b"}] * 2}, "cells|twice"),
+        ({"cells": [{"past": str(i), "present": str(-1 - i)} for i in range(200)]}, "layers have"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_named(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(BundleDamagedError, match=named):
+        decode(as_bytes(exported(**changes)))
+
+
 def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     *parents, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
     place: Any = document

@@ -16,7 +16,7 @@ import small_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Cell, Decoder, Exported, Graph
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
 from edgepack.device.planning import Plan, make_plan
@@ -139,6 +139,15 @@ def test_onnx_keeps_the_scores_of_an_f16_cache() -> None:
     half, whole = memory("onnx", 1024, "f16"), memory("onnx", 1024)
     assert half.overhead - whole.overhead == 4 * 128 * 4 * 1024
     assert 2 * half.kv_cache == whole.kv_cache
+
+
+def test_the_graph_of_an_exporter_keeps_scores_logits_and_another_cache() -> None:
+    graph = Graph(ids="i", mask="m", positions=None, logits="l", cells=(Cell("a", "b"), Cell("c", "d")))
+    foreign = Exported(exporter="program 1.0", n_parameters=1, graph=graph)
+    plain, kept = memory("onnx", 1024), memory("onnx", 1024, exported=foreign)
+    assert kept.kv_cache == plain.kv_cache
+    more = 4 * 128 * (3 * 4 * 1024 + 260)
+    assert kept.overhead - plain.overhead == more + plain.kv_cache
 
 
 def test_a_chunk_is_never_more_than_the_context() -> None:

@@ -1,4 +1,4 @@
-"""Programs that a build of an engine starts. Each ends with the call that started it: an interrupt leaves none."""
+"""Programs that a build starts. Each ends with the call that started it: an interrupt leaves none."""
 
 from __future__ import annotations
 
