@@ -49,6 +49,8 @@ from edgepack_packager.text import generation, golden, read_text, thinking, warn
 from edgepack_packager.text.compiled import compiled
 from edgepack_packager.text.golden import Vectors
 
+_OR = "Or leave their targets out with --target, or seal them without proof: --unproven"
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -244,7 +246,7 @@ def _for_export(
     environment.refuse(exporter.lock)
     called, out, failed = _placed(name, origin, recipe, out, force)
     model, tokenizer, vectors = _with_text(Model(called, decoder, "f32", config), origin, recipe)
-    engines = _engines({exporter.format.runtime: probing.probe(exporter.format.runtime, detect())}, unproven=False)
+    engines = _engines({exporter.format.runtime: probing.probe(exporter.format.runtime, detect())})
     notes = [*origin.notes, *seal.text_of(model).notes]
     for sentence in (*notes, *warnings(seal.text_of(model)), exporting.needless(exporter, config)):
         if sentence:
@@ -274,8 +276,10 @@ def _with_text(model: Model, origin: Source, recipe: Recipe) -> tuple[Model, Tok
     return replace(model, text=text), tokenizer, vectors
 
 
-def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Support]:
+def _engines(supports: Mapping[str, Support], unproven: bool | None = None) -> dict[str, Support]:
     """Return the runtimes that prove their variants, each of which was asked in a child process; unproven, none does.
+
+    ``unproven`` is None where that cannot be asked for.
 
     Raises ``EngineMissingError`` where one of them cannot run here.
     """
@@ -288,6 +292,6 @@ def _engines(supports: Mapping[str, Support], unproven: bool) -> dict[str, Suppo
         way = f"Install with: {extras.together(installs)}" if installs else "Build on a machine that has them"
         raise EngineMissingError(
             f"The engines of all targets must prove their variants, and some cannot run here: {reasons}",
-            hint=f"{way}. Or leave their targets out with --target, or seal them without proof: --unproven",
+            hint=f"{way}." if unproven is None else f"{way}. {_OR}",
         )
     return dict(supports)

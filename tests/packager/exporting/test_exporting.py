@@ -18,7 +18,9 @@ from text_side import write_text_side
 from edgepack import load
 from edgepack.bundle.files import open_bundle
 from edgepack.cli import main
-from edgepack.errors import BuildError, SourceError, UnsupportedModelError, UsageError
+from edgepack.errors import BuildError, EngineMissingError, SourceError, UnsupportedModelError, UsageError
+from edgepack.isolation import probing
+from edgepack.runtime import Support
 from edgepack_packager import exporting
 from edgepack_packager.build import Built, VariantsFailedError, build
 from edgepack_packager.exporting import sandbox
@@ -188,6 +190,14 @@ def test_models_that_no_exporter_takes(
 ) -> None:
     with pytest.raises(error, match=why):
         building(**changes)
+
+
+def test_an_engine_that_is_missing_is_the_only_way(fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = Support((), reason="onnxruntime is not installed.", install="pip install 'edgepack[onnx]'")
+    monkeypatch.setattr(probing, "probe", lambda name, machine: absent)
+    with pytest.raises(EngineMissingError, match="onnxruntime is not installed") as raised:
+        build(str(checkpoint(tmp_path / "source")), RECIPE, tmp_path / "out.edgepack")
+    assert raised.value.hint == "Install with: pip install 'edgepack[onnx]'."
 
 
 def test_pickles_are_no_weights(fake: None, tmp_path: Path) -> None:
