@@ -16,6 +16,7 @@ from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.targets.gguf import GgufTarget
+from edgepack_packager.targets.gguf.recipe import NEEDS_CALIBRATION
 from edgepack_packager.text import read_text
 from edgepack_packager.write import write
 
@@ -32,10 +33,11 @@ _LOUD = 0.1  # as a root of the mean square, that of a model's weights
 
 
 def packed(folder: Path, out: Path, scheme: str = "f32", context: int | None = None) -> Path:
-    """Write the model of a checkpoint as a GGUF file, with the target's own writer."""
+    """Write the model of a checkpoint as a GGUF file, with the target's own writer; all columns count alike."""
     config = read_object(folder / "config.json")
     decoder = families.describe(config, context)
-    model = Model("tiny", decoder, "f32", config, read_text(folder, config, decoder))
+    counts = {name: np.ones(shape[-1], np.float32) for name, shape in decoder.tensors() if scheme in NEEDS_CALIBRATION}
+    model = Model("tiny", decoder, "f32", config, read_text(folder, config, decoder), importance=counts)
     with open_checkpoint(folder) as checkpoint:
         weights = families.open_model(checkpoint, context)
         write(weights, [Request(GgufTarget(), scheme, scheme)], out, model)

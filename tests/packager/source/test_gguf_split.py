@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +68,9 @@ def test_parts_become_a_chat_bundle_for_all_engines(whole: Path, tmp_path: Path)
     (told,) = (note for note in notes if "is read as" in note)
     assert told.startswith(parts[0].name)
     assert "the ids of" in told
+    command = [sys.executable, "-m", "edgepack", "inspect", str(built.path)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "Tiny.Q8_0 (a GGUF file in 5 parts)" in shown
     with edgepack.load(built.path, backend="onnx") as model:
         assert model.chat([{"role": "user", "content": "Hello"}], max_tokens=4).token_ids
 
@@ -131,16 +136,19 @@ def _one(keys: dict[str, object]) -> Callable[[list[Path]], None]:
 DAMAGE: dict[str, tuple[Callable[[list[Path]], None], str]] = {
     "missing": (_gone, r"00001-of-00004\.gguf is part 1 of 4, and \S*-00002-of-00004\.gguf is missing beside it"),
     "two missing": (_two_gone, r"and \S*-00002-of-00004\.gguf and 1 more are missing"),
-    "exchanged": (_exchanged, r"-00002-of-00004\.gguf is by its metadata part 3 of 4, which its name does not say"),
-    "of another model": (_of_another_model, r"-00002-of-00004\.gguf is part of 29 tensors, and \S* of 21"),
+    "exchanged": (_exchanged, r"-00002-of-00004\.gguf is by its metadata part 3 of 4, and by its name part 2 of 4"),
+    "of another model": (_of_another_model, r"-00002-of-00004\.gguf is of a file with 29 tensors, and \S* of 21"),
     "a tensor twice": (_twice, r"-00003-of-00004\.gguf has the tensor \S*, and so has \S*-00002-of-00004\.gguf"),
-    "whole": (_whole, r"-00002-of-00004\.gguf is named as a part of a split file, and by its metadata it is none"),
+    "whole": (_whole, r"-00002-of-00004\.gguf is named as a part of a file, and by its metadata it is none"),
     "cut short": (_cut, r"-00002-of-00004\.gguf ends at \d+, inside"),
     "no GGUF file": (_no_gguf, r"-00002-of-00004\.gguf does not start with GGUF"),
     "number": (_one({"split.no": 4}), r"-00002-of-00004\.gguf is part 5 of 4"),
     "no number": (_one({"split.no": None}), r"-00002-of-00004\.gguf lacks the key split.no"),
     "a text": (_one({"split.no": "1"}), r"-00002-of-00004\.gguf must have a whole number as split.no, not '1'"),
-    "count": (_one({"split.count": 5}), r"-00002-of-00004\.gguf is by its metadata part 2 of 5"),
+    "count": (
+        _one({"split.count": 5}),
+        r"-00002-of-00004\.gguf is by its metadata part 2 of 5, and by its name part 2 of 4",
+    ),
     "too few tensors": (_all({"split.tensors.count": 22}), "tells of 22 tensors in all parts, which have 21"),
     "too many tensors": (_all({"split.tensors.count": 17}), "tells of 17 tensors in all parts, which have more"),
     "another value": (
@@ -174,6 +182,10 @@ def test_a_part_with_another_name_is_told_its_own(parts: list[Path]) -> None:
     renamed = parts[0].rename(parts[0].with_name("mine.gguf"))
     with pytest.raises(SourceError, match=r"mine\.gguf is by its metadata part 1 of 4") as raised:
         source.find(str(renamed))
+    assert "Name it Tiny.Q8_0-00001-of-00004.gguf" in str(raised.value.hint)
+    alone = renamed.rename(renamed.parent.parent / "mine.gguf")
+    with pytest.raises(SourceError) as raised:
+        source.find(str(alone))
     assert "Name it mine-00001-of-00004.gguf" in str(raised.value.hint)
 
 

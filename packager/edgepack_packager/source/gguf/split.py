@@ -19,6 +19,9 @@ from edgepack_packager.checkpoint.gguf.parse import Info
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.source.gguf.keys import Keys, damaged
 
+_NO, _COUNT, _TENSORS = _OWN = ("split.no", "split.count", "split.tensors.count")
+_AGAIN = "Fetch all parts of one file, of one revision, into one folder, and leave them their names."
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -32,10 +35,10 @@ class Place:
     def of(cls, file: GgufFile) -> Self | None:
         """Read the keys of a file, None of one that is whole."""
         keys = Keys(file)
-        count = keys.count("split.count", 1)
+        count = keys.count(_COUNT, 1)
         if count < 2:
             return None
-        place = cls(keys.count("split.no") + 1, count, keys.count("split.tensors.count"))
+        place = cls(keys.count(_NO) + 1, count, keys.count(_TENSORS))
         if place.number > count:
             raise damaged(file.path, f"is part {place.number} of {count}")
         return place
@@ -83,18 +86,18 @@ class SplitFile(GgufFile):
             part = GgufFile(path, partial(damaged, path))
             self._parts.append(part)
             if (there := self._placed(part, number).tensors) != first.tensors:
-                raise self._foreign(part, f"is part of {there} tensors, and {self.path.name} of {first.tensors}")
+                raise _foreign(path, f"is of a file with {there} tensors, and {self.path.name} of {first.tensors}")
             self._check_keys(part)
             for name, info in part.tensors.items():
                 if name in self._tensors:
-                    raise self._foreign(part, f"has the tensor {name}, and so has {self.holder(info).name}")
+                    raise _foreign(part.path, f"has the tensor {name}, and so has {self.holder(info).name}")
                 self._tensors[name] = info
                 self._holders[name] = part
             if len(self._tensors) > first.tensors:
                 break
         if len(self._tensors) != first.tensors:
             found = "more" if len(self._tensors) > first.tensors else len(self._tensors)
-            raise self._foreign(self, f"tells of {first.tensors} tensors in all parts, which have {found}")
+            raise _foreign(self.path, f"tells of {first.tensors} tensors in all parts, which have {found}")
 
     def _placed(self, file: GgufFile, number: int) -> Place:
         found = Place.of(file)
@@ -105,16 +108,11 @@ class SplitFile(GgufFile):
     def _check_keys(self, part: GgufFile) -> None:
         """Refuse metadata of another part, which nothing reads, unless the first says the same."""
         for key, value in part.keys.items():
-            if not key.startswith("split.") and self.keys.get(key) != value:
-                raise self._foreign(part, f"has another value as {key} than {self.path.name}")
+            if key not in _OWN and self.keys.get(key) != value:
+                raise _foreign(part.path, f"has another value as {key} than {self.path.name}")
         for key in part.arrays:
             if key not in self.arrays or part.raw(key) != self.raw(key):
-                raise self._foreign(part, f"has another list as {key} than {self.path.name}")
-
-    def _foreign(self, part: GgufFile, what: str) -> SourceError:
-        return SourceError(
-            f"{part.path} {what}.", hint=f"Fetch all {len(self.paths)} parts again, of one file and one revision."
-        )
+                raise _foreign(part.path, f"has another list as {key} than {self.path.name}")
 
 
 def parts(path: Path, place: Place) -> list[Path]:
@@ -129,22 +127,24 @@ def parts(path: Path, place: Place) -> list[Path]:
     if missing := [part.name for part in found if not part.exists()]:
         more = f" and {len(missing) - 1} more are" if len(missing) > 1 else " is"
         raise SourceError(
-            f"{path} is part {place.number} of {place.count}, and {missing[0]}{more} missing beside it.",
-            hint="Fetch all parts into one folder, and leave them their names.",
+            f"{path} is part {place.number} of {place.count}, and {missing[0]}{more} missing beside it.", hint=_AGAIN
         )
     return found
 
 
 def misnamed(path: Path, place: Place | None) -> SourceError:
     """Return the error of a part whose name and metadata disagree; None stands for a file that is whole."""
-    if place is None:
-        return SourceError(
-            f"{path} is named as a part of a split file, and by its metadata it is none.", hint="Fetch that part again."
-        )
     match = PART.fullmatch(path.name)
+    if place is None:
+        return SourceError(f"{path} is named as a part of a file, and by its metadata it is none.", hint=_AGAIN)
+    said = f"{path} is by its metadata part {place.number} of {place.count}"
+    if match:
+        return SourceError(f"{said}, and by its name part {int(match[2])} of {int(match[3])}.", hint=_AGAIN)
+    others = (PART.fullmatch(other.name) for other in sorted(path.parent.iterdir()))
+    stem = next((other[1] for other in others if other and int(other[3]) == place.count), path.stem)
     return SourceError(
-        f"{path} is by its metadata part {place.number} of {place.count}, which its name does not say.",
-        hint=f"Name it {_name(match[1] if match else path.stem, place.number, place.count)}, beside the other parts.",
+        f"{said}, and its name does not say so.",
+        hint=f"Name it {_name(stem, place.number, place.count)}, beside the other parts.",
     )
 
 
@@ -160,6 +160,10 @@ def title(path: Path) -> str:
     """Return the name of the file without its ending, and of a part the name of the whole."""
     match = PART.fullmatch(path.name)
     return match[1] if match else path.stem
+
+
+def _foreign(path: Path, what: str) -> SourceError:
+    return SourceError(f"{path} {what}.", hint=_AGAIN)
 
 
 def _name(stem: str, number: int, count: int) -> str:
