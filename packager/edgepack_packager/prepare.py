@@ -150,7 +150,7 @@ class Prepared:
             return []
         progress.stage(f"Comparing {file.name} with llama.cpp", 1)
         ids = probe.make(weights.decoder, self.tokenizer).ids
-        told = reading.prove(weights, file, seal.text_of(model), self.vectors, self.tokenizer, ids, scratch)
+        told = reading.prove(weights, seal.text_of(model), self.vectors, self.tokenizer, ids, scratch)
         progress.warn(told)
         return [told]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf_files import in_parts
 from models import make_llama
 from sweeps import damaged, swept
 
@@ -105,4 +106,21 @@ def test_values_of_keys(sound: Path, tmp_path: Path, portion: Portion) -> None:
             sized.truncate(file.stat().st_size + layout.data_bytes)
         read(file)
 
+    assert not swept(attempt, range(portion(3000)), tmp_path)
+
+
+def test_bytes_of_a_part(sound: Path, tmp_path: Path, portion: Portion) -> None:
+    parts = in_parts(sound, tmp_path / "sound.gguf", 8)
+    whole = [path.read_bytes() for path in parts]
+    ends = [data.index(b".weight") + 64 for data in whole]
+
+    def attempt(number: int) -> None:
+        choice = random.Random(number)
+        hit = choice.randrange(len(whole))
+        files = [tmp_path / f"{number % 8}-{part:05}-of-{len(whole):05}.gguf" for part in range(1, len(whole) + 1)]
+        for part, (file, data, end) in enumerate(zip(files, whole, ends, strict=True)):
+            file.write_bytes(damaged(data[:end], choice) + data[end:] if part == hit else data)
+        read(choice.choice(files))
+
+    read(parts[1])
     assert not swept(attempt, range(portion(3000)), tmp_path)

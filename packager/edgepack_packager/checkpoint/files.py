@@ -15,6 +15,9 @@ INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 WITH_BASE = "Build its base, and have it merged into that: edgepack build BASE --adapter FOLDER"
 
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
+"""One of the files that llama.cpp's gguf-split makes of one: the name of that, and the number of how many it is."""
+
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors", re.ASCII)
 _MOST = 99_999
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -81,5 +84,9 @@ def no_weights(place: object, names: Collection[str]) -> SourceError:
 
 
 def way_to(place: object, name: str) -> str:
-    """Return the end of a hint: where a file of a folder is, or how a repository's is fetched."""
-    return f": {place / name}" if isinstance(place, Path) else f", once it is fetched: hf download {place} {name}"
+    """Return the end of a hint: where a file of a folder is, or how a repository's is fetched, with all its parts."""
+    if isinstance(place, Path):
+        return f": {place / name}"
+    part = PART.fullmatch(name)
+    wanted = f"--include '{part[1]}-*-of-{part[3]}.gguf'" if part else name
+    return f", once it is fetched: hf download {place} {wanted}"

@@ -5,7 +5,8 @@ Nothing is computed on the way but what ggml's types stand for, so that these ar
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError
@@ -35,6 +36,11 @@ class GgufWeights:
         self.dtype = file.dtype
 
     @property
+    def files(self) -> Sequence[Path]:
+        """The file, or all parts of it from the first on."""
+        return self._file.paths
+
+    @property
     def notes(self) -> list[str]:
         """What was passed over: nothing, for a file with more than the model is refused."""
         return []
@@ -52,7 +58,8 @@ class GgufWeights:
             rows = self._file.rows(info, first + start, first + stop)
         if not finite(rows):
             raise SourceError(
-                f"{self._file.path}: the tensor {info.name} has a NaN or an infinity.", hint="Fetch the file again."
+                f"{self._file.holder(info)}: the tensor {info.name} has a NaN or an infinity.",
+                hint="Fetch the file again.",
             )
         return rows
 

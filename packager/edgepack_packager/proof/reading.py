@@ -49,7 +49,6 @@ class _Stored:
 
 def prove(
     weights: GgufWeights,
-    path: Path,
     text: Text,
     vectors: Vectors,
     tokenizer: Tokenizer,
@@ -61,12 +60,12 @@ def prove(
     Raises ``ProofError`` where llama.cpp computes or tokenises otherwise. Where it cannot run the file at all, the
     sentence says so.
     """
-    support = probing.probe(_NAME, detect())
+    support, path = probing.probe(_NAME, detect()), weights.files[0]
     if not support.devices:
         return f"{path.name} was not compared with llama.cpp, which cannot run here: {support.reason}"
     folder = scratch / "source" / path.name
     folder.mkdir(parents=True)
-    _link(path.resolve(), folder / "model.gguf")
+    _link(weights.files, folder)
     ids, logits, cache = ids[: execution.TOKENS], scratch / "source.logits", default_kv_cache("f32", support.kv_caches)
     try:
         name = engine.run(_NAME, folder, weights.decoder, ids, cache, logits)
@@ -88,8 +87,11 @@ def prove(
     )
 
 
-def _link(file: Path, place: Path) -> None:
-    try:
-        place.symlink_to(file)
-    except OSError:  # Windows asks for a right that few have
-        os.link(file, place)
+def _link(files: Sequence[Path], folder: Path) -> None:
+    """Make links to a file, or to all parts of one, by the names that the engine looks for."""
+    for number, file in enumerate(files, 1):
+        place = folder / (f"model-{number:05}-of-{len(files):05}.gguf" if len(files) > 1 else "model.gguf")
+        try:
+            place.symlink_to(file.resolve())
+        except OSError:  # Windows asks for a right that few have
+            os.link(file.resolve(), place)

@@ -1,9 +1,9 @@
 """Sources: what a build is asked to convert, and the folder that it becomes.
 
-A name is the demo model, a folder, a GGUF file, an alias of the catalogue, or a repository of the hub. ``find`` fetches
-its config.json and no more, so that a model that cannot be built is refused before gigabytes are on their way;
-``fetch_text`` adds everything but the weights, and ``fetch_weights`` the weights. A folder needs neither, and a file
-is unfolded into one.
+A name is the demo model, a folder, a GGUF file or a part of one, an alias of the catalogue, or a repository of the hub.
+``find`` fetches its config.json and no more, so that a model that cannot be built is refused before gigabytes are on
+their way; ``fetch_text`` adds everything but the weights, and ``fetch_weights`` the weights. A folder needs neither,
+and a file is unfolded into one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Source:
 
     ``revision`` is the 40-hex commit of ``repository``; both are None for a folder whose path does not name them.
     ``given`` says that the folder was given as one, so that nothing is fetched into it. ``file`` is a GGUF file that
-    holds the weights, and ``notes`` what is to be known of it, a sentence each; its folder goes when this does.
+    holds the weights, or a part of one, and ``notes`` what is to be known of it, a sentence each; its folder goes when
+    this does.
     """
 
     folder: Path
@@ -76,6 +77,8 @@ def find(model: str) -> Source:
     if entry := catalog.find(name):
         return _pinned(entry.repository, revision or entry.revision, entry.alias)
     if folder.is_dir():
+        if part := gguf.split.only(folder):
+            return _unfolded(part)
         raise place.no_checkpoint(folder)
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
         return _pinned(name, revision or None, name.partition("/")[2])
@@ -157,7 +160,7 @@ def _unfolded(path: Path) -> Source:
     folder, notes = gguf.unfold(path)
     found = place.cached(path.parent)
     repository, revision = (found.repository, found.revision) if found else (None, None)
-    source = Source(folder, path.stem, repository, revision, given=True, file=path, notes=tuple(notes))
+    source = Source(folder, gguf.split.title(path), repository, revision, given=True, file=path, notes=tuple(notes))
     finalize(source, rmtree, folder, ignore_errors=True)
     return source
 

@@ -28,7 +28,8 @@ _FREE = "free the choice with: edgepack engine use auto"
 
 
 class GgufRuntime:
-    """llama.cpp behind the seam. A variant's folder holds ``model.gguf``.
+    """llama.cpp behind the seam. A variant's folder holds ``model.gguf``; what a build compares with may be in parts,
+    ``model-00001-of-00003.gguf`` and so on.
 
     An engine that fails its selfcheck on this machine is passed over with its reason in the log, and the next is taken.
     """
@@ -74,13 +75,13 @@ class GgufRuntime:
         """
         from edgepack_runtimes.gguf.load import open_session
 
-        return open_session(self._library(), variant / "model.gguf", decoder, options)
+        return open_session(self._library(), _file(variant), decoder, options)
 
     def tokenize(self, variant: Path, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         """Return the ids that llama.cpp gives to texts with the variant's vocabulary; see ``vocabulary.tokenize``."""
         from edgepack_runtimes.gguf.vocabulary import tokenize
 
-        return tokenize(self._library(), variant / "model.gguf", texts, special=special)
+        return tokenize(self._library(), _file(variant), texts, special=special)
 
     def known_differences(
         self, variant: Path, tokenizer: Mapping[str, object], texts: Sequence[str], *, special: bool
@@ -88,7 +89,7 @@ class GgufRuntime:
         """Return for each text why llama.cpp cannot tokenise it as a parsed tokenizer.json does, None where it can."""
         from edgepack_runtimes.gguf.vocabulary import known_differences
 
-        return known_differences(variant / "model.gguf", tokenizer, texts, special=special)
+        return known_differences(_file(variant), tokenizer, texts, special=special)
 
     def quantize(
         self, type_name: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
@@ -133,6 +134,12 @@ class GgufRuntime:
         if chosen is None:
             raise EngineMissingError(found.reason or "", hint=f"Install it with: {library.INSTALL}")
         return library.load(chosen)
+
+
+def _file(variant: Path) -> Path:
+    """Return the file of a folder, or the first of its parts, by which llama.cpp finds the others."""
+    whole = variant / "model.gguf"
+    return whole if whole.exists() else next(variant.glob("model-00001-of-*.gguf"), whole)
 
 
 def _choose() -> tuple[Engine | None, Verdict]:

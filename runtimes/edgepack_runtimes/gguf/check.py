@@ -266,10 +266,11 @@ def _check_tensors(header: Header, decoder: Decoder, path: Path) -> None:
         if (name in tensors) != (name in expected):
             raise damaged(path, f"it has {'a' if name in tensors else 'no'} tensor {name}, unlike the model")
         if name in expected:
-            _check_table(tensors[name], expected[name], path)
+            _check_table(tensors[name], expected[name])
 
 
-def _check_table(tensor: Tensor, expected: NDArray[np.float32], path: Path) -> None:
+def _check_table(tensor: Tensor, expected: NDArray[np.float32]) -> None:
+    path = tensor.file
     if tensor.type_name != "f32" or tensor.shape != expected.shape:
         raise damaged(path, f"{tensor.name} is {tensor.type_name} of shape {tensor.shape}, not f32 of {expected.shape}")
     values = np.fromfile(path, "<f4", len(expected), offset=tensor.offset)

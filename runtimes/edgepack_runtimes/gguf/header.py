@@ -1,7 +1,8 @@
 """A strict reading of a GGUF header, before native code sees the file: a malformed one can end the whole process.
 
 The format is that of ggml's docs/gguf.md, version 3, little-endian. Nothing is allocated by a count that the file
-claims: every count is checked against the bytes that are left.
+claims: every count is checked against the bytes that are left. A file that llama.cpp's gguf-split cut into parts is
+read whole, for llama.cpp loads all of them by the name of the first.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _DEFAULT_ALIGNMENT: Final = 32
 # A fixed-size row in the header is at least this long: name length, dimension count, type, offset.
 _MIN_TENSOR: Final = 24
 _MIN_KEY: Final = 13
+# llama_split_path
+_ENDING: Final = "-{:05}-of-{:05}.gguf"
 
 TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     0: ("f32", 1, 4),
@@ -45,14 +48,23 @@ TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     12: ("q4_k", 256, 144),
     13: ("q5_k", 256, 176),
     14: ("q6_k", 256, 210),
+    16: ("iq2_xxs", 256, 66),
+    17: ("iq2_xs", 256, 74),
+    18: ("iq3_xxs", 256, 98),
+    19: ("iq1_s", 256, 50),
     20: ("iq4_nl", 32, 18),
     21: ("iq3_s", 256, 110),
+    22: ("iq2_s", 256, 82),
     23: ("iq4_xs", 256, 136),
+    29: ("iq1_m", 256, 56),
     30: ("bf16", 1, 2),
+    34: ("tq1_0", 256, 54),
+    35: ("tq2_0", 256, 66),
+    39: ("mxfp4", 32, 17),
     41: ("q1_0", 128, 18),
     42: ("q2_0", 64, 18),
 }
-"""ggml_type to (name, elements of a block, bytes of a block), for the types that edgepack writes or lends."""
+"""ggml_type to (name, elements of a block, bytes of a block), for the types that ggml multiplies by."""
 
 Scalar = int | float | bool | str
 
@@ -68,8 +80,9 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's entry: ``shape`` in ggml's order (row length first), ``offset`` from the file's start, in bytes."""
+    """A tensor's entry: ``shape`` in ggml's order (row length first), ``offset`` in bytes from ``file``'s start."""
 
+    file: Path
     name: str
     shape: tuple[int, ...]
     type_name: str
@@ -79,14 +92,30 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Metadata and tensor table of a GGUF file."""
+    """Metadata and tensor table of a GGUF file; of one in parts the first's metadata and all tensors."""
 
     metadata: Mapping[str, Scalar | Array]
     tensors: tuple[Tensor, ...]
 
 
 def read(path: Path) -> Header:
-    """Read the header. Raises ``EngineError``, naming the file and the field, for anything that is not sound."""
+    """Read the header of a file, or of all parts by the first.
+
+    Raises ``EngineError``, naming the file and the field, for anything that is not sound.
+    """
+    first = _read(path)
+    count = first.metadata.get("split.count", 1)
+    if type(count) is not int or count < 2:
+        return first
+    ending = _ENDING.format(1, count)
+    if not path.name.endswith(ending):
+        raise damaged(path, f"it is one of {count} parts, and its name does not end with {ending}")
+    stem = path.name.removesuffix(ending)
+    others = [_read(path.with_name(stem + _ENDING.format(number, count))) for number in range(2, count + 1)]
+    return Header(first.metadata, tuple(tensor for part in (first, *others) for tensor in part.tensors))
+
+
+def _read(path: Path) -> Header:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             return _Reader(path, view).header()
@@ -186,7 +215,8 @@ class _Reader:
                 raise self._fault("its data end after the file's end")
             expected += _padded(entry.nbytes, alignment)
         return tuple(
-            Tensor(entry.name, entry.shape, entry.type_name, start + entry.offset, entry.nbytes) for entry in entries
+            Tensor(self._path, entry.name, entry.shape, entry.type_name, start + entry.offset, entry.nbytes)
+            for entry in entries
         )
 
     def _tensor(self, index: int) -> Tensor:
@@ -201,11 +231,11 @@ class _Reader:
         shape = tuple(int(self._scalar("Q")) for _ in range(dimensions))
         kind, offset = int(self._scalar("I")), int(self._scalar("Q"))
         if kind not in TYPES:
-            raise self._fault(f"its element type {kind} is not one that edgepack writes")
+            raise self._fault(f"its element type {kind} is not one that ggml multiplies by")
         type_name, block, block_bytes = TYPES[kind]
         if min(shape) < 1 or prod(shape) > self._size * 8 or shape[0] % block:
             raise self._fault(f"its shape {shape} does not fit {type_name}")
-        return Tensor(name, shape, type_name, offset, prod(shape) // block * block_bytes)
+        return Tensor(self._path, name, shape, type_name, offset, prod(shape) // block * block_bytes)
 
     def _string(self) -> str:
         return self._take(int(self._scalar("Q"))).decode(errors="surrogateescape")

@@ -174,7 +174,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     source, decoder, context = manifest.source, manifest.decoder, manifest.context
     revision = f" at {source.revision}" if source.revision else ""
     paths = [file.path for file in source.files]
-    kind = "a GGUF file" if len(paths) == 1 and paths[0].lower().endswith(".gguf") else "a local folder"
+    kind = "a local folder"
+    if all(path.lower().endswith(".gguf") for path in paths):
+        kind = f"a GGUF file in {len(paths)} parts" if len(paths) > 1 else "a GGUF file"
     yield "source", f"{source.repository}{revision}" if source.repository else f"{source.name} ({kind})"
     yield from _licence(manifest.license)
     yield (

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import packed
 from models import make_llama
 from oracle_models import ORACLE_MODELS
 from tokenizers import Tokenizer
@@ -28,13 +29,12 @@ from edgepack_packager.checkpoint.gguf.pretokenizers import NAMES, splits
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.proof import compare
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Model, Request
-from edgepack_packager.targets.gguf import GgufTarget, header
+from edgepack_packager.targets import Model
+from edgepack_packager.targets.gguf import header
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.text import read_text
-from edgepack_packager.write import write
 from edgepack_runtimes.gguf import GgufRuntime
 from edgepack_runtimes.gguf.vocabulary import tokenize
 
@@ -58,17 +58,6 @@ IDS = [int(i) for i in np.random.default_rng(3).integers(0, 384, 120)]
 
 # What llama.cpp computes without, and no file of it can say.
 UNWRITTEN = {"phi3-4k", "qwen2-window"}
-
-
-def packed(folder: Path, out: Path, scheme: str = "f32", context: int | None = None) -> Path:
-    """Write the model of a checkpoint as a GGUF file."""
-    config = read_object(folder / "config.json")
-    decoder = families.describe(config, context)
-    model = Model("tiny", decoder, "f32", config, read_text(folder, config, decoder))
-    with open_checkpoint(folder) as checkpoint:
-        weights = families.open_model(checkpoint, context)
-        write(weights, [Request(GgufTarget(), scheme, scheme)], out, model)
-    return out / f"gguf-{scheme}" / "model.gguf"
 
 
 def logits(origin: source.Source, ids: Sequence[int], context: int | None = None) -> np.ndarray:
@@ -215,7 +204,6 @@ def facts(tmp_path: Path) -> tuple[dict[str, Value], Any]:
 REFUSED: dict[str, tuple[dict[str, Value | None], type[Exception], str]] = {
     "architecture": ({"general.architecture": "mamba"}, UnsupportedModelError, "the architecture 'mamba'.*builds: gem"),
     "adapter": ({"general.type": "adapter"}, UnsupportedModelError, "is no model, .*'adapter'"),
-    "split": ({"split.count": U32(3), "split.no": U32(0)}, UnsupportedModelError, "part 1 of 3.*llama-gguf-split"),
     "experts": ({"llama.expert_count": U32(8)}, UnsupportedModelError, "a mixture of experts"),
     "other key": ({"llama.logit_scale": F32(2)}, UnsupportedModelError, "llama.logit_scale, which edgepack does not k"),
     "embedding model": ({"llama.attention.causal": False}, UnsupportedModelError, "writes no text"),

@@ -60,3 +60,23 @@ def test_what_does_not_fit_is_refused(data: bytes, reason: str, tmp_path: Path) 
     path.write_bytes(data)
     with pytest.raises(EngineError, match=reason):
         header.read(path)
+
+
+def part(number: int, count: int, *tensors: bytes) -> bytes:
+    keys = text("split.no") + struct.pack("<IH", 2, number - 1) + text("split.count") + struct.pack("<IH", 2, count)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), 2) + keys + b"".join(tensors)
+    return head + bytes(-len(head) % 32) + bytes(256)
+
+
+def test_a_file_in_parts_has_the_tensors_of_all(tmp_path: Path) -> None:
+    names = [tmp_path / f"model-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    for number, tensors in enumerate(([], [ONE], [tensor("two", (32,), F32, 0)]), 1):
+        names[number - 1].write_bytes(part(number, 3, *tensors))
+    found = header.read(names[0])
+    assert [(each.name, each.file) for each in found.tensors] == [("one", names[1]), ("two", names[2])]
+    assert found.metadata["split.no"] == 0
+    names[1].unlink()
+    with pytest.raises(EngineError, match=r"model-00002-of-00003\.gguf cannot be read"):
+        header.read(names[0])
+    with pytest.raises(EngineError, match=r"one of 3 parts, and its name does not end with -00001-of-00003\.gguf"):
+        header.read(names[0].rename(tmp_path / "model.gguf"))

@@ -22,11 +22,15 @@ _FLOATS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
 class GgufFile:
-    """``keys`` are its scalars, ``tensors`` what it holds by name. It holds the header's tables, and never a tensor."""
+    """``keys`` are its scalars, ``tensors`` what it holds by name. It holds the header's tables, and never a tensor.
+
+    ``paths`` are the files that it is, of which ``path`` is the first.
+    """
 
     def __init__(self, path: Path, fault: Fault) -> None:
         """Open a file and parse its header. Raises what ``fault`` makes where it is not a sound GGUF file."""
         self.path = path
+        self.paths: Sequence[Path] = [path]
         self.fault = fault
         try:
             self._descriptor = open_plain(path)
@@ -69,6 +73,16 @@ class GgufFile:
         array = self._header.arrays[key]
         with self._mapped() as data, memoryview(data) as view:
             return elements(view, array, self.fault)
+
+    def raw(self, key: str) -> tuple[int, int, bytes]:
+        """Return the type, the length and the bytes of an array of the metadata."""
+        array = self._header.arrays[key]
+        with self._mapped() as data:
+            return array.kind, array.length, data[array.start : array.end]
+
+    def holder(self, info: Info) -> Path:
+        """Return the file that holds a tensor: this one."""
+        return self.path
 
     def rows(self, info: Info, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a tensor of one or two dimensions: float32."""
@@ -120,8 +134,8 @@ class GgufCheckpoint:
 
     @property
     def files(self) -> Sequence[Path]:
-        """The file itself, for the model has no other."""
-        return [self.file.path]
+        """The file, or all parts of it, for the model has no other."""
+        return self.file.paths
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from typing import Any
 
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.gguf.file import GgufFile
-from edgepack_packager.source.gguf import config
+from edgepack_packager.source.gguf import config, split
 from edgepack_packager.source.gguf.keys import Keys, damaged
 from edgepack_packager.source.gguf.tokenizer import Vocabulary, generation_config, tokenizer_config, tokenizer_json
 
@@ -31,8 +31,20 @@ _WORD = re.compile(r"[^\s#][^\n\r#]{0,199}")
 
 
 def open_file(path: Path) -> GgufFile:
-    """Open a file. Raises ``SourceError`` where it is not a sound GGUF file."""
-    return GgufFile(path, partial(damaged, path))
+    """Open a file, and where it is a part of one that was split, that with all its parts.
+
+    Raises ``SourceError`` where it is not a sound GGUF file, or a part is missing or not of the same file.
+    """
+    file = GgufFile(path, partial(damaged, path))
+    try:
+        place = split.Place.of(file)
+    except BaseException:
+        file.close()
+        raise
+    if place is None:
+        return file
+    file.close()
+    return split.SplitFile(split.parts(path, place))
 
 
 def unfold(path: Path) -> tuple[Path, list[str]]:
@@ -87,7 +99,7 @@ def _card(keys: Keys, notes: list[str]) -> str:
         "license_link": _said(keys, "general.license.link"),
     }
     front = "".join(f"{field}: {value}\n" for field, value in licence.items() if value)
-    name = _said(keys, "general.name") or keys.file.path.stem
+    name = _said(keys, "general.name") or split.title(keys.file.path)
     made = _said(keys, "general.base_model.0.repo_url") or _said(keys, "general.source.url")
     lines = [f"Read from the GGUF file {keys.file.path.name}.", *([f"It names as its origin: {made}"] if made else [])]
     return f"---\n{front}---\n# {name}\n\n" + "\n\n".join([*lines, *notes]) + "\n"

@@ -96,11 +96,6 @@ def _check_kind(keys: Keys) -> None:
     kind = keys.text("general.type") or "model"
     if kind != "model":
         raise unsupported(path, f"is no model, but by its general.type a part of one: {kind!r}")
-    if (parts := keys.count("split.count", 0)) > 1:
-        raise UnsupportedModelError(
-            f"{path} is part {keys.count('split.no', 0) + 1} of {parts} of a model.",
-            hint="Make one file of them with llama.cpp: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
-        )
     if name not in _CLASSES:
         raise UnsupportedModelError(
             f"{path} has the architecture {name!r}, which edgepack does not build from GGUF files.",
