@@ -13,7 +13,7 @@ from edgepack.cli.options import AsJson, BundlePath
 from edgepack.cli.screen import as_json, facts, next_step, out, say, styled, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle.decoder import Attention, Scaling
+    from edgepack.bundle.decoder import Attention, KvCache, Scaling
     from edgepack.bundle.files import Bundle
     from edgepack.bundle.manifest import Fallback, License, Loss, Variant
     from edgepack.bundle.thinking import Thinking
@@ -193,11 +193,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     else:
         yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
+    kv_cache: KvCache = "f32" if decoder.exported else "f16"
     yield (
         "context",
         (
             f"{context.trained} trained, {context.profile} packed for, {verified}; "
-            f"KV cache {human(kv_bytes(decoder, 'gguf', 'f16', 1))} a token in f16"
+            f"KV cache {human(kv_bytes(decoder, 'gguf', kv_cache, 1))} a token in {kv_cache}"
         ),
     )
     stops = ", ".join(repr(stop.text) for stop in manifest.stops) or "none"

@@ -78,9 +78,11 @@ def _receipt(bundle: Bundle) -> Receipt:
     receipt = read(bundle)
     if receipt is None:
         name = bundle.manifest.source.repository or "MODEL"
+        again = f"Build it again with: edgepack build {name} --receipt built-in --force"
+        exact = "It is in f32, and what it loses is in its proof: edgepack inspect shows it."
         raise BundleError(
             f"{bundle.path} has no receipt: nothing of it was measured on a held-out text.",
-            hint=f"Build it again with: edgepack build {name} --receipt built-in --force",
+            hint=exact if bundle.manifest.decoder.exported else again,
         )
     return receipt
 

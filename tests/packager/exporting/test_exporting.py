@@ -84,6 +84,9 @@ def test_a_bundle_says_by_whom_and_against_what(building: Building, capsys: pyte
     said = " ".join(capsys.readouterr().out.split())
     assert "exported by fake-exporter 1.0" in said
     assert "proven against transformers 4.0, not the reference, on 96 tokens" in said
+    assert "KV cache 512 B a token in f32" in said
+    assert main(["quality", str(built.path)]) == 1
+    assert "edgepack inspect shows it" in capsys.readouterr().err
     assert main(["verify", str(built.path), "--replay"]) == 0
     assert main(["plan", str(built.path)]) == 0
 
