@@ -200,11 +200,11 @@ class Prover:
             kv_cache, by = _kv_cache(request, support), engine
             lost = measuring.by_engine(request, folder, kv_cache, begun=True)
             beside = plain and measuring.by_engine(*plain, kv_cache)
-        scheme = bits = None
-        if plain and request.called:
-            scheme = plain[0].scheme
-            bits = plain[0].measure(self._weights.decoder, self._weights.dtype).bits(self._weights.decoder)
-        return Measured(variant=request.id, by=by, lost=lost, plain=beside, plain_scheme=scheme, plain_bits=bits)
+        found = Measured(variant=request.id, by=by, lost=lost, plain=beside)
+        if plain is None or not request.called:
+            return found
+        bits = plain[0].measure(self._weights.decoder, self._weights.dtype).bits(self._weights.decoder)
+        return msgspec.structs.replace(found, plain_scheme=plain[0].scheme, plain_bits=bits)
 
     @cached_property
     def _expected(self) -> Path:

@@ -66,7 +66,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one variant, and of the plain scheme in the same bytes, null where it is that scheme itself.
 
     Of a variant whose matrices have forms of their own that is the largest scheme of no more bytes, or the smallest:
-    ``plain_scheme``, with ``plain_bits`` a weight, scales and norms included. Null where it is the variant's own.
+    ``plain_scheme``, with ``plain_bits`` a weight, scales and norms included. Left out where it is the variant's own.
     ``by`` says what computed both: the engine's package and its version, or "reference" for the decoder in float32 over
     the payload's own weights.
     """
@@ -75,8 +75,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     lost: Figures
     plain: Figures | None = None
-    plain_scheme: str | None = None
-    plain_bits: float | None = None
+    plain_scheme: str | msgspec.UnsetType = msgspec.UNSET
+    plain_bits: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def test_a_receipt_has_the_largest_plain_scheme_of_no_more_bytes_beside_it(alloc
     for variant in allocated.manifest.variants:
         each = beside[variant.id]
         assert each.plain is not None
-        assert each.plain_bits is not None
+        assert each.plain_bits
         larger = each.plain_bits > variant.quantization.bits
         assert larger == (each.plain_scheme == "q3_k_m")  # the smallest there is
         assert larger or each.lost.kl < each.plain.kl
