@@ -26,6 +26,13 @@ THREADS = "1"
 TOKENS = 4096
 """That a peer calibrates with: as many as edgepack."""
 
+LIMIT = 300
+"""Seconds that a peer's program may take."""
+
+
+class UnmadeError(Exception):
+    """A peer did not make a payload; the message says why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -72,7 +79,9 @@ MLX_LM: Mapping[str, Sequence[str]] = {
     "8bit": ["convert", "-q", "--q-bits", "8"],
     "4bit_g32": ["convert", "-q", "--q-bits", "4", "--q-group-size", "32"],
     "mixed_4_6": ["convert", "-q", "--quant-predicate", "mixed_4_6"],
+    "dynamic": ["dynamic_quant"],
     "gptq": ["gptq", "--num-samples", str(TOKENS // 512)],
+    "awq": ["awq", "--num-samples", str(TOKENS // 512)],
 }
 
 
@@ -85,8 +94,17 @@ def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, name: str, scratch: Path
     shutil.copy(_text(scratch), text)
     way, *options = MLX_LM[name]
     model = "--hf-path" if way == "convert" else "--model"
-    command = [tools.mlx_lm, "-m", "mlx_lm", way] if way == "convert" else [tools.mlx_lm, "-m", f"mlx_lm.quant.{way}"]
-    _call([*command, model, str(checkpoint), "--mlx-path", str(payload), *options], HOME=str(home))
+    command = [
+        tools.mlx_lm,
+        "-m",
+        "mlx_lm",
+        way,
+        model,
+        str(checkpoint.resolve()),
+        "--mlx-path",
+        str(payload.resolve()),
+    ]
+    _call([*command, *options], scratch, HOME=str(home.resolve()))
     _call([tools.mlx_lm, str(HERE / "quality_mlx.py"), str(payload), str(exact)])
     return Payload(exact, sum(file.stat().st_size for file in payload.glob("*.safetensors")))
 
@@ -127,13 +145,19 @@ def _text(scratch: Path) -> Path:
     return place
 
 
-def _call(command: Sequence[str], **environment: str) -> None:
+def _call(command: Sequence[str], folder: Path | None = None, **environment: str) -> None:
+    """Run a program, in a folder that may take what it leaves. Raises ``UnmadeError`` where it fails."""
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **quiet, **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise UnmadeError(f"did not end in {LIMIT} s") from None
     if done.returncode:
-        print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}.")
+        print(" ".join(command), done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
+        raise UnmadeError((done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1])
 
 
 def sliced(rows: Float32, size: int) -> Iterator[Float32]:
