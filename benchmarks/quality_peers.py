@@ -62,7 +62,7 @@ def quantised_by_llama_cpp(tools: Tools, source: Path, name: str, scratch: Path)
     if weighed:
         matrix = source.with_suffix(".imatrix")
         if not matrix.exists():
-            text = _text(scratch)
+            text = calibration_text(scratch)
             window = 512
             read = ["-m", str(source), "-f", str(text), "-c", str(window), "--chunks", str(TOKENS // window)]
             _call([str(tools.llama_cpp / "llama-imatrix"), *read, "-o", str(matrix), "-t", THREADS, "--no-ppl"])
@@ -91,7 +91,7 @@ def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, name: str, scratch: Path
     home, payload, exact = scratch / "home", scratch / "payload", scratch / "exact"
     text = home / ".cache" / "mlx-lm" / "calibration_v5.txt"
     text.parent.mkdir(parents=True)
-    shutil.copy(_text(scratch), text)
+    shutil.copy(calibration_text(scratch), text)
     way, *options = MLX_LM[name]
     model = "--hf-path" if way == "convert" else "--model"
     command = [
@@ -138,7 +138,7 @@ def logits_of_genai(tools: Tools, payload: Payload, ids: Sequence[int], scratch:
     return found
 
 
-def _text(scratch: Path) -> Path:
+def calibration_text(scratch: Path) -> Path:
     """Return a file with the text that edgepack calibrates with."""
     place = scratch / "calibration.txt"
     place.write_text(files("edgepack_packager.calibration").joinpath("built-in.txt").read_text("utf-8"), "utf-8")
