@@ -180,13 +180,15 @@ def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: P
 def _measure_peer(subject: Subject, peer: str, scheme: str, tools: Tools, scratch: Path) -> Result:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    source = scratch.with_name("source")
+    source, decoder = scratch.with_name("source"), subject.model.decoder
     match peer:
         case "llama.cpp":
             payload = quality_peers.quantised_by_llama_cpp(tools, subject.gguf(source), scheme, scratch)
-            logits = (_from_engine("gguf", scratch, subject.model.decoder, window) for window in subject.windows)
+            logits = (_from_engine("gguf", scratch, decoder, window) for window in subject.windows)
         case "mlx-lm":
-            payload = quality_peers.quantised_by_mlx_lm(tools, subject.checkpoint(source), scheme, scratch)
+            payload = quality_peers.quantised_by_mlx_lm(
+                tools, subject.checkpoint(source), decoder.n_parameters, scheme, scratch
+            )
             with open_checkpoint(payload.place) as checkpoint:
                 read = in_memory(families.open_model(checkpoint))
             logits = (from_reference(read, window) for window in subject.windows)
@@ -196,7 +198,7 @@ def _measure_peer(subject: Subject, peer: str, scheme: str, tools: Tools, scratc
                 quality_peers.sliced(quality_peers.logits_of_genai(tools, payload, window, scratch), SLICE)
                 for window in subject.windows
             )
-    bits = round(8 * payload.size / subject.model.decoder.n_parameters, 2)
+    bits = round(8 * payload.size / decoder.n_parameters, 2)
     result = _judged(subject, peer, scheme.replace(":", ", "), payload.size, bits, logits)
     shutil.rmtree(scratch)
     return result

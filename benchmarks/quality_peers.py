@@ -26,8 +26,11 @@ THREADS = "1"
 TOKENS = 4096
 """That a peer calibrates with: as many as edgepack."""
 
-LIMIT = 300
+LIMIT = 600
 """Seconds that a peer's program may take."""
+
+SLOW, LARGE = ("dynamic", "awq"), 10_000_000
+"""mlx-lm's ways whose gradients and searches a processor cannot wait for, in a model of so many weights."""
 
 
 class UnmadeError(Exception):
@@ -85,9 +88,11 @@ MLX_LM: Mapping[str, Sequence[str]] = {
 }
 
 
-def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, name: str, scratch: Path) -> Payload:
-    """Quantise a checkpoint by one of mlx-lm's ways, and dequantise it into one of float32."""
+def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, weights: int, name: str, scratch: Path) -> Payload:
+    """Quantise a checkpoint of so many weights by one of mlx-lm's ways, and dequantise it into one of float32."""
     assert tools.mlx_lm is not None
+    if name in SLOW and weights >= LARGE:
+        raise UnmadeError(f"not tried in models of {LARGE / 1e6:.0f} million weights or more, on a processor")
     home, payload, exact = scratch / "home", scratch / "payload", scratch / "exact"
     text = home / ".cache" / "mlx-lm" / "calibration_v5.txt"
     text.parent.mkdir(parents=True)
