@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from quality import InMemory, Subject, compare, from_reference, subject_of
+from quality import compare, from_reference
+from quality_subject import InMemory, Subject, subject_of
 
 from edgepack_packager import calibration, targets
 from edgepack_packager.allocation import Allocator, goals, sensitivity

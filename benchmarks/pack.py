@@ -5,7 +5,9 @@
 
 Each job is a process of its own; a peer runs in a virtual environment of its own, made under --scratch. "write" is the
 writers alone, "ggml" the engine's quantiser on the same blocks without a file, "build" the whole build with its proof,
-the child processes that run the engines included; what each of its stages costs is printed below it.
+the child processes that run the engines included; what each of its stages costs is printed below it. A fourth word of
+a job is its --quality, as in "build gguf q4_k_m calibrated". llama.cpp starts from what "write gguf bf16" writes, the
+bytes of its own converter, and its importance matrix reads as many tokens of the same text as a calibration.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from measure import Cost, folder_bytes, run
+from quality_peers import THREADS, TOKENS, calibration_text
 
 WORKER = Path(__file__).with_name("pack_worker.py")
 JOBS = (
@@ -60,7 +63,7 @@ def main() -> None:
     parser.add_argument("--proof", action="store_true", help="also the whole build, for all targets")
     parser.add_argument("--build", default=BUILD, help="what --proof builds, as in the table")
     parser.add_argument("--peers", nargs="*", default=[], choices=sorted(PEERS))
-    parser.add_argument("--llama-cpp", type=Path, help="a checkout of llama.cpp with a build, as one more peer")
+    parser.add_argument("--llama-cpp", type=Path, metavar="FOLDER", help="of llama-quantize and llama-imatrix")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     asked.scratch.mkdir(parents=True, exist_ok=True)
@@ -83,8 +86,8 @@ Work = tuple[str, str, str, list[str]]
 
 
 def _worker(job: str, model: Path, scratch: Path) -> list[str]:
-    stage, targets, quant = job.split()
-    return [sys.executable, str(WORKER), stage, str(model), str(scratch / "edgepack"), targets, quant]
+    stage, targets, *how = job.split()
+    return [sys.executable, str(WORKER), stage, str(model), str(scratch / "edgepack"), targets, *how]
 
 
 def _peer(name: str, model: Path, scratch: Path) -> list[Work]:
@@ -97,19 +100,16 @@ def _peer(name: str, model: Path, scratch: Path) -> list[Work]:
 
 
 def _llama_cpp(folder: Path, model: Path, scratch: Path) -> list[Work]:
-    first, second = str(scratch / "bf16.gguf"), str(scratch / "quantized.gguf")
-    convert = [
-        sys.executable,
-        str(folder / "convert_hf_to_gguf.py"),
-        str(model),
-        "--outtype",
-        "bf16",
-        "--outfile",
-        first,
-    ]
-    quantize = [str(folder / "build" / "bin" / "llama-quantize"), first, second]
-    return [("llama.cpp", "convert, bf16", first, convert)] + [
-        ("llama.cpp", f"then quantize, {scheme}", second, [*quantize, scheme]) for scheme in ("Q4_0", "Q4_K_M")
+    source, matrix, out = scratch / "edgepack" / "gguf-bf16" / "model.gguf", scratch / "imatrix", scratch / "model.gguf"
+    read = ["-m", str(source), "-f", str(calibration_text(scratch)), "-c", "512", "--chunks", str(TOKENS // 512)]
+    imatrix = [str(folder / "llama-imatrix"), *read, "-o", str(matrix), "-t", THREADS, "--no-ppl"]
+    quantize = [str(folder / "llama-quantize")]
+    weighed = [*quantize, "--imatrix", str(matrix)]
+    return [
+        ("edgepack", "write gguf bf16", "", _worker("write gguf bf16", model, scratch)),
+        ("llama.cpp", "quantize, Q4_K_M", str(out), [*quantize, str(source), str(out), "Q4_K_M", THREADS]),
+        ("llama.cpp", "imatrix", str(matrix), imatrix),
+        ("llama.cpp", "then quantize, Q4_K_M", str(out), [*weighed, str(source), str(out), "Q4_K_M", THREADS]),
     ]
 
 

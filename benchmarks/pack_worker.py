@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from edgepack_packager import families
 from edgepack_packager.build import build
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights, blocks
 from edgepack_packager.progress import Silent
-from edgepack_packager.recipe import Recipe
+from edgepack_packager.recipe import Quality, Recipe
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.text import read_text
@@ -65,9 +66,9 @@ def quantize_only(folder: Path, scheme: str) -> None:
 
 
 def main() -> None:
-    """Run the job that the arguments name: STAGE MODEL OUT TARGET[,TARGET] QUANT."""
-    stage, model, out, targets, quant = sys.argv[1:]
-    recipe = Recipe(tuple(targets.split(",")), (quant,))
+    """Run the job that the arguments name: STAGE MODEL OUT TARGET[,TARGET] QUANT [QUALITY]."""
+    stage, model, out, targets, quant, *quality = sys.argv[1:]
+    recipe = Recipe(tuple(targets.split(",")), (quant,), quality=cast(Quality, quality[0]) if quality else None)
     phases = Phases()
     start = time.perf_counter()
     if stage == "write":

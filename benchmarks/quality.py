@@ -7,7 +7,8 @@
 
 ":searched" after a scheme searches for its scales, ":calibrated" by what a text uses, the built-in one or that of
 --calibrate; "=" before it chooses the bits of each matrix in its bytes, and a goal ("5bits") in the goal's. What other
-converters make of the models joins the tables where their programs are named: see ``quality_peers``. The text's first
+converters make of the models joins the tables where their programs are named: see ``quality_peers``; where no such
+choice is of a peer's bytes, one is made in those. FOLDER is what ``edgepack build`` takes. The text's first
 tokens are read in windows that start anew. The source is computed by the proof's reference in float32; gguf and onnx
 payloads by their engines on one thread, with an f32 KV cache; those of mlx, whose engine takes a second a token on a
 processor, by the reference with what their files dequantise to, and 64 tokens by both. Figures are kept under
@@ -18,12 +19,11 @@ scheme of SmolLM2.
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from shutil import rmtree
 from typing import cast
 
 import msgspec
@@ -31,24 +31,21 @@ import numpy as np
 import quality_page
 import quality_peers
 from numpy.typing import NDArray
-from quality_page import Result
+from quality_page import EQUAL, IN_BYTES, Missing, Outcome, Result
 from quality_peers import Tools
-from tokenizers import Tokenizer
+from quality_subject import InMemory, Subject, in_memory, subject_of
 
 from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
+from edgepack.errors import EdgepackError
 from edgepack.runtime import Options, Session
-from edgepack_packager import calibration, families, reference, source, targets
-from edgepack_packager.allocation import Allocator, goals, sensitivity
+from edgepack_packager import families, reference, targets
+from edgepack_packager.allocation import goals
 from edgepack_packager.allocation.goals import Size
 from edgepack_packager.calibration.text import BUILT_IN
-from edgepack_packager.checkpoint import CONFIG, open_checkpoint
-from edgepack_packager.checkpoint.strictjson import read_object
+from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
-from edgepack_packager.seal import text_of, tokenizer_of
-from edgepack_packager.targets import Model, Request, Scales
-from edgepack_packager.text import golden, read_text
-from edgepack_packager.text.compiled import compiled
+from edgepack_packager.targets import Request, Scales
 from edgepack_packager.write import write
 
 _WAYS = ("", ":searched", ":calibrated")
@@ -72,58 +69,11 @@ PEERS = {
     "genai": tuple(quality_peers.GENAI),
     "mlx-lm": tuple(quality_peers.MLX_LM),
 }
-WINDOW = 1024
 SLICE = 128
 CHECKED = 64
 """Tokens that both the engine and the reference compute where the engine is slow."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class InMemory:
-    """A decoder's tensors, read once."""
-
-    decoder: Decoder
-    dtype: str
-    tensors: dict[str, Float32]
-
-    def rows(self, name: str, start: int, stop: int) -> Float32:
-        """Return rows of a tensor."""
-        return self.tensors[name][start:stop]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, the windows of token ids that it is judged on, and its normed states after each."""
-
-    name: str
-    folder: Path
-    model: Model
-    weights: InMemory
-    windows: list[list[int]]
-    states: list[Float32]
-    text: str = BUILT_IN
-
-    @cached_property
-    def passes(self) -> list[list[Sequence[int]]]:
-        """The windows of the calibration's text, which are not what it is judged by."""
-        side, corpus = compiled(text_of(self.model)), calibration.text.read(self.text)
-        tokenizer = tokenizer_of(side)
-        chat = golden.vectors(side, tokenizer).chat if corpus.conversations else None
-        told = calibration.told(corpus, tokenizer, side, chat)
-        return calibration.passes(corpus, told, self.model.decoder.context)
-
-    @cached_property
-    def calibrated(self) -> Model:
-        """The model with what its columns count."""
-        return replace(self.model, importance=calibration.importance(self.weights, self.passes))
-
-    @cached_property
-    def allocator(self) -> Allocator:
-        """What chooses forms for it."""
-        measured = sensitivity.measure(self.weights, self.calibrated, sensitivity.texts(self.passes))
-        return Allocator(self.calibrated, self.weights, measured)
 
 
 def main() -> None:
@@ -142,65 +92,70 @@ def main() -> None:
     tools = Tools(asked.llama_cpp, asked.mlx_lm, asked.genai)
     there = {"llama.cpp": tools.llama_cpp, "mlx-lm": tools.mlx_lm, "genai": tools.genai}
     schemes = [*asked.schemes, *(f"{peer}:{name}" for peer in PEERS if there[peer] for name in PEERS[peer])]
-    results: list[Result] = []
-    for name, folder, text in asked.model:
-        results += _results(name, folder, Path(text), asked.tokens, schemes, asked.scratch, tools, asked.calibrate)
-    print(quality_page.tables(results))
+    outcomes: list[Outcome] = []
+    for name, model, text in asked.model:
+        bench = Bench(name, model, Path(text), asked.tokens, asked.scratch, tools, asked.calibrate)
+        outcomes += bench.outcomes(schemes)
+    print(quality_page.tables(outcomes))
     if asked.write:
-        quality_page.write(asked.write, results)
+        quality_page.write(asked.write, outcomes)
 
 
-def _results(
-    name: str, folder: str, text: Path, tokens: int, schemes: Sequence[str], scratch: Path, tools: Tools, by: str
-) -> Iterator[Result]:
-    subject: Subject | None = None
-    for scheme in schemes:
-        place = scratch / f"{name}.{scheme.replace(':', '.')}.{tokens}.json".replace(" ", "-")
+@dataclass(frozen=True)
+class Bench:
+    """What measures a model, once for each scheme: what was measured lies in the scratch folder."""
+
+    name: str
+    source: str
+    judged: Path
+    tokens: int
+    scratch: Path
+    tools: Tools
+    calibrate: str
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The model in memory, which only what is not measured yet needs."""
+        return replace(subject_of(self.name, self.source, self.judged, self.tokens), text=self.calibrate)
+
+    def outcomes(self, schemes: Sequence[str]) -> Iterator[Outcome]:
+        """Yield a figure for each scheme, and then those of choices in bytes of peers that no other choice has."""
+        found = []
+        for scheme in schemes:
+            found.append(self._outcome(scheme))
+            yield found[-1]
+        for peer in found:
+            if isinstance(peer, Result) and peer.target in quality_page.RIVALS:
+                near = (one for one in quality_page.beside(peer, found) if one.scheme.startswith(IN_BYTES))
+                if not any(one.bytes >= (1 - EQUAL) * peer.bytes for one in near):
+                    target = quality_page.RIVALS[peer.target]
+                    found.append(self._outcome(f"{target}:={peer.target} {peer.scheme}", peer.bytes))
+                    yield found[-1]
+
+    def _outcome(self, scheme: str, size: int | None = None) -> Outcome:
+        place = self.scratch / f"{self.name}.{scheme.replace(':', '.')}.{self.tokens}.json".replace(" ", "-")
         if not place.exists():
-            subject = subject or replace(subject_of(name, folder, text, tokens), text=by)
-            target, _, asked = scheme.partition(":")
-            if target in PEERS:
-                result = _measure_peer(subject, target, asked, tools, scratch / "peer")
-            else:
-                of, _, how = asked.partition(":")
-                result = _measure(subject, target, of, cast(Scales, how or "own"), scratch / "variant")
-            place.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+            try:
+                outcome: Outcome = self._measured(scheme, size)
+            except (quality_peers.UnmadeError, EdgepackError) as error:
+                outcome = Missing(self.name, scheme.partition(":")[0], scheme.partition(":")[2], str(error))
+            place.write_bytes(msgspec.json.format(msgspec.json.encode(outcome)))
             print(place.read_text(), flush=True)
-        yield msgspec.json.decode(place.read_bytes(), type=Result)
+        return msgspec.json.decode(place.read_bytes(), type=Outcome)
+
+    def _measured(self, scheme: str, size: int | None) -> Result:
+        target, _, asked = scheme.partition(":")
+        if target in PEERS:
+            return _measure_peer(self.subject, target, asked, self.tools, self.scratch / "peer")
+        of, _, how = asked.partition(":")
+        if size and target == "gguf":
+            size -= self.subject.header_bytes(self.scratch / "source")
+        return _measure(self.subject, target, of, cast(Scales, how or "own"), self.scratch / "variant", size)
 
 
-def subject_of(name: str, model: str, text: Path, tokens: int) -> Subject:
-    folder = source.find(model).folder
-    config = read_object(folder / CONFIG)
-    with open_checkpoint(folder) as checkpoint:
-        read = families.open_model(checkpoint)
-        decoder = read.decoder
-        weights = _in_memory(read)
-    side = read_text(folder, config, decoder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = tokenizer.encode(_prose(text), add_special_tokens=False).ids[:tokens]
-    width = min(WINDOW, decoder.context)
-    windows = [ids[start : start + width] for start in range(0, len(ids), width)]
-    states = [reference.hidden(weights, window)[0] for window in windows]
-    return Subject(name, folder, Model(name, decoder, weights.dtype, config, side), weights, windows, states)
-
-
-def _prose(path: Path) -> str:
-    """Return a text file's text; of JSON lines, the questions with their answers."""
-    if path.suffix != ".jsonl":
-        return path.read_text("utf-8")
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return "\n".join(f"{line['question']} {line['answer']}" for line in lines if "question" in line)
-
-
-def _in_memory(weights: Weights) -> InMemory:
-    tensors = {name: np.array(weights.rows(name, 0, shape[0])) for name, shape in weights.decoder.tensors()}
-    return InMemory(weights.decoder, weights.dtype, tensors)
-
-
-def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: Path) -> Result:
-    rmtree(scratch, ignore_errors=True)
-    request = _request(subject, target, scheme, how)
+def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: Path, size: int | None = None) -> Result:
+    shutil.rmtree(scratch, ignore_errors=True)
+    request = _request(subject, target, scheme, how, size)
     (written,) = write(subject.weights, [request], scratch, subject.calibrated if request.calibrated else subject.model)
     folder, decoder = scratch / request.id, subject.model.decoder
     weight_files = ("*.gguf", "*.onnx", "*.data", "*.safetensors")
@@ -216,44 +171,37 @@ def _measure(subject: Subject, target: str, scheme: str, how: Scales, scratch: P
         engine_kl, reference_kl = float(by_engine[0].mean()), float(by_reference[0].mean())
     else:
         logits = (_from_engine(target, folder, decoder, window) for window in subject.windows)
-    name = scheme.replace("=", "in the bytes of ") if how == "own" else f"{scheme}, {how}"
+    name = scheme.replace("=", IN_BYTES) if how == "own" else f"{scheme}, {how}"
     result = _judged(subject, target, name, size, written.bits(decoder), logits)
-    rmtree(scratch)
+    shutil.rmtree(scratch)
     return msgspec.structs.replace(result, engine_kl=engine_kl, checked_kl=reference_kl)
 
 
 def _measure_peer(subject: Subject, peer: str, scheme: str, tools: Tools, scratch: Path) -> Result:
-    rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
+    source, decoder = scratch.with_name("source"), subject.model.decoder
     match peer:
         case "llama.cpp":
-            source = _unquantised(subject, scratch.with_name("source"))
-            payload = quality_peers.quantised_by_llama_cpp(tools, source, scheme, scratch)
-            logits = (_from_engine("gguf", scratch, subject.model.decoder, window) for window in subject.windows)
+            payload = quality_peers.quantised_by_llama_cpp(tools, subject.gguf(source), scheme, scratch)
+            logits = (_from_engine("gguf", scratch, decoder, window) for window in subject.windows)
         case "mlx-lm":
-            payload = quality_peers.quantised_by_mlx_lm(tools, subject.folder, scheme, scratch)
+            payload = quality_peers.quantised_by_mlx_lm(
+                tools, subject.checkpoint(source), decoder.n_parameters, scheme, scratch
+            )
             with open_checkpoint(payload.place) as checkpoint:
-                read = _in_memory(families.open_model(checkpoint))
+                read = in_memory(families.open_model(checkpoint))
             logits = (from_reference(read, window) for window in subject.windows)
         case _:
-            payload = quality_peers.quantised_by_genai(tools, subject.folder, scheme, scratch)
+            payload = quality_peers.quantised_by_genai(tools, subject.checkpoint(source), scheme, scratch)
             logits = (
                 quality_peers.sliced(quality_peers.logits_of_genai(tools, payload, window, scratch), SLICE)
                 for window in subject.windows
             )
-    bits = round(8 * payload.size / subject.model.decoder.n_parameters, 2)
+    bits = round(8 * payload.size / decoder.n_parameters, 2)
     result = _judged(subject, peer, scheme.replace(":", ", "), payload.size, bits, logits)
-    rmtree(scratch)
+    shutil.rmtree(scratch)
     return result
-
-
-def _unquantised(subject: Subject, scratch: Path) -> Path:
-    """Return the model as a GGUF file of the source's own element type, which is written where it is missing."""
-    request = Request(targets.find("gguf"), subject.model.dtype, subject.model.dtype)
-    folder = scratch / subject.name.replace(" ", "-")
-    if not folder.exists():
-        write(subject.weights, [request], folder, subject.model)
-    return folder / request.id / "model.gguf"
 
 
 def _judged(
@@ -275,11 +223,11 @@ def _judged(
     )
 
 
-def _request(subject: Subject, target: str, scheme: str, how: Scales) -> Request:
+def _request(subject: Subject, target: str, scheme: str, how: Scales, size: int | None) -> Request:
     chosen, model = targets.find(target), subject.model
     goal = goals.read(scheme)
     if scheme.startswith("="):
-        goal = Size(scheme, chosen.measure(model.decoder, model.dtype, scheme[1:]).data_bytes)
+        goal = Size(scheme, size or chosen.measure(model.decoder, model.dtype, scheme[1:]).data_bytes)
     if goal is None:
         return Request(chosen, scheme, scheme, how)
     request = Request(chosen, scheme, chosen.scheme("q4", model), "calibrated", called="allocated")

@@ -26,6 +26,16 @@ THREADS = "1"
 TOKENS = 4096
 """That a peer calibrates with: as many as edgepack."""
 
+LIMIT = 600
+"""Seconds that a peer's program may take."""
+
+SLOW, LARGE = ("dynamic", "awq"), 10_000_000
+"""mlx-lm's ways whose gradients and searches a processor cannot wait for, in a model of so many weights."""
+
+
+class UnmadeError(Exception):
+    """A peer did not make a payload; the message says why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tools:
@@ -55,7 +65,7 @@ def quantised_by_llama_cpp(tools: Tools, source: Path, name: str, scratch: Path)
     if weighed:
         matrix = source.with_suffix(".imatrix")
         if not matrix.exists():
-            text = _text(scratch)
+            text = calibration_text(scratch)
             window = 512
             read = ["-m", str(source), "-f", str(text), "-c", str(window), "--chunks", str(TOKENS // window)]
             _call([str(tools.llama_cpp / "llama-imatrix"), *read, "-o", str(matrix), "-t", THREADS, "--no-ppl"])
@@ -72,21 +82,34 @@ MLX_LM: Mapping[str, Sequence[str]] = {
     "8bit": ["convert", "-q", "--q-bits", "8"],
     "4bit_g32": ["convert", "-q", "--q-bits", "4", "--q-group-size", "32"],
     "mixed_4_6": ["convert", "-q", "--quant-predicate", "mixed_4_6"],
+    "dynamic": ["dynamic_quant"],
     "gptq": ["gptq", "--num-samples", str(TOKENS // 512)],
+    "awq": ["awq", "--num-samples", str(TOKENS // 512)],
 }
 
 
-def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, name: str, scratch: Path) -> Payload:
-    """Quantise a checkpoint by one of mlx-lm's ways, and dequantise it into one of float32."""
+def quantised_by_mlx_lm(tools: Tools, checkpoint: Path, weights: int, name: str, scratch: Path) -> Payload:
+    """Quantise a checkpoint of so many weights by one of mlx-lm's ways, and dequantise it into one of float32."""
     assert tools.mlx_lm is not None
+    if name in SLOW and weights >= LARGE:
+        raise UnmadeError(f"not tried in models of {LARGE / 1e6:.0f} million weights or more, on a processor")
     home, payload, exact = scratch / "home", scratch / "payload", scratch / "exact"
     text = home / ".cache" / "mlx-lm" / "calibration_v5.txt"
     text.parent.mkdir(parents=True)
-    shutil.copy(_text(scratch), text)
+    shutil.copy(calibration_text(scratch), text)
     way, *options = MLX_LM[name]
     model = "--hf-path" if way == "convert" else "--model"
-    command = [tools.mlx_lm, "-m", "mlx_lm", way] if way == "convert" else [tools.mlx_lm, "-m", f"mlx_lm.quant.{way}"]
-    _call([*command, model, str(checkpoint), "--mlx-path", str(payload), *options], HOME=str(home))
+    command = [
+        tools.mlx_lm,
+        "-m",
+        "mlx_lm",
+        way,
+        model,
+        str(checkpoint.resolve()),
+        "--mlx-path",
+        str(payload.resolve()),
+    ]
+    _call([*command, *options], scratch, HOME=str(home.resolve()))
     _call([tools.mlx_lm, str(HERE / "quality_mlx.py"), str(payload), str(exact)])
     return Payload(exact, sum(file.stat().st_size for file in payload.glob("*.safetensors")))
 
@@ -120,20 +143,26 @@ def logits_of_genai(tools: Tools, payload: Payload, ids: Sequence[int], scratch:
     return found
 
 
-def _text(scratch: Path) -> Path:
+def calibration_text(scratch: Path) -> Path:
     """Return a file with the text that edgepack calibrates with."""
     place = scratch / "calibration.txt"
     place.write_text(files("edgepack_packager.calibration").joinpath("built-in.txt").read_text("utf-8"), "utf-8")
     return place
 
 
-def _call(command: Sequence[str], **environment: str) -> None:
+def _call(command: Sequence[str], folder: Path | None = None, **environment: str) -> None:
+    """Run a program, in a folder that may take what it leaves. Raises ``UnmadeError`` where it fails."""
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **quiet, **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise UnmadeError(f"did not end in {LIMIT} s") from None
     if done.returncode:
-        print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}.")
+        print(" ".join(command), done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
+        raise UnmadeError((done.stderr.strip() or f"ended with {done.returncode}").splitlines()[-1])
 
 
 def sliced(rows: Float32, size: int) -> Iterator[Float32]:

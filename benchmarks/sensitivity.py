@@ -12,7 +12,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from quality import InMemory, compare, from_reference, subject_of
+from quality import compare, from_reference
+from quality_subject import InMemory, subject_of
 
 from edgepack.bundle.decoder import Decoder
 from edgepack_packager.proof.costs import kept
