@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -14,6 +17,21 @@ from edgepack.isolation import process
 
 # What would change the compiler's answer, and so the bytes: the flags of an engine are those that its facts say.
 _DROPPED: Final = ("CC", "CFLAGS", "CMAKE_", "CPATH", "CPPFLAGS", "CXX", "LDFLAGS", "NINJA_STATUS")
+
+_OF_PIP_ALONE: Final = frozenset({"--no-compile", "--yes"})
+
+
+def pip(python: str, action: str, *options: str) -> list[str] | None:
+    """Return the command of pip, or of uv where this Python has no pip, for the packages of an interpreter.
+
+    ``options`` are pip's; uv does without those that it does not know. None where there is neither.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        place = [] if python == sys.executable else ["--python", python]
+        return [sys.executable, "-m", "pip", *place, action, "--disable-pip-version-check", *options]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", action, "--python", python, *(each for each in options if each not in _OF_PIP_ALONE)]
+    return None
 
 
 def to_end(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> bytes:

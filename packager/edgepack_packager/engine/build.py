@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -113,18 +111,15 @@ def remove() -> None:
     _pip("uninstall", "--yes", wheel.DISTRIBUTION)
 
 
-def _pip(*arguments: str) -> None:
-    if importlib.util.find_spec("pip") is not None:
-        command = [sys.executable, "-m", "pip", arguments[0], "--disable-pip-version-check", *arguments[1:]]
-    elif uv := shutil.which("uv"):
-        command = [uv, "pip", arguments[0], "--python", sys.executable, *(set(arguments[1:]) - {"--yes"})]
-    else:
+def _pip(action: str, *options: str) -> None:
+    command = programs.pip(sys.executable, action, *options)
+    if command is None:
         raise BuildError("This Python has neither pip nor uv.", hint="Install one: python -m ensurepip")
     try:
         programs.to_end(command)
     except (subprocess.CalledProcessError, OSError) as error:
         said = words(error.output) if isinstance(error, subprocess.CalledProcessError) else f": {error}"
         raise BuildError(
-            f"pip cannot {arguments[0]} the engine{said}.",
+            f"pip cannot {action} the engine{said}.",
             hint="Keep the wheel with --out, and see what pip says.",
         ) from None

@@ -8,8 +8,9 @@ float32, is what the payload is then held to through edgepack's own runtime: the
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,9 +25,8 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Gate
 from edgepack.device.hardware import detect
 from edgepack.errors import BuildError, EngineError, SourceError, UsageError
-from edgepack.runtime import KvCache
 from edgepack_packager import families
-from edgepack_packager.checkpoint import CONFIG, Checkpoint
+from edgepack_packager.checkpoint import CONFIG, INDEX, Checkpoint
 from edgepack_packager.exporting import sandbox, weights
 from edgepack_packager.exporting.config import describe as describe
 from edgepack_packager.exporting.environment import Lock
@@ -37,7 +37,7 @@ from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.proof.probe import Probe
 from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.targets import Written
+from edgepack_packager.targets import Format, Written
 
 NMSE: Final = 1e-10
 """The limit of what is computed in float32 on both sides, as of an exact variant: ``docs/proof.md``."""
@@ -50,20 +50,8 @@ FACTS: Final = "facts.json"
 _MIB: Final = 1 << 20
 
 
-class Payload(Protocol):
-    """What an exporter writes: a ``targets.Format``, its files, the one of them with the weights, and their readers."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def runtime(self) -> str: ...
-
-    @property
-    def floor(self) -> str: ...
-
-    @property
-    def kv_cache(self) -> KvCache | None: ...
+class Payload(Format, Protocol):
+    """What an exporter writes: a format's files, the one of them with the weights, and their readers."""
 
     @property
     def files(self) -> tuple[str, ...]: ...
@@ -214,10 +202,10 @@ def export(
     (source / CONFIG).write_text(json.dumps(dict(checkpoint.config)), "utf-8")
     for path in checkpoint.files:
         (source / path.name).symlink_to(path.resolve())
-    index = checkpoint.folder / "model.safetensors.index.json"
+    index = checkpoint.folder / INDEX
     if index.exists():
         (source / index.name).symlink_to(index.resolve())
-    size = 4 * sum(_elements(entry.shape) for entry in checkpoint.tensors.values())
+    size = 4 * sum(math.prod(entry.shape) for entry in checkpoint.tensors.values())
     job = sandbox.job(source, out, list(probe.ids), detect().threads, size)
     sandbox.run(f"The exporter {exporter.name}", python, exporter.script, job, scratch)
     rows = 4 * len(probe.ids) * decoder.n_vocab
@@ -295,10 +283,3 @@ def _facts(path: Path) -> Facts:
     if not facts.packages or "transformers" not in facts.packages or facts.parameters < 1:
         raise BuildError(f"The exporter's {FACTS} says nothing of its packages or of the model.")
     return facts
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -7,10 +7,8 @@ proxies hold, and takes no file but those whose digests the lock has; nothing is
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import venv
@@ -104,13 +102,9 @@ def ready(lock: Lock, progress: Progress) -> Path:
 
 
 def _install(exporter: str, python: Path, requirements: Path) -> None:
-    asked = ["--no-deps", "--require-hashes", "-r", str(requirements)]
-    if importlib.util.find_spec("pip") is not None:
-        command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--disable-pip-version-check"]
-        command += ["--quiet", "--no-compile", "--only-binary", ":all:", *asked]
-    elif uv := shutil.which("uv"):
-        command = [uv, "pip", "install", "--python", str(python), "--quiet", "--only-binary", ":all:", *asked]
-    else:
+    asked = ["--quiet", "--no-compile", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    command = programs.pip(str(python), "install", *asked, "-r", str(requirements))
+    if command is None:
         raise SourceError("This Python has neither pip nor uv.", hint="Install one: python -m ensurepip")
     try:
         programs.to_end(command)

@@ -17,12 +17,11 @@ from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack.runtime import KvCache
 from edgepack_packager.exporting.config import names
 from edgepack_packager.exporting.weights import digest
+from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
 
-GRAPH: Final = "model.onnx"
-DATA: Final = "model.onnx.data"
 _FLOAT: Final = 1
 _EXTERNAL: Final = 1
 
@@ -34,8 +33,8 @@ class OnnxPayload:
     runtime: ClassVar[str] = "onnx"
     floor: ClassVar[str] = "1.27"
     kv_cache: ClassVar[KvCache | None] = None
-    files: ClassVar[tuple[str, ...]] = (GRAPH, DATA)
-    weights: ClassVar[str] = DATA
+    files: ClassVar[tuple[str, ...]] = (GRAPH_FILE, DATA_FILE)
+    weights: ClassVar[str] = DATA_FILE
 
     def described(self, folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
         """Return a decoder with what the graph in a folder says: its inputs and outputs, and the sizes of a KV cache.
@@ -66,7 +65,7 @@ class OnnxPayload:
 
     def digests(self, folder: Path) -> Iterator[bytes]:
         """Yield the digest of each tensor of float32."""
-        data = np.memmap(folder / DATA, np.uint8, "r")
+        data = np.memmap(folder / DATA_FILE, np.uint8, "r")
         model = _load(folder)
         constants = (each.t for node in model.graph.node for each in node.attribute if each.HasField("t"))
         for tensor in (*model.graph.initializer, *constants):
@@ -87,9 +86,9 @@ def _load(folder: Path) -> ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        model: ModelProto = onnx.load(str(folder / GRAPH), load_external_data=False)
+        model: ModelProto = onnx.load(str(folder / GRAPH_FILE), load_external_data=False)
     except DecodeError as error:
-        raise BuildError(f"The exporter's {GRAPH} is not a model: {error}.") from None
+        raise BuildError(f"The exporter's {GRAPH_FILE} is not a model: {error}.") from None
     return model
 
 

@@ -20,7 +20,6 @@ from edgepack.errors import BuildError
 from edgepack.isolation import process
 
 TIMEOUT_S = 3600.0
-_MOST_FACTS = 1 << 20
 _KEPT = ("LANG", "LC_ALL", "PATH", "SYSTEMROOT", "TZ")
 _GIB = 1 << 30
 _NEXT = "docs/exporters.md has the architectures that were tried. Report others, with the config.json."
@@ -55,13 +54,9 @@ def job(source: Path, out: Path, ids: list[int], threads: int, weights: int) -> 
     )
 
 
-def without_network() -> list[str]:
-    """Return what a command begins with so that it has no network; nothing where this system has no such thing."""
-    return list(_prefix())
-
-
 @functools.cache
-def _prefix() -> tuple[str, ...]:
+def without_network() -> tuple[str, ...]:
+    """Return what a command begins with so that it has no network; nothing where this system has no such thing."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return ()

@@ -119,8 +119,8 @@ def test_a_machine_without_wheels(
 
 
 def test_without_pip_or_uv(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(programs.shutil, "which", lambda name: None)
     with pytest.raises(SourceError, match="neither pip nor uv"):
         environment.ready(lock, Heard())
 

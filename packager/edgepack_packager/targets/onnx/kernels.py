@@ -63,12 +63,7 @@ def search(
                     here, there = c[i, g] * one, c[i + half, g] * other
                     along[i, g] = x[i, g] * here + x[i + half, g] * there
                     square[i, g] = here * one + there * other
-            while half > 1:
-                half //= 2
-                for i in range(half):
-                    for g in range(LANES):
-                        along[i, g] += along[i + half, g]
-                        square[i, g] += square[i + half, g]
+            _add_up(along, square)
             for g in range(LANES):
                 kept = along[0, g] * along[0, g] / square[0, g]
                 better = kept > most[g]
@@ -81,6 +76,18 @@ def search(
             scales[first + g] = scale[g] * extreme[g] if np.isfinite(extreme[g]) else extreme[g]
             for i in range(size):
                 codes[first + g, i] = np.uint8(_step(x[i, g], best[g], lowest, highest) - lowest)
+
+
+@inlined
+def _add_up(along: Float32, square: Float32) -> None:
+    """Add up the rows of both by halves: the first has the sums of all, and the others mean nothing."""
+    half = len(along)
+    while half > 1:
+        half //= 2
+        for i in range(half):
+            for g in range(LANES):
+                along[i, g] += along[i + half, g]
+                square[i, g] += square[i + half, g]
 
 
 @inlined
@@ -131,17 +138,23 @@ def _step(x: np.float32, factor: np.float32, lowest: np.float32, highest: np.flo
 
 
 @inlined
+def _lay_out(blocks: Float32, first: int, x: Float32) -> None:
+    """Take blocks from the first on, a lane each; the last one fills what is left."""
+    for g in range(LANES):
+        row = min(first + g, len(blocks) - 1)
+        for i in range(len(x)):
+            x[i, g] = blocks[row, i]
+
+
+@inlined
 def _take(blocks: Float32, first: int, x: Float32, extreme: Float32) -> None:
-    """Take blocks from the first on, a lane each, with the largest of their weights; the last one fills what is left.
+    """Lay blocks out, with the largest of their weights.
 
     Where both signs reach the magnitude, that is the negative one, and of zeros the first. It is NaN where any is not
     finite.
     """
     high, low, odd = np.empty((3, LANES), np.float32)
-    for g in range(LANES):
-        row = min(first + g, len(blocks) - 1)
-        for i in range(len(x)):
-            x[i, g] = blocks[row, i]
+    _lay_out(blocks, first, x)
     high[:], low[:], odd[:] = x[0], x[0], np.float32(0)
     for i in range(len(x)):
         for g in range(LANES):
@@ -198,12 +211,7 @@ def search_asymmetric(
                     here, there = c[i, g] * one, c[i + half, g] * other
                     along[i, g] = x[i, g] * here + x[i + half, g] * there
                     square[i, g] = here * one + there * other
-            while half > 1:
-                half //= 2
-                for i in range(half):
-                    for g in range(LANES):
-                        along[i, g] += along[i + half, g]
-                        square[i, g] += square[i + half, g]
+            _add_up(along, square)
             for g in range(LANES):
                 kept = along[0, g] * along[0, g] / square[0, g]
                 better = kept > most[g]
@@ -250,14 +258,11 @@ def plain_asymmetric(
 
 @inlined
 def _take_range(blocks: Float32, first: int, x: Float32, low: Float32, width: Float32) -> None:
-    """Take blocks from the first on, a lane each, with the lowest of their weights, 0 at most, and how far it is from
-    there to the highest, 0 at least. The last one fills what is left. A width is NaN where any is not finite."""
+    """Lay blocks out, with the lowest of their weights, 0 at most, and how far it is from there to the highest, 0 at
+    least. A width is NaN where any is not finite."""
     odd = np.zeros(LANES, np.float32)
     low[:], width[:] = np.float32(0), np.float32(0)
-    for g in range(LANES):
-        row = min(first + g, len(blocks) - 1)
-        for i in range(len(x)):
-            x[i, g] = blocks[row, i]
+    _lay_out(blocks, first, x)
     for i in range(len(x)):
         for g in range(LANES):
             v = x[i, g]
