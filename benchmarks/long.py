@@ -78,7 +78,7 @@ def text(bundle: Bundle, count: int) -> list[int]:
 def caches(bundle: Bundle, variant: str) -> tuple[KvCache, ...]:
     """Return the types of KV cache that a variant can have here."""
     described = bundle.variant(variant)
-    return kv_caches(described, find(described.runtime).probe(detect()), bundle.manifest.decoder.head_dim)
+    return kv_caches(described, find(described.runtime).probe(detect()), bundle.manifest.decoder)
 
 
 def fill(

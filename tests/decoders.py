@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, arranged
+from edgepack.bundle.rope import Rope
+from edgepack_packager import families
 from edgepack_packager.checkpoint.weights import Float32
 
 
+class Positions(msgspec.Struct, frozen=True):
+    """How a layer sees positions; a ``pattern`` of some, repeated, says it of all layers."""
+
+    rope: Rope | None
+    window: int | None = None
+
+
 def describe(**fields: Any) -> Decoder:
-    """Return a small Llama with some fields changed; ``rope`` stands for a pattern of one attention without window."""
+    """Return a small Llama with some facts changed; ``rope`` stands for a pattern of one without window."""
     rope = fields.pop("rope", None)
     facts: dict[str, Any] = {
         "family": "llama",
@@ -29,9 +40,69 @@ def describe(**fields: Any) -> Decoder:
         "tied": True,
         **fields,
     }
-    facts.setdefault("pattern", (Attention(rope or Rope(theta=10000.0, dim=facts["head_dim"])),))
+    facts.setdefault("pattern", (Positions(rope or Rope(theta=10000.0, dim=facts["head_dim"])),))
     facts.setdefault("trained_context", facts["context"])
-    return Decoder(**facts)
+    return _decoder(facts)
+
+
+def changed(decoder: Decoder, **fields: Any) -> Decoder:
+    """Return a decoder whose layers are alike, but for how they see positions, with some facts changed in all."""
+    return _decoder(facts(decoder) | fields)
+
+
+class Alike:
+    """A decoder whose layers are alike, but for how they see positions, with all that they share as its own."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder, self._facts = decoder, facts(decoder)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alike) and self._decoder == other._decoder
+
+    __hash__ = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._facts:
+            return self._facts[name]
+        return getattr(self._decoder if hasattr(self._decoder, name) else self._decoder.attention(0), name)
+
+
+def described(config: Mapping[str, Any], context: int | None = None) -> Alike:
+    """Return what a config.json describes."""
+    return Alike(families.describe(config, context))
+
+
+def facts(decoder: Decoder) -> dict[str, Any]:
+    """Return what ``describe`` would be told of a decoder whose layers are alike but for how they see positions."""
+    assert decoder.alike
+    found = msgspec.structs.asdict(decoder)
+    del found["kinds"]
+    layer, mixer = decoder.layer(0), decoder.attention(0)
+    found |= {name: getattr(mixer, old) for name, old in _MIXER.items()}
+    found |= {name: getattr(layer.mlp, old) for name, old in _MLP.items()} | {"post_norms": layer.post_norms}
+    mixers = [decoder.kinds[kind].mixer for kind in decoder.pattern]
+    return found | {"pattern": tuple(Positions(each.rope, each.window) for each in mixers)}
+
+
+_MIXER = {
+    **{name: name for name in ("n_heads", "n_kv_heads", "head_dim", "qk_norm", "qkv_bias", "output_bias")},
+    "attention_scale": "scale",
+    "attention_softcap": "softcap",
+}
+_MLP = {"intermediate_size": "size", "activation": "activation", "mlp_bias": "bias"}
+
+
+def _decoder(facts: Mapping[str, Any]) -> Decoder:
+    rest = dict(facts)
+    mixer = {old: rest.pop(name) for name, old in _MIXER.items() if name in rest}
+    mlp = Mlp(**{old: rest.pop(name) for name, old in _MLP.items() if name in rest})
+    norms: Any = "both" if rest.pop("post_norms", False) else "before"
+    pattern: Sequence[Positions] = rest.pop("pattern")
+    layers = [
+        Layer(mixer=Attention(rope=each.rope, window=each.window, **mixer), mlp=mlp, norms=norms)
+        for each in (pattern[index % len(pattern)] for index in range(rest["n_layers"]))
+    ]
+    return Decoder(**rest, **arranged(layers))
 
 
 class RandomWeights:

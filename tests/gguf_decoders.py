@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoders import describe
+from decoders import Positions, describe
 
-from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 WINDOW = 24
 
@@ -20,9 +21,9 @@ LINEAR = LinearScaling(factor=8.0)
 LONG = LongRopeScaling(factors=tuple(1 + 0.3 * i for i in range(8)), magnitude=1.19, original_context=128)
 SHORT = LongRopeScaling(factors=tuple(1 + 0.05 * i for i in range(6)), magnitude=1.19, original_context=4096)
 
-LOCAL, GLOBAL = Attention(rope(), WINDOW), Attention(rope())
-FAR = Attention(rope(1e6))
-FAR_LINEAR = Attention(rope(1e6, scaling=LINEAR))
+LOCAL, GLOBAL = Positions(rope(), WINDOW), Positions(rope())
+FAR = Positions(rope(1e6))
+FAR_LINEAR = Positions(rope(1e6, scaling=LINEAR))
 
 GEMMA: dict[str, Any] = {
     "activation": "gelu_tanh",
@@ -33,7 +34,7 @@ GEMMA: dict[str, Any] = {
 }
 GEMMA2 = GEMMA | {"pattern": (LOCAL, GLOBAL), "attention_softcap": 4.0, "logits_softcap": 6.0}
 GEMMA3 = GEMMA | {"pattern": (LOCAL,) * 5 + (FAR,), "qk_norm": True, "n_layers": 12}
-NOPE = {"n_layers": 8, "pattern": (GLOBAL,) * 3 + (Attention(None),)}
+NOPE = {"n_layers": 8, "pattern": (GLOBAL,) * 3 + (Positions(None),)}
 
 FIELDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -47,7 +48,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "llama: linear rope": {"rope": rope(scaling=LINEAR)},
     "llama: wide heads": {"head_dim": 32, "rope": rope(dim=32), "n_kv_heads": 1, "tied": False, "norm_eps": 1e-3},
     "llama: scores": {"attention_scale": 0.4, "qkv_bias": True, "output_bias": True},
-    "llama: a window that hides nothing": {"pattern": (Attention(rope(), 512),)},
+    "llama: a window that hides nothing": {"pattern": (Positions(rope(), 512),)},
     "qwen2": {"qkv_bias": True, "rope": rope(1e6)},
     "qwen2: untied, linear rope": {"qkv_bias": True, "tied": False, "rope": rope(scaling=LINEAR)},
     "qwen3": {"qk_norm": True, "head_dim": 32, "rope": rope(1e6, 32)},
@@ -57,11 +58,11 @@ FIELDS: dict[str, dict[str, Any]] = {
     "phi3: partial, biases, scores": {"rope": rope(dim=12), "qkv_bias": True, "attention_scale": 0.4},
     "smollm3": NOPE,
     "smollm3: untied": NOPE
-    | {"tied": False, "n_layers": 6, "head_dim": 32, "pattern": (Attention(rope(dim=32)),) * 3 + (Attention(None),)},
+    | {"tied": False, "n_layers": 6, "head_dim": 32, "pattern": (Positions(rope(dim=32)),) * 3 + (Positions(None),)},
     "gemma2": GEMMA2,
     "gemma2: windows on odd layers, linear rope, scores": GEMMA2
     | {
-        "pattern": (Attention(rope(scaling=LINEAR)), Attention(rope(scaling=LINEAR), WINDOW)),
+        "pattern": (Positions(rope(scaling=LINEAR)), Positions(rope(scaling=LINEAR), WINDOW)),
         "attention_scale": 0.2,
     },
     "gemma2: no windows": GEMMA2 | {"pattern": (GLOBAL,)},
@@ -69,7 +70,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "gemma3: linear rope on global layers": GEMMA3 | {"pattern": (LOCAL,) * 5 + (FAR_LINEAR,)},
     "gemma3: three to one, softcap, untied, scores": GEMMA3
     | {
-        "pattern": (Attention(rope(5e4), WINDOW),) * 3 + (FAR,),
+        "pattern": (Positions(rope(5e4), WINDOW),) * 3 + (FAR,),
         "logits_softcap": 6.0,
         "tied": False,
         "attention_scale": 0.2,

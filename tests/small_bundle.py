@@ -59,7 +59,7 @@ def variant(id: str, data: bytes = b"weights", **changes: Any) -> dict[str, Any]
 def manifest(variants: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     """A manifest over the shared files of ``write``."""
     plain: dict[str, Any] = {
-        "schema": {"version": 1, "features": []},
+        "schema": {"version": 2, "features": []},
         "name": "small",
         "version": "0.1.0",
         "producer": {"edgepack": "0.1.0", "packages": {"numpy": "2.0"}, "recipe": {"targets": ["fake"]}},
@@ -70,15 +70,22 @@ def manifest(variants: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
             "architecture": "LlamaForCausalLM",
             "n_layers": 2,
             "hidden_size": 64,
-            "n_heads": 4,
-            "n_kv_heads": 2,
-            "head_dim": 16,
-            "intermediate_size": 128,
             "n_vocab": 260,
             "context": 8192,
             "norm_eps": 1e-5,
             "trained_context": 8192,
-            "pattern": [{"rope": {"theta": 10000.0, "dim": 16}}],
+            "kinds": [
+                {
+                    "mixer": {
+                        "type": "attention",
+                        "n_heads": 4,
+                        "n_kv_heads": 2,
+                        "head_dim": 16,
+                        "rope": {"theta": 10000.0, "dim": 16},
+                    },
+                    "mlp": {"size": 128},
+                }
+            ],
             "tied": True,
         },
         "tokenizer": {"rows": 260, "bos": 256, "add_bos": False, "probes": []},
@@ -164,4 +171,4 @@ def write_with_draft(folder: Path, outer: Mapping[str, Any] | None = None) -> Pa
     small = manifest([])["decoder"] | {"n_layers": 1}
     write(folder / "draft", name="smaller", decoder=small)
     id = hashlib.sha256((folder / "draft" / "manifest.json").read_bytes()).hexdigest()
-    return write(folder, draft=id, schema={"version": 1, "features": ["draft"]}, **(outer or {}))
+    return write(folder, draft=id, schema={"version": 2, "features": ["draft"]}, **(outer or {}))

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Attention
+from edgepack.bundle.rope import Rope
 from edgepack.errors import UsageError
 from edgepack_packager.arithmetic import FASTEST, Arithmetic
 from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks
@@ -213,28 +214,27 @@ class _Model:
 
 def _attention(model: _Model, layer: int, x: Float32) -> None:
     """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
-    decoder, (r, n, _), name = model.decoder, x.shape, f"layers.{layer}.attention"
+    attention, (r, n, _), name = model.decoder.attention(layer), x.shape, f"layers.{layer}.attention"
     normed = model.norm(f"{name}.norm", x)
-    q = model.linear(f"{name}.q", normed).reshape(r, n, decoder.n_heads, decoder.head_dim)
-    k = model.linear(f"{name}.k", normed).reshape(r, n, decoder.n_kv_heads, decoder.head_dim)
-    v = model.linear(f"{name}.v", normed).reshape(r, n, decoder.n_kv_heads, decoder.head_dim)
-    if decoder.qk_norm:
+    q = model.linear(f"{name}.q", normed).reshape(r, n, attention.n_heads, attention.head_dim)
+    k = model.linear(f"{name}.k", normed).reshape(r, n, attention.n_kv_heads, attention.head_dim)
+    v = model.linear(f"{name}.v", normed).reshape(r, n, attention.n_kv_heads, attention.head_dim)
+    if attention.qk_norm:
         q, k = model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
-    kind = decoder.attention(layer)
-    if kind.rope:
-        rotation = _rotation(model.by, kind.rope, n)
+    if attention.rope:
+        rotation = _rotation(model.by, attention.rope, n)
         q, k = _rotate(q, *rotation), _rotate(k, *rotation)
     q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
     mixed = np.empty_like(q)
-    hidden = _hidden_positions(n, kind.window)
-    scale = np.float32(decoder.score_scale)
-    for i, (head, kv_head) in product(range(r), _heads(decoder)):
+    hidden = _hidden_positions(n, attention.window)
+    scale = np.float32(attention.score_scale)
+    for i, (head, kv_head) in product(range(r), _heads(attention)):
         scores = model.by.product(q[i, :, head], k[i, :, kv_head]) * scale
-        scores = _softcap(model.by, scores, decoder.attention_softcap)
+        scores = _softcap(model.by, scores, attention.softcap)
         scores[hidden] = -np.inf
         mixed[i, :, head] = model.by.product(_softmax(model.by, scores), v[i, :, kv_head].T)
-    output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, decoder.q_size))
-    x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
+    output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, attention.q_size))
+    x += model.norm(f"{name}.post_norm", output) if model.decoder.layer(layer).post_norms else output
 
 
 def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
@@ -243,21 +243,21 @@ def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
     return before < 0 if window is None else (before < 0) | (before >= window)
 
 
-def _heads(decoder: Decoder) -> Iterator[tuple[int, int]]:
+def _heads(attention: Attention) -> Iterator[tuple[int, int]]:
     """Yield every query head with the key and value head that it reads."""
-    for head in range(decoder.n_heads):
-        yield head, head * decoder.n_kv_heads // decoder.n_heads
+    for head in range(attention.n_heads):
+        yield head, head * attention.n_kv_heads // attention.n_heads
 
 
 def _mlp(model: _Model, layer: int, x: Float32) -> None:
     """Add down(activation(gate(x)) * up(x))."""
-    decoder, name = model.decoder, f"layers.{layer}.mlp"
+    kind, name = model.decoder.layer(layer), f"layers.{layer}.mlp"
     normed = model.norm(f"{name}.norm", x)
     gate = model.linear(f"{name}.gate", normed)
-    inner = _silu(model.by, gate) if decoder.activation == "silu" else _gelu_tanh(model.by, gate)
+    inner = _silu(model.by, gate) if kind.mlp.activation == "silu" else _gelu_tanh(model.by, gate)
     inner *= model.linear(f"{name}.up", normed)
     output = model.linear(f"{name}.down", inner)
-    x += model.norm(f"{name}.post_norm", output) if decoder.post_norms else output
+    x += model.norm(f"{name}.post_norm", output) if kind.post_norms else output
 
 
 def _rotation(by: Arithmetic, rope: Rope, n: int) -> tuple[Float32, Float32]:

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.bundle.manifest import (
     VERSION,
     Chat,
@@ -24,6 +24,7 @@ from edgepack.bundle.manifest import (
     Variant,
 )
 from edgepack.bundle.manifest import Tokenizer as TokenizerFacts
+from edgepack.bundle.rope import Rope
 from edgepack.bundle.thinking import Thinking
 from edgepack.text.added import Added
 from edgepack.text.letters import CHARACTER_OF
@@ -80,15 +81,15 @@ def manifest(thinking: Thinking | None = None) -> Manifest:
         architecture="FakeForCausalLM",
         n_layers=1,
         hidden_size=8,
-        n_heads=1,
-        n_kv_heads=1,
-        head_dim=8,
-        intermediate_size=8,
         n_vocab=258,
         context=131072,
         trained_context=131072,
         norm_eps=1e-5,
-        pattern=(Attention(Rope(theta=10000.0, dim=8)),),
+        kinds=(
+            Layer(
+                mixer=Attention(n_heads=1, n_kv_heads=1, head_dim=8, rope=Rope(theta=10000.0, dim=8)), mlp=Mlp(size=8)
+            ),
+        ),
         tied=True,
     )
     return Manifest(

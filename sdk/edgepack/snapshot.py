@@ -38,7 +38,7 @@ def facts(engine: str, decoder: Decoder, kv_cache: str) -> dict[str, str]:
     return {
         "engine": engine,
         "KV cache": kv_cache,
-        "shape": f"{decoder.n_layers} layers with {decoder.n_kv_heads} KV heads of {decoder.head_dim}",
+        "shape": f"{decoder.n_layers} layers with {decoder.kv_values_per_token} values a token",
         "vocabulary": str(decoder.n_vocab),
         "decoder": f"{crc32(msgspec.json.encode(decoder)):08x}",
     }

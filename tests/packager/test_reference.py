@@ -9,11 +9,13 @@ from typing import Any
 import golden_models
 import numpy as np
 import pytest
+from decoders import Alike, Positions, changed
 from models import LLAMA3, make_llama
 from msgspec.structs import replace
 from variants import nmse
 
-from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint, weights
@@ -57,11 +59,11 @@ Plant = Callable[[Weights], Weights]
 
 
 def facts(**changes: Any) -> Plant:
-    return lambda weights: Changed(weights, replace(weights.decoder, **changes))
+    return lambda weights: Changed(weights, changed(weights.decoder, **changes))
 
 
-def pattern(change: Callable[[tuple[Attention, ...]], Sequence[Attention]]) -> Plant:
-    return lambda weights: facts(pattern=tuple(change(weights.decoder.pattern)))(weights)
+def pattern(change: Callable[[tuple[Positions, ...]], Sequence[Positions]]) -> Plant:
+    return lambda weights: facts(pattern=tuple(change(Alike(weights.decoder).pattern)))(weights)
 
 
 def ropes(change: Callable[[Rope], Rope]) -> Plant:
@@ -76,20 +78,20 @@ def swap(first: str, second: str) -> Plant:
     return lambda weights: Changed(weights, swap=(first, second))
 
 
-def same_rope(layers: Sequence[Attention]) -> list[Attention]:
+def same_rope(layers: Sequence[Positions]) -> list[Positions]:
     return [replace(layer, rope=layers[0].rope) for layer in layers]
 
 
-def same_scaling(layers: Sequence[Attention]) -> list[Attention]:
+def same_scaling(layers: Sequence[Positions]) -> list[Positions]:
     last = layers[-1].rope
     return [replace(layer, rope=layer.rope and last and replace(layer.rope, scaling=last.scaling)) for layer in layers]
 
 
-def wider(layers: Sequence[Attention]) -> list[Attention]:
+def wider(layers: Sequence[Positions]) -> list[Positions]:
     return [replace(layer, window=layer.window and layer.window + 1) for layer in layers]
 
 
-def inverted(layers: Sequence[Attention]) -> list[Attention]:
+def inverted(layers: Sequence[Positions]) -> list[Positions]:
     rope = layers[0].rope
     return [replace(layer, rope=None if layer.rope else rope) for layer in layers]
 
@@ -143,7 +145,7 @@ def test_golden_logits_hear_a_fault(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "other"), [("phi3-short", 512), ("phi3-long", 64)])
 def test_golden_logits_hear_the_factors_of_another_context(name: str, other: int, tmp_path: Path) -> None:
     with open_checkpoint(golden_models.folder(name, tmp_path)) as checkpoint:
-        wrong = families.describe(checkpoint.config, other).pattern
+        wrong = Alike(families.describe(checkpoint.config, other)).pattern
     assert deviation(name, tmp_path, facts(pattern=wrong)) > 1e-8
 
 
@@ -151,7 +153,7 @@ def test_golden_logits_hear_the_factors_of_another_context(name: str, other: int
 def test_golden_logits_hear_that_the_spelling_of_version_5_is_ignored(name: str, tmp_path: Path) -> None:
     with open_checkpoint(golden_models.folder(name, tmp_path)) as checkpoint:
         config = {**checkpoint.config, "rope_parameters": None}
-        wrong = families.describe(config, golden_models.context(name)).pattern
+        wrong = Alike(families.describe(config, golden_models.context(name))).pattern
     assert deviation(name, tmp_path, facts(pattern=wrong)) > 1e-8
 
 

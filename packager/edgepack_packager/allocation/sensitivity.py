@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, layer_of
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.targets import Model, Slot, Target
@@ -218,11 +218,9 @@ def _bands(decoder: Decoder) -> dict[str, frozenset[str]]:
     inner = max(0, decoder.n_layers - 2)
     count = min(inner, BANDS - 2)
     edges = [0, *(1 + index * inner // count for index in range(count)), decoder.n_layers - 1, decoder.n_layers]
-    matrices = [name for name, shape in decoder.layer_tensors() if len(shape) == 2]
+    matrices = [name for name, shape in decoder.tensors() if name.startswith("layers.") and len(shape) == 2]
     return {
-        f"layers {start} to {stop - 1}": frozenset(
-            f"layers.{layer}.{name}" for layer in range(start, stop) for name in matrices
-        )
+        f"layers {start} to {stop - 1}": frozenset(name for name in matrices if start <= layer_of(name) < stop)
         for start, stop in pairwise(edges)
         if start < stop
     }

@@ -50,7 +50,7 @@ def blocks(decoder: Decoder) -> Iterator[tuple[str, int, int]]:
     A block starts and ends at a multiple of the head dimension, so that per-head transforms need one block only.
     """
     for name, shape in decoder.tensors():
-        for start, stop in row_blocks(shape, decoder.head_dim):
+        for start, stop in row_blocks(shape, decoder.head_multiple):
             yield name, start, stop
 
 

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from edgepack.bundle.decoder import MAX_LAYERS, Attention, Cell, Decoder, Exported, Graph
+from edgepack.bundle.bounds import MAX_LAYERS
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.exported import Cell, Exported, Graph
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 from edgepack_packager.families import bounded, fields, quantised, unbuilt
 
@@ -44,21 +46,22 @@ def describe(config: Mapping[str, Any], reads: int, context: int | None = None) 
         )
     inner = next((config[name] for name in _INNER if config.get(name)), 4 * hidden)
     vocabulary = fields.count(config, "vocab_size")
-    head_dim = fields.count(config, "head_dim", default=max(1, hidden // heads))
+    attention = Attention(
+        n_heads=heads,
+        n_kv_heads=fields.count(config, "num_key_value_heads", default=heads),
+        head_dim=fields.count(config, "head_dim", default=max(1, hidden // heads)),
+        rope=None,
+    )
     decoder = Decoder(
         family=str(config.get("model_type", "")),
         architecture=_architecture(config),
         n_layers=layers,
         hidden_size=hidden,
-        n_heads=heads,
-        n_kv_heads=fields.count(config, "num_key_value_heads", default=heads),
-        head_dim=head_dim,
-        intermediate_size=fields.count({"inner": inner}, "inner"),
         n_vocab=vocabulary,
         context=context or min(trained, DEFAULT_CONTEXT),
         trained_context=trained,
         norm_eps=1.0,
-        pattern=(Attention(rope=None),),
+        kinds=(Layer(mixer=attention, mlp=Mlp(size=fields.count({"inner": inner}, "inner"))),),
         tied=bool(config.get("tie_word_embeddings", True)),
         exported=Exported(
             exporter="",

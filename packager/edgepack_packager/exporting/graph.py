@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder, Exported
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.exported import Exported
 from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack.runtime import KvCache
 from edgepack_packager.exporting.config import names

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import msgspec
 
-from edgepack.bundle.decoder import Decoder, Exported
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.exported import Exported
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint import CONFIG, SINGLE
 from edgepack_packager.checkpoint.safetensors import SafetensorsFile

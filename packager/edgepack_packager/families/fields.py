@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from edgepack.bundle.decoder import MAX_LAYERS
+from edgepack.bundle.bounds import MAX_LAYERS
 from edgepack.errors import SourceError, UnsupportedModelError, UsageError
 
 FILE = "config.json"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack_packager.families import gemma_like, llama_like
 from edgepack_packager.families.fields import count, flag, positive, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
-from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import read_rope
 
 ARCHITECTURES = frozenset({"Gemma2ForCausalLM"})
@@ -30,24 +31,18 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Gemma 2's config.json describes; absent optional fields are as in Gemma2Config."""
     config = {**_DEFAULTS, **config}
     gemma_like.refuse_others(config)
-    sizes, length = read_sizes(config, head_dim=256), read_context(config, context)
-    rope = read_rope(config, sizes["head_dim"], length)
-    kinds = {FULL: Attention(rope), SLIDING: Attention(rope, count(config, "sliding_window"))}
-    bias = flag(config, "attention_bias", default=False)
+    sizes, heads, length = read_sizes(config), read_heads(config, head_dim=256), read_context(config, context)
+    layer = partial(gemma_like.layer, config, heads, softcap=_softcap(config, "attn_logit_softcapping"), qk_norm=False)
+    rope = read_rope(config, heads["head_dim"], length)
+    kinds = {FULL: layer(rope), SLIDING: layer(rope, count(config, "sliding_window"))}
     return Decoder(
         **sizes,
         family="gemma2",
         architecture="Gemma2ForCausalLM",
         context=length,
-        pattern=read_pattern(config, kinds, lambda layer: FULL if layer % 2 else SLIDING),
+        **read_pattern(config, kinds, lambda layer: FULL if layer % 2 else SLIDING),
         tied=flag(config, "tie_word_embeddings", default=True),
-        activation="gelu_tanh",
-        qkv_bias=bias,
-        output_bias=bias,
-        post_norms=True,
         embedding_scale=gemma_like.embedding_scale(config, sizes["hidden_size"]),
-        attention_scale=gemma_like.attention_scale(config, sizes["head_dim"]),
-        attention_softcap=_softcap(config, "attn_logit_softcapping"),
         logits_softcap=_softcap(config, "final_logit_softcapping"),
         wide=True,
     )

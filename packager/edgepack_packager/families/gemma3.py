@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Arrangement, Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import gemma_like, llama_like
 from edgepack_packager.families.fields import FILE, agreed, count, flag, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
-from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.llama_like import Heads, read_heads, read_sizes
 from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import Spelling, read_rope
 
@@ -51,22 +52,15 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
         if config.get(name) is not None:
             raise UnsupportedModelError(f"{FILE}: {name} is {config[name]!r}; edgepack builds Gemma 3 without it.")
-    sizes, length = read_sizes(config, head_dim=256), read_context(config, context)
-    bias = flag(config, "attention_bias", default=False)
+    sizes, heads, length = read_sizes(config), read_heads(config, head_dim=256), read_context(config, context)
     return Decoder(
         **sizes,
         family="gemma3",
         architecture="Gemma3ForCausalLM",
         context=length,
-        pattern=_pattern(config, sizes["head_dim"], length),
+        **_pattern(config, heads, length),
         tied=flag(config, "tie_word_embeddings", default=True),
-        activation="gelu_tanh",
-        qkv_bias=bias,
-        output_bias=bias,
-        qk_norm=True,
-        post_norms=True,
         embedding_scale=gemma_like.embedding_scale(config, sizes["hidden_size"]),
-        attention_scale=gemma_like.attention_scale(config, sizes["head_dim"]),
         wide=True,
     )
 
@@ -92,12 +86,11 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**text, **shared}
 
 
-def _pattern(config: Mapping[str, Any], head_dim: int, context: int) -> tuple[Attention, ...]:
+def _pattern(config: Mapping[str, Any], heads: Heads, context: int) -> Arrangement:
     """Return local and global layers; every ``sliding_window_pattern``-th is global, which is every sixth."""
-    kinds = {
-        FULL: Attention(read_rope(config, head_dim, context, _GLOBAL)),
-        SLIDING: Attention(read_rope(config, head_dim, context, _LOCAL), count(config, "sliding_window")),
-    }
+    far, near = (read_rope(config, heads["head_dim"], context, spelling) for spelling in (_GLOBAL, _LOCAL))
+    layer = partial(gemma_like.layer, config, heads, softcap=None, qk_norm=True)
+    kinds = {FULL: layer(far), SLIDING: layer(near, count(config, "sliding_window"))}
     # transformers reads no flat rope_parameters here; nor are they a rope of some layers.
     unknown = sorted((config.get("rope_parameters") or {}).keys() - kinds.keys())
     if unknown:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.families import llama_like
-from edgepack_packager.families.fields import FILE, agreed, only, positive
-from edgepack_packager.families.llama_like import stored_name
+from edgepack_packager.families.fields import FILE, agreed, count, flag, only, positive
+from edgepack_packager.families.llama_like import Heads, stored_name
 from edgepack_packager.families.mapping import Source
 
 _NORMS: Mapping[str, str] = {
@@ -48,7 +49,32 @@ def embedding_scale(config: Mapping[str, Any], hidden_size: int) -> float:
     return math.ldexp(round(math.ldexp(significand, bits)), exponent - bits)
 
 
-def attention_scale(config: Mapping[str, Any], head_dim: int) -> float | None:
+def layer(
+    config: Mapping[str, Any],
+    heads: Heads,
+    rope: Rope,
+    window: int | None = None,
+    *,
+    softcap: float | None,
+    qk_norm: bool,
+) -> Layer:
+    """Return a layer of a Gemma: four norms, biases in its attention or none, and gelu."""
+    bias = flag(config, "attention_bias", default=False)
+    mixer = Attention(
+        **heads,
+        rope=rope,
+        window=window,
+        scale=_attention_scale(config, heads["head_dim"]),
+        softcap=softcap,
+        qk_norm=qk_norm,
+        qkv_bias=bias,
+        output_bias=bias,
+    )
+    mlp = Mlp(size=count(config, "intermediate_size"), activation="gelu_tanh")
+    return Layer(mixer=mixer, mlp=mlp, norms="both")
+
+
+def _attention_scale(config: Mapping[str, Any], head_dim: int) -> float | None:
     """Return query_pre_attn_scalar ** -0.5, None where that is the usual scale of the head dimension."""
     scalar = positive(config, "query_pre_attn_scalar")
     return None if scalar == head_dim else scalar**-0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, layer_of
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint.gguf.file import GgufFile
 from edgepack_packager.checkpoint.gguf.names import parts, rotates
@@ -53,7 +53,7 @@ class GgufWeights:
         """Return rows [start, stop) of a canonical tensor: float32. Raises ``SourceError`` for a NaN or an infinity."""
         info, first = self.info(name), self._parts[name].first
         if rotates(name, self._architecture):
-            rows = self._file.half_split(info, self.decoder.head_dim, start, stop)
+            rows = self._file.half_split(info, self.decoder.attention(layer_of(name)).head_dim, start, stop)
         else:
             rows = self._file.rows(info, first + start, first + stop)
         if not finite(rows):

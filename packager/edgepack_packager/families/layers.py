@@ -1,11 +1,11 @@
-"""Which layers see how far: reads ``layer_types``, or a family's rule in its place, into the decoder's pattern."""
+"""Which layer is of which kind: reads ``layer_types``, or a family's rule in its place, into the decoder's pattern."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgepack.bundle.decoder import Attention
+from edgepack.bundle.decoder import Arrangement, Layer, arranged
 from edgepack.errors import SourceError
 from edgepack_packager.families import fields
 from edgepack_packager.families.fields import FILE
@@ -14,12 +14,10 @@ FULL = "full_attention"
 SLIDING = "sliding_attention"
 
 
-def read_pattern(
-    config: Mapping[str, Any], kinds: Mapping[str, Attention], rule: Callable[[int], str]
-) -> tuple[Attention, ...]:
-    """Return the shortest pattern that gives every layer the attention of its kind.
+def read_pattern(config: Mapping[str, Any], kinds: Mapping[str, Layer], rule: Callable[[int], str]) -> Arrangement:
+    """Return the kinds of layers, and the shortest pattern that gives every layer its own.
 
-    ``kinds`` holds the attentions by the names that ``layer_types`` uses; ``rule`` names the kind of a layer where
+    ``kinds`` holds them by the names that ``layer_types`` uses; ``rule`` names the kind of a layer where
     the file has no ``layer_types``. Raises ``SourceError`` for a list of another length or with another name.
     """
     n_layers = fields.layers(config)
@@ -34,15 +32,7 @@ def read_pattern(
             raise SourceError(
                 f"{FILE}: layer_types[{layer}] is {name!r}; the other fields explain {', '.join(kinds)} only."
             )
-    return shortest([kinds[name] for name in names])
-
-
-def shortest(layers: Sequence[Attention]) -> tuple[Attention, ...]:
-    """Return the shortest start of a list that, repeated, gives the list."""
-    for length in range(1, len(layers)):
-        if all(attention == layers[i % length] for i, attention in enumerate(layers)):
-            return tuple(layers[:length])
-    return tuple(layers)
+    return arranged([kinds[name] for name in names])
 
 
 def window(size: int, context: int) -> int | None:

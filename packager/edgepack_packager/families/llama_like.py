@@ -46,40 +46,47 @@ class Sizes(TypedDict):
 
     n_layers: int
     hidden_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    intermediate_size: int
     n_vocab: int
     trained_context: int
     norm_eps: float
 
 
-def read_sizes(config: Mapping[str, Any], head_dim: int | None = None) -> Sizes:
-    """Return the sizes that a config.json states; it may leave out the key-value heads and the head dimension.
+class Heads(TypedDict):
+    """The sizes of an attention."""
 
-    ``head_dim`` is what a family's configuration has for an absent one; None divides the hidden size by the heads.
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+
+
+def read_sizes(config: Mapping[str, Any]) -> Sizes:
+    """Return the sizes that a config.json states.
 
     Raises ``UnsupportedModelError`` for a field that makes the model more than a dense decoder of text, ``SourceError``
     for a wrong field.
     """
     if more := unbuilt.deciding_field(config):
         raise UnsupportedModelError(f"{FILE} has {more}, which edgepack does not build.")
-    heads = count(config, "num_attention_heads")
-    kv_heads = count(config, "num_key_value_heads", default=heads)
-    if heads % kv_heads:
-        raise SourceError(f"{FILE}: num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads}).")
     return Sizes(
         n_layers=layers(config),
         hidden_size=count(config, "hidden_size"),
-        n_heads=heads,
-        n_kv_heads=kv_heads,
-        head_dim=_head_dim(config, heads, head_dim),
-        intermediate_size=count(config, "intermediate_size"),
         n_vocab=count(config, "vocab_size"),
         trained_context=count(config, "max_position_embeddings"),
         norm_eps=positive(config, "rms_norm_eps"),
     )
+
+
+def read_heads(config: Mapping[str, Any], head_dim: int | None = None) -> Heads:
+    """Return the sizes of the heads; a config.json may leave out how many are of keys and values, and the dimension.
+
+    ``head_dim`` is what a family's configuration has for an absent one; None divides the hidden size by the heads.
+    Raises ``SourceError`` for a wrong field.
+    """
+    heads = count(config, "num_attention_heads")
+    kv_heads = count(config, "num_key_value_heads", default=heads)
+    if heads % kv_heads:
+        raise SourceError(f"{FILE}: num_attention_heads ({heads}) is no multiple of num_key_value_heads ({kv_heads}).")
+    return Heads(n_heads=heads, n_kv_heads=kv_heads, head_dim=_head_dim(config, heads, head_dim))
 
 
 def source(decoder: Decoder, name: str) -> Source:

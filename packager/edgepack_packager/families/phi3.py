@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import count, flag, only, read_context
 from edgepack_packager.families.layers import window
-from edgepack_packager.families.llama_like import read_sizes, stored_name
+from edgepack_packager.families.llama_like import read_heads, read_sizes, stored_name
 from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import Spelling, original_context, read_rope
 
@@ -41,24 +41,24 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     # Phi-4-mini's own code spreads windows and full attention over the layers by these two.
     for name in ("full_attn_mod", "interpolate_factor"):
         only(config, name, 1)
-    sizes = read_sizes(config)
-    length = read_context(config, context, default=original_context(config, sizes["head_dim"], _ROPE))
+    sizes, heads = read_sizes(config), read_heads(config)
+    length = read_context(config, context, default=original_context(config, heads["head_dim"], _ROPE))
     seen = None if config.get("sliding_window") is None else window(count(config, "sliding_window"), length)
+    rope = read_rope(config, heads["head_dim"], length, _ROPE)
+    layer = Layer(mixer=Attention(**heads, rope=rope, window=seen), mlp=Mlp(size=count(config, "intermediate_size")))
     return Decoder(
         **sizes,
         family="phi3",
         architecture="Phi3ForCausalLM",
         context=length,
-        pattern=(Attention(read_rope(config, sizes["head_dim"], length, _ROPE), seen),),
+        kinds=(layer,),
         tied=flag(config, "tie_word_embeddings", default=False),
     )
 
 
 def source(decoder: Decoder, name: str) -> Source:
     """Say where a Phi-3 checkpoint keeps a canonical tensor: q, k, v and gate, up follow each other in one."""
-    first = {
-        "k": decoder.q_size,
-        "v": decoder.q_size + decoder.kv_size,
-        "up": decoder.intermediate_size,
-    }
+    layer = decoder.layer(0)
+    attention = layer.mixer
+    first = {"k": attention.q_size, "v": attention.q_size + attention.kv_size, "up": layer.mlp.size}
     return Source(stored_name(name, {**llama_like.MODULES, **_FUSED}), first=first.get(name.rpartition(".")[2], 0))

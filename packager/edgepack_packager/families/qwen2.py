@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Arrangement, Attention, Decoder, Layer, Mlp
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import count, flag, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern, window
-from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import read_rope
 
 ARCHITECTURES = frozenset({"Qwen2ForCausalLM"})
@@ -21,25 +22,31 @@ source = llama_like.source
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Qwen2's config.json describes; absent optional fields are as in Qwen2Config."""
     only(config, "hidden_act", "silu")
-    sizes, length = read_sizes(config), read_context(config, context)
+    sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     return Decoder(
         **sizes,
         family="qwen2",
         architecture="Qwen2ForCausalLM",
         context=length,
-        pattern=windows_above(config, sizes["head_dim"], length),
+        **windows_above(config, partial(Attention, **heads, qkv_bias=True), heads["head_dim"], length),
         tied=flag(config, "tie_word_embeddings", default=False),
-        qkv_bias=True,
     )
 
 
-def windows_above(config: Mapping[str, Any], head_dim: int, context: int) -> tuple[Attention, ...]:
-    """Return the pattern of a Qwen: with ``use_sliding_window``, layers from ``max_window_layers`` on have a window."""
-    rope = read_rope(config, head_dim, context)
+def windows_above(
+    config: Mapping[str, Any], attention: Callable[..., Attention], head_dim: int, context: int
+) -> Arrangement:
+    """Return the layers of a Qwen: with ``use_sliding_window``, those from ``max_window_layers`` on have a window.
+
+    ``attention`` makes one of a rope and a window.
+    """
+    mlp = Mlp(size=count(config, "intermediate_size"))
+    full = Layer(mixer=attention(rope=read_rope(config, head_dim, context)), mlp=mlp)
     windowed = flag(config, "use_sliding_window", default=False) and config.get("sliding_window") is not None
     if not windowed:
-        return read_pattern(config, {FULL: Attention(rope)}, lambda layer: FULL)
+        return read_pattern(config, {FULL: full}, lambda layer: FULL)
     size = window(count(config, "sliding_window"), context)
     first = count(config, "max_window_layers", default=28, least=0)
-    kinds = {FULL: Attention(rope), SLIDING: Attention(rope, size)}
+    sliding = Layer(mixer=attention(rope=full.mixer.rope, window=size), mlp=mlp)
+    kinds = {FULL: full, SLIDING: sliding}
     return read_pattern(config, kinds, lambda layer: SLIDING if layer >= first else FULL)

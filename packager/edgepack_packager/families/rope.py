@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.bundle.decoder import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families.fields import FILE, agreed, count, positive
 

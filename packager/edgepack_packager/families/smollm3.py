@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, arranged
 from edgepack.errors import SourceError
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import FILE, count, flag, only, read_context
-from edgepack_packager.families.layers import FULL, read_pattern, shortest
-from edgepack_packager.families.llama_like import read_sizes
+from edgepack_packager.families.layers import FULL, read_pattern
+from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import Spelling, read_rope
 
 ARCHITECTURES = frozenset({"SmolLM3ForCausalLM"})
@@ -25,21 +25,22 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a SmolLM3's config.json describes; absent optional fields are as in SmolLM3Config."""
     only(config, "hidden_act", "silu")
     only(config, "use_sliding_window", False)
-    sizes, length = read_sizes(config), read_context(config, context)
-    rope = read_rope(config, sizes["head_dim"], length, _ROPE)
-    # Without windows, layer_types can but say that all layers are full.
-    read_pattern(config, {FULL: Attention(rope)}, lambda layer: FULL)
+    sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     bias = flag(config, "attention_bias", default=False)
+    rope = read_rope(config, heads["head_dim"], length, _ROPE)
+    mlp = Mlp(size=count(config, "intermediate_size"), bias=flag(config, "mlp_bias", default=False))
+    rotating, silent = (
+        Layer(mixer=Attention(**heads, rope=each, qkv_bias=bias, output_bias=bias), mlp=mlp) for each in (rope, None)
+    )
+    # Without windows, layer_types can but say that all layers are full.
+    read_pattern(config, {FULL: rotating}, lambda layer: FULL)
     return Decoder(
         **sizes,
         family="smollm3",
         architecture="SmolLM3ForCausalLM",
         context=length,
-        pattern=shortest([Attention(rope if rotates else None) for rotates in _rotating(config, sizes["n_layers"])]),
+        **arranged([rotating if rotates else silent for rotates in _rotating(config, sizes["n_layers"])]),
         tied=flag(config, "tie_word_embeddings", default=True),
-        qkv_bias=bias,
-        output_bias=bias,
-        mlp_bias=flag(config, "mlp_bias", default=False),
     )
 
 

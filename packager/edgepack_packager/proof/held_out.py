@@ -92,7 +92,7 @@ def cost(decoder: Decoder, size: int) -> float:
     It follows from the model alone: by a clock, the same build would choose another number of windows each time.
     """
     products = 2.0 * decoder.n_parameters * size
-    return products / _FLOPS + decoder.n_layers * decoder.n_heads * size * size / _SCORES
+    return products / _FLOPS + sum(each.n_heads for each in decoder.attentions) * size * size / _SCORES
 
 
 def overlap(ids: Sequence[int], others: Sequence[int]) -> float:

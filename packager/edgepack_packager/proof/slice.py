@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder, Layer, arranged
 from edgepack_packager.checkpoint.weights import Float32, Weights
 
 LAYERS = 2  # at least, so that an index can be wrong
@@ -26,11 +26,11 @@ class Slice:
     def __init__(self, weights: Weights, vocabulary: Sequence[int]) -> None:
         self._weights = weights
         whole = weights.decoder
-        self.decoder: Decoder = msgspec.structs.replace(
+        self.decoder: Decoder = replace(
             whole,
             n_layers=min(max(LAYERS, len(whole.pattern)), whole.n_layers),
             n_vocab=len(vocabulary),
-            pattern=tuple(_near(kind, whole.context) for kind in whole.pattern),
+            **arranged([_near(layer, whole.context) for layer in whole.layers]),
         )
         self.dtype = "f32"
         self._embedding = _picked(weights, "embedding", vocabulary)
@@ -53,9 +53,11 @@ def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
     return Slice(weights, vocabulary), [position[i] for i in ids]
 
 
-def _near(attention: Attention, context: int) -> Attention:
-    hides = attention.window is not None and attention.window < context
-    return Attention(attention.rope, min(attention.window or 0, WINDOW) if hides else attention.window)
+def _near(layer: Layer, context: int) -> Layer:
+    window = layer.mixer.window
+    if window is None or window >= context:
+        return layer
+    return replace(layer, mixer=replace(layer.mixer, window=min(window, WINDOW)))
 
 
 def _picked(weights: Weights, name: str, rows: Sequence[int]) -> Float32:

@@ -101,7 +101,7 @@ def prove(
                 advance(pair.expected.size)
             if pair.is_matrix:
                 cost = _hold_cost(tightest, reader, name, start, block, weighed, root)
-                _hold_scale(tightest, name, start, weighed, weights.decoder.head_dim, cost)
+                _hold_scale(tightest, name, start, weighed, weights.decoder.head_multiple, cost)
                 if form.group > 1:
                     on_grids[name] = on_grids.get(name, np.zeros(3, np.int64)) + grids.hold(tightest, name)
             sums[name] = sums.get(name, np.zeros(3)) + block.sums.sum(axis=1)
@@ -137,7 +137,7 @@ def _pairs(
     weights: Weights, reader: Reader, name: str, start: int, stop: int, columns: int
 ) -> Iterator[tuple[int, _Pair]]:
     """Yield the rows of a block in parts of whole heads, each with its first row."""
-    for first, last in row_blocks((stop - start, columns), weights.decoder.head_dim, PART):
+    for first, last in row_blocks((stop - start, columns), weights.decoder.head_multiple, PART):
         rows = name, start + first, start + last
         yield start + first, _Pair(weights.rows(*rows), reader.rows(*rows))
 

@@ -21,8 +21,8 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
     """
     layers = range(decoder.n_layers)
     if decoder.n_parameters >= SMALL:
-        shared = decoder.n_kv_heads < decoder.n_heads
-        values = {f"layers.{layer}.attention.v" for layer in layers} if shared else set()
+        sharing = (layer for layer in layers if decoder.attention(layer).shares)
+        values = {f"layers.{layer}.attention.v" for layer in sharing}
         return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
     last = f"layers.{decoder.n_layers - 1}."
     downs = {f"layers.{layer}.mlp.down" for layer in layers[2::3]}

@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import MAX_LAYERS, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.bounds import MAX_LAYERS
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
 
@@ -131,13 +133,16 @@ class _Keys:
 
 
 def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
-    partial = any(rope.dim != decoder.head_dim for rope in decoder.ropes)
+    layer, attention = decoder.layer(0), decoder.attention(0)
+    if not decoder.alike:
+        raise keys.fail("its architecture has layers of one shape, the model of several")
+    partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
-        "activation": (graph.activation, decoder.activation),
-        "norm of q and k": (graph.qk_norm, decoder.qk_norm),
-        "norm after each block": (graph.post_norms, decoder.post_norms),
-        "softcap on the scores": (graph.attention_softcap is not None, decoder.attention_softcap is not None),
+        "activation": (graph.activation, layer.mlp.activation),
+        "norm of q and k": (graph.qk_norm, attention.qk_norm),
+        "norm after each block": (graph.post_norms, layer.post_norms),
+        "softcap on the scores": (graph.attention_softcap is not None, attention.softcap is not None),
         "softcap on the logits": (graph.logits_softcap is not None and capped, capped),
         "rotation of parts of heads": (graph.partial_rotation and partial, partial),
     }
@@ -154,15 +159,16 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
 
 
 def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
-    head = decoder.hidden_size // decoder.n_heads
+    attention = decoder.attention(0)
+    head = decoder.hidden_size // attention.n_heads
     sizes = {  # (what the model has, what llama.cpp assumes for a key that is absent)
         "block_count": (decoder.n_layers, None),
         "embedding_length": (decoder.hidden_size, None),
-        "feed_forward_length": (decoder.intermediate_size, None),
-        "attention.head_count": (decoder.n_heads, None),
-        "attention.head_count_kv": (decoder.n_kv_heads, decoder.n_heads),
-        "attention.key_length": (decoder.head_dim, head),
-        "attention.value_length": (decoder.head_dim, head),
+        "feed_forward_length": (decoder.layer(0).mlp.size, None),
+        "attention.head_count": (attention.n_heads, None),
+        "attention.head_count_kv": (attention.n_kv_heads, attention.n_heads),
+        "attention.key_length": (attention.head_dim, head),
+        "attention.value_length": (attention.head_dim, head),
         "vocab_size": (decoder.n_vocab, decoder.n_vocab),
     }
     for key, (wanted, assumed) in sizes.items():
@@ -173,7 +179,7 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     numbers = {
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
         "rope.scaling.attn_factor": (decoder.ropes[0].magnitude, 1.0),
-        "attn_logit_softcapping": (decoder.attention_softcap, graph.attention_softcap),
+        "attn_logit_softcapping": (attention.softcap, graph.attention_softcap),
         "final_logit_softcapping": (decoder.logits_softcap, graph.logits_softcap or None),
     }
     for key, (number, assumption) in numbers.items():
@@ -220,7 +226,7 @@ def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
     base, factor = keys.number("rope.freq_base", 10000.0), keys.number("rope.scaling.factor", 1.0)
     keys.check("rope.scaling.type", keys.get("rope.scaling.type") or "linear", "linear")
     keys.integer("rope.scaling.original_context_length")
-    position = _Position(base, keys.integer("rope.dimension_count", decoder.head_dim), factor, None)
+    position = _Position(base, keys.integer("rope.dimension_count", decoder.attention(0).head_dim), factor, None)
     local = position
     window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
     if window:
@@ -257,8 +263,9 @@ def _check_tensors(header: Header, decoder: Decoder, path: Path) -> None:
         raise damaged(path, f"it has {'a' if decoder.tied else 'no'} head of its own, unlike the model")
     found = Counter(name.rpartition(".")[0].rpartition(".")[2] for name in tensors if name.endswith(".bias"))
     qkv = ("attn_qkv",) if "blk.0.attn_qkv.weight" in tensors else ("attn_q", "attn_k", "attn_v")
-    biases = qkv * decoder.qkv_bias + ("attn_output",) * decoder.output_bias
-    biases += ("ffn_gate", "ffn_up", "ffn_down") * decoder.mlp_bias
+    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
+    biases = qkv * attention.qkv_bias + ("attn_output",) * attention.output_bias
+    biases += ("ffn_gate", "ffn_up", "ffn_down") * mlp.bias
     if found != Counter(biases * decoder.n_layers):
         raise damaged(path, f"it has biases on {', '.join(sorted(found)) or 'nothing'}, unlike the model")
     expected = _tables(decoder)

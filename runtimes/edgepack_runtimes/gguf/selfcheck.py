@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import threads
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.isolation import probing, process
@@ -39,15 +40,15 @@ _DECODER: Final = Decoder(
     architecture="LlamaForCausalLM",
     n_layers=1,
     hidden_size=32,
-    n_heads=1,
-    n_kv_heads=1,
-    head_dim=32,
-    intermediate_size=32,
     n_vocab=256,
     context=64,
     trained_context=64,
     norm_eps=1e-5,
-    pattern=(Attention(Rope(theta=10000.0, dim=32)),),
+    kinds=(
+        Layer(
+            mixer=Attention(n_heads=1, n_kv_heads=1, head_dim=32, rope=Rope(theta=10000.0, dim=32)), mlp=Mlp(size=32)
+        ),
+    ),
     tied=True,
 )
 

@@ -13,7 +13,8 @@ from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack.runtime import Options
@@ -107,10 +108,9 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
         return Speed(threads, {}, Rate(LEAST_S, LEAST_S), settled)
     rates = {name: _rate(wide[name], *found[name]) for name in wide if name in found}
     near, far = (_of_layer(times, four) for times in (found["attention"][:2], found["attention"][2:]))
-    rates["attention"] = attention(near, far, one.q_size)
-    layer = beside(
-        _of_layer(found["layer"], many), _weights(one), rates[of_layers], rates["attention"], one.q_size, CHUNK
-    )
+    width = one.attention(0).q_size
+    rates["attention"] = attention(near, far, width)
+    layer = beside(_of_layer(found["layer"], many), _weights(one), rates[of_layers], rates["attention"], width, CHUNK)
     for scheme, (most, more, share) in _MIXTURES.items():
         if {most, more} <= rates.keys():
             rates[scheme] = mixed(rates[most], rates[more], share)
@@ -145,25 +145,23 @@ def _of_layer(times: Sequence[float], decoder: Decoder) -> Times:
 
 
 def _weights(decoder: Decoder) -> int:
-    return sum(math.prod(shape) for _, shape in decoder.layer_tensors() if len(shape) > 1)
+    return sum(math.prod(shape) for _, shape in decoder.layer(0).tensors(decoder.hidden_size) if len(shape) > 1)
 
 
 def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
     heads = hidden // 64
+    rope = Rope(theta=10000.0, dim=64)
+    attention = Attention(n_heads=heads, n_kv_heads=max(1, heads // 4), head_dim=64, rope=rope)
     return Decoder(
         family="llama",
         architecture="LlamaForCausalLM",
         n_layers=layers,
         hidden_size=hidden,
-        n_heads=heads,
-        n_kv_heads=max(1, heads // 4),
-        head_dim=64,
-        intermediate_size=intermediate,
         n_vocab=rows,
         context=10 * CHUNK,
         trained_context=10 * CHUNK,
         norm_eps=1e-5,
-        pattern=(Attention(Rope(theta=10000.0, dim=64)),) * layers,
+        kinds=(Layer(mixer=attention, mlp=Mlp(size=intermediate)),),
         tied=True,
     )
 
@@ -205,9 +203,9 @@ def _model(kind: Kind, decoder: Decoder) -> list[bytes]:
         "context_length": decoder.context,
         "embedding_length": decoder.hidden_size,
         "block_count": decoder.n_layers,
-        "feed_forward_length": decoder.intermediate_size,
-        "attention.head_count": decoder.n_heads,
-        "attention.head_count_kv": decoder.n_kv_heads,
+        "feed_forward_length": decoder.layer(0).mlp.size,
+        "attention.head_count": decoder.attention(0).n_heads,
+        "attention.head_count_kv": decoder.attention(0).n_kv_heads,
         "vocab_size": decoder.n_vocab,
     }
     keys += [_text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]

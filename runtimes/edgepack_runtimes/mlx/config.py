@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +50,40 @@ def disagreement(config: Mapping[str, Any], decoder: Decoder) -> str | None:
 
 
 def _block_fields(decoder: Decoder) -> dict[str, object]:
+    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
     fields: dict[str, object] = {
         "vocab_size": decoder.n_vocab,
         "hidden_size": decoder.hidden_size,
-        "intermediate_size": decoder.intermediate_size,
+        "intermediate_size": mlp.size,
         "num_hidden_layers": decoder.n_layers,
-        "num_attention_heads": decoder.n_heads,
-        "num_key_value_heads": decoder.n_kv_heads,
-        "head_dim": decoder.head_dim,
-        "hidden_act": _ACTIVATIONS[decoder.activation],
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+        "hidden_act": _ACTIVATIONS[mlp.activation],
         "rms_norm_eps": decoder.norm_eps,
-        "attention_bias": decoder.qkv_bias,
-        "mlp_bias": decoder.mlp_bias,
+        "attention_bias": attention.qkv_bias,
+        "mlp_bias": mlp.bias,
         "tie_word_embeddings": decoder.tied,
-        "attn_logit_softcapping": decoder.attention_softcap,
+        "attn_logit_softcapping": attention.softcap,
         "final_logit_softcapping": decoder.logits_softcap,
     }
-    if decoder.attention_scale is not None:
-        fields["query_pre_attn_scalar"] = decoder.attention_scale**-2
+    if attention.scale is not None:
+        fields["query_pre_attn_scalar"] = attention.scale**-2
     return fields
 
 
 def _position_fields(decoder: Decoder) -> dict[str, object]:
     """Where a decoder has two ropes, the last is that of the global layers, which has the usual names."""
     fields: dict[str, object] = {}
-    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    layers = decoder.attentions
     if any(layer.window for layer in layers):
         fields["sliding_window"] = max(layer.window or 0 for layer in layers)
     if not all(layer.rope for layer in layers):
         fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
-        if rope.dim != decoder.head_dim:
-            fields["partial_rotary_factor"] = rope.dim / decoder.head_dim
+        if rope.dim != layers[0].head_dim:
+            fields["partial_rotary_factor"] = rope.dim / layers[0].head_dim
     for rope in decoder.ropes[:-1]:
         fields["rope_local_base_freq"] = rope.theta
     return fields

@@ -15,7 +15,8 @@ from typing import Literal, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
 
 Mask = mx.array | Literal["causal"] | None
@@ -59,14 +60,15 @@ class Layers(nn.Module):
     def __init__(self, decoder: Decoder, fused: bool) -> None:
         super().__init__()
         self._scale = decoder.embedding_scale
-        self._windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
-        self._as_array = decoder.attention_softcap is not None
-        rotations = {rope: Rotation(rope, decoder.head_dim) for rope in decoder.ropes}
+        self._windows = [attention.window for attention in decoder.attentions]
+        self._as_array = any(attention.softcap is not None for attention in decoder.attentions)
+        turned = {(each.rope, each.head_dim) for each in decoder.attentions}
+        rotations = {(rope, size): Rotation(rope, size) if rope else None for rope, size in turned}
         self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
-        self.layers = []
-        for layer in range(decoder.n_layers):
-            rope = decoder.attention(layer).rope
-            self.layers.append(Layer(decoder, fused, rotations[rope] if rope else None))
+        self.layers = [
+            Block(decoder, layer, fused, rotations[layer.mixer.rope, layer.mixer.head_dim])
+            for layer in decoder.layers
+        ]
         self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
 
     def __call__(self, ids: mx.array, caches: Sequence[LayerCache]) -> mx.array:
@@ -86,18 +88,19 @@ class Layers(nn.Module):
         return "causal" if rows > 1 else None
 
 
-class Layer(nn.Module):
+class Block(nn.Module):
     """Attention and MLP, each between norms. With four norms mlx-lm follows Gemma's names, with two Llama's."""
 
-    def __init__(self, decoder: Decoder, fused: bool, rotation: Rotation | None) -> None:
+    def __init__(self, decoder: Decoder, layer: Layer, fused: bool, rotation: Rotation | None) -> None:
         super().__init__()
-        norm = partial(nn.RMSNorm, decoder.hidden_size, decoder.norm_eps)
-        self._post_norms = decoder.post_norms
-        self.self_attn = SelfAttention(decoder, fused, rotation)
-        self.mlp = Mlp(decoder, fused)
+        hidden, epsilon = decoder.hidden_size, decoder.norm_eps
+        norm = partial(nn.RMSNorm, hidden, epsilon)
+        self._post_norms = layer.post_norms
+        self.self_attn = SelfAttention(layer.mixer, hidden, epsilon, fused, rotation)
+        self.mlp = GatedMlp(layer.mlp, hidden, fused)
         self.input_layernorm = norm()
         self.post_attention_layernorm = norm()
-        if decoder.post_norms:
+        if layer.post_norms:
             self.pre_feedforward_layernorm = norm()
             self.post_feedforward_layernorm = norm()
 
@@ -115,23 +118,25 @@ class Layer(nn.Module):
 class SelfAttention(nn.Module):
     """Causal attention with grouped heads over the layer's cache."""
 
-    def __init__(self, decoder: Decoder, fused: bool, rotation: Rotation | None) -> None:
+    def __init__(
+        self, attention: Attention, hidden: int, epsilon: float, fused: bool, rotation: Rotation | None
+    ) -> None:
         super().__init__()
-        self._heads = (decoder.n_heads, decoder.n_kv_heads, decoder.n_kv_heads)
-        self._fused, self._qk_norm, self._rotation = fused, decoder.qk_norm, rotation
-        self._scale, self._softcap = decoder.score_scale, decoder.attention_softcap
-        hidden, bias = decoder.hidden_size, decoder.qkv_bias
+        self._heads = (attention.n_heads, attention.n_kv_heads, attention.n_kv_heads)
+        self._fused, self._qk_norm, self._rotation = fused, attention.qk_norm, rotation
+        self._scale, self._softcap = attention.score_scale, attention.softcap
+        q_size, kv_size, bias = attention.q_size, attention.kv_size, attention.qkv_bias
         if fused:
-            self.qkv_proj = nn.Linear(hidden, decoder.q_size + 2 * decoder.kv_size, bias)
-            self._ends = [decoder.q_size, decoder.q_size + decoder.kv_size]
+            self.qkv_proj = nn.Linear(hidden, q_size + 2 * kv_size, bias)
+            self._ends = [q_size, q_size + kv_size]
         else:
-            self.q_proj = nn.Linear(hidden, decoder.q_size, bias)
-            self.k_proj = nn.Linear(hidden, decoder.kv_size, bias)
-            self.v_proj = nn.Linear(hidden, decoder.kv_size, bias)
-        self.o_proj = nn.Linear(decoder.q_size, hidden, decoder.output_bias)
-        if decoder.qk_norm:
-            self.q_norm = nn.RMSNorm(decoder.head_dim, decoder.norm_eps)
-            self.k_norm = nn.RMSNorm(decoder.head_dim, decoder.norm_eps)
+            self.q_proj = nn.Linear(hidden, q_size, bias)
+            self.k_proj = nn.Linear(hidden, kv_size, bias)
+            self.v_proj = nn.Linear(hidden, kv_size, bias)
+        self.o_proj = nn.Linear(q_size, hidden, attention.output_bias)
+        if attention.qk_norm:
+            self.q_norm = nn.RMSNorm(attention.head_dim, epsilon)
+            self.k_norm = nn.RMSNorm(attention.head_dim, epsilon)
 
     def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
         n = x.shape[1]
@@ -196,14 +201,14 @@ def _cap(x: mx.array, scale: float, cap: float) -> mx.array:
     return mx.tanh(x.astype(mx.float32) * scale) * cap
 
 
-class Mlp(nn.Module):
+class GatedMlp(nn.Module):
     """down(activation(gate(x)) * up(x))."""
 
-    def __init__(self, decoder: Decoder, fused: bool) -> None:
+    def __init__(self, mlp: Mlp, hidden: int, fused: bool) -> None:
         super().__init__()
         self._fused = fused
-        self._gated: Callable[[mx.array, mx.array], mx.array] = _GATED[decoder.activation]
-        hidden, inner, bias = decoder.hidden_size, decoder.intermediate_size, decoder.mlp_bias
+        self._gated: Callable[[mx.array, mx.array], mx.array] = _GATED[mlp.activation]
+        inner, bias = mlp.size, mlp.bias
         if fused:
             self.gate_up_proj = nn.Linear(hidden, 2 * inner, bias)
         else:

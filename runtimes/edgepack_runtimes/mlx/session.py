@@ -72,10 +72,10 @@ class MlxSession:
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
         self._cache = []
-        for layer in range(decoder.n_layers):
-            window = decoder.attention(layer).window
-            shape = (1, decoder.n_kv_heads, cells_of("mlx", options, window), decoder.head_dim)
-            self._cache.append(LayerCache(shape, cache_type, window))
+        for attention in decoder.attentions:
+            cells = cells_of("mlx", options, attention.window)
+            shape = (1, attention.n_kv_heads, cells, attention.head_dim)
+            self._cache.append(LayerCache(shape, cache_type, attention.window))
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
         self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
         self._running = False

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Mlp
+from edgepack.bundle.rope import Rope
 
 F32: Final = 1
 U8: Final = 2
@@ -95,7 +96,7 @@ class _Building:
         self._cast(last, "seqlens_k", I32)
         total = self._add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
         self._cast(total, "total_sequence_length", I32)
-        if all(self._rotates_inside(rope) for rope in self._ropes):
+        if all(self._rotates_inside(each, each.rope) for each in self._decoder.attentions if each.rope):
             return
         zero = self._integers("zero", 0)
         counts = self._add("CumSum", ["attention_mask", one], "mask.counts")
@@ -110,13 +111,13 @@ class _Building:
         residual = self._embedded()
         normed = self._norm("layers.0.attention.norm", residual)
         for layer in range(self._decoder.n_layers):
-            name = f"layers.{layer}"
+            name, kind = f"layers.{layer}", self._decoder.layer(layer)
             output = self._attention(layer, normed)
-            if self._decoder.post_norms:
+            if kind.post_norms:
                 output = self._norm(f"{name}.attention.post_norm", output)
             normed, residual = self._norm_of_sum(f"{name}.mlp.norm", output, residual)
-            output = self._mlp(f"{name}.mlp", normed)
-            if self._decoder.post_norms:
+            output = self._mlp(kind.mlp, f"{name}.mlp", normed)
+            if kind.post_norms:
                 output = self._norm(f"{name}.mlp.post_norm", output)
             last = layer == self._decoder.n_layers - 1
             normed, residual = self._norm_of_sum(
@@ -150,23 +151,23 @@ class _Building:
     def _attention(self, layer: int, inputs: str) -> str:
         decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
         q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-        if decoder.qk_norm:
-            q = self._head_norm(f"{name}.q_norm", q, decoder.n_heads)
-            k = self._head_norm(f"{name}.k_norm", k, decoder.n_kv_heads)
+        if kind.qk_norm:
+            q = self._head_norm(f"{name}.q_norm", q, kind.n_heads, kind.head_dim)
+            k = self._head_norm(f"{name}.k_norm", k, kind.n_kv_heads, kind.head_dim)
         tables: list[str] = []
         if kind.rope:
             table = (decoder.context, kind.rope.dim // 2)
             tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
-            if not self._rotates_inside(kind.rope):
-                q = self._rotated(f"{name}.q", q, decoder.n_heads, kind.rope, tables)
-                k = self._rotated(f"{name}.k", k, decoder.n_kv_heads, kind.rope, tables)
+            if not self._rotates_inside(kind, kind.rope):
+                q = self._rotated(f"{name}.q", q, kind.n_heads, kind.rope, tables)
+                k = self._rotated(f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
                 tables = []
         if self._half:
             q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
         scales: list[str] = []
         kinds: dict[str, Attribute] = {}
         if self._bytes:
-            shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
+            shape = (1, kind.n_kv_heads, 1, kind.head_dim)
             unused = [""] * (_SCALES - _TABLES - len(tables))
             scales = [*unused, *(self._stored(f"{name}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
             kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
@@ -176,20 +177,20 @@ class _Building:
             [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
             f"{name}.output",
             *(f"present.{layer}.{part}" for part in ("key", "value")),
-            num_heads=decoder.n_heads,
-            kv_num_heads=decoder.n_kv_heads,
+            num_heads=kind.n_heads,
+            kv_num_heads=kind.n_kv_heads,
             do_rotary=int(bool(tables)),
             local_window_size=min(kind.window, decoder.context) if kind.window else -1,
-            scale=decoder.score_scale,
-            softcap=decoder.attention_softcap or 0.0,
+            scale=kind.score_scale,
+            softcap=kind.softcap or 0.0,
             domain="",
             **kinds,
         )
         return self._linear(f"{name}.o", self._cast(output, f"{name}.output.single", F32) if self._half else output)
 
-    def _mlp(self, name: str, inputs: str) -> str:
+    def _mlp(self, mlp: Mlp, name: str, inputs: str) -> str:
         gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))
-        if self._decoder.activation == "silu":
+        if mlp.activation == "silu":
             output = self._add("Mul", [gate, self._add("Sigmoid", [gate], f"{name}.sigmoid")], f"{name}.activated")
         else:
             output = self._add("Gelu", [gate], f"{name}.activated", approximate=b"tanh")
@@ -207,8 +208,8 @@ class _Building:
         parts = self._add("Div", [product, limit], "head.parts")
         self._add("Mul", [self._add("Tanh", [parts], "head.tanh"), limit], "logits")
 
-    def _rotates_inside(self, rope: Rope) -> bool:
-        return not self._half and self._decoder.head_dim % 16 == 0 and rope.dim % 16 == 0
+    def _rotates_inside(self, attention: Attention, rope: Rope) -> bool:
+        return not self._half and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
 
     def _rotated(self, name: str, inputs: str, heads: int, rope: Rope, tables: list[str]) -> str:
         return self._add(
@@ -219,8 +220,7 @@ class _Building:
             rotary_embedding_dim=rope.dim,
         )
 
-    def _head_norm(self, name: str, inputs: str, heads: int) -> str:
-        size = self._decoder.head_dim
+    def _head_norm(self, name: str, inputs: str, heads: int, size: int) -> str:
         split = self._add("Reshape", [inputs, self._integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
         return self._add("Reshape", [self._norm(name, split), self._integers("flat", 0, 0, -1)], f"{name}.flat")
 

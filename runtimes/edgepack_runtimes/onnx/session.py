@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,10 +51,11 @@ class OnnxSession(Stepping):
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
         self._check_use()
         length, payload = snapshot.unseal(state, self._facts, self._options.context)
-        shape = (len(self._caches), self._decoder.n_kv_heads, length, self._decoder.head_dim)
-        values: Numbers = np.frombuffer(payload, DTYPES[self._options.kv_cache]).reshape(shape)
-        for cache, saved in zip(self._caches, values, strict=True):
-            cache.write(saved)
+        values: Numbers = np.frombuffer(payload, DTYPES[self._options.kv_cache])
+        sizes = [length * math.prod(shape) for _, _, shape in _caches(self._decoder)]
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+        for cache, saved, (_, _, (heads, size)) in zip(self._caches, parts, _caches(self._decoder), strict=True):
+            cache.write(saved.reshape(heads, length, size))
         self._length = length
 
     def _release(self) -> None:
@@ -78,9 +80,8 @@ class OnnxSession(Stepping):
         nodes = (*self._engine.get_inputs(), *self._engine.get_outputs())
         shapes = {node.name: node.shape for node in nodes}
         shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
-        cache = (decoder.n_kv_heads, decoder.head_dim)
-        wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,)}
-        wanted |= {name: cache for names in _cache_names(decoder) for name in names}
+        caches = {name: shape for *names, shape in _caches(decoder) for name in names}
+        wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,), **caches}
         wanted |= {"input_ids": (), "attention_mask": (), "logits_start": (1,)}
         found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
         if found != wanted:
@@ -88,7 +89,7 @@ class OnnxSession(Stepping):
             raise EngineError(f"{path} is not the graph of this decoder: {names[0]} differs.", hint="Build it again.")
         built_in = {"tensor(float)": "f32", "tensor(float16)": "f16", "tensor(int8)": "q8"}
         for node in nodes:
-            if wanted[node.name] == cache and built_in.get(node.type) != self._options.kv_cache:
+            if node.name in caches and built_in.get(node.type) != self._options.kv_cache:
                 raise EngineError(
                     f"{path} has no KV cache of {self._options.kv_cache}: {node.name} is a {node.type}.",
                     hint=other_cache(self._options.kv_cache),
@@ -96,16 +97,15 @@ class OnnxSession(Stepping):
 
     def _bind_caches(self, device: str) -> list[Cache]:
         decoder, context = self._decoder, self._options.context
-        shape = (1, decoder.n_kv_heads, context, decoder.head_dim)
         owner = "system" if device == "cpu" else "GPU"
         caches = []
-        for past, present in _cache_names(decoder):
+        for past, present, (heads, size) in _caches(decoder):
             try:
-                cache = Cache(shape, self._options.kv_cache, device)
+                cache = Cache((1, heads, context, size), self._options.kv_cache, device)
             except (MemoryError, RuntimeError):
-                size = kv_bytes(decoder, "onnx", self._options.kv_cache, context)
+                needed = kv_bytes(decoder, "onnx", self._options.kv_cache, context)
                 raise ContextTooLargeError(
-                    f"The KV cache of {context} tokens needs {size} bytes, which the {owner} does not grant.",
+                    f"The KV cache of {context} tokens needs {needed} bytes, which the {owner} does not grant.",
                     hint="Load the model with a smaller context.",
                 ) from None
             cache.bind(self._binding, past, present)
@@ -113,7 +113,12 @@ class OnnxSession(Stepping):
         return caches
 
 
-def _cache_names(decoder: Decoder) -> Iterator[tuple[str, str]]:
-    for layer in range(decoder.n_layers):
+def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Yield where the graph reads and where it writes each cache, by name, and its KV heads and head dimension."""
+    for layer, attention in enumerate(decoder.attentions):
         for part in ("key", "value"):
-            yield f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
+            yield (
+                f"past_key_values.{layer}.{part}",
+                f"present.{layer}.{part}",
+                (attention.n_kv_heads, attention.head_dim),
+            )

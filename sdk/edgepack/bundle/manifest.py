@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Count, Decoder, KvCache, Width, check
+from edgepack.bundle import earlier
+from edgepack.bundle.bounds import Count, Width
+from edgepack.bundle.decoder import Decoder, KvCache, check
 from edgepack.bundle.thinking import Thinking
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
-VERSION = 1
+VERSION = 2
 KV_CACHE, KV_CACHE_Q8 = "kv_cache", "kv_cache_q8"
 LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
@@ -350,10 +352,10 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
         if schema.version > VERSION or (unknown := sorted(set(schema.features) - FEATURES)):
             what = f"schema {schema.version}" if schema.version > VERSION else f"the feature {unknown[0]!r}"
             raise BundleTooNewError(
-                f"{place} uses {what}; this edgepack reads schema {VERSION}.",
+                f"{place} uses {what}; this edgepack reads schemas up to {VERSION}.",
                 hint="Upgrade with: pip install -U edgepack",
             )
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data if schema.version == VERSION else earlier.upgraded(data), type=Manifest)
         check(manifest.decoder)
     except (ValueError, RecursionError) as error:  # of msgspec, of json, of a text that is not UTF-8
         if isinstance(error, BundleTooNewError):

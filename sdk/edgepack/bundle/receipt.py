@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgepack.bundle.decoder import Count
+from edgepack.bundle.bounds import Count
 from edgepack.bundle.files import Bundle
 from edgepack.bundle.manifest import File, Sha256
 from edgepack.errors import BundleDamagedError, BundleTooNewError

@@ -13,9 +13,10 @@ from edgepack.cli.options import AsJson, BundlePath
 from edgepack.cli.screen import as_json, facts, next_step, out, say, styled, table
 
 if TYPE_CHECKING:
-    from edgepack.bundle.decoder import Attention, KvCache, Scaling
+    from edgepack.bundle.decoder import Attention, KvCache
     from edgepack.bundle.files import Bundle
     from edgepack.bundle.manifest import Fallback, License, Loss, Variant
+    from edgepack.bundle.rope import Scaling
     from edgepack.bundle.thinking import Thinking
 
 # How an obligation reads whose text is only the words that it is about.
@@ -183,7 +184,7 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         "model",
         (
             f"{decoder.architecture}: {decoder.n_parameters / 1e6:,.1f} M parameters, {decoder.n_layers} layers, "
-            f"hidden {decoder.hidden_size}, {decoder.n_heads} heads ({decoder.n_kv_heads} KV) of {decoder.head_dim}, "
+            f"hidden {decoder.hidden_size}, {' or '.join(dict.fromkeys(map(_heads, decoder.attentions)))}, "
             f"vocabulary {decoder.n_vocab}, {'tied' if decoder.tied else 'untied'}"
         ),
     )
@@ -191,7 +192,10 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         what = "wrote the graph" if decoder.exported.graph else "has the model's code"
         yield "exported", f"by {decoder.exported.exporter}, which {what}: edgepack does not describe it"
     else:
-        yield "attention", "; then ".join(_attention(kind, decoder.context) for kind in dict.fromkeys(decoder.pattern))
+        yield (
+            "attention",
+            "; then ".join(dict.fromkeys(_attention(each, decoder.context) for each in decoder.attentions)),
+        )
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     kv_cache: KvCache = "f32" if decoder.exported else "f16"
     yield (
@@ -267,6 +271,10 @@ def _licence(terms: License) -> Iterator[tuple[str, str]]:
         yield "", _DUTIES.get(obligation.kind, "{}").format(obligation.text) + place
 
 
+def _heads(attention: Attention) -> str:
+    return f"{attention.n_heads} heads ({attention.n_kv_heads} KV) of {attention.head_dim}"
+
+
 def _attention(attention: Attention, context: int) -> str:
     window = f", window {attention.window}" if attention.window else ""
     if attention.rope is None:
@@ -275,7 +283,7 @@ def _attention(attention: Attention, context: int) -> str:
 
 
 def _scaling(scaling: Scaling | None, context: int) -> str:
-    from edgepack.bundle.decoder import LongRopeScaling
+    from edgepack.bundle.rope import LongRopeScaling
 
     match scaling:
         case None:

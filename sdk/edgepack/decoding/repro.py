@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from edgepack.bundle.decoder import Count
+from edgepack.bundle.bounds import Count
 from edgepack.decoding.cache import Trail
 from edgepack.text.thoughts import Thought
 

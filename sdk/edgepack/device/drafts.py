@@ -69,7 +69,7 @@ def find_draft(
         for each in small.variants
         if each.runtime == payload.runtime
         and each.kv_cache in (None, options.kv_cache)
-        and whole_blocks(options.kv_cache, each.runtime, small.decoder.head_dim)
+        and whole_blocks(options.kv_cache, each.runtime, small.decoder)
     ]
     if not fitting:
         return None

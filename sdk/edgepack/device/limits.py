@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from edgepack.bundle.decoder import KvCache
+from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.device.engine import Support
 from edgepack.device.memory import Q8_BLOCK
@@ -46,17 +46,18 @@ def context_limit(manifest: Manifest) -> tuple[int, bool]:
     return min(context.profile, context.verified), True
 
 
-def kv_caches(variant: Variant, support: Support | None, head_dim: int) -> tuple[KvCache, ...]:
+def kv_caches(variant: Variant, support: Support | None, decoder: Decoder) -> tuple[KvCache, ...]:
     """Return the types of KV cache that a variant can have: the one that is built in, or what its runtime offers."""
     if variant.kv_cache:
         return (variant.kv_cache,)
     offered = support.kv_caches if support else ()
-    return tuple(kind for kind in offered if whole_blocks(kind, variant.runtime, head_dim))
+    return tuple(kind for kind in offered if whole_blocks(kind, variant.runtime, decoder))
 
 
-def whole_blocks(kind: KvCache, runtime: str, head_dim: int) -> bool:
+def whole_blocks(kind: KvCache, runtime: str, decoder: Decoder) -> bool:
     """Say whether a runtime can keep heads in a type of KV cache: those that are no whole blocks of q8, it cannot."""
-    return kind != "q8" or head_dim % Q8_BLOCK.get(runtime, 1) == 0
+    block = Q8_BLOCK.get(runtime, 1)
+    return kind != "q8" or all(each.head_dim % block == 0 for each in decoder.attentions)
 
 
 def default_kv_cache(scheme: str, offered: tuple[KvCache, ...]) -> KvCache:

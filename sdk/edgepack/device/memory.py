@@ -156,9 +156,12 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     """
     scale = 16 / Q8_BLOCK[runtime] if kv_cache == "q8" and runtime in Q8_BLOCK else 0
     options = Options(context, 1, kv_cache, chunk)
-    windows = [decoder.attention(layer).window for layer in range(decoder.n_layers)]
-    cells = sum(context if window is None else min(context, cells_of(runtime, options, window)) for window in windows)
-    return int(2 * decoder.kv_size * cells * (_KV_BITS[kv_cache] + scale) / 8)
+
+    def cells(window: int | None) -> int:
+        return context if window is None else min(context, cells_of(runtime, options, window))
+
+    values = sum(attention.kv_size * cells(attention.window) for attention in decoder.attentions)
+    return int(2 * values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
 def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
@@ -178,16 +181,18 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
 
     Once: two rows of logits (the engine's and the caller's).
     """
-    row = 4 * decoder.hidden_size + 2 * decoder.q_size + 2 * decoder.kv_size
-    mlp, scores = 3 * decoder.intermediate_size, decoder.n_heads * context
+    attentions = [kind.mixer for kind in decoder.kinds]
+    row = 4 * decoder.hidden_size + max(2 * each.q_size + 2 * each.kv_size for each in attentions)
+    mlp = 3 * max(kind.mlp.size for kind in decoder.kinds)
+    scores = max(each.n_heads for each in attentions) * context
     if runtime == "gguf":
         copied = scores // 2 if kv_cache == "f16" else 0
         row += mlp + context // 2 if kv_cache == "q8" else max(mlp, scores + context) + copied
     elif decoder.exported:
-        again = 2 * decoder.n_layers * decoder.kv_size * context if runtime == "onnx" else 0
+        again = decoder.kv_values_per_token * context if runtime == "onnx" else 0
         row += mlp + 3 * scores + decoder.n_vocab + again // chunk
     elif runtime == "onnx":
-        plain = decoder.attention_softcap is None and not any(each.window for each in decoder.pattern)
+        plain = not any(each.softcap or each.window for each in attentions)
         row += mlp + (0 if plain and kv_cache == "f32" else scores)
     else:
         row += mlp + 3 * scores
@@ -202,9 +207,9 @@ def _repacked_bytes(payload: Payload, repack: bool | None) -> int:
     if payload.runtime != "gguf" or payload.device != "cpu" or payload.scheme not in _REPACKED or repack is False:
         return 0
     block, bits = _REPACKED[payload.scheme]
-    matrices = (shape for _, shape in payload.decoder.layer_tensors() if len(shape) == 2)
-    layer = sum(rows * columns for rows, columns in matrices if columns % block == 0)
-    copy = int(payload.decoder.n_layers * layer * bits / 8)
+    named = payload.decoder.tensors()
+    matrices = (shape for name, shape in named if name.startswith("layers.") and len(shape) == 2)
+    copy = int(sum(rows * columns for rows, columns in matrices if columns % block == 0) * bits / 8)
     return copy if repack or (payload.scheme == "q4_0" and 2 * copy > payload.weights) else 0
 
 

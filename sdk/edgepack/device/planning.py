@@ -227,7 +227,7 @@ def _candidate(
     tuning: Tuning | None,
     repack: bool | None = None,
 ) -> Candidate:
-    offered = kv_caches(variant, support, manifest.decoder.head_dim)
+    offered = kv_caches(variant, support, manifest.decoder)
     kv = asked.kv_cache or default_kv_cache(variant.quantization.scheme, offered)
     options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
     if tuning is not None:

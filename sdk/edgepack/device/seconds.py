@@ -71,7 +71,7 @@ def predict(speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, st
     if attention is None or decoder.exported:
         return None
     layers, prompt, answer = decoder.n_layers, turn.prompt, turn.answer
-    products = 2 * decoder.q_size * layers
+    products = 2 * sum(each.q_size for each in decoder.attentions)
     step = decode + layers * speed.layer.decode + products * attention.decode * (prompt + answer / 2)
     return Seconds(
         prefill=prompt * (prefill + layers * speed.layer.prefill + products * attention.prefill * prompt / 2) + last,

@@ -43,7 +43,7 @@ def _run(
     support: Support,
     runtimes: Runtimes | None,
 ) -> tuple[list[str | None], int]:
-    kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support, bundle.manifest.decoder.head_dim))
+    kv = default_kv_cache(variant.quantization.scheme, kv_caches(variant, support, bundle.manifest.decoder))
     options = Options(context=len(test.ids), threads=hardware.threads, kv_cache=kv)
     apart = runtimes is None and isolate.available()
     engine = isolate.IsolatedRuntime(variant.runtime) if apart else find(variant.runtime, runtimes)

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import Positions, described
 from models import make_model, write_safetensors
 from oracle_models import GEMMA2, GEMMA3, GEMMA3_V5, GEMMA3_VISION
 
-from edgepack.bundle.decoder import Attention, LinearScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
 
-LOCAL = Attention(Rope(10000.0, 32), window=24)
-GLOBAL = Attention(Rope(1000000.0, 32, LinearScaling(8.0)))
+LOCAL = Positions(Rope(10000.0, 32), window=24)
+GLOBAL = Positions(Rope(1000000.0, 32, LinearScaling(8.0)))
 
 
 def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -28,10 +29,10 @@ def without(config: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 @pytest.mark.shared
 def test_gemma_2_2b(shared: Path) -> None:
-    decoder = families.describe(json.loads((shared / "configs/gemma-2-2b-it.json").read_text()))
+    decoder = described(json.loads((shared / "configs/gemma-2-2b-it.json").read_text()))
     assert decoder.n_parameters == 2_614_341_888
     rope = Rope(10000.0, 256)
-    assert decoder.pattern == (Attention(rope, 4096), Attention(rope))
+    assert decoder.pattern == (Positions(rope, 4096), Positions(rope))
     assert (decoder.embedding_scale, decoder.attention_softcap, decoder.logits_softcap) == (48.0, 50.0, 30.0)
     assert (decoder.attention_scale, decoder.tied, decoder.wide) == (None, True, True)
 
@@ -46,41 +47,41 @@ def test_gemma_2_2b(shared: Path) -> None:
     ],
 )
 def test_gemma_3(shared: Path, name: str, parameters: int, scale: float, window: int, factor: float | None) -> None:
-    decoder = families.describe(json.loads((shared / f"configs/{name}.json").read_text()))
+    decoder = described(json.loads((shared / f"configs/{name}.json").read_text()))
     assert (decoder.n_parameters, decoder.embedding_scale) == (parameters, scale)
     far = Rope(1000000.0, 256, factor and LinearScaling(factor))
-    assert decoder.pattern == (Attention(Rope(10000.0, 256), window),) * 5 + (Attention(far),)
+    assert decoder.pattern == (Positions(Rope(10000.0, 256), window),) * 5 + (Positions(far),)
     assert (decoder.attention_softcap, decoder.logits_softcap, decoder.qk_norm) == (None, None, True)
 
 
 @pytest.mark.shared
 def test_the_text_part_of_a_gemma_that_sees_takes_the_defaults_of_transformers(shared: Path) -> None:
-    decoder = families.describe(json.loads((shared / "configs/gemma-3-4b-it.json").read_text()))
+    decoder = described(json.loads((shared / "configs/gemma-3-4b-it.json").read_text()))
     assert (decoder.n_heads, decoder.n_kv_heads, decoder.head_dim, decoder.n_vocab) == (8, 4, 256, 262208)
     assert (decoder.trained_context, decoder.norm_eps, decoder.architecture) == (131072, 1e-6, "Gemma3ForCausalLM")
 
 
 @pytest.mark.parametrize("config", [GEMMA2, GEMMA3, GEMMA3_VISION])
 def test_a_gemma_needs_the_range_of_bf16(config: Mapping[str, Any]) -> None:
-    assert families.describe(config).wide
+    assert described(config).wide
 
 
 def test_gemma_2_has_windows_on_the_even_layers() -> None:
     rope = Rope(10000.0, 32)
-    assert families.describe(GEMMA2).pattern == (Attention(rope, 24), Attention(rope))
+    assert described(GEMMA2).pattern == (Positions(rope, 24), Positions(rope))
     # A window that hides nothing is still what tells the layers apart, and what an engine's architecture expects.
-    assert families.describe(GEMMA2, 24).pattern == (Attention(rope, 24), Attention(rope))
-    assert families.describe(GEMMA2, 24).windows == ()
+    assert described(GEMMA2, 24).pattern == (Positions(rope, 24), Positions(rope))
+    assert described(GEMMA2, 24).windows == ()
 
 
 def test_gemma_2_takes_the_defaults_of_transformers_but_not_for_a_null() -> None:
     absent = without(
         GEMMA2, "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "query_pre_attn_scalar", "hidden_act"
     )
-    decoder = families.describe(absent)
+    decoder = described(absent)
     assert (decoder.attention_softcap, decoder.logits_softcap, decoder.head_dim) == (50.0, 30.0, 256)
     assert decoder.attention_scale is None
-    decoder = families.describe({**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None})
+    decoder = described({**GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping": None})
     assert (decoder.attention_softcap, decoder.logits_softcap) == (None, None)
 
 
@@ -100,39 +101,39 @@ def test_the_scale_of_the_embeddings_is_rounded_as_the_weights_are(
     hidden: int, dtype: str | None, scale: float, field: str
 ) -> None:
     config = {**without(GEMMA2, "torch_dtype"), "hidden_size": hidden, field: dtype}
-    assert families.describe(config).embedding_scale == scale
+    assert described(config).embedding_scale == scale
 
 
 def test_the_scores_are_scaled_by_a_number_of_their_own() -> None:
-    assert families.describe(GEMMA2).attention_scale == 24**-0.5
-    assert families.describe({**GEMMA2, "query_pre_attn_scalar": 32}).attention_scale is None
+    assert described(GEMMA2).attention_scale == 24**-0.5
+    assert described({**GEMMA2, "query_pre_attn_scalar": 32}).attention_scale is None
 
 
 def test_gemma_3_has_a_rope_for_each_kind_of_layer() -> None:
-    assert families.describe(GEMMA3).pattern == (LOCAL, LOCAL, GLOBAL)
-    assert families.describe(GEMMA3, 24).pattern == (LOCAL, LOCAL, GLOBAL)
+    assert described(GEMMA3).pattern == (LOCAL, LOCAL, GLOBAL)
+    assert described(GEMMA3, 24).pattern == (LOCAL, LOCAL, GLOBAL)
 
 
 def test_gemma_3_has_the_bases_of_transformers_where_it_names_none() -> None:
     config = without(GEMMA3, "rope_theta", "rope_local_base_freq")
-    assert families.describe(config) == families.describe(GEMMA3)
+    assert described(config) == described(GEMMA3)
     config = {**GEMMA3_V5, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}}
-    assert families.describe(config) == families.describe(GEMMA3)
+    assert described(config) == described(GEMMA3)
 
 
 @pytest.mark.parametrize("field", ["sliding_window_pattern", "_sliding_window_pattern"])
 def test_every_so_many_layers_one_is_global(field: str) -> None:
     config = {**without(GEMMA3, "sliding_window_pattern"), "num_hidden_layers": 13}
-    assert families.describe({**config, field: 4}).pattern == (LOCAL, LOCAL, LOCAL, GLOBAL)
-    assert families.describe(config).pattern == (LOCAL,) * 5 + (GLOBAL,)
-    assert families.describe({**config, "num_hidden_layers": 5}).pattern == (LOCAL,)
+    assert described({**config, field: 4}).pattern == (LOCAL, LOCAL, LOCAL, GLOBAL)
+    assert described(config).pattern == (LOCAL,) * 5 + (GLOBAL,)
+    assert described({**config, "num_hidden_layers": 5}).pattern == (LOCAL,)
 
 
 def test_stated_layer_types_come_before_the_rule() -> None:
     types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
-    assert families.describe({**GEMMA3, "layer_types": types}).pattern == (GLOBAL, LOCAL)
+    assert described({**GEMMA3, "layer_types": types}).pattern == (GLOBAL, LOCAL)
     types[4] = "sliding_attention"
-    assert families.describe({**GEMMA3, "layer_types": types}).pattern == (GLOBAL, LOCAL, GLOBAL, LOCAL, LOCAL)
+    assert described({**GEMMA3, "layer_types": types}).pattern == (GLOBAL, LOCAL, GLOBAL, LOCAL, LOCAL)
 
 
 SPELLINGS: Mapping[str, Mapping[str, Any]] = {
@@ -146,14 +147,14 @@ SPELLINGS: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_of_a_model_gives_one_decoder(name: str) -> None:
-    assert families.describe(SPELLINGS[name]) == families.describe(GEMMA3)
+    assert described(SPELLINGS[name]) == described(GEMMA3)
 
 
 def test_gemma_2_in_the_spelling_of_version_5() -> None:
     config = without(GEMMA2, "rope_theta", "torch_dtype")
     config |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "dtype": "float32"}
     config |= {"layer_types": ["sliding_attention", "full_attention"] * 2}
-    assert families.describe(config) == families.describe(GEMMA2)
+    assert described(config) == described(GEMMA2)
 
 
 def test_the_gain_of_a_norm_is_one_more_than_what_is_stored(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=re.escape(message)) as raised:
-        families.describe(config)
+        described(config)
     assert not isinstance(raised.value, UnsupportedModelError)
 
 
@@ -274,4 +275,4 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), UNSUPPORTED)
 def test_what_is_not_built_is_refused_by_field(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
-        families.describe(config)
+        described(config)

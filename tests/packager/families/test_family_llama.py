@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import described
 from models import LINEAR, LLAMA3, make_llama, write_safetensors
 
-from edgepack.bundle.decoder import LinearScaling, Llama3Scaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
@@ -40,7 +41,7 @@ def without(*names: str) -> dict[str, Any]:
 
 @pytest.mark.shared
 def test_llama_3_2(shared: Path) -> None:
-    decoder = families.describe(json.loads((shared / "configs/Llama-3.2-1B-Instruct.json").read_text()))
+    decoder = described(json.loads((shared / "configs/Llama-3.2-1B-Instruct.json").read_text()))
     assert decoder.n_parameters == 1_235_814_400
     assert decoder.ropes[0] == Rope(theta=500000.0, dim=64, scaling=Llama3Scaling(32.0, 1.0, 4.0, 8192))
     assert (decoder.n_layers, decoder.kv_size, decoder.context, decoder.tied) == (16, 512, 131072, True)
@@ -48,28 +49,28 @@ def test_llama_3_2(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_smollm2(shared: Path) -> None:
-    decoder = families.describe(json.loads((shared / "configs/SmolLM2-135M.json").read_text()))
+    decoder = described(json.loads((shared / "configs/SmolLM2-135M.json").read_text()))
     assert decoder.n_parameters == 134_515_008
     assert decoder.ropes[0] == Rope(theta=100000.0, dim=64)
     assert decoder.head_dim == 64
 
 
 def test_absent_fields_take_the_defaults_of_the_architecture() -> None:
-    decoder = families.describe(without("num_key_value_heads", "hidden_act"))
+    decoder = described(without("num_key_value_heads", "hidden_act"))
     assert decoder.n_kv_heads == decoder.n_heads == 4
     assert decoder.head_dim == 16
     assert decoder.ropes[0] == Rope(theta=10000.0, dim=16)
     assert [decoder.tied, decoder.qkv_bias, decoder.output_bias, decoder.mlp_bias] == [False] * 4
-    assert families.describe(CONFIG | {"head_dim": None}).head_dim == 16
+    assert described(CONFIG | {"head_dim": None}).head_dim == 16
 
 
 def test_an_explicit_head_dim_is_not_derived() -> None:
-    decoder = families.describe(CONFIG | {"head_dim": 32, "num_attention_heads": 6, "num_key_value_heads": 3})
+    decoder = described(CONFIG | {"head_dim": 32, "num_attention_heads": 6, "num_key_value_heads": 3})
     assert (decoder.head_dim, decoder.q_size, decoder.kv_size, decoder.ropes[0].dim) == (32, 192, 96, 32)
 
 
 def test_biases() -> None:
-    names = dict(families.describe(CONFIG | {"attention_bias": True, "mlp_bias": True}).tensors())
+    names = dict(described(CONFIG | {"attention_bias": True, "mlp_bias": True}).tensors())
     assert names["layers.1.attention.k.bias"] == (32,)
     assert names["layers.1.attention.o.bias"] == (64,)
     assert names["layers.1.mlp.down.bias"] == (64,)
@@ -94,7 +95,7 @@ SPELLINGS: list[tuple[Mapping[str, Any], float, object]] = [
 
 @pytest.mark.parametrize(("spelling", "theta", "scaling"), SPELLINGS)
 def test_rope_in_every_spelling(spelling: Mapping[str, Any], theta: float, scaling: Any) -> None:
-    assert families.describe(CONFIG | spelling).ropes[0] == Rope(theta=theta, dim=16, scaling=scaling)
+    assert described(CONFIG | spelling).ropes[0] == Rope(theta=theta, dim=16, scaling=scaling)
 
 
 def test_both_spellings_of_a_model_give_one_decoder(tmp_path: Path) -> None:
@@ -122,12 +123,12 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), UNSUPPORTED)
 def test_what_is_not_built_is_refused_by_name(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
-        families.describe(config)
+        described(config)
 
 
 def test_an_unknown_architecture_is_told_what_is_built() -> None:
     with pytest.raises(UnsupportedModelError, match="MambaForCausalLM") as raised:
-        families.describe({"architectures": ["MambaForCausalLM"]})
+        described({"architectures": ["MambaForCausalLM"]})
     assert raised.value.hint is not None
     assert raised.value.hint.startswith("It builds: Gemma2ForCausalLM, ")
     assert "LlamaForCausalLM, " in raised.value.hint
@@ -142,14 +143,14 @@ REQUIRED = (
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_missing_field_is_named(name: str) -> None:
     with pytest.raises(SourceError, match=f"the field {name} is missing"):
-        families.describe(without(name))
+        described(without(name))
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, "num_key_value_heads", "head_dim", "rope_theta"])
 @pytest.mark.parametrize("value", [0, -1, "64", True, [64], float("nan"), float("inf")])
 def test_a_wrong_number_is_named(name: str, value: object) -> None:
     with pytest.raises(SourceError, match=f"{name} must be") as raised:
-        families.describe(CONFIG | {name: value})
+        described(CONFIG | {name: value})
     assert raised.value.hint
 
 
@@ -186,7 +187,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=re.escape(message)) as raised:
-        families.describe(config)
+        described(config)
     assert not isinstance(raised.value, UnsupportedModelError)
 
 

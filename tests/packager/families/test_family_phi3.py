@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import Positions, described
 from models import make_model
 from oracle_models import LONGROPE, PHI3, PHI3_4K, PHI3_V5, PHI4
 
-from edgepack.bundle.decoder import Attention, LongRopeScaling, Rope
+from edgepack.bundle.rope import LongRopeScaling, Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
@@ -24,7 +25,7 @@ MAGNITUDE = math.sqrt(1.5)
 
 
 def scaling(config: Mapping[str, Any], context: int | None = None) -> LongRopeScaling:
-    found = families.describe(config, context).ropes[0].scaling
+    found = described(config, context).ropes[0].scaling
     assert isinstance(found, LongRopeScaling)
     return found
 
@@ -32,7 +33,7 @@ def scaling(config: Mapping[str, Any], context: int | None = None) -> LongRopeSc
 @pytest.mark.shared
 def test_phi_3_5_mini(shared: Path) -> None:
     config = json.loads((shared / "configs/Phi-3.5-mini-instruct.json").read_text())
-    decoder = families.describe(config)
+    decoder = described(config)
     assert decoder.n_parameters == 3_821_079_552
     assert (decoder.context, decoder.trained_context, decoder.tied, decoder.head_dim) == (4096, 131072, False, 96)
     assert decoder.windows == ()
@@ -44,7 +45,7 @@ def test_phi_3_5_mini(shared: Path) -> None:
 @pytest.mark.shared
 def test_phi_4_mini(shared: Path) -> None:
     config = json.loads((shared / "configs/Phi-4-mini-reasoning.json").read_text())
-    decoder = families.describe(config)
+    decoder = described(config)
     assert decoder.n_parameters == 3_836_021_760
     assert (decoder.head_dim, decoder.ropes[0].dim, decoder.n_kv_heads, decoder.tied) == (128, 96, 8, True)
     # Its two lists of factors are the same, so that no context has to be chosen.
@@ -56,13 +57,13 @@ def test_phi_4_mini(shared: Path) -> None:
     [(None, 64, "short"), (1, 1, "short"), (64, 64, "short"), (65, 65, "long"), (512, 512, "long")],
 )
 def test_the_context_decides_the_factors_of_all_positions(asked: int | None, context: int, list: str) -> None:
-    decoder = families.describe(PHI3, asked)
+    decoder = described(PHI3, asked)
     assert (decoder.context, decoder.trained_context) == (context, 512)
     assert scaling(PHI3, asked) == LongRopeScaling(tuple(LONGROPE[f"{list}_factor"]), MAGNITUDE, 64)
 
 
 def test_a_part_of_each_head_rotates() -> None:
-    decoder = families.describe(PHI4)
+    decoder = described(PHI4)
     assert (decoder.head_dim, decoder.ropes[0].dim) == (32, 24)
     assert len(scaling(PHI4).factors) == 12
 
@@ -82,7 +83,7 @@ def test_the_magnitude_is_stated_or_follows_from_the_stretch() -> None:
 def test_an_original_context_beyond_the_trained_one_stretches_nothing() -> None:
     config = {**PHI3, "original_max_position_embeddings": 1024}
     assert scaling(config) == LongRopeScaling(tuple(LONGROPE["short_factor"]), 1.0, 1024)
-    assert families.describe(config).context == 512
+    assert described(config).context == 512
 
 
 V5 = PHI3_V5["rope_parameters"]
@@ -108,19 +109,19 @@ SPELLINGS: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("name", SPELLINGS)
 @pytest.mark.parametrize("context", [None, 64, 512])
 def test_every_spelling_of_a_model_gives_one_decoder(name: str, context: int | None) -> None:
-    assert families.describe(SPELLINGS[name], context) == families.describe(PHI3, context)
+    assert described(SPELLINGS[name], context) == described(PHI3, context)
 
 
 def test_the_part_that_rotates_in_the_spelling_of_version_5() -> None:
     config = {key: value for key, value in PHI4.items() if key not in ("rope_scaling", "partial_rotary_factor")}
     section = {**PHI4["rope_scaling"], "rope_type": "longrope", "partial_rotary_factor": 0.75}
-    assert families.describe({**config, "rope_parameters": section}) == families.describe(PHI4)
+    assert described({**config, "rope_parameters": section}) == described(PHI4)
 
 
 def test_a_window_shorter_than_the_context_is_on_every_layer() -> None:
-    assert families.describe(PHI3_4K).pattern == (Attention(Rope(10000.0, 32), window=24),)
-    assert families.describe(PHI3_4K, 25).windows == (24,)
-    assert families.describe(PHI3_4K, 24).pattern == (Attention(Rope(10000.0, 32)),)
+    assert described(PHI3_4K).pattern == (Positions(Rope(10000.0, 32), window=24),)
+    assert described(PHI3_4K, 25).windows == (24,)
+    assert described(PHI3_4K, 24).pattern == (Positions(Rope(10000.0, 32)),)
 
 
 def test_q_k_and_v_and_gate_and_up_are_parts_of_one_tensor(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=re.escape(message)) as raised:
-        families.describe(config)
+        described(config)
     assert not isinstance(raised.value, UnsupportedModelError)
 
 
@@ -196,4 +197,4 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), UNSUPPORTED)
 def test_what_is_not_built_is_refused_by_field(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
-        families.describe(config)
+        described(config)

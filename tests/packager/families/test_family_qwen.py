@@ -10,47 +10,48 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoders import Positions, described
 from models import make_model
 from oracle_models import QWEN2, QWEN2_WINDOW, QWEN3
 
-from edgepack.bundle.decoder import Attention, Rope
+from edgepack.bundle.rope import Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint
 
-PLAIN = Attention(Rope(1000000.0, 32))
-WINDOWED = Attention(Rope(1000000.0, 32), window=24)
+PLAIN = Positions(Rope(1000000.0, 32))
+WINDOWED = Positions(Rope(1000000.0, 32), window=24)
 
 
 @pytest.mark.shared
 def test_qwen_2_5(shared: Path) -> None:
-    decoder = families.describe(json.loads((shared / "configs/Qwen2.5-0.5B-Instruct.json").read_text()))
+    decoder = described(json.loads((shared / "configs/Qwen2.5-0.5B-Instruct.json").read_text()))
     assert decoder.n_parameters == 494_032_768
-    assert decoder.pattern == (Attention(Rope(1000000.0, 64)),)
+    assert decoder.pattern == (Positions(Rope(1000000.0, 64)),)
     assert (decoder.qkv_bias, decoder.output_bias, decoder.mlp_bias, decoder.tied) == (True, False, False, True)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize(("name", "parameters"), [("Qwen3-0.6B", 596_049_920), ("Qwen3-1.7B", 1_720_574_976)])
 def test_qwen_3(shared: Path, name: str, parameters: int) -> None:
-    decoder = families.describe(json.loads((shared / f"configs/{name}.json").read_text()))
+    decoder = described(json.loads((shared / f"configs/{name}.json").read_text()))
     assert (decoder.n_parameters, decoder.head_dim, decoder.context) == (parameters, 128, 40960)
     assert (decoder.qkv_bias, decoder.qk_norm, decoder.post_norms) == (False, True, False)
 
 
 def test_absent_fields_take_the_defaults_of_the_architectures() -> None:
     small = {key: value for key, value in QWEN3.items() if key not in ("head_dim", "tie_word_embeddings", "rope_theta")}
-    decoder = families.describe(small)
+    decoder = described(small)
     assert (decoder.head_dim, decoder.tied, decoder.ropes[0].theta) == (128, False, 10000.0)
-    assert families.describe({**QWEN3, "head_dim": None}).head_dim == 128
+    assert described({**QWEN3, "head_dim": None}).head_dim == 128
     small = {key: value for key, value in QWEN2.items() if key not in ("tie_word_embeddings", "use_sliding_window")}
-    decoder = families.describe(small)
+    decoder = described(small)
     assert (decoder.head_dim, decoder.tied, decoder.pattern) == (32, False, (PLAIN,))
 
 
 def test_a_window_that_is_not_in_use_is_none() -> None:
-    assert families.describe({**QWEN2, "sliding_window": 24}).pattern == (PLAIN,)
-    assert families.describe({**QWEN2_WINDOW, "sliding_window": None}).pattern == (PLAIN,)
+    assert described({**QWEN2, "sliding_window": 24}).pattern == (PLAIN,)
+    assert described({**QWEN2_WINDOW, "sliding_window": None}).pattern == (PLAIN,)
 
 
 @pytest.mark.parametrize(
@@ -63,21 +64,21 @@ def test_a_window_that_is_not_in_use_is_none() -> None:
         (None, (PLAIN,)),
     ],
 )
-def test_windows_begin_at_a_layer(first: int | None, pattern: tuple[Attention, ...]) -> None:
-    assert families.describe({**QWEN2_WINDOW, "max_window_layers": first}).pattern == pattern
+def test_windows_begin_at_a_layer(first: int | None, pattern: tuple[Positions, ...]) -> None:
+    assert described({**QWEN2_WINDOW, "max_window_layers": first}).pattern == pattern
 
 
 def test_stated_layer_types_come_before_the_rule() -> None:
     config = {**QWEN2_WINDOW, "layer_types": ["full_attention", "sliding_attention"] * 2}
-    assert families.describe(config).pattern == (PLAIN, WINDOWED)
+    assert described(config).pattern == (PLAIN, WINDOWED)
 
 
 @pytest.mark.parametrize("config", [QWEN2, QWEN3])
 def test_both_spellings_give_one_decoder(config: Mapping[str, Any]) -> None:
     section = {"rope_type": "default", "rope_theta": 1000000.0}
     new = {key: value for key, value in config.items() if key not in ("rope_theta", "rope_scaling", "torch_dtype")}
-    assert families.describe({**new, "rope_parameters": section}) == families.describe(config)
-    assert families.describe({**config, "rope_parameters": section}) == families.describe(config)
+    assert described({**new, "rope_parameters": section}) == described(config)
+    assert described({**config, "rope_parameters": section}) == described(config)
 
 
 def test_qwen_2_has_a_bias_on_q_k_and_v_only(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_qwen_3_norms_each_head_of_q_and_k(tmp_path: Path) -> None:
 
 
 def test_qwen_3_may_have_biases_on_all_of_attention() -> None:
-    names = dict(families.describe({**QWEN3, "attention_bias": True}).tensors())
+    names = dict(described({**QWEN3, "attention_bias": True}).tensors())
     assert {"layers.0.attention.q.bias", "layers.0.attention.o.bias"} <= names.keys()
 
 
@@ -121,7 +122,7 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), WRONG)
 def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=re.escape(message)) as raised:
-        families.describe(config)
+        described(config)
     assert not isinstance(raised.value, UnsupportedModelError)
 
 
@@ -136,4 +137,4 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("config", "message"), UNSUPPORTED)
 def test_what_is_not_built_is_refused_by_field(config: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
-        families.describe(config)
+        described(config)

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from decoders import Positions, described
 from oracle_models import SMOLLM3
 
-from edgepack.bundle.decoder import Attention, Rope
+from edgepack.bundle.rope import Rope
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager import families
 
-ROTATING = Attention(Rope(5000000.0, 32))
-STILL = Attention(None)
+ROTATING = Positions(Rope(5000000.0, 32))
+STILL = Positions(None)
 
 
 def test_a_one_in_no_rope_layers_means_that_the_layer_rotates() -> None:
-    decoder = families.describe(SMOLLM3)
+    decoder = described(SMOLLM3)
     assert decoder.pattern == (ROTATING, ROTATING, ROTATING, STILL)
-    assert [decoder.attention(layer) for layer in range(5)] == [ROTATING, ROTATING, ROTATING, STILL, ROTATING]
+    assert [each.rope is not None for each in decoder.attentions] == [True, True, True, False, True]
     assert decoder.ropes == (ROTATING.rope,)
-    assert families.describe({**SMOLLM3, "no_rope_layers": [1, 0, 1, 0, 1]}).pattern == (ROTATING, STILL)
+    assert described({**SMOLLM3, "no_rope_layers": [1, 0, 1, 0, 1]}).pattern == (ROTATING, STILL)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_a_one_in_no_rope_layers_means_that_the_layer_rotates() -> None:
         (3, (ROTATING, ROTATING, STILL)),
     ],
 )
-def test_without_a_list_every_so_many_layers_one_does_not(interval: int | None, pattern: tuple[Attention, ...]) -> None:
+def test_without_a_list_every_so_many_layers_one_does_not(interval: int | None, pattern: tuple[Positions, ...]) -> None:
     config = {**SMOLLM3, "no_rope_layers": None, "no_rope_layer_interval": interval}
-    assert families.describe(config).pattern == pattern
+    assert described(config).pattern == pattern
 
 
 def test_absent_fields_take_the_defaults_of_transformers() -> None:
     absent = ("rope_theta", "tie_word_embeddings", "attention_bias", "mlp_bias")
-    decoder = families.describe({key: value for key, value in SMOLLM3.items() if key not in absent})
+    decoder = described({key: value for key, value in SMOLLM3.items() if key not in absent})
     assert (decoder.ropes[0].theta, decoder.tied, decoder.qkv_bias, decoder.mlp_bias) == (2e6, True, False, False)
 
 
@@ -58,9 +58,9 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "message"), WRONG)
 def test_a_wrong_config_is_refused(fields: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=re.escape(message)):
-        families.describe({**SMOLLM3, **fields})
+        described({**SMOLLM3, **fields})
 
 
 def test_windows_are_refused_by_field() -> None:
     with pytest.raises(UnsupportedModelError, match="use_sliding_window is True"):
-        families.describe({**SMOLLM3, "use_sliding_window": True, "sliding_window": 24})
+        described({**SMOLLM3, "use_sliding_window": True, "sliding_window": 24})

@@ -13,10 +13,12 @@ from typing import Any
 import decoders
 import msgspec
 import pytest
+from decoders import Positions
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS, PHI4, Fixture
 
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Rope
 from edgepack.cli import main
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import Payload, kv_bytes, needed
@@ -155,7 +157,7 @@ MODELS: list[tuple[str, Decoder, float, float, float, float]] = [
     ("Phi-3.5-mini-instruct", shape(3072, 32, 32, 32, 96, 8192, 32064, tied=False), 3821.1, 2150, 2389, 384),
     (
         "Phi-4-mini-reasoning",
-        shape(3072, 32, 24, 8, 128, 8192, 200064, pattern=(Attention(Rope(1e4, 96)),)),
+        shape(3072, 32, 24, 8, 128, 8192, 200064, pattern=(Positions(Rope(1e4, 96)),)),
         3836.0, 2158, 2398, 128,
     ),
     ("gemma-2-2b-it", shape(2304, 26, 8, 4, 256, 9216, 256000, **GEMMA_2), 2614.3, 1471, 1635, 104),
@@ -167,7 +169,7 @@ MODELS: list[tuple[str, Decoder, float, float, float, float]] = [
     ("SmolLM2-135M", shape(576, 30, 9, 3, 64, 1536, 49152), 134.5, 76, 84, 22.5),
     (
         "SmolLM3-3B",
-        shape(2048, 36, 16, 4, 128, 11008, 128256, pattern=(Attention(Rope(5e6, 128)),) * 3 + (Attention(None),)),
+        shape(2048, 36, 16, 4, 128, 11008, 128256, pattern=(Positions(Rope(5e6, 128)),) * 3 + (Positions(None),)),
         3075.1, 1730, 1922, 72,
     ),
 ]  # fmt: skip

@@ -12,9 +12,10 @@ import broken_runtimes
 import msgspec
 import numpy as np
 import pytest
+from decoders import Positions, changed
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Gate, Loss
 from edgepack.errors import EngineError
 from edgepack.runtime import KvCache
@@ -105,7 +106,7 @@ def interleaved_heads(weights: Weights, name: str, start: int, stop: int) -> Flo
     rows = weights.rows(name, start, stop)
     if not name.endswith((".attention.q", ".attention.k")):
         return rows
-    heads = rows.reshape(-1, 2, weights.decoder.head_dim // 2, rows.shape[-1])
+    heads = rows.reshape(-1, 2, weights.decoder.attention(0).head_dim // 2, rows.shape[-1])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 
@@ -144,7 +145,7 @@ def test_structure_catches(
     def broken_write(part: Weights, requests: Sequence[Request], folder: Path, model: Model) -> list[Written]:
         decoder = part.decoder
         if "scaling" in fields:
-            decoder = replace(decoder, pattern=(Attention(replace(decoder.ropes[0], scaling=None)),))
+            decoder = changed(decoder, pattern=(Positions(replace(decoder.ropes[0], scaling=None)),))
         if "norm_eps" in fields:
             decoder = replace(decoder, norm_eps=fields["norm_eps"])
         return write(Planted(part, decoder, change), requests, folder, dataclasses.replace(model, decoder=decoder))

@@ -14,10 +14,11 @@ from typing import Any
 import golden_models
 import numpy as np
 import pytest
+from decoders import Alike, Positions, changed
 from msgspec.structs import replace
 from oracle_models import ORACLE_MODELS
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Gate
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
@@ -118,38 +119,38 @@ def unscaled(decoder: Decoder) -> dict[str, Any]:
 
 
 def other_parity(decoder: Decoder) -> dict[str, Any]:
-    return {"pattern": (*decoder.pattern[1:], decoder.pattern[0])}
+    return {"pattern": (*Alike(decoder).pattern[1:], Alike(decoder).pattern[0])}
 
 
 def no_windows(decoder: Decoder) -> dict[str, Any]:
-    return {"pattern": tuple(Attention(kind.rope) for kind in decoder.pattern)}
+    return {"pattern": tuple(Positions(kind.rope) for kind in Alike(decoder).pattern)}
 
 
 def one_rope(decoder: Decoder) -> dict[str, Any]:
-    return {"pattern": tuple(Attention(decoder.ropes[-1], kind.window) for kind in decoder.pattern)}
+    return {"pattern": tuple(Positions(decoder.ropes[-1], kind.window) for kind in Alike(decoder).pattern)}
 
 
 def whole_heads_rotate(decoder: Decoder) -> dict[str, Any]:
-    rope = replace(decoder.ropes[0], dim=decoder.head_dim, scaling=None)
-    return {"pattern": tuple(Attention(rope, kind.window) for kind in decoder.pattern)}
+    rope = replace(decoder.ropes[0], dim=decoder.attention(0).head_dim, scaling=None)
+    return {"pattern": tuple(Positions(rope, kind.window) for kind in Alike(decoder).pattern)}
 
 
 def unread_rope(decoder: Decoder) -> dict[str, Any]:
     rope = replace(decoder.ropes[0], theta=10000.0, scaling=None)
-    return {"pattern": tuple(Attention(rope, kind.window) for kind in decoder.pattern)}
+    return {"pattern": tuple(Positions(rope, kind.window) for kind in Alike(decoder).pattern)}
 
 
 def other_factors(decoder: Decoder) -> dict[str, Any]:
     rope = decoder.ropes[0]
     scaling: Any = rope.scaling
     swapped = replace(scaling, factors=tuple(factor + 0.5 for factor in scaling.factors))
-    return {"pattern": (Attention(replace(rope, scaling=swapped)),)}
+    return {"pattern": (Positions(replace(rope, scaling=swapped)),)}
 
 
 def no_magnitude(decoder: Decoder) -> dict[str, Any]:
     rope = decoder.ropes[0]
     scaling: Any = rope.scaling
-    return {"pattern": (Attention(replace(rope, scaling=replace(scaling, magnitude=1.0))),)}
+    return {"pattern": (Positions(replace(rope, scaling=replace(scaling, magnitude=1.0))),)}
 
 
 def no_softcap(decoder: Decoder) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def no_logits_softcap(decoder: Decoder) -> dict[str, Any]:
 
 def inverted_nope(decoder: Decoder) -> dict[str, Any]:
     (rope,) = decoder.ropes
-    return {"pattern": tuple(Attention(None if kind.rope else rope, kind.window) for kind in decoder.pattern)}
+    return {"pattern": tuple(Positions(None if kind.rope else rope, kind.window) for kind in Alike(decoder).pattern)}
 
 
 def unchanged(decoder: Decoder) -> dict[str, Any]:
@@ -194,12 +195,12 @@ def test_structure_hears(fault: str, target: str, tmp_path: Path, monkeypatch: p
     run = engine.logits
 
     def broken_write(part: Weights, requests: Sequence[Request], folder: Path, model: Model) -> list[Written]:
-        decoder = replace(part.decoder, **wrong(part.decoder))
+        decoder = changed(part.decoder, **wrong(part.decoder))
         return write(Planted(part, decoder, change), requests, folder, dataclasses.replace(model, decoder=decoder))
 
     def deceived(runtime: str, variant: Path, decoder: Decoder, *rest: Any) -> Any:
         # The runtimes hold a payload's numbers against the manifest's: let both be wrong, so that the logits must tell.
-        return run(runtime, variant, replace(decoder, **wrong(decoder)), *rest)
+        return run(runtime, variant, changed(decoder, **wrong(decoder)), *rest)
 
     with opened(name, tmp_path) as weights:
         ids = probe.make(weights.decoder, None).ids

@@ -9,6 +9,7 @@ import golden_models
 import numpy as np
 import pytest
 import tokenizers
+from decoders import changed
 from models import make_llama
 from msgspec.structs import replace
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def test_who_asks_gets_the_whole_and_who_does_not_what_takes_seconds(tokenizer: 
     assert unasked is not None
     assert (asked.tokens, unasked.tokens) == (held_out.WHOLE, held_out.SHORT)
     assert set(unasked.windows) < set(asked.windows)  # so that the reference need not read them again
-    large = replace(demo.decoder, n_layers=16, hidden_size=2048, intermediate_size=8192, n_heads=32, n_kv_heads=8)
+    large = changed(demo.decoder, n_layers=16, hidden_size=2048, intermediate_size=8192, n_heads=32, n_kv_heads=8)
     assert held_out.choose(None, None, [], tokenizer, large, 3) is None
     assert held_out.choose("built-in", None, [], tokenizer, large, 3) is not None
 

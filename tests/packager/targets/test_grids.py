@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from decoders import describe
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Rope
 from edgepack.errors import BuildError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.weights import Float32, blocks

@@ -22,13 +22,14 @@ from typing import NoReturn
 import gguf
 import numpy as np
 import pytest
-from decoders import describe
+from decoders import Alike, changed, describe
 from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Rope
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, PromptTooLongError, UsageError
 from edgepack.runtime import KvCache, Options, Session
@@ -67,7 +68,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 def random_weights(decoder: Decoder, seed: int) -> Weights:
     rng = np.random.default_rng(seed)
-    d = decoder
+    d = Alike(decoder)
     shapes = {"token_embd": (d.n_vocab, d.hidden_size), "output_norm": (d.hidden_size,)}
     shapes["output"] = (d.n_vocab, d.hidden_size)
     for layer in range(d.n_layers):
@@ -88,9 +89,9 @@ def write_model(folder: Path, decoder: Decoder, weights: Weights) -> Path:
     writer.add_context_length(decoder.context)
     writer.add_embedding_length(decoder.hidden_size)
     writer.add_block_count(decoder.n_layers)
-    writer.add_feed_forward_length(decoder.intermediate_size)
-    writer.add_head_count(decoder.n_heads)
-    writer.add_head_count_kv(decoder.n_kv_heads)
+    writer.add_feed_forward_length(decoder.layer(0).mlp.size)
+    writer.add_head_count(decoder.attention(0).n_heads)
+    writer.add_head_count_kv(decoder.attention(0).n_kv_heads)
     writer.add_layer_norm_rms_eps(decoder.norm_eps)
     writer.add_rope_dimension_count(decoder.ropes[0].dim)
     writer.add_rope_freq_base(decoder.ropes[0].theta)
@@ -118,7 +119,7 @@ def rotate(x: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
 
 
 def expected_logits(decoder: Decoder, weights: Weights, ids: list[int]) -> NDArray[np.float64]:
-    d, n = decoder, len(ids)
+    d, n = Alike(decoder), len(ids)
     x = weights["token_embd"][ids].astype(np.float64)
     future = np.triu(np.full((n, n), -np.inf), 1)
     for layer in range(d.n_layers):
@@ -550,9 +551,8 @@ class TestFile:
         ],
     )
     def test_a_file_of_another_model(self, variant: Path, field: str, value: int, complaint: str) -> None:
-        import msgspec
 
-        other = msgspec.structs.replace(DECODER, **{field: value})
+        other = changed(DECODER, **{field: value})
         with pytest.raises(EngineError, match=complaint):
             GgufRuntime().open(variant, other, Options(context=8, threads=1, kv_cache="f32"))
 

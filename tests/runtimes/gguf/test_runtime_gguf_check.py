@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from decoders import Positions, changed
 from gguf_decoders import DECODERS, FAR, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, WINDOW, architecture, rope
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header as encoding
@@ -48,13 +49,13 @@ def test_what_the_target_writes_is_accepted(name: str, tmp_path: Path) -> None:
 OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"norm_eps": 2e-5}, r"llama\.attention\.layer_norm_rms_epsilon is .*, the model's is"),
     ("llama", {"pattern": (FAR,)}, "the rope's base of layer 0 is 10000.0, the model's is 1000000.0"),
-    ("llama", {"pattern": (Attention(rope(dim=12)),)}, "the rotation of parts of heads of its architecture is False"),
+    ("llama", {"pattern": (Positions(rope(dim=12)),)}, "the rotation of parts of heads of its architecture is False"),
     ("llama", {"pattern": (LOCAL,)}, "the window of layer 0 is None, the model's is 24"),
-    ("llama", {"pattern": (Attention(None),)}, "its architecture has one rope, the model 0"),
-    ("llama", {"pattern": (GLOBAL, Attention(None))}, "the rope's base of layer 1 is 10000.0, the model's is None"),
-    ("llama", {"pattern": (Attention(rope(scaling=LINEAR)),)}, "the rope's linear factor of layer 0 is 1.0"),
-    ("llama", {"pattern": (Attention(rope(scaling=LLAMA3)),)}, r"it has no tensor rope_freqs\.weight"),
-    ("llama", {"pattern": (GLOBAL, Attention(rope(scaling=LLAMA3)))}, "its architecture has one rope, the model 2"),
+    ("llama", {"pattern": (Positions(None),)}, "its architecture has one rope, the model 0"),
+    ("llama", {"pattern": (GLOBAL, Positions(None))}, "the rope's base of layer 1 is 10000.0, the model's is None"),
+    ("llama", {"pattern": (Positions(rope(scaling=LINEAR)),)}, "the rope's linear factor of layer 0 is 1.0"),
+    ("llama", {"pattern": (Positions(rope(scaling=LLAMA3)),)}, r"it has no tensor rope_freqs\.weight"),
+    ("llama", {"pattern": (GLOBAL, Positions(rope(scaling=LLAMA3)))}, "its architecture has one rope, the model 2"),
     ("llama", {"qk_norm": True}, "the norm of q and k of its architecture is False"),
     ("llama", {"post_norms": True}, "the norm after each block of its architecture is False"),
     ("llama", {"activation": "gelu_tanh"}, "the activation of its architecture is silu"),
@@ -65,26 +66,26 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"qkv_bias": True}, "it has biases on nothing"),
     ("llama: everything", {"mlp_bias": False}, "it has biases on attn_k, attn_output"),
     ("llama: everything", {"tied": True}, "it has a head of its own"),
-    ("llama: everything", {"pattern": (Attention(rope(5e5)),)}, r"it has a tensor rope_freqs\.weight"),
+    ("llama: everything", {"pattern": (Positions(rope(5e5)),)}, r"it has a tensor rope_freqs\.weight"),
     (
         "llama: everything",
-        {"pattern": (Attention(rope(5e5, scaling=msgspec.structs.replace(LLAMA3, factor=9.0))),)},
+        {"pattern": (Positions(rope(5e5, scaling=msgspec.structs.replace(LLAMA3, factor=9.0))),)},
         r"rope_freqs\.weight holds other factors",
     ),
     (
         "phi3: beyond the original context",
-        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
+        {"pattern": (Positions(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
         r"rope_factors_long\.weight holds other factors",
     ),
     (
         "phi3: beyond the original context",
-        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.2))),)},
+        {"pattern": (Positions(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.2))),)},
         r"phi3\.rope\.scaling\.attn_factor is 1\.19",
     ),
     ("phi3: partial, biases, scores", {"pattern": (GLOBAL,)}, "the rope's dimension of layer 0 is 12"),
     ("smollm3", {"pattern": (GLOBAL,)}, "the rope's base of layer 3 is None"),
     ("gemma2", {"pattern": (GLOBAL, LOCAL)}, "the window of layer 0 is 24, the model's is None"),
-    ("gemma2", {"pattern": (Attention(rope(), WINDOW + 1), GLOBAL)}, "the window of layer 0 is 24, the model's is 25"),
+    ("gemma2", {"pattern": (Positions(rope(), WINDOW + 1), GLOBAL)}, "the window of layer 0 is 24, the model's is 25"),
     ("gemma2", {"attention_softcap": 5.0}, r"gemma2\.attn_logit_softcapping is 4\.0, the model's is 5\.0"),
     ("gemma2", {"attention_softcap": None}, "the softcap on the scores of its architecture is True"),
     ("gemma2", {"logits_softcap": None}, r"gemma2\.final_logit_softcapping is 6\.0, the model's is None"),
@@ -96,7 +97,7 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}, "the rope's base of layer 4 is 10000.0"),
     (
         "gemma3: linear rope on global layers",
-        {"pattern": (Attention(rope(scaling=LINEAR), WINDOW),) * 5 + (Attention(rope(1e6, scaling=LINEAR)),)},
+        {"pattern": (Positions(rope(scaling=LINEAR), WINDOW),) * 5 + (Positions(rope(1e6, scaling=LINEAR)),)},
         "the rope's linear factor of layer 0 is 1.0, the model's is 8.0",
     ),
 ]
@@ -108,13 +109,13 @@ def test_a_file_of_another_decoder_is_refused_by_what_differs(
 ) -> None:
     path = file_of(tmp_path, DECODERS[name])
     with pytest.raises(EngineError, match=complaint):
-        check(header.read(path), msgspec.structs.replace(DECODERS[name], **changes), path)
+        check(header.read(path), changed(DECODERS[name], **changes), path)
 
 
 def test_a_window_that_hides_nothing_is_none(tmp_path: Path) -> None:
     decoder = msgspec.structs.replace(DECODERS["gemma2"], context=WINDOW)
     path = file_of(tmp_path, decoder)
-    without = msgspec.structs.replace(decoder, pattern=(GLOBAL,))
+    without = changed(decoder, pattern=(GLOBAL,))
     assert check(header.read(path), without, path) == "gemma2"
 
 

@@ -14,11 +14,12 @@ import msgspec
 import numpy as np
 import pytest
 import variants
-from decoders import RandomWeights, describe
+from decoders import Positions, RandomWeights, changed, describe
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
-from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Weights, blocks
@@ -32,7 +33,7 @@ ROPE = Rope(theta=10000.0, dim=16)
 FAR = Rope(theta=1000000.0, dim=16)
 LINEAR = Rope(theta=1000000.0, dim=16, scaling=LinearScaling(8.0))
 LLAMA3 = Rope(theta=500000.0, dim=16, scaling=Llama3Scaling(8.0, 1.0, 4.0, 64))
-LOCAL = Attention(ROPE, window=24)
+LOCAL = Positions(ROPE, window=24)
 # The magnitude of a context that was stretched from 64 to 512.
 STRETCH = 1.5**0.5
 
@@ -54,25 +55,25 @@ class Case:
 
 
 CASES = {
-    "one window": Case({"pattern": (LOCAL,)}, "phi3", {"pattern": (Attention(ROPE, 25),)}),
+    "one window": Case({"pattern": (LOCAL,)}, "phi3", {"pattern": (Positions(ROPE, 25),)}),
     "alternating windows": Case(
-        {"pattern": (LOCAL, Attention(ROPE)), "n_layers": 4}, "llama", {"pattern": (Attention(ROPE), LOCAL)}
+        {"pattern": (LOCAL, Positions(ROPE)), "n_layers": 4}, "llama", {"pattern": (Positions(ROPE), LOCAL)}
     ),
     "two ropes": Case(
-        {"pattern": (*[LOCAL] * 5, Attention(FAR)), "n_layers": 6, **GEMMA, "qk_norm": True},
+        {"pattern": (*[LOCAL] * 5, Positions(FAR)), "n_layers": 6, **GEMMA, "qk_norm": True},
         "gemma3_text",
-        {"pattern": (*[LOCAL] * 5, Attention(ROPE))},
+        {"pattern": (*[LOCAL] * 5, Positions(ROPE))},
     ),
     "linear on global layers": Case(
-        {"pattern": (*[LOCAL] * 2, Attention(LINEAR)), "n_layers": 5, **GEMMA, "qk_norm": True, "attention_scale": 0.2},
+        {"pattern": (*[LOCAL] * 2, Positions(LINEAR)), "n_layers": 5, **GEMMA, "qk_norm": True, "attention_scale": 0.2},
         "gemma3_text",
-        {"pattern": (*[Attention(LINEAR, 24)] * 2, Attention(LINEAR))},
+        {"pattern": (*[Positions(LINEAR, 24)] * 2, Positions(LINEAR))},
     ),
     "softcap of scores": Case({"attention_softcap": 4.0}, "edgepack", {"attention_softcap": None}),
     "softcap of logits": Case({"logits_softcap": 6.0}, "edgepack", {"logits_softcap": 6.1}),
     "softcaps and windows": Case(
         {
-            "pattern": (LOCAL, Attention(ROPE)),
+            "pattern": (LOCAL, Positions(ROPE)),
             "n_layers": 4,
             **GEMMA,
             "attention_softcap": 4.0,
@@ -82,19 +83,19 @@ CASES = {
         "gemma2",
         {"attention_softcap": 4.1},
     ),
-    "llama3 rope": Case({"rope": LLAMA3}, "llama", {"pattern": (Attention(Rope(theta=500000.0, dim=16)),)}),
-    "longrope": Case({"rope": longrope(16, 0.05, STRETCH)}, "phi3", {"pattern": (Attention(longrope(16, 0.05, 1.0)),)}),
+    "llama3 rope": Case({"rope": LLAMA3}, "llama", {"pattern": (Positions(Rope(theta=500000.0, dim=16)),)}),
+    "longrope": Case({"rope": longrope(16, 0.05, STRETCH)}, "phi3", {"pattern": (Positions(longrope(16, 0.05, 1.0)),)}),
     "steeper longrope": Case(
-        {"rope": longrope(16, 0.5, STRETCH)}, "phi3", {"pattern": (Attention(longrope(16, 0.05, STRETCH)),)}
+        {"rope": longrope(16, 0.5, STRETCH)}, "phi3", {"pattern": (Positions(longrope(16, 0.05, STRETCH)),)}
     ),
     "partial longrope": Case(
-        {"rope": longrope(12, 0.05, STRETCH)}, "phi3", {"pattern": (Attention(longrope(12, 0.05, 1.0)),)}
+        {"rope": longrope(12, 0.05, STRETCH)}, "phi3", {"pattern": (Positions(longrope(12, 0.05, 1.0)),)}
     ),
-    "partial rope": Case({"rope": Rope(10000.0, 12)}, "phi3", {"pattern": (Attention(Rope(10000.0, 10)),)}),
+    "partial rope": Case({"rope": Rope(10000.0, 12)}, "phi3", {"pattern": (Positions(Rope(10000.0, 10)),)}),
     "layers without rope": Case(
-        {"pattern": (*[Attention(ROPE)] * 3, Attention(None)), "n_layers": 4},
+        {"pattern": (*[Positions(ROPE)] * 3, Positions(None)), "n_layers": 4},
         "smollm3",
-        {"pattern": (Attention(ROPE),)},
+        {"pattern": (Positions(ROPE),)},
     ),
     "norms of q and k": Case({"qk_norm": True, "tied": False}, "qwen3", {"qk_norm": False}),
     "post norms": Case({"post_norms": True}, "edgepack", {"post_norms": False}),
@@ -112,12 +113,12 @@ CASES = {
         {
             "head_dim": 256,
             "n_kv_heads": 1,
-            "pattern": (Attention(Rope(10000.0, 256), 24), Attention(Rope(1000000.0, 256))),
+            "pattern": (Positions(Rope(10000.0, 256), 24), Positions(Rope(1000000.0, 256))),
             **GEMMA,
             "qk_norm": True,
         },
         "gemma3_text",
-        {"pattern": (Attention(Rope(10000.0, 256), 24), Attention(Rope(1010000.0, 256)))},
+        {"pattern": (Positions(Rope(10000.0, 256), 24), Positions(Rope(1010000.0, 256)))},
     ),
 }
 
@@ -163,7 +164,7 @@ def test_f32_variant_is_the_reference_and_no_other_model(name: str, tmp_path: Pa
     found = run(folder, decoder, ids, chunk=512)
     assert nmse(found, expected) <= 1e-10
     assert nmse(run(folder, decoder, ids, chunk=7), expected) <= 1e-10
-    weights.decoder = msgspec.structs.replace(decoder, **case.fault)
+    weights.decoder = changed(decoder, **case.fault)
     assert nmse(found, reference.logits(weights, ids)) >= 1e-6
 
 

@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from decoders import changed as decoder_changed
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepack.bundle.decoder import Cell, Decoder
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.exported import Cell
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import Options
 from edgepack_runtimes.onnx import OnnxRuntime, foreign
@@ -91,8 +93,8 @@ def named(decoder: Decoder, **changes: object) -> Decoder:
         lambda d: named(d, ids="tokens"),
         lambda d: named(d, cells=(Cell("past_key_values.0.key", "elsewhere"), *d.exported.graph.cells[1:])),
         lambda d: msgspec.structs.replace(d, n_vocab=383),
-        lambda d: msgspec.structs.replace(d, n_kv_heads=2),
-        lambda d: msgspec.structs.replace(d, head_dim=4),
+        lambda d: decoder_changed(d, n_kv_heads=2),
+        lambda d: decoder_changed(d, head_dim=4),
     ],
 )
 def test_a_graph_that_is_not_the_manifests(change: Callable[[Decoder], Decoder], written: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
-from decoders import RandomWeights, describe
+from decoders import Positions, RandomWeights, changed, describe
 from variants import nmse
 
-from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
@@ -37,7 +37,7 @@ def longrope(dim: int, original: int, slope: float, magnitude: float = 1.19) -> 
 
 
 def pattern(*kinds: tuple[Rope | None, int | None]) -> dict[str, Any]:
-    return {"pattern": tuple(Attention(*kind) for kind in kinds)}
+    return {"pattern": tuple(Positions(*kind) for kind in kinds)}
 
 
 LOCAL = (rope(), 24)
@@ -109,8 +109,8 @@ def decoder_of(name: str, **changes: Any) -> Decoder:
 def faulty(decoder: Decoder, fault: dict[str, Any]) -> Decoder:
     changes = dict(fault)
     if "rope" in changes:
-        changes["pattern"] = (Attention(changes.pop("rope")),)
-    return msgspec.structs.replace(decoder, **changes)
+        changes["pattern"] = (Positions(changes.pop("rope")),)
+    return changed(decoder, **changes)
 
 
 def pack(folder: Path, weights: Weights, scheme: str = "f32", written: Decoder | None = None) -> Path:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, Bundle, open_bundle
+from edgepack.bundle.manifest import VERSION
 from edgepack.errors import (
     BundleDamagedError,
     BundleError,
@@ -199,9 +200,9 @@ def test_a_corrupt_manifest_is_damaged(folder: Path) -> None:
 
 def test_a_newer_schema_is_too_new(folder: Path) -> None:
     document = json.loads((folder / MANIFEST).read_bytes())
-    document["schema"]["version"] = 2
+    document["schema"]["version"] = VERSION + 1
     (folder / MANIFEST).write_text(json.dumps(document))
-    assert "schema 2" in refusal(folder, BundleTooNewError)
+    assert f"schema {VERSION + 1}" in refusal(folder, BundleTooNewError)
 
 
 def test_reading_checks_what_it_returns(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepack.bundle.files import listed
-from edgepack.bundle.manifest import decode, encode
+from edgepack.bundle.manifest import VERSION, decode, encode
 from edgepack.errors import BundleDamagedError, BundleTooNewError, EdgepackError
 
 
@@ -38,7 +38,9 @@ def test_bytes_survive_a_round_trip() -> None:
     assert list(json.loads(data)) == list(plain())
 
 
-@pytest.mark.parametrize("schema", [{"version": 2, "features": []}, {"version": 1, "features": ["paged"]}])
+@pytest.mark.parametrize(
+    "schema", [{"version": VERSION + 1, "features": []}, {"version": VERSION, "features": ["paged"]}]
+)
 def test_a_newer_schema_asks_for_an_upgrade_whatever_else_it_holds(schema: dict[str, Any]) -> None:
     with pytest.raises(BundleTooNewError, match="pip install -U edgepack"):
         decode(as_bytes({"schema": schema, "fields": "of the future"}))
@@ -46,7 +48,7 @@ def test_a_newer_schema_asks_for_an_upgrade_whatever_else_it_holds(schema: dict[
 
 @pytest.mark.parametrize(("kind", "features"), [("f16", ["kv_cache"]), ("q8", ["kv_cache", "kv_cache_q8"])])
 def test_a_built_in_kv_cache_is_told_and_no_other(kind: str, features: list[str]) -> None:
-    document = plain() | {"schema": {"version": 1, "features": features}}
+    document = plain() | {"schema": {"version": 2, "features": features}}
     document["variants"][1]["kv_cache"] = kind
     manifest = decode(as_bytes(document))
     assert [variant.kv_cache for variant in manifest.variants] == [None, kind]
@@ -56,7 +58,7 @@ def test_a_built_in_kv_cache_is_told_and_no_other(kind: str, features: list[str]
 
 def exported(**changes: object) -> dict[str, Any]:
     """Return a manifest of a model that an exporter wrote, with ``changes`` of its graph."""
-    document = plain() | {"schema": {"version": 1, "features": ["exported"]}}
+    document = plain() | {"schema": {"version": 2, "features": ["exported"]}}
     layers = range(document["decoder"]["n_layers"])
     cells = [{"past": f"past.{i}.{part}", "present": f"present.{i}.{part}"} for i in layers for part in ("k", "v")]
     graph = {"ids": "ids", "mask": "mask", "positions": None, "logits": "logits", "cells": cells} | changes
@@ -109,7 +111,7 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("variants.0.surprise", 1, "variants"),
         ("decoder.n_layers", 0, "decoder.n_layers"),
         ("decoder.n_layers", "2", "decoder.n_layers"),
-        ("decoder.pattern.0.rope.scaling", {"type": "yarn"}, "scaling"),
+        ("decoder.kinds.0.mixer.rope.scaling", {"type": "yarn"}, "scaling"),
         ("files.0.sha256", "ABC", "files"),
         ("files.0.size", -1, "files"),
         ("files.0.path", "../LICENSE", "LICENSE"),
@@ -124,10 +126,12 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("decoder.n_layers", 10**7, "decoder.n_layers"),
         ("decoder.n_vocab", 10**9, "decoder.n_vocab"),
         ("decoder.context", 2**31, "decoder.context"),
-        ("decoder.pattern.0.rope.dim", 2**31 - 2, "rope.dim"),
-        ("decoder.pattern.0.rope.dim", 18, "decoder.pattern"),
-        ("decoder.n_kv_heads", 3, "decoder"),
-        ("decoder.pattern", [{"rope": None}] * 513, "decoder.pattern"),
+        ("decoder.kinds.0.mixer.rope.dim", 2**31 - 2, "rope.dim"),
+        ("decoder.kinds.0.mixer.rope.dim", 18, "decoder.kinds.0..mixer"),
+        ("decoder.kinds.0.mixer.n_kv_heads", 3, "decoder.kinds.0..mixer"),
+        ("decoder.pattern", [0] * 513, "decoder.pattern"),
+        ("decoder.pattern", [0, 1], "decoder.pattern"),
+        ("decoder.pattern", [-1], "decoder.pattern"),
         ("variants.0.weights_bytes", 2**60, "weights_bytes"),
         ("variants", [{}] * 257, "variants"),
         ("chat", [[]] * 10 + [json.loads("[" * 99 + "]" * 99)], "levels deep"),

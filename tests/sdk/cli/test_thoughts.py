@@ -47,7 +47,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(process, "can_start", lambda: False)
     monkeypatch.setattr(small_bundle, "TEMPLATE", TEMPLATE)
     chat = {"roles": ["user", "assistant"], "date": None, "goldens": [], "thinking": msgspec.to_builtins(THINKING)}
-    changes = {"chat": chat, "schema": {"version": 1, "features": [CHAT_THINKING]}, "generation": {"max_tokens": 99}}
+    changes = {"chat": chat, "schema": {"version": 2, "features": [CHAT_THINKING]}, "generation": {"max_tokens": 99}}
     return str(small_bundle.write(tmp_path / "thinker", **changes))
 
 

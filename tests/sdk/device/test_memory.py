@@ -13,10 +13,12 @@ from typing import Any
 import decoders
 import pytest
 import small_bundle
+from decoders import Positions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepack.bundle.decoder import Attention, Cell, Decoder, Exported, Graph
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.exported import Cell, Exported, Graph
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
 from edgepack.device.planning import Plan, make_plan
@@ -114,7 +116,7 @@ def test_working_memory_is_what_each_engine_keeps() -> None:
 
 
 def test_a_layer_with_a_window_holds_two_of_them_in_a_long_context() -> None:
-    one, local = Attention(None), Attention(None, window=100)
+    one, local = Positions(None), Positions(None, window=100)
     each = 2 * 32 * 4  # keys and values of two heads of 16 in f32, a token in a layer
 
     def kv(runtime: str, context: int, chunk: int = 128) -> int:
@@ -129,7 +131,7 @@ def test_a_layer_with_a_window_holds_two_of_them_in_a_long_context() -> None:
     assert kv("onnx", 1000) == each * 8 * 1000
 
 
-@pytest.mark.parametrize("changes", [{"attention_softcap": 50.0}, {"pattern": (Attention(None, window=16),)}])
+@pytest.mark.parametrize("changes", [{"attention_softcap": 50.0}, {"pattern": (Positions(None, window=16),)}])
 def test_onnx_keeps_the_scores_of_what_its_tiles_cannot_do(changes: dict[str, Any]) -> None:
     plain, kept = memory("onnx", 1024), memory("onnx", 1024, **changes)
     assert kept.overhead - plain.overhead == 4 * 128 * 4 * 1024

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import small_bundle
+from decoders import changed
 
 from edgepack.bundle.manifest import Manifest
 from edgepack.device.hardware import Hardware
@@ -267,7 +268,7 @@ def test_a_q8_cache_takes_heads_of_whole_blocks() -> None:
     manifest = bundle("gguf-q4")
     with pytest.raises(EngineMissingError, match="KV cache in f16 or f32, not in q8"):
         _ = make_plan(manifest, machine(), offers, kv_cache="q8").choice
-    wide = msgspec.structs.replace(manifest, decoder=msgspec.structs.replace(manifest.decoder, head_dim=32))
+    wide = msgspec.structs.replace(manifest, decoder=changed(manifest.decoder, head_dim=32))
     found = make_plan(wide, machine(), offers, kv_cache="q8").choice
     half = make_plan(wide, machine(), offers).choice
     assert (found.options.kv_cache, half.options.kv_cache) == ("q8", "f16")
@@ -571,7 +572,7 @@ def test_a_draft_whose_cache_is_of_another_type_is_not_taken() -> None:
 def test_a_draft_whose_heads_a_q8_cache_does_not_take_is_not_taken() -> None:
     offers = everywhere(Support(("cpu",), version="1.2", kv_caches=("f16", "f32", "q8")))
     small = bundle("gguf-q4")
-    wide = msgspec.structs.replace(small, decoder=msgspec.structs.replace(small.decoder, head_dim=32))
+    wide = msgspec.structs.replace(small, decoder=changed(small.decoder, head_dim=32))
     with pytest.raises(EngineMissingError, match=r"its draft model has no variant .* in q8"):
         _ = make_plan(wide, machine(), offers, small=small, draft=True, kv_cache="q8").choice
     found = make_plan(wide, machine(), offers, small=wide, draft=True, kv_cache="q8").choice.draft

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.bundle.decoder import Llama3Scaling, Rope
+from edgepack.bundle.rope import Llama3Scaling, Rope
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.checkpoint.gguf.file import GgufFile
 from edgepack_packager.source.gguf.keys import Keys, damaged, unsupported

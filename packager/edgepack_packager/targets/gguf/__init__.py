@@ -65,7 +65,7 @@ class GgufTarget:
         table of half-precision numbers (ggml_vec_geglu_f32 in ggml-cpu/vec.h). Measured: 4e-8 to 6e-7 in random models
         of 2 to 36 layers, against 2e-13 to 2e-10 of the same models without their MLPs.
         """
-        return 1e-9 if decoder.activation == "silu" else 1e-6
+        return 1e-9 if all(kind.mlp.activation == "silu" for kind in decoder.kinds) else 1e-6
 
     def activations(self, form: Form) -> Activations:
         """Return ggml's ``vec_dot_type`` of a matrix: q8_K (blocks of 256) for K-quants and nearly all of the iq types,

@@ -12,7 +12,8 @@ from enum import StrEnum
 from functools import lru_cache
 from math import sqrt
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.checkpoint.gguf import names
 
@@ -20,6 +21,7 @@ from edgepack_packager.checkpoint.gguf import names
 class Feature(StrEnum):
     """What a decoder may have that not every architecture has, in the words of an error message."""
 
+    UNLIKE = "layers of several shapes"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
@@ -74,8 +76,8 @@ class Architecture:
     def score_scale(self, decoder: Decoder) -> float:
         """Return what this architecture multiplies the scores by."""
         if decoder.n_layers == self.huge_layers:
-            return 1 / sqrt(decoder.hidden_size // decoder.n_heads)
-        return 1 / sqrt(decoder.head_dim)
+            return 1 / sqrt(decoder.hidden_size // decoder.attention(0).n_heads)
+        return 1 / sqrt(decoder.attention(0).head_dim)
 
     @property
     def fused(self) -> bool:
@@ -136,17 +138,19 @@ def choose(decoder: Decoder) -> Architecture:
 
 def features(decoder: Decoder) -> frozenset[Feature]:
     """Return a decoder's features."""
+    layer, attention = decoder.layer(0), decoder.attention(0)
     has = {
-        Feature.QKV_BIAS: decoder.qkv_bias,
-        Feature.OUTPUT_BIAS: decoder.output_bias,
-        Feature.MLP_BIAS: decoder.mlp_bias,
-        Feature.QK_NORM: decoder.qk_norm,
-        Feature.POST_NORMS: decoder.post_norms,
-        Feature.GELU: decoder.activation == "gelu_tanh",
-        Feature.ATTENTION_SOFTCAP: decoder.attention_softcap is not None,
+        Feature.UNLIKE: not decoder.alike,
+        Feature.QKV_BIAS: attention.qkv_bias,
+        Feature.OUTPUT_BIAS: attention.output_bias,
+        Feature.MLP_BIAS: layer.mlp.bias,
+        Feature.QK_NORM: attention.qk_norm,
+        Feature.POST_NORMS: layer.post_norms,
+        Feature.GELU: layer.mlp.activation == "gelu_tanh",
+        Feature.ATTENTION_SOFTCAP: attention.softcap is not None,
         Feature.LOGITS_SOFTCAP: decoder.logits_softcap is not None,
         Feature.HEAD: not decoder.tied,
-        Feature.OTHER_WIDTH: decoder.q_size != decoder.hidden_size,
+        Feature.OTHER_WIDTH: attention.q_size != decoder.hidden_size,
     }
     found = {feature for feature, present in has.items() if present}
     if decoder.embedding_scale != 1:
@@ -158,7 +162,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
 
 def ropes(decoder: Decoder) -> tuple[Rope, Rope]:
     """Return the rope of the layers without window and that of those with one; of both, where one kind is missing."""
-    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    layers = decoder.attentions
     first = next(layer.rope for layer in layers if layer.rope)
     return (
         next((layer.rope for layer in layers if layer.rope and layer.window is None), first),
@@ -167,7 +171,7 @@ def ropes(decoder: Decoder) -> tuple[Rope, Rope]:
 
 
 def _of_positions(decoder: Decoder) -> set[Feature]:
-    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    layers = decoder.attentions
     silent = [index for index, layer in enumerate(layers) if layer.rope is None]
     found = set()
     if silent:
@@ -187,7 +191,7 @@ def _of_positions(decoder: Decoder) -> set[Feature]:
     elif local and other and local != other:
         found.add(Feature.LOCAL_ROPE)
     for rope in local | other:
-        if rope.dim != decoder.head_dim:
+        if rope.dim != decoder.attention(0).head_dim:
             found.add(Feature.PARTIAL)
     found |= {_SCALINGS[type(rope.scaling)] for rope in other if rope.scaling}
     found |= {_local(_SCALINGS[type(rope.scaling)]) for rope in local if rope.scaling}

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, LongRopeScaling
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
@@ -56,16 +57,17 @@ def _name(name: str, text: Text | None) -> str:
 
 
 def _sizes(decoder: Decoder) -> dict[str, Value]:
+    attention = decoder.attention(0)
     return {
         "block_count": U32(decoder.n_layers),
         "context_length": U32(decoder.context),
         "embedding_length": U32(decoder.hidden_size),
-        "feed_forward_length": U32(decoder.intermediate_size),
-        "attention.head_count": U32(decoder.n_heads),
-        "attention.head_count_kv": U32(decoder.n_kv_heads),
+        "feed_forward_length": U32(decoder.layer(0).mlp.size),
+        "attention.head_count": U32(attention.n_heads),
+        "attention.head_count_kv": U32(attention.n_kv_heads),
         "attention.layer_norm_rms_epsilon": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
-        "attention.key_length": U32(decoder.head_dim),
-        "attention.value_length": U32(decoder.head_dim),
+        "attention.key_length": U32(attention.head_dim),
+        "attention.value_length": U32(attention.head_dim),
         "vocab_size": U32(decoder.n_vocab),
     }
 
@@ -94,13 +96,13 @@ def _positions(decoder: Decoder, architecture: Architecture) -> dict[str, Value]
 
 def _windows(decoder: Decoder, architecture: Architecture) -> list[int]:
     """Return each layer's window, 0 for none. A window may be longer than the context, and then hides nothing."""
-    windows = [decoder.attention(layer).window or 0 for layer in range(decoder.n_layers)]
+    windows = [attention.window or 0 for attention in decoder.attentions]
     return windows if any(windows) or not architecture.needs_window else [decoder.context] * decoder.n_layers
 
 
 def _caps(decoder: Decoder) -> dict[str, Value]:
     caps = {
-        "attn_logit_softcapping": decoder.attention_softcap,
+        "attn_logit_softcapping": decoder.attention(0).softcap,
         "final_logit_softcapping": decoder.logits_softcap,
     }
     return {key: F32(cap) for key, cap in caps.items() if cap is not None}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, layer_of
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.gguf.file import GgufFile
@@ -48,7 +48,7 @@ class GgufReader:
             raise ValueError(f"rows {start} to {stop} of {name}, which has {self._shapes[name][0]}")
         first = self._parts[name].first
         rows = (
-            self._file.half_split(tensor, self._decoder.head_dim, start, stop)
+            self._file.half_split(tensor, self._decoder.attention(layer_of(name)).head_dim, start, stop)
             if rotates(name, self._architecture)
             else self._file.rows(tensor, first + start, first + stop)
         )

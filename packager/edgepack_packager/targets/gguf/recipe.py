@@ -202,7 +202,8 @@ def _asked(
 
 def _value(decoder: Decoder, architecture: Architecture, scheme: str, layer: int) -> Kind:
     kind = SCHEMES[scheme].kind
-    shared = decoder.n_heads // decoder.n_kv_heads >= 4
+    attention = decoder.attention(layer)
+    shared = attention.n_heads // attention.n_kv_heads >= 4
     match scheme:
         case "q2_k":
             kind = "q4_K" if shared else "q3_K"
@@ -232,7 +233,7 @@ def _down(n_layers: int, scheme: str, calibrated: bool, layer: int) -> Kind:
 
 def _is_70b(decoder: Decoder, architecture: Architecture) -> bool:
     """Whether llama.cpp takes a model for one of 70 B, whose value projections are small: it counts the layers."""
-    grouped = decoder.n_heads != decoder.n_kv_heads
+    grouped = decoder.attention(0).shares
     return decoder.n_layers == 80 and (architecture.name == "qwen2" or (architecture.name == "llama" and grouped))
 
 

@@ -6,7 +6,8 @@ from math import sqrt
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, Rope
 from edgepack_packager.checkpoint.gguf import names
 from edgepack_packager.checkpoint.gguf.names import Part
 from edgepack_packager.checkpoint.weights import Float32
@@ -28,8 +29,9 @@ def factor(decoder: Decoder, canonical: str) -> float:
     after each block take ``stream_factor``. No other tensor changes.
     """
     role = canonical.partition("attention.")[2].removesuffix(".bias")
-    if role == ("q_norm" if decoder.qk_norm else "q"):
-        return _ratio(decoder.score_scale, choose(decoder).score_scale(decoder))
+    attention = decoder.attention(0)
+    if role == ("q_norm" if attention.qk_norm else "q"):
+        return _ratio(attention.score_scale, choose(decoder).score_scale(decoder))
     return stream_factor(decoder) if canonical.endswith("post_norm") else 1.0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepack.bundle.decoder import layer_of
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.gguf.names import rotates
 from edgepack_packager.checkpoint.weights import Float32
@@ -61,7 +62,7 @@ class GgufWriter:
         encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
         keep_grids(tensor.kind, rows, ratio, encoded, self._place(name))
         if rotates(name, self._architecture):
-            encoded = self._interleave(encoded, self._place(name))
+            encoded = self._interleave(encoded, name)
         self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
         self._written[name] += len(rows)
 
@@ -78,14 +79,14 @@ class GgufWriter:
         """Close the file as it is. Safe after ``finish``."""
         self._file.close()
 
-    def _interleave(self, rows: Bytes, place: str) -> Bytes:
+    def _interleave(self, rows: Bytes, name: str) -> Bytes:
         """Reorder the rows of whole heads from half-split (i rotates with i + dim/2) to pairs (2i with 2i + 1).
 
         The rows are encoded already: each was encoded alone, and so moves as cheaply as its bytes.
         """
-        dim = self._decoder.head_dim
+        dim = self._decoder.attention(layer_of(name)).head_dim
         if len(rows) % dim:
-            raise BuildError(f"{place}: a block of {len(rows)} rows does not end with a head of {dim}.")
+            raise BuildError(f"{self._place(name)}: a block of {len(rows)} rows does not end with a head of {dim}.")
         halves = rows.reshape(-1, 2, dim // 2, rows.shape[1])
         return halves.swapaxes(1, 2).reshape(rows.shape)
 

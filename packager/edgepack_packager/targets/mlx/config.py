@@ -39,22 +39,23 @@ def config_json(model: Model, scheme: str) -> bytes:
     edgepack's runtime computes with the manifest's numbers, and refuses a payload whose file says something else.
     """
     decoder, kind = model.decoder, choose(model.decoder)
+    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
     config: dict[str, Any] = {key: model.config[key] for key in _CARRIED if key in model.config}
     config |= {
         "architectures": [kind.architecture or decoder.architecture],
         "model_type": kind.name,
         "vocab_size": decoder.n_vocab,
         "hidden_size": decoder.hidden_size,
-        "intermediate_size": decoder.intermediate_size,
+        "intermediate_size": mlp.size,
         "num_hidden_layers": decoder.n_layers,
-        "num_attention_heads": decoder.n_heads,
-        "num_key_value_heads": decoder.n_kv_heads,
-        "head_dim": decoder.head_dim,
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
         "max_position_embeddings": decoder.context,
-        "hidden_act": _ACTIVATIONS[decoder.activation],
+        "hidden_act": _ACTIVATIONS[mlp.activation],
         "rms_norm_eps": decoder.norm_eps,
-        "attention_bias": decoder.qkv_bias,
-        "mlp_bias": decoder.mlp_bias,
+        "attention_bias": attention.qkv_bias,
+        "mlp_bias": mlp.bias,
         "tie_word_embeddings": decoder.tied,
     }
     config |= _layer_fields(decoder) | _score_fields(decoder) | rope_fields(decoder) | kind.fields(decoder)
@@ -78,7 +79,7 @@ def _quantization(model: Model, scheme: str) -> dict[str, Any]:
 
 def _layer_fields(decoder: Decoder) -> dict[str, Any]:
     """Say which layers have a window and which a rope, where not all are alike."""
-    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    layers = decoder.attentions
     fields: dict[str, Any] = {}
     if any(layer.window for layer in layers):
         fields["use_sliding_window"] = True
@@ -92,9 +93,10 @@ def _layer_fields(decoder: Decoder) -> dict[str, Any]:
 def _score_fields(decoder: Decoder) -> dict[str, Any]:
     """A null is no absent softcap: transformers fills an absent one in."""
     fields: dict[str, Any] = {}
-    if decoder.attention_scale is not None:
+    attention = decoder.attention(0)
+    if attention.scale is not None:
         fields["query_pre_attn_scalar"] = attention_scalar(decoder)
-    caps = {"attn_logit_softcapping": decoder.attention_softcap, "final_logit_softcapping": decoder.logits_softcap}
+    caps = {"attn_logit_softcapping": attention.softcap, "final_logit_softcapping": decoder.logits_softcap}
     return fields | caps if any(caps.values()) else fields
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling
 
 
 def features(decoder: Decoder) -> frozenset[str]:
@@ -17,26 +18,28 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
     # Gemma's scale is the root of the hidden size, rounded to as little as 8 bits.
     root = math.isclose(decoder.embedding_scale, math.sqrt(decoder.hidden_size), rel_tol=2.0**-8)
     scaled = decoder.embedding_scale != 1
+    layer, attention = decoder.layer(0), decoder.attention(0)
     return {
+        "unlike_layers": not decoder.alike,
         "untied": not decoder.tied,
-        "head_dim": decoder.q_size != decoder.hidden_size,
-        "qkv_bias": decoder.qkv_bias and not decoder.output_bias,
-        "output_bias": decoder.output_bias and not decoder.qkv_bias,
-        "attention_bias": decoder.qkv_bias and decoder.output_bias,
-        "mlp_bias": decoder.mlp_bias,
-        "qk_norm": decoder.qk_norm,
-        "post_norms": decoder.post_norms,
-        "gelu_tanh": decoder.activation == "gelu_tanh",
+        "head_dim": attention.q_size != decoder.hidden_size,
+        "qkv_bias": attention.qkv_bias and not attention.output_bias,
+        "output_bias": attention.output_bias and not attention.qkv_bias,
+        "attention_bias": attention.qkv_bias and attention.output_bias,
+        "mlp_bias": layer.mlp.bias,
+        "qk_norm": attention.qk_norm,
+        "post_norms": layer.post_norms,
+        "gelu_tanh": layer.mlp.activation == "gelu_tanh",
         "root_embedding_scale": scaled and root,
         "other_embedding_scale": scaled and not root,
-        "attention_scale": not math.isclose(decoder.score_scale, decoder.head_dim**-0.5),
-        "attention_softcap": decoder.attention_softcap is not None,
+        "attention_scale": not math.isclose(attention.score_scale, attention.head_dim**-0.5),
+        "attention_softcap": attention.softcap is not None,
         "logits_softcap": decoder.logits_softcap is not None,
     }
 
 
 def _position_marks(decoder: Decoder) -> dict[str, bool]:
-    layers = [decoder.attention(layer) for layer in range(decoder.n_layers)]
+    layers = decoder.attentions
     scalings = {type(rope.scaling) for rope in decoder.ropes}
     windows = {layer.window for layer in layers}
     one_of_two = None in windows and len(windows) == 2
@@ -46,7 +49,7 @@ def _position_marks(decoder: Decoder) -> dict[str, bool]:
         "layers_without_rope": any(layer.rope is None for layer in layers),
         "two_ropes": len(decoder.ropes) > 1,
         "mixed_layers": not _is_local_before_global(decoder),
-        "partial_rope": any(rope.dim != decoder.head_dim for rope in decoder.ropes),
+        "partial_rope": any(rope.dim != layers[0].head_dim for rope in decoder.ropes),
         "linear": LinearScaling in scalings,
         "llama3": Llama3Scaling in scalings,
         "longrope": LongRopeScaling in scalings,
@@ -56,6 +59,6 @@ def _position_marks(decoder: Decoder) -> dict[str, bool]:
 
 def _is_local_before_global(decoder: Decoder) -> bool:
     """Say whether the pattern is layers that are alike and scale no rope, if any, and then one that sees everything."""
-    *local, last = decoder.pattern
+    *local, last = decoder.attentions[: len(decoder.pattern)]
     plain = all(layer == local[0] and layer.rope is not None and layer.rope.scaling is None for layer in local)
     return plain and last.window is None

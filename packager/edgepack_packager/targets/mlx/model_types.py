@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder, LongRopeScaling
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LongRopeScaling
 from edgepack_packager.targets.mlx.features import features
 from edgepack_packager.targets.mlx.rope import parameters
 
@@ -74,22 +75,23 @@ def _gemma2_fields(decoder: Decoder) -> Fields:
 
 def _gemma3_fields(decoder: Decoder) -> Fields:
     """Local layers always have a window here; one as long as the context hides nothing."""
-    local, length = decoder.pattern[0], len(decoder.pattern)
+    layers, length = decoder.attentions, len(decoder.pattern)
+    local = layers[0]
     kinds = ["sliding_attention"] * (length - 1) + ["full_attention"]
-    ropes = {kind: layer.rope for kind, layer in zip(kinds, decoder.pattern, strict=True) if layer.rope}
+    ropes = {kind: layer.rope for kind, layer in zip(kinds, layers, strict=False) if layer.rope}
     return {
         **_gemma2_fields(decoder),
         "sliding_window": local.window or decoder.context,
         "sliding_window_pattern": length,
         "layer_types": [kinds[layer % length] for layer in range(decoder.n_layers)],
         "rope_local_base_freq": decoder.ropes[0].theta,
-        "rope_parameters": {kind: parameters(rope, decoder.head_dim) for kind, rope in ropes.items()},
+        "rope_parameters": {kind: parameters(rope, local.head_dim) for kind, rope in ropes.items()},
     }
 
 
 def attention_scalar(decoder: Decoder) -> float:
     """Return what the scores are divided by the root of; a whole number where it is meant to be one."""
-    scalar = round(decoder.score_scale**-2, 9)
+    scalar = round(decoder.attention(0).score_scale ** -2, 9)
     return int(scalar) if scalar.is_integer() else scalar
 
 

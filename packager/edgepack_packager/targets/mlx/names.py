@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, Layer
 from edgepack_packager.targets.mlx.model_types import ModelType
 
 _PARTS = {
@@ -56,9 +56,9 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
     if not name.startswith("layers."):
         return Place(_PARTS[name], parameter, 0)
     _, layer, part = name.split(".", 2)
-    module, first = (_FOUR_NORMS if decoder.post_norms and part in _FOUR_NORMS else _PARTS)[part], 0
+    module, first = (_FOUR_NORMS if decoder.layer(int(layer)).post_norms and part in _FOUR_NORMS else _PARTS)[part], 0
     if kind.fused:
-        module, first = _fused(decoder).get(part, (module, 0))
+        module, first = _fused(decoder.layer(int(layer))).get(part, (module, 0))
     return Place(f"model.layers.{layer}.{module}", parameter, first)
 
 
@@ -71,12 +71,13 @@ def stored_shapes(kind: ModelType, decoder: Decoder) -> dict[tuple[str, str], tu
     return shapes
 
 
-def _fused(decoder: Decoder) -> dict[str, tuple[str, int]]:
+def _fused(layer: Layer) -> dict[str, tuple[str, int]]:
     """Return the matrix that holds a part of a layer, and the part's first row."""
+    attention = layer.mixer
     return {
         "attention.q": ("self_attn.qkv_proj", 0),
-        "attention.k": ("self_attn.qkv_proj", decoder.q_size),
-        "attention.v": ("self_attn.qkv_proj", decoder.q_size + decoder.kv_size),
+        "attention.k": ("self_attn.qkv_proj", attention.q_size),
+        "attention.v": ("self_attn.qkv_proj", attention.q_size + attention.kv_size),
         "mlp.gate": ("mlp.gate_up_proj", 0),
-        "mlp.up": ("mlp.gate_up_proj", decoder.intermediate_size),
+        "mlp.up": ("mlp.gate_up_proj", layer.mlp.size),
     }

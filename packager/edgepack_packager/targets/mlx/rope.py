@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 
 
 def rope_fields(decoder: Decoder) -> dict[str, Any]:
@@ -15,11 +16,12 @@ def rope_fields(decoder: Decoder) -> dict[str, Any]:
     ``rope_parameters``; each ignores the other spelling.
     """
     fields: dict[str, Any] = {}
+    head_dim = decoder.attention(0).head_dim
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
-        fields["rope_parameters"] = parameters(rope, decoder.head_dim)
-        if rope.dim != decoder.head_dim:
-            fields["partial_rotary_factor"] = _partial_factor(rope, decoder.head_dim)
+        fields["rope_parameters"] = parameters(rope, head_dim)
+        if rope.dim != head_dim:
+            fields["partial_rotary_factor"] = _partial_factor(rope, head_dim)
     for rope in decoder.ropes[:-1]:
         fields["rope_local_base_freq"] = rope.theta
     return fields

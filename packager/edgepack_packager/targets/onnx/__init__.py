@@ -69,10 +69,9 @@ class OnnxTarget:
                 hint=f"Choose from: {known}; or {', '.join(map(str, BITS))} bits in blocks of 32 (int4), of 64 "
                 "(int4_b64) or of 128 (int4_b128), 4 bits with zero points too (int4_asym).",
             )
-        if model.decoder.head_dim % 8:
+        if odd := [each.head_dim for each in model.decoder.attentions if each.head_dim % 8]:
             raise UnsupportedModelError(
-                f"A head dimension of {model.decoder.head_dim} does not fit onnxruntime's attention, which takes "
-                "multiples of 8.",
+                f"A head dimension of {odd[0]} does not fit onnxruntime's attention, which takes multiples of 8.",
                 hint="Build the other targets.",
             )
         _require_onnx()

@@ -16,7 +16,8 @@ leaves in the cache and by the same attention in float64: 2e-14).
 
 from __future__ import annotations
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.rope import Rope
 from edgepack_packager.targets.onnx.nodes import Nodes
 
 PAST = "past_key_values.{}.{}"
@@ -35,7 +36,7 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
     nodes.add("Cast", [last], "seqlens_k", to=TensorProto.INT32)
     total = nodes.add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
     nodes.add("Cast", [total], "total_sequence_length", to=TensorProto.INT32)
-    if all(_rotates_inside(nodes, decoder, rope) for rope in decoder.ropes):
+    if all(_rotates_inside(nodes, each, each.rope) for each in decoder.attentions if each.rope):
         return
     zero = nodes.integers("zero", 0)
     counts = nodes.add("CumSum", ["attention_mask", one], "mask.counts")
@@ -50,16 +51,16 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     """Add a layer's attention from its normed input to its output projection."""
     name, kind = f"layers.{layer}.attention", decoder.attention(layer)
     q, k, v = (nodes.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-    if decoder.qk_norm:
-        q = _head_norm(nodes, f"{name}.q_norm", q, (decoder.n_heads, decoder.head_dim))
-        k = _head_norm(nodes, f"{name}.k_norm", k, (decoder.n_kv_heads, decoder.head_dim))
+    if kind.qk_norm:
+        q = _head_norm(nodes, f"{name}.q_norm", q, (kind.n_heads, kind.head_dim))
+        k = _head_norm(nodes, f"{name}.k_norm", k, (kind.n_kv_heads, kind.head_dim))
     tables: list[str] = []
     if kind.rope:
         cosine, sine = nodes.layout.tables[kind.rope]
         tables = [nodes.stored(cosine), nodes.stored(sine)]
-        if not _rotates_inside(nodes, decoder, kind.rope):
-            q = _rotate(nodes, f"{name}.q", q, decoder.n_heads, kind.rope, tables)
-            k = _rotate(nodes, f"{name}.k", k, decoder.n_kv_heads, kind.rope, tables)
+        if not _rotates_inside(nodes, kind, kind.rope):
+            q = _rotate(nodes, f"{name}.q", q, kind.n_heads, kind.rope, tables)
+            k = _rotate(nodes, f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
             tables = []
     if nodes.kv_cache == "f16":
         q, k, v = (nodes.cast(each, f"{name}.{part}.half", "f16") for each, part in ((q, "q"), (k, "k"), (v, "v")))
@@ -75,12 +76,12 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
         [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
         f"{name}.output",
         *(PRESENT.format(layer, part) for part in ("key", "value")),
-        num_heads=decoder.n_heads,
-        kv_num_heads=decoder.n_kv_heads,
+        num_heads=kind.n_heads,
+        kv_num_heads=kind.n_kv_heads,
         do_rotary=int(bool(tables)),
         local_window_size=min(kind.window, decoder.context) if kind.window else -1,
-        scale=decoder.score_scale,
-        softcap=decoder.attention_softcap or 0.0,
+        scale=kind.score_scale,
+        softcap=kind.softcap or 0.0,
         **kinds,
     )
     if nodes.kv_cache == "f16":
@@ -88,8 +89,8 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     return nodes.linear(f"{name}.o", output)
 
 
-def _rotates_inside(nodes: Nodes, decoder: Decoder, rope: Rope) -> bool:
-    return nodes.kv_cache != "f16" and decoder.head_dim % 16 == 0 and rope.dim % 16 == 0
+def _rotates_inside(nodes: Nodes, attention: Attention, rope: Rope) -> bool:
+    return nodes.kv_cache != "f16" and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
 
 
 def _head_norm(nodes: Nodes, name: str, inputs: str, heads: tuple[int, int]) -> str:

@@ -39,6 +39,7 @@ def config(decoder: Decoder, text: Text) -> bytes:
         "present_key_names": PRESENT.format("%d", "key"),
         "present_value_names": PRESENT.format("%d", "value"),
     }
+    attention = decoder.attention(0)
     model: dict[str, Any] = {
         "type": _TYPE,
         **_special_tokens(text),
@@ -47,11 +48,11 @@ def config(decoder: Decoder, text: Text) -> bytes:
         "decoder": {
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
             "filename": GRAPH_FILE,
-            "head_size": decoder.head_dim,
+            "head_size": attention.head_dim,
             "hidden_size": decoder.hidden_size,
-            "num_attention_heads": decoder.n_heads,
+            "num_attention_heads": attention.n_heads,
             "num_hidden_layers": decoder.n_layers,
-            "num_key_value_heads": decoder.n_kv_heads,
+            "num_key_value_heads": attention.n_kv_heads,
             "inputs": inputs,
             "outputs": outputs,
         },

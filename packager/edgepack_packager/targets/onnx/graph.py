@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Mlp
 from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
 from edgepack_packager.targets.onnx.layout import Layout
@@ -61,10 +61,12 @@ def _outputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
 def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> list[ValueInfoProto]:
     from onnx import helper
 
-    shape: list[Any] = ["batch", decoder.n_kv_heads, length, decoder.head_dim]
+    def shape(attention: Attention) -> list[Any]:
+        return ["batch", attention.n_kv_heads, length, attention.head_dim]
+
     return [
-        helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape)
-        for layer in range(decoder.n_layers)
+        helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape(attention))
+        for layer, attention in enumerate(decoder.attentions)
         for part in ("key", "value")
     ]
 
@@ -75,13 +77,13 @@ def _decode(nodes: Nodes, decoder: Decoder) -> None:
     residual = _embed(nodes, decoder)
     normed = nodes.norm("layers.0.attention.norm", residual)
     for layer in range(decoder.n_layers):
-        name = f"layers.{layer}"
+        name, post_norms = f"layers.{layer}", decoder.layer(layer).post_norms
         output = attention(nodes, decoder, layer, normed)
-        if decoder.post_norms:
+        if post_norms:
             output = nodes.norm(f"{name}.attention.post_norm", output)
         normed, residual = nodes.norm_of_sum(f"{name}.mlp.norm", output, residual)
-        output = _mlp(nodes, decoder, f"{name}.mlp", normed)
-        if decoder.post_norms:
+        output = _mlp(nodes, decoder.layer(layer).mlp, f"{name}.mlp", normed)
+        if post_norms:
             output = nodes.norm(f"{name}.mlp.post_norm", output)
         following = "norm" if layer == decoder.n_layers - 1 else f"layers.{layer + 1}.attention.norm"
         normed, residual = nodes.norm_of_sum(following, output, residual)
@@ -118,10 +120,10 @@ def _gather(nodes: Nodes) -> str:
     return nodes.add("Slice", [rows, *bounds, nodes.integers("hidden_axis", 2)], output)
 
 
-def _mlp(nodes: Nodes, decoder: Decoder, name: str, inputs: str) -> str:
+def _mlp(nodes: Nodes, mlp: Mlp, name: str, inputs: str) -> str:
     gate, up = nodes.linear(f"{name}.gate", inputs), nodes.linear(f"{name}.up", inputs)
     activated = f"{name}.activated"
-    if decoder.activation == "silu":
+    if mlp.activation == "silu":
         nodes.add("Mul", [gate, nodes.add("Sigmoid", [gate], f"{name}.sigmoid")], activated)
     else:
         nodes.add("Gelu", [gate], activated, approximate="tanh")

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from edgepack.bundle.decoder import Decoder, KvCache, Rope
+from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.bundle.manifest import Fallback
+from edgepack.bundle.rope import Rope
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import sensitive
 from edgepack_packager.targets.onnx.forms import BLOCK, FORMS, Blocks, filling
@@ -168,10 +169,13 @@ def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Form
 
     tensors = {name: stored(name, shape) for name, shape in decoder.tensors()}
     tables = {rope: _tables(placer, index, decoder.context, rope) for index, rope in enumerate(decoder.ropes)}
-    parts = [f"layers.{layer}.attention.{part}" for layer in range(decoder.n_layers) for part in ("k", "v")]
-    shape = (1, decoder.n_kv_heads, 1, decoder.head_dim)
-    channels = parts if kv_cache == "q8" else []
-    caches = {name: placer.place(f"{name}.cache.scales", "f32", shape) for name in channels}
+    caches = {
+        f"layers.{layer}.attention.{part}": placer.place(
+            f"layers.{layer}.attention.{part}.cache.scales", "f32", (1, attention.n_kv_heads, 1, attention.head_dim)
+        )
+        for layer, attention in enumerate(decoder.attentions if kv_cache == "q8" else ())
+        for part in ("k", "v")
+    }
     return Layout(scheme, tensors, tables, caches, placer.end, frozenset(forms))
 
 

@@ -12,7 +12,7 @@ from math import factorial
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Rope
+from edgepack.bundle.rope import Rope
 from edgepack_packager.checkpoint.weights import Float32
 
 Float64 = NDArray[np.float64]

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoders import describe
+from decoders import Positions, describe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Attention, Decoder, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, EngineMissingError, ExtraMissingError, UsageError
 from edgepack_packager import targets
 from edgepack_packager.checkpoint.gguf.dequantize import dequantize
@@ -70,14 +71,14 @@ EVERYTHING = {
     "rope": Rope(theta=500000.0, dim=64, scaling=LLAMA3),
 }
 
-WHOLE = Attention(Rope(theta=10000.0, dim=64))
+WHOLE = Positions(Rope(theta=10000.0, dim=64))
 LONGROPE = LongRopeScaling(factors=tuple(1 + 0.1 * i for i in range(24)), magnitude=1.2, original_context=64)
 GEMMA = {
     "n_layers": 8,
     "activation": "gelu_tanh",
     "post_norms": True,
     "embedding_scale": 16.0,
-    "pattern": (Attention(Rope(theta=10000.0, dim=64), 24), WHOLE),
+    "pattern": (Positions(Rope(theta=10000.0, dim=64), 24), WHOLE),
 }
 
 
@@ -252,7 +253,7 @@ MODELS: dict[str, Decoder] = {
     "qwen2": decoder(qkv_bias=True),
     "qwen3": decoder(qk_norm=True, tied=False),
     "phi3": decoder(n_layers=9, intermediate_size=256, rope=Rope(theta=10000.0, dim=48, scaling=LONGROPE)),
-    "smollm3": decoder(n_layers=4, pattern=(WHOLE, WHOLE, WHOLE, Attention(None))),
+    "smollm3": decoder(n_layers=4, pattern=(WHOLE, WHOLE, WHOLE, Positions(None))),
     "gemma2": decoder(**GEMMA, attention_softcap=50.0, logits_softcap=30.0),
     "gemma3": decoder(**GEMMA, qk_norm=True),
 }

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoders import RandomWeights, describe
+from decoders import Positions, RandomWeights, describe
 from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, architecture, rope
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack_packager.checkpoint.gguf.parse import parse
 from edgepack_packager.checkpoint.weights import blocks
@@ -30,9 +30,9 @@ def test_the_first_architecture_that_has_all_features(name: str) -> None:
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"pattern": (LOCAL,)}, "llama lacks attention windows", "--context 24"),
-    ({"pattern": (LOCAL, Attention(rope(), 48))}, "windows of several sizes", "--context 24"),
+    ({"pattern": (LOCAL, Positions(rope(), 48))}, "windows of several sizes", "--context 24"),
     ({"pattern": (LOCAL, FAR)}, "lacks attention windows and lacks a rope of its own", "other targets"),
-    ({"pattern": (Attention(rope(dim=12), 24),)}, "attention windows", "24"),
+    ({"pattern": (Positions(rope(dim=12), 24),)}, "attention windows", "24"),
     ({"qk_norm": True, "rope": rope(dim=12)}, "heads of which a part is rotated", "other targets"),
     (
         {"qk_norm": True, "rope": rope(scaling=LLAMA3)},
@@ -41,8 +41,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"qk_norm": True, "output_bias": True}, "bias on the attention's output", ""),
     ({"rope": rope(scaling=LONG), "head_dim": 16, "n_heads": 2}, "heads that together are not as wide", ""),
-    ({"pattern": (GLOBAL, Attention(None))}, "layers without rope that are not every fourth", ""),
-    ({"pattern": (Attention(None),)}, "layers without rope", ""),
+    ({"pattern": (GLOBAL, Positions(None))}, "layers without rope that are not every fourth", ""),
+    ({"pattern": (Positions(None),)}, "layers without rope", ""),
     ({"activation": "gelu_tanh"}, "lacks gelu", ""),
     ({"post_norms": True}, "norms after each block", ""),
     ({"embedding_scale": 3.0}, "embeddings times another number", ""),
@@ -51,7 +51,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (GEMMA2 | {"tied": False}, "gemma2 lacks a head of its own", ""),
     (GEMMA2 | {"pattern": (LOCAL, FAR)}, "a rope of its own for layers with a window", ""),
     (
-        GEMMA3 | {"pattern": (Attention(rope(scaling=LINEAR), 24), FAR)},
+        GEMMA3 | {"pattern": (Positions(rope(scaling=LINEAR), 24), FAR)},
         "linear rope scaling in layers with a window",
         "",
     ),
@@ -78,7 +78,7 @@ def test_what_no_architecture_computes_is_named(
 
 
 def test_within_the_window_the_context_makes_a_model_possible() -> None:
-    fields = {"pattern": (Attention(rope(scaling=LONG), 96),), "tied": False}
+    fields = {"pattern": (Positions(rope(scaling=LONG), 96),), "tied": False}
     with pytest.raises(UnsupportedModelError, match=r"--context 96"):
         choose(describe(**fields))
     assert choose(describe(**fields, context=96)).name == "phi3"

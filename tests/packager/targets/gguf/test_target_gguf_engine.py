@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from decoders import RandomWeights, describe
+from decoders import Positions, RandomWeights, changed, describe
 from gguf_decoders import DECODERS, FAR, FAR_LINEAR, GLOBAL, LOCAL, LONG, SHORT, WINDOW, rope
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Options, Session
 from edgepack_packager import reference
@@ -59,7 +59,7 @@ class WithoutMlps(RandomWeights):
 
 def exact(decoder: Decoder) -> RandomWeights:
     """Weights with which llama.cpp computes as the reference does but for the last place."""
-    return RandomWeights(decoder) if decoder.activation == "silu" else WithoutMlps(decoder)
+    return RandomWeights(decoder) if decoder.layer(0).mlp.activation == "silu" else WithoutMlps(decoder)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -68,10 +68,14 @@ def test_f32_is_the_reference(name: str, tmp_path: Path) -> None:
     weights = RandomWeights(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= (2e-11 if decoder.activation == "silu" else 2e-7)
+        assert nmse(session.forward_all(IDS), expected) <= (
+            2e-11 if decoder.layer(0).mlp.activation == "silu" else 2e-7
+        )
 
 
-@pytest.mark.parametrize("name", [name for name, decoder in DECODERS.items() if decoder.activation != "silu"])
+@pytest.mark.parametrize(
+    "name", [name for name, decoder in DECODERS.items() if decoder.layer(0).mlp.activation != "silu"]
+)
 def test_gelu_is_all_that_differs(name: str, tmp_path: Path) -> None:
     decoder = DECODERS[name]
     weights = WithoutMlps(decoder)
@@ -154,7 +158,7 @@ def _swapped(one: str, other: str) -> Callable[[RandomWeights], None]:
 
 FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] = {
     "the other layers have the windows": ("gemma2", {"pattern": (GLOBAL, LOCAL)}),
-    "a window of one more": ("gemma2", {"pattern": (Attention(rope(), WINDOW + 1), GLOBAL)}),
+    "a window of one more": ("gemma2", {"pattern": (Positions(rope(), WINDOW + 1), GLOBAL)}),
     "no windows": ("gemma2", {"pattern": (GLOBAL,)}),
     "no softcap on the scores": ("gemma2", {"attention_softcap": None}),
     "no softcap on the logits": ("gemma2", {"logits_softcap": None}),
@@ -164,7 +168,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
     "silu for gelu": ("gemma2", {"activation": "silu"}),
     "the far base on local layers": (
         "gemma3",
-        {"pattern": (Attention(rope(1e6), WINDOW),) * 5 + (FAR,)},
+        {"pattern": (Positions(rope(1e6), WINDOW),) * 5 + (FAR,)},
     ),
     "the near base on global layers": ("gemma3", {"pattern": (LOCAL,) * 5 + (GLOBAL,)}),
     "one layer too early without window": ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}),
@@ -172,7 +176,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
     "the linear factor on local layers too": (
         "gemma3: linear rope on global layers",
         {
-            "pattern": (Attention(rope(scaling=FAR_LINEAR.rope and FAR_LINEAR.rope.scaling), WINDOW),) * 5
+            "pattern": (Positions(rope(scaling=FAR_LINEAR.rope and FAR_LINEAR.rope.scaling), WINDOW),) * 5
             + (FAR_LINEAR,)
         },
     ),
@@ -180,20 +184,20 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
     "norms of q and k swapped": ("qwen3", _swapped("attention.q_norm", "attention.k_norm")),
     "no rotation of the last pairs": (
         "phi3: partial, within the original context",
-        {"pattern": (Attention(rope(dim=10, scaling=msgspec.structs.replace(SHORT, factors=SHORT.factors[:5]))),)},
+        {"pattern": (Positions(rope(dim=10, scaling=msgspec.structs.replace(SHORT, factors=SHORT.factors[:5]))),)},
     ),
     "other factors": (
         "phi3: beyond the original context",
-        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
+        {"pattern": (Positions(rope(scaling=msgspec.structs.replace(LONG, factors=LONG.factors[::-1]))),)},
     ),
     "no magnitude": (
         "phi3: beyond the original context",
-        {"pattern": (Attention(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.0))),)},
+        {"pattern": (Positions(rope(scaling=msgspec.structs.replace(LONG, magnitude=1.0))),)},
     ),
     "gate and up swapped": ("phi3: beyond the original context", _swapped("mlp.gate", "mlp.up")),
     "k and v swapped": ("phi3: beyond the original context", _swapped("attention.k", "attention.v")),
     "rope in all layers": ("smollm3", {"pattern": (GLOBAL,)}),
-    "another fourth layer without rope": ("smollm3", {"pattern": (Attention(None), GLOBAL, GLOBAL, GLOBAL)}),
+    "another fourth layer without rope": ("smollm3", {"pattern": (Positions(None), GLOBAL, GLOBAL, GLOBAL)}),
     "no rope base": ("qwen2", {"pattern": (GLOBAL,)}),
 }
 
@@ -207,6 +211,6 @@ def test_a_fault_is_far_above_the_limit(fault: str) -> None:
     if callable(change):
         change(faulty)
     else:
-        faulty.decoder = msgspec.structs.replace(decoder, **change)
+        faulty.decoder = changed(decoder, **change)
     error = nmse(reference.logits(faulty, IDS), reference.logits(weights, IDS))
     assert error >= 10 * GgufTarget().nmse(decoder)

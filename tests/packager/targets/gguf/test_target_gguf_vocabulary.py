@@ -18,7 +18,8 @@ import pytest
 from decoders import describe
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from edgepack.bundle.decoder import Decoder, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Rope
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack.text.tokenizer import Tokenizer as CompiledTokenizer
 from edgepack_packager.checkpoint.gguf.pretokenizers import DEEPSEEK_LLM

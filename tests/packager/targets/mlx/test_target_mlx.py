@@ -21,7 +21,8 @@ from decoders import describe
 from models import LINEAR, LLAMA3, make_llama
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Decoder, Llama3Scaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Llama3Scaling, Rope
 from edgepack.errors import BuildError, UsageError
 from edgepack_packager import families
 from edgepack_packager.checkpoint import open_checkpoint

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import oracle_models
 import pytest
-from decoders import RandomWeights, describe
+from decoders import Positions, RandomWeights, changed, describe
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS
 
-from edgepack.bundle.decoder import Attention, LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights, blocks
@@ -120,8 +120,8 @@ def test_payload_with_layers_without_rope_is_that_of_mlx_lm_convert(tmp_path: Pa
     with open_checkpoint(tmp_path / "llama") as checkpoint:
         weights = families.open_model(checkpoint)
         rope = weights.decoder.ropes[0]
-        pattern = tuple(Attention(rope if has else None) for has in rope_layers)
-        weights.decoder = msgspec.structs.replace(weights.decoder, pattern=pattern)
+        pattern = tuple(Positions(rope if has else None) for has in rope_layers)
+        weights.decoder = changed(weights.decoder, pattern=pattern)
         for scheme, options in {"4bit": {"quantize": True, "q_bits": 4}, "f16": {"dtype": "float16"}}.items():
             write(weights, tmp_path / scheme, scheme)
             theirs = convert(tmp_path / "smollm3", tmp_path / f"theirs-{scheme}", **options)
@@ -159,7 +159,7 @@ def test_config_describes_the_decoder_again(name: str, tmp_path: Path) -> None:
 # The model file --------------------------------------------------------------------------------------------------
 
 PLAIN, GLOBAL = Rope(10000.0, 16), Rope(1000000.0, 16)
-LOCAL = Attention(PLAIN, 24)
+LOCAL = Positions(PLAIN, 24)
 SCALED = Rope(10000.0, 16, LinearScaling(4.0))
 LLAMA3 = Rope(10000.0, 16, Llama3Scaling(8.0, 1.0, 4.0, 64))
 LONG = Rope(10000.0, 16, LongRopeScaling((1.0,) * 8, 1.2, 64))
@@ -173,8 +173,8 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"qkv_bias": True, "output_bias": True, "mlp_bias": True}, "llama"),
     ({"pattern": (LOCAL,)}, "phi3"),
     ({"pattern": (LOCAL,), "mlp_bias": True}, "edgepack"),
-    ({"pattern": (Attention(PLAIN), Attention(None))}, "smollm3"),
-    ({"pattern": (Attention(PLAIN), Attention(None)), "qk_norm": True}, "edgepack"),
+    ({"pattern": (Positions(PLAIN), Positions(None))}, "smollm3"),
+    ({"pattern": (Positions(PLAIN), Positions(None)), "qk_norm": True}, "edgepack"),
     ({"qkv_bias": True}, "qwen2"),
     ({"qkv_bias": True, "mlp_bias": True}, "edgepack"),
     ({"qkv_bias": True, "head_dim": 32}, "edgepack"),
@@ -186,18 +186,18 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"rope": Rope(10000.0, 12, LinearScaling(4.0))}, "edgepack"),
     ({"rope": LONG, "qk_norm": True}, "edgepack"),
     ({"attention_scale": 0.3}, "edgepack"),
-    ({"pattern": (Attention(PLAIN), Attention(GLOBAL))}, "edgepack"),
-    ({**GEMMA2, "pattern": (LOCAL, Attention(PLAIN))}, "gemma2"),
+    ({"pattern": (Positions(PLAIN), Positions(GLOBAL))}, "edgepack"),
+    ({**GEMMA2, "pattern": (LOCAL, Positions(PLAIN))}, "gemma2"),
     ({**GEMMA2, "attention_scale": 0.3, "head_dim": 32, "rope": Rope(10000.0, 32)}, "gemma2"),
     ({**GEMMA2, "logits_softcap": None}, "edgepack"),
     ({**GEMMA2, "tied": False}, "edgepack"),
     ({**GEMMA2, "embedding_scale": 7.5}, "edgepack"),
     ({**GEMMA2, "rope": SCALED}, "edgepack"),
-    ({**GEMMA3, "pattern": (LOCAL, Attention(GLOBAL))}, "gemma3_text"),
-    ({**GEMMA3, "pattern": (Attention(PLAIN), Attention(GLOBAL)), "tied": False}, "gemma3_text"),
-    ({**GEMMA3, "pattern": (LOCAL, Attention(SCALED))}, "gemma3_text"),
-    ({**GEMMA3, "pattern": (Attention(SCALED, 24), Attention(SCALED))}, "edgepack"),
-    ({**GEMMA3, "pattern": (Attention(GLOBAL), LOCAL)}, "edgepack"),
+    ({**GEMMA3, "pattern": (LOCAL, Positions(GLOBAL))}, "gemma3_text"),
+    ({**GEMMA3, "pattern": (Positions(PLAIN), Positions(GLOBAL)), "tied": False}, "gemma3_text"),
+    ({**GEMMA3, "pattern": (LOCAL, Positions(SCALED))}, "gemma3_text"),
+    ({**GEMMA3, "pattern": (Positions(SCALED, 24), Positions(SCALED))}, "edgepack"),
+    ({**GEMMA3, "pattern": (Positions(GLOBAL), LOCAL)}, "edgepack"),
     ({**GEMMA3, "pattern": (LOCAL,)}, "edgepack"),
     ({**GEMMA3, "qkv_bias": True, "output_bias": True}, "edgepack"),
 ]
@@ -226,7 +226,7 @@ def test_local_layers_without_a_window_get_one_as_long_as_the_context(tmp_path: 
     """So a Gemma 3 is packed for a context that its window covers; mlx-lm tells its ropes apart by the layer's kind."""
     from mlx_lm.utils import load_model
 
-    decoder = describe(**GEMMA3, pattern=(Attention(PLAIN), Attention(GLOBAL)), context=100)
+    decoder = describe(**GEMMA3, pattern=(Positions(PLAIN), Positions(GLOBAL)), context=100)
     weights = RandomWeights(decoder, seed=8)
     write(weights, tmp_path / "v", "f32")
     config = config_of(tmp_path / "v")

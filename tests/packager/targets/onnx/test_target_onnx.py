@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from decoders import describe
+from decoders import Positions, changed, describe
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Attention, Decoder, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
@@ -48,9 +49,9 @@ def decoder(**fields: Any) -> Decoder:
 
 def elaborate(**fields: Any) -> Decoder:
     """A decoder with every feature at once: two ropes and a layer without one, windows, norms, softcaps and scales."""
-    local = Attention(Rope(theta=10000.0, dim=12), window=24)
-    far = Attention(Rope(theta=1e6, dim=16, scaling=LongRopeScaling(tuple(range(1, 9)), 1.19, 64)))
-    rest = {"n_layers": 4, "pattern": (local, far, Attention(None)), "qk_norm": True, "post_norms": True}
+    local = Positions(Rope(theta=10000.0, dim=12), window=24)
+    far = Positions(Rope(theta=1e6, dim=16, scaling=LongRopeScaling(tuple(range(1, 9)), 1.19, 64)))
+    rest = {"n_layers": 4, "pattern": (local, far, Positions(None)), "qk_norm": True, "post_norms": True}
     caps = {"attention_softcap": 50.0, "logits_softcap": 30.0, "attention_scale": 0.2, "embedding_scale": 8.0}
     return decoder(**{"rope": None, "activation": "gelu_tanh", "qkv_bias": True, **rest, **caps, **fields})
 
@@ -387,7 +388,7 @@ def test_a_damaged_variant_is_named(tmp_path: Path) -> None:
     pack(tmp_path, described, random_tensors(described), "int4")
     target = find("onnx")
     with pytest.raises(BuildError, match=r"lacks the tensor layers\.0\.attention\.q\.bias"):
-        target.read(tmp_path, msgspec.structs.replace(described, qkv_bias=True)).rows("layers.0.attention.q.bias", 0, 1)
+        target.read(tmp_path, changed(described, qkv_bias=True)).rows("layers.0.attention.q.bias", 0, 1)
     with pytest.raises(BuildError, match=r"The decoder has no tensor head"):
         target.read(tmp_path, described).rows("head", 0, 1)
     data = tmp_path / "model.onnx.data"
@@ -406,7 +407,7 @@ def test_another_shape_is_found_when_it_is_read_back(tmp_path: Path) -> None:
     described = decoder()
     pack(tmp_path / "f32", described, random_tensors(described), "f32")
     pack(tmp_path / "int4", described, random_tensors(described), "int4")
-    wider = msgspec.structs.replace(described, intermediate_size=180)
+    wider = changed(described, intermediate_size=180)
     pack(tmp_path / "int4_mixed", described, random_tensors(described), "int4_mixed")
     for scheme in ("f32", "int4", "int4_mixed"):
         with pytest.raises(BuildError, match=r"layers\.0\.mlp\.gate has"):
@@ -457,7 +458,7 @@ def test_each_rope_has_its_own_tables_times_its_magnitude(tmp_path: Path) -> Non
 
 
 def test_a_model_without_positions_has_no_tables(tmp_path: Path) -> None:
-    described = decoder(rope=None, pattern=(Attention(None),))
+    described = decoder(rope=None, pattern=(Positions(None),))
     written = pack(tmp_path, described, random_tensors(described), "f32")
     assert written.data_bytes == 4 * described.n_parameters
     assert layout(described, "f32").tables == {}
@@ -567,12 +568,14 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 import onnx
-from edgepack.bundle.decoder import Attention, Decoder, Rope
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 from edgepack_packager.targets import Model, find
 from edgepack_packager.checkpoint.weights import blocks
-decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_heads=16,
-                  n_kv_heads=4, head_dim=64, intermediate_size=4096, n_vocab=32000, context=131072, norm_eps=1e-5,
-                  trained_context=131072, pattern=(Attention(Rope(theta=10000.0, dim=64)),), tied=True)
+attention = Attention(n_heads=16, n_kv_heads=4, head_dim=64, rope=Rope(theta=10000.0, dim=64))
+decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_vocab=32000,
+                  context=131072, norm_eps=1e-5, trained_context=131072, tied=True,
+                  kinds=(Layer(mixer=attention, mlp=Mlp(size=4096)),))
 shapes = dict(decoder.tensors())
 noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
 writer = find("onnx").open(Path(sys.argv[1]), Model("stream", decoder, "bf16"), "int4")
