@@ -79,13 +79,15 @@ def facts(decoder: Decoder) -> dict[str, Any]:
     del found["kinds"]
     layer, mixer = decoder.layer(0), decoder.attention(0)
     found |= {name: getattr(mixer, old) for name, old in _MIXER.items()}
-    found |= {name: getattr(layer.mlp, old) for name, old in _MLP.items()} | {"post_norms": layer.post_norms}
+    found |= {name: getattr(layer.mlp, old) for name, old in _MLP.items()}
+    found |= {"norms": layer.norms, "residual_scale": layer.residual_scale}
     mixers = [decoder.kinds[kind].mixer for kind in decoder.pattern]
     return found | {"pattern": tuple(Positions(each.rope, each.window) for each in mixers)}
 
 
 _MIXER = {
-    **{name: name for name in ("n_heads", "n_kv_heads", "head_dim", "qk_norm", "qkv_bias", "output_bias")},
+    **{name: name for name in ("n_heads", "n_kv_heads", "head_dim", "qkv_bias", "output_bias")},
+    **{name: name for name in ("qk_norm", "temperature")},
     "attention_scale": "scale",
     "attention_softcap": "softcap",
 }
@@ -96,10 +98,10 @@ def _decoder(facts: Mapping[str, Any]) -> Decoder:
     rest = dict(facts)
     mixer = {old: rest.pop(name) for name, old in _MIXER.items() if name in rest}
     mlp = Mlp(**{old: rest.pop(name) for name, old in _MLP.items() if name in rest})
-    norms: Any = "both" if rest.pop("post_norms", False) else "before"
+    layer = {name: rest.pop(name) for name in ("norms", "residual_scale") if name in rest}
     pattern: Sequence[Positions] = rest.pop("pattern")
     layers = [
-        Layer(mixer=Attention(rope=each.rope, window=each.window, **mixer), mlp=mlp, norms=norms)
+        Layer(mixer=Attention(rope=each.rope, window=each.window, **mixer), mlp=mlp, **layer)
         for each in (pattern[index % len(pattern)] for index in range(rest["n_layers"]))
     ]
     return Decoder(**rest, **arranged(layers))

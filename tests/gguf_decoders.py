@@ -27,13 +27,13 @@ FAR_LINEAR = Positions(rope(1e6, scaling=LINEAR))
 
 GEMMA: dict[str, Any] = {
     "activation": "gelu_tanh",
-    "post_norms": True,
+    "norms": "both",
     "norm_eps": 1e-6,
     "embedding_scale": 8.0,
     "n_layers": 4,
 }
 GEMMA2 = GEMMA | {"pattern": (LOCAL, GLOBAL), "attention_softcap": 4.0, "logits_softcap": 6.0}
-GEMMA3 = GEMMA | {"pattern": (LOCAL,) * 5 + (FAR,), "qk_norm": True, "n_layers": 12}
+GEMMA3 = GEMMA | {"pattern": (LOCAL,) * 5 + (FAR,), "qk_norm": "head", "n_layers": 12}
 NOPE = {"n_layers": 8, "pattern": (GLOBAL,) * 3 + (Positions(None),)}
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -51,8 +51,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "llama: a window that hides nothing": {"pattern": (Positions(rope(), 512),)},
     "qwen2": {"qkv_bias": True, "rope": rope(1e6)},
     "qwen2: untied, linear rope": {"qkv_bias": True, "tied": False, "rope": rope(scaling=LINEAR)},
-    "qwen3": {"qk_norm": True, "head_dim": 32, "rope": rope(1e6, 32)},
-    "qwen3: scores": {"qk_norm": True, "attention_scale": 0.4, "tied": False},
+    "qwen3": {"qk_norm": "head", "head_dim": 32, "rope": rope(1e6, 32)},
+    "qwen3: scores": {"qk_norm": "head", "attention_scale": 0.4, "tied": False},
     "phi3: beyond the original context": {"rope": rope(scaling=LONG), "tied": False},
     "phi3: partial, within the original context": {"rope": rope(dim=12, scaling=SHORT)},
     "phi3: partial, biases, scores": {"rope": rope(dim=12), "qkv_bias": True, "attention_scale": 0.4},

@@ -7,6 +7,7 @@ size, d head dimension. Products go through BLAS in one thread: OpenBLAS's other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from edgepack.bundle.decoder import Attention
+from edgepack.bundle.decoder import Attention, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack.errors import UsageError
 from edgepack_packager.arithmetic import FASTEST, Arithmetic
@@ -129,7 +130,8 @@ def columns(weights: Weights, states: Float32, readings: Sequence[Reading] = (EX
     model = _Model(weights, readings)
     with threadpool_limits(limits=1, user_api="blas"):
         for start, products in model.products("embedding" if model.decoder.tied else "head", states):
-            yield start, _softcap(model.by, products, model.decoder.logits_softcap)
+            scaled = products * np.float32(model.decoder.logits_scale)
+            yield start, _softcap(model.by, scaled, model.decoder.logits_softcap)
 
 
 def cache_scales(
@@ -200,6 +202,16 @@ class _Model:
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
         return normed * self.weights.rows(name, 0, x.shape[-1])
 
+    def entered(self, layer: int, block: str, x: Float32) -> Float32:
+        """What a block reads of the states: their norm, where the layer has one before its blocks."""
+        return self.norm(f"{block}.norm", x) if self.decoder.layer(layer).pre_norms else x
+
+    def left(self, layer: int, block: str, output: Float32) -> Float32:
+        """What is added of a block's output: its norm, where the layer has one behind its blocks, and scaled."""
+        kind = self.decoder.layer(layer)
+        output = self.norm(f"{block}.post_norm", output) if kind.post_norms else output
+        return output * np.float32(kind.residual_scale)
+
     def cache(self, layer: int, part: Part, x: Float32) -> Float32:
         """What the KV cache of each reading makes of a part of a layer's attention: [r, n, heads, d]."""
         if not any(reading.cache for reading in self.readings):
@@ -215,15 +227,24 @@ class _Model:
 def _attention(model: _Model, layer: int, x: Float32) -> None:
     """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
     attention, (r, n, _), name = model.decoder.attention(layer), x.shape, f"layers.{layer}.attention"
-    normed = model.norm(f"{name}.norm", x)
-    q = model.linear(f"{name}.q", normed).reshape(r, n, attention.n_heads, attention.head_dim)
-    k = model.linear(f"{name}.k", normed).reshape(r, n, attention.n_kv_heads, attention.head_dim)
-    v = model.linear(f"{name}.v", normed).reshape(r, n, attention.n_kv_heads, attention.head_dim)
-    if attention.qk_norm:
-        q, k = model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
+
+    def normed(q: Float32, k: Float32) -> tuple[Float32, Float32]:
+        return model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
+
+    inputs = model.entered(layer, name, x)
+    q, k, v = (model.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
+    if attention.qk_norm == "width":
+        q, k = normed(q, k)
+    q, k, v = (part.reshape(r, n, -1, attention.head_dim) for part in (q, k, v))
+    if attention.qk_norm == "head":
+        q, k = normed(q, k)
     if attention.rope:
         rotation = _rotation(model.by, attention.rope, n)
         q, k = _rotate(q, *rotation), _rotate(k, *rotation)
+    if attention.qk_norm == "rotated":
+        q, k = normed(q, k)
+    if attention.temperature:
+        q = q * _growth(attention.temperature, n)
     q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
     mixed = np.empty_like(q)
     hidden = _hidden_positions(n, attention.window)
@@ -233,8 +254,7 @@ def _attention(model: _Model, layer: int, x: Float32) -> None:
         scores = _softcap(model.by, scores, attention.softcap)
         scores[hidden] = -np.inf
         mixed[i, :, head] = model.by.product(_softmax(model.by, scores), v[i, :, kv_head].T)
-    output = model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, attention.q_size))
-    x += model.norm(f"{name}.post_norm", output) if model.decoder.layer(layer).post_norms else output
+    x += model.left(layer, name, model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, -1)))
 
 
 def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
@@ -251,13 +271,12 @@ def _heads(attention: Attention) -> Iterator[tuple[int, int]]:
 
 def _mlp(model: _Model, layer: int, x: Float32) -> None:
     """Add down(activation(gate(x)) * up(x))."""
-    kind, name = model.decoder.layer(layer), f"layers.{layer}.mlp"
-    normed = model.norm(f"{name}.norm", x)
-    gate = model.linear(f"{name}.gate", normed)
-    inner = _silu(model.by, gate) if kind.mlp.activation == "silu" else _gelu_tanh(model.by, gate)
-    inner *= model.linear(f"{name}.up", normed)
-    output = model.linear(f"{name}.down", inner)
-    x += model.norm(f"{name}.post_norm", output) if kind.post_norms else output
+    mlp, name = model.decoder.layer(layer).mlp, f"layers.{layer}.mlp"
+    inputs = model.entered(layer, name, x)
+    gate = model.linear(f"{name}.gate", inputs)
+    inner = _silu(model.by, gate) if mlp.activation == "silu" else _gelu_tanh(model.by, gate)
+    inner *= model.linear(f"{name}.up", inputs)
+    x += model.left(layer, name, model.linear(f"{name}.down", inner))
 
 
 def _rotation(by: Arithmetic, rope: Rope, n: int) -> tuple[Float32, Float32]:
@@ -266,6 +285,12 @@ def _rotation(by: Arithmetic, rope: Rope, n: int) -> tuple[Float32, Float32]:
     angles = (positions[:, None] * rope.frequencies())[:, None, :]
     magnitude = np.float32(rope.magnitude)
     return by.cos(angles) * magnitude, by.sin(angles) * magnitude
+
+
+def _growth(temperature: Temperature, n: int) -> Float32:
+    """Return what the query of each position is multiplied by: float32 [n, 1, 1]."""
+    times = np.arange(n) // temperature.length
+    return np.array([1 + temperature.beta * math.log(1 + each) for each in times], np.float32)[:, None, None]
 
 
 def _rotate(x: Float32, cos: Float32, sin: Float32) -> Float32:

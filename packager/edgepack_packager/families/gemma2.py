@@ -32,7 +32,7 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     config = {**_DEFAULTS, **config}
     gemma_like.refuse_others(config)
     sizes, heads, length = read_sizes(config), read_heads(config, head_dim=256), read_context(config, context)
-    layer = partial(gemma_like.layer, config, heads, softcap=_softcap(config, "attn_logit_softcapping"), qk_norm=False)
+    layer = partial(gemma_like.layer, config, heads, softcap=_softcap(config, "attn_logit_softcapping"), qk_norm=None)
     rope = read_rope(config, heads["head_dim"], length)
     kinds = {FULL: layer(rope), SLIDING: layer(rope, count(config, "sliding_window"))}
     return Decoder(

@@ -89,7 +89,7 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _pattern(config: Mapping[str, Any], heads: Heads, context: int) -> Arrangement:
     """Return local and global layers; every ``sliding_window_pattern``-th is global, which is every sixth."""
     far, near = (read_rope(config, heads["head_dim"], context, spelling) for spelling in (_GLOBAL, _LOCAL))
-    layer = partial(gemma_like.layer, config, heads, softcap=None, qk_norm=True)
+    layer = partial(gemma_like.layer, config, heads, softcap=None, qk_norm="head")
     kinds = {FULL: layer(far), SLIDING: layer(near, count(config, "sliding_window"))}
     # transformers reads no flat rope_parameters here; nor are they a rope of some layers.
     unknown = sorted((config.get("rope_parameters") or {}).keys() - kinds.keys())

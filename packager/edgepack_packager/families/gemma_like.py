@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.bundle.rope import Rope
@@ -56,7 +56,7 @@ def layer(
     window: int | None = None,
     *,
     softcap: float | None,
-    qk_norm: bool,
+    qk_norm: Literal["head"] | None,
 ) -> Layer:
     """Return a layer of a Gemma: four norms, biases in its attention or none, and gelu."""
     bias = flag(config, "attention_bias", default=False)

@@ -23,7 +23,7 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     only(config, "hidden_act", "silu")
     sizes, heads, length = read_sizes(config), read_heads(config, head_dim=128), read_context(config, context)
     bias = flag(config, "attention_bias", default=False)
-    attention = partial(Attention, **heads, qk_norm=True, qkv_bias=bias, output_bias=bias)
+    attention = partial(Attention, **heads, qk_norm="head", qkv_bias=bias, output_bias=bias)
     return Decoder(
         **sizes,
         family="qwen3",

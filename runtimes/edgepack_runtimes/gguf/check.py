@@ -140,7 +140,7 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
         "activation": (graph.activation, layer.mlp.activation),
-        "norm of q and k": (graph.qk_norm, attention.qk_norm),
+        "norm of q and k": ("head" if graph.qk_norm else None, attention.qk_norm),
         "norm after each block": (graph.post_norms, layer.post_norms),
         "softcap on the scores": (graph.attention_softcap is not None, attention.softcap is not None),
         "softcap on the logits": (graph.logits_softcap is not None and capped, capped),

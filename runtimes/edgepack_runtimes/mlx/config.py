@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,17 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
             }
         case LongRopeScaling(factors):
             return {"type": "longrope", "short_factor": list(factors), "long_factor": list(factors)}
+        case YarnScaling():
+            return {
+                "rope_type": "yarn",
+                "type": "yarn",
+                "factor": rope.scaling.factor,
+                "original_max_position_embeddings": rope.scaling.original_context,
+                "beta_fast": rope.scaling.beta_fast,
+                "beta_slow": rope.scaling.beta_slow,
+                "attention_factor": rope.scaling.magnitude,
+                "truncate": rope.scaling.whole,
+            }
 
 
 def _same(found: object, expected: object) -> bool:

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
 
@@ -37,7 +37,7 @@ class Transformer(nn.Module):
 
     def __init__(self, decoder: Decoder, fused: bool) -> None:
         super().__init__()
-        self._softcap = decoder.logits_softcap
+        self._softcap, self._scale = decoder.logits_softcap, decoder.logits_scale
         self._tied = decoder.tied
         self.model = Layers(decoder, fused)
         if not decoder.tied:
@@ -50,7 +50,7 @@ class Transformer(nn.Module):
     def logits(self, states: mx.array) -> mx.array:
         """Return the logits of states: float32 [1, n, n_vocab]."""
         head = self.model.embed_tokens.as_linear if self._tied else self.lm_head
-        logits = head(states).astype(mx.float32)
+        logits = head(states).astype(mx.float32) * self._scale
         return logits if self._softcap is None else mx.tanh(logits / self._softcap) * self._softcap
 
 
@@ -66,8 +66,7 @@ class Layers(nn.Module):
         rotations = {(rope, size): Rotation(rope, size) if rope else None for rope, size in turned}
         self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
         self.layers = [
-            Block(decoder, layer, fused, rotations[layer.mixer.rope, layer.mixer.head_dim])
-            for layer in decoder.layers
+            Block(decoder, layer, fused, rotations[layer.mixer.rope, layer.mixer.head_dim]) for layer in decoder.layers
         ]
         self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
 
@@ -89,30 +88,35 @@ class Layers(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each between norms. With four norms mlx-lm follows Gemma's names, with two Llama's."""
+    """Attention and MLP with their norms, named as Gemma's where some stand behind a block, else as Llama's."""
 
     def __init__(self, decoder: Decoder, layer: Layer, fused: bool, rotation: Rotation | None) -> None:
         super().__init__()
         hidden, epsilon = decoder.hidden_size, decoder.norm_eps
         norm = partial(nn.RMSNorm, hidden, epsilon)
-        self._post_norms = layer.post_norms
+        self._pre_norms, self._post_norms = layer.pre_norms, layer.post_norms
+        self._scale = layer.residual_scale
         self.self_attn = SelfAttention(layer.mixer, hidden, epsilon, fused, rotation)
         self.mlp = GatedMlp(layer.mlp, hidden, fused)
-        self.input_layernorm = norm()
         self.post_attention_layernorm = norm()
+        if layer.pre_norms:
+            self.input_layernorm = norm()
         if layer.post_norms:
-            self.pre_feedforward_layernorm = norm()
             self.post_feedforward_layernorm = norm()
+        if layer.pre_norms and layer.post_norms:
+            self.pre_feedforward_layernorm = norm()
 
     def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
-        mixed = self.self_attn(self.input_layernorm(x), mask, cache)
-        if self._post_norms:
-            x = x + self.post_attention_layernorm(mixed)
-            added = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        else:
-            x = x + mixed
-            added = self.mlp(self.post_attention_layernorm(x))
-        return x + cast(mx.array, added)
+        mixed = self.self_attn(self.input_layernorm(x) if self._pre_norms else x, mask, cache)
+        if not self._post_norms:
+            x = x + self._scaled(mixed)
+            return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self._scaled(self.post_attention_layernorm(mixed))
+        added = self.mlp(self.pre_feedforward_layernorm(x) if self._pre_norms else x)
+        return x + self._scaled(self.post_feedforward_layernorm(added))
+
+    def _scaled(self, x: mx.array) -> mx.array:
+        return x if self._scale == 1 else x * self._scale
 
 
 class SelfAttention(nn.Module):
@@ -124,6 +128,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self._heads = (attention.n_heads, attention.n_kv_heads, attention.n_kv_heads)
         self._fused, self._qk_norm, self._rotation = fused, attention.qk_norm, rotation
+        self._temperature = attention.temperature
         self._scale, self._softcap = attention.score_scale, attention.softcap
         q_size, kv_size, bias = attention.q_size, attention.kv_size, attention.qkv_bias
         if fused:
@@ -135,17 +140,25 @@ class SelfAttention(nn.Module):
             self.v_proj = nn.Linear(hidden, kv_size, bias)
         self.o_proj = nn.Linear(q_size, hidden, attention.output_bias)
         if attention.qk_norm:
-            self.q_norm = nn.RMSNorm(attention.head_dim, epsilon)
-            self.k_norm = nn.RMSNorm(attention.head_dim, epsilon)
+            whole = attention.qk_norm == "width"
+            self.q_norm = nn.RMSNorm(q_size if whole else attention.head_dim, epsilon)
+            self.k_norm = nn.RMSNorm(kv_size if whole else attention.head_dim, epsilon)
 
     def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
         n = x.shape[1]
-        q, k, v = (part.reshape(1, n, heads, -1) for part, heads in zip(self._project(x), self._heads, strict=True))
-        if self._qk_norm:
+        q, k, v = self._project(x)
+        if self._qk_norm == "width":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.reshape(1, n, heads, -1) for part, heads in zip((q, k, v), self._heads, strict=True))
+        if self._qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (part.transpose(0, 2, 1, 3) for part in (q, k, v))
         if self._rotation:
             q, k = self._rotation.queries(q, cache.offset), self._rotation.keys(k, cache.offset)
+        if self._qk_norm == "rotated":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self._temperature:
+            q = (q * growth(self._temperature, cache.offset, n)).astype(q.dtype)
         k, v = cache.append(k, v)
         if self._softcap is None:
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
@@ -183,6 +196,12 @@ class Rotation:
         return mx.fast.rope(
             k, self._dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
         )
+
+
+def growth(temperature: Temperature, start: int, count: int) -> mx.array:
+    """Return what the queries of positions from ``start`` on are multiplied by: float32 [count, 1]."""
+    times = [position // temperature.length for position in range(start, start + count)]
+    return mx.array([[1 + temperature.beta * math.log(1 + each)] for each in times], mx.float32)
 
 
 def capped_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, cap: float, mask: Mask) -> mx.array:

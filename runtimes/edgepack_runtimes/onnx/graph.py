@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from edgepack.bundle.decoder import Attention, Decoder, Mlp
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
 
 F32: Final = 1
@@ -96,7 +96,7 @@ class _Building:
         self._cast(last, "seqlens_k", I32)
         total = self._add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
         self._cast(total, "total_sequence_length", I32)
-        if all(self._rotates_inside(each, each.rope) for each in self._decoder.attentions if each.rope):
+        if not any(self._needs_positions(each) for each in self._decoder.attentions):
             return
         zero = self._integers("zero", 0)
         counts = self._add("CumSum", ["attention_mask", one], "mask.counts")
@@ -105,25 +105,36 @@ class _Building:
         length = self._add("Shape", ["input_ids"], "input.length", start=1, end=2)
         start = self._add("Neg", [length], "input.start")
         self._add("Slice", [positions, start, self._end(), one], "position_ids")
+        for temperature in self._decoder.temperatures:
+            self._growth(temperature)
 
     def decode(self) -> None:
         """From token ids to logits."""
-        residual = self._embedded()
-        normed = self._norm("layers.0.attention.norm", residual)
-        for layer in range(self._decoder.n_layers):
-            name, kind = f"layers.{layer}", self._decoder.layer(layer)
-            output = self._attention(layer, normed)
-            if kind.post_norms:
-                output = self._norm(f"{name}.attention.post_norm", output)
-            normed, residual = self._norm_of_sum(f"{name}.mlp.norm", output, residual)
-            output = self._mlp(kind.mlp, f"{name}.mlp", normed)
-            if kind.post_norms:
-                output = self._norm(f"{name}.mlp.post_norm", output)
-            last = layer == self._decoder.n_layers - 1
-            normed, residual = self._norm_of_sum(
-                "norm" if last else f"layers.{layer + 1}.attention.norm", output, residual
-            )
-        self._head(normed)
+        residual, output = self._embedded(), ""
+        for index, layer in enumerate(self._decoder.layers):
+            for block in (f"layers.{index}.attention", f"layers.{index}.mlp"):
+                inputs, residual = self._entered(layer, block, output, residual)
+                attends = block.endswith("attention")
+                made = self._attention(index, inputs) if attends else self._mlp(layer.mlp, block, inputs)
+                output = self._left(layer, block, made)
+        self._head(self._norm_of_sum("norm", output, residual)[0])
+
+    def _entered(self, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
+        """The output before is added to the stream, mostly by the norm: return what a block reads, and the stream."""
+        if not layer.pre_norms:
+            residual = self._add("Add", [output, residual], f"{block}.residual") if output else residual
+            return residual, residual
+        if not output:
+            return self._norm(f"{block}.norm", residual), residual
+        return self._norm_of_sum(f"{block}.norm", output, residual)
+
+    def _left(self, layer: Layer, block: str, output: str) -> str:
+        """What a layer makes of a block's output before it joins the stream."""
+        if layer.post_norms:
+            output = self._norm(f"{block}.post_norm", output)
+        if layer.residual_scale == 1:
+            return output
+        return self._add("Mul", [output, self._number(f"{block}.scale", layer.residual_scale)], f"{block}.scaled")
 
     def _embedded(self) -> str:
         shape = rows, columns = self._shapes["embedding"]
@@ -151,9 +162,10 @@ class _Building:
     def _attention(self, layer: int, inputs: str) -> str:
         decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
         q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-        if kind.qk_norm:
-            q = self._head_norm(f"{name}.q_norm", q, kind.n_heads, kind.head_dim)
-            k = self._head_norm(f"{name}.k_norm", k, kind.n_kv_heads, kind.head_dim)
+        if kind.qk_norm == "width":
+            q, k = self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)
+        if kind.qk_norm == "head":
+            q, k = self._head_norms(name, kind, q, k)
         tables: list[str] = []
         if kind.rope:
             table = (decoder.context, kind.rope.dim // 2)
@@ -162,6 +174,10 @@ class _Building:
                 q = self._rotated(f"{name}.q", q, kind.n_heads, kind.rope, tables)
                 k = self._rotated(f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
                 tables = []
+        if kind.qk_norm == "rotated":
+            q, k = self._head_norms(name, kind, q, k)
+        if kind.temperature:
+            q = self._add("Mul", [q, _growth_name(kind.temperature)], f"{name}.q.grown")
         if self._half:
             q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
         scales: list[str] = []
@@ -200,15 +216,34 @@ class _Building:
         bounds = [self._integers("logits_start", 0), self._end(), self._integers("position_axis", 1)]
         last = self._add("Slice", [inputs, *bounds], "head.input")
         stored = "embedding" if self._decoder.tied else "head"
-        cap = self._decoder.logits_softcap
+        cap, scale = self._decoder.logits_softcap, self._decoder.logits_scale
+        made = self._product("head", stored, last, "logits" if cap is None and scale == 1 else "head.output")
+        if scale != 1:
+            by = self._number("logits.scale", scale)
+            made = self._add("Mul", [made, by], "logits" if cap is None else "head.scaled")
         if cap is None:
-            self._product("head", stored, last, "logits")
             return
-        product, limit = self._product("head", stored, last, "head.output"), self._number("logits.softcap", cap)
-        parts = self._add("Div", [product, limit], "head.parts")
+        limit = self._number("logits.softcap", cap)
+        parts = self._add("Div", [made, limit], "head.parts")
         self._add("Mul", [self._add("Tanh", [parts], "head.tanh"), limit], "logits")
 
+    def _needs_positions(self, attention: Attention) -> bool:
+        rotates = attention.rope is not None and not self._rotates_inside(attention, attention.rope)
+        return rotates or attention.temperature is not None
+
+    def _growth(self, temperature: Temperature) -> None:
+        """What the queries of each position are multiplied by."""
+        name = _growth_name(temperature)
+        axis, length = self._integers("last_axis", -1), self._integers(f"{name}.length", temperature.length)
+        times = self._cast(self._add("Div", ["position_ids", length], f"{name}.whole"), f"{name}.times", F32)
+        one, beta = self._number("unit", 1.0), self._number(f"{name}.beta", temperature.beta)
+        logarithm = self._add("Log", [self._add("Add", [times, one], f"{name}.counted")], f"{name}.log")
+        grown = self._add("Add", [self._add("Mul", [logarithm, beta], f"{name}.part"), one], f"{name}.flat")
+        self._add("Unsqueeze", [grown, axis], name)
+
     def _rotates_inside(self, attention: Attention, rope: Rope) -> bool:
+        if attention.qk_norm == "rotated":
+            return False
         return not self._half and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
 
     def _rotated(self, name: str, inputs: str, heads: int, rope: Rope, tables: list[str]) -> str:
@@ -218,6 +253,12 @@ class _Building:
             f"{name}.rotated",
             num_heads=heads,
             rotary_embedding_dim=rope.dim,
+        )
+
+    def _head_norms(self, name: str, kind: Attention, q: str, k: str) -> tuple[str, str]:
+        return (
+            self._head_norm(f"{name}.q_norm", q, kind.n_heads, kind.head_dim),
+            self._head_norm(f"{name}.k_norm", k, kind.n_kv_heads, kind.head_dim),
         )
 
     def _head_norm(self, name: str, inputs: str, heads: int, size: int) -> str:
@@ -321,3 +362,7 @@ class _Building:
             Node(operator, _CONTRIB if operator in _CONTRIBUTED else "", tuple(inputs), outputs, rounded)
         )
         return outputs[0]
+
+
+def _growth_name(temperature: Temperature) -> str:
+    return f"temperature.{temperature.beta:g}.{temperature.length}"

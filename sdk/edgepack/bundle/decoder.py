@@ -23,15 +23,22 @@ KvCache = Literal["f32", "f16", "q8"]
 Shape = tuple[int, ...]
 
 
+class Temperature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Queries grow with their position p: they are multiplied by 1 + beta ln(1 + floor(p / length)) (Llama 4)."""
+
+    beta: Positive
+    length: Count
+
+
 class Attention(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="attention"
 ):
     """Causal attention: each head of keys and values serves ``n_heads / n_kv_heads`` heads of queries.
 
     It sees positions by ``rope`` (None: not at all), and the last ``window`` of them, its own included (None: all).
-    In the order of the computation: ``qk_norm`` is an RMSNorm over each head of q and k, before rope; ``scale`` (None:
-    head_dim ** -0.5) multiplies the scores, and a softcap c makes c tanh(x / c) of them. What it keeps of a token are
-    its keys and values.
+    In the order of the computation: ``qk_norm`` is an RMSNorm of q and k, over each "head" before rope or, "rotated",
+    after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
+    multiplies the scores, and a softcap c makes c tanh(x / c) of them. It keeps keys and values of each token.
     """
 
     n_heads: Width
@@ -41,7 +48,8 @@ class Attention(
     window: Count | None = None
     scale: Positive | None = None
     softcap: Positive | None = None
-    qk_norm: bool = False
+    qk_norm: Literal["head", "rotated", "width"] | None = None
+    temperature: Temperature | None = None
     qkv_bias: bool = False
     output_bias: bool = False
 
@@ -71,8 +79,9 @@ class Attention(
         yield from _linear("k", self.kv_size, hidden, self.qkv_bias)
         yield from _linear("v", self.kv_size, hidden, self.qkv_bias)
         if self.qk_norm:
-            yield "q_norm", (self.head_dim,)
-            yield "k_norm", (self.head_dim,)
+            whole = self.qk_norm == "width"
+            yield "q_norm", (self.q_size if whole else self.head_dim,)
+            yield "k_norm", (self.kv_size if whole else self.head_dim,)
         yield from _linear("o", hidden, self.q_size, self.output_bias)
 
 
@@ -93,22 +102,30 @@ class Mlp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Two blocks, each added to what comes in: the mixer, through which positions see each other, and the MLP.
 
-    ``norms`` are RMSNorms of a block's input, or with "both" also of its output before it is added.
+    ``norms`` are RMSNorms of a block's input, of its output "after", or of "both". What is added is multiplied by
+    ``residual_scale``.
     """
 
     mixer: Attention
     mlp: Mlp
-    norms: Literal["before", "both"] = "before"
+    norms: Literal["before", "after", "both"] = "before"
+    residual_scale: Positive = 1.0
+
+    @property
+    def pre_norms(self) -> bool:
+        """Whether there is a norm of each block's input."""
+        return self.norms != "after"
 
     @property
     def post_norms(self) -> bool:
         """Whether there is a norm of each block's output."""
-        return self.norms == "both"
+        return self.norms != "before"
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name within the layer, shape) in model order; a matrix is [output rows, input columns]."""
         for block, name in ((self.mixer, "attention"), (self.mlp, "mlp")):
-            yield f"{name}.norm", (hidden,)
+            if self.pre_norms:
+                yield f"{name}.norm", (hidden,)
             for part, shape in block.tensors(hidden):
                 yield f"{name}.{part}", shape
             if self.post_norms:
@@ -138,7 +155,8 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     was trained for. ``pattern`` numbers ``kinds`` of layers and is repeated until every layer has its own.
 
     In the order of the computation: ``embedding_scale`` multiplies the embeddings, the layers follow, then a norm and
-    the head, which is the embedding where the two are ``tied``; a softcap c makes c tanh(x / c) of the logits.
+    the head, which is the embedding where the two are ``tied``; ``logits_scale`` multiplies the logits, and a softcap c
+    makes c tanh(x / c) of them.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
 
     With ``exported`` the computation is that of a graph which edgepack did not write. Only the sizes then say anything
@@ -158,6 +176,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pattern: Annotated[tuple[int, ...], msgspec.Meta(min_length=1, max_length=MAX_LAYERS)] = (0,)
     tied: bool
     embedding_scale: Positive = 1.0
+    logits_scale: Positive = 1.0
     logits_softcap: Positive | None = None
     wide: bool = False
     exported: Exported | msgspec.UnsetType = msgspec.UNSET
@@ -189,6 +208,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct ropes, in the order of the layers."""
         return tuple(dict.fromkeys(attention.rope for attention in self.attentions if attention.rope))
+
+    @property
+    def temperatures(self) -> tuple[Temperature, ...]:
+        """The distinct temperatures, in the order of the layers."""
+        return tuple(dict.fromkeys(each.temperature for each in self.attentions if each.temperature))
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -81,7 +81,7 @@ def _current(old: _Decoder) -> Decoder:
                 window=positions.window,
                 scale=old.attention_scale,
                 softcap=old.attention_softcap,
-                qk_norm=old.qk_norm,
+                qk_norm="head" if old.qk_norm else None,
                 qkv_bias=old.qkv_bias,
                 output_bias=old.output_bias,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -38,7 +39,22 @@ class LongRopeScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, t
     original_context: Count
 
 
-Scaling = LinearScaling | Llama3Scaling | LongRopeScaling
+class YarnScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="yarn"):
+    """High rope frequencies kept, low ones divided by a factor, a straight ramp between (YaRN, arXiv:2309.00071).
+
+    The ramp goes from the pair that turns ``beta_fast`` times in the original context to that of ``beta_slow`` times,
+    from and to a whole pair where ``whole``. Cosine and sine are multiplied by ``magnitude``.
+    """
+
+    factor: Positive
+    original_context: Count
+    beta_fast: Positive = 32.0
+    beta_slow: Positive = 1.0
+    magnitude: Positive = 1.0
+    whole: bool = True
+
+
+Scaling = LinearScaling | Llama3Scaling | LongRopeScaling | YarnScaling
 
 
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +70,7 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def magnitude(self) -> float:
         """What cosine and sine are multiplied by."""
-        return self.scaling.magnitude if isinstance(self.scaling, LongRopeScaling) else 1.0
+        return self.scaling.magnitude if isinstance(self.scaling, LongRopeScaling | YarnScaling) else 1.0
 
     def frequencies(self) -> NDArray[np.float32]:
         """Return the angle in radians that one position adds, per rotated pair: float32 [dim / 2].
@@ -72,6 +88,9 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return frequencies
             case LinearScaling(factor):
                 return frequencies / np.float32(factor)
+            case YarnScaling(factor):
+                ramp = self._ramp(self.scaling)
+                return frequencies / np.float32(factor) * ramp + frequencies * (1 - ramp)
             case LongRopeScaling(factors):
                 return np.float32(1.0) / (np.array(factors, np.float32) * powers)
             case Llama3Scaling(factor, low, high, context):
@@ -80,3 +99,16 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 between = (1 - smooth) * (frequencies / np.float32(factor)) + smooth * frequencies
                 scaled = np.where(wavelength > context / low, frequencies / np.float32(factor), between)
                 return np.where(wavelength < context / high, frequencies, scaled).astype(np.float32)
+
+    def _ramp(self, yarn: YarnScaling) -> NDArray[np.float32]:
+        """Return how much of each pair's frequency is divided, 0 to 1: float32 [dim / 2]."""
+        low, high = (
+            self.dim * math.log(yarn.original_context / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+            for turns in (yarn.beta_fast, yarn.beta_slow)
+        )
+        if yarn.whole:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.dim - 1)
+        high += 0.001 * (low == high)
+        ramp: NDArray[np.float64] = np.clip((np.arange(self.dim // 2, dtype=np.float32) - low) / (high - low), 0, 1)
+        return ramp.astype(np.float32)

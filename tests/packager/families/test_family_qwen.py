@@ -36,7 +36,7 @@ def test_qwen_2_5(shared: Path) -> None:
 def test_qwen_3(shared: Path, name: str, parameters: int) -> None:
     decoder = described(json.loads((shared / f"configs/{name}.json").read_text()))
     assert (decoder.n_parameters, decoder.head_dim, decoder.context) == (parameters, 128, 40960)
-    assert (decoder.qkv_bias, decoder.qk_norm, decoder.post_norms) == (False, True, False)
+    assert (decoder.qkv_bias, decoder.qk_norm, decoder.norms) == (False, "head", "before")
 
 
 def test_absent_fields_take_the_defaults_of_the_architectures() -> None:

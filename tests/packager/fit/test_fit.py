@@ -149,8 +149,8 @@ def figures(decoder: Decoder) -> tuple[float, float, float, float]:
     )
 
 
-GEMMA_2 = {"post_norms": True}
-GEMMA_3 = {"post_norms": True, "qk_norm": True}
+GEMMA_2 = {"norms": "both"}
+GEMMA_3 = {"norms": "both", "qk_norm": "head"}
 MODELS: list[tuple[str, Decoder, float, float, float, float]] = [
     ("Llama-3.2-1B-Instruct", shape(2048, 16, 32, 8, 64, 8192, 128256), 1235.8, 695, 773, 32),
     ("Llama-3.2-3B-Instruct", shape(3072, 28, 24, 8, 128, 8192, 128256), 3212.7, 1807, 2009, 112),
@@ -165,7 +165,7 @@ MODELS: list[tuple[str, Decoder, float, float, float, float]] = [
     ("gemma-3-1b-it", shape(1152, 26, 4, 1, 256, 6912, 262144, **GEMMA_3), 999.9, 563, 625, 26),
     ("gemma-3-4b-it", shape(2560, 34, 8, 4, 256, 10240, 262208, **GEMMA_3), 3880.3, 2183, 2426, 136),
     ("Qwen2.5-0.5B-Instruct", shape(896, 24, 14, 2, 64, 4864, 151936, qkv_bias=True), 494.0, 278, 309, 12),
-    ("Qwen3-0.6B", shape(1024, 28, 16, 8, 128, 3072, 151936, qk_norm=True), 596.0, 335, 373, 112),
+    ("Qwen3-0.6B", shape(1024, 28, 16, 8, 128, 3072, 151936, qk_norm="head"), 596.0, 335, 373, 112),
     ("SmolLM2-135M", shape(576, 30, 9, 3, 64, 1536, 49152), 134.5, 76, 84, 22.5),
     (
         "SmolLM3-3B",

@@ -18,8 +18,8 @@ from decoders import Positions, RandomWeights, changed, describe
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import EngineError
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Weights, blocks
@@ -33,11 +33,12 @@ ROPE = Rope(theta=10000.0, dim=16)
 FAR = Rope(theta=1000000.0, dim=16)
 LINEAR = Rope(theta=1000000.0, dim=16, scaling=LinearScaling(8.0))
 LLAMA3 = Rope(theta=500000.0, dim=16, scaling=Llama3Scaling(8.0, 1.0, 4.0, 64))
+YARN = YarnScaling(8.0, 64, beta_fast=4.0, magnitude=1.2)
 LOCAL = Positions(ROPE, window=24)
 # The magnitude of a context that was stretched from 64 to 512.
 STRETCH = 1.5**0.5
 
-GEMMA: dict[str, Any] = {"activation": "gelu_tanh", "post_norms": True, "embedding_scale": 8.0, "wide": True}
+GEMMA: dict[str, Any] = {"activation": "gelu_tanh", "norms": "both", "embedding_scale": 8.0, "wide": True}
 
 
 def longrope(dim: int, steepness: float, magnitude: float) -> Rope:
@@ -60,12 +61,18 @@ CASES = {
         {"pattern": (LOCAL, Positions(ROPE)), "n_layers": 4}, "llama", {"pattern": (Positions(ROPE), LOCAL)}
     ),
     "two ropes": Case(
-        {"pattern": (*[LOCAL] * 5, Positions(FAR)), "n_layers": 6, **GEMMA, "qk_norm": True},
+        {"pattern": (*[LOCAL] * 5, Positions(FAR)), "n_layers": 6, **GEMMA, "qk_norm": "head"},
         "gemma3_text",
         {"pattern": (*[LOCAL] * 5, Positions(ROPE))},
     ),
     "linear on global layers": Case(
-        {"pattern": (*[LOCAL] * 2, Positions(LINEAR)), "n_layers": 5, **GEMMA, "qk_norm": True, "attention_scale": 0.2},
+        {
+            "pattern": (*[LOCAL] * 2, Positions(LINEAR)),
+            "n_layers": 5,
+            **GEMMA,
+            "qk_norm": "head",
+            "attention_scale": 0.2,
+        },
         "gemma3_text",
         {"pattern": (*[Positions(LINEAR, 24)] * 2, Positions(LINEAR))},
     ),
@@ -97,8 +104,19 @@ CASES = {
         "smollm3",
         {"pattern": (Positions(ROPE),)},
     ),
-    "norms of q and k": Case({"qk_norm": True, "tied": False}, "qwen3", {"qk_norm": False}),
-    "post norms": Case({"post_norms": True}, "edgepack", {"post_norms": False}),
+    "norms of q and k": Case({"qk_norm": "head", "tied": False}, "qwen3", {"qk_norm": None}),
+    "norms after the blocks alone": Case({"norms": "after"}, "edgepack", {"norms": "both"}),
+    "a norm of all heads": Case({"qk_norm": "width", "tied": False}, "edgepack", {"qk_norm": "head"}),
+    "norms of rotated q and k": Case({"qk_norm": "rotated"}, "edgepack", {"qk_norm": "head"}),
+    "residual scale": Case({"residual_scale": 0.22}, "edgepack", {"residual_scale": 0.23}),
+    "logits scale": Case({"logits_scale": 0.125}, "edgepack", {"logits_scale": 1.0}),
+    "temperature": Case({"temperature": Temperature(0.3, 64)}, "edgepack", {"temperature": Temperature(0.3, 65)}),
+    "yarn": Case(
+        {"rope": Rope(10000.0, 16, YARN)},
+        "edgepack",
+        {"rope": Rope(10000.0, 16, msgspec.structs.replace(YARN, magnitude=1.0))},
+    ),
+    "post norms": Case({"norms": "both"}, "edgepack", {"norms": "before"}),
     "gelu": Case({"activation": "gelu_tanh"}, "edgepack", {"activation": "silu"}),
     "bias of q, k and v": Case({"qkv_bias": True}, "qwen2", {"qkv_bias": False}),
     "bias of o": Case({"output_bias": True}, "edgepack", {"output_bias": False}),
@@ -115,7 +133,7 @@ CASES = {
             "n_kv_heads": 1,
             "pattern": (Positions(Rope(10000.0, 256), 24), Positions(Rope(1000000.0, 256))),
             **GEMMA,
-            "qk_norm": True,
+            "qk_norm": "head",
         },
         "gemma3_text",
         {"pattern": (Positions(Rope(10000.0, 256), 24), Positions(Rope(1010000.0, 256)))},
@@ -243,7 +261,7 @@ def test_a_long_context_keeps_two_windows(windowed: tuple[Path, Decoder, NDArray
 def test_wide_decoder_gets_a_cache_of_its_range(tmp_path: Path) -> None:
     """Values beyond 65504, the largest f16, pass through the cache that f32 weights get when 16 bits are asked for."""
     for wide in (True, False):
-        weights = RandomWeights(describe(wide=wide, post_norms=True), seed=5)
+        weights = RandomWeights(describe(wide=wide, norms="both"), seed=5)
         for layer in range(weights.decoder.n_layers):
             weights.tensors[f"layers.{layer}.attention.v"] *= np.float32(2.0**17)
         folder = pack(weights, tmp_path / f"wide-{wide}", "f32")
@@ -333,6 +351,6 @@ def test_mlx_lm_loads_every_scheme(name: str, scheme: str, tmp_path: Path) -> No
 
 
 def test_mlx_lm_refuses_what_it_cannot_express(tmp_path: Path) -> None:
-    folder = pack(RandomWeights(describe(qkv_bias=True, qk_norm=True)), tmp_path / "f32", "f32")
+    folder = pack(RandomWeights(describe(qkv_bias=True, qk_norm="head")), tmp_path / "f32", "f32")
     with pytest.raises(ValueError, match="Model type edgepack not supported"):
         native(folder, [1])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from decoders import Positions, RandomWeights, changed, describe
 from variants import nmse
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
@@ -42,8 +43,9 @@ def pattern(*kinds: tuple[Rope | None, int | None]) -> dict[str, Any]:
 
 LOCAL = (rope(), 24)
 GLOBAL = (rope(), None)
+YARN = YarnScaling(8.0, 64, beta_fast=4.0, magnitude=1.2)
 FAR = (rope(1e6, scaling=LinearScaling(8.0)), None)
-GEMMA = {"n_layers": 7, "post_norms": True, "activation": "gelu_tanh", "embedding_scale": 8.0, "wide": True}
+GEMMA = {"n_layers": 7, "norms": "both", "activation": "gelu_tanh", "embedding_scale": 8.0, "wide": True}
 GEMMA2 = {**GEMMA, "n_layers": 4, "head_dim": 32, "attention_softcap": 4.0, "logits_softcap": 6.0}
 WIDE_LOCAL, WIDE_GLOBAL = (rope(dim=32), 24), (rope(dim=32), None)
 WHOLE, PART = (rope(dim=32), None), (rope(1e6, dim=24), 24)
@@ -81,9 +83,27 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {**pattern(WHOLE, PART), "head_dim": 32, "n_layers": 4},
         [pattern(PART, WHOLE), pattern(WHOLE, (rope(1e6, dim=32), 24))],
     ),
-    "norms of q and k": ({"qk_norm": True, "norm_eps": 1e-2}, [{"qk_norm": False}, {"norm_eps": 1e-3}]),
-    "norms of q and k, heads of 24": ({"qk_norm": True, "head_dim": 24}, [{"qk_norm": False}]),
-    "norms after a block": ({"post_norms": True}, [{"post_norms": False}]),
+    "norms of q and k": ({"qk_norm": "head", "norm_eps": 1e-2}, [{"qk_norm": None}, {"norm_eps": 1e-3}]),
+    "norms of q and k, heads of 24": ({"qk_norm": "head", "head_dim": 24}, [{"qk_norm": None}]),
+    "norms after a block": ({"norms": "both"}, [{"norms": "before"}]),
+    "norms after a block alone": ({"norms": "after"}, [{"norms": "both"}, {"norms": "before"}]),
+    "a norm of all heads": ({"qk_norm": "width"}, [{"qk_norm": None}, {"qk_norm": "head"}]),
+    "norms of rotated q and k": ({"qk_norm": "rotated", "tied": False}, [{"qk_norm": "head"}]),
+    "a residual scale": ({"residual_scale": 0.22}, [{"residual_scale": 1.0}, {"residual_scale": 0.23}]),
+    "a logits scale": ({"logits_scale": 0.125}, [{"logits_scale": 1.0}]),
+    "a logits scale and a softcap": ({"logits_scale": 2.0, "logits_softcap": 6.0}, [{"logits_scale": 1.0}]),
+    "a temperature": (
+        {"temperature": Temperature(0.3, 64)},
+        [{"temperature": None}, {"temperature": Temperature(0.3, 65)}, {"temperature": Temperature(0.1, 64)}],
+    ),
+    "a temperature, its rope outside": (
+        {"temperature": Temperature(0.3, 64), "rope": rope(dim=12)},
+        [{"rope": rope()}],
+    ),
+    "yarn": (
+        {"rope": rope(scaling=YARN)},
+        [{"rope": rope()}, {"rope": rope(scaling=msgspec.structs.replace(YARN, magnitude=1.0))}],
+    ),
     "gelu": ({"activation": "gelu_tanh"}, [{"activation": "silu"}]),
     "biases of q, k and v alone": ({"qkv_bias": True}, [{"qkv_bias": False}]),
     "no positions in every fourth layer": (
@@ -97,7 +117,7 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {**GEMMA2, **pattern(WIDE_LOCAL, WIDE_GLOBAL), "attention_scale": 0.2},
         [pattern(WIDE_GLOBAL, WIDE_LOCAL), {"attention_scale": None}, {"attention_softcap": None}],
     ),
-    "Gemma 3": ({**GEMMA, **pattern(*[LOCAL] * 5, FAR), "qk_norm": True}, [pattern(LOCAL), pattern(FAR)]),
+    "Gemma 3": ({**GEMMA, **pattern(*[LOCAL] * 5, FAR), "qk_norm": "head"}, [pattern(LOCAL), pattern(FAR)]),
 }
 FAULTS = [(name, fault) for name, (_, faults) in FEATURES.items() for fault in faults]
 

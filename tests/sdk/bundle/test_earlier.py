@@ -30,8 +30,8 @@ GEMMA: dict[str, Any] = {
     "pattern": [*[{"rope": NEAR, "window": 512}] * 5, {"rope": FAR, "window": None}],
     "tied": True,
     "activation": "gelu_tanh",
-    "qk_norm": True,
-    "post_norms": True,
+    "qk_norm": "head",
+    "norms": "both",
     "embedding_scale": 8.0,
     "attention_scale": 0.2,
     "wide": True,
@@ -48,7 +48,7 @@ def test_a_bundle_of_schema_1_opens_and_says_the_same() -> None:
     decoder, mlp = manifest.decoder, Mlp(size=128, activation="gelu_tanh")
     near, far = (
         Layer(
-            mixer=Attention(n_heads=4, n_kv_heads=2, head_dim=16, rope=rope, window=window, scale=0.2, qk_norm=True),
+            mixer=Attention(n_heads=4, n_kv_heads=2, head_dim=16, rope=rope, window=window, scale=0.2, qk_norm="head"),
             mlp=mlp,
             norms="both",
         )

@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import sqrt
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.checkpoint.gguf import names
 
@@ -26,7 +26,13 @@ class Feature(StrEnum):
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
     QK_NORM = "norms of q and k"
+    WIDE_QK_NORM = "norms of all heads of q and k together"
+    ROTATED_QK_NORM = "norms of q and k after their rotation"
+    TEMPERATURE = "queries that grow with their position"
     POST_NORMS = "norms after each block"
+    NORMS_AFTER = "norms after each block and none before"
+    RESIDUAL_SCALE = "blocks whose output is scaled"
+    LOGITS_SCALE = "scaled logits"
     GELU = "gelu"
     ATTENTION_SOFTCAP = "a softcap on the scores"
     LOGITS_SOFTCAP = "a softcap on the logits"
@@ -39,6 +45,7 @@ class Feature(StrEnum):
     LINEAR_LOCAL = "linear rope scaling in layers with a window"
     LLAMA3 = "llama3 rope scaling"
     LONGROPE = "longrope scaling"
+    YARN = "yarn rope scaling"
     FOURTH_WITHOUT_ROPE = "every fourth layer without rope"
     OTHER_WITHOUT_ROPE = "layers without rope that are not every fourth"
     WINDOW = "attention windows"
@@ -48,7 +55,7 @@ class Feature(StrEnum):
 
 
 _F = Feature
-_SCALINGS = {LinearScaling: _F.LINEAR, Llama3Scaling: _F.LLAMA3, LongRopeScaling: _F.LONGROPE}
+_SCALINGS = {LinearScaling: _F.LINEAR, Llama3Scaling: _F.LLAMA3, LongRopeScaling: _F.LONGROPE, YarnScaling: _F.YARN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +151,14 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.QKV_BIAS: attention.qkv_bias,
         Feature.OUTPUT_BIAS: attention.output_bias,
         Feature.MLP_BIAS: layer.mlp.bias,
-        Feature.QK_NORM: attention.qk_norm,
-        Feature.POST_NORMS: layer.post_norms,
+        Feature.QK_NORM: attention.qk_norm == "head",
+        Feature.WIDE_QK_NORM: attention.qk_norm == "width",
+        Feature.ROTATED_QK_NORM: attention.qk_norm == "rotated",
+        Feature.TEMPERATURE: attention.temperature is not None,
+        Feature.POST_NORMS: layer.norms == "both",
+        Feature.NORMS_AFTER: layer.norms == "after",
+        Feature.RESIDUAL_SCALE: layer.residual_scale != 1,
+        Feature.LOGITS_SCALE: decoder.logits_scale != 1,
         Feature.GELU: layer.mlp.activation == "gelu_tanh",
         Feature.ATTENTION_SOFTCAP: attention.softcap is not None,
         Feature.LOGITS_SOFTCAP: decoder.logits_softcap is not None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
 
 
 def features(decoder: Decoder) -> frozenset[str]:
@@ -27,8 +27,14 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "output_bias": attention.output_bias and not attention.qkv_bias,
         "attention_bias": attention.qkv_bias and attention.output_bias,
         "mlp_bias": layer.mlp.bias,
-        "qk_norm": attention.qk_norm,
-        "post_norms": layer.post_norms,
+        "qk_norm": attention.qk_norm == "head",
+        "wide_qk_norm": attention.qk_norm == "width",
+        "rotated_qk_norm": attention.qk_norm == "rotated",
+        "temperature": attention.temperature is not None,
+        "post_norms": layer.norms == "both",
+        "norms_after": layer.norms == "after",
+        "residual_scale": layer.residual_scale != 1,
+        "logits_scale": decoder.logits_scale != 1,
         "gelu_tanh": layer.mlp.activation == "gelu_tanh",
         "root_embedding_scale": scaled and root,
         "other_embedding_scale": scaled and not root,
@@ -53,6 +59,7 @@ def _position_marks(decoder: Decoder) -> dict[str, bool]:
         "linear": LinearScaling in scalings,
         "llama3": Llama3Scaling in scalings,
         "longrope": LongRopeScaling in scalings,
+        "yarn": YarnScaling in scalings,
         "small_magnitude": any(rope.magnitude < 1 for rope in decoder.ropes),
     }
 

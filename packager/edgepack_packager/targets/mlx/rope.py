@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
 
 def rope_fields(decoder: Decoder) -> dict[str, Any]:
@@ -60,3 +60,14 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
         case LongRopeScaling(factors):
             # transformers 4 refuses a fourth key.
             return {"type": "longrope", "short_factor": list(factors), "long_factor": list(factors)}
+        case YarnScaling():
+            return {
+                "rope_type": "yarn",
+                "type": "yarn",
+                "factor": rope.scaling.factor,
+                "original_max_position_embeddings": rope.scaling.original_context,
+                "beta_fast": rope.scaling.beta_fast,
+                "beta_slow": rope.scaling.beta_slow,
+                "attention_factor": rope.scaling.magnitude,
+                "truncate": rope.scaling.whole,
+            }

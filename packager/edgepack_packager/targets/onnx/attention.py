@@ -16,7 +16,7 @@ leaves in the cache and by the same attention in float64: 2e-14).
 
 from __future__ import annotations
 
-from edgepack.bundle.decoder import Attention, Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_packager.targets.onnx.nodes import Nodes
 
@@ -36,7 +36,7 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
     nodes.add("Cast", [last], "seqlens_k", to=TensorProto.INT32)
     total = nodes.add("Shape", ["attention_mask"], "mask.total", start=1, end=2)
     nodes.add("Cast", [total], "total_sequence_length", to=TensorProto.INT32)
-    if all(_rotates_inside(nodes, each, each.rope) for each in decoder.attentions if each.rope):
+    if not any(_needs_positions(nodes, each) for each in decoder.attentions):
         return
     zero = nodes.integers("zero", 0)
     counts = nodes.add("CumSum", ["attention_mask", one], "mask.counts")
@@ -45,15 +45,18 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
     length = nodes.add("Shape", ["input_ids"], "input.length", start=1, end=2)
     start = nodes.add("Neg", [length], "input.start")
     nodes.add("Slice", [positions, start, nodes.end(), one], "position_ids")
+    for temperature in decoder.temperatures:
+        _growth(nodes, temperature)
 
 
 def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     """Add a layer's attention from its normed input to its output projection."""
     name, kind = f"layers.{layer}.attention", decoder.attention(layer)
     q, k, v = (nodes.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-    if kind.qk_norm:
-        q = _head_norm(nodes, f"{name}.q_norm", q, (kind.n_heads, kind.head_dim))
-        k = _head_norm(nodes, f"{name}.k_norm", k, (kind.n_kv_heads, kind.head_dim))
+    if kind.qk_norm == "width":
+        q, k = (nodes.norm(f"{name}.{part}_norm", each) for part, each in (("q", q), ("k", k)))
+    if kind.qk_norm == "head":
+        q, k = _head_norms(nodes, name, kind, q, k)
     tables: list[str] = []
     if kind.rope:
         cosine, sine = nodes.layout.tables[kind.rope]
@@ -62,6 +65,10 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
             q = _rotate(nodes, f"{name}.q", q, kind.n_heads, kind.rope, tables)
             k = _rotate(nodes, f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
             tables = []
+    if kind.qk_norm == "rotated":
+        q, k = _head_norms(nodes, name, kind, q, k)
+    if kind.temperature:
+        q = nodes.add("Mul", [q, _growth_name(kind.temperature)], f"{name}.q.grown")
     if nodes.kv_cache == "f16":
         q, k, v = (nodes.cast(each, f"{name}.{part}.half", "f16") for each, part in ((q, "q"), (k, "k"), (v, "v")))
     scales: list[str] = []
@@ -89,8 +96,38 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     return nodes.linear(f"{name}.o", output)
 
 
+def _needs_positions(nodes: Nodes, attention: Attention) -> bool:
+    rotates = attention.rope is not None and not _rotates_inside(nodes, attention, attention.rope)
+    return rotates or attention.temperature is not None
+
+
+def _growth_name(temperature: Temperature) -> str:
+    return f"temperature.{temperature.beta:g}.{temperature.length}"
+
+
+def _growth(nodes: Nodes, temperature: Temperature) -> None:
+    """Add what the queries of each position are multiplied by: float32 [batch, sequence, 1]."""
+    name = _growth_name(temperature)
+    axis, length = nodes.integers("last_axis", -1), nodes.integers(f"{name}.length", temperature.length)
+    times = nodes.cast(nodes.add("Div", ["position_ids", length], f"{name}.whole"), f"{name}.times", "f32")
+    one, beta = nodes.number("unit", 1.0), nodes.number(f"{name}.beta", temperature.beta)
+    logarithm = nodes.add("Log", [nodes.add("Add", [times, one], f"{name}.counted")], f"{name}.log")
+    grown = nodes.add("Add", [nodes.add("Mul", [logarithm, beta], f"{name}.part"), one], f"{name}.flat")
+    nodes.add("Unsqueeze", [grown, axis], name)
+
+
 def _rotates_inside(nodes: Nodes, attention: Attention, rope: Rope) -> bool:
+    """Whether the operator can rotate: what is done to q and k between their rotation and it, it cannot."""
+    if attention.qk_norm == "rotated":
+        return False
     return nodes.kv_cache != "f16" and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
+
+
+def _head_norms(nodes: Nodes, name: str, kind: Attention, q: str, k: str) -> tuple[str, str]:
+    return (
+        _head_norm(nodes, f"{name}.q_norm", q, (kind.n_heads, kind.head_dim)),
+        _head_norm(nodes, f"{name}.k_norm", k, (kind.n_kv_heads, kind.head_dim)),
+    )
 
 
 def _head_norm(nodes: Nodes, name: str, inputs: str, heads: tuple[int, int]) -> str:

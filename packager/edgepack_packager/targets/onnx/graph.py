@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepack.bundle.decoder import Attention, Decoder, Mlp
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
 from edgepack_packager.targets.onnx.layout import Layout
@@ -74,20 +74,33 @@ def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> l
 def _decode(nodes: Nodes, decoder: Decoder) -> None:
     """Add the nodes from token ids to logits. A block's output is added to the residual stream by the next norm."""
     lengths(nodes, decoder)
-    residual = _embed(nodes, decoder)
-    normed = nodes.norm("layers.0.attention.norm", residual)
-    for layer in range(decoder.n_layers):
-        name, post_norms = f"layers.{layer}", decoder.layer(layer).post_norms
-        output = attention(nodes, decoder, layer, normed)
-        if post_norms:
-            output = nodes.norm(f"{name}.attention.post_norm", output)
-        normed, residual = nodes.norm_of_sum(f"{name}.mlp.norm", output, residual)
-        output = _mlp(nodes, decoder.layer(layer).mlp, f"{name}.mlp", normed)
-        if post_norms:
-            output = nodes.norm(f"{name}.mlp.post_norm", output)
-        following = "norm" if layer == decoder.n_layers - 1 else f"layers.{layer + 1}.attention.norm"
-        normed, residual = nodes.norm_of_sum(following, output, residual)
+    residual, output = _embed(nodes, decoder), ""
+    for index, layer in enumerate(decoder.layers):
+        attends, feeds = f"layers.{index}.attention", f"layers.{index}.mlp"
+        inputs, residual = _entered(nodes, layer, attends, output, residual)
+        output = _left(nodes, layer, attends, attention(nodes, decoder, index, inputs))
+        inputs, residual = _entered(nodes, layer, feeds, output, residual)
+        output = _left(nodes, layer, feeds, _mlp(nodes, layer.mlp, feeds, inputs))
+    normed, _ = nodes.norm_of_sum("norm", output, residual)
     _head(nodes, decoder, normed)
+
+
+def _entered(nodes: Nodes, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
+    """Add the output of the block before, if any, to the stream; return what this block reads, and the stream."""
+    if layer.pre_norms and output:
+        return nodes.norm_of_sum(f"{block}.norm", output, residual)
+    if output:
+        residual = nodes.add("Add", [output, residual], f"{block}.residual")
+    return nodes.norm(f"{block}.norm", residual) if layer.pre_norms else residual, residual
+
+
+def _left(nodes: Nodes, layer: Layer, block: str, output: str) -> str:
+    """Add what a layer makes of a block's output before it joins the stream."""
+    if layer.post_norms:
+        output = nodes.norm(f"{block}.post_norm", output)
+    if layer.residual_scale != 1:
+        output = nodes.add("Mul", [output, nodes.number(f"{block}.scale", layer.residual_scale)], f"{block}.scaled")
+    return output
 
 
 def _embed(nodes: Nodes, decoder: Decoder) -> str:
@@ -131,17 +144,20 @@ def _mlp(nodes: Nodes, mlp: Mlp, name: str, inputs: str) -> str:
 
 
 def _head(nodes: Nodes, decoder: Decoder, inputs: str) -> None:
-    """Add the logits from ``logits_start`` on, softcapped where the decoder says so."""
+    """Add the logits from ``logits_start`` on, scaled and softcapped where the decoder says so."""
     start, axis = nodes.integers("logits_start", 0), nodes.integers("position_axis", 1)
     last = nodes.add("Slice", [inputs, start, nodes.end(), axis], "head.input")
     stored = nodes.layout.tensors["embedding" if decoder.tied else "head"]
     # A tied embedding's bytes again, in the shape that MatMulNBits wants where they are quantised: stored once.
     again = decoder.tied and stored.scales is not None
     weight = nodes.stored(stored.weight, name="head.weight" if again else None)
+    capped, scaled = decoder.logits_softcap is not None, decoder.logits_scale != 1
+    product = nodes.product("head", stored, weight, last, "head.output" if capped or scaled else "logits")
+    if scaled:
+        scale = nodes.number("logits.scale", decoder.logits_scale)
+        product = nodes.add("Mul", [product, scale], "head.scaled" if capped else "logits")
     if decoder.logits_softcap is None:
-        nodes.product("head", stored, weight, last, "logits")
         return
     cap = nodes.number("logits.softcap", decoder.logits_softcap)
-    product = nodes.product("head", stored, weight, last, "head.output")
     parts = nodes.add("Div", [product, cap], "head.parts")
     nodes.add("Mul", [nodes.add("Tanh", [parts], "head.tanh"), cap], "logits")

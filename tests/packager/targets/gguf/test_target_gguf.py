@@ -76,7 +76,7 @@ LONGROPE = LongRopeScaling(factors=tuple(1 + 0.1 * i for i in range(24)), magnit
 GEMMA = {
     "n_layers": 8,
     "activation": "gelu_tanh",
-    "post_norms": True,
+    "norms": "both",
     "embedding_scale": 16.0,
     "pattern": (Positions(Rope(theta=10000.0, dim=64), 24), WHOLE),
 }
@@ -251,11 +251,11 @@ MODELS: dict[str, Decoder] = {
     "narrow": decoder(**NARROW, intermediate_size=288),
     "16 layers": decoder(n_layers=16, intermediate_size=256, n_vocab=32, tied=False),
     "qwen2": decoder(qkv_bias=True),
-    "qwen3": decoder(qk_norm=True, tied=False),
+    "qwen3": decoder(qk_norm="head", tied=False),
     "phi3": decoder(n_layers=9, intermediate_size=256, rope=Rope(theta=10000.0, dim=48, scaling=LONGROPE)),
     "smollm3": decoder(n_layers=4, pattern=(WHOLE, WHOLE, WHOLE, Positions(None))),
     "gemma2": decoder(**GEMMA, attention_softcap=50.0, logits_softcap=30.0),
-    "gemma3": decoder(**GEMMA, qk_norm=True),
+    "gemma3": decoder(**GEMMA, qk_norm="head"),
 }
 
 

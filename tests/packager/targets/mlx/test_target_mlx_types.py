@@ -163,9 +163,9 @@ LOCAL = Positions(PLAIN, 24)
 SCALED = Rope(10000.0, 16, LinearScaling(4.0))
 LLAMA3 = Rope(10000.0, 16, Llama3Scaling(8.0, 1.0, 4.0, 64))
 LONG = Rope(10000.0, 16, LongRopeScaling((1.0,) * 8, 1.2, 64))
-GEMMA: dict[str, Any] = {"activation": "gelu_tanh", "post_norms": True, "embedding_scale": 8.0}
+GEMMA: dict[str, Any] = {"activation": "gelu_tanh", "norms": "both", "embedding_scale": 8.0}
 GEMMA2: dict[str, Any] = {**GEMMA, "attention_softcap": 50.0, "logits_softcap": 30.0}
-GEMMA3: dict[str, Any] = {**GEMMA, "qk_norm": True}
+GEMMA3: dict[str, Any] = {**GEMMA, "qk_norm": "head"}
 
 CHOICES: list[tuple[dict[str, Any], str]] = [
     ({}, "llama"),
@@ -174,17 +174,17 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"pattern": (LOCAL,)}, "phi3"),
     ({"pattern": (LOCAL,), "mlp_bias": True}, "edgepack"),
     ({"pattern": (Positions(PLAIN), Positions(None))}, "smollm3"),
-    ({"pattern": (Positions(PLAIN), Positions(None)), "qk_norm": True}, "edgepack"),
+    ({"pattern": (Positions(PLAIN), Positions(None)), "qk_norm": "head"}, "edgepack"),
     ({"qkv_bias": True}, "qwen2"),
     ({"qkv_bias": True, "mlp_bias": True}, "edgepack"),
     ({"qkv_bias": True, "head_dim": 32}, "edgepack"),
     ({"output_bias": True}, "edgepack"),
-    ({"qk_norm": True, "head_dim": 32, "rope": Rope(10000.0, 32)}, "qwen3"),
-    ({"qk_norm": True, "qkv_bias": True}, "edgepack"),
+    ({"qk_norm": "head", "head_dim": 32, "rope": Rope(10000.0, 32)}, "qwen3"),
+    ({"qk_norm": "head", "qkv_bias": True}, "edgepack"),
     ({"rope": LONG}, "phi3"),
     ({"rope": Rope(10000.0, 12)}, "phi3"),
     ({"rope": Rope(10000.0, 12, LinearScaling(4.0))}, "edgepack"),
-    ({"rope": LONG, "qk_norm": True}, "edgepack"),
+    ({"rope": LONG, "qk_norm": "head"}, "edgepack"),
     ({"attention_scale": 0.3}, "edgepack"),
     ({"pattern": (Positions(PLAIN), Positions(GLOBAL))}, "edgepack"),
     ({**GEMMA2, "pattern": (LOCAL, Positions(PLAIN))}, "gemma2"),

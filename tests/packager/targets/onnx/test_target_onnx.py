@@ -51,7 +51,7 @@ def elaborate(**fields: Any) -> Decoder:
     """A decoder with every feature at once: two ropes and a layer without one, windows, norms, softcaps and scales."""
     local = Positions(Rope(theta=10000.0, dim=12), window=24)
     far = Positions(Rope(theta=1e6, dim=16, scaling=LongRopeScaling(tuple(range(1, 9)), 1.19, 64)))
-    rest = {"n_layers": 4, "pattern": (local, far, Positions(None)), "qk_norm": True, "post_norms": True}
+    rest = {"n_layers": 4, "pattern": (local, far, Positions(None)), "qk_norm": "head", "norms": "both"}
     caps = {"attention_softcap": 50.0, "logits_softcap": 30.0, "attention_scale": 0.2, "embedding_scale": 8.0}
     return decoder(**{"rope": None, "activation": "gelu_tanh", "qkv_bias": True, **rest, **caps, **fields})
 
