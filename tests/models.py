@@ -173,10 +173,12 @@ def encode(tensor: NDArray[np.float32], dtype: str) -> bytes:
 def shapes(fields: Mapping[str, Any]) -> dict[str, Shape]:
     """Return the names and shapes of the tensors of a model with these fields of config.json, its text part only."""
     found = dict(_weights(fields))
+    text, architecture = text_of(fields), _architecture(fields)
     patterns = {
-        r"self_attn\.[qkv]_proj\.weight$": _architecture(fields) == "Qwen2ForCausalLM",
-        r"self_attn\..*_proj\.weight$": text_of(fields).get("attention_bias"),
-        r"mlp\..*_proj\.weight$": text_of(fields).get("mlp_bias"),
+        r"self_attn\.[qkv]_proj\.weight$": architecture in ("Qwen2ForCausalLM", "SeedOssForCausalLM"),
+        r"self_attn\..*_proj\.weight$": text.get("attention_bias") and architecture != "SeedOssForCausalLM",
+        r"mlp\..*_proj\.weight$": text.get("mlp_bias"),
+        r"_proj\.weight$": text.get("use_bias"),
     }
     biased = [name for pattern, asked in patterns.items() if asked for name in found if re.search(pattern, name)]
     return found | {name.removesuffix("weight") + "bias": found[name][:1] for name in biased}
@@ -189,24 +191,37 @@ def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     vocab, heads = text.get("vocab_size", 262208), text.get("num_attention_heads", 8)
     size = text.get("head_dim") or (256 if "text_config" in fields else hidden // heads)
     q, kv = heads * size, text.get("num_key_value_heads", 4) * size
+    after = architecture.startswith(("Olmo", "Exaone4"))
     yield "model.embed_tokens.weight", (vocab, hidden)
     for layer in range(text["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
-        yield f"{prefix}.input_layernorm.weight", (hidden,)
+        if not after:
+            yield f"{prefix}.input_layernorm.weight", (hidden,)
         if architecture.startswith("Phi3"):
             yield f"{prefix}.self_attn.qkv_proj.weight", (q + 2 * kv, hidden)
         else:
             yield f"{prefix}.self_attn.q_proj.weight", (q, hidden)
             yield f"{prefix}.self_attn.k_proj.weight", (kv, hidden)
             yield f"{prefix}.self_attn.v_proj.weight", (kv, hidden)
-        if architecture.startswith(("Gemma3", "Qwen3")):
+        if architecture.startswith(("Gemma3", "Qwen3", "Exaone4")):
             yield f"{prefix}.self_attn.q_norm.weight", (size,)
             yield f"{prefix}.self_attn.k_norm.weight", (size,)
+        if architecture.startswith("Olmo"):
+            yield f"{prefix}.self_attn.q_norm.weight", (q,)
+            yield f"{prefix}.self_attn.k_norm.weight", (kv,)
+        if architecture.startswith("HunYuan"):
+            yield f"{prefix}.self_attn.query_layernorm.weight", (size,)
+            yield f"{prefix}.self_attn.key_layernorm.weight", (size,)
         yield f"{prefix}.self_attn.o_proj.weight", (hidden, q)
         yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
-        if architecture.startswith("Gemma"):
+        if architecture.startswith(("Gemma2", "Gemma3")):
             yield f"{prefix}.pre_feedforward_layernorm.weight", (hidden,)
+        if architecture.startswith(("Gemma2", "Gemma3")) or after:
             yield f"{prefix}.post_feedforward_layernorm.weight", (hidden,)
+        if architecture.startswith("GraniteMoe"):
+            yield f"{prefix}.shared_mlp.input_linear.weight", (2 * text["shared_intermediate_size"], hidden)
+            yield f"{prefix}.shared_mlp.output_linear.weight", (hidden, text["shared_intermediate_size"])
+            continue
         if architecture.startswith("Phi3"):
             yield f"{prefix}.mlp.gate_up_proj.weight", (2 * inter, hidden)
         else:
@@ -257,4 +272,5 @@ def _architecture(fields: Mapping[str, Any]) -> str:
 
 
 def _tied(fields: Mapping[str, Any]) -> bool:
-    return bool(fields.get("tie_word_embeddings", _architecture(fields).startswith("Gemma")))
+    default = text_of(fields).get("tie_word_embeddings", _architecture(fields).startswith("Gemma"))
+    return bool(fields.get("tie_word_embeddings", default))

@@ -226,6 +226,209 @@ SMOLLM3: Mapping[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+MISTRAL: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "rope_theta": 1000000.0,
+    "sliding_window": 24,
+    "tie_word_embeddings": False,
+}
+
+MINISTRAL: Mapping[str, Any] = {
+    **MISTRAL,
+    "architectures": ["MinistralForCausalLM"],
+    "model_type": "ministral",
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"],
+}
+
+# As on the hub, under a model that sees; the first 64 positions are its original context.
+MINISTRAL3: Mapping[str, Any] = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "model_type": "mistral3",
+    "torch_dtype": "float32",
+    "image_token_index": 10,
+    "text_config": {
+        **{key: value for key, value in _SMALL.items() if key != "torch_dtype"},
+        "model_type": "ministral3",
+        "head_dim": 48,
+        "hidden_act": "silu",
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 64,
+            "max_position_embeddings": 512,
+            "beta_fast": 8.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "llama_4_scaling_beta": 0.3,
+        },
+    },
+    "vision_config": {
+        "hidden_size": 32,
+        "head_dim": 16,
+        "image_size": 28,
+        "intermediate_size": 64,
+        "model_type": "pixtral",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "patch_size": 7,
+    },
+}
+
+GRANITE: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["GraniteForCausalLM"],
+    "model_type": "granite",
+    "hidden_act": "silu",
+    "attention_bias": True,
+    "mlp_bias": True,
+    "attention_multiplier": 0.25,
+    "embedding_multiplier": 0.5,
+    "logits_scaling": 8.0,
+    "residual_multiplier": 0.22,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+GRANITE4: Mapping[str, Any] = {
+    **GRANITE,
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "model_type": "granitemoehybrid",
+    "attention_bias": False,
+    "layer_types": ["attention"] * 4,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "position_embedding_type": "rope",
+    "shared_intermediate_size": 160,
+}
+
+GEMMA: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["GemmaForCausalLM"],
+    "model_type": "gemma",
+    "hidden_size": 192,
+    "head_dim": 32,
+    "hidden_act": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "torch_dtype": "bfloat16",
+}
+
+OLMO2: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Olmo2ForCausalLM"],
+    "model_type": "olmo2",
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+}
+
+OLMO3: Mapping[str, Any] = {
+    **OLMO2,
+    "architectures": ["Olmo3ForCausalLM"],
+    "model_type": "olmo3",
+    "num_hidden_layers": 5,
+    "sliding_window": 24,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "attention_factor": 1.2079441541679836,
+    },
+}
+
+EXAONE4: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Exaone4ForCausalLM"],
+    "model_type": "exaone4",
+    "num_hidden_layers": 5,
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "rope_theta": 1000000.0,
+    "rope_scaling": LLAMA3,
+    "sliding_window": 24,
+    "sliding_window_pattern": "LLLG",
+    "layer_types": ["full_attention" if i % 4 == 3 else "sliding_attention" for i in range(5)],
+    "tie_word_embeddings": True,
+}
+
+# Without windows every layer rotates.
+EXAONE4_FULL: Mapping[str, Any] = {
+    **EXAONE4,
+    "sliding_window": None,
+    "sliding_window_pattern": None,
+    "layer_types": ["full_attention"] * 5,
+}
+
+SEED_OSS: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["SeedOssForCausalLM"],
+    "model_type": "seed_oss",
+    "attention_bias": True,
+    "attention_out_bias": False,
+    "attention_dropout": 0.0,
+    "residual_dropout": 0.0,
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "mlp_bias": False,
+    "rope_theta": 10000000.0,
+    "tie_word_embeddings": False,
+}
+
+ERNIE: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Ernie4_5ForCausalLM"],
+    "model_type": "ernie4_5",
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": True,
+    "use_bias": True,
+}
+
+HELIUM: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["HeliumForCausalLM"],
+    "model_type": "helium",
+    "attention_bias": False,
+    "head_dim": 32,
+    "hidden_act": "silu",
+    "mlp_bias": False,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": False,
+}
+
+HUNYUAN: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["HunYuanDenseV1ForCausalLM"],
+    "model_type": "hunyuan_v1_dense",
+    "attention_bias": False,
+    "head_dim": 48,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "rope_scaling": {
+        "type": "dynamic",
+        "alpha": 1000.0,
+        "factor": 1.0,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "tie_word_embeddings": True,
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -265,4 +468,18 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "qwen2-window": _model(QWEN2_WINDOW, seed=27),
     "qwen3": _model(QWEN3, seed=28),
     "smollm3": _model(SMOLLM3, seed=29),
+    "mistral": _model(MISTRAL, seed=31),
+    "ministral": _model(MINISTRAL, seed=32),
+    "ministral3": _model(MINISTRAL3, seed=33),
+    "granite": _model(GRANITE, seed=34),
+    "granite4": _model(GRANITE4, seed=35),
+    "gemma": _model(GEMMA, seed=36, dtype="bf16"),
+    "olmo2": _model(OLMO2, seed=37),
+    "olmo3": _model(OLMO3, seed=38),
+    "exaone4": _model(EXAONE4, seed=39),
+    "exaone4-full": _model(EXAONE4_FULL, seed=40),
+    "seed-oss": _model(SEED_OSS, seed=41),
+    "ernie4.5": _model(ERNIE, seed=42),
+    "helium": _model(HELIUM, seed=43),
+    "hunyuan": _model(HUNYUAN, seed=44),
 }

@@ -12,7 +12,25 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
-from edgepack_packager.families import gemma2, gemma3, llama, mapping, phi3, qwen2, qwen3, smollm3, unbuilt
+from edgepack_packager.families import (
+    exaone4,
+    gemma,
+    gemma2,
+    gemma3,
+    granite,
+    hunyuan,
+    llama,
+    mapping,
+    mistral,
+    neighbours,
+    olmo,
+    phi3,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+    unbuilt,
+)
 from edgepack_packager.families.gguf import GgufWeights
 from edgepack_packager.families.mapping import Change, MappedWeights, Source, Stored
 
@@ -50,7 +68,23 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: tuple[Family, ...] = (llama, phi3, gemma2, gemma3, qwen2, qwen3, smollm3)
+FAMILIES: tuple[Family, ...] = (
+    llama,
+    phi3,
+    gemma,
+    gemma2,
+    gemma3,
+    qwen2,
+    qwen3,
+    smollm3,
+    mistral,
+    granite,
+    olmo,
+    exaone4,
+    hunyuan,
+    seed_oss,
+    neighbours,
+)
 
 
 def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:

@@ -1,20 +1,18 @@
 """The Gemma 3 family, and the text part of those that also see: local layers with a window and a rope of their own.
 
-A Gemma3ForConditionalGeneration keeps its text part under ``text_config``; its vision tower is not packed. Files from
-the hub, and files that transformers 5 writes, prefix the names of its tensors differently.
+A Gemma3ForConditionalGeneration keeps its text part under ``text_config``; its vision tower is not packed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from edgepack.bundle.decoder import Arrangement, Decoder
-from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.families import gemma_like, llama_like
-from edgepack_packager.families.fields import FILE, agreed, count, flag, only, read_context
+from edgepack.errors import UnsupportedModelError
+from edgepack_packager.families import gemma_like, llama_like, nested
+from edgepack_packager.families.fields import FILE, agreed, count, flag, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
 from edgepack_packager.families.llama_like import Heads, read_heads, read_sizes
 from edgepack_packager.families.mapping import Source
@@ -24,7 +22,7 @@ _WITH_VISION = "Gemma3ForConditionalGeneration"
 
 ARCHITECTURES = frozenset({"Gemma3ForCausalLM", _WITH_VISION})
 MODEL_TYPES = frozenset({"gemma3", "gemma3_text"})
-IGNORED = rf"(model\.)?(vision_tower|multi_modal_projector)\..+|{llama_like.IGNORED}"
+IGNORED = f"{nested.IGNORED}|{llama_like.IGNORED}"
 
 _GLOBAL = Spelling(parameters=f"rope_parameters.{FULL}", default_theta=1_000_000.0)
 _LOCAL = Spelling(theta="rope_local_base_freq", scaling=None, parameters=f"rope_parameters.{SLIDING}")
@@ -46,7 +44,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Gemma 3's config.json describes; absent fields are as in Gemma3TextConfig."""
-    config = {**_DEFAULTS, **_text_part(config)}
+    config = {**_DEFAULTS, **nested.text_part(config, _WITH_VISION, ("gemma3_text",))}
     gemma_like.refuse_others(config)
     # transformers reads the one and ignores it, and ignores the other beside a vision tower.
     for name in ("attn_logit_softcapping", "final_logit_softcapping"):
@@ -67,23 +65,7 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
 
 def source(decoder: Decoder, name: str) -> Source:
     """Say where a Gemma 3 checkpoint keeps a canonical tensor, in the three spellings of its name."""
-    place = gemma_like.source(decoder, name)
-    nested = place.tensor.replace("model.", "model.language_model.", 1)
-    return replace(place, others=(f"language_model.{place.tensor}", nested))
-
-
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields of the text model: config.json's own, or its text_config and what stands above that."""
-    text = config.get("text_config")
-    if text is None and _WITH_VISION not in (config.get("architectures") or ()):
-        return config
-    if not isinstance(text, dict):
-        raise SourceError(f"{FILE}: text_config must be an object, not {text!r}.")
-    only({"text_config.model_type": text.get("model_type")}, "text_config.model_type", "gemma3_text")
-    above = ("torch_dtype", "dtype", "tie_word_embeddings", "quantization_config")
-    places = {name: {name: config.get(name), f"text_config.{name}": text.get(name)} for name in above}
-    shared = {name: agreed({k: v for k, v in said.items() if v is not None}) for name, said in places.items()}
-    return {**text, **shared}
+    return nested.spelled(gemma_like.source(decoder, name))
 
 
 def _pattern(config: Mapping[str, Any], heads: Heads, context: int) -> Arrangement:

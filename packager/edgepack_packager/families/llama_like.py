@@ -41,6 +41,13 @@ MODULES: Mapping[str, str] = {
 }
 
 
+AFTER: Mapping[str, str] = {
+    "attention.post_norm": "post_attention_layernorm",
+    "mlp.post_norm": "post_feedforward_layernorm",
+}
+"""What a layer has with norms behind its blocks and none before."""
+
+
 class Sizes(TypedDict):
     """The facts of a decoder that every family spells in the same way."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -28,18 +28,20 @@ Change = Callable[[int, Float32], Float32]
 class Source:
     """Where a checkpoint keeps a canonical tensor: the tensor that holds it, from its row ``first`` on.
 
-    ``plus`` is added to every value, in float32. ``others`` are names that the tensor has in other checkpoints.
+    ``plus`` is added to every value, in float32. ``others`` are names that the tensor has in other checkpoints. With
+    ``pairs`` the rows of each head, of so many, lie as rope turns them in that checkpoint: each beside its partner.
     """
 
     tensor: str
     first: int = 0
     plus: float = 0.0
     others: tuple[str, ...] = ()
+    pairs: int = 0
 
     def among(self, stored: Collection[str]) -> Source:
         """Return the source under the name that a checkpoint uses, its first one where none is there."""
         name = next((name for name in self.names if name in stored), self.tensor)
-        return Source(name, self.first, self.plus)
+        return replace(self, tensor=name, others=())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,6 +142,14 @@ class MappedWeights:
         Raises ``SourceError``, with the tensor and the row of the file, for what is not a finite number.
         """
         source = self._sources[name]
+        if head := source.pairs:  # whole heads are read, of which these are some rows
+            above, below = start // head * head, -(-stop // head) * head
+            whole = self._rows(name, source, above, below)
+            halves = whole.reshape(-1, head // 2, 2, *whole.shape[1:]).swapaxes(1, 2).reshape(whole.shape)
+            return np.ascontiguousarray(halves[start - above : stop - above])
+        return self._rows(name, source, start, stop)
+
+    def _rows(self, name: str, source: Source, start: int, stop: int) -> Float32:
         stored, first = self._stored[source.tensor], source.first + start
         rows = self._checkpoint.rows(stored, first, source.first + stop)
         if not finite(rows):

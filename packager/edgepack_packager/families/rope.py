@@ -12,15 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import SourceError, UnsupportedModelError
-from edgepack_packager.families.fields import FILE, agreed, count, positive
+from edgepack_packager.families.fields import FILE, agreed, count, flag, positive
 
 _GENERAL = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 _FIELDS: Mapping[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "yarn": {
+        *("factor", "attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "truncate"),
+        "original_max_position_embeddings",
+    },
+    "dynamic": {"factor", "original_max_position_embeddings"},
     "longrope": {"short_factor", "long_factor", "factor", "attention_factor", "original_max_position_embeddings"},
 }
 _OLD_NAMES = {"su": "longrope"}
@@ -39,15 +44,17 @@ class Spelling:
     """Where a config.json states a rope, and which ropes its family builds.
 
     ``theta`` and ``scaling`` are version 4's fields (None: it has none), ``parameters`` is version 5's section, with a
-    dot before a nested one. ``partial``: the family may rotate a part of each head.
+    dot before a nested one. ``partial``: the family may rotate a part of each head. ``others`` are fields of a section
+    that the family reads itself.
     """
 
     theta: str = "rope_theta"
     scaling: str | None = "rope_scaling"
     parameters: str = "rope_parameters"
     default_theta: float = 10000.0
-    kinds: tuple[str, ...] = ("default", "linear", "llama3")
+    kinds: tuple[str, ...] = ("default", "linear", "llama3", "yarn", "dynamic")
     partial: bool = False
+    others: frozenset[str] = frozenset()
 
 
 PLAIN = Spelling()
@@ -66,6 +73,9 @@ class _LongRope:
         """Return the scaling that transformers gives every position of a sequence as long as the context."""
         factors = self.long if context > self.original_context else self.short
         return LongRopeScaling(factors, self.magnitude, self.original_context)
+
+
+Stated = LinearScaling | Llama3Scaling | YarnScaling | _LongRope | None
 
 
 def read_rope(config: Mapping[str, Any], head_dim: int, context: int, spelling: Spelling = PLAIN) -> Rope:
@@ -127,18 +137,15 @@ def _dim(config: Mapping[str, Any], head_dim: int, spelling: Spelling) -> int:
     return dim
 
 
-def _scaling(
-    config: Mapping[str, Any], dim: int, spelling: Spelling
-) -> LinearScaling | Llama3Scaling | _LongRope | None:
+def _scaling(config: Mapping[str, Any], dim: int, spelling: Spelling) -> Stated:
     sections = _sections(config, spelling)
     return agreed({name: _read(config, section, name, dim, spelling) for name, section in sections.items()})
 
 
-def _read(
-    config: Mapping[str, Any], section: Mapping[str, Any], name: str, dim: int, spelling: Spelling
-) -> LinearScaling | Llama3Scaling | _LongRope | None:
+def _read(config: Mapping[str, Any], section: Mapping[str, Any], name: str, dim: int, spelling: Spelling) -> Stated:
     kind = _kind(section, name, spelling)
-    unknown = sorted(key for key in section.keys() - _GENERAL - _FIELDS[kind] if not _is_idle(key, section[key]))
+    known = _GENERAL | _FIELDS[kind] | spelling.others
+    unknown = sorted(key for key in section.keys() - known if not _is_idle(key, section[key]))
     if unknown:
         raise UnsupportedModelError(
             f"{FILE}: {name}.{unknown[0]} has no meaning for the rope type {kind}.",
@@ -153,7 +160,9 @@ def _read(
             return _llama3(config, named, name)
         case "longrope":
             return _longrope(config, named, name, dim)
-    return None
+        case "yarn":
+            return _yarn(config, named, name)
+    return None  # dynamic scaling begins beyond the trained context, which is never packed
 
 
 def _is_idle(key: str, value: object) -> bool:
@@ -188,6 +197,32 @@ def _llama3(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> L
     return Llama3Scaling(factor, low, high, _original(config, named, name))
 
 
+def _yarn(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> YarnScaling:
+    """Read YaRN; where no magnitude is given it follows from the factor s and a scale m: 0.1 m ln(s) + 1.
+
+    With mscale and mscale_all_dim it is the one's over the other's. Without an original context it is the trained one,
+    as in transformers.
+    """
+    trained = count(config, "max_position_embeddings")
+    original = _stated_original(config, named, name) or trained
+    factor = positive(named, f"{name}.factor", default=trained / original)
+    fields = [f"{name}.mscale", f"{name}.mscale_all_dim"]
+    above, below = (positive(named, field) for field in fields) if all(map(named.get, fields)) else (1.0, 0.0)
+    computed = _stretched(factor, above) / _stretched(factor, below)
+    return YarnScaling(
+        factor=factor,
+        original_context=original,
+        beta_fast=positive(named, f"{name}.beta_fast", default=32.0),
+        beta_slow=positive(named, f"{name}.beta_slow", default=1.0),
+        magnitude=positive(named, f"{name}.attention_factor", default=computed),
+        whole=flag(named, f"{name}.truncate", default=True),
+    )
+
+
+def _stretched(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
 def _longrope(config: Mapping[str, Any], named: Mapping[str, Any], name: str, dim: int) -> _LongRope:
     """Read longrope (arXiv:2402.13753); where no magnitude is given, it follows from how far the context was stretched.
 
@@ -213,11 +248,15 @@ def _factors(named: Mapping[str, Any], name: str, dim: int) -> tuple[float, ...]
 
 
 def _original(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> int:
+    """The context before scaling, which must be stated."""
+    return _stated_original(config, named, name) or count(named, f"{name}.original_max_position_embeddings")
+
+
+def _stated_original(config: Mapping[str, Any], named: Mapping[str, Any], name: str) -> int | None:
     """The context before scaling: Phi writes it at the top level, others into the section."""
     field = "original_max_position_embeddings"
     places = {f"{name}.{field}": named, field: config}
-    stated = {place: count(where, place) for place, where in places.items() if where.get(place) is not None}
-    return agreed(stated) or count(named, f"{name}.{field}")
+    return agreed({place: count(where, place) for place, where in places.items() if where.get(place) is not None})
 
 
 def _named(section: Mapping[str, Any], name: str) -> Mapping[str, Any]:

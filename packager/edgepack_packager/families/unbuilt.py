@@ -9,7 +9,6 @@ from typing import Any
 _KNOWN: Mapping[str, str] = {
     "Gemma3n": "Gemma 3n, which embeds every layer's input and shares keys and values",
     "Gemma4": "Gemma 4, another architecture than Gemma 3",
-    "GemmaFor": "the first Gemma",
     "Llama4": "Llama 4, a mixture of experts",
     "Mllama": "Llama 3.2 Vision",
     "PaliGemma": "PaliGemma, a vision model",
