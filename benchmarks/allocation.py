@@ -4,7 +4,8 @@
 
 The sensitivity is measured with the built-in text, as a build does; TEXT judges it, by the proof's reference with the
 rows that the target's own writer makes. First some matrices are rounded alone: the rank correlation (Spearman) of what
-was told with what they lose. Then whole models are, each to as many bits as was asked.
+was told with what they lose. Then whole models are, each to as many bits as was asked: as chosen, as chosen more
+evenly, and by the rule of the largest scheme within those bits.
 """
 
 from __future__ import annotations
@@ -56,12 +57,18 @@ def main() -> None:
     )
     print(f"CPU s: {spent}")
     print(f"bands {sum(measured.bands.values()):.3f}, roles {sum(measured.roles.values()):.3f}")
-    _single(subject, model, target, measured, asked.single)
-    print("\n| bits | told | measured |\n|---:|---:|---:|")
+    if asked.single:
+        _single(subject, model, target, measured, asked.single)
+    print("\n| bits | choice | told | measured |\n|---:|---|---:|---:|")
     for bits in asked.bits:
-        made = allocator.allocate(request, goals.Bits("", bits))
-        found = _kl(subject, model, target, made.request.forms)
-        print(f"| {made.written.bits(model.decoder)} | {made.loss:.4f} | {found:.4f} |", flush=True)
+        goal = goals.Bits("", bits)
+        choices = {"by matrix": allocator.allocate(request, goal), "even": allocator.evened().allocate(request, goal)}
+        if scheme := allocator.scheme(request, goal):
+            choices[scheme.scheme] = scheme
+        for name, made in choices.items():
+            found = _kl(subject, model, target, made.request.forms)
+            told = f"{made.written.bits(model.decoder)} | {name} | {made.loss:.4f}"
+            print(f"| {told} | {found:.4f} |", flush=True)
 
 
 def _single(subject: Subject, model: Model, target: Target, measured: sensitivity.Sensitivity, count: int) -> None:
@@ -71,7 +78,7 @@ def _single(subject: Subject, model: Model, target: Target, measured: sensitivit
     told, found = [], []
     for slot in some:
         form = next(iter(slot.forms))
-        told.append(sensitivity.losses(measured, target, model, subject.weights, slot)[form])
+        told.append(sensitivity.losses(measured, sensitivity.errors(target, model, subject.weights, slot))[form])
         found.append(_kl(subject, model, target, dict.fromkeys(slot.tensors, form)))
         print(f"{slot.tensors[0]} {form} {told[-1]:.5f} {found[-1]:.5f}", flush=True)
     ranks = [np.argsort(np.argsort(each)) for each in (told, found)]

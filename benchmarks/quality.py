@@ -231,7 +231,7 @@ def _request(subject: Subject, target: str, scheme: str, how: Scales, size: int 
     if goal is None:
         return Request(chosen, scheme, scheme, how)
     request = Request(chosen, scheme, chosen.scheme("q4", model), "calibrated", called="allocated")
-    return subject.allocator.allocate(request, goal).request
+    return subject.allocated(request, goal)
 
 
 def _read_back(request: Request, folder: Path, decoder: Decoder) -> InMemory:

@@ -10,12 +10,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+import tokenizers
 
 from edgepack.bundle.decoder import Decoder
-from edgepack_packager import calibration, families, reference, source, targets
-from edgepack_packager.allocation import Allocator, sensitivity
-from edgepack_packager.calibration.text import BUILT_IN
+from edgepack.text.tokenizer import Tokenizer
+from edgepack_packager import allocation, calibration, families, reference, source, targets
+from edgepack_packager.allocation import Allocator, judging, sensitivity
+from edgepack_packager.allocation.goals import Goal
+from edgepack_packager.allocation.judging import Judge
+from edgepack_packager.calibration.text import BUILT_IN, Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.checkpoint.weights import Float32, Weights
@@ -55,12 +58,17 @@ class Subject:
     text: str = BUILT_IN
 
     @cached_property
-    def passes(self) -> list[list[Sequence[int]]]:
-        """The windows of the calibration's text, which are not what it is judged by."""
+    def told(self) -> tuple[Corpus, list[int], Tokenizer]:
+        """The calibration's text, its token ids, and the tokenizer."""
         side, corpus = compiled(text_of(self.model)), calibration.text.read(self.text)
         tokenizer = tokenizer_of(side)
         chat = golden.vectors(side, tokenizer).chat if corpus.conversations else None
-        told = calibration.told(corpus, tokenizer, side, chat)
+        return corpus, calibration.told(corpus, tokenizer, side, chat), tokenizer
+
+    @cached_property
+    def passes(self) -> list[list[Sequence[int]]]:
+        """The windows of the calibration's text, which are not what it is judged by."""
+        corpus, told, _ = self.told
         return calibration.passes(corpus, told, self.model.decoder.context)
 
     @cached_property
@@ -73,6 +81,16 @@ class Subject:
         """What chooses forms for it."""
         measured = sensitivity.measure(self.weights, self.calibrated, sensitivity.texts(self.passes))
         return Allocator(self.calibrated, self.weights, measured)
+
+    def allocated(self, request: Request, goal: Goal) -> Request:
+        """Return a request with the forms that a build chooses for a goal."""
+        choices = [each.allocate(request, goal) for each in (self.allocator, self.allocator.evened())]
+        return allocation.better(self._judge, choices, self.allocator.scheme(request, goal)).request
+
+    @cached_property
+    def _judge(self) -> Judge:
+        _, told, tokenizer = self.told
+        return Judge(self.weights, self.calibrated, judging.texts(told, tokenizer, self.model.decoder))
 
     def gguf(self, scratch: Path) -> Path:
         """Return it as a GGUF file of the source's own element type, which is written where it is missing."""
@@ -110,7 +128,7 @@ def subject_of(name: str, model: str, text: Path, tokens: int) -> Subject:
         decoder = read.decoder
         weights = in_memory(read)
     side = read_text(folder, config, decoder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     ids = tokenizer.encode(_prose(text), add_special_tokens=False).ids[:tokens]
     width = min(WINDOW, decoder.context)
     windows = [ids[start : start + width] for start in range(0, len(ids), width)]

@@ -140,7 +140,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         parts = made(allotment.requests)
         parts = [allotment.settled(part, lambda request: made([request])[0]) for part in parts]
         receipt = prover.receipt([part.verdict for part in parts if not part.verdict.missed])
-        notes = [*ready.notes, *weights.notes, *compared]
+        notes = [*ready.notes, *weights.notes, *compared, *allotment.notes]
         return _sealed(ready, parts, scratch, model, files, notes, draft=draft, receipt=receipt, made=allotment.made)
 
 

@@ -53,6 +53,11 @@ def passes(corpus: Corpus, ids: Sequence[int], context: int) -> list[list[Sequen
     return [windows[start : start + _TOGETHER] for start in range(0, len(windows), _TOGETHER)]
 
 
+def left(ids: Sequence[int], context: int) -> list[Sequence[int]]:
+    """Return the windows of a text, whose ids are ``told``, that ``passes`` leaves out."""
+    return text.others(ids, min(_WINDOW, context), _WINDOWS)
+
+
 def size(context: int) -> int:
     """Return the tokens that a calibration reads of a text that has as many."""
     return min(_WINDOW, context) * _WINDOWS

@@ -107,7 +107,16 @@ def windows(
             f"{corpus.name} has {len(ids)} tokens, of which a {use} needs at least {min(_LEAST, size)}.",
             hint=f"Give it a longer text, or take {option} {BUILT_IN}.",
         )
+    return [ids[place * size : (place + 1) * size] for place in _places(ids, size, most)]
+
+
+def others(ids: Sequence[int], size: int, most: int) -> list[Sequence[int]]:
+    """Return the whole windows of a text's ids that ``windows`` leaves out, in their order."""
+    taken = set(_places(ids, size, most))
+    return [ids[place * size : (place + 1) * size] for place in range(len(ids) // size) if place not in taken]
+
+
+def _places(ids: Sequence[int], size: int, most: int) -> list[int]:
     whole = max(1, len(ids) // size)
     count = min(whole, most)
-    places = [index * whole // count for index in range(count)]
-    return [ids[place * size : (place + 1) * size] for place in places]
+    return [index * whole // count for index in range(count)]

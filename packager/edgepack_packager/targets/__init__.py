@@ -228,6 +228,10 @@ class Target(Protocol):
         """Return all matrices, in model order, with the forms that they may be given beside the scheme "q4" means."""
         ...
 
+    def ruled(self, decoder: Decoder, dtype: str, scheme: str) -> Forms:
+        """Return the form that a scheme, calibrated, gives each matrix by its rule, of those that it quantises."""
+        ...
+
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows of a canonical matrix, float32 [n, columns], as a variant with that form would hold them.
 

@@ -85,7 +85,7 @@ def test_the_order_of_losses_is_told_and_chance_is_heard(
     names = list(found.gains)
     mixed = Sensitivity(dict(zip(names, np.roll(list(found.gains.values()), 9).tolist(), strict=True)))
     told, wrong = (
-        [sensitivity.losses(each, targets.find("mlx"), model, demo, slot)[form] for slot in slots]
+        [sensitivity.losses(each, sensitivity.errors(targets.find("mlx"), model, demo, slot))[form] for slot in slots]
         for each in (found, mixed)
     )
     good, bad = (float(np.corrcoef(ranks(true), ranks(each))[0, 1]) for each in (told, wrong))

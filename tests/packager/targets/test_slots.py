@@ -62,6 +62,35 @@ def test_a_variant_of_all_forms_holds_and_is_what_was_measured(target: str, demo
     reader.close()
 
 
+@pytest.mark.parametrize(
+    ("target", "scheme"),
+    [
+        ("gguf", "q4_k_m"),
+        ("gguf", "iq4_xs"),
+        ("onnx", "int4_mixed"),
+        ("onnx", "int4_b128_asym"),
+        ("mlx", "4bit_mixed"),  # one of a single form rounds its scales later, as mlx does
+    ],
+)
+def test_the_forms_of_a_scheme_are_what_it_writes(target: str, scheme: str, demo: Weights, tmp_path: Path) -> None:
+    chosen, decoder = targets.find(target), demo.decoder
+    forms = chosen.ruled(decoder, demo.dtype, scheme)
+    counts = {name: np.linspace(0.5, 2, dict(decoder.tensors())[name][1], dtype=np.float32) for name in forms}
+    requests = [
+        Request(chosen, "", scheme, "calibrated"),
+        Request(chosen, "", chosen.scheme("q4", Model("", decoder, demo.dtype)), "calibrated", forms, "ruled"),
+    ]
+    by_rule, by_forms = write(demo, requests, tmp_path, Model("ruled", decoder, demo.dtype, importance=counts))
+    assert by_rule.tensor_bytes == by_forms.tensor_bytes
+    assert list(forms) == [name for name, shape in decoder.tensors() if len(shape) == 2]
+    readers = [chosen.read(tmp_path / request.id, decoder) for request in requests]
+    for name in forms:
+        ruled, formed = (reader.rows(name, 0, 96) for reader in readers)
+        np.testing.assert_array_equal(ruled, formed, name)
+    for reader in readers:
+        reader.close()
+
+
 @pytest.mark.parametrize("target", targets.names())
 def test_a_slot_takes_the_bytes_that_it_says(target: str, demo: Weights) -> None:
     chosen, decoder = targets.find(target), demo.decoder

@@ -111,6 +111,11 @@ class GgufTarget:
         places = parts(decoder)
         return slots.of(decoder, lambda name: places[name].name, partial(sizes, decoder))
 
+    def ruled(self, decoder: Decoder, dtype: str, scheme: str) -> Forms:
+        """Return the type of every matrix by llama.cpp's rule with an importance matrix; what is fused has one."""
+        placed = place(decoder, scheme, calibrated=True).canonical
+        return {name: tensor.kind for name, tensor in placed.items() if len(tensor.shape) == 2}
+
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a file with that type holds them, but for what they are multiplied by there."""
         kind = cast(Kind, form)

@@ -19,7 +19,16 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
 from edgepack_packager.targets.mlx.forms import BITS, FORMS, form
-from edgepack_packager.targets.mlx.layout import FLOATS, MIXED, QUANTIZED, SHARD_BYTES, float_type, lay_out, sizes
+from edgepack_packager.targets.mlx.layout import (
+    FLOATS,
+    MIXED,
+    QUANTIZED,
+    SHARD_BYTES,
+    float_type,
+    lay_out,
+    packings,
+    sizes,
+)
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
 from edgepack_packager.targets.mlx.quantize import dequantize, keep_grids, quantize
@@ -86,6 +95,12 @@ class MlxTarget:
         """Return all matrices, those that the model file fuses together, and their sizes in ``FORMS``."""
         kind = choose(decoder)
         return slots.of(decoder, lambda name: place(kind, decoder, name).module, partial(sizes, decoder, dtype))
+
+    def ruled(self, decoder: Decoder, dtype: str, scheme: str) -> Forms:
+        """Return the groups of every matrix that a scheme quantises; what is fused has the same."""
+        kind, packed = choose(decoder), packings(decoder, scheme)
+        places = {name: place(kind, decoder, name).module for name, shape in decoder.tensors() if len(shape) == 2}
+        return {name: packed[module].name for name, module in places.items() if module in packed}
 
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a file with that form holds them."""

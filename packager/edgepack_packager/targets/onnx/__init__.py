@@ -88,6 +88,11 @@ class OnnxTarget:
         """Return all matrices, none of which shares a tensor with another, and their sizes in ``FORMS``."""
         return slots.of(decoder, lambda name: name, sizes)
 
+    def ruled(self, decoder: Decoder, dtype: str, scheme: str) -> Forms:
+        """Return the blocks of every matrix that a scheme quantises."""
+        stored = layout(decoder, scheme).tensors
+        return {name: each.blocks.name for name, each in stored.items() if each.blocks is not None}
+
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a data file with such blocks holds them."""
         own = FORMS[form]
