@@ -14,6 +14,7 @@ from edgepack.cli.help import examples
 from edgepack.cli.options import QUESTION, AsJson, token_count
 from edgepack.device.seconds import ANSWER, PROMPT
 from edgepack_packager.cli.build_options import Model
+from edgepack_packager.cli.models import devices
 
 if TYPE_CHECKING:
     from edgepack.device.seconds import Turn
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 PLACE = "Place"
 
 
-def _devices(incomplete: str) -> list[str]:
-    from edgepack_packager.fit.devices import DEVICES
-
-    return [name for name in DEVICES if name.startswith(incomplete)]
-
-
 DeviceName = Annotated[
     str | None,
     typer.Option(
@@ -36,7 +31,7 @@ DeviceName = Annotated[
         "-d",
         help="As pi5-8gb or mac-16gb. Default: this machine.",
         metavar="NAME",
-        autocompletion=_devices,
+        autocompletion=devices,
         show_default=False,
         rich_help_panel=PLACE,
     ),

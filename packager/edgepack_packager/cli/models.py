@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from edgepack.cli import options, screen
 from edgepack.cli.help import examples
+from edgepack.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgepack_packager.source.catalog import Entry
+
+_PERMISSIVE = "permissive"
 
 _NARROW = 80
 """Columns of the table: names are to be copied, so a narrower terminal may wrap them, but not cut them off."""
@@ -15,23 +25,57 @@ _NARROW = 80
 _ACCEPTED = {"tools": "calls tools", "thinking": "thinks unless told not to (--no-think)"}
 
 
-@examples("edgepack models")
-def models(json: options.AsJson = False) -> None:
-    """List the models that have a short name: what `edgepack build NAME` fetches from the hub."""
+def devices(incomplete: str) -> list[str]:
+    """Return the names of devices that begin so."""
+    from edgepack_packager.fit.devices import DEVICES
+
+    return [name for name in DEVICES if name.startswith(incomplete)]
+
+
+Licence = Annotated[
+    str | None,
+    typer.Option("--licence", help='An SPDX identifier, or "permissive".', metavar="NAME", show_default=False),
+]
+Fits = Annotated[
+    str | None,
+    typer.Option(
+        "--fits", help="As pi5-8gb: where 4 bits run.", metavar="DEVICE", autocompletion=devices, show_default=False
+    ),
+]
+Tools = Annotated[bool, typer.Option("--tools", help="Whose template calls tools.")]
+Thinking = Annotated[bool, typer.Option("--thinking", help="Which can think before they answer.")]
+
+
+@examples("edgepack models", "edgepack models --fits pi5-4gb --licence permissive --tools")
+def models(
+    fits: Fits = None,
+    licence: Licence = None,
+    tools: Tools = False,
+    thinking: Thinking = False,
+    json: options.AsJson = False,
+) -> None:
+    """List the models that have a short name, newest first: what `edgepack build NAME` fetches from the hub."""
     from msgspec import structs
 
-    from edgepack_packager.source import catalog
-
+    wanted = {name for name, asked in (("tools", tools), ("thinking", thinking)) if asked}
+    found = [entry for entry in _licensed(licence) if wanted <= {*entry.accepts}]
+    if fits is not None:
+        found = _fitting(found, fits)
     if json:
-        screen.as_json({"models": [structs.asdict(entry) for entry in catalog.entries()]})
+        screen.as_json({"models": [structs.asdict(entry) for entry in found]})
+        return
+    if not found:
+        screen.say(screen.out(), "No model of the catalogue is so.")
+        screen.next_step("edgepack", "models")
         return
     console = screen.out()
     console.width = max(console.width, _NARROW)
-    table = screen.table("name", "repository", "params", "licence", right=("params",))
+    table = screen.table("name", "repository", "params", "since", "licence", right=("params",))
     notes: dict[str, list[str]] = {}
-    for entry in catalog.entries():
-        licence = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
-        table.add_row(entry.alias, entry.repository, f"{entry.parameters / 1e9:.2f} B", licence)
+    for entry in found:
+        terms = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
+        size = f"{entry.parameters / 1e9:.2f} B"
+        table.add_row(entry.alias, entry.repository, size, entry.released, terms)
         accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
         pretrained = entry.alias.endswith("-base")  # which has no turns at all
         if "system" not in entry.accepts and not pretrained:
@@ -43,7 +87,41 @@ def models(json: options.AsJson = False) -> None:
     console.print()
     for note, names in notes.items():
         screen.say(console, screen.styled("dim", f"{note}: {', '.join(names)}"))
-    screen.next_step("edgepack", "fit", "smollm2-360m")
+    screen.next_step("edgepack", "fit", found[0].alias)
+
+
+def _licensed(name: str | None) -> list[Entry]:
+    """Return the entries under a licence. Raises ``UsageError`` for a name that none has."""
+    from edgepack_packager.licence.terms import terms_of
+    from edgepack_packager.source import catalog
+
+    if name is None:
+        return [*catalog.entries()]
+    if name.lower() == _PERMISSIVE:
+        return [entry for entry in catalog.entries() if terms_of(entry.licence).permissive]
+    known = {entry.licence.removeprefix("LicenseRef-") for entry in catalog.entries()}
+    if name.lower() not in {each.lower() for each in known}:
+        raise UsageError(
+            f"No model of the catalogue is under {name!r}.", hint=f"Choose {_PERMISSIVE}, {', '.join(sorted(known))}."
+        )
+    return [each for each in catalog.entries() if each.licence.removeprefix("LicenseRef-").lower() == name.lower()]
+
+
+def _fitting(entries: Sequence[Entry], device: str) -> list[Entry]:
+    """Return those of which a device runs a variant of 4 bits."""
+    from edgepack.extras import require
+
+    require("edgepack models --fits", "build")
+    from edgepack_packager.fit import fit
+    from edgepack_packager.fit.devices import find
+    from edgepack_packager.source import read_config
+
+    place = find(device)
+
+    def runs(entry: Entry) -> bool:
+        return any(row.default and row.fits for row in fit(read_config(entry.alias), place).rows)
+
+    return [entry for entry in entries if runs(entry)]
 
 
 def suggestion(name: str) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.limits import default_kv_cache
 from edgepack.device.memory import Memory, Payload, kv_bytes, largest_context, needed
@@ -181,7 +183,10 @@ def _row(
         packed = families.describe(config, context)
         if _refusal(target, scheme, config, packed):
             return math.inf
-        weights = target.measure(packed, element_type(config), scheme).weights_bytes
+        # What an engine keeps of weights follows from what the layers are, which a context seldom changes.
+        alike = replace(packed, context=decoder.context) == decoder
+        found = written if alike else target.measure(packed, element_type(config), scheme)
+        weights = found.weights_bytes
         return memory(target, scheme, packed, weights, kv_cache, device).total
 
     return Row(

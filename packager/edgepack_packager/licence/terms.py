@@ -34,6 +34,11 @@ class Terms:
     limit: str | None = None
     policy: str | None = None
 
+    @property
+    def permissive(self) -> bool:
+        """Whether anybody may use and change what is under it, for anything, without an agreement."""
+        return self.url is not None and not self.asks and self.limit is None
+
 
 def _llama(version: str, site: str, display: str, prefix: str) -> Terms:
     """Llama 3 and later, clause 1.b: (i) the text, the display and the name, (iii) the notice, (iv) the policy."""

@@ -17,15 +17,16 @@ import msgspec
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model: its alias, its repository, its weights' number, and its licence as a bundle records it.
 
-    ``accepts`` is what its chat template takes besides turns, as far as it is known before it is fetched; a pretrained
-    model has none. Without a ``revision``, the 40-hex commit to use, a build takes the newest and records which that
-    was.
+    ``released`` is the month in which it was published. ``accepts`` is what its chat template takes besides turns, as
+    far as it is known before it is fetched; a pretrained model has none. Without a ``revision``, the 40-hex commit to
+    use, a build takes the newest and records which that was.
     """
 
     alias: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$")]
     repository: Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+/[\w.-]+$")]
     parameters: Annotated[int, msgspec.Meta(gt=0)]
     licence: str
+    released: Annotated[str, msgspec.Meta(pattern=r"^20\d\d-(0[1-9]|1[0-2])$")]
     gated: bool = False
     note: str = ""
     accepts: tuple[Literal["system", "tools", "thinking"], ...] = ()
@@ -48,9 +49,10 @@ class _Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def entries() -> tuple[Entry, ...]:
-    """Return the entries of catalog.toml, in its order."""
+    """Return the entries of catalog.toml, the newest first; those of a month in its order."""
     data = (files("edgepack_packager.source") / "catalog.toml").read_bytes()
-    return msgspec.toml.decode(data, type=_Catalog).model
+    found = msgspec.toml.decode(data, type=_Catalog).model
+    return tuple(sorted(found, key=lambda entry: entry.released, reverse=True))
 
 
 @cache
