@@ -7,6 +7,8 @@ from operator import index
 
 from edgepack.errors import PromptTooLongError
 
+_INTS = {int}
+
 
 def admitted(tokens: Sequence[int], *, n_vocab: int, length: int, context: int) -> list[int]:
     """Return tokens that may be appended to ``length`` others in the cache, as ints of Python.
@@ -16,9 +18,12 @@ def admitted(tokens: Sequence[int], *, n_vocab: int, length: int, context: int) 
     processor's caches, and numpy's reductions over one token then cost 0.1 ms.
     """
     try:
-        if bool in map(type, tokens):
+        ids = list(tokens)
+        kinds = set(map(type, ids))
+        if bool in kinds:
             raise TypeError
-        ids = [index(token) for token in tokens]
+        if kinds != _INTS:
+            ids = [index(token) for token in ids]
     except TypeError:
         raise ValueError("a token id is not an integer") from None
     if not ids:

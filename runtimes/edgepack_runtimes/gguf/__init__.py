@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GgufRuntime"]
 
-_FREE = "free the choice with: edgepack engine use auto"
-
 
 class GgufRuntime:
     """llama.cpp behind the seam. A variant's folder holds ``model.gguf``; what a build compares with may be in parts,
@@ -39,7 +37,6 @@ class GgufRuntime:
     def probe(self, hardware: Hardware) -> Support:
         """Say whether an engine runs here: each is tried in a child process, once per process of the caller."""
         from edgepack_runtimes.gguf.library import (
-            BUILD,
             install_line,
             installed,
             lacks_openmp,
@@ -53,14 +50,14 @@ class GgufRuntime:
             install = openmp_line()
         if chosen is None:
             return Support((), reason=unavailable(hardware) or found.reason, install=install)
-        # An accelerator's speed is not the processor's.
-        better = BUILD if not chosen.own and found.devices == ("cpu",) else None
         support = Support(
             found.devices,
             version=found.version,
             kv_caches=("f16", "f32", "q8"),
-            better=better,
+            # An accelerator's speed is not the processor's.
+            better=_better(chosen) if found.devices == ("cpu",) else None,
             package=f"{chosen.distribution} {installed(chosen)}",
+            code=chosen.code,
         )
         unseen = [name for name in hardware.accelerators if name not in found.devices]
         if not unseen:
@@ -136,6 +133,16 @@ class GgufRuntime:
         return library.load(chosen)
 
 
+def _better(chosen: Engine) -> str | None:
+    """Return the command that brings an engine compiled for this processor, None where it is the one chosen."""
+    from edgepack_runtimes.gguf import library, selfcheck
+
+    if chosen.own:
+        return None
+    built = any(each.own and selfcheck.verdict(each).devices for each in library.ENGINES)
+    return library.AUTOMATIC if built else library.BUILD
+
+
 def _file(variant: Path) -> Path:
     """Return the file of a folder, or the first of its parts, by which llama.cpp finds the others."""
     whole = variant / "model.gguf"
@@ -149,7 +156,7 @@ def _choose() -> tuple[Engine | None, Verdict]:
 
     wanted = preferred(GgufRuntime.name)
     if wanted is not None and wanted not in {engine.distribution for engine in library.ENGINES}:
-        return None, selfcheck.Verdict((), reason=f"No engine for gguf is called {wanted!r}; {_FREE}.")
+        return None, selfcheck.Verdict((), reason=f"No engine for gguf is called {wanted!r}; {library.FREE}.")
     reasons: list[str] = []
     ran: list[tuple[Engine, Verdict]] = []
     for candidate in library.ENGINES:
@@ -162,7 +169,7 @@ def _choose() -> tuple[Engine | None, Verdict]:
             reasons.append(found.reason or f"{candidate.distribution} offers no device.")
     if not ran:
         if wanted is not None:
-            reasons.append(f"No other engine is tried; {_FREE}.")
+            reasons.append(f"No other engine is tried; {library.FREE}.")
         return None, selfcheck.Verdict((), reason=" ".join(reasons))
     # An accelerator is worth more than a processor's own instructions.
     chosen, found = next((each for each in ran if each[1].devices != ("cpu",)), ran[0])

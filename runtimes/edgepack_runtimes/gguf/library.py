@@ -25,6 +25,11 @@ INSTALL: Final = "pip install 'edgepack[gguf]'"
 BUILD: Final = "edgepack engine build"
 """The command that compiles an engine for the processor that it runs on."""
 
+AUTOMATIC: Final = "edgepack engine use auto"
+"""The command that ends a preference, so that the best engine is taken."""
+
+FREE: Final = f"free the choice with: {AUTOMATIC}"
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -32,6 +37,7 @@ class Engine:
 
     ``patterns`` find the shared object inside the package; ``llama`` and ``ggml`` are the versions that the library
     reports of itself. An engine of our ``own`` has a local version besides, which says for what it was compiled.
+    ``code`` is ``Support.code``, of an engine that takes less than the wheel that everybody can install.
     """
 
     distribution: str
@@ -42,6 +48,7 @@ class Engine:
     ggml: str
     context_params: type[Structure]
     own: bool = False
+    code: int | None = None
 
 
 ENGINES: Final = (
@@ -55,6 +62,7 @@ ENGINES: Final = (
         ggml="0.25.3",
         context_params=abi.ContextParams,
         own=True,
+        code=22 << 20,  # a library of 6 MB beside one of 100 MB: ``benchmarks/memory.py`` finds 6 MB between them
     ),
     # Compiled on the machine that runs it, for its processor and accelerator: preferred where somebody did so.
     Engine(
@@ -218,12 +226,12 @@ def load(engine: Engine) -> Library:
     """
     with _loading:
         if engine not in _loaded:
-            _loaded[engine] = _load(engine)
+            _loaded[engine] = bind(engine, locate(engine))
         return _loaded[engine]
 
 
-def _load(engine: Engine) -> Library:
-    path = locate(engine)
+def bind(engine: Engine, path: Path) -> Library:
+    """Load an engine's shared object from wherever it lies. Raises as ``load``; to be called once per process."""
     try:
         native = ctypes.CDLL(str(path))
         abi.declare(native, engine.context_params)
@@ -246,6 +254,6 @@ def _load(engine: Engine) -> Library:
             hint=f"Reinstall it with: {INSTALL}",
         )
     native.llama_backend_init()
-    local = importlib.metadata.version(engine.distribution).partition("+")[2]
+    local = (installed(engine) or "").partition("+")[2]
     build = ".".join(filter(None, (local, pools.variant))) if pools else ""
     return Library(engine, native, build, pools)

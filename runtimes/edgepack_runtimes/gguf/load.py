@@ -51,8 +51,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
             native.llama_model_free(model)
             raise
     chunk = min(options.chunk, options.context)
-    handle = Native(library, model, context, chunk, options.threads)
     n_vocab = native.llama_vocab_n_tokens(native.llama_model_get_vocab(model))
+    handle = Native(library, model, context, n_vocab, chunk, options.threads)
     if n_vocab != decoder.n_vocab:
         handle.free()
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, c_char, c_int8, c_int32
+from ctypes import POINTER, c_char, c_float, c_int8, c_int32
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Final
@@ -41,12 +41,13 @@ class Native:
     """The model, the context, its threads and the batch of one session, freed once: by ``close``, by the collector, or
     at exit."""
 
-    def __init__(self, library: Library, model: int, context: int, chunk: int, threads: int) -> None:
+    def __init__(self, library: Library, model: int, context: int, n_vocab: int, chunk: int, threads: int) -> None:
         self.library = library
         self.native = library.native
         self.model: int | None = model
         self.context: int | None = context
         self.memory = self.native.llama_get_memory(context)
+        self.n_vocab = n_vocab
         self.threads = threads
         self.pool = library.pools.attach(context, threads) if library.pools else None
         # Held through every call into the context, which does not survive two threads at once.
@@ -61,7 +62,9 @@ class Native:
             context, ctypes.cast(self.native.strlen, ctypes.c_void_p), ctypes.cast(self.flag, ctypes.c_void_p)
         )
         # No arrays of numpy: between two steps of an answer the weights have taken the processor's caches, and then
-        # numpy takes 25 us longer than ctypes to convert a token, and 40 us to say where an array is.
+        # numpy takes 25 us longer than ctypes to convert a token. For the same reason the view of the logits, which
+        # are at the same place step after step, is made once: that takes 30 us then.
+        self._place, self._logits = (0, 0), np.empty((0, n_vocab), np.float32)
         self.tokens, self.positions, self.outputs = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
         sequence = ctypes.pointer(c_int32(_SEQUENCE))
         self.batch = abi.Batch(
@@ -73,6 +76,14 @@ class Native:
             seq_id=(POINTER(c_int32) * chunk)(*[sequence] * chunk),
             logits=self.outputs,
         )
+
+    def logits(self, rows: int) -> Float32:
+        """Return those of a step, float32 [rows, n_vocab], in the engine's memory: they last until the next one."""
+        place = self.native.llama_get_logits(self.context), rows
+        if place != self._place:
+            found = (c_float * (rows * self.n_vocab)).from_address(place[0])
+            self._place, self._logits = place, np.frombuffer(memoryview(found), np.float32).reshape(rows, self.n_vocab)
+        return self._logits
 
     def use(self, threads: int) -> None:
         """Compute with so many threads from the next step on."""
@@ -86,9 +97,9 @@ class Native:
 
         A fork has the engine as it was at that moment, in the middle of a step perhaps, and leaves it alone.
         """
+        self.closing = True
         if os.getpid() != self._process:
             return
-        self.closing = True
         self.flag[0] = b"\1"
         # A decode that does not stop keeps its memory: better a leak at exit than a crash.
         if self.busy.acquire(timeout=_LAST_WORDS_S):
@@ -148,7 +159,7 @@ class GgufSession:
     @property
     def length(self) -> int:
         """Tokens in the KV cache. Raises ``EngineError`` after ``close``."""
-        if not self._finalizer.alive:
+        if self._native.closing:
             raise self._closed()
         return self._length
 
@@ -218,7 +229,7 @@ class GgufSession:
             self._finalizer()
 
     def _enter(self) -> None:
-        if not self._finalizer.alive:
+        if self._native.closing:
             raise self._closed()
         if threading.get_ident() != self._owner:
             raise EngineError(
@@ -241,12 +252,11 @@ class GgufSession:
 
     def _evaluate(self, ids: list[int], first: int) -> Float32:
         """Append ids; return the logits after each from index ``first`` on: float32 [len(ids) - first, n_vocab]."""
-        logits = np.empty((len(ids) - first, self._n_vocab), np.float32)
         start = self._length
         try:
             self._begin()
             with self._native.busy:
-                self._run(ids, first, logits)
+                logits = self._run(ids, first)
             self._end()
         except BaseException:
             self._abandon(start)
@@ -271,9 +281,12 @@ class GgufSession:
             if self._native.context is not None:
                 self._forget(start)
 
-    def _run(self, ids: list[int], first: int, logits: Float32) -> None:
+    def _run(self, ids: list[int], first: int) -> Float32:
         native = self._native
-        step = self._chunk if first == len(ids) - 1 else min(self._chunk, OUTPUTS)
+        if first == len(ids) - 1:  # a prompt, or a token: the last chunk alone has logits
+            logits, step = None, self._chunk
+        else:
+            logits, step = np.empty((len(ids) - first, self._n_vocab), np.float32), min(self._chunk, OUTPUTS)
         for begin in range(0, len(ids), step):
             chunk = ids[begin : begin + step]
             n = len(chunk)
@@ -284,10 +297,9 @@ class GgufSession:
                 native.outputs[place] = int(place >= silent)
             self._decode(n)
             self._length += n
-            if silent < n:
-                row = 4 * self._n_vocab
-                address = ctypes.addressof(c_char.from_buffer(logits.data)) + (begin + silent - first) * row
-                ctypes.memmove(address, native.native.llama_get_logits(native.context), (n - silent) * row)
+            if logits is not None and silent < n:
+                logits[begin + silent - first : begin + n - first] = native.logits(n - silent)
+        return native.logits(1).copy() if logits is None else logits
 
     def _decode(self, n: int) -> None:
         native = self._native
@@ -295,20 +307,27 @@ class GgufSession:
             raise self._closed()
         native.batch.n_tokens = n
         self._placed = self._length + n
-        if self._threads and (threads := self._threads.next()) != native.threads:
-            native.use(threads)
         if native.library.pools:
             native.library.pools.wait(self._spin)
-        began, used = perf_counter(), process_time()
-        code = native.native.llama_decode(native.context, native.batch)
-        if self._threads:
-            self._threads.took(perf_counter() - began, process_time() - used)
+        code = self._compute()
         if code == abi.ABORTED or native.flag[0] != b"\0":
             raise self._cancelled()
         if code == abi.CONTEXT_FULL:
             raise EngineError(f"llama.cpp found no room for {n} tokens after {self._length} in {self._path}.")
         if code != abi.DECODED:
             raise EngineError(f"llama.cpp failed with code {code} on {n} tokens after {self._length} in {self._path}.")
+
+    def _compute(self) -> int:
+        """Compute the batch, with as many threads as are good, and return llama.cpp's code."""
+        native, threads = self._native, self._threads
+        if threads is not None:
+            if (count := threads.next()) != native.threads:
+                native.use(count)
+            began, used = perf_counter(), process_time()
+        code: int = native.native.llama_decode(native.context, native.batch)
+        if threads is not None:
+            threads.took(perf_counter() - began, process_time() - used)
+        return code
 
     def _forget(self, length: int) -> None:
         native, ring = self._native, self._ring

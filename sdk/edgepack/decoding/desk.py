@@ -30,6 +30,7 @@ from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTi
 from edgepack.runtime import Options, Session, Snapshots
 
 T = TypeVar("T")
+Logits = NDArray[np.float32]
 
 _LAST_WORDS_S = 10.0
 _PATIENCE_S = 1.0
@@ -264,19 +265,13 @@ class Desk:
 
     # The engine, on the owner's thread
 
-    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def forward(self, tokens: Sequence[int]) -> Logits:
         """Append tokens as one step and return the logits after the last: float32 [n_vocab]."""
-        with self._watched():
-            logits = self.session.forward(tokens)
-        self.cache.append(tokens)
-        return logits
+        return self._step(self.session.forward, tokens)
 
-    def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def forward_all(self, tokens: Sequence[int]) -> Logits:
         """Append tokens as one step and return the logits after each: float32 [n_tokens, n_vocab]."""
-        with self._watched():
-            logits = self.session.forward_all(tokens)
-        self.cache.append(tokens)
-        return logits
+        return self._step(self.session.forward_all, tokens)
 
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens and return how many the engine kept, which may be fewer."""
@@ -316,23 +311,32 @@ class Desk:
                 self.session.restore(state)
                 self.cache.tokens, self.cache.steps = list(tokens), list(steps)
 
+    def _step(self, evaluate: Callable[[Sequence[int]], Logits], tokens: Sequence[int]) -> Logits:
+        self.check()
+        try:  # no context, which takes as long to enter and leave as all of the bookkeeping
+            logits = evaluate(tokens)
+        except EngineError as error:
+            self._failed(error)
+            raise
+        self.cache.append(tokens)
+        return logits
+
     @contextmanager
     def _watched(self, lost: bool = True) -> Iterator[None]:
-        """Note what a failure of the engine means for the next request; ``lost``: a crash takes the cache with it."""
+        """Note a failure of the engine; ``lost``: a crash takes the cache with it."""
         self.check()
         try:
             yield
-        except Cancelled:
-            if lost:
-                self.cache.cut(self.session.length)
-            raise
-        except (EngineCrashedError, EngineTimeoutError):
-            if lost:
-                self.cache.cut(0)  # another process takes over, with nothing in its cache
-            raise
         except EngineError as error:
-            self._out_of_use = f"The engine failed earlier: {error.message}"
+            self._failed(error, lost)
             raise
+
+    def _failed(self, error: EngineError, lost: bool = True) -> None:
+        """Note what a failure means for the next request."""
+        if not isinstance(error, Cancelled | EngineCrashedError | EngineTimeoutError):
+            self._out_of_use = f"The engine failed earlier: {error.message}"
+        elif lost:  # after a crash another process takes over, with nothing in its cache
+            self.cache.cut(self.session.length if isinstance(error, Cancelled) else 0)
 
     # From any thread
 

@@ -47,7 +47,8 @@ class Support:
     in, with that one's version, which is what people install ("xllamacpp 2026.10.11549"). ``kv_caches`` lists the cache
     types it offers here, for variants that have none built in; ``needs`` names the only type that a device takes, for
     devices that do not take every one. ``speed`` is what was measured of it on the CPU, where it can be measured and
-    remembered.
+    remembered. ``code`` are the bytes that this engine and what its process loads beside it take whatever the model is,
+    where they are not those that ``memory`` knows of the runtime.
     """
 
     devices: tuple[str, ...]
@@ -59,6 +60,7 @@ class Support:
     better: str | None = None
     speed: Speed | None = None
     package: str | None = None
+    code: int | None = None
 
     def device(self, kv_cache: KvCache) -> str | None:
         """Return the best device that takes a KV cache of that type."""

@@ -96,7 +96,7 @@ class Memory:
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What is loaded, and on which device: ``weights`` is the manifest's ``weights_bytes``, ``rows`` are the entries of
-    the tokenizer."""
+    the tokenizer, ``code`` is the engine's own where it says so, see ``Support``."""
 
     decoder: Decoder
     runtime: str
@@ -104,6 +104,7 @@ class Payload:
     weights: int
     rows: int
     device: str = "cpu"
+    code: int | None = None
 
 
 def needed(payload: Payload, options: Options, available: int | None = None) -> Memory:
@@ -115,7 +116,7 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
         weights=payload.weights + _repacked_bytes(payload, options.repack),
         kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk),
         overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
-        engine=engine.code + engine.token * payload.rows,
+        engine=(engine.code if payload.code is None else payload.code) + engine.token * payload.rows,
         available=available,
     )
 

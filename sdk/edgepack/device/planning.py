@@ -242,6 +242,7 @@ def _candidate(
         weights=variant.weights_bytes,
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
+        code=support.code if support else None,
     )
     small = find_draft(asked.small, asked.draft, variant.id, payload, options, tuning)
     memory = needed(payload, options, available)
@@ -305,8 +306,7 @@ def _obstacle(
     if (variant.runtime, candidate.device) == ("mlx", "cpu") and asked.backend is None and asked.variant is None:
         reason = "on a CPU it is an oracle for small models, far too slow to serve"
         return "oracle", reason, "Ask for it by name: backend=mlx."
-    memory = candidate.memory
-    if not memory.fits:
+    if not (memory := candidate.memory).fits:
         reason = f"needs {human(memory.total)}, {human(memory.available or 0)} are available"
         if candidate.fits_context:
             return "memory", reason, f"The largest context that fits is {candidate.fits_context}."

@@ -26,6 +26,8 @@ class StopMatcher:
         """Return the text that is now safe to show. After a match, nothing is."""
         if self.matched is not None:
             return ""
+        if not self._stops:
+            return text
         text = self._held + text
         # A stop's first occurrence is also the one that ends first, so one search per stop is enough.
         found = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]

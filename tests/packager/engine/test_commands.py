@@ -109,8 +109,10 @@ def test_remove_uninstalls_and_frees_the_choice(
     assert "edgepack-llama is not installed" in capsys.readouterr().err
 
 
-def test_an_engine_for_one_processor_is_what_the_wheel_would_be_better_as() -> None:
+def test_an_engine_for_one_processor_is_what_the_wheel_would_be_better_as(monkeypatch: pytest.MonkeyPatch) -> None:
     prefer("gguf", "xllamacpp")
-    assert GgufRuntime().probe(building.detect()).better == "edgepack engine build"
+    assert GgufRuntime().probe(building.detect()).better == "edgepack engine use auto"  # it is built already
     prefer("gguf", None)
     assert GgufRuntime().probe(building.detect()).better is None
+    monkeypatch.delitem(VERSIONS, "edgepack-llama")
+    assert GgufRuntime().probe(building.detect()).better == "edgepack engine build"

@@ -103,10 +103,9 @@ def test_what_ggml_tells_of_a_variant_that_is_loaded_goes_to_the_log(
     def declare(native: ctypes.CDLL, _: object) -> None:
         native.llama_version.restype = native.ggml_version.restype = ctypes.c_char_p
 
-    monkeypatch.setattr(gguf_library, "locate", lambda engine: path)
     monkeypatch.setattr(abi, "declare", declare)
     with log.lines() as told, pytest.raises(EngineMissingError, match=r"reports llama\.cpp 0 "):
-        gguf_library.load(gguf_library.ENGINES[0])
+        gguf_library.bind(gguf_library.ENGINES[0], path)
     assert told == ["loaded"]
 
 
