@@ -13,16 +13,17 @@ from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
 from edgepack_packager.families import (
+    ernie4_5,
     exaone4,
     gemma,
     gemma2,
     gemma3,
     granite,
+    helium,
     hunyuan,
     llama,
     mapping,
     mistral,
-    neighbours,
     olmo,
     phi3,
     qwen2,
@@ -83,7 +84,8 @@ FAMILIES: tuple[Family, ...] = (
     exaone4,
     hunyuan,
     seed_oss,
-    neighbours,
+    ernie4_5,
+    helium,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from edgepack.bundle.decoder import Decoder
@@ -99,6 +100,12 @@ def read_heads(config: Mapping[str, Any], head_dim: int | None = None) -> Heads:
 def source(decoder: Decoder, name: str) -> Source:
     """Say where a checkpoint with Llama's names keeps a canonical tensor."""
     return Source(stored_name(name, MODULES))
+
+
+def source_in_pairs(decoder: Decoder, name: str) -> Source:
+    """Say the same of a checkpoint whose rope turns neighbours of a head: in it partners stand beside each other."""
+    turned = name.removesuffix(".bias").endswith(("attention.q", "attention.k"))
+    return replace(source(decoder, name), pairs=decoder.attention(0).head_dim if turned else 0)
 
 
 def stored_name(name: str, modules: Mapping[str, str]) -> str:
