@@ -267,8 +267,8 @@ MINISTRAL3: Mapping[str, Any] = {
             "beta_fast": 8.0,
             "beta_slow": 1.0,
             "mscale": 1.0,
-            "mscale_all_dim": 0.5,
-            "llama_4_scaling_beta": 0.3,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.2,
         },
     },
     "vision_config": {

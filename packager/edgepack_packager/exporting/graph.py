@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
-import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.exported import Exported
@@ -62,7 +62,9 @@ class OnnxPayload:
             )
         kv_heads, head_dim = found
         told = Exported(exporter=exporter, n_parameters=n_parameters, graph=graph)
-        return msgspec.structs.replace(decoder, n_kv_heads=kv_heads, head_dim=head_dim, exported=told)
+        (layer,) = decoder.kinds
+        layer = replace(layer, mixer=replace(layer.mixer, n_kv_heads=kv_heads, head_dim=head_dim))
+        return replace(decoder, kinds=(layer,), exported=told)
 
     def digests(self, folder: Path) -> Iterator[bytes]:
         """Yield the digest of each tensor of float32."""

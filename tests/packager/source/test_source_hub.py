@@ -162,7 +162,7 @@ def test_an_alias_is_its_repository(online: Hub, llama: Path) -> None:
 
 def test_an_alias_can_be_pinned(online: Hub, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     online.tags = {NAME: {"v1": make_llama(tmp_path / "old", seed=6)}}
-    pinned = catalog.Entry("pinned", NAME, 1, "MIT", revision=online.commit(NAME, "v1"))
+    pinned = catalog.Entry("pinned", NAME, 1, "MIT", "2025-01", revision=online.commit(NAME, "v1"))
     monkeypatch.setattr(catalog, "entries", lambda: (pinned,))
     assert source.find("pinned").revision == online.commit(NAME, "v1")
     assert source.find("pinned@main").revision == online.commit(NAME)

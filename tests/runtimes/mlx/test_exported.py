@@ -10,9 +10,9 @@ from pathlib import Path
 
 import exported_models
 import mlx.core as mx
-import msgspec
 import numpy as np
 import pytest
+from decoders import changed
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import ContextTooLargeError, EngineError, EngineMissingError
@@ -107,7 +107,7 @@ def test_a_manifest_that_is_not_the_payloads(
     changes: dict[str, object], why: str, written: tuple[Path, Decoder]
 ) -> None:
     with pytest.raises(EngineError, match=why):
-        open_((written[0], msgspec.structs.replace(written[1], **changes))).forward([1])
+        open_((written[0], changed(written[1], **changes))).forward([1])
 
 
 def cut(path: Path) -> None:

@@ -105,7 +105,7 @@ CASES = {
         {"pattern": (Positions(ROPE),)},
     ),
     "norms of q and k": Case({"qk_norm": "head", "tied": False}, "qwen3", {"qk_norm": None}),
-    "norms after the blocks alone": Case({"norms": "after"}, "edgepack", {"norms": "both"}),
+    "norms after the blocks alone": Case({"norms": "after", "norm_eps": 1e-2}, "edgepack", {"norm_eps": 1e-3}),
     "a norm of all heads": Case({"qk_norm": "width", "tied": False}, "edgepack", {"qk_norm": "head"}),
     "norms of rotated q and k": Case({"qk_norm": "rotated"}, "edgepack", {"qk_norm": "head"}),
     "residual scale": Case({"residual_scale": 0.22}, "edgepack", {"residual_scale": 0.23}),
@@ -114,7 +114,7 @@ CASES = {
     "yarn": Case(
         {"rope": Rope(10000.0, 16, YARN)},
         "edgepack",
-        {"rope": Rope(10000.0, 16, msgspec.structs.replace(YARN, magnitude=1.0))},
+        {"pattern": (Positions(Rope(10000.0, 16, msgspec.structs.replace(YARN, magnitude=1.0))),)},
     ),
     "post norms": Case({"norms": "both"}, "edgepack", {"norms": "before"}),
     "gelu": Case({"activation": "gelu_tanh"}, "edgepack", {"activation": "silu"}),

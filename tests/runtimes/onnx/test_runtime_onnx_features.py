@@ -86,7 +86,7 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "norms of q and k": ({"qk_norm": "head", "norm_eps": 1e-2}, [{"qk_norm": None}, {"norm_eps": 1e-3}]),
     "norms of q and k, heads of 24": ({"qk_norm": "head", "head_dim": 24}, [{"qk_norm": None}]),
     "norms after a block": ({"norms": "both"}, [{"norms": "before"}]),
-    "norms after a block alone": ({"norms": "after"}, [{"norms": "both"}, {"norms": "before"}]),
+    "norms after a block alone": ({"norms": "after", "norm_eps": 1e-2}, [{"norm_eps": 1e-3}]),
     "a norm of all heads": ({"qk_norm": "width"}, [{"qk_norm": None}, {"qk_norm": "head"}]),
     "norms of rotated q and k": ({"qk_norm": "rotated", "tied": False}, [{"qk_norm": "head"}]),
     "a residual scale": ({"residual_scale": 0.22}, [{"residual_scale": 1.0}, {"residual_scale": 0.23}]),
