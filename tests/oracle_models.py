@@ -360,7 +360,7 @@ EXAONE4: Mapping[str, Any] = {
     "sliding_window": 24,
     "sliding_window_pattern": "LLLG",
     "layer_types": ["full_attention" if i % 4 == 3 else "sliding_attention" for i in range(5)],
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,
 }
 
 # Without windows every layer rotates.
@@ -369,6 +369,7 @@ EXAONE4_FULL: Mapping[str, Any] = {
     "sliding_window": None,
     "sliding_window_pattern": None,
     "layer_types": ["full_attention"] * 5,
+    "tie_word_embeddings": True,
 }
 
 SEED_OSS: Mapping[str, Any] = {
