@@ -6,8 +6,8 @@ from typing import Any
 
 from decoders import Positions, describe
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
 WINDOW = 24
 
@@ -20,6 +20,9 @@ LLAMA3 = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, or
 LINEAR = LinearScaling(factor=8.0)
 LONG = LongRopeScaling(factors=tuple(1 + 0.3 * i for i in range(8)), magnitude=1.19, original_context=128)
 SHORT = LongRopeScaling(factors=tuple(1 + 0.05 * i for i in range(6)), magnitude=1.19, original_context=4096)
+# Its ramp is from pair 0 to pair 3 of 8; with other turns from pair 1.
+YARN = YarnScaling(factor=8.0, original_context=64, magnitude=1.21)
+OTHER_TURNS = YarnScaling(factor=8.0, original_context=64, beta_fast=1.5, beta_slow=0.125)
 
 LOCAL, GLOBAL = Positions(rope(), WINDOW), Positions(rope())
 FAR = Positions(rope(1e6))
@@ -34,6 +37,17 @@ GEMMA: dict[str, Any] = {
 }
 GEMMA2 = GEMMA | {"pattern": (LOCAL, GLOBAL), "attention_softcap": 4.0, "logits_softcap": 6.0}
 GEMMA3 = GEMMA | {"pattern": (LOCAL,) * 5 + (FAR,), "qk_norm": "head", "n_layers": 12}
+GEMMA1: dict[str, Any] = {name: value for name, value in GEMMA.items() if name != "norms"}
+MISTRAL3 = {"temperature": Temperature(0.3, 64), "rope": rope(1e6, scaling=OTHER_TURNS), "tied": False}
+GRANITE = {"embedding_scale": 12.0, "attention_scale": 0.1, "residual_scale": 0.22, "logits_scale": 0.125}
+OLMO2 = {"qk_norm": "width", "norms": "after", "tied": False, "n_layers": 4}
+EXAONE4 = {"qk_norm": "head", "norms": "after", "rope": rope(1e6, scaling=LLAMA3)}
+EXAONE4_OF_64 = {
+    **EXAONE4,
+    "tied": False,
+    "n_layers": 64,
+    "pattern": (Positions(rope(1e6, scaling=LLAMA3), WINDOW),) * 3 + (Positions(None),),
+}
 NOPE = {"n_layers": 8, "pattern": (GLOBAL,) * 3 + (Positions(None),)}
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -77,6 +91,49 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "gemma3: rounded embedding scale": GEMMA3 | {"embedding_scale": 8.03125},
     "gemma3: no windows": GEMMA3 | {"pattern": (FAR_LINEAR,), "n_layers": 2},
+    "llama: yarn": {"rope": rope(scaling=YARN)},
+    "qwen2: yarn": {"qkv_bias": True, "rope": rope(1e6, scaling=YARN)},
+    "qwen3: yarn": {"qk_norm": "head", "rope": rope(1e6, scaling=YARN)},
+    "mistral3": MISTRAL3,
+    "mistral3: yarn's own turns, biases, scores": MISTRAL3
+    | {"rope": rope(scaling=YARN), "qkv_bias": True, "mlp_bias": True, "attention_scale": 0.4},
+    "mistral3: a plain rope": MISTRAL3 | {"rope": rope(dim=32), "tied": True, "head_dim": 32},
+    "mistral3: no temperature": MISTRAL3 | {"temperature": None},
+    "granite": GRANITE,
+    "granite: everything": GRANITE
+    | {
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "tied": False,
+        "rope": rope(5e5, scaling=LLAMA3),
+        "embedding_scale": 8.0,
+    },
+    "granite: yarn, scaled logits alone": {"logits_scale": 0.3, "rope": rope(scaling=YARN)},
+    "gemma": GEMMA1,
+    "gemma: rounded embedding scale, linear rope, scores": GEMMA1
+    | {"embedding_scale": 8.03125, "attention_scale": 0.2, "rope": rope(scaling=LINEAR), "qkv_bias": True},
+    "olmo2": OLMO2,
+    "olmo2: windows, yarn on the other layers": OLMO2
+    | {"pattern": (LOCAL,) * 3 + (Positions(rope(scaling=YARN)),), "n_layers": 8},
+    "olmo2: windows on odd layers, linear rope on even ones, biases, scores": OLMO2
+    | {"pattern": (Positions(rope(scaling=LINEAR)), LOCAL), "attention_scale": 0.4, "qkv_bias": True},
+    "olmo2: windows, one rope": OLMO2 | {"pattern": (LOCAL,) * 3 + (GLOBAL,)},
+    "olmo2: yarn": OLMO2 | {"rope": rope(scaling=YARN)},
+    "exaone4": EXAONE4,
+    "exaone4: untied, linear rope, biases, scores": EXAONE4
+    | {"rope": rope(scaling=LINEAR), "tied": False, "qkv_bias": True, "attention_scale": 0.4},
+    "exaone4: of 64 layers": EXAONE4_OF_64,
+    "exaone4: of 64 layers, windows on even ones, linear rope": EXAONE4_OF_64
+    | {"pattern": (Positions(rope(scaling=LINEAR), WINDOW), Positions(None))},
+    "hunyuan-dense": {"qk_norm": "rotated", "head_dim": 32, "rope": rope(1e6, 32)},
+    "hunyuan-dense: untied, linear rope, biases, scores": {
+        "qk_norm": "rotated",
+        "rope": rope(scaling=LINEAR),
+        "tied": False,
+        "qkv_bias": True,
+        "attention_scale": 0.4,
+    },
 }
 
 DECODERS: dict[str, Decoder] = {name: describe(**fields) for name, fields in FIELDS.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import inf, log, sqrt
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgepack.bundle.bounds import MAX_LAYERS
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import EngineError
 from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
 
@@ -32,42 +32,76 @@ class _Graph:
 
     ``logits_softcap``: None where there never is one, 0 where there is none unless a key says so. ``period``: one layer
     in so many has no window; 0: none has one. ``window`` and ``local_base`` are assumed (None: no windows, and the base
-    of the other layers). ``local_scaling``: linear rope scaling holds for local layers as well.
+    of the other layers; ``one_base``: always that). ``local_scaling``: linear rope scaling holds for local layers as
+    well. ``scales``: keys say what scores, embeddings, blocks and logits are multiplied by. ``temperature``: queries
+    may grow with their position. ``yarn``: a rope may be scaled so; ``turns``: keys may say where its ramp lies.
     """
 
     activation: str = "silu"
-    qk_norm: bool = False
-    post_norms: bool = False
+    qk_norm: str | None = None
+    norms: str = "before"
     scaled_embedding: bool = False
+    scales: bool = False
+    temperature: bool = False
+    yarn: bool = False
+    turns: bool = False
     fourth_without_rope: bool = False
+    full_without_rope: bool = False
     partial_rotation: bool = False
     attention_softcap: float | None = None
     logits_softcap: float | None = None
     period: int = 0
     window: int | None = None
     local_base: float | None = None
+    one_base: bool = False
     local_scaling: bool = False
 
 
-_GEMMA: Final = _Graph("gelu_tanh", post_norms=True, scaled_embedding=True, logits_softcap=0.0)
+_GEMMA: Final = _Graph("gelu_tanh", scaled_embedding=True)
+_GEMMA2: Final = replace(_GEMMA, norms="both", logits_softcap=0.0)
 _GRAPHS: Final[Mapping[str, _Graph]] = {
-    "llama": _Graph(),
-    "qwen2": _Graph(),
-    "qwen3": _Graph(qk_norm=True),
+    "llama": _Graph(yarn=True),
+    "qwen2": _Graph(yarn=True),
+    "qwen3": _Graph(qk_norm="head", yarn=True),
     "phi3": _Graph(partial_rotation=True),
     "smollm3": _Graph(fourth_without_rope=True),
-    "gemma2": replace(_GEMMA, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
-    "gemma3": replace(_GEMMA, qk_norm=True, period=6, local_base=10000.0),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA2, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
+    "gemma3": replace(_GEMMA2, qk_norm="head", period=6, local_base=10000.0),
+    "mistral3": _Graph(temperature=True, yarn=True, turns=True),
+    "granite": _Graph(scales=True, yarn=True),
+    "olmo2": _Graph(qk_norm="width", norms="after", yarn=True, period=4, one_base=True),
+    "exaone4": _Graph(qk_norm="head", norms="after"),
+    "hunyuan-dense": _Graph(qk_norm="rotated"),
 }
+_EXAONE4_OF_64: Final = replace(
+    _GRAPHS["exaone4"], period=4, window=4096, one_base=True, local_scaling=True, full_without_rope=True
+)
+
+
+class _Yarn(NamedTuple):
+    """How a rope is scaled by yarn: the factor, the original context, and between how many turns in it the ramp is."""
+
+    factor: float | None
+    original: int | None
+    fast: float | None
+    slow: float | None
+
+    def __str__(self) -> str:
+        return f"by {self.factor} from {self.original}, between {self.fast} and {self.slow} turns"
 
 
 class _Position(NamedTuple):
-    """How a layer sees positions: base, dimension and linear factor of its rope (None: no rope), and its window."""
+    """How a layer sees positions: base, dimension and linear factor of its rope (None: no rope), yarn, and window."""
 
     base: float | None
     dim: int | None
     factor: float | None
+    yarn: _Yarn | None
     window: int | None
+
+
+_SILENT: Final = _Position(None, None, None, None, None)
 
 
 def check(header: Header, decoder: Decoder, path: Path) -> str:
@@ -79,6 +113,8 @@ def check(header: Header, decoder: Decoder, path: Path) -> str:
     if not isinstance(architecture, str) or architecture not in _GRAPHS:
         raise damaged(path, f"general.architecture is {architecture!r}, not one of {', '.join(_GRAPHS)}")
     keys, graph = _Keys(header.metadata, architecture, path), _GRAPHS[architecture]
+    if architecture == "exaone4" and keys.integer("block_count") == 64:
+        graph = _EXAONE4_OF_64
     _check_graph(keys, graph, decoder)
     _check_numbers(keys, graph, decoder)
     _check_positions(keys, graph, decoder)
@@ -140,8 +176,8 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
         "activation": (graph.activation, layer.mlp.activation),
-        "norm of q and k": ("head" if graph.qk_norm else None, attention.qk_norm),
-        "norm after each block": (graph.post_norms, layer.post_norms),
+        "norm of q and k": (graph.qk_norm, attention.qk_norm),
+        "place of the norms": (graph.norms, layer.norms),
         "softcap on the scores": (graph.attention_softcap is not None, attention.softcap is not None),
         "softcap on the logits": (graph.logits_softcap is not None and capped, capped),
         "rotation of parts of heads": (graph.partial_rotation and partial, partial),
@@ -149,13 +185,32 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     for what, (found, wanted) in facts.items():
         if found != wanted:
             raise keys.fail(f"the {what} of its architecture is {found}, the model's is {wanted}")
+    if any(isinstance(rope.scaling, YarnScaling) and not rope.scaling.whole for rope in decoder.ropes):
+        raise keys.fail("its architecture has a yarn ramp from one whole pair to another, the model between pairs")
+    tables = [rope for rope in decoder.ropes if isinstance(rope.scaling, Llama3Scaling | LongRopeScaling)]
+    if not decoder.ropes or (tables and len(decoder.ropes) > 1):
+        raise keys.fail(f"its architecture has one rope, the model {len(decoder.ropes)}")
+    _check_scales(keys, graph, decoder)
+
+
+def _check_scales(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+    wanted = {  # (what the model has, what llama.cpp assumes for a key that is absent)
+        "attention.scale": (decoder.attention(0).score_scale, decoder.attention(0).head_dim ** -0.5),
+        "embedding_scale": (decoder.embedding_scale, 1.0),
+        "residual_scale": (decoder.layer(0).residual_scale, 1.0),
+        "logit_scale": (1 / decoder.logits_scale, None),  # a divisor
+    }
+    if graph.scales:
+        for key, (number, assumed) in wanted.items():
+            keys.check(key, _float32(keys.number(key, assumed)), _float32(number))
+        return
+    for what, number in (("blocks' outputs", decoder.layer(0).residual_scale), ("logits", decoder.logits_scale)):
+        if number != 1:
+            raise keys.fail(f"its architecture multiplies the {what} by 1, the model by {number:g}")
     root = sqrt(decoder.hidden_size) if graph.scaled_embedding else 1.0
     # The model's scale is rounded to the type of its weights; the packager puts the rest into norms and epsilon.
     if abs(decoder.embedding_scale / root - 1) > 2**-8 * graph.scaled_embedding:
         raise keys.fail(f"its architecture multiplies embeddings by {root:g}, the model by {decoder.embedding_scale:g}")
-    tables = [rope for rope in decoder.ropes if isinstance(rope.scaling, Llama3Scaling | LongRopeScaling)]
-    if not decoder.ropes or (tables and len(decoder.ropes) > 1):
-        raise keys.fail(f"its architecture has one rope, the model {len(decoder.ropes)}")
 
 
 def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
@@ -178,7 +233,7 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     keys.integer("context_length")
     numbers = {
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
-        "rope.scaling.attn_factor": (decoder.ropes[0].magnitude, 1.0),
+        "rope.scaling.attn_factor": (_attention_factor(decoder), 1.0),
         "attn_logit_softcapping": (attention.softcap, graph.attention_softcap),
         "final_logit_softcapping": (decoder.logits_softcap, graph.logits_softcap or None),
     }
@@ -191,8 +246,17 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
 
 def _epsilon(graph: _Graph, decoder: Decoder) -> float:
     """The model's, in the units of llama.cpp's states, which are larger where it scales embeddings by another root."""
-    ratio = sqrt(decoder.hidden_size) / decoder.embedding_scale if graph.scaled_embedding else 1.0
+    scaled = graph.scaled_embedding and graph.norms == "both"
+    ratio = sqrt(decoder.hidden_size) / decoder.embedding_scale if scaled else 1.0
     return decoder.norm_eps * (1.0 if abs(ratio - 1) <= 2**-22 else ratio) ** 2
+
+
+def _attention_factor(decoder: Decoder) -> float:
+    """What cosine and sine are multiplied by, less what llama.cpp's yarn multiplies them by itself."""
+    for rope in decoder.ropes:
+        if isinstance(yarn := rope.scaling, YarnScaling):
+            return yarn.magnitude / (1 + 0.1 * log(max(yarn.factor, 1)))
+    return decoder.ropes[0].magnitude
 
 
 def _check_positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
@@ -204,16 +268,23 @@ def _check_positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
             _float32(rope.theta) if rope else None,
             rope.dim if rope else None,
             _float32(rope.scaling.factor if isinstance(rope.scaling, LinearScaling) else 1.0) if rope else None,
+            _yarn_of(rope),
             attention.window,
         )
         for what, one, other in zip(
-            ("rope's base", "rope's dimension", "rope's linear factor", "window"),
+            ("rope's base", "rope's dimension", "rope's linear factor", "rope's yarn", "window"),
             _seen(has, decoder),
             _seen(wanted, decoder),
             strict=True,
         ):
             if one != other:
                 raise keys.fail(f"the {what} of layer {layer} is {one}, the model's is {other}")
+
+
+def _yarn_of(rope: Rope | None) -> _Yarn | None:
+    if not rope or not isinstance(yarn := rope.scaling, YarnScaling):
+        return None
+    return _Yarn(_float32(yarn.factor), yarn.original_context, _float32(yarn.beta_fast), _float32(yarn.beta_slow))
 
 
 def _seen(position: _Position, decoder: Decoder) -> _Position:
@@ -224,22 +295,41 @@ def _seen(position: _Position, decoder: Decoder) -> _Position:
 
 def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
     base, factor = keys.number("rope.freq_base", 10000.0), keys.number("rope.scaling.factor", 1.0)
-    keys.check("rope.scaling.type", keys.get("rope.scaling.type") or "linear", "linear")
-    keys.integer("rope.scaling.original_context_length")
-    position = _Position(base, keys.integer("rope.dimension_count", decoder.attention(0).head_dim), factor, None)
-    local = position
+    kind, yarn = keys.get("rope.scaling.type") or "linear", None
+    original = keys.integer("rope.scaling.original_context_length", keys.integer("context_length"))
+    _check_temperature(keys, graph, decoder, original)
+    if graph.yarn and kind == "yarn":
+        fast = keys.number("rope.scaling.yarn_beta_fast", 32.0) if graph.turns else 32.0
+        slow = keys.number("rope.scaling.yarn_beta_slow", 1.0) if graph.turns else 1.0
+        factor, yarn = 1.0, _Yarn(factor, original, fast, slow)
+    else:
+        keys.check("rope.scaling.type", kind, "linear")
+    dim = keys.integer("rope.dimension_count", decoder.attention(0).head_dim)
+    local = position = _Position(base, dim, factor, yarn, None)
     window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
     if window:
         local_base = keys.number("rope.freq_base_swa", graph.local_base or base)
-        local = _Position(local_base, position.dim, factor if graph.local_scaling else 1.0, window)
+        local = _Position(
+            base if graph.one_base else local_base, dim, factor if graph.local_scaling else 1.0, None, window
+        )
     is_local = _local_layers(keys, graph, decoder)
     if graph.window and not (window and any(is_local)):
         # The engine ends the process.
         raise keys.fail("no layer has a window, and its architecture needs one")
     positions = [local if one else position for one in is_local]
     if graph.fourth_without_rope:
-        positions[3::4] = [_Position(None, None, None, None)] * len(positions[3::4])
+        positions[3::4] = [_SILENT] * len(positions[3::4])
+    if graph.full_without_rope:
+        positions = [position if one else _SILENT for position, one in zip(positions, is_local, strict=True)]
     return positions
+
+
+def _check_temperature(keys: _Keys, graph: _Graph, decoder: Decoder, original: int | None) -> None:
+    temperature = decoder.attention(0).temperature
+    beta = keys.number("attention.temperature_scale") if graph.temperature else None
+    keys.check("attention.temperature_scale", beta, _float32(temperature.beta if temperature else None))
+    if temperature:
+        keys.check("rope.scaling.original_context_length", original, temperature.length)
 
 
 def _local_layers(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[bool]:

@@ -10,9 +10,23 @@ import msgspec
 import numpy as np
 import pytest
 from decoders import Positions, changed
-from gguf_decoders import DECODERS, FAR, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, WINDOW, architecture, rope
+from gguf_decoders import (
+    DECODERS,
+    FAR,
+    GLOBAL,
+    LINEAR,
+    LLAMA3,
+    LOCAL,
+    LONG,
+    OTHER_TURNS,
+    WINDOW,
+    YARN,
+    architecture,
+    rope,
+)
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.rope import YarnScaling
 from edgepack.errors import EngineError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header as encoding
@@ -46,6 +60,10 @@ def test_what_the_target_writes_is_accepted(name: str, tmp_path: Path) -> None:
     assert check(header.read(path), DECODERS[name], path) == architecture(name)
 
 
+def _yarn(yarn: YarnScaling, theta: float = 10000.0, **changes: Any) -> Positions:
+    return Positions(rope(theta, scaling=msgspec.structs.replace(yarn, **changes)))
+
+
 OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"norm_eps": 2e-5}, r"llama\.attention\.layer_norm_rms_epsilon is .*, the model's is"),
     ("llama", {"pattern": (FAR,)}, "the rope's base of layer 0 is 10000.0, the model's is 1000000.0"),
@@ -56,8 +74,8 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"pattern": (Positions(rope(scaling=LINEAR)),)}, "the rope's linear factor of layer 0 is 1.0"),
     ("llama", {"pattern": (Positions(rope(scaling=LLAMA3)),)}, r"it has no tensor rope_freqs\.weight"),
     ("llama", {"pattern": (GLOBAL, Positions(rope(scaling=LLAMA3)))}, "its architecture has one rope, the model 2"),
-    ("llama", {"qk_norm": "head"}, "the norm of q and k of its architecture is False"),
-    ("llama", {"norms": "both"}, "the norm after each block of its architecture is False"),
+    ("llama", {"qk_norm": "head"}, "the norm of q and k of its architecture is None, the model's is head"),
+    ("llama", {"norms": "both"}, "the place of the norms of its architecture is before, the model's is both"),
     ("llama", {"activation": "gelu_tanh"}, "the activation of its architecture is silu"),
     ("llama", {"attention_softcap": 50.0}, "the softcap on the scores"),
     ("llama", {"logits_softcap": 30.0}, "the softcap on the logits"),
@@ -91,7 +109,7 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma2", {"logits_softcap": None}, r"gemma2\.final_logit_softcapping is 6\.0, the model's is None"),
     ("gemma2", {"embedding_scale": 8.03125}, "layer_norm_rms_epsilon"),
     ("gemma3", {"embedding_scale": 1.0}, "its architecture multiplies embeddings by 8, the model by 1"),
-    ("gemma3", {"qk_norm": None}, "the norm of q and k of its architecture is True"),
+    ("gemma3", {"qk_norm": None}, "the norm of q and k of its architecture is head, the model's is None"),
     ("gemma3", {"logits_softcap": 30.0}, r"gemma3\.final_logit_softcapping is None"),
     ("gemma3", {"pattern": (LOCAL,) * 5 + (GLOBAL,)}, "the rope's base of layer 5 is 1000000.0"),
     ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}, "the rope's base of layer 4 is 10000.0"),
@@ -100,6 +118,50 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
         {"pattern": (Positions(rope(scaling=LINEAR), WINDOW),) * 5 + (Positions(rope(1e6, scaling=LINEAR)),)},
         "the rope's linear factor of layer 0 is 1.0, the model's is 8.0",
     ),
+]
+
+OTHERS += [
+    ("llama", {"pattern": (Positions(rope(scaling=YARN)),)}, r"attn_factor is 1\.0"),
+    ("llama: yarn", {"pattern": (_yarn(YARN, factor=9.0),)}, "attn_factor"),
+    ("llama: yarn", {"pattern": (_yarn(YARN, original_context=65),)}, "the rope's yarn of layer 0 is by 8.0 from 64"),
+    ("llama: yarn", {"pattern": (_yarn(YARN, beta_fast=31.0),)}, "and 1.0 turns, the model's is .* between 31.0"),
+    ("llama: yarn", {"pattern": (_yarn(YARN, magnitude=1.0),)}, "attn_factor"),
+    (
+        "llama: yarn",
+        {"pattern": (_yarn(YARN, whole=False),)},
+        "from one whole pair to another, the model between pairs",
+    ),
+    ("mistral3", {"pattern": (_yarn(OTHER_TURNS, beta_slow=1.0),)}, "the rope's base of layer 0"),
+    ("mistral3", {"temperature": None}, r"temperature_scale is 0\.3.*, the model's is None"),
+    ("mistral3", {"temperature": Temperature(0.3, 65)}, "original_context_length is 64, the model's is 65"),
+    ("llama", {"temperature": Temperature(0.3, 64)}, r"temperature_scale is None, the model's is 0\.3"),
+    ("llama", {"residual_scale": 0.5}, "multiplies the blocks' outputs by 1, the model by 0.5"),
+    ("llama", {"logits_scale": 0.5}, "multiplies the logits by 1, the model by 0.5"),
+    ("granite", {"embedding_scale": 1.0}, r"granite\.embedding_scale is 12\.0"),
+    ("granite", {"logits_scale": 8.0}, r"granite\.logit_scale is 8\.0, the model's is 0\.125"),
+    ("granite", {"residual_scale": 1.0}, r"granite\.residual_scale is 0\.2"),
+    ("granite", {"attention_scale": None}, r"granite\.attention\.scale is 0\.1.*, the model's is 0\.25"),
+    ("gemma", {"embedding_scale": 9.0}, "its architecture multiplies embeddings by 8, the model by 9"),
+    ("gemma", {"norms": "both"}, "the place of the norms of its architecture is before"),
+    ("olmo2", {"norms": "both"}, "the place of the norms of its architecture is after"),
+    ("olmo2", {"qk_norm": "head"}, "the norm of q and k of its architecture is width"),
+    (
+        "olmo2: windows, yarn on the other layers",
+        {"pattern": (Positions(rope(scaling=YARN), WINDOW),) * 3 + (Positions(rope(scaling=YARN)),)},
+        "the rope's yarn of layer 0 is None",
+    ),
+    (
+        "olmo2: windows, one rope",
+        {"pattern": (Positions(rope(2e4), WINDOW),) * 3 + (GLOBAL,)},
+        "the rope's base of layer 0",
+    ),
+    ("exaone4", {"qk_norm": "rotated"}, "the norm of q and k of its architecture is head"),
+    (
+        "exaone4: of 64 layers",
+        {"pattern": (Positions(rope(1e6, scaling=LLAMA3), WINDOW),) * 3 + (Positions(rope(1e6, scaling=LLAMA3)),)},
+        "the rope's base of layer 3 is None",
+    ),
+    ("hunyuan-dense", {"qk_norm": "head"}, "the norm of q and k of its architecture is rotated"),
 ]
 
 
@@ -138,7 +200,7 @@ def _renamed(one: str, other: str) -> Change:
 
 KEYS: list[tuple[str, Change, str]] = [
     ("llama", _renamed("llama", "qwen2moe"), "general.architecture is 'qwen2moe', not one of llama, qwen2"),
-    ("llama", _renamed("llama", "qwen3"), "the norm of q and k of its architecture is True"),
+    ("llama", _renamed("llama", "qwen3"), "the norm of q and k of its architecture is head, the model's is None"),
     ("llama", _renamed("llama", "smollm3"), "^$"),
     ("llama", _without("general.architecture"), "general.architecture is None"),
     ("llama", _set("llama.expert_count", U32(8)), r"the key llama\.expert_count is not one that edgepack writes"),
@@ -148,7 +210,37 @@ KEYS: list[tuple[str, Change, str]] = [
     ("llama", _set("llama.rope.freq_base", F32(float("inf"))), "not a positive number"),
     ("llama", _set("llama.attention.layer_norm_rms_epsilon", F32(float("nan"))), "not a positive number"),
     ("llama", _without("llama.attention.layer_norm_rms_epsilon"), "epsilon is None"),
-    ("llama", _set("llama.rope.scaling.type", "yarn"), r"llama\.rope\.scaling\.type is yarn"),
+    ("llama", _set("llama.rope.scaling.type", "yarn"), "the rope's yarn of layer 0 is by 1.0 from 512"),
+    ("gemma2", _set("gemma2.rope.scaling.type", "yarn"), r"gemma2\.rope\.scaling\.type is yarn"),
+    ("llama: yarn", _set("llama.rope.scaling.type", "linear"), "the rope's linear factor of layer 0 is 8.0"),
+    ("llama: yarn", _without("llama.rope.scaling.original_context_length"), "yarn of layer 0 is by 8.0 from 512,"),
+    ("llama: yarn", _without("llama.rope.scaling.attn_factor"), r"attn_factor is 1\.0"),
+    ("llama: yarn", _set("llama.rope.scaling.yarn_beta_fast", F32(16.0)), "yarn_beta_fast is not one"),
+    ("mistral3", _set("mistral3.rope.scaling.yarn_beta_fast", F32(3.0)), "between 3.0 and 0.125 turns, the model's is"),
+    ("mistral3", _without("mistral3.rope.scaling.yarn_beta_slow"), "between 1.5 and 1.0 turns, the model's is"),
+    ("mistral3", _set("mistral3.rope.scaling.yarn_log_multiplier", F32(1.0)), "yarn_log_multiplier is not one"),
+    ("mistral3", _without("mistral3.attention.temperature_scale"), "temperature_scale is None, the model's is 0.3"),
+    (
+        "mistral3: a plain rope",
+        _set("mistral3.rope.scaling.original_context_length", U32(65)),
+        "original_context_length is 65, the model's is 64",
+    ),
+    ("llama: yarn", _renamed("llama", "mistral3"), "^$"),
+    ("llama", _set("llama.attention.temperature_scale", F32(0.1)), "temperature_scale is not one"),
+    ("granite", _without("granite.logit_scale"), r"granite\.logit_scale is None, the model's is 8\.0"),
+    ("granite", _without("granite.residual_scale"), r"granite\.residual_scale is 1\.0"),
+    ("granite", _without("granite.embedding_scale"), r"granite\.embedding_scale is 1\.0"),
+    ("granite", _without("granite.attention.scale"), r"granite\.attention\.scale is 0\.25"),
+    (
+        "granite",
+        _renamed("granite", "llama"),
+        "its architecture multiplies the blocks' outputs by 1, the model by 0.22",
+    ),
+    ("olmo2: windows, one rope", _without("olmo2.attention.sliding_window"), "the window of layer 0 is None"),
+    ("olmo2: windows, one rope", _set("olmo2.rope.freq_base_swa", F32(2e4)), "^$"),
+    ("exaone4", _set("exaone4.block_count", U32(64)), r"exaone4\.block_count is 64, the model's is 2"),
+    ("exaone4: of 64 layers", _set("exaone4.block_count", U32(60)), r"exaone4\.block_count is 60"),
+    ("exaone4: of 64 layers", _without("exaone4.attention.sliding_window"), "the window of layer 0 is None"),
     ("llama", _set("llama.rope.scaling.factor", F32(2.0)), "the rope's linear factor of layer 0 is 2.0"),
     ("llama: linear rope", _without("llama.rope.scaling.factor"), "the rope's linear factor of layer 0 is 1.0"),
     ("gemma2", _without("gemma2.attn_logit_softcapping"), r"attn_logit_softcapping is 50\.0, the model's is 4\.0"),

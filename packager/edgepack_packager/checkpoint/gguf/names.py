@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgepack.bundle.decoder import Decoder
 
-INTERLEAVED = frozenset({"llama", "smollm3"})
+INTERLEAVED = frozenset({"llama", "smollm3", "mistral3", "granite"})
 """Architectures whose rope turns neighbours, so that files have the rows of q and k of a head in that order."""
 
 FUSED = frozenset({"phi3"})

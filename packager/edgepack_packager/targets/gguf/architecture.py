@@ -12,6 +12,8 @@ from enum import StrEnum
 from functools import lru_cache
 from math import sqrt
 
+from msgspec.structs import replace
+
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import UnsupportedModelError
@@ -29,6 +31,7 @@ class Feature(StrEnum):
     WIDE_QK_NORM = "norms of all heads of q and k together"
     ROTATED_QK_NORM = "norms of q and k after their rotation"
     TEMPERATURE = "queries that grow with their position"
+    OTHER_TEMPERATURE = "queries that grow by another length than the original context of their rope"
     POST_NORMS = "norms after each block"
     NORMS_AFTER = "norms after each block and none before"
     RESIDUAL_SCALE = "blocks whose output is scaled"
@@ -46,16 +49,24 @@ class Feature(StrEnum):
     LLAMA3 = "llama3 rope scaling"
     LONGROPE = "longrope scaling"
     YARN = "yarn rope scaling"
+    YARN_LOCAL = "yarn rope scaling in layers with a window"
+    OTHER_TURNS = "a yarn ramp between other turns than 32 and 1"
+    OTHER_RAMP = "a yarn ramp that is not one between two whole pairs"
     FOURTH_WITHOUT_ROPE = "every fourth layer without rope"
+    FULL_WITHOUT_ROPE = "no rope in layers without window"
     OTHER_WITHOUT_ROPE = "layers without rope that are not every fourth"
     WINDOW = "attention windows"
     SEVERAL_WINDOWS = "windows of several sizes"
+    FULL_SCALING = "rope scaling in layers without window alone"
     LOCAL_ROPE = "a rope of its own for layers with a window"
     OTHER_ROPES = "ropes that do not follow the windows"
 
 
 _F = Feature
 _SCALINGS = {LinearScaling: _F.LINEAR, Llama3Scaling: _F.LLAMA3, LongRopeScaling: _F.LONGROPE, YarnScaling: _F.YARN}
+
+YARN_TURNS = (32.0, 1.0)
+"""Between how many turns in the original context llama.cpp has yarn's ramp, where no key says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,9 @@ class Architecture:
 
     ``period``: every so many layers one is without window, unless the file says otherwise; 0 where there are no
     windows. ``needs_window``: llama.cpp ends the process where no layer has one. ``huge_layers``: with so many layers
-    llama.cpp takes a model for the one of 27 B, whose scores are scaled by (hidden size / heads) ** -0.5.
+    llama.cpp takes a model for the one of 27 B, whose scores are scaled by (hidden size / heads) ** -0.5. ``layers``:
+    the graph is of models with so many layers alone (0: of any number), ``not_layers``: of all others alone.
+    ``scales``: keys say what embeddings, scores, blocks and logits are multiplied by.
     """
 
     name: str
@@ -73,15 +86,31 @@ class Architecture:
     period: int = 0
     needs_window: bool = False
     huge_layers: int = 0
+    layers: int = 0
+    not_layers: int = 0
+    scales: bool = False
 
     def lacks(self, decoder: Decoder) -> list[str]:
         """Return what keeps a decoder from being written as this architecture, in the order of ``Feature``."""
         found = features(decoder)
         missing = [f"lacks {feature}" for feature in Feature if feature in found - self.always - self.may]
-        return missing + [f"always has {feature}" for feature in Feature if feature in self.always - found]
+        missing += [f"always has {feature}" for feature in Feature if feature in self.always - found]
+        if self.layers and decoder.n_layers != self.layers:
+            missing.append(f"has windows in models of {self.layers} layers alone")
+        if decoder.n_layers == self.not_layers:
+            missing.append(f"always has windows in models of {self.not_layers} layers")
+        return missing
+
+    def embedding_scale(self, decoder: Decoder) -> float:
+        """Return what this architecture multiplies the embeddings by."""
+        if self.scales:
+            return decoder.embedding_scale
+        return sqrt(decoder.hidden_size) if Feature.EMBEDDING_SCALE in self.always else 1.0
 
     def score_scale(self, decoder: Decoder) -> float:
         """Return what this architecture multiplies the scores by."""
+        if self.scales:
+            return decoder.attention(0).score_scale
         if decoder.n_layers == self.huge_layers:
             return 1 / sqrt(decoder.hidden_size // decoder.attention(0).n_heads)
         return 1 / sqrt(decoder.attention(0).head_dim)
@@ -93,19 +122,22 @@ class Architecture:
 
 
 _ANY = frozenset({_F.QKV_BIAS, _F.HEAD, _F.LINEAR})
-_GEMMA = frozenset({_F.GELU, _F.POST_NORMS, _F.EMBEDDING_SCALE})
+_LLAMA = _ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3, _F.YARN}
+_GEMMA = frozenset({_F.GELU, _F.EMBEDDING_SCALE})
+_EXAONE4 = frozenset({_F.QK_NORM, _F.NORMS_AFTER})
 
 ARCHITECTURES = (
     # The llama graph computes the same, but files of models with these biases alone are qwen2's.
-    Architecture("qwen2", always=frozenset({_F.QKV_BIAS}), may=_ANY),
-    Architecture("llama", may=_ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3}),
-    Architecture("qwen3", always=frozenset({_F.QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
+    Architecture("qwen2", always=frozenset({_F.QKV_BIAS}), may=_ANY | {_F.YARN}),
+    Architecture("llama", may=_LLAMA),
+    Architecture("qwen3", always=frozenset({_F.QK_NORM}), may=_ANY | {_F.OTHER_WIDTH, _F.YARN}),
     # It reads the key of a window, and then ignores it.
     Architecture("phi3", may=_ANY | {_F.PARTIAL, _F.LONGROPE}),
     Architecture("smollm3", always=frozenset({_F.FOURTH_WITHOUT_ROPE}), may=_ANY | {_F.OTHER_WIDTH}),
+    Architecture("gemma", always=_GEMMA, may=frozenset({_F.QKV_BIAS, _F.LINEAR, _F.OTHER_WIDTH})),
     Architecture(
         "gemma2",
-        always=_GEMMA | {_F.ATTENTION_SOFTCAP, _F.LOGITS_SOFTCAP},
+        always=_GEMMA | {_F.POST_NORMS, _F.ATTENTION_SOFTCAP, _F.LOGITS_SOFTCAP},
         may=frozenset({_F.QKV_BIAS, _F.LINEAR, _F.LINEAR_LOCAL, _F.OTHER_WIDTH, _F.WINDOW}),
         period=2,
         needs_window=True,
@@ -113,11 +145,33 @@ ARCHITECTURES = (
     ),
     Architecture(
         "gemma3",
-        always=_GEMMA | {_F.QK_NORM},
-        may=_ANY | {_F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.LOCAL_ROPE},
+        always=_GEMMA | {_F.POST_NORMS, _F.QK_NORM},
+        may=_ANY | {_F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.FULL_SCALING, _F.LOCAL_ROPE},
         period=6,
         huge_layers=62,
     ),
+    Architecture("mistral3", may=_LLAMA | {_F.TEMPERATURE, _F.OTHER_TURNS}),
+    Architecture(
+        "granite",
+        may=_LLAMA | {_F.RESIDUAL_SCALE, _F.LOGITS_SCALE, _F.EMBEDDING_SCALE, _F.OTHER_EMBEDDING_SCALE},
+        scales=True,
+    ),
+    # It looks for a head, and scales the rope of no layer with a window.
+    Architecture(
+        "olmo2",
+        always=frozenset({_F.WIDE_QK_NORM, _F.NORMS_AFTER, _F.HEAD}),
+        may=frozenset({_F.QKV_BIAS, _F.LINEAR, _F.YARN, _F.WINDOW, _F.FULL_SCALING}),
+        period=4,
+    ),
+    Architecture("exaone4", always=_EXAONE4, may=_ANY | {_F.LLAMA3}, not_layers=64),
+    Architecture(
+        "exaone4",
+        always=_EXAONE4 | {_F.FULL_WITHOUT_ROPE},
+        may=_ANY | {_F.LINEAR_LOCAL, _F.LLAMA3, _F.WINDOW},
+        period=4,
+        layers=64,
+    ),
+    Architecture("hunyuan-dense", always=frozenset({_F.ROTATED_QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
 )
 
 
@@ -130,16 +184,20 @@ def choose(decoder: Decoder) -> Architecture:
     """
     lacking = {architecture: architecture.lacks(decoder) for architecture in ARCHITECTURES}
     fewest = min(map(len, lacking.values()))
-    closest = {architecture.name: lacks for architecture, lacks in lacking.items() if len(lacks) == fewest}
+    closest = {architecture: lacks for architecture, lacks in lacking.items() if len(lacks) == fewest}
     if not fewest:
-        return next(architecture for architecture in ARCHITECTURES if architecture.name in closest)
+        return next(iter(closest))
     hint = "Build the other targets."
     windows = {f"lacks {Feature.WINDOW}", f"lacks {Feature.SEVERAL_WINDOWS}"}
     if any(windows.issuperset(lacks) for lacks in closest.values()):
         hint = f"Build with --context {decoder.windows[0]}, within which the window hides nothing."
-    reasons = [f"{name} {' and '.join(lacks)}" for name, lacks in closest.items()]
+    reasons: dict[str, str] = {}  # the first architecture of those that lack the same
+    for architecture, lacks in closest.items():
+        reasons.setdefault(" and ".join(lacks), architecture.name)
     raise UnsupportedModelError(
-        f"llama.cpp has no architecture that computes this model: {', '.join(reasons)}.", hint=hint
+        "llama.cpp has no architecture that computes this model: "
+        f"{', '.join(f'{name} {lacks}' for lacks, name in reasons.items())}.",
+        hint=hint,
     )
 
 
@@ -155,6 +213,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.WIDE_QK_NORM: attention.qk_norm == "width",
         Feature.ROTATED_QK_NORM: attention.qk_norm == "rotated",
         Feature.TEMPERATURE: attention.temperature is not None,
+        Feature.OTHER_TEMPERATURE: _grows_by_another_length(decoder),
         Feature.POST_NORMS: layer.norms == "both",
         Feature.NORMS_AFTER: layer.norms == "after",
         Feature.RESIDUAL_SCALE: layer.residual_scale != 1,
@@ -185,11 +244,7 @@ def ropes(decoder: Decoder) -> tuple[Rope, Rope]:
 
 def _of_positions(decoder: Decoder) -> set[Feature]:
     layers = decoder.attentions
-    silent = [index for index, layer in enumerate(layers) if layer.rope is None]
-    found = set()
-    if silent:
-        every_fourth = silent == list(range(3, decoder.n_layers, 4))
-        found.add(Feature.FOURTH_WITHOUT_ROPE if every_fourth else Feature.OTHER_WITHOUT_ROPE)
+    found = _without_rope(decoder)
     sizes = {layer.window for layer in layers if layer.window}
     if any(size < decoder.context for size in sizes):
         found.add(Feature.WINDOW)
@@ -202,14 +257,42 @@ def _of_positions(decoder: Decoder) -> set[Feature]:
     if len(local) > 1 or len(other) > 1:
         found.add(Feature.OTHER_ROPES)
     elif local and other and local != other:
-        found.add(Feature.LOCAL_ROPE)
+        plain = {replace(rope, scaling=None) for rope in other}
+        found.add(Feature.FULL_SCALING if local == plain else Feature.LOCAL_ROPE)
     for rope in local | other:
         if rope.dim != decoder.attention(0).head_dim:
             found.add(Feature.PARTIAL)
+        if isinstance(yarn := rope.scaling, YarnScaling):
+            found |= _of_yarn(yarn)
     found |= {_SCALINGS[type(rope.scaling)] for rope in other if rope.scaling}
     found |= {_local(_SCALINGS[type(rope.scaling)]) for rope in local if rope.scaling}
     return found
 
 
 def _local(scaling: Feature) -> Feature:
-    return Feature.LINEAR_LOCAL if scaling is Feature.LINEAR else scaling
+    return {Feature.LINEAR: Feature.LINEAR_LOCAL, Feature.YARN: Feature.YARN_LOCAL}.get(scaling, scaling)
+
+
+def _without_rope(decoder: Decoder) -> set[Feature]:
+    layers = decoder.attentions
+    silent = [index for index, layer in enumerate(layers) if layer.rope is None]
+    if not silent:
+        return set()
+    full = [index for index, layer in enumerate(layers) if layer.window is None]
+    if silent == full and len(full) < len(layers):
+        return {Feature.FULL_WITHOUT_ROPE}
+    every_fourth = silent == list(range(3, decoder.n_layers, 4))
+    return {Feature.FOURTH_WITHOUT_ROPE if every_fourth else Feature.OTHER_WITHOUT_ROPE}
+
+
+def _of_yarn(yarn: YarnScaling) -> set[Feature]:
+    turns = (yarn.beta_fast, yarn.beta_slow)
+    found = {Feature.OTHER_TURNS} if turns != YARN_TURNS else set()
+    return found | ({Feature.OTHER_RAMP} if not yarn.whole or turns[0] <= turns[1] else set())
+
+
+def _grows_by_another_length(decoder: Decoder) -> bool:
+    """One key holds both."""
+    scalings = [rope.scaling for rope in decoder.ropes]
+    originals = {each.original_context for each in scalings if isinstance(each, YarnScaling | LongRopeScaling)}
+    return bool(decoder.temperatures) and not originals <= {each.length for each in decoder.temperatures}

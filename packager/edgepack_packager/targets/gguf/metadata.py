@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from math import log
 
 import numpy as np
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, LongRopeScaling
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling, YarnScaling
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.gguf.architecture import Architecture, choose, ropes
+from edgepack_packager.targets.gguf.architecture import YARN_TURNS, Architecture, choose, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
 from edgepack_packager.targets.gguf.recipe import SCHEMES
@@ -42,6 +43,7 @@ def metadata(model: Model, scheme: str) -> dict[str, Value]:
         "general.file_type": U32(SCHEMES[scheme].file_type),
     }
     keys = _sizes(model.decoder) | _positions(model.decoder, architecture) | _caps(model.decoder)
+    keys |= _scales(model.decoder, architecture)
     return general | {f"{architecture.name}.{key}": value for key, value in keys.items()} | words
 
 
@@ -82,6 +84,11 @@ def _positions(decoder: Decoder, architecture: Architecture) -> dict[str, Value]
         case LongRopeScaling(original_context=original):
             keys["rope.scaling.original_context_length"] = U32(original)
             keys["rope.scaling.attn_factor"] = F32(rope.magnitude)
+        case YarnScaling():
+            keys |= _yarn(rope.scaling)
+    for temperature in decoder.temperatures:
+        keys["attention.temperature_scale"] = F32(temperature.beta)
+        keys["rope.scaling.original_context_length"] = U32(temperature.length)
     if architecture.period:
         windows = _windows(decoder, architecture)
         if any(windows):
@@ -91,6 +98,20 @@ def _positions(decoder: Decoder, architecture: Architecture) -> dict[str, Value]
         # Only where it differs from what llama.cpp assumes, as the converter does.
         if local != [(layer + 1) % architecture.period != 0 for layer in range(decoder.n_layers)]:
             keys["attention.sliding_window_pattern"] = np.array(local, np.int32)
+    return keys
+
+
+def _yarn(yarn: YarnScaling) -> dict[str, Value]:
+    """llama.cpp multiplies cosine and sine by 1 + ln(factor) / 10 as well, where the factor is more than 1."""
+    keys: dict[str, Value] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": F32(yarn.factor),
+        "rope.scaling.original_context_length": U32(yarn.original_context),
+        "rope.scaling.attn_factor": F32(yarn.magnitude / (1 + 0.1 * log(max(yarn.factor, 1)))),
+    }
+    if (yarn.beta_fast, yarn.beta_slow) != YARN_TURNS:
+        keys["rope.scaling.yarn_beta_fast"] = F32(yarn.beta_fast)
+        keys["rope.scaling.yarn_beta_slow"] = F32(yarn.beta_slow)
     return keys
 
 
@@ -106,3 +127,14 @@ def _caps(decoder: Decoder) -> dict[str, Value]:
         "final_logit_softcapping": decoder.logits_softcap,
     }
     return {key: F32(cap) for key, cap in caps.items() if cap is not None}
+
+
+def _scales(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
+    if not architecture.scales:
+        return {}
+    return {
+        "attention.scale": F32(architecture.score_scale(decoder)),
+        "embedding_scale": F32(architecture.embedding_scale(decoder)),
+        "residual_scale": F32(decoder.layer(0).residual_scale),
+        "logit_scale": F32(1 / decoder.logits_scale),  # a divisor
+    }

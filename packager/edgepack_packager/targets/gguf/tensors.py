@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 import numpy as np
 
 from edgepack.bundle.decoder import Decoder
@@ -26,8 +24,12 @@ def factor(decoder: Decoder, canonical: str) -> float:
     """Return what a tensor is multiplied by in the file, so that the architecture's own constants come out right.
 
     q, or the norm of q where there is one, takes the model's scale of the scores over the architecture's. The norms
-    after each block take ``stream_factor``. No other tensor changes.
+    after each block take ``stream_factor``. Where there are none, the embedding takes what is missing in its scale, and
+    the last norm, which the head follows, gives it back: the embedding is the head. No other tensor changes.
     """
+    if canonical in ("embedding", "norm") and stream_factor(decoder) == 1:
+        missing = _ratio(decoder.embedding_scale, choose(decoder).embedding_scale(decoder))
+        return missing if canonical == "embedding" else 1 / missing
     role = canonical.partition("attention.")[2].removesuffix(".bias")
     attention = decoder.attention(0)
     if role == ("q_norm" if attention.qk_norm else "q"):
@@ -44,7 +46,9 @@ def stream_factor(decoder: Decoder) -> float:
     exactly so if epsilon takes its square. Those of q, k and the blocks' outputs have the same epsilon, which there is
     up to 2**-7 too large: less than 1e-17 in NMSE for an epsilon of 1e-6 and inputs of mean square one.
     """
-    return _ratio(sqrt(decoder.hidden_size), decoder.embedding_scale) if decoder.embedding_scale != 1 else 1.0
+    if not decoder.layer(0).post_norms:
+        return 1.0
+    return _ratio(choose(decoder).embedding_scale(decoder), decoder.embedding_scale)
 
 
 def tables(decoder: Decoder) -> dict[str, Float32]:

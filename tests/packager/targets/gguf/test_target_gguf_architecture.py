@@ -8,7 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 from decoders import Positions, RandomWeights, describe
-from gguf_decoders import DECODERS, FAR, GEMMA, GEMMA2, GEMMA3, GLOBAL, LINEAR, LLAMA3, LOCAL, LONG, architecture, rope
+from gguf_decoders import (
+    DECODERS,
+    EXAONE4,
+    EXAONE4_OF_64,
+    FAR,
+    GEMMA,
+    GEMMA1,
+    GEMMA2,
+    GEMMA3,
+    GLOBAL,
+    LINEAR,
+    LLAMA3,
+    LOCAL,
+    LONG,
+    MISTRAL3,
+    OLMO2,
+    OTHER_TURNS,
+    YARN,
+    architecture,
+    rope,
+)
+from msgspec.structs import replace
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, UnsupportedModelError
@@ -45,7 +66,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"pattern": (Positions(None),)}, "layers without rope", ""),
     ({"activation": "gelu_tanh"}, "lacks gelu", ""),
     ({"norms": "both"}, "norms after each block", ""),
-    ({"embedding_scale": 3.0}, "embeddings times another number", ""),
+    ({"embedding_scale": 3.0, "qk_norm": "head"}, "embeddings times another number", ""),
     ({"logits_softcap": 30.0}, "softcap on the logits", ""),
     (GEMMA3 | {"qk_norm": None}, "always has norms of q and k", ""),
     (GEMMA2 | {"tied": False}, "gemma2 lacks a head of its own", ""),
@@ -58,6 +79,48 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (GEMMA3 | {"pattern": (LOCAL, GLOBAL, FAR)}, "ropes that do not follow the windows", ""),
     (GEMMA3 | {"embedding_scale": 8.1}, "embeddings times another number", ""),
     (GEMMA | {"attention_softcap": 4.0}, "always has a softcap on the logits", ""),
+    (GEMMA1 | {"embedding_scale": 3.0}, "granite lacks gelu", ""),
+    (GEMMA1 | {"tied": False}, "gemma lacks a head of its own", ""),
+    (GEMMA1 | {"output_bias": True}, "gemma lacks a bias on the attention's output", ""),
+    ({"qk_norm": "head", "logits_scale": 0.5}, "lacks scaled logits", ""),
+    ({"qk_norm": "head", "residual_scale": 0.5}, "lacks blocks whose output is scaled", ""),
+    ({"pattern": (Positions(rope(scaling=YARN), 24),)}, "lacks yarn rope scaling in layers with a window", "targets"),
+    ({"qk_norm": "head", "rope": rope(scaling=OTHER_TURNS)}, "qwen3 lacks a yarn ramp between other turns", ""),
+    ({"rope": rope(scaling=replace(YARN, whole=False))}, "a yarn ramp that is not one between two whole pairs", ""),
+    (
+        {"rope": rope(scaling=replace(OTHER_TURNS, beta_fast=0.125))},
+        "mistral3 lacks a yarn ramp that is not one between two whole pairs",
+        "",
+    ),
+    (
+        MISTRAL3 | {"rope": rope(scaling=replace(OTHER_TURNS, original_context=32))},
+        "mistral3 lacks queries that grow by another length than the original context of their rope",
+        "",
+    ),
+    (MISTRAL3 | {"pattern": (LOCAL,)}, "mistral3 lacks attention windows", "--context 24"),
+    (MISTRAL3 | {"rope": rope(dim=12)}, "heads of which a part is rotated", ""),
+    (OLMO2 | {"tied": True}, "olmo2 always has a head of its own", ""),
+    (OLMO2 | {"output_bias": True}, "olmo2 lacks a bias on the attention's output", ""),
+    (OLMO2 | {"head_dim": 32}, "olmo2 lacks heads that together are not as wide", ""),
+    (OLMO2 | {"rope": rope(scaling=LLAMA3)}, "olmo2 lacks llama3 rope scaling", ""),
+    (OLMO2 | {"pattern": (LOCAL, FAR)}, "olmo2 lacks a rope of its own for layers with a window", ""),
+    (
+        OLMO2 | {"pattern": (Positions(rope(scaling=LINEAR), 24), Positions(rope(scaling=LINEAR)))},
+        "olmo2 lacks linear rope scaling in layers with a window",
+        "",
+    ),
+    (
+        OLMO2 | {"pattern": (Positions(rope(scaling=YARN), 24), Positions(rope(scaling=YARN)))},
+        "olmo2 lacks yarn rope scaling in layers with a window",
+        "",
+    ),
+    (OLMO2 | {"qk_norm": "head", "head_dim": 32}, "exaone4 lacks heads that together are not as wide", ""),
+    (EXAONE4 | {"pattern": (LOCAL,)}, "exaone4 lacks attention windows", "--context 24"),
+    (EXAONE4 | {"n_layers": 64}, "exaone4 always has windows in models of 64 layers", ""),
+    (EXAONE4_OF_64 | {"n_layers": 60}, "exaone4 has windows in models of 64 layers alone", ""),
+    (EXAONE4_OF_64 | {"pattern": (LOCAL, GLOBAL)}, "exaone4 always has no rope in layers without window", ""),
+    ({"qk_norm": "rotated", "rope": rope(scaling=LLAMA3)}, "hunyuan-dense lacks llama3 rope scaling", ""),
+    ({"qk_norm": "rotated", "output_bias": True}, "hunyuan-dense lacks a bias on the attention's output", ""),
 ]
 
 
@@ -75,6 +138,13 @@ def test_what_no_architecture_computes_is_named(
             attempt()
         assert hint in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_several_that_lack_the_same_the_first_is_named() -> None:
+    with pytest.raises(UnsupportedModelError) as error:
+        choose(describe(qk_norm="head", rope=rope(scaling=LLAMA3)))
+    assert "model: llama lacks norms of q and k, qwen3 lacks llama3 rope scaling, exaone4 always" in str(error.value)
+    assert "granite" not in str(error.value)
 
 
 def test_within_the_window_the_context_makes_a_model_possible() -> None:
@@ -127,8 +197,13 @@ def test_only_what_must_be_is_multiplied() -> None:
         name for name in DECODERS if "scores" in name or "rounded" in name
     }
     assert all(t.endswith((".q", ".q.bias")) for t in scaled["llama: scores"] | scaled["phi3: partial, biases, scores"])
-    assert all(t.endswith(".q_norm") for t in scaled["qwen3: scores"])
+    normed = [name for name in scaled if "scores" in name and DECODERS[name].attention(0).qk_norm]
+    assert {architecture(name) for name in normed} == {"qwen3", "gemma3", "olmo2", "exaone4", "hunyuan-dense"}
+    for name in normed:
+        assert all(t.endswith(".q_norm") for t in scaled[name])
     assert all(t.endswith("post_norm") for t in scaled["gemma3: rounded embedding scale"])
+    rounded = scaled["gemma: rounded embedding scale, linear rope, scores"]
+    assert {t for t in rounded if not t.endswith((".q", ".q.bias"))} == {"embedding", "norm"}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +267,43 @@ KEYS: list[tuple[str, dict[str, float | str | int]]] = [
             "gemma3.rope.scaling.factor": LINEAR.factor,
         },
     ),
+]
+
+KEYS += [
+    (
+        "llama: yarn",
+        {
+            "llama.rope.scaling.type": "yarn",
+            "llama.rope.scaling.factor": 8.0,
+            "llama.rope.scaling.original_context_length": 64,
+            "llama.rope.scaling.attn_factor": np.float32(1.21 / (1 + 0.1 * np.log(8))),
+        },
+    ),
+    (
+        "mistral3",
+        {
+            "mistral3.rope.scaling.attn_factor": np.float32(1 / (1 + 0.1 * np.log(8))),
+            "mistral3.rope.scaling.yarn_beta_fast": 1.5,
+            "mistral3.rope.scaling.yarn_beta_slow": 0.125,
+            "mistral3.rope.scaling.original_context_length": 64,
+            "mistral3.attention.temperature_scale": np.float32(0.3),
+        },
+    ),
+    ("mistral3: a plain rope", {"mistral3.rope.scaling.original_context_length": 64}),
+    (
+        "granite",
+        {
+            "granite.embedding_scale": 12.0,
+            "granite.attention.scale": np.float32(0.1),
+            "granite.residual_scale": np.float32(0.22),
+            "granite.logit_scale": 8.0,
+        },
+    ),
+    (
+        "olmo2: windows, yarn on the other layers",
+        {"olmo2.attention.sliding_window": 24, "olmo2.rope.scaling.factor": 8.0},
+    ),
+    ("exaone4: of 64 layers", {"exaone4.attention.sliding_window": 24, "exaone4.block_count": 64}),
 ]
 
 

@@ -11,11 +11,26 @@ import msgspec
 import numpy as np
 import pytest
 from decoders import Positions, RandomWeights, changed, describe
-from gguf_decoders import DECODERS, FAR, FAR_LINEAR, GLOBAL, LOCAL, LONG, SHORT, WINDOW, rope
+from gguf_decoders import (
+    DECODERS,
+    EXAONE4,
+    FAR,
+    FAR_LINEAR,
+    GLOBAL,
+    LINEAR,
+    LOCAL,
+    LONG,
+    OTHER_TURNS,
+    SHORT,
+    WINDOW,
+    YARN,
+    rope,
+)
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.rope import YarnScaling
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Options, Session
 from edgepack_packager import reference
@@ -103,6 +118,7 @@ def test_large_heads_far_along_are_within_the_limit(tmp_path: Path) -> None:
 
 
 CROSSING = ["gemma2", "gemma3: linear rope on global layers", "phi3: beyond the original context", "smollm3"]
+CROSSING += ["mistral3", "olmo2: windows, yarn on the other layers", "exaone4: of 64 layers"]
 
 
 @pytest.mark.parametrize("chunk", [1, WINDOW - 5, 128])
@@ -156,6 +172,27 @@ def _swapped(one: str, other: str) -> Callable[[RandomWeights], None]:
     return swap
 
 
+def _of_heads(weights: RandomWeights) -> None:
+    """Norms over each head: their gains are those of the width's first, which is all that one head's norm has."""
+    weights.decoder = changed(weights.decoder, qk_norm="head")
+    for name in weights.tensors:
+        if name.endswith(("q_norm", "k_norm")):
+            weights.tensors[name] = weights.tensors[name][: weights.decoder.attention(0).head_dim]
+
+
+def _before(weights: RandomWeights) -> None:
+    weights.decoder = changed(weights.decoder, norms="before")
+    weights.tensors = {name.replace("post_norm", "norm"): rows for name, rows in weights.tensors.items()}
+
+
+def _not_given_back(weights: RandomWeights) -> None:
+    weights.tensors["norm"] *= np.float32(8.03125 / 8)
+
+
+def _yarn(yarn: YarnScaling, theta: float = 10000.0, **changes: Any) -> Positions:
+    return Positions(rope(theta, scaling=msgspec.structs.replace(yarn, **changes)))
+
+
 FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] = {
     "the other layers have the windows": ("gemma2", {"pattern": (GLOBAL, LOCAL)}),
     "a window of one more": ("gemma2", {"pattern": (Positions(rope(), WINDOW + 1), GLOBAL)}),
@@ -198,6 +235,43 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
     "k and v swapped": ("phi3: beyond the original context", _swapped("attention.k", "attention.v")),
     "rope in all layers": ("smollm3", {"pattern": (GLOBAL,)}),
     "another fourth layer without rope": ("smollm3", {"pattern": (Positions(None), GLOBAL, GLOBAL, GLOBAL)}),
+    "another length of the queries' growth": ("mistral3", {"temperature": Temperature(0.3, 60)}),
+    "no growth of the queries": ("mistral3", {"temperature": None}),
+    "yarn's own turns": ("mistral3", {"pattern": (_yarn(OTHER_TURNS, 1e6, beta_fast=32.0, beta_slow=1.0),)}),
+    "yarn's own magnitude": ("mistral3", {"pattern": (_yarn(OTHER_TURNS, 1e6, magnitude=1.2079),)}),
+    "another original context": ("llama: yarn", {"pattern": (_yarn(YARN, original_context=256),)}),
+    "another factor of yarn": ("llama: yarn", {"pattern": (_yarn(YARN, factor=7.9),)}),
+    "no magnitude of yarn": ("llama: yarn", {"pattern": (_yarn(YARN, magnitude=1.0),)}),
+    "a ramp between pairs": ("llama: yarn", {"pattern": (_yarn(YARN, whole=False),)}),
+    "linear for yarn": ("llama: yarn", {"pattern": (Positions(rope(scaling=LINEAR)),)}),
+    "granite's own scale of the embeddings": ("granite", {"embedding_scale": 8.0}),
+    "granite's own scale of the scores": ("granite", {"attention_scale": 0.25}),
+    "no scale of the blocks": ("granite", {"residual_scale": 1.0}),
+    "logits multiplied by what divides them": ("granite", {"logits_scale": 8.0}),
+    "no scale of the logits": ("granite", {"logits_scale": 1.0}),
+    "the last norm does not give back what the embedding took": (
+        "gemma: rounded embedding scale, linear rope, scores",
+        _not_given_back,
+    ),
+    "norms before the blocks": ("olmo2", _before),
+    "norms of each head": ("olmo2", _of_heads),
+    "norms of q and k before the rotation": ("hunyuan-dense", {"qk_norm": "head"}),
+    "yarn on layers with a window": (
+        "olmo2: windows, yarn on the other layers",
+        {"pattern": (Positions(rope(scaling=YARN), WINDOW),) * 3 + (Positions(rope(scaling=YARN)),)},
+    ),
+    "no yarn on layers without window": (
+        "olmo2: windows, yarn on the other layers",
+        {"pattern": (LOCAL,) * 3 + (GLOBAL,)},
+    ),
+    "rope on layers without window": (
+        "exaone4: of 64 layers",
+        {"pattern": (Positions(EXAONE4["rope"], WINDOW),) * 3 + (Positions(EXAONE4["rope"]),)},
+    ),
+    "no windows of 64 layers": (
+        "exaone4: of 64 layers",
+        {"pattern": (Positions(EXAONE4["rope"]),) * 3 + (Positions(None),)},
+    ),
     "no rope base": ("qwen2", {"pattern": (GLOBAL,)}),
 }
 
