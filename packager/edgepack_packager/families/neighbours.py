@@ -13,7 +13,10 @@ from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import Spelling, read_rope
 
-ARCHITECTURES = frozenset({"Ernie4_5ForCausalLM", "HeliumForCausalLM"})
+# The first files of ERNIE 4.5 on the hub name the class that came with them.
+_ERNIE = frozenset({"Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"})
+
+ARCHITECTURES = _ERNIE | {"HeliumForCausalLM"}
 MODEL_TYPES = frozenset({"ernie4_5", "helium"})
 IGNORED = llama_like.IGNORED
 
@@ -21,7 +24,7 @@ IGNORED = llama_like.IGNORED
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a config.json describes; absent optional fields are as in its config class."""
     only(config, "hidden_act", "silu")
-    ernie = config.get("model_type") == "ernie4_5" or "Ernie4_5ForCausalLM" in (config.get("architectures") or ())
+    ernie = config.get("model_type") == "ernie4_5" or not _ERNIE.isdisjoint(config.get("architectures") or ())
     sizes, heads, length = read_sizes(config), read_heads(config, head_dim=128), read_context(config, context)
     rope = read_rope(config, heads["head_dim"], length, Spelling(default_theta=500000.0 if ernie else 100000.0))
     qkv = flag(config, "use_bias" if ernie else "attention_bias", default=False)
