@@ -78,6 +78,45 @@ def swap(first: str, second: str) -> Plant:
     return lambda weights: Changed(weights, swap=(first, second))
 
 
+def norms(where: str, **stands_for: str) -> Plant:
+    """Move the norms of all blocks; a norm that the model has not is the one that stands for it."""
+    return lambda weights: Renamed(Changed(weights, changed(weights.decoder, norms=where)), stands_for)
+
+
+class Renamed:
+    """Weights in which one norm of every block stands for another."""
+
+    def __init__(self, inner: Weights, stands_for: Mapping[str, str]) -> None:
+        self.decoder, self.dtype = inner.decoder, inner.dtype
+        self._inner, self._stands_for = inner, stands_for
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        block, _, last = name.rpartition(".")
+        return self._inner.rows(f"{block}.{self._stands_for.get(last, last)}" if block else name, start, stop)
+
+
+class Beside:
+    """Weights whose rotated pairs lie as such a checkpoint has them, each row beside its partner."""
+
+    def __init__(self, inner: Weights) -> None:
+        self.decoder, self.dtype, self._inner = inner.decoder, inner.dtype, inner
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        rows = self._inner.rows(name, start, stop)
+        if not name.removesuffix(".bias").endswith(("attention.q", "attention.k")):
+            return rows
+        half = self.decoder.attention(0).head_dim // 2
+        return rows.reshape(-1, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def temperature(**fields: Any) -> Plant:
+    return lambda weights: facts(temperature=replace(weights.decoder.temperatures[0], **fields))(weights)
+
+
+def yarn(**fields: Any) -> Plant:
+    return scaling(lambda found: found and replace(found, **fields))
+
+
 def same_rope(layers: Sequence[Positions]) -> list[Positions]:
     return [replace(layer, rope=layers[0].rope) for layer in layers]
 
@@ -132,6 +171,47 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
     "the windows on the first layers": ("qwen2-window", pattern(lambda layers: layers[::-1])),
     "the norms of q and k dropped": ("qwen3", facts(qk_norm=None)),
     "rope on the layers without and none on the others": ("smollm3", pattern(inverted)),
+    "q and k rotated before their norms": ("qwen3", facts(qk_norm="rotated")),
+    "the window of all layers one position wider": ("mistral", pattern(wider)),
+    "the windows one layer early": (
+        "ministral",
+        pattern(lambda layers: layers[1:] + layers[:1]),
+    ),
+    "the temperature dropped": ("ministral3", facts(temperature=None)),
+    "the temperature of another length": ("ministral3", temperature(length=65)),
+    "the temperature rising at another rate": ("ministral3", temperature(beta=0.29)),
+    "the magnitude of yarn dropped": ("ministral3", yarn(magnitude=1.0)),
+    "the ramp of yarn from another pair": ("ministral3", yarn(beta_fast=2.0)),
+    "the ramp of yarn to another pair": ("ministral3", yarn(beta_slow=2.0)),
+    "the ramp of yarn from within a pair": ("ministral3", yarn(whole=False)),
+    "yarn of another original context": ("ministral3", yarn(original_context=512)),
+    "what a block adds not scaled": ("granite", facts(residual_scale=1.0)),
+    "the logits not scaled": ("granite", facts(logits_scale=1.0)),
+    "the embeddings not multiplied": ("granite", facts(embedding_scale=1.0)),
+    "the scores scaled by the head dimension, in place of the multiplier": ("granite", facts(attention_scale=None)),
+    "gate and up of a shared MLP swapped": ("granite4", swap("layers.0.mlp.gate", "layers.0.mlp.up")),
+    "the gain of the first Gemma's norms without its one": ("gemma", lambda weights: Changed(weights, gain=-1)),
+    "the first Gemma's embedding scale not rounded": ("gemma", facts(embedding_scale=192**0.5)),
+    "silu in place of the first Gemma's gelu": ("gemma", facts(activation="silu")),
+    "norms behind the blocks taken for norms before": ("olmo2", norms("before", norm="post_norm")),
+    "norms behind the blocks taken for both": ("olmo2", norms("both", norm="post_norm")),
+    "norms before the blocks taken for norms behind": ("granite", norms("after", post_norm="norm")),
+    "norms before the blocks dropped of both": ("gemma2", facts(norms="after")),
+    "a norm of all heads taken for one of each": ("olmo2", facts(qk_norm="head")),
+    "yarn on the layers with a window too": ("olmo3", pattern(same_scaling)),
+    "yarn on no layer": ("olmo3", pattern(same_rope)),
+    "the magnitude of yarn on some layers dropped": ("olmo3", yarn(magnitude=1.0)),
+    "rope where there is no window and none where there is": ("exaone4", pattern(inverted)),
+    "rope on all layers": ("exaone4", pattern(same_rope)),
+    "the windows of three layers in four one wider": ("exaone4", pattern(wider)),
+    "no layer rotates": ("exaone4-full", pattern(lambda layers: [replace(layer, rope=None) for layer in layers])),
+    "the bias of q, k and v dropped beside a head dimension": ("seed-oss", facts(qkv_bias=False)),
+    "neighbours not read apart": ("ernie4.5", Beside),
+    "neighbours not read apart, without biases": ("helium", Beside),
+    "the biases of the MLP dropped": ("ernie4.5", facts(mlp_bias=False)),
+    "the stretch of a dynamic rope dropped": ("hunyuan", ropes(lambda rope: replace(rope, theta=10000.0))),
+    "q and k rotated behind their norms": ("hunyuan", facts(qk_norm="head")),
+    "the norms of rotated q and k dropped": ("hunyuan", facts(qk_norm=None)),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 

@@ -11,7 +11,8 @@ from edgepack_packager.families.fields import count, flag, only, read_context
 from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import Spelling, read_rope
 
-ARCHITECTURES = frozenset({"Ernie4_5ForCausalLM"})
+# The first files on the hub name the class that came with them.
+ARCHITECTURES = frozenset({"Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"})
 MODEL_TYPES = frozenset({"ernie4_5"})
 IGNORED = llama_like.IGNORED
 source = llama_like.source_in_pairs

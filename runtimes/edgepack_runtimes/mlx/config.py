@@ -14,14 +14,23 @@ from typing import Any
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
+QK_NORMS = ("q_norm", "k_norm")
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """What a ``model_type`` of mlx-lm means for the tensors: whether q, k, v and gate, up are fused, and what is added
-    to a stored norm to make it the gain."""
+    """What a ``model_type`` of mlx-lm means for the tensors: whether q, k, v and gate, up are fused, what is added to a
+    stored norm to make it the gain, and what the norms of q and k are called."""
 
     fused: bool = False
     gain_offset: float = 0.0
+    qk_norms: tuple[str, str] = QK_NORMS
+
+    def stored(self, name: str) -> str:
+        """Return how the file calls a parameter of the model."""
+        for ours, theirs in zip(QK_NORMS, self.qk_norms, strict=True):
+            name = name.replace(f".{ours}.", f".{theirs}.")
+        return name
 
 
 SPELLINGS: Mapping[str, Spelling] = {
@@ -32,6 +41,14 @@ SPELLINGS: Mapping[str, Spelling] = {
     "phi3": Spelling(fused=True),
     "gemma2": Spelling(gain_offset=1.0),
     "gemma3_text": Spelling(gain_offset=1.0),
+    "granite": Spelling(),
+    "granitemoehybrid": Spelling(),
+    "olmo2": Spelling(),
+    "olmo3": Spelling(),
+    "exaone4": Spelling(),
+    "seed_oss": Spelling(),
+    "ministral3": Spelling(),
+    "hunyuan_v1_dense": Spelling(qk_norms=("query_layernorm", "key_layernorm")),
     "edgepack": Spelling(),  # what no model file of mlx-lm expresses
 }
 
@@ -43,7 +60,7 @@ def disagreement(config: Mapping[str, Any], decoder: Decoder) -> str | None:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in SPELLINGS:
         return f"model_type is {kind!r}, expected one of {', '.join(SPELLINGS)}"
-    for key, value in (_block_fields(decoder) | _position_fields(decoder)).items():
+    for key, value in (_block_fields(decoder) | _position_fields(decoder) | _own_fields(kind, decoder)).items():
         if not _same(config.get(key), value):
             return f"{key} is {config.get(key)!r}, the manifest says {value!r}"
     return None
@@ -89,6 +106,34 @@ def _position_fields(decoder: Decoder) -> dict[str, object]:
     return fields
 
 
+def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
+    """What one model file of mlx-lm reads, and the others do not."""
+    layers = decoder.attentions
+    fields: dict[str, object] = {}
+    match kind:
+        case "granite" | "granitemoehybrid":
+            fields["attention_multiplier"] = layers[0].score_scale
+            fields["embedding_multiplier"] = decoder.embedding_scale
+            fields["logits_scaling"] = 1 / decoder.logits_scale
+            fields["residual_multiplier"] = decoder.layer(0).residual_scale
+            if kind == "granitemoehybrid":
+                fields["position_embedding_type"] = "rope" if decoder.ropes else "nope"
+        case "exaone4":
+            letters = "".join("L" if layer.window else "G" for layer in layers[: len(decoder.pattern)])
+            fields["sliding_window_pattern"] = letters if "L" in letters else None
+        case "seed_oss":
+            fields["attention_out_bias"] = layers[0].output_bias
+        case "ministral3":
+            for rope, grows in zip(decoder.ropes[:1], decoder.temperatures[:1], strict=False):
+                fields["rope_parameters"] = {
+                    "rope_theta": rope.theta,
+                    **(_scaling(rope) or {"rope_type": "default"}),
+                    "llama_4_scaling_beta": grows.beta,
+                    "original_max_position_embeddings": grows.length,
+                }
+    return fields
+
+
 def _scaling(rope: Rope) -> dict[str, Any] | None:
     match rope.scaling:
         case None:
@@ -116,11 +161,19 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
                 "beta_slow": rope.scaling.beta_slow,
                 "attention_factor": rope.scaling.magnitude,
                 "truncate": rope.scaling.whole,
+                "mscale": _mscale(rope.scaling),
             }
+
+
+def _mscale(yarn: YarnScaling) -> float:
+    """Return the m that mlx-lm makes the magnitude of: 0.1 m ln(factor) + 1."""
+    return (yarn.magnitude - 1) / (0.1 * math.log(yarn.factor)) if yarn.factor > 1 else 0.0
 
 
 def _same(found: object, expected: object) -> bool:
     """Compare as JSON does, which has one type of number, and does not tell 96/128 from what it was computed to."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return found.keys() == expected.keys() and all(_same(found[key], expected[key]) for key in expected)
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
     if isinstance(found, int | float) and isinstance(expected, int | float):

@@ -24,12 +24,15 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
     model = Transformer(decoder, payload.spelling.fused)
     if payload.packings:
         nn.quantize(model, class_predicate=partial(_quantization, payload))
-    _check_tensors(variant, payload, {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())})
+    shapes = {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
+    own = {payload.spelling.stored(name): name for name in shapes}
+    _check_tensors(variant, payload, {stored: shapes[name] for stored, name in own.items()})
     weights: dict[str, mx.array] = {}
     for file in payload.files:
         arrays: Any = mx.load(str(file), format="safetensors")
         weights |= arrays
-    ready = [(name, _ready(name, array, payload.spelling.gain_offset, float_type)) for name, array in weights.items()]
+    offset = payload.spelling.gain_offset
+    ready = [(own[name], _ready(name, array, offset, float_type)) for name, array in weights.items()]
     model.load_weights(ready, strict=True)
     model.eval()
     mx.eval(model.parameters())

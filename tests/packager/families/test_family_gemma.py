@@ -51,7 +51,7 @@ def test_gemma_3(shared: Path, name: str, parameters: int, scale: float, window:
     assert (decoder.n_parameters, decoder.embedding_scale) == (parameters, scale)
     far = Rope(1000000.0, 256, factor and LinearScaling(factor))
     assert decoder.pattern == (Positions(Rope(10000.0, 256), window),) * 5 + (Positions(far),)
-    assert (decoder.attention_softcap, decoder.logits_softcap, decoder.qk_norm) == (None, None, True)
+    assert (decoder.attention_softcap, decoder.logits_softcap, decoder.qk_norm) == (None, None, "head")
 
 
 @pytest.mark.shared

@@ -129,7 +129,7 @@ def test_a_wrong_config_is_refused(config: Mapping[str, Any], message: str) -> N
 UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
     ({**QWEN2, "hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ({**QWEN3, "num_experts": 128}, "num_experts: a mixture of experts"),
-    ({**QWEN2, "rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling.type is 'yarn'"),
+    ({**QWEN2, "rope_scaling": {"type": "longrope"}}, "rope_scaling.type is 'longrope'"),
     ({**QWEN3, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
 ]
 

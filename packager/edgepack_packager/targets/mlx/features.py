@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, YarnScaling
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Scaling, YarnScaling
 
 
 def features(decoder: Decoder) -> frozenset[str]:
@@ -31,6 +31,7 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "wide_qk_norm": attention.qk_norm == "width",
         "rotated_qk_norm": attention.qk_norm == "rotated",
         "temperature": attention.temperature is not None,
+        "other_temperature": _starts_elsewhere(decoder),
         "post_norms": layer.norms == "both",
         "norms_after": layer.norms == "after",
         "residual_scale": layer.residual_scale != 1,
@@ -53,15 +54,33 @@ def _position_marks(decoder: Decoder) -> dict[str, bool]:
         "windows": one_of_two,
         "other_windows": windows != {None} and not one_of_two,
         "layers_without_rope": any(layer.rope is None for layer in layers),
+        "ropes_of_windows": one_of_two and all(bool(layer.rope) == bool(layer.window) for layer in layers),
+        "no_ropes": not decoder.ropes,
         "two_ropes": len(decoder.ropes) > 1,
+        "two_thetas": len({rope.theta for rope in decoder.ropes}) > 1,
         "mixed_layers": not _is_local_before_global(decoder),
         "partial_rope": any(rope.dim != layers[0].head_dim for rope in decoder.ropes),
         "linear": LinearScaling in scalings,
         "llama3": Llama3Scaling in scalings,
         "longrope": LongRopeScaling in scalings,
         "yarn": YarnScaling in scalings,
+        "other_yarn": any(_is_other_yarn(rope.scaling) for rope in decoder.ropes),
         "small_magnitude": any(rope.magnitude < 1 for rope in decoder.ropes),
     }
+
+
+def _is_other_yarn(scaling: Scaling | None) -> bool:
+    """Say whether a YaRN has what mlx-lm has no field for: a ramp from within a pair, or a magnitude of no factor."""
+    if not isinstance(scaling, YarnScaling):
+        return False
+    return not scaling.whole or (scaling.factor <= 1 and scaling.magnitude != 1)
+
+
+def _starts_elsewhere(decoder: Decoder) -> bool:
+    """Say whether the queries grow from another position on than a rope's original context."""
+    scalings = [rope.scaling for rope in decoder.ropes]
+    contexts = {each.original_context for each in scalings if isinstance(each, Llama3Scaling | YarnScaling)}
+    return any({each.length} != contexts for each in decoder.temperatures if contexts)
 
 
 def _is_local_before_global(decoder: Decoder) -> bool:

@@ -10,7 +10,17 @@ What mlx-lm computes less exactly than the decoder says, and is accepted all the
 - phi3 has one list of longrope factors for all lengths: it gets the decoder's. It rounds the magnitude to the type of
   the activations, Phi's 1.1902 to 1.1875 in bfloat16.
 - gemma2 rounds the scale of the embeddings to the type of the activations, gemma3_text to bfloat16.
+- granite, granitemoehybrid and ministral3 round the scale of the embeddings and the temperature of the queries to the
+  type of the activations, and so does every file the magnitude of yarn.
 - A rope that is given by its theta uses mlx's own powers: angles are off by 1e-6 of their size.
+
+What has a file of its own and does not get it:
+
+- Mistral, ERNIE 4.5 and Helium are Llamas once their heads are read apart: they get llama, and a Mistral whose layers
+  all have a window phi3.
+- Granite 4 gets granite where it rotates.
+- The first Gemma gets "edgepack": the file gemma computes the exact gelu, its checkpoints mean the tanh approximation.
+- A tied Seed-OSS gets "edgepack": the file seed_oss multiplies by the embedding as it is stored, packed or not.
 """
 
 from __future__ import annotations
@@ -37,6 +47,7 @@ class ModelType:
     the fields that all types share, and how tensors are kept.
 
     ``fused``: q, k and v are one matrix, and so are gate and up. ``gain_offset``: what it adds to a stored norm.
+    ``qk_norms``: how it calls the norms of q and k.
     """
 
     name: str
@@ -46,6 +57,7 @@ class ModelType:
     fields: Callable[[Decoder], Fields] = _no_fields
     fused: bool = False
     gain_offset: float = 0.0
+    qk_norms: tuple[str, str] = ("q_norm", "k_norm")
 
     def expresses(self, decoder: Decoder) -> bool:
         """Say whether the file computes what the decoder describes."""
@@ -89,22 +101,83 @@ def _gemma3_fields(decoder: Decoder) -> Fields:
     }
 
 
+def _granite_fields(decoder: Decoder) -> Fields:
+    return {
+        "attention_multiplier": decoder.attention(0).score_scale,
+        "embedding_multiplier": decoder.embedding_scale,
+        "logits_scaling": 1 / decoder.logits_scale,
+        "residual_multiplier": decoder.layer(0).residual_scale,
+    }
+
+
+def _still_granite_fields(decoder: Decoder) -> Fields:
+    kinds = ["attention"] * decoder.n_layers
+    size = decoder.layer(0).mlp.size
+    fields = {"layer_types": kinds, "num_local_experts": 0, "shared_intermediate_size": size}
+    return {**_granite_fields(decoder), **fields, "position_embedding_type": "nope"}
+
+
+def _olmo3_fields(decoder: Decoder) -> Fields:
+    """Both kinds of layers have one theta here, and those without a window may stretch it."""
+    layers = decoder.attentions[: len(decoder.pattern)]
+    ropes = {"sliding_attention": layers[0].rope, "full_attention": layers[-1].rope}
+    return {
+        "rope_parameters": {kind: parameters(rope, layers[0].head_dim) for kind, rope in ropes.items() if rope},
+    }
+
+
+def _exaone4_fields(decoder: Decoder) -> Fields:
+    """The file takes no absent field for a null."""
+    layers = decoder.attentions[: len(decoder.pattern)]
+    if not any(layer.window for layer in layers):
+        return {"sliding_window": None, "sliding_window_pattern": None}
+    return {"sliding_window_pattern": "".join("L" if layer.window else "G" for layer in layers)}
+
+
+def _seed_oss_fields(decoder: Decoder) -> Fields:
+    return {"attention_out_bias": decoder.attention(0).output_bias}
+
+
+def _ministral3_fields(decoder: Decoder) -> Fields:
+    """All of the rope is read from here, and where the queries begin to grow is the rope's original context."""
+    attention = decoder.attention(0)
+    assert attention.rope
+    assert attention.temperature
+    return {
+        "rope_parameters": {
+            **parameters(attention.rope, attention.head_dim),
+            "llama_4_scaling_beta": attention.temperature.beta,
+            "original_max_position_embeddings": attention.temperature.length,
+        }
+    }
+
+
 def attention_scalar(decoder: Decoder) -> float:
     """Return what the scores are divided by the root of; a whole number where it is meant to be one."""
     scalar = round(decoder.attention(0).score_scale ** -2, 9)
     return int(scalar) if scalar.is_integer() else scalar
 
 
-_LLAMA = frozenset({"linear", "llama3", "attention_bias", "mlp_bias", "untied", "head_dim", "windows", "mixed_layers"})
+_STRETCHED = frozenset({"linear", "llama3", "yarn"})
+_BIASES = frozenset({"attention_bias", "mlp_bias"})
+_LLAMA = _STRETCHED | _BIASES | {"untied", "head_dim", "windows", "mixed_layers"}
 _NO_WINDOWS = frozenset({"windows", "other_windows", "mixed_layers"})
-_QWEN = _NO_WINDOWS | {"linear", "llama3", "untied"}
+_QWEN = _NO_WINDOWS | _STRETCHED | {"untied"}
 _PHI = _NO_WINDOWS | {"longrope", "partial_rope", "untied"}
 _ALL_GEMMA = frozenset({"gelu_tanh", "post_norms", "root_embedding_scale"})
+_SCALES = frozenset({
+    "attention_scale", "residual_scale", "logits_scale", "root_embedding_scale", "other_embedding_scale"
+})  # fmt: skip
+_STILL = frozenset({"layers_without_rope", "no_ropes"})
+_OLMO = frozenset({"norms_after", "wide_qk_norm"})
+_EXAONE = frozenset({"norms_after", "qk_norm"})
 _SOME_GEMMA = frozenset({"head_dim", "attention_scale"})
 
 MODEL_TYPES = (
     ModelType("llama", "LlamaForCausalLM", frozenset(), _LLAMA),
-    ModelType("smollm3", "SmolLM3ForCausalLM", frozenset({"layers_without_rope"}), _LLAMA),
+    ModelType(
+        "smollm3", "SmolLM3ForCausalLM", frozenset({"layers_without_rope"}), _LLAMA | {"ropes_of_windows", "no_ropes"}
+    ),
     ModelType("qwen2", "Qwen2ForCausalLM", frozenset({"qkv_bias"}), _QWEN),
     ModelType("qwen3", "Qwen3ForCausalLM", frozenset({"qk_norm"}), _QWEN | {"head_dim"}),
     ModelType("phi3", "Phi3ForCausalLM", frozenset(), _PHI, _phi3_fields, fused=True),
@@ -120,9 +193,56 @@ MODEL_TYPES = (
         "gemma3_text",
         "Gemma3ForCausalLM",
         _ALL_GEMMA | {"qk_norm"},
-        _SOME_GEMMA | {"windows", "two_ropes", "linear", "llama3", "untied"},
+        _SOME_GEMMA | {"windows", "two_ropes", "two_thetas", "linear", "llama3", "untied"},
         _gemma3_fields,
         gain_offset=1.0,
+    ),
+    ModelType(
+        "granite", "GraniteForCausalLM", frozenset(), _SCALES | _STRETCHED | _BIASES | {"untied"}, _granite_fields
+    ),
+    ModelType(
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+        _STILL,
+        _SCALES | _BIASES | {"untied"},
+        _still_granite_fields,
+    ),
+    ModelType("olmo2", "Olmo2ForCausalLM", _OLMO, _STRETCHED | _BIASES | {"untied", "head_dim"}),
+    ModelType(
+        "olmo3",
+        "Olmo3ForCausalLM",
+        _OLMO | {"windows"},
+        _STRETCHED | {"two_ropes", "attention_bias", "untied", "head_dim"},
+        _olmo3_fields,
+    ),
+    ModelType("exaone4", "Exaone4ForCausalLM", _EXAONE, _STRETCHED | {"untied", "head_dim"}, _exaone4_fields),
+    ModelType(
+        "exaone4",
+        "Exaone4ForCausalLM",
+        _EXAONE | {"windows", "layers_without_rope", "ropes_of_windows"},
+        _STRETCHED | {"untied", "head_dim", "mixed_layers"},
+        _exaone4_fields,
+    ),
+    ModelType(
+        "seed_oss",
+        "SeedOssForCausalLM",
+        frozenset({"untied"}),
+        _STRETCHED | _BIASES | {"qkv_bias", "output_bias", "head_dim"},
+        _seed_oss_fields,
+    ),
+    ModelType(
+        "ministral3",
+        "Ministral3ForCausalLM",
+        frozenset({"temperature"}),
+        _STRETCHED | {"untied", "head_dim", "windows", "mixed_layers"},
+        _ministral3_fields,
+    ),
+    ModelType(
+        "hunyuan_v1_dense",
+        "HunYuanDenseV1ForCausalLM",
+        frozenset({"rotated_qk_norm"}),
+        frozenset({"attention_bias", "untied", "head_dim"}),
+        qk_norms=("query_layernorm", "key_layernorm"),
     ),
 )
 

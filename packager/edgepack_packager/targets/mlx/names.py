@@ -15,14 +15,14 @@ _PARTS = {
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
     "attention.v": "self_attn.v_proj",
-    "attention.q_norm": "self_attn.q_norm",
-    "attention.k_norm": "self_attn.k_norm",
     "attention.o": "self_attn.o_proj",
     "mlp.norm": "post_attention_layernorm",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
+
+_QK_NORMS = ("attention.q_norm", "attention.k_norm")
 
 # With four norms, Gemma's names: what Llama calls the norm after the attention is there the second of four.
 _FOUR_NORMS = {
@@ -56,7 +56,9 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
     if not name.startswith("layers."):
         return Place(_PARTS[name], parameter, 0)
     _, layer, part = name.split(".", 2)
-    module, first = (_FOUR_NORMS if decoder.layer(int(layer)).post_norms and part in _FOUR_NORMS else _PARTS)[part], 0
+    parts = {**_PARTS, **(_FOUR_NORMS if decoder.layer(int(layer)).post_norms else {})}
+    parts |= dict(zip(_QK_NORMS, (f"self_attn.{norm}" for norm in kind.qk_norms), strict=True))
+    module, first = parts[part], 0
     if kind.fused:
         module, first = _fused(decoder.layer(int(layer))).get(part, (module, 0))
     return Place(f"model.layers.{layer}.{module}", parameter, first)

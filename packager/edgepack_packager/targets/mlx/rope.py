@@ -70,4 +70,10 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
                 "beta_slow": rope.scaling.beta_slow,
                 "attention_factor": rope.scaling.magnitude,
                 "truncate": rope.scaling.whole,
+                "mscale": _mscale(rope.scaling),
             }
+
+
+def _mscale(yarn: YarnScaling) -> float:
+    """Return the m that mlx-lm makes the magnitude of: 0.1 m ln(factor) + 1. It does not read ``attention_factor``."""
+    return (yarn.magnitude - 1) / (0.1 * math.log(yarn.factor)) if yarn.factor > 1 else 0.0
