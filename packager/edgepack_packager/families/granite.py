@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
-from edgepack.errors import UnsupportedModelError
+from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import FILE, count, flag, only, positive, read_context
 from edgepack_packager.families.llama_like import read_heads, read_sizes, stored_name
@@ -34,9 +34,9 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Granite's config.json describes; absent optional fields are as in GraniteConfig."""
     only(config, "hidden_act", "silu")
     hybrid = config.get("model_type") == "granitemoehybrid" or _HYBRID in (config.get("architectures") or ())
+    sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     if hybrid:
         _refuse_others(config)
-    sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     bias = flag(config, "attention_bias", default=False)
     rotates = not hybrid or config.get("position_embedding_type") == "rope"
     attention = Attention(
@@ -71,7 +71,8 @@ def source(decoder: Decoder, name: str) -> Source:
 
 def _refuse_others(config: Mapping[str, Any]) -> None:
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["linear_attention"]
-    others = sorted({str(kind) for kind in kinds} - {"attention", "full_attention"})
-    if others:
+    if not isinstance(kinds, list):
+        raise SourceError(f"{FILE}: layer_types must name the kind of each layer, not {kinds!r}.")
+    if others := sorted({str(kind) for kind in kinds} - {"attention", "full_attention"}):
         raise UnsupportedModelError(f"{FILE}: layer_types has {others[0]!r}; edgepack builds Granite 4 without Mamba.")
     only({"num_local_experts": config.get("num_local_experts", 8)}, "num_local_experts", 0)

@@ -267,7 +267,7 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
     ({**GEMMA3, "attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0; edgepack builds Gemma 3 without"),
     ({**GEMMA3, "final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0; edgepack builds Gemma 3 without"),
     ({**GEMMA3, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "rope_parameters.rope_theta has no"),
-    ({**GEMMA3, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type is 'yarn'"),
+    ({**GEMMA3, "rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "rope_scaling.rope_type is 'ntk'"),
     (text(model_type="gemma3n_text"), "text_config.model_type is 'gemma3n_text'"),
 ]
 

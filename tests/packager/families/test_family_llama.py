@@ -113,8 +113,8 @@ UNSUPPORTED: list[tuple[Mapping[str, Any], str]] = [
     (CONFIG | {"rope_interleaved": True}, "rope_interleaved is True"),
     (CONFIG | {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     (CONFIG | {"rope_parameters": {**LINEAR, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
-    (CONFIG | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type is 'dynamic'"),
-    (CONFIG | {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type is 'yarn'"),
+    (CONFIG | {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_scaling.type is 'longrope'"),
+    (CONFIG | {"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, "rope_scaling.rope_type is 'ntk'"),
     (CONFIG | {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type is 'longrope'"),
     (CONFIG | {"rope_scaling": {**LINEAR, "short_factor": [1.0]}}, "rope_scaling.short_factor has no meaning"),
 ]
@@ -130,7 +130,7 @@ def test_an_unknown_architecture_is_told_what_is_built() -> None:
     with pytest.raises(UnsupportedModelError, match="MambaForCausalLM") as raised:
         described({"architectures": ["MambaForCausalLM"]})
     assert raised.value.hint is not None
-    assert raised.value.hint.startswith("It builds: Gemma2ForCausalLM, ")
+    assert raised.value.hint.startswith("It builds: Ernie4_5ForCausalLM, ")
     assert "LlamaForCausalLM, " in raised.value.hint
 
 
