@@ -31,6 +31,7 @@ _DEFAULTS_3: Mapping[str, Any] = {
     "num_key_value_heads": 8,
     "head_dim": 128,
     "sliding_window": None,
+    "max_position_embeddings": 262144,
 }
 _ROPE_3: Mapping[str, Any] = {
     "rope_type": "yarn",

@@ -54,6 +54,8 @@ def test_a_wrong_number_is_named(name: str, field: str) -> None:
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("gemma3")])
 @pytest.mark.parametrize("field", SIZES)
 def test_a_missing_size_is_named(name: str, field: str) -> None:
+    if (name, field) == ("ministral3", "max_position_embeddings"):
+        pytest.skip("its class has a default that published models share")
     config, field = copy.deepcopy(dict(CONFIGS[name])), READ_AS.get((name, field), field)
     del text_part(config)[field]
     with pytest.raises(SourceError, match=f"the field {field} is missing"):
