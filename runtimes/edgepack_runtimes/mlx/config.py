@@ -50,6 +50,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "ministral3": Spelling(),
     "hunyuan_v1_dense": Spelling(qk_norms=("query_layernorm", "key_layernorm")),
     "edgepack": Spelling(),  # what no model file of mlx-lm expresses
+    "edgepack_gemma": Spelling(gain_offset=1.0),
 }
 
 _ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}

@@ -113,7 +113,9 @@ def test_layer_types_of_a_mistral_say_which_layers_have_the_window() -> None:
 
 def test_a_magnitude_of_yarn_follows_from_the_two_scales() -> None:
     text = MINISTRAL3["text_config"]["rope_parameters"]
-    assert described(MINISTRAL3).ropes[0].magnitude == (0.1 * math.log(16) + 1) / (0.05 * math.log(16) + 1)
+    halved = of_text(rope_parameters={**text, "mscale_all_dim": 0.5})
+    assert described(halved).ropes[0].magnitude == (0.1 * math.log(16) + 1) / (0.05 * math.log(16) + 1)
+    assert described(MINISTRAL3).ropes[0].magnitude == 1.0
     stated = of_text(rope_parameters={**text, "attention_factor": 1.3})
     assert described(stated).ropes[0].magnitude == 1.3
     alone = of_text(rope_parameters=without(text, "mscale", "mscale_all_dim"))

@@ -19,7 +19,8 @@ What has a file of its own and does not get it:
 - Mistral, ERNIE 4.5 and Helium are Llamas once their heads are read apart: they get llama, and a Mistral whose layers
   all have a window phi3.
 - Granite 4 gets granite where it rotates.
-- The first Gemma gets "edgepack": the file gemma computes the exact gelu, its checkpoints mean the tanh approximation.
+- The first Gemma gets "edgepack_gemma", a type of edgepack's own that keeps norms less one as its checkpoints do: the
+  file gemma computes the exact gelu, and they mean the tanh approximation.
 - A tied Seed-OSS gets "edgepack": the file seed_oss multiplies by the embedding as it is stored, packed or not.
 """
 
@@ -243,6 +244,13 @@ MODEL_TYPES = (
         frozenset({"rotated_qk_norm"}),
         frozenset({"attention_bias", "untied", "head_dim"}),
         qk_norms=("query_layernorm", "key_layernorm"),
+    ),
+    ModelType(
+        "edgepack_gemma",
+        None,
+        frozenset({"gelu_tanh", "root_embedding_scale"}),
+        _SOME_GEMMA | {"linear", "attention_bias", "untied"},
+        gain_offset=1.0,
     ),
 )
 
