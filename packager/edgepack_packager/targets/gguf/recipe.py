@@ -16,6 +16,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
 from edgepack_packager.targets import NO_FORMS, Forms
 from edgepack_packager.targets.gguf.architecture import Architecture, choose
+from edgepack_packager.targets.gguf.tensors import factor
 
 Kind = Literal[
     "f32", "f16", "bf16",
@@ -183,7 +184,8 @@ def _asked(
     if len(shape) == 1:
         return "f32"
     if FORMATS[kind].block == 1:
-        return kind
+        # What the file multiplies, 16 bits would round a second time.
+        return "f32" if name == "embedding" and factor(decoder, name) != 1 else kind
     if name == "head" or (name == "embedding" and decoder.tied):
         return "q8_0" if kind == "q8_0" else "q6_K"
     if name == "embedding":
