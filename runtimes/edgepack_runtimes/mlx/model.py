@@ -50,7 +50,9 @@ class Transformer(nn.Module):
     def logits(self, states: mx.array) -> mx.array:
         """Return the logits of states: float32 [1, n, n_vocab]."""
         head = self.model.embed_tokens.as_linear if self._tied else self.lm_head
-        logits = head(states).astype(mx.float32) * self._scale
+        logits = head(states).astype(mx.float32)
+        if self._scale != 1:
+            logits = logits * self._scale
         return logits if self._softcap is None else mx.tanh(logits / self._softcap) * self._softcap
 
 
