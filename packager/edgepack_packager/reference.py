@@ -130,7 +130,7 @@ def columns(weights: Weights, states: Float32, readings: Sequence[Reading] = (EX
     model = _Model(weights, readings)
     with threadpool_limits(limits=1, user_api="blas"):
         for start, products in model.products("embedding" if model.decoder.tied else "head", states):
-            scaled = products * np.float32(model.decoder.logits_scale)
+            scaled = _scaled(products, model.decoder.logits_scale)
             yield start, _softcap(model.by, scaled, model.decoder.logits_softcap)
 
 
@@ -210,7 +210,7 @@ class _Model:
         """What is added of a block's output: its norm, where the layer has one behind its blocks, and scaled."""
         kind = self.decoder.layer(layer)
         output = self.norm(f"{block}.post_norm", output) if kind.post_norms else output
-        return output * np.float32(kind.residual_scale)
+        return _scaled(output, kind.residual_scale)
 
     def cache(self, layer: int, part: Part, x: Float32) -> Float32:
         """What the KV cache of each reading makes of a part of a layer's attention: [r, n, heads, d]."""
@@ -298,6 +298,10 @@ def _rotate(x: Float32, cos: Float32, sin: Float32) -> Float32:
     half = cos.shape[-1]
     first, second, rest = np.split(x, [half, 2 * half], axis=-1)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+
+
+def _scaled(x: Float32, scale: float) -> Float32:
+    return x if scale == 1 else x * np.float32(scale)
 
 
 def _softcap(by: Arithmetic, x: Float32, cap: float | None) -> Float32:

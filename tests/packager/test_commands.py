@@ -38,6 +38,7 @@ def test_models_are_chosen_by_licence_and_by_what_their_templates_take(capsys: p
     assert not {"llama-3.2-1b", "gemma-3-1b"} & {*permissive}
     assert {*listed(capsys, "--licence", "mit")} < {*permissive}
     assert "llama-3.2-1b" in listed(capsys, "--licence", "llama3.2")
+    assert listed(capsys, "--licence", "LicenseRef-gemma") == listed(capsys, "--licence", "gemma")
     both = listed(capsys, "--tools", "--thinking")
     assert "qwen3-0.6b" in both
     assert "qwen2.5-0.5b" not in both

@@ -73,7 +73,7 @@ def models(
     table = screen.table("name", "repository", "params", "since", "licence", right=("params",))
     notes: dict[str, list[str]] = {}
     for entry in found:
-        terms = entry.licence.removeprefix("LicenseRef-") + (", gated" if entry.gated else "")
+        terms = _short(entry.licence) + (", gated" if entry.gated else "")
         size = f"{entry.parameters / 1e9:.2f} B"
         table.add_row(entry.alias, entry.repository, size, entry.released, terms)
         accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
@@ -99,12 +99,17 @@ def _licensed(name: str | None) -> list[Entry]:
         return [*catalog.entries()]
     if name.lower() == _PERMISSIVE:
         return [entry for entry in catalog.entries() if terms_of(entry.licence).permissive]
-    known = {entry.licence.removeprefix("LicenseRef-") for entry in catalog.entries()}
-    if name.lower() not in {each.lower() for each in known}:
+    found = [each for each in catalog.entries() if _short(each.licence).lower() == _short(name).lower()]
+    if not found:
+        known = sorted({_short(entry.licence) for entry in catalog.entries()})
         raise UsageError(
-            f"No model of the catalogue is under {name!r}.", hint=f"Choose {_PERMISSIVE}, {', '.join(sorted(known))}."
+            f"No model of the catalogue is under {name!r}.", hint=f"Choose {_PERMISSIVE}, {', '.join(known)}."
         )
-    return [each for each in catalog.entries() if each.licence.removeprefix("LicenseRef-").lower() == name.lower()]
+    return found
+
+
+def _short(licence: str) -> str:
+    return licence.removeprefix("LicenseRef-")
 
 
 def _fitting(entries: Sequence[Entry], device: str) -> list[Entry]:

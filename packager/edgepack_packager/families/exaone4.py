@@ -10,13 +10,13 @@ from edgepack.bundle.rope import Rope
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import count, flag, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
-from edgepack_packager.families.llama_like import AFTER, read_heads, read_sizes, stored_name
-from edgepack_packager.families.mapping import Source
+from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import read_rope
 
 ARCHITECTURES = frozenset({"Exaone4ForCausalLM"})
 MODEL_TYPES = frozenset({"exaone4"})
 IGNORED = llama_like.IGNORED
+source = llama_like.source
 
 
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
@@ -43,11 +43,6 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
         context=length,
         tied=flag(config, "tie_word_embeddings", default=False),
     )
-
-
-def source(decoder: Decoder, name: str) -> Source:
-    """Say where an EXAONE 4 checkpoint keeps a canonical tensor."""
-    return Source(stored_name(name, {**llama_like.MODULES, **AFTER}))
 
 
 def _every(config: Mapping[str, Any]) -> int:

@@ -16,6 +16,11 @@ _CORRECT = "Correct the field; a number stands without quotes."
 Value = TypeVar("Value")
 
 
+def is_a(config: Mapping[str, Any], architecture: str, model_type: str) -> bool:
+    """Whether a config.json is of one class of several that a family reads: either field may be absent."""
+    return config.get("model_type") == model_type or architecture in (config.get("architectures") or ())
+
+
 def count(config: Mapping[str, Any], name: str, default: int | None = None, least: int = 1) -> int:
     """Return a whole number from ``least`` on; a missing or null field is the default, or an error without one.
 

@@ -14,11 +14,7 @@ from edgepack_packager.families.fields import FILE, agreed, count, flag, only, p
 from edgepack_packager.families.llama_like import Heads, stored_name
 from edgepack_packager.families.mapping import Source
 
-_NORMS: Mapping[str, str] = {
-    "attention.post_norm": "post_attention_layernorm",
-    "mlp.norm": "pre_feedforward_layernorm",
-    "mlp.post_norm": "post_feedforward_layernorm",
-}
+_NORMS: Mapping[str, str] = {"mlp.norm": "pre_feedforward_layernorm"}
 
 _SIGNIFICAND_BITS: Mapping[str, int] = {"float32": 24, "float16": 11, "bfloat16": 8}
 

@@ -12,7 +12,7 @@ from typing import Any
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import llama_like
-from edgepack_packager.families.fields import FILE, count, flag, only, positive, read_context
+from edgepack_packager.families.fields import FILE, count, flag, is_a, only, positive, read_context
 from edgepack_packager.families.llama_like import read_heads, read_sizes, stored_name
 from edgepack_packager.families.mapping import Source
 from edgepack_packager.families.rope import read_rope
@@ -33,7 +33,7 @@ _SHARED: Mapping[str, str] = {
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Granite's config.json describes; absent optional fields are as in GraniteConfig."""
     only(config, "hidden_act", "silu")
-    hybrid = config.get("model_type") == "granitemoehybrid" or _HYBRID in (config.get("architectures") or ())
+    hybrid = is_a(config, _HYBRID, "granitemoehybrid")
     sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     if hybrid:
         _refuse_others(config)

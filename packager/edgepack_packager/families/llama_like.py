@@ -35,18 +35,14 @@ MODULES: Mapping[str, str] = {
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
     "attention.o": "self_attn.o_proj",
+    "attention.post_norm": "post_attention_layernorm",
     "mlp.norm": "post_attention_layernorm",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
-}
-
-
-AFTER: Mapping[str, str] = {
-    "attention.post_norm": "post_attention_layernorm",
     "mlp.post_norm": "post_feedforward_layernorm",
 }
-"""What a layer has with norms behind its blocks and none before."""
+"""What a layer's modules are called. One norm is either the one behind the attention or, more often, the MLP's."""
 
 
 class Sizes(TypedDict):

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack_packager.families import llama_like, nested
-from edgepack_packager.families.fields import count, flag, only, positive, read_context
+from edgepack_packager.families.fields import count, flag, is_a, only, positive, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern, window
 from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.mapping import Source
@@ -48,7 +48,7 @@ _SPELLED_3 = Spelling(others=frozenset({"llama_4_scaling_beta", "max_position_em
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Mistral's config.json describes; absent optional fields are as in its config class."""
     text = nested.text_part(config, _WITH_VISION, _TEXT)
-    third = "ministral3" in (text.get("model_type"), config.get("model_type"))
+    third = is_a(text, "Ministral3ForCausalLM", "ministral3")
     text = {**(_DEFAULTS_3 if third else _DEFAULTS), **text}
     if third and text.get("rope_parameters") is None:
         text["rope_parameters"] = _ROPE_3

@@ -10,15 +10,15 @@ from typing import Any
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack_packager.families import llama_like
-from edgepack_packager.families.fields import count, flag, only, read_context
+from edgepack_packager.families.fields import count, flag, is_a, only, read_context
 from edgepack_packager.families.layers import FULL, SLIDING, read_pattern
-from edgepack_packager.families.llama_like import AFTER, read_heads, read_sizes, stored_name
-from edgepack_packager.families.mapping import Source
+from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.rope import Spelling, read_rope
 
 ARCHITECTURES = frozenset({"Olmo2ForCausalLM", "Olmo3ForCausalLM"})
 MODEL_TYPES = frozenset({"olmo2", "olmo3"})
 IGNORED = llama_like.IGNORED
+source = llama_like.source
 
 _FAR = Spelling(parameters=f"rope_parameters.{FULL}", default_theta=500000.0)
 _NEAR = Spelling(scaling=None, parameters=f"rope_parameters.{SLIDING}", default_theta=500000.0)
@@ -27,7 +27,7 @@ _NEAR = Spelling(scaling=None, parameters=f"rope_parameters.{SLIDING}", default_
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that an OLMo's config.json describes; absent optional fields are as in its config class."""
     only(config, "hidden_act", "silu")
-    third = config.get("model_type") == "olmo3" or "Olmo3ForCausalLM" in (config.get("architectures") or ())
+    third = is_a(config, "Olmo3ForCausalLM", "olmo3")
     sizes, heads, length = read_sizes(config), read_heads(config), read_context(config, context)
     bias = flag(config, "attention_bias", default=False)
     mlp = Mlp(size=count(config, "intermediate_size"))
@@ -50,8 +50,3 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
         context=length,
         tied=flag(config, "tie_word_embeddings", default=False),
     )
-
-
-def source(decoder: Decoder, name: str) -> Source:
-    """Say where an OLMo checkpoint keeps a canonical tensor."""
-    return Source(stored_name(name, {**llama_like.MODULES, **AFTER}))

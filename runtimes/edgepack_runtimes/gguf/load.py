@@ -92,10 +92,10 @@ def _check_options(options: Options, decoder: Decoder, library: Library) -> None
         raise UsageError("The threads of gguf spin on this system.", hint="Leave spin out.")
     if options.kv_cache not in get_args(KvCache):
         raise UsageError(f"kv_cache is {options.kv_cache!r}.", hint=f"Choose one of {', '.join(get_args(KvCache))}.")
-    heads = sorted({attention.head_dim for attention in decoder.attentions})
-    if options.kv_cache == "q8" and any(size % Q8_BLOCK["gguf"] for size in heads):
+    odd = [attention.head_dim for attention in decoder.attentions if attention.head_dim % Q8_BLOCK["gguf"]]
+    if options.kv_cache == "q8" and odd:
         raise UsageError(
-            f"A KV cache of q8 has blocks of {Q8_BLOCK['gguf']} values, a head of {heads[0]} is none.",
+            f"A KV cache of q8 has blocks of {Q8_BLOCK['gguf']} values, a head of {odd[0]} is none.",
             hint="Ask for kv_cache=f16.",
         )
 

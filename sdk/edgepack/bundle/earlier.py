@@ -5,7 +5,7 @@ Schema 1 described a decoder all of whose layers are alike but for their ropes a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -53,11 +53,6 @@ class _Document(msgspec.Struct):
     decoder: _Decoder
 
 
-class _Schema(msgspec.Struct):
-    version: int
-    features: list[str] = []
-
-
 def upgraded(data: bytes) -> bytes:
     """Return the bytes of a manifest of schema 1 as schema 2 says the same.
 
@@ -65,8 +60,8 @@ def upgraded(data: bytes) -> bytes:
     """
     decoder = msgspec.json.decode(data, type=_Document).decoder
     fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    schema = msgspec.json.decode(fields["schema"], type=_Schema)
-    now = {"schema": _Schema(version=2, features=schema.features), "decoder": _current(decoder)}
+    schema = msgspec.json.decode(fields["schema"], type=dict[str, Any])
+    now = {"schema": schema | {"version": 2}, "decoder": _current(decoder)}
     return msgspec.json.encode(fields | now)
 
 

@@ -106,6 +106,14 @@ def test_absent_fields_of_the_others_take_the_defaults_of_their_classes() -> Non
 # What a field means ----------------------------------------------------------------------------------------------
 
 
+def test_a_class_or_a_model_type_alone_says_which_of_a_family_it_is() -> None:
+    text = MINISTRAL3["text_config"]
+    by_type = described(without(text, "rope_parameters"))
+    by_class = described({**without(text, "rope_parameters", "model_type"), "architectures": ["Ministral3ForCausalLM"]})
+    assert by_type == by_class
+    assert isinstance(by_class.ropes[0].scaling, YarnScaling)
+
+
 def test_layer_types_of_a_mistral_say_which_layers_have_the_window() -> None:
     assert [layer.window for layer in described(MINISTRAL).attentions] == [None, 24, 24, 24]
     assert [layer.window for layer in described(MISTRAL).attentions] == [24] * 4
