@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, arranged
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Mlp, arranged
 from edgepack.bundle.rope import Rope
 from edgepack_packager import families
 from edgepack_packager.checkpoint.weights import Float32
@@ -23,7 +23,10 @@ class Positions(msgspec.Struct, frozen=True):
 
 
 def describe(**fields: Any) -> Decoder:
-    """Return a small Llama with some facts changed; ``rope`` stands for a pattern of one without window."""
+    """Return a small Llama with some facts changed; ``rope`` stands for a pattern of one without window.
+
+    The layers that are ``convolving`` have a ``convolution`` in place of their attention.
+    """
     rope = fields.pop("rope", None)
     facts: dict[str, Any] = {
         "family": "llama",
@@ -45,6 +48,15 @@ def describe(**fields: Any) -> Decoder:
     return _decoder(facts)
 
 
+LFM2: Mapping[str, Any] = {
+    "n_layers": 6,
+    "qk_norm": "head",
+    "convolution": Convolution(length=4),
+    "convolving": (0, 1, 3, 5),
+}
+"""A model of convolutions, of whose six layers the third and the fifth attend."""
+
+
 def changed(decoder: Decoder, **fields: Any) -> Decoder:
     """Return a decoder whose layers are alike, but for how they see positions, with some facts changed in all."""
     return _decoder(facts(decoder) | fields)
@@ -64,7 +76,7 @@ class Alike:
     def __getattr__(self, name: str) -> Any:
         if name in self._facts:
             return self._facts[name]
-        return getattr(self._decoder if hasattr(self._decoder, name) else self._decoder.attention(0), name)
+        return getattr(self._decoder if hasattr(self._decoder, name) else self._decoder.attentions[0], name)
 
 
 def described(config: Mapping[str, Any], context: int | None = None) -> Alike:
@@ -77,11 +89,14 @@ def facts(decoder: Decoder) -> dict[str, Any]:
     assert decoder.alike
     found = msgspec.structs.asdict(decoder)
     del found["kinds"]
-    layer, mixer = decoder.layer(0), decoder.attention(0)
+    layer, mixer = decoder.layer(0), decoder.attentions[0]
     found |= {name: getattr(mixer, old) for name, old in _MIXER.items()}
     found |= {name: getattr(layer.mlp, old) for name, old in _MLP.items()}
     found |= {"norms": layer.norms, "residual_scale": layer.residual_scale}
-    mixers = [decoder.kinds[kind].mixer for kind in decoder.pattern]
+    if convolving := decoder.convolving:
+        found |= {"convolving": tuple(convolving), "convolution": next(iter(convolving.values()))}
+        return found | {"pattern": tuple(Positions(each.rope, each.window) for each in decoder.attentions[:1])}
+    mixers = [decoder.attention(index) for index in range(len(decoder.pattern))]
     return found | {"pattern": tuple(Positions(each.rope, each.window) for each in mixers)}
 
 
@@ -100,9 +115,14 @@ def _decoder(facts: Mapping[str, Any]) -> Decoder:
     mlp = Mlp(**{old: rest.pop(name) for name, old in _MLP.items() if name in rest})
     layer = {name: rest.pop(name) for name in ("norms", "residual_scale") if name in rest}
     pattern: Sequence[Positions] = rest.pop("pattern")
+    convolution, convolving = rest.pop("convolution", None), rest.pop("convolving", ())
     layers = [
-        Layer(mixer=Attention(rope=each.rope, window=each.window, **mixer), mlp=mlp, **layer)
-        for each in (pattern[index % len(pattern)] for index in range(rest["n_layers"]))
+        Layer(
+            mixer=convolution if index in convolving else Attention(rope=each.rope, window=each.window, **mixer),
+            mlp=mlp,
+            **layer,
+        )
+        for index, each in enumerate(pattern[index % len(pattern)] for index in range(rest["n_layers"]))
     ]
     return Decoder(**rest, **arranged(layers))
 
@@ -130,6 +150,8 @@ def _draw(decoder: Decoder, name: str, shape: tuple[int, ...], seed: int, gain: 
         return np.float32(0.5) * normal
     if name == "embedding" and not decoder.tied:
         return normal
+    if name.endswith(".kernel"):
+        return np.float32(gain * 1.2 / np.sqrt(len(normal) // decoder.hidden_size)) * normal
     # Logits get a deviation of 3; the scores of attention one of 2; a block's output is as large as the stream.
     wide = 3.0 if name in ("embedding", "head") else 1.4 if name.endswith((".q", ".k")) else 1.2
     return np.float32(gain * wide / np.sqrt(shape[1])) * normal

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoders import Positions, describe
+from decoders import LFM2, Positions, describe
 
-from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.decoder import Convolution, Decoder, Temperature
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
 WINDOW = 24
@@ -126,6 +126,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "exaone4: of 64 layers": EXAONE4_OF_64,
     "exaone4: of 64 layers, windows on even ones, linear rope": EXAONE4_OF_64
     | {"pattern": (Positions(rope(scaling=LINEAR), WINDOW), Positions(None))},
+    "lfm2": LFM2,
+    "lfm2: untied, scores": {**LFM2, "tied": False, "attention_scale": 0.4, "convolution": Convolution(length=3)},
     "hunyuan-dense": {"qk_norm": "rotated", "head_dim": 32, "rope": rope(1e6, 32)},
     "hunyuan-dense: untied, linear rope, biases, scores": {
         "qk_norm": "rotated",

@@ -186,6 +186,9 @@ def shapes(fields: Mapping[str, Any]) -> dict[str, Shape]:
 
 def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     text, architecture = text_of(fields), _architecture(fields)
+    if architecture.startswith("Lfm2"):
+        yield from _lfm2_weights(fields)
+        return
     hidden, inter = text["hidden_size"], text["intermediate_size"]
     # The heads, the size of one and the vocabulary are those of Gemma3TextConfig where nothing is said.
     vocab, heads = text.get("vocab_size", 262208), text.get("num_attention_heads", 8)
@@ -233,6 +236,41 @@ def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield "lm_head.weight", (vocab, hidden)
 
 
+def _lfm2_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    hidden, inter, multiple = fields["hidden_size"], fields["block_ff_dim"], fields["block_multiple_of"]
+    if fields["block_auto_adjust_ff_dim"]:
+        inter = -(-int(2 * inter / 3) // multiple) * multiple
+    size = hidden // fields["num_attention_heads"]
+    yield "model.embed_tokens.weight", (fields["vocab_size"], hidden)
+    for layer in range(fields["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        if _attends(fields, layer):
+            for part, rows in (("q", hidden), ("k", fields["num_key_value_heads"] * size)):
+                yield f"{prefix}.self_attn.{part}_proj.weight", (rows, hidden)
+                yield f"{prefix}.self_attn.{part}_layernorm.weight", (size,)
+            yield f"{prefix}.self_attn.v_proj.weight", (fields["num_key_value_heads"] * size, hidden)
+            yield f"{prefix}.self_attn.out_proj.weight", (hidden, hidden)
+        else:
+            tensors = {"in_proj": (3 * hidden, hidden), "conv": (hidden, 1, fields["conv_L_cache"])}
+            for part, shape in (tensors | {"out_proj": (hidden, hidden)}).items():
+                yield f"{prefix}.conv.{part}.weight", shape
+                if fields["conv_bias"]:
+                    yield f"{prefix}.conv.{part}.bias", shape[:1]
+        yield f"{prefix}.operator_norm.weight", (hidden,)
+        yield f"{prefix}.ffn_norm.weight", (hidden,)
+        yield f"{prefix}.feed_forward.w1.weight", (inter, hidden)
+        yield f"{prefix}.feed_forward.w3.weight", (inter, hidden)
+        yield f"{prefix}.feed_forward.w2.weight", (hidden, inter)
+    yield "model.embedding_norm.weight", (hidden,)
+    if not _tied(fields):
+        yield "lm_head.weight", (fields["vocab_size"], hidden)
+
+
+def _attends(fields: Mapping[str, Any], layer: int) -> bool:
+    types, listed = fields.get("layer_types"), fields.get("full_attn_idxs", ())
+    return types[layer] == "full_attention" if types else layer in listed
+
+
 def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return the values of one tensor, which follow from the seed, its name and its shape."""
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
@@ -246,6 +284,8 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     # Logits get a deviation of 3; the scores of attention one of 2; a block's output is as large as the stream.
     vocabulary = name in ("model.embed_tokens.weight", "lm_head.weight")
     gain = 3.0 if vocabulary else 1.4 if re.search(r"\.(q|k|qkv)_proj", name) else 1.2
+    if name.endswith("conv.conv.weight"):
+        return np.float32(scale * gain / np.sqrt(shape[2])) * normal
     if gemma and vocabulary:
         # Gemma multiplies its embeddings by sqrt(hidden): this much less, and none of them drowns the blocks.
         gain = 0.3
@@ -272,5 +312,6 @@ def _architecture(fields: Mapping[str, Any]) -> str:
 
 
 def _tied(fields: Mapping[str, Any]) -> bool:
-    default = text_of(fields).get("tie_word_embeddings", _architecture(fields).startswith("Gemma"))
+    ties = _architecture(fields).startswith(("Gemma", "Lfm2"))
+    default = text_of(fields).get("tie_word_embeddings", ties)
     return bool(fields.get("tie_word_embeddings", default))

@@ -430,6 +430,40 @@ HUNYUAN: Mapping[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+# A kernel of another length than those of the hub, which are of 3.
+LFM2: Mapping[str, Any] = {
+    **{key: value for key, value in _SMALL.items() if key not in ("rms_norm_eps", "intermediate_size")},
+    "architectures": ["Lfm2ForCausalLM"],
+    "model_type": "lfm2",
+    "num_hidden_layers": 6,
+    "block_auto_adjust_ff_dim": True,
+    "block_dim": 128,
+    "block_ff_dim": 270,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 32,
+    "block_norm_eps": 1e-5,
+    "conv_L_cache": 4,
+    "conv_bias": False,
+    "conv_dim": 128,
+    "intermediate_size": 270,
+    "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention", "conv"],
+    "norm_eps": 1e-5,
+    "rope_theta": 1000000.0,
+    "tie_embedding": True,
+}
+
+# As files of the first releases say it, with biases.
+LFM2_BIASED: Mapping[str, Any] = {
+    **{key: value for key, value in LFM2.items() if key not in ("intermediate_size", "layer_types", "tie_embedding")},
+    "block_auto_adjust_ff_dim": False,
+    "block_ff_dim": 192,
+    "conv_bias": True,
+    "conv_L_cache": 3,
+    "full_attn_idxs": [1, 4],
+    "num_hidden_layers": 5,
+    "tie_word_embeddings": False,
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -483,4 +517,6 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "ernie4.5": _model(ERNIE, seed=42),
     "helium": _model(HELIUM, seed=43),
     "hunyuan": _model(HUNYUAN, seed=44),
+    "lfm2": _model(LFM2, seed=45),
+    "lfm2-biased": _model(LFM2_BIASED, seed=46),
 }

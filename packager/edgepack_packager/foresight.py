@@ -62,7 +62,7 @@ def _variant(model: Model, request: Request) -> Variant:
         id=request.id,
         target=target.name,
         runtime=target.runtime,
-        floor=target.floor,
+        floor=target.floor(model.decoder),
         kv_cache=target.kv_cache,
         quantization=manifests.Quantization(
             asked=request.asked, scheme=request.scheme, bits=written.bits(model.decoder), fallbacks=[]

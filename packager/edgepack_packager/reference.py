@@ -8,15 +8,16 @@ size, d head dimension. Products go through BLAS in one thread: OpenBLAS's other
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from edgepack.bundle.decoder import Attention, Temperature
+from edgepack.bundle.decoder import Attention, Convolution, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack.errors import UsageError
 from edgepack_packager.arithmetic import FASTEST, Arithmetic
@@ -111,7 +112,7 @@ def _states(
     x = np.array([[rows[i] for i in ids] for ids in texts], np.float32) * np.float32(decoder.embedding_scale)
     with threadpool_limits(limits=1, user_api="blas"):
         for layer in range(decoder.n_layers):
-            _attention(model, layer, x)
+            _MIXERS[type(decoder.layer(layer).mixer)](model, layer, x)
             _mlp(model, layer, x)
             report()
     return model.norm("norm", x)
@@ -151,7 +152,7 @@ def cache_scales(
 
     def measure(layer: int, part: Part, x: Float32) -> Float32:
         if part in ("k", "v"):
-            rope = decoder.attention(layer).rope if part == "k" else None
+            rope = decoder.attending[layer].rope if part == "k" else None
             largest = _lengths(x, rope.dim // 2 if rope else 0).max(axis=0)
             scales[f"layers.{layer}.attention.{part}"] = np.maximum(largest * np.float32(HEADROOM / 127), _TINY)
         return x
@@ -257,6 +258,20 @@ def _attention(model: _Model, layer: int, x: Float32) -> None:
     x += model.left(layer, name, model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, -1)))
 
 
+def _convolution(model: _Model, layer: int, x: Float32) -> None:
+    """Add out(c * conv(b * x)): of each channel, the sum of its kernel's numbers times the last positions' b * x."""
+    length, name = model.decoder.convolving[layer].length, f"layers.{layer}.convolution"
+    b, c, values = np.split(model.linear(f"{name}.in", model.entered(layer, name, x)), 3, axis=-1)
+    before = np.pad(b * values, ((0, 0), (length - 1, 0), (0, 0)))
+    kernel = model.weights.rows(f"{name}.kernel", 0, model.shapes[f"{name}.kernel"][0]).reshape(-1, length)
+    mixed = np.zeros_like(c)
+    for tap in range(length):
+        mixed += before[:, tap : tap + x.shape[1]] * kernel[:, tap]
+    if f"{name}.kernel.bias" in model.shapes:
+        mixed += model.weights.rows(f"{name}.kernel.bias", 0, len(kernel))
+    x += model.left(layer, name, model.linear(f"{name}.out", c * mixed))
+
+
 def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
     """Return what row i must not see: columns after i, and those that are ``window`` or more before it: [n, n]."""
     before = np.subtract.outer(np.arange(n), np.arange(n))
@@ -267,6 +282,12 @@ def _heads(attention: Attention) -> Iterator[tuple[int, int]]:
     """Yield every query head with the key and value head that it reads."""
     for head in range(attention.n_heads):
         yield head, head * attention.n_kv_heads // attention.n_heads
+
+
+_MIXERS: Mapping[type, Callable[[_Model, int, Float32], None]] = MappingProxyType(
+    {Attention: _attention, Convolution: _convolution}
+)
+"""What each type of mixer adds to the states [r, n, h]."""
 
 
 def _mlp(model: _Model, layer: int, x: Float32) -> None:

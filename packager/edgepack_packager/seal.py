@@ -210,7 +210,7 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
         id=request.id,
         target=target.name,
         runtime=target.runtime,
-        floor=target.floor,
+        floor=target.floor(decoder),
         kv_cache=target.kv_cache,
         quantization=manifests.Quantization(
             asked=request.asked,

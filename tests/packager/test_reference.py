@@ -14,7 +14,7 @@ from models import LLAMA3, make_llama
 from msgspec.structs import replace
 from variants import nmse
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Convolution, Decoder
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
 from edgepack_packager import families, reference
@@ -53,6 +53,20 @@ class Changed:
     def rows(self, name: str, start: int, stop: int) -> Float32:
         rows = self._inner.rows(self._swap.get(name, name), start, stop)
         return rows + self._gain if name.endswith("norm") else rows
+
+
+class Made:
+    """Weights of which ``make`` makes others where their names end so; all rows of a tensor at once."""
+
+    def __init__(self, inner: Weights, ending: str, make: Callable[[Float32], Float32]) -> None:
+        self.decoder, self.dtype = inner.decoder, inner.dtype
+        self._inner, self._ending, self._make = inner, ending, make
+
+    def rows(self, name: str, start: int, stop: int) -> Float32:
+        if not name.endswith(self._ending):
+            return self._inner.rows(name, start, stop)
+        whole = self._inner.rows(name, 0, dict(self.decoder.tensors())[name][0])
+        return np.ascontiguousarray(self._make(whole).reshape(whole.shape)[start:stop])
 
 
 Plant = Callable[[Weights], Weights]
@@ -115,6 +129,16 @@ def temperature(**fields: Any) -> Plant:
 
 def yarn(**fields: Any) -> Plant:
     return scaling(lambda found: found and replace(found, **fields))
+
+
+def gates(change: Callable[[Float32], Float32]) -> Plant:
+    """Change the three parts of what every convolution reads, [3, channels, hidden size]."""
+    return lambda weights: Made(weights, ".in", lambda rows: change(rows.reshape(3, -1, rows.shape[1])))
+
+
+def kernels(change: Callable[[Float32], Float32]) -> Plant:
+    """Change the kernels of all convolutions, [channels, length]."""
+    return lambda weights: Made(weights, ".kernel", lambda rows: change(rows.reshape(weights.decoder.hidden_size, -1)))
 
 
 def same_rope(layers: Sequence[Positions]) -> list[Positions]:
@@ -211,6 +235,16 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
     "the stretch of a dynamic rope dropped": ("hunyuan", ropes(lambda rope: replace(rope, theta=10000.0))),
     "q and k rotated behind their norms": ("hunyuan", facts(qk_norm="head")),
     "the norms of rotated q and k dropped": ("hunyuan", facts(qk_norm=None)),
+    "what a convolution reads taken for what gates its output": ("lfm2", gates(lambda parts: parts[[0, 2, 1]])),
+    "what gates a convolution's output taken for its input": ("lfm2", gates(lambda parts: parts[[1, 0, 2]])),
+    "a kernel from its other end": ("lfm2", kernels(lambda kernel: kernel[:, ::-1])),
+    "a kernel one position early": ("lfm2", kernels(lambda kernel: np.roll(kernel, 1, axis=1))),
+    "the channels of a kernel side by side": ("lfm2", kernels(lambda kernel: kernel.reshape(kernel.shape[::-1]).T)),
+    "the biases of a convolution dropped": ("lfm2-biased", facts(convolution=Convolution(length=3))),
+    "the norms of q and k of the layers that attend swapped": (
+        "lfm2",
+        swap("layers.2.attention.q_norm", "layers.2.attention.k_norm"),
+    ),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 

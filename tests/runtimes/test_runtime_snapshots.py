@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from decoders import RandomWeights, describe
+from decoders import LFM2, RandomWeights, describe
 from gguf_decoders import GEMMA2, GEMMA3, WINDOW
 from variants import token_ids
 
@@ -31,6 +31,7 @@ DECODERS = {
     "another": describe(n_vocab=144, n_kv_heads=1, n_layers=3, tied=False),
     "retuned": describe(norm_eps=1e-6),
     "wide heads": describe(head_dim=64),
+    "hybrid": describe(**LFM2),
 }
 IDS = token_ids(DECODERS["llama"], CONTEXT)
 

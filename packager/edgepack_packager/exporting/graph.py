@@ -32,10 +32,13 @@ class OnnxPayload:
 
     name: ClassVar[str] = "onnx"
     runtime: ClassVar[str] = "onnx"
-    floor: ClassVar[str] = "1.27"
     kv_cache: ClassVar[KvCache | None] = None
     files: ClassVar[tuple[str, ...]] = (GRAPH_FILE, DATA_FILE)
     weights: ClassVar[str] = DATA_FILE
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return the oldest onnxruntime that the runtime takes."""
+        return "1.27"
 
     def described(self, folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
         """Return a decoder with what the graph in a folder says: its inputs and outputs, and the sizes of a KV cache.

@@ -22,10 +22,13 @@ class MlxPayload:
 
     name: ClassVar[str] = "mlx"
     runtime: ClassVar[str] = "mlx"
-    floor: ClassVar[str] = "0.32.4"
     kv_cache: ClassVar[KvCache | None] = "f32"
     files: ClassVar[tuple[str, ...]] = (CONFIG, SINGLE)
     weights: ClassVar[str] = SINGLE
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return the version of mlx that the payloads were proven with."""
+        return "0.32.4"
 
     def described(self, folder: Path, decoder: Decoder, exporter: str, n_parameters: int) -> Decoder:
         """Return a decoder without a graph: mlx-lm's model code is what runs it."""

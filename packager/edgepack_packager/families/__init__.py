@@ -21,6 +21,7 @@ from edgepack_packager.families import (
     granite,
     helium,
     hunyuan,
+    lfm2,
     llama,
     mapping,
     mistral,
@@ -86,6 +87,7 @@ FAMILIES: tuple[Family, ...] = (
     seed_oss,
     ernie4_5,
     helium,
+    lfm2,
 )
 
 

@@ -63,8 +63,8 @@ class Heads(TypedDict):
     head_dim: int
 
 
-def read_sizes(config: Mapping[str, Any]) -> Sizes:
-    """Return the sizes that a config.json states.
+def read_sizes(config: Mapping[str, Any], norm_eps: str = "rms_norm_eps") -> Sizes:
+    """Return the sizes that a config.json states, ``norm_eps`` in the field of that name.
 
     Raises ``UnsupportedModelError`` for a field that makes the model more than a dense decoder of text, ``SourceError``
     for a wrong field.
@@ -76,7 +76,7 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
         hidden_size=count(config, "hidden_size"),
         n_vocab=count(config, "vocab_size"),
         trained_context=count(config, "max_position_embeddings"),
-        norm_eps=positive(config, "rms_norm_eps"),
+        norm_eps=positive(config, norm_eps),
     )
 
 
@@ -101,7 +101,7 @@ def source(decoder: Decoder, name: str) -> Source:
 def source_in_pairs(decoder: Decoder, name: str) -> Source:
     """Say the same of a checkpoint whose rope turns neighbours of a head: in it partners stand beside each other."""
     turned = name.removesuffix(".bias").endswith(("attention.q", "attention.k"))
-    return replace(source(decoder, name), pairs=decoder.attention(0).head_dim if turned else 0)
+    return replace(source(decoder, name), pairs=decoder.attentions[0].head_dim if turned else 0)
 
 
 def stored_name(name: str, modules: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ class Source:
 
     ``plus`` is added to every value, in float32. ``others`` are names that the tensor has in other checkpoints. With
     ``pairs`` the rows of each head, of so many, lie as rope turns them in that checkpoint: each beside its partner.
+    With ``taps`` the tensor is a convolution's kernel [channels, 1, taps], and the canonical one its numbers in a row.
     """
 
     tensor: str
@@ -37,6 +38,7 @@ class Source:
     plus: float = 0.0
     others: tuple[str, ...] = ()
     pairs: int = 0
+    taps: int = 0
 
     def among(self, stored: Collection[str]) -> Source:
         """Return the source under the name that a checkpoint uses, its first one where none is there."""
@@ -147,6 +149,9 @@ class MappedWeights:
             whole = self._rows(name, source, above, below)
             halves = whole.reshape(-1, head // 2, 2, *whole.shape[1:]).swapaxes(1, 2).reshape(whole.shape)
             return np.ascontiguousarray(halves[start - above : stop - above])
+        if taps := source.taps:  # whole channels are read
+            above, below = start // taps, -(-stop // taps)
+            return self._rows(name, source, above, below).reshape(-1)[start - above * taps : stop - above * taps]
         return self._rows(name, source, start, stop)
 
     def _rows(self, name: str, source: Source, start: int, stop: int) -> Float32:
@@ -197,7 +202,9 @@ def _stored_shapes(decoder: Decoder, sources: Mapping[str, Source]) -> dict[str,
     """
     parts: dict[str, list[tuple[int, tuple[int, ...]]]] = {}
     for name, shape in decoder.tensors():
-        parts.setdefault(sources[name].tensor, []).append((sources[name].first, shape))
+        place = sources[name]
+        kept = (shape[0] // place.taps, 1, place.taps) if place.taps else shape
+        parts.setdefault(place.tensor, []).append((place.first, kept))
     return {tensor: _joined(tensor, sorted(pieces)) for tensor, pieces in parts.items()}
 
 

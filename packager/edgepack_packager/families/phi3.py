@@ -58,7 +58,6 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
 
 def source(decoder: Decoder, name: str) -> Source:
     """Say where a Phi-3 checkpoint keeps a canonical tensor: q, k, v and gate, up follow each other in one."""
-    layer = decoder.layer(0)
-    attention = layer.mixer
-    first = {"k": attention.q_size, "v": attention.q_size + attention.kv_size, "up": layer.mlp.size}
+    attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
+    first = {"k": attention.q_size, "v": attention.q_size + attention.kv_size, "up": mlp.size}
     return Source(stored_name(name, {**llama_like.MODULES, **_FUSED}), first=first.get(name.rpartition(".")[2], 0))

@@ -41,12 +41,13 @@ def windows_above(
     ``attention`` makes one of a rope and a window.
     """
     mlp = Mlp(size=count(config, "intermediate_size"))
-    full = Layer(mixer=attention(rope=read_rope(config, head_dim, context)), mlp=mlp)
+    rope = read_rope(config, head_dim, context)
+    full = Layer(mixer=attention(rope=rope), mlp=mlp)
     windowed = flag(config, "use_sliding_window", default=False) and config.get("sliding_window") is not None
     if not windowed:
         return read_pattern(config, {FULL: full}, lambda layer: FULL)
     size = window(count(config, "sliding_window"), context)
     first = count(config, "max_window_layers", default=28, least=0)
-    sliding = Layer(mixer=attention(rope=full.mixer.rope, window=size), mlp=mlp)
+    sliding = Layer(mixer=attention(rope=rope, window=size), mlp=mlp)
     kinds = {FULL: full, SLIDING: sliding}
     return read_pattern(config, kinds, lambda layer: SLIDING if layer >= first else FULL)

@@ -9,11 +9,12 @@ a window's length is a number in the payload, and which layers have one, and wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Decoder, Layer, arranged
+from edgepack.bundle.decoder import Attention, Decoder, Layer, arranged
 from edgepack_packager.checkpoint.weights import Float32, Weights
 
 LAYERS = 2  # at least, so that an index can be wrong
@@ -21,14 +22,14 @@ WINDOW = 96
 
 
 class Slice:
-    """``Weights`` over one whole attention pattern of others' first layers, with the vocabulary rows that are asked."""
+    """``Weights`` over first layers of others, enough for all kinds, with the vocabulary rows that are asked."""
 
     def __init__(self, weights: Weights, vocabulary: Sequence[int]) -> None:
         self._weights = weights
         whole = weights.decoder
         self.decoder: Decoder = replace(
             whole,
-            n_layers=min(max(LAYERS, len(whole.pattern)), whole.n_layers),
+            n_layers=_enough(whole),
             n_vocab=len(vocabulary),
             **arranged([_near(layer, whole.context) for layer in whole.layers]),
         )
@@ -53,11 +54,22 @@ def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
     return Slice(weights, vocabulary), [position[i] for i in ids]
 
 
+def _enough(whole: Decoder) -> int:
+    """Return how many first layers show all that layers are and what follows what: one whole pattern at most."""
+    kinds = [*whole.pattern, whole.pattern[0]]
+    unseen = {*pairwise(kinds)}
+    for index, pair in enumerate(pairwise(kinds)):
+        unseen.discard(pair)
+        if not unseen:
+            return min(max(LAYERS, min(index + 2, len(whole.pattern))), whole.n_layers)
+    raise AssertionError("the last pair ends the search")
+
+
 def _near(layer: Layer, context: int) -> Layer:
-    window = layer.mixer.window
-    if window is None or window >= context:
+    mixer = layer.mixer
+    if not isinstance(mixer, Attention) or mixer.window is None or mixer.window >= context:
         return layer
-    return replace(layer, mixer=replace(layer.mixer, window=min(window, WINDOW)))
+    return replace(layer, mixer=replace(mixer, window=min(mixer.window, WINDOW)))
 
 
 def _picked(weights: Weights, name: str, rows: Sequence[int]) -> Float32:

@@ -168,8 +168,7 @@ class Format(Protocol):
     @property
     def runtime(self) -> str: ...
 
-    @property
-    def floor(self) -> str: ...
+    def floor(self, decoder: Decoder) -> str: ...
 
     @property
     def kv_cache(self) -> KvCache | None: ...
@@ -187,13 +186,16 @@ class Target(Protocol):
 
     name: str
     runtime: str
-    floor: str
     packages: tuple[str, ...]
     schemes: Mapping[str, int]
     searched: frozenset[str]
     needs_calibration: frozenset[str]
     for_grids: frozenset[str]
     kv_cache: KvCache | None
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return the version of the engine from which on it computes a decoder."""
+        ...
 
     def nmse(self, decoder: Decoder) -> float:
         """Return the limit of an exact variant: 1e-10, more only where the engine's own arithmetic needs it."""

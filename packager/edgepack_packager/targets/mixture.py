@@ -19,13 +19,11 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
     query heads share one: those are small, and all that is read passes through them. Of a model below ``SMALL`` all
     embeddings and value projections, the down projection of every third layer, and the whole last layer.
     """
-    layers = range(decoder.n_layers)
     if decoder.n_parameters >= SMALL:
-        sharing = (layer for layer in layers if decoder.attention(layer).shares)
-        values = {f"layers.{layer}.attention.v" for layer in sharing}
+        values = {f"layers.{layer}.attention.v" for layer, each in decoder.attending.items() if each.shares}
         return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
     last = f"layers.{decoder.n_layers - 1}."
-    downs = {f"layers.{layer}.mlp.down" for layer in layers[2::3]}
+    downs = {f"layers.{layer}.mlp.down" for layer in range(2, decoder.n_layers, 3)}
     return frozenset(
         name
         for name, shape in decoder.tensors()
@@ -35,6 +33,7 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
 
 def next_sensitive(decoder: Decoder) -> frozenset[str]:
     """Return those that come next, of a model below ``SMALL``: its key projections and the other down projections."""
-    layers = range(decoder.n_layers if decoder.n_parameters < SMALL else 0)
-    parts = ("attention.k", "mlp.down")
-    return frozenset(f"layers.{layer}.{part}" for layer in layers for part in parts) - sensitive(decoder)
+    if decoder.n_parameters >= SMALL:
+        return frozenset()
+    keys = {f"layers.{layer}.attention.k" for layer in decoder.attending}
+    return frozenset(keys | {f"layers.{layer}.mlp.down" for layer in range(decoder.n_layers)}) - sensitive(decoder)

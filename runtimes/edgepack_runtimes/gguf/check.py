@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import inf, log, sqrt
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,62 +20,10 @@ from edgepack.bundle.bounds import MAX_LAYERS
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import EngineError
+from edgepack_runtimes.gguf.graphs import EXAONE4_OF_64, GRAPHS, Graph
 from edgepack_runtimes.gguf.header import Array, Header, Scalar, Tensor, damaged
 
 _TABLES: Final = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """What an architecture computes whatever the keys say, and what it assumes where they say nothing.
-
-    ``logits_softcap``: None where there never is one, 0 where there is none unless a key says so. ``period``: one layer
-    in so many has no window; 0: none has one. ``window`` and ``local_base`` are assumed (None: no windows, and the base
-    of the other layers; ``one_base``: always that). ``local_scaling``: linear rope scaling holds for local layers as
-    well. ``scales``: keys say what scores, embeddings, blocks and logits are multiplied by. ``temperature``: queries
-    may grow with their position. ``yarn``: a rope may be scaled so; ``turns``: keys may say where its ramp lies.
-    """
-
-    activation: str = "silu"
-    qk_norm: str | None = None
-    norms: str = "before"
-    scaled_embedding: bool = False
-    scales: bool = False
-    temperature: bool = False
-    yarn: bool = False
-    turns: bool = False
-    fourth_without_rope: bool = False
-    full_without_rope: bool = False
-    partial_rotation: bool = False
-    attention_softcap: float | None = None
-    logits_softcap: float | None = None
-    period: int = 0
-    window: int | None = None
-    local_base: float | None = None
-    one_base: bool = False
-    local_scaling: bool = False
-
-
-_GEMMA: Final = _Graph("gelu_tanh", scaled_embedding=True)
-_GEMMA2: Final = replace(_GEMMA, norms="both", logits_softcap=0.0)
-_GRAPHS: Final[Mapping[str, _Graph]] = {
-    "llama": _Graph(yarn=True),
-    "qwen2": _Graph(yarn=True),
-    "qwen3": _Graph(qk_norm="head", yarn=True),
-    "phi3": _Graph(partial_rotation=True),
-    "smollm3": _Graph(fourth_without_rope=True),
-    "gemma": _GEMMA,
-    "gemma2": replace(_GEMMA2, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
-    "gemma3": replace(_GEMMA2, qk_norm="head", period=6, local_base=10000.0),
-    "mistral3": _Graph(temperature=True, yarn=True, turns=True),
-    "granite": _Graph(scales=True, yarn=True),
-    "olmo2": _Graph(qk_norm="width", norms="after", yarn=True, period=4, one_base=True),
-    "exaone4": _Graph(qk_norm="head", norms="after"),
-    "hunyuan-dense": _Graph(qk_norm="rotated"),
-}
-_EXAONE4_OF_64: Final = replace(
-    _GRAPHS["exaone4"], period=4, window=4096, one_base=True, local_scaling=True, full_without_rope=True
-)
 
 
 class _Yarn(NamedTuple):
@@ -110,11 +57,11 @@ def check(header: Header, decoder: Decoder, path: Path) -> str:
     Raises ``EngineError`` that names the first fact which it does not.
     """
     architecture = header.metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in _GRAPHS:
-        raise damaged(path, f"general.architecture is {architecture!r}, not one of {', '.join(_GRAPHS)}")
-    keys, graph = _Keys(header.metadata, architecture, path), _GRAPHS[architecture]
+    if not isinstance(architecture, str) or architecture not in GRAPHS:
+        raise damaged(path, f"general.architecture is {architecture!r}, not one of {', '.join(GRAPHS)}")
+    keys, graph = _Keys(header.metadata, architecture, path), GRAPHS[architecture]
     if architecture == "exaone4" and keys.integer("block_count") == 64:
-        graph = _EXAONE4_OF_64
+        graph = EXAONE4_OF_64
     _check_graph(keys, graph, decoder)
     _check_numbers(keys, graph, decoder)
     _check_positions(keys, graph, decoder)
@@ -168,10 +115,11 @@ class _Keys:
             raise damaged(self._path, f"the key {key} is not one that edgepack writes")
 
 
-def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
-    layer, attention = decoder.layer(0), decoder.attention(0)
+def _check_graph(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
+    layer, attention = decoder.layer(0), decoder.attentions[0]
     if not decoder.alike:
         raise keys.fail("its architecture has layers of one shape, the model of several")
+    _check_convolutions(keys, graph, decoder)
     partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
@@ -193,9 +141,23 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     _check_scales(keys, graph, decoder)
 
 
-def _check_scales(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+def _check_convolutions(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
+    convolving = decoder.convolving
+    if bool(convolving) != graph.convolutions:
+        raise keys.fail(f"its architecture has {'' if graph.convolutions else 'no '}convolutions, unlike the model")
+    if not convolving:
+        return
+    lengths = {each.length for each in convolving.values()}
+    keys.check("shortconv.l_cache", keys.integer("shortconv.l_cache"), lengths.pop())
+    heads = keys.get("attention.head_count_kv")
+    wanted = [0 if layer in convolving else decoder.attentions[0].n_kv_heads for layer in range(decoder.n_layers)]
+    found = [*map(int, heads.values)] if isinstance(heads, Array) else heads
+    keys.check("attention.head_count_kv", found, wanted)
+
+
+def _check_scales(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     wanted = {  # (what the model has, what llama.cpp assumes for a key that is absent)
-        "attention.scale": (decoder.attention(0).score_scale, decoder.attention(0).head_dim ** -0.5),
+        "attention.scale": (decoder.attentions[0].score_scale, decoder.attentions[0].head_dim ** -0.5),
         "embedding_scale": (decoder.embedding_scale, 1.0),
         "residual_scale": (decoder.layer(0).residual_scale, 1.0),
         "logit_scale": (1 / decoder.logits_scale, None),  # a divisor
@@ -213,19 +175,20 @@ def _check_scales(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
         raise keys.fail(f"its architecture multiplies embeddings by {root:g}, the model by {decoder.embedding_scale:g}")
 
 
-def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
-    attention = decoder.attention(0)
+def _check_numbers(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
+    attention = decoder.attentions[0]
     head = decoder.hidden_size // attention.n_heads
     sizes = {  # (what the model has, what llama.cpp assumes for a key that is absent)
         "block_count": (decoder.n_layers, None),
         "embedding_length": (decoder.hidden_size, None),
         "feed_forward_length": (decoder.layer(0).mlp.size, None),
         "attention.head_count": (attention.n_heads, None),
-        "attention.head_count_kv": (attention.n_kv_heads, attention.n_heads),
         "attention.key_length": (attention.head_dim, head),
         "attention.value_length": (attention.head_dim, head),
         "vocab_size": (decoder.n_vocab, decoder.n_vocab),
     }
+    if not graph.convolutions:
+        sizes["attention.head_count_kv"] = (attention.n_kv_heads, attention.n_heads)
     for key, (wanted, assumed) in sizes.items():
         keys.check(key, keys.integer(key, assumed), wanted)
     if decoder.n_layers > MAX_LAYERS:
@@ -244,7 +207,7 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
         raise keys.fail(f"tokenizer.ggml.tokens has {tokens.length} entries, the model's vocabulary {decoder.n_vocab}")
 
 
-def _epsilon(graph: _Graph, decoder: Decoder) -> float:
+def _epsilon(graph: Graph, decoder: Decoder) -> float:
     """The model's, in the units of llama.cpp's states, which are larger where it scales embeddings by another root."""
     scaled = graph.scaled_embedding and graph.norms == "both"
     ratio = sqrt(decoder.hidden_size) / decoder.embedding_scale if scaled else 1.0
@@ -259,11 +222,10 @@ def _attention_factor(decoder: Decoder) -> float:
     return decoder.ropes[0].magnitude
 
 
-def _check_positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
+def _check_positions(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     found = _positions(keys, graph, decoder)
-    for layer, has in enumerate(found):
-        attention = decoder.attention(layer)
-        rope = attention.rope
+    for layer, attention in decoder.attending.items():
+        has, rope = found[layer], attention.rope
         wanted = _Position(
             _float32(rope.theta) if rope else None,
             rope.dim if rope else None,
@@ -293,7 +255,7 @@ def _seen(position: _Position, decoder: Decoder) -> _Position:
     return position._replace(window=None) if covered else position
 
 
-def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
+def _positions(keys: _Keys, graph: Graph, decoder: Decoder) -> list[_Position]:
     base, factor = keys.number("rope.freq_base", 10000.0), keys.number("rope.scaling.factor", 1.0)
     kind, yarn = keys.get("rope.scaling.type") or "linear", None
     original = keys.integer("rope.scaling.original_context_length", keys.integer("context_length"))
@@ -304,7 +266,7 @@ def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
         factor, yarn = 1.0, _Yarn(factor, original, fast, slow)
     else:
         keys.check("rope.scaling.type", kind, "linear")
-    dim = keys.integer("rope.dimension_count", decoder.attention(0).head_dim)
+    dim = keys.integer("rope.dimension_count", decoder.attentions[0].head_dim)
     local = position = _Position(base, dim, factor, yarn, None)
     window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
     if window:
@@ -324,15 +286,15 @@ def _positions(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[_Position]:
     return positions
 
 
-def _check_temperature(keys: _Keys, graph: _Graph, decoder: Decoder, original: int | None) -> None:
-    temperature = decoder.attention(0).temperature
+def _check_temperature(keys: _Keys, graph: Graph, decoder: Decoder, original: int | None) -> None:
+    temperature = decoder.attentions[0].temperature
     beta = keys.number("attention.temperature_scale") if graph.temperature else None
     keys.check("attention.temperature_scale", beta, _float32(temperature.beta if temperature else None))
     if temperature:
         keys.check("rope.scaling.original_context_length", original, temperature.length)
 
 
-def _local_layers(keys: _Keys, graph: _Graph, decoder: Decoder) -> list[bool]:
+def _local_layers(keys: _Keys, graph: Graph, decoder: Decoder) -> list[bool]:
     if not graph.period:
         return [False] * decoder.n_layers
     pattern = keys.get("attention.sliding_window_pattern")
@@ -353,10 +315,10 @@ def _check_tensors(header: Header, decoder: Decoder, path: Path) -> None:
         raise damaged(path, f"it has {'a' if decoder.tied else 'no'} head of its own, unlike the model")
     found = Counter(name.rpartition(".")[0].rpartition(".")[2] for name in tensors if name.endswith(".bias"))
     qkv = ("attn_qkv",) if "blk.0.attn_qkv.weight" in tensors else ("attn_q", "attn_k", "attn_v")
-    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
+    attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
     biases = qkv * attention.qkv_bias + ("attn_output",) * attention.output_bias
     biases += ("ffn_gate", "ffn_up", "ffn_down") * mlp.bias
-    if found != Counter(biases * decoder.n_layers):
+    if found != Counter(biases * decoder.n_layers):  # no architecture has some beside convolutions
         raise damaged(path, f"it has biases on {', '.join(sorted(found)) or 'nothing'}, unlike the model")
     expected = _tables(decoder)
     for name in _TABLES:

@@ -18,6 +18,7 @@ from edgepack_runtimes.gguf.library import BUILD, Library
 from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.ring import Ring
 from edgepack_runtimes.gguf.session import OUTPUTS, GgufSession, Native
+from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.threads import Threads, Watch
 
 _REPACKED: Final = frozenset({"q4_0"})
@@ -69,6 +70,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         context=options.context,
         chunk=chunk,
         ring=ring,
+        marks=Marks() if decoder.states else None,
         # Where it was said what they do while they wait, they stay as many as they are; and one always does.
         threads=None
         if options.spin is not None or options.threads == 1

@@ -22,8 +22,9 @@ from edgepack.admission import admitted
 from edgepack.errors import Cancelled, EngineError
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
-from edgepack_runtimes.gguf.ring import Ring
-from edgepack_runtimes.gguf.state import read_state, rearrange, write_state
+from edgepack_runtimes.gguf.ring import Bytes, Ring
+from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, write_rest, write_state
+from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.threads import Threads
 
 Float32 = NDArray[np.float32]
@@ -128,6 +129,7 @@ class GgufSession:
         context: int,
         chunk: int,
         ring: Ring | None,
+        marks: Marks[Bytes] | None,
         threads: Threads | None,
         spin: bool | None,
     ) -> None:
@@ -139,6 +141,7 @@ class GgufSession:
         self._context = context
         self._chunk = chunk
         self._ring = ring
+        self._marks = marks  # None where all layers can forget single tokens
         # An accelerator's steps leave the threads idle, whoever has the cores.
         self._threads = threads if device == "cpu" else Threads(1)
         self._spin = spin
@@ -207,6 +210,9 @@ class GgufSession:
                 self._forget(0)
                 raise ValueError(f"llama.cpp refuses the snapshot of {length} tokens for {self._path}.")
             self._length = self._placed = length
+            if self._marks is not None:
+                self._marks.clear()
+                self._mark()
 
     def _read(self, length: int, payload: memoryview) -> bool:
         native = self._native
@@ -256,7 +262,11 @@ class GgufSession:
         try:
             self._begin()
             with self._native.busy:
+                if len(ids) > 1:  # a prompt, or guesses
+                    self._mark()
                 logits = self._run(ids, first)
+                if len(ids) > 1:
+                    self._mark()
             self._end()
         except BaseException:
             self._abandon(start)
@@ -334,12 +344,24 @@ class GgufSession:
         oldest = self._held_from()
         if ring is not None and oldest > ring.oldest_seen(length):
             length = 0
+        if self._marks is not None and length < self._placed:
+            length, state = self._marks.back(length)
+            if state is not None and not read_rest(native.native, native.context, state):
+                raise EngineError(f"llama.cpp cannot go back to {length} tokens in {self._path}.")
         if not native.native.llama_memory_seq_rm(native.memory, _SEQUENCE, length, -1):
             raise EngineError(f"llama.cpp cannot remove the tokens after {length} from the cache of {self._path}.")
         if ring is not None and ring.is_crossed(length, self._placed) and not self._has_order(length):
             raise EngineError(f"llama.cpp cannot put the tokens before {length} in order in {self._path}.")
         self._length = self._placed = length
         self._oldest = min(oldest, length)
+
+    def _mark(self) -> None:
+        native = self._native
+        if self._marks is None or not self._length or native.context is None:
+            return
+        if (state := write_rest(native.native, native.context)) is None:
+            raise EngineError(f"llama.cpp cannot write the state of {self._path}.")
+        self._marks.keep(self._length, state)
 
     def _has_order(self, length: int) -> bool:
         """Put the tokens of layers with a window where they belong, and say whether llama.cpp did."""

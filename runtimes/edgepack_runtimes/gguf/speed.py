@@ -108,7 +108,7 @@ def measure(library: Library, threads: int, schemes: Collection[str], limit_s: f
         return Speed(threads, {}, Rate(LEAST_S, LEAST_S), settled)
     rates = {name: _rate(wide[name], *found[name]) for name in wide if name in found}
     near, far = (_of_layer(times, four) for times in (found["attention"][:2], found["attention"][2:]))
-    width = one.attention(0).q_size
+    width = one.attentions[0].q_size
     rates["attention"] = attention(near, far, width)
     layer = beside(_of_layer(found["layer"], many), _weights(one), rates[of_layers], rates["attention"], width, CHUNK)
     for scheme, (most, more, share) in _MIXTURES.items():
@@ -204,8 +204,8 @@ def _model(kind: Kind, decoder: Decoder) -> list[bytes]:
         "embedding_length": decoder.hidden_size,
         "block_count": decoder.n_layers,
         "feed_forward_length": decoder.layer(0).mlp.size,
-        "attention.head_count": decoder.attention(0).n_heads,
-        "attention.head_count_kv": decoder.attention(0).n_kv_heads,
+        "attention.head_count": decoder.attentions[0].n_heads,
+        "attention.head_count_kv": decoder.attentions[0].n_kv_heads,
         "vocab_size": decoder.n_vocab,
     }
     keys += [_text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]

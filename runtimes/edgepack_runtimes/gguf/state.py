@@ -16,7 +16,7 @@ import numpy as np
 
 from edgepack.snapshot import Buffer
 from edgepack_runtimes.gguf import abi
-from edgepack_runtimes.gguf.ring import Ring, rearranged
+from edgepack_runtimes.gguf.ring import Bytes, Ring, rearranged
 
 _SEQUENCE: Final = 0
 _ALL: Final = -1
@@ -41,6 +41,21 @@ def read_state(native: ctypes.CDLL, context: int | None, payload: memoryview) ->
         return None
     length: int = native.llama_memory_seq_pos_max(native.llama_get_memory(context), _SEQUENCE) + 1
     return length
+
+
+def write_rest(native: ctypes.CDLL, context: int | None) -> Bytes | None:
+    """Return the states of layers that keep no keys and values, None where llama.cpp cannot write them."""
+    size = native.llama_state_seq_get_size_ext(context, _SEQUENCE, abi.STATE_OF_THE_REST)
+    state = np.empty(size, np.uint8)
+    args = context, state.ctypes.data, size, _SEQUENCE, abi.STATE_OF_THE_REST
+    return state if size and native.llama_state_seq_get_data_ext(*args) == size else None
+
+
+def read_rest(native: ctypes.CDLL, context: int | None, state: Bytes) -> bool:
+    """Replace the states of layers that keep no keys and values; False where llama.cpp refuses."""
+    args = context, state.ctypes.data, state.size, _SEQUENCE, abi.STATE_OF_THE_REST
+    done: int = native.llama_state_seq_set_data_ext(*args)
+    return done == state.size
 
 
 def rearrange(native: ctypes.CDLL, context: int | None, ring: Ring, length: int) -> bool:

@@ -1,4 +1,4 @@
-"""The KV cache of one layer, and which of its columns the rows of a step see."""
+"""What one layer keeps of the tokens: keys and values, of which the rows of a step see some columns; or a state."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ class LayerCache:
         return self.keys.shape[2]
 
     @property
+    def heads(self) -> int:
+        """Heads of keys and values."""
+        return self.keys.shape[1]
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of a head's keys of one token."""
+        return self.keys.shape[3] * self.keys.dtype.size
+
+    @property
     def base(self) -> int:
         """The position of the oldest token that it holds."""
         return self._base
@@ -73,6 +83,39 @@ class LayerCache:
         self.keys[0, :, :held] = mx.array(keys).view(self.keys.dtype)
         self.values[0, :, :held] = mx.array(values).view(self.values.dtype)
         mx.eval(self.keys, self.values)
+
+
+class StateCache:
+    """The last rows of what a layer gave its convolution, [1, rows, channels], in the type of what comes in.
+
+    The arrays are never written to, so that a mark is the array itself. It can be cut nowhere.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.offset = 0
+        self.shape = shape
+        self.state: mx.array | None = None  # zeros
+
+    def append(self, rows: mx.array) -> mx.array:
+        """Append the rows of a step, and return them behind those that were kept: [1, kept + rows, channels]."""
+        self.offset += rows.shape[1]
+        before = mx.zeros((1, *self.shape), rows.dtype) if self.state is None else self.state.astype(rows.dtype)
+        joined = mx.concatenate([before, rows], axis=1)
+        self.state = mx.contiguous(joined[:, -self.shape[0] :])
+        return joined
+
+    def put(self, length: int, state: mx.array | None) -> None:
+        """Stand after ``length`` tokens with the state that was there; None before the first."""
+        self.offset, self.state = length, state
+
+    def filled(self) -> memoryview:
+        """Return the state as bytes of float32, which holds every type: [rows, channels]."""
+        state = mx.zeros(self.shape) if self.state is None else self.state[0]
+        return np.asarray(mx.contiguous(state.astype(mx.float32))).data
+
+    def fill(self, length: int, state: NDArray[np.uint8]) -> None:
+        """Stand after ``length`` tokens with the bytes that ``filled`` gave."""
+        self.put(length, mx.array(np.ascontiguousarray(state).view(np.float32).reshape(1, *self.shape)))
 
 
 def seen_before(offset: int, window: int | None) -> int:

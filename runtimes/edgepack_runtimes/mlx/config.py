@@ -8,30 +8,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
-QK_NORMS = ("q_norm", "k_norm")
-
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
     """What a ``model_type`` of mlx-lm means for the tensors: whether q, k, v and gate, up are fused, what is added to a
-    stored norm to make it the gain, and what the norms of q and k are called."""
+    stored norm to make it the gain, and what is called otherwise than in the model."""
 
     fused: bool = False
     gain_offset: float = 0.0
-    qk_norms: tuple[str, str] = QK_NORMS
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def stored(self, name: str) -> str:
-        """Return how the file calls a parameter of the model."""
-        for ours, theirs in zip(QK_NORMS, self.qk_norms, strict=True):
-            name = name.replace(f".{ours}.", f".{theirs}.")
+        """Return how the file calls a parameter of the model, or a module."""
+        for ours, theirs in self.names.items():
+            name = f"{name}.".replace(f".{ours}.", f".{theirs}.").removesuffix(".")
         return name
 
+
+_LFM2: Mapping[str, str] = {
+    "input_layernorm": "operator_norm",
+    "q_norm": "q_layernorm",
+    "k_norm": "k_layernorm",
+    "o_proj": "out_proj",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "norm": "embedding_norm",
+}
 
 SPELLINGS: Mapping[str, Spelling] = {
     "llama": Spelling(),
@@ -48,7 +58,8 @@ SPELLINGS: Mapping[str, Spelling] = {
     "exaone4": Spelling(),
     "seed_oss": Spelling(),
     "ministral3": Spelling(),
-    "hunyuan_v1_dense": Spelling(qk_norms=("query_layernorm", "key_layernorm")),
+    "hunyuan_v1_dense": Spelling(names={"q_norm": "query_layernorm", "k_norm": "key_layernorm"}),
+    "lfm2": Spelling(names=_LFM2),
     "edgepack": Spelling(),  # what no model file of mlx-lm expresses
     "edgepack_gemma": Spelling(gain_offset=1.0),
 }
@@ -68,7 +79,7 @@ def disagreement(config: Mapping[str, Any], decoder: Decoder) -> str | None:
 
 
 def _block_fields(decoder: Decoder) -> dict[str, object]:
-    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
+    attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
     fields: dict[str, object] = {
         "vocab_size": decoder.n_vocab,
         "hidden_size": decoder.hidden_size,
@@ -98,6 +109,11 @@ def _position_fields(decoder: Decoder) -> dict[str, object]:
         fields["sliding_window"] = max(layer.window or 0 for layer in layers)
     if not all(layer.rope for layer in layers):
         fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]
+    for convolution in decoder.convolving.values():
+        fields |= {"conv_L_cache": convolution.length, "conv_bias": convolution.bias}
+        kinds = ["conv" if index in decoder.convolving else "full_attention" for index in range(decoder.n_layers)]
+        fields["layer_types"] = kinds
+        break
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
         if rope.dim != layers[0].head_dim:
@@ -122,6 +138,9 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
         case "exaone4":
             letters = "".join("L" if layer.window else "G" for layer in layers[: len(decoder.pattern)])
             fields["sliding_window_pattern"] = letters if "L" in letters else None
+        case "lfm2":
+            fields |= {"norm_eps": decoder.norm_eps, "block_auto_adjust_ff_dim": False}
+            fields |= {"block_dim": decoder.hidden_size, "block_ff_dim": decoder.layer(0).mlp.size}
         case "seed_oss":
             fields["attention_out_bias"] = layers[0].output_bias
         case "ministral3":

@@ -93,7 +93,7 @@ class ExportedSession(MlxSession):
         self._facts = snapshot.facts("mlx-lm", decoder, "float32")
         self._owner = current_thread()
         self._cache: list[Any] = make_prompt_cache(model)
-        attention = decoder.attention(0)
+        attention = decoder.attentions[0]
         self._heads = attention.n_kv_heads, attention.head_dim
         self._lock = RLock()
         self._running = False

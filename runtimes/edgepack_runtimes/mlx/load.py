@@ -41,7 +41,7 @@ def load_model(variant: Path, payload: Payload, decoder: Decoder, float_type: mx
 
 def _quantization(payload: Payload, module: str, _: nn.Module) -> dict[str, int] | bool:
     """Return how a module is quantised; False: not at all."""
-    packing = payload.packings.get(module)
+    packing = payload.packings.get(payload.spelling.stored(module))
     return packing is not None and {"group_size": packing[1], "bits": packing[0]}
 
 

@@ -8,18 +8,19 @@ softcaps are computed in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
-from edgepack_runtimes.mlx.cache import LayerCache, causal_mask
+from edgepack_runtimes.mlx.cache import LayerCache, StateCache, causal_mask
 
 Mask = mx.array | Literal["causal"] | None
+Cache = LayerCache | StateCache
 Elementwise = TypeVar("Elementwise", bound=Callable[..., mx.array])
 
 
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         if not decoder.tied:
             self.lm_head = nn.Linear(decoder.hidden_size, decoder.n_vocab, bias=False)
 
-    def hidden(self, ids: Sequence[int], caches: Sequence[LayerCache]) -> mx.array:
+    def hidden(self, ids: Sequence[int], caches: Sequence[Cache]) -> mx.array:
         """Append ids to the caches and return their normed states after the last layer."""
         return self.model(mx.array([ids]), caches)
 
@@ -62,17 +63,15 @@ class Layers(nn.Module):
     def __init__(self, decoder: Decoder, fused: bool) -> None:
         super().__init__()
         self._scale = decoder.embedding_scale
-        self._windows = [attention.window for attention in decoder.attentions]
+        self._windows = [layer.mixer.window if isinstance(layer.mixer, Attention) else None for layer in decoder.layers]
         self._as_array = any(attention.softcap is not None for attention in decoder.attentions)
         turned = {(each.rope, each.head_dim) for each in decoder.attentions}
         rotations = {(rope, size): Rotation(rope, size) if rope else None for rope, size in turned}
         self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
-        self.layers = [
-            Block(decoder, layer, fused, rotations[layer.mixer.rope, layer.mixer.head_dim]) for layer in decoder.layers
-        ]
+        self.layers = [Block(decoder, layer, fused, rotations) for layer in decoder.layers]
         self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
 
-    def __call__(self, ids: mx.array, caches: Sequence[LayerCache]) -> mx.array:
+    def __call__(self, ids: mx.array, caches: Sequence[Cache]) -> mx.array:
         x = self.embed_tokens(ids)
         if self._scale != 1:
             # A Python number would be rounded to the type of x first.
@@ -90,15 +89,25 @@ class Layers(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP with their norms, named as Gemma's where some stand behind a block, else as Llama's."""
+    """Mixer and MLP with their norms, named as Gemma's where some stand behind a block, else as Llama's."""
 
-    def __init__(self, decoder: Decoder, layer: Layer, fused: bool, rotation: Rotation | None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        layer: Layer,
+        fused: bool,
+        rotations: Mapping[tuple[Rope | None, int], Rotation | None],
+    ) -> None:
         super().__init__()
         hidden, epsilon = decoder.hidden_size, decoder.norm_eps
         norm = partial(nn.RMSNorm, hidden, epsilon)
         self._pre_norms, self._post_norms = layer.pre_norms, layer.post_norms
         self._scale = layer.residual_scale
-        self.self_attn = SelfAttention(layer.mixer, hidden, epsilon, fused, rotation)
+        if isinstance(layer.mixer, Convolution):
+            self.conv = ShortConvolution(layer.mixer, hidden)
+        else:
+            rotation = rotations[layer.mixer.rope, layer.mixer.head_dim]
+            self.self_attn = SelfAttention(layer.mixer, hidden, epsilon, fused, rotation)
         self.mlp = GatedMlp(layer.mlp, hidden, fused)
         self.post_attention_layernorm = norm()
         if layer.pre_norms:
@@ -108,8 +117,9 @@ class Block(nn.Module):
         if layer.pre_norms and layer.post_norms:
             self.pre_feedforward_layernorm = norm()
 
-    def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
-        mixed = self.self_attn(self.input_layernorm(x) if self._pre_norms else x, mask, cache)
+    def __call__(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
+        entered = self.input_layernorm(x) if self._pre_norms else x
+        mixed = self.conv(entered, cache) if isinstance(cache, StateCache) else self.self_attn(entered, mask, cache)
         if not self._post_norms:
             x = x + self._scaled(mixed)
             return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
@@ -172,6 +182,38 @@ class SelfAttention(nn.Module):
         if self._fused:
             return tuple(mx.split(self.qkv_proj(x), self._ends, axis=-1))
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+
+class ShortConvolution(nn.Module):
+    """out(c * conv(b * x)), where ``in_proj`` makes b, c and x, and the layer's cache has the positions before."""
+
+    def __init__(self, convolution: Convolution, hidden: int) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(hidden, 3 * hidden, convolution.bias)
+        self.conv = Kernel(hidden, convolution)
+        self.out_proj = nn.Linear(hidden, hidden, convolution.bias)
+
+    def __call__(self, x: mx.array, cache: StateCache) -> mx.array:
+        opening, closing, values = mx.split(self.in_proj(x), 3, axis=-1)
+        return cast(mx.array, self.out_proj(closing * self.conv(cache.append(opening * values))))
+
+
+class Kernel(nn.Module):
+    """A kernel for each channel, [channels, length, 1], and a number for each where it has a bias."""
+
+    def __init__(self, channels: int, convolution: Convolution) -> None:
+        super().__init__()
+        self.weight = mx.zeros((channels, convolution.length, 1))
+        if convolution.bias:
+            self.bias = mx.zeros((channels,))
+
+    def __call__(self, rows: mx.array) -> mx.array:
+        """Return [1, n, channels] of [1, length - 1 + n, channels]."""
+        length = self.weight.shape[1]
+        count = rows.shape[1] - length + 1
+        taps = [rows[:, tap : tap + count] * self.weight[:, tap, 0] for tap in range(length)]
+        mixed = sum(taps[1:], taps[0])
+        return mixed + self.bias if "bias" in self else mixed
 
 
 class Rotation:

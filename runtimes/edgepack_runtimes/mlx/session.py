@@ -6,6 +6,7 @@ stop an evaluation that runs: a cancel takes effect at the end of the chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import RLock, current_thread
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 
 from edgepack import snapshot
 from edgepack.admission import admitted
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Convolution, Decoder, Mixer
 from edgepack.device.memory import cells_of
 from edgepack.errors import Cancelled, EngineError
 from edgepack.runtime import Options
-from edgepack_runtimes.mlx.cache import LayerCache
+from edgepack_runtimes.marks import Marks
+from edgepack_runtimes.mlx.cache import LayerCache, StateCache
 from edgepack_runtimes.mlx.load import load_model
 from edgepack_runtimes.mlx.model import Transformer
 from edgepack_runtimes.mlx.payload import Payload, read_payload
@@ -58,8 +60,17 @@ def _cache_type(decoder: Decoder, options: Options, payload: Payload) -> mx.Dtyp
     return mx.bfloat16 if payload.float_type == "BF16" or decoder.wide else mx.float16
 
 
+def _cache_of(mixer: Mixer, decoder: Decoder, options: Options, cache_type: mx.Dtype) -> LayerCache | StateCache:
+    if isinstance(mixer, Convolution):
+        return StateCache(mixer.state(decoder.hidden_size))
+    shape = (1, mixer.n_kv_heads, cells_of("mlx", options, mixer.window), mixer.head_dim)
+    return LayerCache(shape, cache_type, mixer.window)
+
+
 class MlxSession:
     """See ``edgepack.runtime.Session``. Every call but ``cancel`` must come from the thread that opened it."""
+
+    _states: tuple[StateCache, ...] = ()
 
     def __init__(
         self, model: Transformer, decoder: Decoder, options: Options, cache_type: mx.Dtype, device: mx.Device
@@ -71,11 +82,10 @@ class MlxSession:
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
-        self._cache = []
-        for attention in decoder.attentions:
-            cells = cells_of("mlx", options, attention.window)
-            shape = (1, attention.n_kv_heads, cells, attention.head_dim)
-            self._cache.append(LayerCache(shape, cache_type, attention.window))
+        self._layers = [_cache_of(layer.mixer, decoder, options, cache_type) for layer in decoder.layers]
+        self._cache = [layer for layer in self._layers if isinstance(layer, LayerCache)]
+        self._states = tuple(layer for layer in self._layers if isinstance(layer, StateCache))
+        self._marks: Marks[list[mx.array | None]] = Marks()
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
         self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
         self._running = False
@@ -95,29 +105,40 @@ class MlxSession:
     def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens and return the logits after the last: float32 [n_vocab]."""
         ids = self._admit(tokens)
-        return self._run(lambda: self._last(ids))
+        return self._run(len(ids), lambda: self._last(ids))
 
     def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
         ids = self._admit(tokens)
-        return self._run(lambda: np.concatenate([self._logits(hidden) for hidden in self._chunks(ids)]))
+        return self._run(len(ids), lambda: np.concatenate([self._logits(hidden) for hidden in self._chunks(ids)]))
 
     def rewind(self, length: int) -> int:
-        """Forget all but the first ``length`` tokens, or all where a layer's window has forgotten too much."""
+        """Forget all but the first ``length`` tokens, or all where a layer's window has forgotten too much.
+
+        States that cannot be cut go back to a mark.
+        """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot rewind to {length}: the cache holds {self.length} tokens")
-        kept = length if all(layer.holds(length) for layer in self._cache) else 0
-        for layer in self._cache:
-            layer.cut(kept)
-        return kept
+        state = None
+        if self._states and length < self.length:
+            length, state = self._marks.back(length)
+        if not all(layer.holds(length) for layer in self._cache):
+            length, state = self._marks.back(0)
+        if length < self.length:
+            for layer, kept in zip(self._states, state or [None] * len(self._states), strict=True):
+                layer.put(length, kept)
+        for cache in self._cache:
+            cache.cut(length)
+        return length
 
     def snapshot(self) -> bytes:
-        """Return the cache, sealed: the position of each layer's oldest token, int32, then the keys and values of each
-        layer, [KV heads, tokens, head dimension] in the cache's type."""
+        """Return the cache, sealed: the position of each layer's oldest token, int32; the keys and values of each
+        layer, [KV heads, tokens, head dimension] in the cache's type; and the states of layers, float32."""
         length = self.length
         bases = np.array([layer.base for layer in self._cache], np.int32)
         with mx.stream(self._device):
             parts = [part for layer in self._cache for part in layer.filled()]
+            parts += [layer.filled() for layer in self._states]
         return snapshot.seal(self._facts, length, [bases.tobytes(), *parts])
 
     def restore(self, state: bytes) -> None:
@@ -125,18 +146,23 @@ class MlxSession:
         self._check_owner()
         length, payload = snapshot.unseal(state, self._facts, self._context)
         bases = np.frombuffer(payload, np.int32, len(self._cache)).tolist()
-        heads, _, width = self._cache[0].keys[0, :, :1].view(mx.uint8).shape
         helds = [length - base for base in bases]
         if any(not 0 <= held <= min(length, layer.cells) for held, layer in zip(helds, self._cache, strict=True)):
             raise ValueError("The snapshot holds more of a layer than this session has room for.")
-        ends = np.cumsum([2 * heads * held * width for held in helds])
-        parts = np.split(np.frombuffer(payload, np.uint8, offset=4 * len(bases)), ends)
+        shapes: list[tuple[int, ...]] = []
+        shapes += [(2, layer.heads, held, layer.head_bytes) for held, layer in zip(helds, self._cache, strict=True)]
+        shapes += [(*layer.shape, 4) for layer in self._states]
+        parts = np.split(np.frombuffer(payload, np.uint8, offset=4 * len(bases)), np.cumsum([*map(math.prod, shapes)]))
         if parts.pop().size:
             raise ValueError("The snapshot is longer than the layers that it describes.")
-        pairs = [part.reshape(2, heads, held, width) for part, held in zip(parts, helds, strict=True)]
+        saved = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
         with mx.stream(self._device):
-            for layer, base, (keys, values) in zip(self._cache, bases, pairs, strict=True):
+            for layer, base, (keys, values) in zip(self._cache, bases, saved, strict=False):
                 layer.fill(base, keys, values)
+            for kept, found in zip(self._states, saved[len(self._cache) :], strict=True):
+                kept.fill(length, found)
+        self._marks.clear()
+        self._mark()
 
     def cancel(self) -> None:
         """Stop a forward that is running, at the end of its chunk. From any thread."""
@@ -148,7 +174,7 @@ class MlxSession:
         self._check_thread()
         if self._model is not None:
             self._model = None
-            self._cache = []
+            self._layers, self._cache, self._states, self._marks = [], [], (), Marks()
             mx.clear_cache()
 
     def _last(self, ids: list[int]) -> NDArray[np.float32]:
@@ -161,8 +187,10 @@ class MlxSession:
         """Yield the hidden state of each chunk: [1, tokens, hidden size], evaluated, in the activations' type."""
         for start in range(0, len(ids), self._chunk):
             self._check_cancelled()
-            hidden = self._model.hidden(ids[start : start + self._chunk], self._cache)
-            mx.eval(hidden, [(layer.keys, layer.values) for layer in self._cache])
+            chunk = ids[start : start + self._chunk]
+            hidden = self._model.hidden(chunk, self._layers)
+            states = [layer.state for layer in self._states]
+            mx.eval(hidden, [(layer.keys, layer.values) for layer in self._cache], states)
             yield hidden
         self._check_cancelled()
 
@@ -170,13 +198,15 @@ class MlxSession:
         logits: NDArray[np.float32] = np.array(self._model.logits(hidden)[0])
         return logits
 
-    def _run(self, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _run(self, count: int, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         before = self.length
+        if count > 1:  # a prompt, or guesses
+            self._mark()
         with self._lock:
             self._running, self._cancelled = True, False
         try:
             with mx.stream(self._device):
-                return work()
+                logits = work()
         except Cancelled:
             self.rewind(before)
             raise
@@ -185,6 +215,13 @@ class MlxSession:
         finally:
             with self._lock:
                 self._running = False
+        if count > 1:
+            self._mark()
+        return logits
+
+    def _mark(self) -> None:
+        if self._states and self.length:
+            self._marks.keep(self.length, [layer.state for layer in self._states])
 
     def _check_cancelled(self) -> None:
         with self._lock:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.errors import EngineError
-from edgepack_runtimes.onnx.graph import BYTES, F32, I64, OPSETS, Attribute, Graph, Node, Tensor, expected
+from edgepack_runtimes.onnx.graph import expected
+from edgepack_runtimes.onnx.operators import BYTES, F32, I64, OPSETS, Attribute, Graph, Node, Tensor
 from edgepack_runtimes.onnx.wire import (
     DATA_FILE,
     ENTRY,

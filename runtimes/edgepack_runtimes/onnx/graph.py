@@ -8,66 +8,22 @@ products are computed, and the type of the KV cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
-
-F32: Final = 1
-U8: Final = 2
-I32: Final = 6
-I64: Final = 7
-F16: Final = 10
-BYTES: Final[Mapping[int, int]] = {F32: 4, U8: 1, I32: 4, I64: 8, F16: 2}
-OPSETS: Final[Mapping[str, int]] = {"": 22, "com.microsoft": 1}
+from edgepack_runtimes.onnx.operators import F16, F32, I32, I64, U8, Attribute, Graph, Node, Tensor
 
 _CONTRIB: Final = "com.microsoft"
-_CONTRIBUTED: Final = frozenset({"FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits",
-                                 "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
+_CONTRIBUTED: Final = frozenset({"CausalConvWithState", "FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention",
+                                 "MatMulNBits", "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
 _FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
 _ASYMMETRIC_BITS: Final = 4
 _ACCURACY_LEVELS: Final = range(5)
 _TABLES: Final = 7
 _SCALES: Final = 12
-
-Attribute = int | float | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An operator, by the names of what it reads and makes; its own name is that of its first output."""
-
-    operator: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Attribute]
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An initialiser: its element type, its dimensions, and its values unless they lie in the data file."""
-
-    type: int
-    dims: tuple[int, ...]
-    values: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """Operators in their order, and initialisers by name."""
-
-    nodes: list[Node] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def quantized_cache(self) -> bool:
-        """Whether it has the scales of a KV cache of 8 bits, by which ``expected`` goes for every layer."""
-        return "layers.0.attention.k.cache.scales" in self.tensors
 
 
 def expected(decoder: Decoder, found: Graph) -> Graph:
@@ -85,7 +41,7 @@ class _Building:
         self._made_by = {name: node for node in found.nodes for name in node.outputs}
         self._shapes = dict(decoder.tensors())
         self._ropes = {rope: f"rope.{index}" for index, rope in enumerate(decoder.ropes)}
-        self._half = "layers.0.attention.q.half" in self._made_by
+        self._half = f"layers.{min(decoder.attending)}.attention.q.half" in self._made_by
         self._bytes = found.quantized_cache
 
     def lengths(self) -> None:
@@ -112,11 +68,13 @@ class _Building:
         """From token ids to logits."""
         residual, output = self._embedded(), ""
         for index, layer in enumerate(self._decoder.layers):
-            for block in (f"layers.{index}.attention", f"layers.{index}.mlp"):
-                inputs, residual = self._entered(layer, block, output, residual)
-                attends = block.endswith("attention")
-                made = self._attention(index, inputs) if attends else self._mlp(layer.mlp, block, inputs)
-                output = self._left(layer, block, made)
+            mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
+            inputs, residual = self._entered(layer, mixes, output, residual)
+            attends = isinstance(layer.mixer, Attention)
+            made = self._attention(index, inputs) if attends else self._convolution(index, inputs)
+            output = self._left(layer, mixes, made)
+            inputs, residual = self._entered(layer, feeds, output, residual)
+            output = self._left(layer, feeds, self._mlp(layer.mlp, feeds, inputs))
         self._head(self._norm_of_sum("norm", output, residual)[0])
 
     def _entered(self, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
@@ -160,7 +118,7 @@ class _Building:
         return self._add("Mul", [output, scale], "embedding.scaled")
 
     def _attention(self, layer: int, inputs: str) -> str:
-        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
+        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attending[layer]
         q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
         if kind.qk_norm == "width":
             q, k = self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)
@@ -203,6 +161,23 @@ class _Building:
             **kinds,
         )
         return self._linear(f"{name}.o", self._cast(output, f"{name}.output.single", F32) if self._half else output)
+
+    def _convolution(self, layer: int, inputs: str) -> str:
+        name, kind = f"layers.{layer}.convolution", self._decoder.convolving[layer]
+        parts = tuple(f"{name}.{part}" for part in ("opening", "closing", "values"))
+        self._add("Split", [self._linear(f"{name}.in", inputs)], *parts, axis=-1, num_outputs=3)
+        gated = self._add("Mul", [parts[0], parts[2]], f"{name}.gated")
+        kernel = self._stored(f"{name}.kernel.weight", F32, self._decoder.hidden_size, 1, kind.length)
+        bias = self._stored(f"{name}.kernel.bias", F32, self._decoder.hidden_size) if kind.bias else ""
+        mixed = self._add(
+            "CausalConvWithState",
+            [gated, kernel, bias, f"past_conv.{layer}"],
+            f"{name}.mixed",
+            f"present_conv.{layer}",
+            ndim=1,
+            channels_last=1,
+        )
+        return self._linear(f"{name}.out", self._add("Mul", [parts[1], mixed], f"{name}.closed"))
 
     def _mlp(self, mlp: Mlp, name: str, inputs: str) -> str:
         gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))

@@ -13,7 +13,8 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import kv_bytes
 from edgepack.errors import ContextTooLargeError, EngineError
 from edgepack.runtime import Options
-from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers
+from edgepack_runtimes.marks import Marks
+from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers, States
 from edgepack_runtimes.onnx.check import check, other_cache
 from edgepack_runtimes.onnx.stepping import Float32, Stepping
 from edgepack_runtimes.onnx.wire import GRAPH_FILE
@@ -30,36 +31,61 @@ class OnnxSession(Stepping):
         super().__init__(variant, decoder, options, device, lambda: check(variant, decoder, options.kv_cache))
         self._check_signature(variant / GRAPH_FILE)
         self._caches = self._bind_caches(device)
+        shapes = {_state_names(layer): (1, *shape) for layer, shape in decoder.states.items()}
+        self._states = States(shapes, device) if shapes else None
+        self._marks: Marks[list[Numbers]] = Marks()
         self._start = np.zeros(1, np.int64)
 
     def rewind(self, length: int) -> int:
-        """Forget all but the first ``length`` tokens, which are all kept: what is behind them is written over later.
+        """Forget all but the first ``length`` tokens: what is behind them is written over later.
 
         A layer with a window holds the whole context too: onnxruntime's GroupQueryAttention reads its cache from the
-        first position on, whatever the window hides.
+        first position on, whatever the window hides. States that cannot be cut go back to a mark.
         """
         self._check_rewind(length)
-        self._length = length
-        return length
+        self._go_back(length)
+        return self._length
 
     def snapshot(self) -> bytes:
         """Return the keys and values of each layer, [KV heads, length, head dimension], sealed."""
         self._check_use()
-        return snapshot.seal(self._facts, self._length, [each.read(self._length).tobytes() for each in self._caches])
+        states = self._states.copies() if self._states else []
+        parts = [*(each.read(self._length) for each in self._caches), *states]
+        return snapshot.seal(self._facts, self._length, [each.tobytes() for each in parts])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
         self._check_use()
         length, payload = snapshot.unseal(state, self._facts, self._options.context)
-        values: Numbers = np.frombuffer(payload, DTYPES[self._options.kv_cache])
+        shapes = [(1, *shape) for shape in self._decoder.states.values()]
+        whole = 4 * sum(map(math.prod, shapes))
+        values: Numbers = np.frombuffer(payload[: len(payload) - whole], DTYPES[self._options.kv_cache])
+        kept: Numbers = np.frombuffer(payload[len(payload) - whole :], np.float32)
         sizes = [length * math.prod(shape) for _, _, shape in _caches(self._decoder)]
         parts = np.split(values, np.cumsum(sizes)[:-1])
         for cache, saved, (_, _, (heads, size)) in zip(self._caches, parts, _caches(self._decoder), strict=True):
             cache.write(saved.reshape(heads, length, size))
         self._length = length
+        self._marks.clear()
+        if self._states:
+            states = np.split(kept, np.cumsum([*map(math.prod, shapes)])[:-1])
+            self._states.put([state.reshape(shape) for state, shape in zip(states, shapes, strict=True)])
+            self._mark()
 
     def _release(self) -> None:
         self._caches = []
+        self._states = None
+        self._marks.clear()
+
+    def _mark(self) -> None:
+        if self._states and self._length:
+            self._marks.keep(self._length, self._states.copies())
+
+    def _go_back(self, length: int) -> None:
+        if self._states and length < self._length:
+            length, state = self._marks.back(length)
+            self._states.put(state)
+        self._length = length
 
     def _step(self, ids: list[int], start: int, logits: Float32) -> None:
         count = len(ids)
@@ -71,7 +97,11 @@ class OnnxSession(Stepping):
         # An empty output is bound too, to an address that is never written.
         target = logits if len(logits) else self._start
         self._bind_logits("logits", target, (1, len(logits), self._decoder.n_vocab))
+        if self._states:
+            self._states.bind(self._binding)
         self._run()
+        if self._states:
+            self._states.turn()
         self._length += count
 
     def _check_signature(self, path: Path) -> None:
@@ -82,6 +112,8 @@ class OnnxSession(Stepping):
         shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
         caches = {name: shape for *names, shape in _caches(decoder) for name in names}
         wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,), **caches}
+        for layer, shape in decoder.states.items():
+            wanted |= dict.fromkeys(_state_names(layer), shape)
         wanted |= {"input_ids": (), "attention_mask": (), "logits_start": (1,)}
         found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
         if found != wanted:
@@ -115,10 +147,15 @@ class OnnxSession(Stepping):
 
 def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """Yield where the graph reads and where it writes each cache, by name, and its KV heads and head dimension."""
-    for layer, attention in enumerate(decoder.attentions):
+    for layer, attention in decoder.attending.items():
         for part in ("key", "value"):
             yield (
                 f"past_key_values.{layer}.{part}",
                 f"present.{layer}.{part}",
                 (attention.n_kv_heads, attention.head_dim),
             )
+
+
+def _state_names(layer: int) -> tuple[str, str]:
+    """Return where the graph reads and where it writes what a layer keeps whatever the number of tokens."""
+    return f"past_conv.{layer}", f"present_conv.{layer}"

@@ -115,6 +115,8 @@ class Stepping(ABC):
         A chunk before these positions computes no logits at all.
         """
         before, wanted = self._length, len(ids) - len(logits)
+        if len(ids) > 1:  # a prompt, or guesses
+            self._mark()
         with self._interruptible():
             try:
                 for start in range(0, len(ids), len(self._ids)):
@@ -125,8 +127,17 @@ class Stepping(ABC):
                     first = max(start - wanted, 0)
                     self._step(chunk, skipped, logits[first : first + len(chunk) - skipped])
             except BaseException:
-                self._length = before
+                self._go_back(before)
                 raise
+        if len(ids) > 1:
+            self._mark()
+
+    def _mark(self) -> None:  # noqa: B027 - most sessions can be cut anywhere
+        """Keep what is needed to come back to this length later, of what cannot be cut."""
+
+    def _go_back(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens, or more where what is kept of them does not reach."""
+        self._length = length
 
     @abstractmethod
     def _step(self, ids: list[int], start: int, logits: Float32) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, ClassVar, Literal, TypedDict
 
 import msgspec
 
 from edgepack.bundle import exported
-from edgepack.bundle.bounds import MAX_LAYERS, Count, HeadSize, Layers, Positive, Width
+from edgepack.bundle.bounds import MAX_LAYERS, Count, HeadSize, Layers, Positive, Taps, Width
 from edgepack.bundle.exported import Exported
 from edgepack.bundle.rope import LongRopeScaling, Rope
 
@@ -41,6 +41,7 @@ class Attention(
     multiplies the scores, and a softcap c makes c tanh(x / c) of them. It keeps keys and values of each token.
     """
 
+    room: ClassVar[str] = "attention"
     n_heads: Width
     n_kv_heads: Width
     head_dim: HeadSize
@@ -85,6 +86,37 @@ class Attention(
         yield from _linear("o", hidden, self.q_size, self.output_bias)
 
 
+class Convolution(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="convolution"
+):
+    """A gated short convolution (LFM2, arXiv:2511.23404): out(c * conv(b * x)).
+
+    ``in`` makes b, c and x of the input, one after the other. conv is causal and of each channel alone: what position p
+    gets is the sum over i of ``kernel[i]`` times what p - ``length`` + 1 + i gives, and zeros before the first; with
+    ``bias`` a number for each channel is added, as to ``in`` and ``out``. It keeps the last ``length`` - 1 of b * x.
+    """
+
+    room: ClassVar[str] = "convolution"
+    length: Taps
+    bias: bool = False
+
+    def state(self, hidden: int) -> Shape:
+        """Return the shape of what it keeps, whatever the number of tokens: positions and channels."""
+        return (self.length - 1, hidden)
+
+    def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
+        """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""
+        yield from _linear("in", 3 * hidden, hidden, self.bias)
+        yield "kernel", (hidden * self.length,)
+        if self.bias:
+            yield "kernel.bias", (hidden,)
+        yield from _linear("out", hidden, hidden, self.bias)
+
+
+Mixer = Attention | Convolution
+"""Through what the positions of a layer see each other."""
+
+
 class Mlp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """down(activation(gate(x)) * up(x)), ``size`` elements wide between."""
 
@@ -106,7 +138,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     ``residual_scale``.
     """
 
-    mixer: Attention
+    mixer: Mixer
     mlp: Mlp
     norms: Literal["before", "after", "both"] = "before"
     residual_scale: Positive = 1.0
@@ -123,7 +155,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name within the layer, shape) in model order; a matrix is [output rows, input columns]."""
-        for block, name in ((self.mixer, "attention"), (self.mlp, "mlp")):
+        for block, name in ((self.mixer, self.mixer.room), (self.mlp, "mlp")):
             if self.pre_norms:
                 yield f"{name}.norm", (hidden,)
             for part, shape in block.tensors(hidden):
@@ -186,8 +218,8 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.kinds[self.pattern[index % len(self.pattern)]]
 
     def attention(self, index: int) -> Attention:
-        """Return a layer's attention."""
-        return self.layer(index).mixer
+        """Return the attention of a layer that has one."""
+        return self.attending[index]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -195,14 +227,24 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return tuple(map(self.layer, range(self.n_layers)))
 
     @property
+    def attending(self) -> dict[int, Attention]:
+        """The attention of each layer that has one, by its index, in order."""
+        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Attention)}
+
+    @property
+    def convolving(self) -> dict[int, Convolution]:
+        """The short convolution of each layer that has one, by its index, in order."""
+        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Convolution)}
+
+    @property
     def attentions(self) -> tuple[Attention, ...]:
-        """The attention of each layer, in order."""
-        return tuple(layer.mixer for layer in self.layers)
+        """The attention of each layer that has one, in order; there is at least one."""
+        return tuple(self.attending.values())
 
     @property
     def alike(self) -> bool:
-        """Whether all layers are alike but for the positions that they see, and how."""
-        return len({_without_positions(kind) for kind in self.kinds}) == 1
+        """Whether all layers with the same type of mixer are alike but for the positions that they see, and how."""
+        return len({_without_positions(kind) for kind in self.kinds}) == len({type(kind.mixer) for kind in self.kinds})
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -223,12 +265,17 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def head_multiple(self) -> int:
         """The least number of rows that are whole heads in every layer."""
-        return math.lcm(*(kind.mixer.head_dim for kind in self.kinds))
+        return math.lcm(*(attention.head_dim for attention in self.attentions))
 
     @property
     def kv_values_per_token(self) -> int:
         """Elements that one token adds to the KV cache over all layers."""
         return 2 * sum(attention.kv_size for attention in self.attentions)
+
+    @property
+    def states(self) -> dict[int, Shape]:
+        """The shape of what a layer keeps whatever the number of tokens, by its index, of those that keep such."""
+        return {index: mixer.state(self.hidden_size) for index, mixer in self.convolving.items()}
 
     @property
     def n_parameters(self) -> int:
@@ -258,7 +305,10 @@ def check(decoder: Decoder) -> None:
     if len(set(decoder.kinds)) < len(decoder.kinds) or {*decoder.pattern} != {*range(len(decoder.kinds))}:
         raise ValueError("the pattern does not number each kind of layer once described - at `$.decoder.pattern`")
     for index, kind in enumerate(decoder.kinds):
-        _check_attention(kind.mixer, f"at `$.decoder.kinds[{index}].mixer`")
+        if isinstance(kind.mixer, Attention):
+            _check_attention(kind.mixer, f"at `$.decoder.kinds[{index}].mixer`")
+    if not decoder.attending:
+        raise ValueError("no layer is an attention - at `$.decoder.pattern`")
     if decoder.exported and decoder.exported.graph:
         exported.check(decoder.exported.graph, decoder.n_layers)
 
@@ -275,6 +325,8 @@ def _check_attention(attention: Attention, place: str) -> None:
 
 
 def _without_positions(layer: Layer) -> Layer:
+    if not isinstance(layer.mixer, Attention):
+        return layer
     return msgspec.structs.replace(layer, mixer=msgspec.structs.replace(layer.mixer, rope=None, window=None))
 
 

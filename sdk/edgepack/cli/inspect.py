@@ -196,6 +196,9 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
             "attention",
             "; then ".join(dict.fromkeys(_attention(each, decoder.context) for each in decoder.attentions)),
         )
+    if convolving := decoder.convolving:
+        lengths = " or ".join(sorted({str(each.length) for each in convolving.values()}))
+        yield "convolution", f"{len(convolving)} of {decoder.n_layers} layers, over {lengths} positions"
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     kv_cache: KvCache = "f32" if decoder.exported else "f16"
     yield (

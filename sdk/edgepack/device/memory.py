@@ -6,6 +6,7 @@ engines that are bound today; docs/benchmarks.md has the table.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _KV_PADDING: Mapping[str, int] = {"gguf": 256}
 
 _ROLLING = frozenset({"gguf", "mlx"})
 """The runtimes whose layers with a window hold no more than they need of a long context."""
+
+MARKS = 4
+"""How many states of an earlier length a session keeps beside its own, of layers that keep one whatever the length."""
 
 ROOM = 2
 """How many windows such a layer holds: one that the next token sees, and one that can be taken back."""
@@ -63,8 +67,8 @@ class Memory:
     """Bytes that a candidate needs, and that the machine has available (None: the system does not say).
 
     ``weights`` are as the engine keeps them, with the copy that it may rearrange for this processor; ``kv_cache`` is
-    that of a full context; ``overhead`` is what one prefill step works in; ``engine`` is its code and the tokenizer;
-    ``draft`` is what a draft model adds to all of these.
+    that of a full context, with states that do not grow; ``overhead`` is what one prefill step works in; ``engine`` is
+    its code and the tokenizer; ``draft`` is what a draft model adds to all of these.
     """
 
     weights: int
@@ -114,7 +118,7 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     cells = cells_of(runtime, options, None)
     return Memory(
         weights=payload.weights + _repacked_bytes(payload, options.repack),
-        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk),
+        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime),
         overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
         engine=(engine.code if payload.code is None else payload.code) + engine.token * payload.rows,
         available=available,
@@ -165,11 +169,21 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     return int(2 * values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
+def state_bytes(decoder: Decoder, runtime: str) -> int:
+    """Return the bytes of what layers keep whatever the number of tokens, in float32, and of its marks.
+
+    onnxruntime writes each step's state beside the one that it read.
+    """
+    held = MARKS + (2 if runtime == "onnx" else 1)
+    return 4 * held * sum(math.prod(shape) for shape in decoder.states.values())
+
+
 def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
     """Return the bytes that one prefill step of ``chunk`` tokens works in at the end of ``context``, in float32.
 
     Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs), q, k, v and the
-    attention's result; gate, up and their product; and the scores of a layer's attention over the whole context:
+    attention's result, or what a convolution reads and mixes; gate, up and their product; and the scores of a layer's
+    attention over the whole context:
 
     - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
       an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy. With a q8
@@ -182,8 +196,9 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
 
     Once: two rows of logits (the engine's and the caller's).
     """
-    attentions = [kind.mixer for kind in decoder.kinds]
-    row = 4 * decoder.hidden_size + max(2 * each.q_size + 2 * each.kv_size for each in attentions)
+    attentions = decoder.attentions
+    mixed = max(2 * each.q_size + 2 * each.kv_size for each in attentions)
+    row = 4 * decoder.hidden_size + max(mixed, 5 * decoder.hidden_size if decoder.convolving else 0)
     mlp = 3 * max(kind.mlp.size for kind in decoder.kinds)
     scores = max(each.n_heads for each in attentions) * context
     if runtime == "gguf":

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import pytest
 import variants
-from decoders import Positions, RandomWeights, changed, describe
+from decoders import LFM2, Positions, RandomWeights, changed, describe
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
-from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.decoder import Convolution, Decoder, Temperature
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.errors import EngineError
 from edgepack_packager import reference
@@ -159,6 +159,11 @@ CASES = {
     "bias of q, k and v beside a head dimension": Case(
         {"qkv_bias": True, "mlp_bias": True, "head_dim": 32, "tied": False}, "seed_oss", {"mlp_bias": False}
     ),
+    "convolutions": Case(LFM2, "lfm2", {"qk_norm": None}),
+    "convolutions with biases": Case(
+        {**LFM2, "convolution": Convolution(length=3, bias=True)}, "lfm2", {"convolution": Convolution(length=3)}
+    ),
+    "convolutions and a head": Case({**LFM2, "tied": False}, "edgepack", {"qk_norm": None}),
     "temperature": Case({"temperature": Temperature(0.3, 64)}, "ministral3", {"temperature": Temperature(0.3, 65)}),
     "temperature and yarn": Case(
         {

@@ -46,8 +46,6 @@ class GgufTarget:
 
     name = "gguf"
     runtime = "gguf"
-    # The oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older still.
-    floor = "0.5.0"
     schemes: Mapping[str, int] = MappingProxyType({name: scheme.bits for name, scheme in SCHEMES.items()})
     searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
     needs_calibration: frozenset[str] = NEEDS_CALIBRATION
@@ -56,6 +54,10 @@ class GgufTarget:
 
     def __init__(self) -> None:
         self.packages: tuple[str, ...] = ("numpy", *_installed("numba"))
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return the oldest llama.cpp that the runtime binds, in its own numbering; what the files use is older."""
+        return "0.5.0"
 
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-9, or 1e-6 with gelu: where ggml computes less exactly than float32 would.

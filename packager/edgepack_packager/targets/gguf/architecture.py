@@ -24,6 +24,8 @@ class Feature(StrEnum):
     """What a decoder may have that not every architecture has, in the words of an error message."""
 
     UNLIKE = "layers of several shapes"
+    CONVOLUTIONS = "short convolutions"
+    CONVOLUTION_BIAS = "biases in convolutions"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
@@ -110,10 +112,10 @@ class Architecture:
     def score_scale(self, decoder: Decoder) -> float:
         """Return what this architecture multiplies the scores by."""
         if self.scales:
-            return decoder.attention(0).score_scale
+            return decoder.attentions[0].score_scale
         if decoder.n_layers == self.huge_layers:
-            return 1 / sqrt(decoder.hidden_size // decoder.attention(0).n_heads)
-        return 1 / sqrt(decoder.attention(0).head_dim)
+            return 1 / sqrt(decoder.hidden_size // decoder.attentions[0].n_heads)
+        return 1 / sqrt(decoder.attentions[0].head_dim)
 
     @property
     def fused(self) -> bool:
@@ -171,6 +173,7 @@ ARCHITECTURES = (
         period=4,
         layers=64,
     ),
+    Architecture("lfm2", always=frozenset({_F.CONVOLUTIONS, _F.QK_NORM}), may=frozenset({_F.HEAD})),
     Architecture("hunyuan-dense", always=frozenset({_F.ROTATED_QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
 )
 
@@ -203,9 +206,11 @@ def choose(decoder: Decoder) -> Architecture:
 
 def features(decoder: Decoder) -> frozenset[Feature]:
     """Return a decoder's features."""
-    layer, attention = decoder.layer(0), decoder.attention(0)
+    layer, attention = decoder.layer(0), decoder.attentions[0]
     has = {
         Feature.UNLIKE: not decoder.alike,
+        Feature.CONVOLUTIONS: bool(decoder.convolving),
+        Feature.CONVOLUTION_BIAS: any(each.bias for each in decoder.convolving.values()),
         Feature.QKV_BIAS: attention.qkv_bias,
         Feature.OUTPUT_BIAS: attention.output_bias,
         Feature.MLP_BIAS: layer.mlp.bias,
@@ -260,7 +265,7 @@ def _of_positions(decoder: Decoder) -> set[Feature]:
         plain = {replace(rope, scaling=None) for rope in other}
         found.add(Feature.FULL_SCALING if local == plain else Feature.LOCAL_ROPE)
     for rope in local | other:
-        if rope.dim != decoder.attention(0).head_dim:
+        if rope.dim != decoder.attentions[0].head_dim:
             found.add(Feature.PARTIAL)
         if isinstance(yarn := rope.scaling, YarnScaling):
             found |= _of_yarn(yarn)

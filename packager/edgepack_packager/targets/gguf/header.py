@@ -44,7 +44,7 @@ def encode(metadata: Mapping[str, Value], layout: Layout) -> bytes:
         parts += [_string(key), *_value(value)]
     for tensor in layout.tensors:
         # ggml counts the fastest dimension first
-        shape = tensor.shape[::-1]
+        shape = (tensor.stated or tensor.shape)[::-1]
         parts.append(_string(tensor.name))
         number = FORMATS[tensor.kind].number
         parts.append(struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, number, tensor.offset))

@@ -19,12 +19,13 @@ ALIGNMENT = 32
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor in the file, or rows of one: its name, shape with the rows first, type, and place relative to the
-    data's start."""
+    data's start. ``stated`` as in ``names.Part``."""
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
     offset: int
+    stated: tuple[int, ...] | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -70,9 +71,9 @@ def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: bo
     fallbacks: list[Fallback] = []
     end = 0
 
-    def add(name: str, shape: tuple[int, ...], kind: Kind) -> None:
+    def add(name: str, shape: tuple[int, ...], kind: Kind, stated: tuple[int, ...] | None = None) -> None:
         nonlocal end
-        tensors[name] = Tensor(name, shape, kind, end)
+        tensors[name] = Tensor(name, shape, kind, end, stated)
         end = padded(end + tensors[name].size)
 
     for name, values in tables(decoder).items():
@@ -81,7 +82,7 @@ def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: bo
     for choice in choices(decoder, scheme, forms, calibrated):
         part = places[choice.tensor]
         if part.name not in tensors:
-            add(part.name, part.shape, choice.kind)
+            add(part.name, part.shape, choice.kind, part.stated)
         whole = tensors[part.name]
         offset = whole.offset + part.first * whole.row_bytes
         canonical[choice.tensor] = Tensor(part.name, choice.shape, whole.kind, offset)

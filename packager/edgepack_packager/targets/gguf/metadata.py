@@ -59,18 +59,25 @@ def _name(name: str, text: Text | None) -> str:
 
 
 def _sizes(decoder: Decoder) -> dict[str, Value]:
-    attention = decoder.attention(0)
+    attention = decoder.attentions[0]
+    convolutions: dict[str, Value] = {}
+    kv_heads: Value = U32(attention.n_kv_heads)
+    if convolving := decoder.convolving:
+        layers = [0 if index in convolving else attention.n_kv_heads for index in range(decoder.n_layers)]
+        kv_heads = np.array(layers, np.int32)  # by the zeros llama.cpp knows which layers attend
+        convolutions["shortconv.l_cache"] = U32(next(iter(convolving.values())).length)
     return {
         "block_count": U32(decoder.n_layers),
         "context_length": U32(decoder.context),
         "embedding_length": U32(decoder.hidden_size),
         "feed_forward_length": U32(decoder.layer(0).mlp.size),
         "attention.head_count": U32(attention.n_heads),
-        "attention.head_count_kv": U32(attention.n_kv_heads),
+        "attention.head_count_kv": kv_heads,
         "attention.layer_norm_rms_epsilon": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
         "attention.key_length": U32(attention.head_dim),
         "attention.value_length": U32(attention.head_dim),
         "vocab_size": U32(decoder.n_vocab),
+        **convolutions,
     }
 
 
@@ -123,7 +130,7 @@ def _windows(decoder: Decoder, architecture: Architecture) -> list[int]:
 
 def _caps(decoder: Decoder) -> dict[str, Value]:
     caps = {
-        "attn_logit_softcapping": decoder.attention(0).softcap,
+        "attn_logit_softcapping": decoder.attentions[0].softcap,
         "final_logit_softcapping": decoder.logits_softcap,
     }
     return {key: F32(cap) for key, cap in caps.items() if cap is not None}

@@ -47,6 +47,8 @@ class GgufReader:
         if not 0 <= start <= stop <= self._shapes[name][0]:
             raise ValueError(f"rows {start} to {stop} of {name}, which has {self._shapes[name][0]}")
         first = self._parts[name].first
+        if (stated := self._parts[name].stated) is not None:  # a convolution's kernel, which is small
+            return self._file.rows(tensor, 0, stated[0]).reshape(-1)[start:stop]
         rows = (
             self._file.half_split(tensor, self._decoder.attention(layer_of(name)).head_dim, start, stop)
             if rotates(name, self._architecture)
@@ -107,7 +109,7 @@ class GgufReader:
     def _tensor(self, name: str) -> Info:
         part = self._parts.get(name)
         tensor = self._file.tensors.get(part.name) if part else None
-        if part is None or tensor is None or tensor.shape != part.shape:
+        if part is None or tensor is None or tensor.shape != (part.stated or part.shape):
             found = "lacks" if tensor is None else f"has, in the shape {tensor.shape},"
             raise BuildError(f"{self._path} {found} the tensor {part.name if part else '?'} for {name}.")
         return tensor

@@ -235,7 +235,7 @@ def _down(n_layers: int, scheme: str, calibrated: bool, layer: int) -> Kind:
 
 def _is_70b(decoder: Decoder, architecture: Architecture) -> bool:
     """Whether llama.cpp takes a model for one of 70 B, whose value projections are small: it counts the layers."""
-    grouped = decoder.attention(0).shares
+    grouped = decoder.attentions[0].shares
     return decoder.n_layers == 80 and (architecture.name == "qwen2" or (architecture.name == "llama" and grouped))
 
 

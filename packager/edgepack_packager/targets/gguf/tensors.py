@@ -31,7 +31,7 @@ def factor(decoder: Decoder, canonical: str) -> float:
         missing = _ratio(decoder.embedding_scale, choose(decoder).embedding_scale(decoder))
         return missing if canonical == "embedding" else 1 / missing
     role = canonical.partition("attention.")[2].removesuffix(".bias")
-    attention = decoder.attention(0)
+    attention = decoder.attentions[0]
     if role == ("q_norm" if attention.qk_norm else "q"):
         return _ratio(attention.score_scale, choose(decoder).score_scale(decoder))
     return stream_factor(decoder) if canonical.endswith("post_norm") else 1.0

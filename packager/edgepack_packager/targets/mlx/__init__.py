@@ -39,14 +39,10 @@ _UNIFORM = {"f32": "f32", "f16": "f16", "q8": "8bit", "q4": "4bit_mixed"}
 
 
 class MlxTarget:
-    """Writes MLX variants in weight files of at most ``shard_bytes`` of tensors.
-
-    ``floor`` is the version of mlx that the payloads were proven with.
-    """
+    """Writes MLX variants in weight files of at most ``shard_bytes`` of tensors."""
 
     name = "mlx"
     runtime = "mlx"
-    floor = "0.32.4"
     packages: tuple[str, ...] = ("numpy",)
     schemes: Mapping[str, int] = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, **QUANTIZED})
     searched: frozenset[str] = frozenset({MIXED})
@@ -56,6 +52,10 @@ class MlxTarget:
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
         self._shard_bytes = shard_bytes
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return the version of mlx that the payloads were proven with."""
+        return "0.32.4"
 
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: MLX on a processor computes in float32 throughout."""

@@ -39,7 +39,7 @@ def config_json(model: Model, scheme: str) -> bytes:
     edgepack's runtime computes with the manifest's numbers, and refuses a payload whose file says something else.
     """
     decoder, kind = model.decoder, choose(model.decoder)
-    attention, mlp = decoder.attention(0), decoder.layer(0).mlp
+    attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
     config: dict[str, Any] = {key: model.config[key] for key in _CARRIED if key in model.config}
     config |= {
         "architectures": [kind.architecture or decoder.architecture],
@@ -87,13 +87,31 @@ def _layer_fields(decoder: Decoder) -> dict[str, Any]:
         fields["layer_types"] = ["sliding_attention" if layer.window else "full_attention" for layer in layers]
     if not all(layer.rope for layer in layers):
         fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]  # 1: this layer has one
-    return fields
+    return fields | _convolution_fields(decoder)
+
+
+def _convolution_fields(decoder: Decoder) -> dict[str, Any]:
+    """Say which layers have a short convolution, in LFM2's words; the MLP's size is final here."""
+    if not (convolving := decoder.convolving):
+        return {}
+    one = next(iter(convolving.values()))
+    return {
+        "layer_types": ["conv" if index in convolving else "full_attention" for index in range(decoder.n_layers)],
+        "conv_L_cache": one.length,
+        "conv_bias": one.bias,
+        "norm_eps": decoder.norm_eps,
+        "block_dim": decoder.hidden_size,
+        "block_ff_dim": decoder.layer(0).mlp.size,
+        "block_multiple_of": 1,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+    }
 
 
 def _score_fields(decoder: Decoder) -> dict[str, Any]:
     """A null is no absent softcap: transformers fills an absent one in."""
     fields: dict[str, Any] = {}
-    attention = decoder.attention(0)
+    attention = decoder.attentions[0]
     if attention.scale is not None:
         fields["query_pre_attn_scalar"] = attention_scalar(decoder)
     caps = {"attn_logit_softcapping": attention.softcap, "final_logit_softcapping": decoder.logits_softcap}

@@ -18,9 +18,10 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
     # Gemma's scale is the root of the hidden size, rounded to as little as 8 bits.
     root = math.isclose(decoder.embedding_scale, math.sqrt(decoder.hidden_size), rel_tol=2.0**-8)
     scaled = decoder.embedding_scale != 1
-    layer, attention = decoder.layer(0), decoder.attention(0)
+    layer, attention = decoder.layer(0), decoder.attentions[0]
     return {
         "unlike_layers": not decoder.alike,
+        "convolutions": bool(decoder.convolving),
         "untied": not decoder.tied,
         "head_dim": attention.q_size != decoder.hidden_size,
         "qkv_bias": attention.qkv_bias and not attention.output_bias,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
@@ -18,7 +18,7 @@ from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.mixture import next_sensitive, sensitive
 from edgepack_packager.targets.mlx.forms import FORMS, Affine, filling
 from edgepack_packager.targets.mlx.model_types import choose
-from edgepack_packager.targets.mlx.names import place, stored_shapes
+from edgepack_packager.targets.mlx.names import dimensions, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import Float
 
 SHARD_BYTES = 5 << 30
@@ -38,12 +38,16 @@ _ITEM_BYTES = {"U32": 4, "F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor of a file: its dtype as safetensors spells it, its shape, and its first byte in the file."""
+    """A tensor of a file: its dtype as safetensors spells it, its shape, and its first byte in the file.
+
+    ``stated`` is the shape that the header says, where it is another one of as many elements.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     file: str
     offset: int
+    stated: tuple[int, ...] | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -174,7 +178,8 @@ def _tensors(decoder: Decoder, scheme: str, dtype: str, forms: Forms) -> Iterato
     packed = packings(decoder, scheme, forms)
     for (module, parameter), shape in stored_shapes(choose(decoder), decoder).items():
         if parameter != "weight" or module not in packed:
-            yield f"{module}.{parameter}", Slot(float_dtype, shape, "", 0)
+            tensor = f"{module}.{parameter}"
+            yield tensor, Slot(float_dtype, shape, "", 0, dimensions(decoder, tensor, shape))
             continue
         rows, columns = shape
         own = packed[module]
@@ -204,12 +209,16 @@ def _fill(shard: Mapping[str, Slot], file: str) -> tuple[dict[str, Slot], bytes,
     for name in order:
         slot = shard[name]
         begins[name] = begin
-        header[name] = {"dtype": slot.dtype, "shape": slot.shape, "data_offsets": [begin, begin + slot.size]}
+        header[name] = {
+            "dtype": slot.dtype,
+            "shape": slot.stated or slot.shape,
+            "data_offsets": [begin, begin + slot.size],
+        }
         begin += slot.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     head = len(text).to_bytes(8, "little") + text
-    placed = {name: Slot(shard[name].dtype, shard[name].shape, file, len(head) + begins[name]) for name in order}
+    placed = {name: replace(shard[name], file=file, offset=len(head) + begins[name]) for name in order}
     return placed, head, len(head) + begin
 
 

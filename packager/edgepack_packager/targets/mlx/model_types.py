@@ -26,8 +26,8 @@ What has a file of its own and does not get it:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
@@ -48,7 +48,7 @@ class ModelType:
     the fields that all types share, and how tensors are kept.
 
     ``fused``: q, k and v are one matrix, and so are gate and up. ``gain_offset``: what it adds to a stored norm.
-    ``qk_norms``: how it calls the norms of q and k.
+    ``names``: how it calls modules that most call otherwise.
     """
 
     name: str
@@ -58,7 +58,7 @@ class ModelType:
     fields: Callable[[Decoder], Fields] = _no_fields
     fused: bool = False
     gain_offset: float = 0.0
-    qk_norms: tuple[str, str] = ("q_norm", "k_norm")
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def expresses(self, decoder: Decoder) -> bool:
         """Say whether the file computes what the decoder describes."""
@@ -104,7 +104,7 @@ def _gemma3_fields(decoder: Decoder) -> Fields:
 
 def _granite_fields(decoder: Decoder) -> Fields:
     return {
-        "attention_multiplier": decoder.attention(0).score_scale,
+        "attention_multiplier": decoder.attentions[0].score_scale,
         "embedding_multiplier": decoder.embedding_scale,
         "logits_scaling": 1 / decoder.logits_scale,
         "residual_multiplier": decoder.layer(0).residual_scale,
@@ -136,12 +136,12 @@ def _exaone4_fields(decoder: Decoder) -> Fields:
 
 
 def _seed_oss_fields(decoder: Decoder) -> Fields:
-    return {"attention_out_bias": decoder.attention(0).output_bias}
+    return {"attention_out_bias": decoder.attentions[0].output_bias}
 
 
 def _ministral3_fields(decoder: Decoder) -> Fields:
     """All of the rope is read from here, and where the queries begin to grow is the rope's original context."""
-    attention = decoder.attention(0)
+    attention = decoder.attentions[0]
     assert attention.rope
     assert attention.temperature
     return {
@@ -155,9 +155,21 @@ def _ministral3_fields(decoder: Decoder) -> Fields:
 
 def attention_scalar(decoder: Decoder) -> float:
     """Return what the scores are divided by the root of; a whole number where it is meant to be one."""
-    scalar = round(decoder.attention(0).score_scale ** -2, 9)
+    scalar = round(decoder.attentions[0].score_scale ** -2, 9)
     return int(scalar) if scalar.is_integer() else scalar
 
+
+_LFM2 = {
+    "input_layernorm": "operator_norm",
+    "self_attn.q_norm": "self_attn.q_layernorm",
+    "self_attn.k_norm": "self_attn.k_layernorm",
+    "self_attn.o_proj": "self_attn.out_proj",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+    "model.norm": "model.embedding_norm",
+}
 
 _STRETCHED = frozenset({"linear", "llama3", "yarn"})
 _BIASES = frozenset({"attention_bias", "mlp_bias"})
@@ -243,8 +255,9 @@ MODEL_TYPES = (
         "HunYuanDenseV1ForCausalLM",
         frozenset({"rotated_qk_norm"}),
         frozenset({"attention_bias", "untied", "head_dim"}),
-        qk_norms=("query_layernorm", "key_layernorm"),
+        names={"self_attn.q_norm": "self_attn.query_layernorm", "self_attn.k_norm": "self_attn.key_layernorm"},
     ),
+    ModelType("lfm2", "Lfm2ForCausalLM", frozenset({"convolutions", "qk_norm"}), frozenset(), names=_LFM2),
     ModelType(
         "edgepack_gemma",
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepack.bundle.decoder import Decoder, Layer
+from edgepack.bundle.decoder import Attention, Decoder, Layer
 from edgepack_packager.targets.mlx.model_types import ModelType
 
 _PARTS = {
@@ -15,18 +15,23 @@ _PARTS = {
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
     "attention.v": "self_attn.v_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "attention.o": "self_attn.o_proj",
+    "convolution.norm": "input_layernorm",
+    "convolution.in": "conv.in_proj",
+    "convolution.kernel": "conv.conv",
+    "convolution.out": "conv.out_proj",
     "mlp.norm": "post_attention_layernorm",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
 
-_QK_NORMS = ("attention.q_norm", "attention.k_norm")
-
 # With four norms, Gemma's names: what Llama calls the norm after the attention is there the second of four.
 _FOUR_NORMS = {
     "attention.post_norm": "post_attention_layernorm",
+    "convolution.post_norm": "post_attention_layernorm",
     "mlp.norm": "pre_feedforward_layernorm",
     "mlp.post_norm": "post_feedforward_layernorm",
 }
@@ -54,14 +59,20 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
     parameter = "bias" if name.endswith(".bias") else "weight"
     name = name.removesuffix(".bias")
     if not name.startswith("layers."):
-        return Place(_PARTS[name], parameter, 0)
+        return Place(kind.names.get(_PARTS[name], _PARTS[name]), parameter, 0)
     _, layer, part = name.split(".", 2)
     parts = {**_PARTS, **(_FOUR_NORMS if decoder.layer(int(layer)).post_norms else {})}
-    parts |= dict(zip(_QK_NORMS, (f"self_attn.{norm}" for norm in kind.qk_norms), strict=True))
-    module, first = parts[part], 0
+    module, first = kind.names.get(parts[part], parts[part]), 0
     if kind.fused:
         module, first = _fused(decoder.layer(int(layer))).get(part, (module, 0))
     return Place(f"model.layers.{layer}.{module}", parameter, first)
+
+
+def dimensions(decoder: Decoder, tensor: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that a file states of a tensor: of a convolution's kernel [channels, length, 1]."""
+    if not tensor.endswith(".conv.conv.weight"):
+        return shape
+    return (decoder.hidden_size, shape[0] // decoder.hidden_size, 1)
 
 
 def stored_shapes(kind: ModelType, decoder: Decoder) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -76,6 +87,8 @@ def stored_shapes(kind: ModelType, decoder: Decoder) -> dict[tuple[str, str], tu
 def _fused(layer: Layer) -> dict[str, tuple[str, int]]:
     """Return the matrix that holds a part of a layer, and the part's first row."""
     attention = layer.mixer
+    if not isinstance(attention, Attention):
+        return {}
     return {
         "attention.q": ("self_attn.qkv_proj", 0),
         "attention.k": ("self_attn.qkv_proj", attention.q_size),

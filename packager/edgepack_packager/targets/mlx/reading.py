@@ -21,7 +21,7 @@ from edgepack_packager.targets import FloatType, Form, kv_cache
 from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.targets.mlx.forms import BITS, GROUP, GROUPS
 from edgepack_packager.targets.mlx.model_types import MODEL_TYPES, OWN, ModelType
-from edgepack_packager.targets.mlx.names import Place, place, stored_shapes
+from edgepack_packager.targets.mlx.names import Place, dimensions, place, stored_shapes
 from edgepack_packager.targets.mlx.quantize import dequantize
 
 _FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -69,7 +69,10 @@ class MlxReader:
         start, stop = where.first + start, where.first + stop
         rows, *columns = self._stored[where.module, where.parameter]
         if not self._is_quantized(where):
-            self._entry(where.tensor, (rows, *columns))
+            stated = dimensions(self._decoder, where.tensor, (rows, *columns))
+            self._entry(where.tensor, stated)
+            if len(stated) > 2:  # a convolution's kernel, which is small
+                return self._floats(where.tensor, 0, stated[0]).reshape(-1)[start:stop]
             stored = self._floats(where.tensor, start, stop)
             return stored + np.float32(self._kind.gain_offset) if name.endswith("norm") else stored
         bits, group = self._packing(where)

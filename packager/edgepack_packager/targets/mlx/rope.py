@@ -16,7 +16,7 @@ def rope_fields(decoder: Decoder) -> dict[str, Any]:
     ``rope_parameters``; each ignores the other spelling.
     """
     fields: dict[str, Any] = {}
-    head_dim = decoder.attention(0).head_dim
+    head_dim = decoder.attentions[0].head_dim
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
         fields["rope_parameters"] = parameters(rope, head_dim)

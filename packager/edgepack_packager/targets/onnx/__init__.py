@@ -36,7 +36,6 @@ class OnnxTarget:
     kv_cache: KvCache | None = None
     name: ClassVar[str] = "onnx"
     runtime: ClassVar[str] = "onnx"
-    floor: ClassVar[str] = "1.27"
     packages: ClassVar[tuple[str, ...]] = ("onnx",)
     schemes: ClassVar[Mapping[str, int]] = SCHEMES
     searched: ClassVar[frozenset[str]] = frozenset({MIXED, *(name for name, each in FORMS.items() if each.searched)})
@@ -46,6 +45,10 @@ class OnnxTarget:
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
         """Return the target of graphs with a KV cache of that type."""
         return OnnxTarget(None if kv_cache == "f32" else kv_cache)
+
+    def floor(self, decoder: Decoder) -> str:
+        """Return 1.27; a short convolution is onnxruntime's own, with its channels last, from 1.32 on."""
+        return "1.32" if decoder.convolving else "1.27"
 
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: onnxruntime computes in float32, but for what an f16 or q8 cache rounds."""

@@ -39,7 +39,7 @@ def config(decoder: Decoder, text: Text) -> bytes:
         "present_key_names": PRESENT.format("%d", "key"),
         "present_value_names": PRESENT.format("%d", "value"),
     }
-    attention = decoder.attention(0)
+    attention = decoder.attentions[0]
     model: dict[str, Any] = {
         "type": _TYPE,
         **_special_tokens(text),

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.runtime import KvCache
+from edgepack_packager.targets.onnx import convolution as convolutions
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
+from edgepack_packager.targets.onnx.convolution import convolution
 from edgepack_packager.targets.onnx.layout import Layout
 from edgepack_packager.targets.onnx.nodes import Nodes, onnx_type
 
@@ -46,6 +48,7 @@ def _inputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"]),
         *_caches(decoder, PAST, "past", kv_cache),
+        *_states(decoder, convolutions.PAST),
         helper.make_tensor_value_info("logits_start", TensorProto.INT64, [1]),
     ]
 
@@ -55,7 +58,7 @@ def _outputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
 
     shape = ["batch", "positions", decoder.n_vocab]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    return [logits, *_caches(decoder, PRESENT, "present", kv_cache)]
+    return [logits, *_caches(decoder, PRESENT, "present", kv_cache), *_states(decoder, convolutions.PRESENT)]
 
 
 def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> list[ValueInfoProto]:
@@ -66,8 +69,17 @@ def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> l
 
     return [
         helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape(attention))
-        for layer, attention in enumerate(decoder.attentions)
+        for layer, attention in decoder.attending.items()
         for part in ("key", "value")
+    ]
+
+
+def _states(decoder: Decoder, pattern: str) -> list[ValueInfoProto]:
+    from onnx import TensorProto, helper
+
+    return [
+        helper.make_tensor_value_info(pattern.format(layer), TensorProto.FLOAT, ["batch", *shape])
+        for layer, shape in decoder.states.items()
     ]
 
 
@@ -76,9 +88,10 @@ def _decode(nodes: Nodes, decoder: Decoder) -> None:
     lengths(nodes, decoder)
     residual, output = _embed(nodes, decoder), ""
     for index, layer in enumerate(decoder.layers):
-        attends, feeds = f"layers.{index}.attention", f"layers.{index}.mlp"
-        inputs, residual = _entered(nodes, layer, attends, output, residual)
-        output = _left(nodes, layer, attends, attention(nodes, decoder, index, inputs))
+        mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
+        mixed = attention if isinstance(layer.mixer, Attention) else convolution
+        inputs, residual = _entered(nodes, layer, mixes, output, residual)
+        output = _left(nodes, layer, mixes, mixed(nodes, decoder, index, inputs))
         inputs, residual = _entered(nodes, layer, feeds, output, residual)
         output = _left(nodes, layer, feeds, _mlp(nodes, layer.mlp, feeds, inputs))
     normed, _ = nodes.norm_of_sum("norm", output, residual)

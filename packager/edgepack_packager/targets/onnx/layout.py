@@ -173,7 +173,7 @@ def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Form
         f"layers.{layer}.attention.{part}": placer.place(
             f"layers.{layer}.attention.{part}.cache.scales", "f32", (1, attention.n_kv_heads, 1, attention.head_dim)
         )
-        for layer, attention in enumerate(decoder.attentions if kv_cache == "q8" else ())
+        for layer, attention in (decoder.attending if kv_cache == "q8" else {}).items()
         for part in ("k", "v")
     }
     return Layout(scheme, tensors, tables, caches, placer.end, frozenset(forms))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,8 @@ class OnnxReader:
         scales = self._places.get(f"{name}.scales")
         weight = self._weight(name)
         if scales is None:
+            if len(shape) == 1 and math.prod(weight.shape) == shape[0]:
+                weight = replace(weight, shape=shape)  # a convolution's kernel is [channels, 1, length] there
             if weight.shape != shape:
                 raise BuildError(f"{self._path}: {name} has the shape {list(weight.shape)} instead of {list(shape)}.")
             return self._read(name, weight, start, stop).astype(np.float32)

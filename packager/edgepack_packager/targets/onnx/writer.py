@@ -20,7 +20,8 @@ from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region,
 
 class OnnxWriter:
     """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model with a text side,
-    ``genai_config.json`` with the tokenizer's files."""
+    ``genai_config.json`` with the tokenizer's files; onnxruntime-genai gets none for a model with states beside its KV
+    cache."""
 
     def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
         self._path = folder / DATA_FILE
@@ -33,7 +34,8 @@ class OnnxWriter:
         try:
             (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout, kv_cache))
             if model.text is not None:
-                (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
+                if not model.decoder.states:
+                    (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
                     if name in model.text.files:
                         (folder / name).parent.mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoders import Positions, RandomWeights, describe
+from decoders import LFM2, Positions, RandomWeights, describe
 from gguf_decoders import (
     DECODERS,
     EXAONE4,
@@ -31,7 +31,7 @@ from gguf_decoders import (
 )
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Convolution, Decoder
 from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack_packager.checkpoint.gguf.parse import parse
 from edgepack_packager.checkpoint.weights import blocks
@@ -99,6 +99,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     (MISTRAL3 | {"pattern": (LOCAL,)}, "mistral3 lacks attention windows", "--context 24"),
     (MISTRAL3 | {"rope": rope(dim=12)}, "heads of which a part is rotated", ""),
+    ({**LFM2, "convolution": Convolution(length=4, bias=True)}, "lfm2 lacks biases in convolutions", "other targets"),
+    ({**LFM2, "qk_norm": None}, "lfm2 always has norms of q and k", ""),
+    ({**LFM2, "rope": rope(scaling=LINEAR)}, "lfm2 lacks linear rope scaling", ""),
+    ({**LFM2, "head_dim": 32}, "lfm2 lacks heads that together are not as wide", ""),
     (OLMO2 | {"tied": True}, "olmo2 always has a head of its own", ""),
     (OLMO2 | {"output_bias": True}, "olmo2 lacks a bias on the attention's output", ""),
     (OLMO2 | {"head_dim": 32}, "olmo2 lacks heads that together are not as wide", ""),

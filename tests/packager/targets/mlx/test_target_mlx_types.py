@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import oracle_models
 import pytest
-from decoders import Positions, RandomWeights, changed, describe
+from decoders import LFM2, Positions, RandomWeights, changed, describe
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS
 
-from edgepack.bundle.decoder import Temperature
+from edgepack.bundle.decoder import Convolution, Temperature
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
@@ -43,6 +43,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "exaone4": oracle_models.EXAONE4,
     "seed_oss": oracle_models.SEED_OSS,
     "hunyuan": oracle_models.HUNYUAN,
+    "lfm2": oracle_models.LFM2,
 }
 
 
@@ -254,6 +255,12 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"temperature": Temperature(0.1, 64), "qkv_bias": True, "output_bias": True}, "edgepack"),
     ({"temperature": Temperature(0.1, 64), "pattern": (LOCAL,)}, "edgepack"),
     ({"pattern": (Positions(PLAIN), Positions(GLOBAL))}, "edgepack"),
+    (LFM2, "lfm2"),
+    ({**LFM2, "convolution": Convolution(length=3, bias=True)}, "lfm2"),
+    ({**LFM2, "tied": False}, "edgepack"),
+    ({**LFM2, "qk_norm": None}, "edgepack"),
+    ({**LFM2, "rope": LLAMA3}, "edgepack"),
+    ({**LFM2, "head_dim": 32}, "edgepack"),
     ({**GEMMA2, "pattern": (LOCAL, Positions(PLAIN))}, "gemma2"),
     ({**GEMMA2, "attention_scale": 0.3, "head_dim": 32, "rope": Rope(10000.0, 32)}, "gemma2"),
     ({**GEMMA2, "logits_softcap": None}, "edgepack"),

@@ -1,0 +1,186 @@
+"""Layers whose state cannot be cut: sessions go back to marks, and from there on they are as new ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from decoders import LFM2, RandomWeights, describe
+from variants import token_ids
+
+from edgepack import runtime
+from edgepack.device.memory import MARKS
+from edgepack.errors import Cancelled
+from edgepack.isolation.isolate import IsolatedRuntime
+from edgepack.runtime import Options, Runtime, Session
+from edgepack_packager import targets
+from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets import Model, Request
+from edgepack_packager.write import write
+from edgepack_runtimes.marks import Marks
+
+CONTEXT = 96
+DECODER = describe(**LFM2)
+IDS = token_ids(DECODER, CONTEXT)
+OTHERS = [(each + 7) % DECODER.n_vocab for each in IDS]
+
+Open = Callable[..., Session]
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an f32 variant for each engine."""
+    folder = tmp_path_factory.mktemp("states")
+    requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
+    write(RandomWeights(DECODER), requests, folder, Model("tiny", DECODER, "f32"))
+    return folder
+
+
+@pytest.fixture(params=["gguf", "gguf isolated", "mlx", "onnx"])
+def engine(request: pytest.FixtureRequest) -> Runtime:
+    name, *how = request.param.split()
+    return IsolatedRuntime(name) if how else runtime.find(name)
+
+
+@pytest.fixture
+def opening(engine: Runtime, variants: Path) -> Iterator[Open]:
+    opened: list[Session] = []
+
+    def open_session(**changes: object) -> Session:
+        options = {"context": CONTEXT, "threads": 1, "kv_cache": "f32", "chunk": 16} | changes
+        opened.append(engine.open(variants / f"{engine.name}-f32", DECODER, Options(**options)))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield open_session
+    for session in opened:
+        session.close()
+
+
+def said(session: Session, *steps: Sequence[int]) -> list[Float32]:
+    """Return the logits after each step."""
+    return [session.forward(step) for step in steps]
+
+
+def test_a_rewind_keeps_what_is_marked_and_says_so(opening: Open) -> None:
+    session = opening()
+    said(session, IDS[:30], *([each] for each in IDS[30:40]))
+    assert session.rewind(40) == 40
+    assert session.rewind(35) == session.length == 30  # the end of the prompt
+    assert session.rewind(29) in (0, 16)  # another process is asked chunk by chunk
+
+
+def test_from_a_mark_on_all_is_as_after_the_same_steps(opening: Open) -> None:
+    fresh = opening()
+    expected = said(fresh, IDS[:30], IDS[30:40], IDS[40:41], IDS[41:60])
+    session = opening()
+    said(session, IDS[:30], OTHERS[30:50], OTHERS[50:51])
+    assert session.rewind(37) == 30
+    found = said(session, IDS[30:40], IDS[40:41], IDS[41:60])
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected[1:], strict=True))
+
+
+def test_guesses_go_back_to_what_was_before_them(opening: Open) -> None:
+    fresh = opening()
+    expected = said(fresh, IDS[:20], IDS[20:21], IDS[21:24])
+    session = opening()
+    said(session, IDS[:20], IDS[20:21])
+    session.forward_all([IDS[21], *OTHERS[22:28]])
+    assert session.rewind(22) == 21
+    assert np.array_equal(session.forward(IDS[21:24]), expected[2])
+
+
+def test_after_nothing_all_is_as_in_a_new_session(opening: Open) -> None:
+    session = opening()
+    (expected,) = said(session, IDS[:40])
+    said(session, OTHERS[40:50])
+    assert session.rewind(0) == 0
+    assert np.array_equal(session.forward(IDS[:40]), expected)
+
+
+def test_the_way_a_sequence_is_split_does_not_matter(opening: Open) -> None:
+    session = opening()
+    whole = session.forward_all(IDS)
+    for split in (1, 2, 3, 15, 16, 17, 95):
+        session.rewind(0)
+        parts = np.concatenate([session.forward_all(IDS[:split]), session.forward_all(IDS[split:])])
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cancelled_prefill_goes_back_to_a_mark(opening: Open) -> None:
+    session = opening(chunk=2)
+    expected = session.forward(IDS[:10])
+    session.rewind(0)
+    session.forward(IDS[:4])
+    done = threading.Event()
+
+    def keep_cancelling() -> None:
+        while not done.is_set():
+            session.cancel()
+
+    thread = threading.Thread(target=keep_cancelling)
+    thread.start()
+    try:
+        with pytest.raises(Cancelled):
+            for _ in range(100_000):
+                session.forward(IDS[4:80])
+                assert session.rewind(4) == 4
+    finally:
+        done.set()
+        thread.join()
+    assert session.length == 4
+    np.testing.assert_allclose(session.forward(IDS[4:10]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_single_token_that_is_cancelled_leaves_a_mark(opening: Open) -> None:
+    session = opening()
+    expected = session.forward_all(IDS[:20])
+    session.rewind(0)
+    session.forward(IDS[:10])
+    session.forward(IDS[10:11])
+    done = threading.Event()
+
+    def keep_cancelling() -> None:
+        while not done.is_set():
+            session.cancel()
+
+    thread = threading.Thread(target=keep_cancelling)
+    thread.start()
+    try:
+        with pytest.raises(Cancelled):
+            for _ in range(100_000):
+                session.forward(IDS[session.length : session.length + 1])
+                if session.length > 90:
+                    assert session.rewind(10) == 10
+    finally:
+        done.set()
+        thread.join()
+    kept = session.rewind(min(session.length, 10))
+    assert kept in (0, 10)
+    np.testing.assert_allclose(session.forward(IDS[kept:20]), expected[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_marks_are_few_and_lie_apart() -> None:
+    marks: Marks[int] = Marks()
+    for length in (*range(100, 1000, 100), 905, 907):
+        marks.keep(length, -length)
+        assert marks.back(length) == (length, -length)
+    kept = []
+    while (newest := marks.back(length := (kept[-1] - 1 if kept else 10_000)))[1] is not None:
+        assert newest[0] <= length
+        kept.append(newest[0])
+    assert len(kept) == MARKS
+    assert kept[0] == 907
+    assert kept[-1] <= 500
+    assert marks.back(5) == (0, None)
+
+
+def test_a_mark_is_replaced_by_one_of_the_same_length() -> None:
+    marks: Marks[str] = Marks()
+    marks.keep(4, "first")
+    marks.keep(4, "second")
+    assert marks.back(9) == (4, "second")
+    marks.clear()
+    assert marks.back(9) == (0, None)
