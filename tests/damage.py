@@ -53,7 +53,7 @@ def silent_head(part: str) -> Change:
 
     def change(weights: Weights, name: str, start: int, stop: int) -> Float32:
         rows = weights.rows(name, start, stop).copy()
-        size = weights.decoder.attention(0).head_dim
+        size = weights.decoder.attentions[0].head_dim
         if name == f"layers.1.attention.{part}":
             if part == "o":
                 rows[:, size : 2 * size] = 0
@@ -98,7 +98,7 @@ def interleaved_heads(weights: Weights, name: str, start: int, stop: int) -> Flo
     rows = weights.rows(name, start, stop)
     if not name.endswith((".attention.q", ".attention.k")):
         return rows
-    heads = rows.reshape(-1, 2, weights.decoder.attention(0).head_dim // 2, rows.shape[-1])
+    heads = rows.reshape(-1, 2, weights.decoder.attentions[0].head_dim // 2, rows.shape[-1])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 

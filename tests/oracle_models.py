@@ -445,7 +445,6 @@ LFM2: Mapping[str, Any] = {
     "conv_L_cache": 4,
     "conv_bias": False,
     "conv_dim": 128,
-    "intermediate_size": 270,
     "layer_types": ["conv", "conv", "full_attention", "conv", "full_attention", "conv"],
     "norm_eps": 1e-5,
     "rope_theta": 1000000.0,
@@ -454,7 +453,7 @@ LFM2: Mapping[str, Any] = {
 
 # As files of the first releases say it, with biases.
 LFM2_BIASED: Mapping[str, Any] = {
-    **{key: value for key, value in LFM2.items() if key not in ("intermediate_size", "layer_types", "tie_embedding")},
+    **{key: value for key, value in LFM2.items() if key not in ("layer_types", "tie_embedding")},
     "block_auto_adjust_ff_dim": False,
     "block_ff_dim": 192,
     "conv_bias": True,

@@ -119,7 +119,7 @@ class Beside:
         rows = self._inner.rows(name, start, stop)
         if not name.removesuffix(".bias").endswith(("attention.q", "attention.k")):
             return rows
-        half = self.decoder.attention(0).head_dim // 2
+        half = self.decoder.attentions[0].head_dim // 2
         return rows.reshape(-1, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 

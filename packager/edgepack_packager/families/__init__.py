@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, check
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
@@ -106,8 +106,10 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
 def bounded(decoder: Decoder) -> Decoder:
     """Return a decoder that keeps the bounds which a bundle is read with. Raises ``UnsupportedModelError``."""
     try:
-        return msgspec.convert(msgspec.to_builtins(decoder), Decoder)
-    except msgspec.ValidationError as error:
+        found = msgspec.convert(msgspec.to_builtins(decoder), Decoder)
+        check(found)
+        return found
+    except ValueError as error:  # a ValidationError is one
         raise UnsupportedModelError(
             f"config.json describes a model that no bundle can hold: {error}.",
             hint="Fetch the model's own config.json.",

@@ -42,7 +42,7 @@ _MODULES: Mapping[str, str] = {
 
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that an LFM2's config.json describes; absent optional fields are as in Lfm2Config."""
-    sizes, heads = read_sizes({"norm_eps": 1e-5, **config}, norm_eps="norm_eps"), read_heads(config)
+    sizes, heads = read_sizes(config, norm_eps="norm_eps"), read_heads(config)
     length, mlp = read_context(config, context), Mlp(size=_width(config))
     rope = read_rope(config, heads["head_dim"], length, _ROPE)
     taps = count(config, "conv_L_cache", default=3, least=2)
@@ -72,8 +72,10 @@ def source(decoder: Decoder, name: str) -> Source:
 
 def _width(config: Mapping[str, Any]) -> int:
     """Return the size of the MLP: two thirds of what is stated, times a factor, in whole blocks, unless it is final."""
-    stated = agreed({name: count(config, name) for name in ("block_ff_dim", "intermediate_size") if config.get(name)})
-    size = 12288 if stated is None else stated
+    names = ("block_ff_dim", "intermediate_size")
+    size = agreed({name: count(config, name) for name in names if config.get(name) is not None})
+    if size is None:
+        size = count(config, names[0])
     if not flag(config, "block_auto_adjust_ff_dim", default=True):
         return size
     block = count(config, "block_multiple_of", default=256)

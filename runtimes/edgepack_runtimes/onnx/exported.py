@@ -49,7 +49,7 @@ class ExportedSession(Stepping):
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
         self._check_use()
         length, payload = snapshot.unseal(state, self._facts, self._options.context)
-        attention = self._decoder.attention(0)
+        attention = self._decoder.attentions[0]
         shape = (len(self._cells), 1, attention.n_kv_heads, length, attention.head_dim)
         self._cells = self._values(list(np.frombuffer(payload, np.float32).reshape(shape)))
         self._length = length
@@ -85,7 +85,7 @@ class ExportedSession(Stepping):
             self._cells = self._values([cell.numpy()[:, :, : self._length] for cell in self._cells])
 
     def _empty(self) -> list[Float32]:
-        attention = self._decoder.attention(0)
+        attention = self._decoder.attentions[0]
         empty = np.empty((1, attention.n_kv_heads, 0, attention.head_dim), np.float32)
         return [empty] * len(self._graph.cells)
 
@@ -97,7 +97,7 @@ class ExportedSession(Stepping):
     def _check_signature(self, path: Path) -> None:
         """The graph must have the manifest's inputs and outputs, and no others, of their types and sizes."""
         decoder, graph = self._decoder, self._graph
-        attention = decoder.attention(0)
+        attention = decoder.attentions[0]
         cell = ("tensor(float)", 4, (attention.n_kv_heads, attention.head_dim))
         numbers: tuple[str, int, tuple[int, ...]] = ("tensor(int64)", 2, ())
         wanted = {name: numbers for name in (graph.ids, graph.mask, graph.positions) if name is not None}

@@ -32,8 +32,12 @@ SIZES = (
     *("max_position_embeddings", "rms_norm_eps"),
 )
 
-# Of the MLP that experts would share.
-READ_AS = {("granite4", "intermediate_size"): "shared_intermediate_size"}
+# Of the MLP that experts would share, and names of its own.
+READ_AS = {
+    ("granite4", "intermediate_size"): "shared_intermediate_size",
+    **{(name, "intermediate_size"): "block_ff_dim" for name in ("lfm2", "lfm2-biased")},
+    **{(name, "rms_norm_eps"): "norm_eps" for name in ("lfm2", "lfm2-biased")},
+}
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def interleaved_heads(weights: Weights, name: str, start: int, stop: int) -> Flo
     rows = weights.rows(name, start, stop)
     if not name.endswith((".attention.q", ".attention.k")):
         return rows
-    heads = rows.reshape(-1, 2, weights.decoder.attention(0).head_dim // 2, rows.shape[-1])
+    heads = rows.reshape(-1, 2, weights.decoder.attentions[0].head_dim // 2, rows.shape[-1])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 

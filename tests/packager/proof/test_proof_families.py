@@ -132,7 +132,7 @@ def one_rope(decoder: Decoder) -> dict[str, Any]:
 
 
 def whole_heads_rotate(decoder: Decoder) -> dict[str, Any]:
-    rope = replace(decoder.ropes[0], dim=decoder.attention(0).head_dim, scaling=None)
+    rope = replace(decoder.ropes[0], dim=decoder.attentions[0].head_dim, scaling=None)
     return {"pattern": tuple(Positions(rope, kind.window) for kind in Alike(decoder).pattern)}
 
 

@@ -306,7 +306,7 @@ def test_no_head_is_computed_for_a_chunk_before_the_last(tiny: tuple[Path, Decod
     engine = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     ids = np.array([token_ids(decoder, 6)])
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    cache = np.zeros((1, decoder.attention(0).n_kv_heads, 0, decoder.attention(0).head_dim), np.float32)
+    cache = np.zeros((1, decoder.attentions[0].n_kv_heads, 0, decoder.attentions[0].head_dim), np.float32)
     feeds |= {node.name: cache for node in engine.get_inputs() if node.name.startswith("past")}
     default = engine.run(["logits"], feeds)[0]
     for first in (0, 5):

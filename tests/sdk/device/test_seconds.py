@@ -64,7 +64,7 @@ def test_attention_and_layers_count() -> None:
     assert layer.prefill - seconds(speed()).prefill == pytest.approx(100 * DECODER.n_layers * 1e-3)
     assert layer.decode - seconds(speed()).decode == pytest.approx(10 * DECODER.n_layers * 2e-3)
     attention = seconds(speed(attention=Rate(1e-9, 2e-9)))
-    products = 2 * DECODER.attention(0).q_size * DECODER.n_layers
+    products = 2 * DECODER.attentions[0].q_size * DECODER.n_layers
     assert attention.prefill - seconds(speed()).prefill == pytest.approx(100 * products * 50 * 1e-9)
     assert attention.decode - seconds(speed()).decode == pytest.approx(10 * products * 2e-9 * 105.5)
 

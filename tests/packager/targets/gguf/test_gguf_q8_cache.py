@@ -32,7 +32,7 @@ def test_the_engine_loses_what_the_rule_says(decoder: Any, tmp_path: Path) -> No
     found = session.forward_all(ids)
     session.close()
     assert 0.5 < nmse(found, exact) / nmse(kept, exact) < execution.ROUNDED
-    if decoder.attention(0).head_dim == 32:  # one block whatever the order of its values: the same numbers
+    if decoder.attentions[0].head_dim == 32:  # one block whatever the order of its values: the same numbers
         assert nmse(found, kept) < 1e-4 * nmse(kept, exact)
     (tmp_path / "logits").write_bytes(found.astype("<f4").tobytes())
     held = execution.prove(

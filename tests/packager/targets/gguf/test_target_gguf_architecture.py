@@ -201,8 +201,8 @@ def test_only_what_must_be_is_multiplied() -> None:
         name for name in DECODERS if "scores" in name or "rounded" in name
     }
     assert all(t.endswith((".q", ".q.bias")) for t in scaled["llama: scores"] | scaled["phi3: partial, biases, scores"])
-    normed = [name for name in scaled if "scores" in name and DECODERS[name].attention(0).qk_norm]
-    assert {architecture(name) for name in normed} == {"qwen3", "gemma3", "olmo2", "exaone4", "hunyuan-dense"}
+    normed = [name for name in scaled if "scores" in name and DECODERS[name].attentions[0].qk_norm]
+    assert {architecture(name) for name in normed} == {"qwen3", "gemma3", "olmo2", "exaone4", "hunyuan-dense", "lfm2"}
     for name in normed:
         assert all(t.endswith(".q_norm") for t in scaled[name])
     assert all(t.endswith("post_norm") for t in scaled["gemma3: rounded embedding scale"])

@@ -177,7 +177,7 @@ def _of_heads(weights: RandomWeights) -> None:
     weights.decoder = changed(weights.decoder, qk_norm="head")
     for name in weights.tensors:
         if name.endswith(("q_norm", "k_norm")):
-            weights.tensors[name] = weights.tensors[name][: weights.decoder.attention(0).head_dim]
+            weights.tensors[name] = weights.tensors[name][: weights.decoder.attentions[0].head_dim]
 
 
 def _before(weights: RandomWeights) -> None:
