@@ -17,6 +17,7 @@ from variants import nmse
 from edgepack.bundle.decoder import Convolution, Decoder
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
+from edgepack_packager import blocks as decoder_blocks
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint, weights
 from edgepack_packager.checkpoint.weights import Float32, Weights
@@ -273,7 +274,7 @@ def test_golden_logits_hear_that_the_spelling_of_version_5_is_ignored(name: str,
 def test_golden_logits_hear_that_q_and_k_rotate_before_their_norm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rotate, norm, gains = reference._rotate, reference._Model.norm, []
+    rotate, norm, gains = decoder_blocks._rotate, decoder_blocks.Model.norm, []
 
     def without_gain(model: Any, name: str, x: Float32) -> Float32:
         if not name.endswith(("q_norm", "k_norm")):
@@ -282,8 +283,8 @@ def test_golden_logits_hear_that_q_and_k_rotate_before_their_norm(
         return norm(model, name, x) / gains[-1]
 
     # The division by the root mean square commutes with a rotation, the gain does not.
-    monkeypatch.setattr(reference._Model, "norm", without_gain)
-    monkeypatch.setattr(reference, "_rotate", lambda x, cos, sin: rotate(x, cos, sin) * gains.pop(0))
+    monkeypatch.setattr(decoder_blocks.Model, "norm", without_gain)
+    monkeypatch.setattr(decoder_blocks, "_rotate", lambda x, cos, sin: rotate(x, cos, sin) * gains.pop(0))
     assert deviation("qwen3", tmp_path, lambda weights: weights) > 1e-8
 
 

@@ -1,0 +1,117 @@
+"""Mixers: through what the positions of a layer see each other, and what each keeps of them.
+
+A mixer names its type, the tensors that it has, and its room among a layer's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import msgspec
+
+from edgepack.bundle.bounds import Count, HeadSize, Positive, Taps, Width
+from edgepack.bundle.rope import Rope
+
+Shape = tuple[int, ...]
+
+
+class Temperature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Queries grow with their position p: they are multiplied by 1 + beta ln(1 + floor(p / length)) (Llama 4)."""
+
+    beta: Positive
+    length: Count
+
+
+class Attention(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="attention"
+):
+    """Causal attention: each head of keys and values serves ``n_heads / n_kv_heads`` heads of queries.
+
+    It sees positions by ``rope`` (None: not at all), and the last ``window`` of them, its own included (None: all).
+    In the order of the computation: ``qk_norm`` is an RMSNorm of q and k, over each "head" before rope or, "rotated",
+    after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
+    multiplies the scores, and a softcap c makes c tanh(x / c) of them. It keeps keys and values of each token.
+    """
+
+    room: ClassVar[str] = "attention"
+    n_heads: Width
+    n_kv_heads: Width
+    head_dim: HeadSize
+    rope: Rope | None
+    window: Count | None = None
+    scale: Positive | None = None
+    softcap: Positive | None = None
+    qk_norm: Literal["head", "rotated", "width"] | None = None
+    temperature: Temperature | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+
+    @property
+    def q_size(self) -> int:
+        """Rows of the query projection: heads times head dimension, which need not equal the hidden size."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Rows of the key projection, and of the value projection: elements that a token adds to each cache."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def shares(self) -> bool:
+        """Whether several heads of queries share one of keys and values."""
+        return self.n_kv_heads < self.n_heads
+
+    @property
+    def score_scale(self) -> float:
+        """What multiplies the scores."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+    def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
+        """Yield (name, shape) of its tensors, without its norms over the hidden size."""
+        yield from linear("q", self.q_size, hidden, self.qkv_bias)
+        yield from linear("k", self.kv_size, hidden, self.qkv_bias)
+        yield from linear("v", self.kv_size, hidden, self.qkv_bias)
+        if self.qk_norm:
+            whole = self.qk_norm == "width"
+            yield "q_norm", (self.q_size if whole else self.head_dim,)
+            yield "k_norm", (self.kv_size if whole else self.head_dim,)
+        yield from linear("o", hidden, self.q_size, self.output_bias)
+
+
+class Convolution(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="convolution"
+):
+    """A gated short convolution (LFM2, arXiv:2511.23404): out(c * conv(b * x)).
+
+    ``in`` makes b, c and x of the input, one after the other. conv is causal and of each channel alone: what position p
+    gets is the sum over i of ``kernel[i]`` times what p - ``length`` + 1 + i gives, and zeros before the first; with
+    ``bias`` a number for each channel is added, as to ``in`` and ``out``. It keeps the last ``length`` - 1 of b * x.
+    """
+
+    room: ClassVar[str] = "convolution"
+    length: Taps
+    bias: bool = False
+
+    def state(self, hidden: int) -> Shape:
+        """Return the shape of what it keeps, whatever the number of tokens: positions and channels."""
+        return (self.length - 1, hidden)
+
+    def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
+        """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""
+        yield from linear("in", 3 * hidden, hidden, self.bias)
+        yield "kernel", (hidden * self.length,)
+        if self.bias:
+            yield "kernel.bias", (hidden,)
+        yield from linear("out", hidden, hidden, self.bias)
+
+
+Mixer = Attention | Convolution
+"""Through what the positions of a layer see each other."""
+
+
+def linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[tuple[str, Shape]]:
+    """Yield (name, shape) of a matrix [rows, columns], and of its bias."""
+    yield name, (rows, columns)
+    if bias:
+        yield f"{name}.bias", (rows,)
