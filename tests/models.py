@@ -189,6 +189,9 @@ def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     if architecture.startswith("Lfm2"):
         yield from _lfm2_weights(fields)
         return
+    if architecture.startswith("Qwen3_5"):
+        yield from _qwen3_5_weights(fields)
+        return
     hidden, inter = text["hidden_size"], text["intermediate_size"]
     # The heads, the size of one and the vocabulary are those of Gemma3TextConfig where nothing is said.
     vocab, heads = text.get("vocab_size", 262208), text.get("num_attention_heads", 8)
@@ -266,6 +269,39 @@ def _lfm2_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield "lm_head.weight", (fields["vocab_size"], hidden)
 
 
+def _qwen3_5_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    text = text_of(fields)
+    hidden, inter, size = text["hidden_size"], text["intermediate_size"], text["head_dim"]
+    q, kv = text["num_attention_heads"] * size, text["num_key_value_heads"] * size
+    heads, value = text["linear_num_value_heads"], text["linear_num_value_heads"] * text["linear_value_head_dim"]
+    channels = 2 * text["linear_num_key_heads"] * text["linear_key_head_dim"] + value
+    yield "model.embed_tokens.weight", (text["vocab_size"], hidden)
+    for layer, kind in enumerate(text["layer_types"]):
+        prefix = f"model.layers.{layer}"
+        if kind == "full_attention":
+            for part, rows in (("q", 2 * q), ("k", kv), ("v", kv)):
+                yield f"{prefix}.self_attn.{part}_proj.weight", (rows, hidden)
+            yield f"{prefix}.self_attn.o_proj.weight", (hidden, q)
+            yield f"{prefix}.self_attn.q_norm.weight", (size,)
+            yield f"{prefix}.self_attn.k_norm.weight", (size,)
+        else:
+            for part, rows in (("qkv", channels), ("z", value), ("b", heads), ("a", heads)):
+                yield f"{prefix}.linear_attn.in_proj_{part}.weight", (rows, hidden)
+            yield f"{prefix}.linear_attn.conv1d.weight", (channels, 1, text["linear_conv_kernel_dim"])
+            yield f"{prefix}.linear_attn.dt_bias", (heads,)
+            yield f"{prefix}.linear_attn.A_log", (heads,)
+            yield f"{prefix}.linear_attn.norm.weight", (text["linear_value_head_dim"],)
+            yield f"{prefix}.linear_attn.out_proj.weight", (hidden, value)
+        yield f"{prefix}.input_layernorm.weight", (hidden,)
+        yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+        yield f"{prefix}.mlp.gate_proj.weight", (inter, hidden)
+        yield f"{prefix}.mlp.up_proj.weight", (inter, hidden)
+        yield f"{prefix}.mlp.down_proj.weight", (hidden, inter)
+    yield "model.norm.weight", (hidden,)
+    if not _tied(fields):
+        yield "lm_head.weight", (text["vocab_size"], hidden)
+
+
 def _attends(fields: Mapping[str, Any], layer: int) -> bool:
     types, listed = fields.get("layer_types"), fields.get("full_attn_idxs", ())
     return types[layer] == "full_attention" if types else layer in listed
@@ -275,8 +311,11 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     """Return the values of one tensor, which follow from the seed, its name and its shape."""
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
     gemma = _architecture(fields).startswith("Gemma")
+    less_one = gemma or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
     if "norm" in name:
-        return _gain(name, normal, gemma) - np.float32(gemma)
+        return _gain(name, normal, gemma) - np.float32(less_one)
+    if name.endswith(("A_log", "dt_bias")):  # what is kept from one position to the next: a half, or nearly all
+        return normal - np.float32(1)
     if name.endswith(".bias"):
         return np.float32(0.5) * normal
     if name == "model.embed_tokens.weight" and not _tied(fields):
@@ -284,7 +323,7 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     # Logits get a deviation of 3; the scores of attention one of 2; a block's output is as large as the stream.
     vocabulary = name in ("model.embed_tokens.weight", "lm_head.weight")
     gain = 3.0 if vocabulary else 1.4 if re.search(r"\.(q|k|qkv)_proj", name) else 1.2
-    if name.endswith("conv.conv.weight"):
+    if name.endswith(("conv.conv.weight", "conv1d.weight")):
         return np.float32(scale * gain / np.sqrt(shape[2])) * normal
     if gemma and vocabulary:
         # Gemma multiplies its embeddings by sqrt(hidden): this much less, and none of them drowns the blocks.

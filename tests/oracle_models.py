@@ -463,6 +463,32 @@ LFM2_BIASED: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+# Heads of keys and of values of other sizes than those of the hub, which are alike.
+QWEN3_5: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "num_hidden_layers": 5,
+    "attention_bias": False,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "layer_types": [*["linear_attention"] * 3, "full_attention", "linear_attention"],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_value_head_dim": 24,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_interleaved": True,
+        "mrope_section": [3, 3, 2],
+    },
+    "tie_word_embeddings": True,
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -518,4 +544,5 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "hunyuan": _model(HUNYUAN, seed=44),
     "lfm2": _model(LFM2, seed=45),
     "lfm2-biased": _model(LFM2_BIASED, seed=46),
+    "qwen3.5": _model(QWEN3_5, seed=47),
 }

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Attention, Convolution, Temperature
+from edgepack.bundle.decoder import Attention, Convolution, Delta, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_packager.arithmetic import FASTEST, Arithmetic
 from edgepack_packager.checkpoint.weights import Float32, Weights, row_blocks
@@ -123,21 +123,61 @@ def _attention(model: Model, layer: int, x: Float32) -> None:
         scores = softcap(model.by, scores, attention.softcap)
         scores[hidden] = -np.inf
         mixed[i, :, head] = model.by.product(_softmax(model.by, scores), v[i, :, kv_head].T)
-    x += model.left(layer, name, model.linear(f"{name}.o", model.cache(layer, "mixed", mixed).reshape(r, n, -1)))
+    result = model.cache(layer, "mixed", mixed).reshape(r, n, -1)
+    if attention.gated:
+        result = result * _sigmoid(model.by, model.linear(f"{name}.gate", inputs))
+    x += model.left(layer, name, model.linear(f"{name}.o", result))
 
 
 def _convolution(model: Model, layer: int, x: Float32) -> None:
     """Add out(c * conv(b * x)): of each channel, the sum of its kernel's numbers times the last positions' b * x."""
     length, name = model.decoder.convolving[layer].length, f"layers.{layer}.convolution"
     b, c, values = np.split(model.linear(f"{name}.in", model.entered(layer, name, x)), 3, axis=-1)
-    before = np.pad(b * values, ((0, 0), (length - 1, 0), (0, 0)))
-    kernel = model.weights.rows(f"{name}.kernel", 0, model.shapes[f"{name}.kernel"][0]).reshape(-1, length)
-    mixed = np.zeros_like(c)
-    for tap in range(length):
-        mixed += before[:, tap : tap + x.shape[1]] * kernel[:, tap]
+    mixed = _convolved(model, f"{name}.kernel", b * values, length)
     if f"{name}.kernel.bias" in model.shapes:
-        mixed += model.weights.rows(f"{name}.kernel.bias", 0, len(kernel))
+        mixed += model.weights.rows(f"{name}.kernel.bias", 0, mixed.shape[-1])
     x += model.left(layer, name, model.linear(f"{name}.out", c * mixed))
+
+
+def _convolved(model: Model, kernel: str, x: Float32, length: int) -> Float32:
+    """Return the sum over the last ``length`` positions of each channel [r, n, channels] times its kernel's numbers."""
+    before = np.pad(x, ((0, 0), (length - 1, 0), (0, 0)))
+    taps = model.weights.rows(kernel, 0, model.shapes[kernel][0]).reshape(-1, length)
+    mixed = np.zeros_like(x)
+    for tap in range(length):
+        mixed += before[:, tap : tap + x.shape[1]] * taps[:, tap]
+    return mixed
+
+
+def _delta(model: Model, layer: int, x: Float32) -> None:
+    """Add out(norm(S^T q) * silu(z)), where S follows the gated delta rule from position to position."""
+    delta, (r, n, _), name, by = model.decoder.correcting[layer], x.shape, f"layers.{layer}.delta", model.by
+
+    def vector(part: str) -> Float32:
+        return model.weights.rows(f"{name}.{part}", 0, delta.n_value_heads)
+
+    inputs = model.entered(layer, name, x)
+    mixed = _silu(by, _convolved(model, f"{name}.kernel", model.linear(f"{name}.qkv", inputs), delta.length))
+    q, k, v = np.split(mixed, [delta.key_size, 2 * delta.key_size], axis=-1)
+    q, k = (part.reshape(r, n, delta.n_key_heads, delta.key_dim) for part in (q, k))
+    q, k = (part / np.sqrt(by.total(np.square(part)) + np.float32(1e-6)) for part in (q, k))
+    shared = delta.n_value_heads // delta.n_key_heads
+    q, k = (np.repeat(part, shared, axis=2) for part in (q * np.float32(delta.key_dim**-0.5), k))
+    v = v.reshape(r, n, delta.n_value_heads, delta.value_dim)
+    a, b = (model.linear(f"{name}.{part}", inputs) for part in ("a", "b"))
+    decay = by.exp(-by.exp(vector("decay")) * _softplus(by, a + vector("step")))[..., None, None]
+    rate = _sigmoid(by, b)[..., None]
+    state: Float32 = np.zeros((r, delta.n_value_heads, delta.value_dim, delta.key_dim), np.float32)
+    found = np.empty_like(v)
+    for position in range(n):
+        state *= decay[:, position]
+        known = by.total(state * k[:, position, :, None])[..., 0]
+        correction = (v[:, position] - known) * rate[:, position]
+        state += correction[..., None] * k[:, position, :, None]
+        found[:, position] = by.total(state * q[:, position, :, None])[..., 0]
+    z = model.linear(f"{name}.z", inputs).reshape(found.shape)
+    gated = model.norm(f"{name}.head_norm", found) * _silu(by, z)
+    x += model.left(layer, name, model.linear(f"{name}.out", gated.reshape(r, n, -1)))
 
 
 def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
@@ -153,7 +193,7 @@ def _heads(attention: Attention) -> Iterator[tuple[int, int]]:
 
 
 MIXERS: Mapping[type, Callable[[Model, int, Float32], None]] = MappingProxyType(
-    {Attention: _attention, Convolution: _convolution}
+    {Attention: _attention, Convolution: _convolution, Delta: _delta}
 )
 """What each type of mixer adds to the states [r, n, h] of a layer."""
 
@@ -202,6 +242,17 @@ def _gelu_tanh(by: Arithmetic, x: Float32) -> Float32:
     """x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2 (arXiv:1606.08415)."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
     result: Float32 = np.float32(0.5) * x * (1 + by.tanh(inner))
+    return result
+
+
+def _sigmoid(by: Arithmetic, x: Float32) -> Float32:
+    """1 / (1 + exp(-x))."""
+    return np.float32(1) / (np.float32(1) + by.exp(-x))
+
+
+def _softplus(by: Arithmetic, x: Float32) -> Float32:
+    """log(1 + exp(x)), as max(x, 0) + log(1 + exp(-|x|)), which overflows nowhere."""
+    result: Float32 = np.maximum(x, np.float32(0)) + by.log1p(by.exp(-np.abs(x)))
     return result
 
 

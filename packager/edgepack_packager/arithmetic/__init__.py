@@ -27,6 +27,10 @@ class Arithmetic(Protocol):
         """Return e to the power of each number; infinity beyond float32."""
         ...
 
+    def log1p(self, x: Float32) -> Float32:
+        """Return the logarithm of 1 + x of numbers from 0 to 1."""
+        ...
+
     def tanh(self, x: Float32) -> Float32: ...
 
     def cos(self, x: Float32) -> Float32: ...
@@ -52,6 +56,10 @@ class Fastest:
         with np.errstate(over="ignore"):
             result: Float32 = np.exp(x)
         return result
+
+    def log1p(self, x: Float32) -> Float32:
+        """Return numpy's."""
+        return np.log1p(x)
 
     def tanh(self, x: Float32) -> Float32:
         """Return numpy's."""

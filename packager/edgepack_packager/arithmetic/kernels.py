@@ -76,6 +76,18 @@ def exp(x: Float32, result: Float32) -> None:
 
 
 @compiled
+def log1p(x: Float32, result: Float32) -> None:
+    """Fill ``result`` with the logarithm of 1 + x: 2 (y + y^3/3 + ... + y^31/31), where y = x / (2 + x) <= 1/3."""
+    for i in range(len(result)):
+        y = np.float64(x[i]) / (2 + np.float64(x[i]))
+        square = y * y
+        total = 1 / 31.0
+        for odd in range(29, 0, -2):
+            total = total * square + 1 / np.float64(odd)
+        result[i] = np.float32(2 * y * total)
+
+
+@compiled
 def tanh(x: Float32, result: Float32) -> None:
     """Fill ``result`` with the hyperbolic tangent of each number."""
     for i in range(len(result)):

@@ -47,6 +47,12 @@ class Repeatable:
         kernels.exp(np.ascontiguousarray(x).reshape(-1), result.reshape(-1))
         return result
 
+    def log1p(self, x: Float32) -> Float32:
+        """Return 2 artanh(x / (2 + x)) of numbers from 0 to 1, to within half a unit and 2^-24 of one."""
+        result = np.empty(x.shape, np.float32)
+        kernels.log1p(np.ascontiguousarray(x).reshape(-1), result.reshape(-1))
+        return result
+
     def tanh(self, x: Float32) -> Float32:
         """Return (e^2x - 1) / (e^2x + 1), of numbers near zero to within 2^-52."""
         result = np.empty(x.shape, np.float32)

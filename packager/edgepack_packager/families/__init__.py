@@ -29,6 +29,7 @@ from edgepack_packager.families import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_5,
     seed_oss,
     smollm3,
     unbuilt,
@@ -88,6 +89,7 @@ FAMILIES: tuple[Family, ...] = (
     ernie4_5,
     helium,
     lfm2,
+    qwen3_5,
 )
 
 

@@ -31,6 +31,7 @@ class Source:
     ``plus`` is added to every value, in float32. ``others`` are names that the tensor has in other checkpoints. With
     ``pairs`` the rows of each head, of so many, lie as rope turns them in that checkpoint: each beside its partner.
     With ``taps`` the tensor is a convolution's kernel [channels, 1, taps], and the canonical one its numbers in a row.
+    With ``woven`` the heads of two tensors, of so many rows, lie by turns: those of the one whose ``first`` is 0 begin.
     """
 
     tensor: str
@@ -39,6 +40,7 @@ class Source:
     others: tuple[str, ...] = ()
     pairs: int = 0
     taps: int = 0
+    woven: int = 0
 
     def among(self, stored: Collection[str]) -> Source:
         """Return the source under the name that a checkpoint uses, its first one where none is there."""
@@ -149,6 +151,11 @@ class MappedWeights:
             whole = self._rows(name, source, above, below)
             halves = whole.reshape(-1, head // 2, 2, *whole.shape[1:]).swapaxes(1, 2).reshape(whole.shape)
             return np.ascontiguousarray(halves[start - above : stop - above])
+        if head := source.woven:
+            above, below = start // head * head, -(-stop // head) * head
+            both = self._rows(name, replace(source, first=0), 2 * above, 2 * below)
+            own = both.reshape(-1, 2, head, *both.shape[1:])[:, int(source.first > 0)].reshape(-1, *both.shape[1:])
+            return np.ascontiguousarray(own[start - above : stop - above])
         if taps := source.taps:  # whole channels are read
             above, below = start // taps, -(-stop // taps)
             return self._rows(name, source, above, below).reshape(-1)[start - above * taps : stop - above * taps]

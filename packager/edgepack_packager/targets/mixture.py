@@ -17,17 +17,19 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
 
     Of every model what makes the logits, the head or the tied embedding, and the value projections where several
     query heads share one: those are small, and all that is read passes through them. Of a model below ``SMALL`` all
-    embeddings and value projections, the down projection of every third layer, and the whole last layer.
+    embeddings and value projections, what a delta rule forgets and learns by, the down projection of every third layer,
+    and the whole last layer.
     """
     if decoder.n_parameters >= SMALL:
         values = {f"layers.{layer}.attention.v" for layer, each in decoder.attending.items() if each.shares}
         return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
-    last = f"layers.{decoder.n_layers - 1}."
+    beginnings = "embedding", "head", f"layers.{decoder.n_layers - 1}."
+    endings = ".v", "delta.a", "delta.b"
     downs = {f"layers.{layer}.mlp.down" for layer in range(2, decoder.n_layers, 3)}
     return frozenset(
         name
         for name, shape in decoder.tensors()
-        if len(shape) == 2 and (name.startswith(("embedding", "head", last)) or name.endswith(".v") or name in downs)
+        if len(shape) == 2 and (name.startswith(beginnings) or name.endswith(endings) or name in downs)
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
@@ -86,36 +89,53 @@ class LayerCache:
 
 
 class StateCache:
-    """The last rows of what a layer gave its convolution, [1, rows, channels], in the type of what comes in.
+    """What a layer keeps whatever the number of tokens, by what it is: ``conv``, the last rows that it convolves, [1,
+    rows, channels] in the type of what comes in, and ``delta``, the matrices of its delta rule, [1, heads, value
+    dimension, key dimension] in float32.
 
-    The arrays are never written to, so that a mark is the array itself. It can be cut nowhere.
+    Arrays are replaced, never written to, so that a mark is the arrays themselves. It can be cut nowhere.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.offset = 0
-        self.shape = shape
-        self.state: mx.array | None = None  # zeros
+        self.shapes = shapes
+        self.state: Mapping[str, mx.array] = {}  # zeros
 
     def append(self, rows: mx.array) -> mx.array:
         """Append the rows of a step, and return them behind those that were kept: [1, kept + rows, channels]."""
         self.offset += rows.shape[1]
-        before = mx.zeros((1, *self.shape), rows.dtype) if self.state is None else self.state.astype(rows.dtype)
-        joined = mx.concatenate([before, rows], axis=1)
-        self.state = mx.contiguous(joined[:, -self.shape[0] :])
+        joined = mx.concatenate([self.of("conv", rows.dtype), rows], axis=1)
+        self.keep("conv", mx.contiguous(joined[:, -self.shapes["conv"][0] :]))
         return joined
 
-    def put(self, length: int, state: mx.array | None) -> None:
-        """Stand after ``length`` tokens with the state that was there; None before the first."""
+    def of(self, part: str, dtype: mx.Dtype) -> mx.array:
+        """Return a part in a type."""
+        return self.state[part].astype(dtype) if part in self.state else mx.zeros((1, *self.shapes[part]), dtype)
+
+    def keep(self, part: str, array: mx.array) -> None:
+        """Replace a part."""
+        self.state = {**self.state, part: array}
+
+    def put(self, length: int, state: Mapping[str, mx.array]) -> None:
+        """Stand after ``length`` tokens with the state that was there; an empty one before the first."""
         self.offset, self.state = length, state
 
-    def filled(self) -> memoryview:
-        """Return the state as bytes of float32, which holds every type: [rows, channels]."""
-        state = mx.zeros(self.shape) if self.state is None else self.state[0]
-        return np.asarray(mx.contiguous(state.astype(mx.float32))).data
+    @property
+    def size(self) -> int:
+        """Bytes of what ``filled`` gives."""
+        return 4 * sum(math.prod(shape) for shape in self.shapes.values())
+
+    def filled(self) -> bytes:
+        """Return the state as bytes of float32, which holds every type, part by part."""
+        parts = [np.asarray(mx.contiguous(self.of(part, mx.float32))).tobytes() for part in self.shapes]
+        return b"".join(parts)
 
     def fill(self, length: int, state: NDArray[np.uint8]) -> None:
         """Stand after ``length`` tokens with the bytes that ``filled`` gave."""
-        self.put(length, mx.array(np.ascontiguousarray(state).view(np.float32).reshape(1, *self.shape)))
+        values = np.ascontiguousarray(state).view(np.float32)
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()])[:-1]
+        parts = zip(self.shapes.items(), np.split(values, ends), strict=True)
+        self.put(length, {name: mx.array(part.reshape(1, *shape)) for (name, shape), part in parts})
 
 
 def seen_before(offset: int, window: int | None) -> int:

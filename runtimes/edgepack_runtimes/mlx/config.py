@@ -109,17 +109,28 @@ def _position_fields(decoder: Decoder) -> dict[str, object]:
         fields["sliding_window"] = max(layer.window or 0 for layer in layers)
     if not all(layer.rope for layer in layers):
         fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]
-    for convolution in decoder.convolving.values():
-        fields |= {"conv_L_cache": convolution.length, "conv_bias": convolution.bias}
-        kinds = ["conv" if index in decoder.convolving else "full_attention" for index in range(decoder.n_layers)]
-        fields["layer_types"] = kinds
-        break
+    fields |= _state_fields(decoder)
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
         if rope.dim != layers[0].head_dim:
             fields["partial_rotary_factor"] = rope.dim / layers[0].head_dim
     for rope in decoder.ropes[:-1]:
         fields["rope_local_base_freq"] = rope.theta
+    return fields
+
+
+def _state_fields(decoder: Decoder) -> dict[str, object]:
+    """Which layers keep states, and what those with such a mixer have in common."""
+    fields: dict[str, object] = {}
+    for name, layers in (("conv", decoder.convolving), ("linear_attention", decoder.correcting)):
+        if layers:
+            fields["layer_types"] = [name if each in layers else "full_attention" for each in range(decoder.n_layers)]
+    for one in [*decoder.convolving.values()][:1]:
+        fields |= {"conv_L_cache": one.length, "conv_bias": one.bias}
+    for delta in [*decoder.correcting.values()][:1]:
+        fields |= {"linear_num_key_heads": delta.n_key_heads, "linear_num_value_heads": delta.n_value_heads}
+        fields |= {"linear_key_head_dim": delta.key_dim, "linear_value_head_dim": delta.value_dim}
+        fields["linear_conv_kernel_dim"] = delta.length
     return fields
 
 

@@ -15,13 +15,13 @@ from typing import Literal, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Mlp, Temperature
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_runtimes.mlx.cache import LayerCache, StateCache, causal_mask
 
 Mask = mx.array | Literal["causal"] | None
 Cache = LayerCache | StateCache
-Elementwise = TypeVar("Elementwise", bound=Callable[..., mx.array])
+Elementwise = TypeVar("Elementwise", bound=Callable[..., object])
 
 
 def in_one_kernel(function: Elementwise) -> Elementwise:
@@ -105,6 +105,8 @@ class Block(nn.Module):
         self._scale = layer.residual_scale
         if isinstance(layer.mixer, Convolution):
             self.conv = ShortConvolution(layer.mixer, hidden)
+        elif isinstance(layer.mixer, Delta):
+            self.linear_attn = DeltaRule(layer.mixer, hidden, epsilon)
         else:
             rotation = rotations[layer.mixer.rope, layer.mixer.head_dim]
             self.self_attn = SelfAttention(layer.mixer, hidden, epsilon, fused, rotation)
@@ -119,7 +121,10 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
         entered = self.input_layernorm(x) if self._pre_norms else x
-        mixed = self.conv(entered, cache) if isinstance(cache, StateCache) else self.self_attn(entered, mask, cache)
+        if isinstance(cache, StateCache):
+            mixed = (self.conv if "conv" in self else self.linear_attn)(entered, cache)
+        else:
+            mixed = self.self_attn(entered, mask, cache)
         if not self._post_norms:
             x = x + self._scaled(mixed)
             return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
@@ -151,6 +156,9 @@ class SelfAttention(nn.Module):
             self.k_proj = nn.Linear(hidden, kv_size, bias)
             self.v_proj = nn.Linear(hidden, kv_size, bias)
         self.o_proj = nn.Linear(q_size, hidden, attention.output_bias)
+        self._gated = attention.gated
+        if attention.gated:
+            self.gate_proj = nn.Linear(hidden, q_size, bias=False)
         if attention.qk_norm:
             whole = attention.qk_norm == "width"
             self.q_norm = nn.RMSNorm(q_size if whole else attention.head_dim, epsilon)
@@ -176,7 +184,8 @@ class SelfAttention(nn.Module):
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
         else:
             mixed = capped_attention(q, k, v, self._scale, self._softcap, mask)
-        return cast(mx.array, self.o_proj(mixed.transpose(0, 2, 1, 3).reshape(1, n, -1)))
+        result = mixed.transpose(0, 2, 1, 3).reshape(1, n, -1)
+        return cast(mx.array, self.o_proj(result * mx.sigmoid(self.gate_proj(x)) if self._gated else result))
 
     def _project(self, x: mx.array) -> Sequence[mx.array]:
         if self._fused:
@@ -190,7 +199,7 @@ class ShortConvolution(nn.Module):
     def __init__(self, convolution: Convolution, hidden: int) -> None:
         super().__init__()
         self.in_proj = nn.Linear(hidden, 3 * hidden, convolution.bias)
-        self.conv = Kernel(hidden, convolution)
+        self.conv = Kernel(hidden, convolution.length, convolution.bias)
         self.out_proj = nn.Linear(hidden, hidden, convolution.bias)
 
     def __call__(self, x: mx.array, cache: StateCache) -> mx.array:
@@ -201,10 +210,10 @@ class ShortConvolution(nn.Module):
 class Kernel(nn.Module):
     """A kernel for each channel, [channels, length, 1], and a number for each where it has a bias."""
 
-    def __init__(self, channels: int, convolution: Convolution) -> None:
+    def __init__(self, channels: int, length: int, bias: bool) -> None:
         super().__init__()
-        self.weight = mx.zeros((channels, convolution.length, 1))
-        if convolution.bias:
+        self.weight = mx.zeros((channels, length, 1))
+        if bias:
             self.bias = mx.zeros((channels,))
 
     def __call__(self, rows: mx.array) -> mx.array:
@@ -214,6 +223,59 @@ class Kernel(nn.Module):
         taps = [rows[:, tap : tap + count] * self.weight[:, tap, 0] for tap in range(length)]
         mixed = sum(taps[1:], taps[0])
         return mixed + self.bias if "bias" in self else mixed
+
+
+class DeltaRule(nn.Module):
+    """out(norm(S^T q) * silu(z)), where the layer's cache has S and the rows before. S is float32."""
+
+    def __init__(self, delta: Delta, hidden: int, epsilon: float) -> None:
+        super().__init__()
+        self._keys, self._values = (delta.n_key_heads, delta.key_dim), (delta.n_value_heads, delta.value_dim)
+        self._ends = [delta.key_size, 2 * delta.key_size]
+        self.in_proj_qkv = nn.Linear(hidden, delta.channels, bias=False)
+        self.in_proj_z = nn.Linear(hidden, delta.value_size, bias=False)
+        self.in_proj_a = nn.Linear(hidden, delta.n_value_heads, bias=False)
+        self.in_proj_b = nn.Linear(hidden, delta.n_value_heads, bias=False)
+        self.conv1d = Kernel(delta.channels, delta.length, bias=False)
+        self.dt_bias, self.A_log = mx.zeros((delta.n_value_heads,)), mx.zeros((delta.n_value_heads,))
+        self.norm = nn.RMSNorm(delta.value_dim, epsilon)
+        self.out_proj = nn.Linear(delta.value_size, hidden, bias=False)
+
+    def __call__(self, x: mx.array, cache: StateCache) -> mx.array:
+        n = x.shape[1]
+        mixed = self.conv1d(cache.append(self.in_proj_qkv(x)))
+        q, k, v = mx.split((mixed * mx.sigmoid(mixed)).astype(mx.float32), self._ends, axis=-1)
+        q, k = (_unit(part.reshape(1, n, *self._keys)) for part in (q, k))
+        shared = self._values[0] // self._keys[0]
+        q, k = mx.repeat(q * self._keys[1] ** -0.5, shared, axis=2), mx.repeat(k, shared, axis=2)
+        v = v.reshape(1, n, *self._values)
+        a, b = self.in_proj_a(x).astype(mx.float32), self.in_proj_b(x).astype(mx.float32)
+        decay = mx.exp(-mx.exp(self.A_log.astype(mx.float32)) * mx.logaddexp(a + self.dt_bias, mx.array(0.0)))
+        rate = mx.sigmoid(b)
+        state = cache.of("delta", mx.float32)
+        found = []
+        for i in range(n):
+            state, row = _corrected(state, q[:, i], k[:, i], v[:, i], decay[:, i], rate[:, i])
+            found.append(row)
+        cache.keep("delta", state)
+        z = self.in_proj_z(x).reshape(1, n, *self._values)
+        normed = self.norm(mx.stack(found, axis=1).astype(x.dtype))
+        return cast(mx.array, self.out_proj((normed * z * mx.sigmoid(z)).reshape(1, n, -1)))
+
+
+def _unit(x: mx.array) -> mx.array:
+    return x * mx.rsqrt(x.square().sum(axis=-1, keepdims=True) + 1e-6)
+
+
+@in_one_kernel
+def _corrected(
+    state: mx.array, q: mx.array, k: mx.array, v: mx.array, decay: mx.array, rate: mx.array
+) -> tuple[mx.array, mx.array]:
+    """Return S after a position, [1, heads, value dimension, key dimension], and S^T q: [1, heads, value dimension]."""
+    state = state * decay[..., None, None]
+    known = (state * k[..., None, :]).sum(axis=-1)
+    state = state + ((v - known) * rate[..., None])[..., None] * k[..., None, :]
+    return state, (state * q[..., None, :]).sum(axis=-1)
 
 
 class Rotation:

@@ -7,7 +7,7 @@ stop an evaluation that runs: a cancel takes effect at the end of the chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import RLock, current_thread
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgepack import snapshot
 from edgepack.admission import admitted
-from edgepack.bundle.decoder import Convolution, Decoder, Mixer
+from edgepack.bundle.decoder import Attention, Decoder, Mixer
 from edgepack.device.memory import cells_of
 from edgepack.errors import Cancelled, EngineError
 from edgepack.runtime import Options
@@ -61,8 +61,8 @@ def _cache_type(decoder: Decoder, options: Options, payload: Payload) -> mx.Dtyp
 
 
 def _cache_of(mixer: Mixer, decoder: Decoder, options: Options, cache_type: mx.Dtype) -> LayerCache | StateCache:
-    if isinstance(mixer, Convolution):
-        return StateCache(mixer.state(decoder.hidden_size))
+    if not isinstance(mixer, Attention):
+        return StateCache(mixer.states(decoder.hidden_size))
     shape = (1, mixer.n_kv_heads, cells_of("mlx", options, mixer.window), mixer.head_dim)
     return LayerCache(shape, cache_type, mixer.window)
 
@@ -85,7 +85,7 @@ class MlxSession:
         self._layers = [_cache_of(layer.mixer, decoder, options, cache_type) for layer in decoder.layers]
         self._cache = [layer for layer in self._layers if isinstance(layer, LayerCache)]
         self._states = tuple(layer for layer in self._layers if isinstance(layer, StateCache))
-        self._marks: Marks[list[mx.array | None]] = Marks()
+        self._marks: Marks[list[Mapping[str, mx.array]]] = Marks()
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
         self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
         self._running = False
@@ -125,7 +125,7 @@ class MlxSession:
         if not all(layer.holds(length) for layer in self._cache):
             length, state = self._marks.back(0)
         if length < self.length:
-            for layer, kept in zip(self._states, state or [None] * len(self._states), strict=True):
+            for layer, kept in zip(self._states, state or [{}] * len(self._states), strict=True):
                 layer.put(length, kept)
         for cache in self._cache:
             cache.cut(length)
@@ -138,8 +138,8 @@ class MlxSession:
         bases = np.array([layer.base for layer in self._cache], np.int32)
         with mx.stream(self._device):
             parts = [part for layer in self._cache for part in layer.filled()]
-            parts += [layer.filled() for layer in self._states]
-        return snapshot.seal(self._facts, length, [bases.tobytes(), *parts])
+            states = [layer.filled() for layer in self._states]
+        return snapshot.seal(self._facts, length, [bases.tobytes(), *parts, *states])
 
     def restore(self, state: bytes) -> None:
         """Replace the cache with a snapshot. Raises ``ValueError`` with the cache as it was."""
@@ -151,7 +151,7 @@ class MlxSession:
             raise ValueError("The snapshot holds more of a layer than this session has room for.")
         shapes: list[tuple[int, ...]] = []
         shapes += [(2, layer.heads, held, layer.head_bytes) for held, layer in zip(helds, self._cache, strict=True)]
-        shapes += [(*layer.shape, 4) for layer in self._states]
+        shapes += [(layer.size,) for layer in self._states]
         parts = np.split(np.frombuffer(payload, np.uint8, offset=4 * len(bases)), np.cumsum([*map(math.prod, shapes)]))
         if parts.pop().size:
             raise ValueError("The snapshot is longer than the layers that it describes.")
@@ -189,7 +189,7 @@ class MlxSession:
             self._check_cancelled()
             chunk = ids[start : start + self._chunk]
             hidden = self._model.hidden(chunk, self._layers)
-            states = [layer.state for layer in self._states]
+            states = [array for layer in self._states for array in layer.state.values()]
             mx.eval(hidden, [(layer.keys, layer.values) for layer in self._cache], states)
             yield hidden
         self._check_cancelled()

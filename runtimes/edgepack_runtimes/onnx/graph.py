@@ -17,8 +17,9 @@ from edgepack.bundle.rope import Rope
 from edgepack_runtimes.onnx.operators import F16, F32, I32, I64, U8, Attribute, Graph, Node, Tensor
 
 _CONTRIB: Final = "com.microsoft"
-_CONTRIBUTED: Final = frozenset({"CausalConvWithState", "FusedMatMul", "GatherBlockQuantized", "GroupQueryAttention",
-                                 "MatMulNBits", "RotaryEmbedding", "SkipSimplifiedLayerNormalization"})  # fmt: skip
+_CONTRIBUTED: Final = frozenset({"CausalConvWithState", "FusedMatMul", "GatedDeltaNet", "GatedRMSNorm",
+                                 "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "RotaryEmbedding",
+                                 "SkipSimplifiedLayerNormalization"})  # fmt: skip
 _FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
 _ASYMMETRIC_BITS: Final = 4
 _ACCURACY_LEVELS: Final = range(5)
@@ -70,9 +71,8 @@ class _Building:
         for index, layer in enumerate(self._decoder.layers):
             mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
             inputs, residual = self._entered(layer, mixes, output, residual)
-            attends = isinstance(layer.mixer, Attention)
-            made = self._attention(index, inputs) if attends else self._convolution(index, inputs)
-            output = self._left(layer, mixes, made)
+            mixer = {"attention": self._attention, "convolution": self._convolution, "delta": self._delta}
+            output = self._left(layer, mixes, mixer[layer.mixer.room](index, inputs))
             inputs, residual = self._entered(layer, feeds, output, residual)
             output = self._left(layer, feeds, self._mlp(layer.mlp, feeds, inputs))
         self._head(self._norm_of_sum("norm", output, residual)[0])
@@ -160,24 +160,65 @@ class _Building:
             domain="",
             **kinds,
         )
-        return self._linear(f"{name}.o", self._cast(output, f"{name}.output.single", F32) if self._half else output)
+        output = self._cast(output, f"{name}.output.single", F32) if self._half else output
+        if kind.gated:
+            opened = self._add("Sigmoid", [self._linear(f"{name}.gate", inputs)], f"{name}.opened")
+            output = self._add("Mul", [output, opened], f"{name}.gated")
+        return self._linear(f"{name}.o", output)
 
     def _convolution(self, layer: int, inputs: str) -> str:
         name, kind = f"layers.{layer}.convolution", self._decoder.convolving[layer]
         parts = tuple(f"{name}.{part}" for part in ("opening", "closing", "values"))
         self._add("Split", [self._linear(f"{name}.in", inputs)], *parts, axis=-1, num_outputs=3)
         gated = self._add("Mul", [parts[0], parts[2]], f"{name}.gated")
-        kernel = self._stored(f"{name}.kernel.weight", F32, self._decoder.hidden_size, 1, kind.length)
         bias = self._stored(f"{name}.kernel.bias", F32, self._decoder.hidden_size) if kind.bias else ""
-        mixed = self._add(
+        mixed = self._convolved(name, layer, gated, (self._decoder.hidden_size, 1, kind.length), bias)
+        return self._linear(f"{name}.out", self._add("Mul", [parts[1], mixed], f"{name}.closed"))
+
+    def _delta(self, layer: int, inputs: str) -> str:
+        name, kind = f"layers.{layer}.delta", self._decoder.correcting[layer]
+        joined = self._linear(f"{name}.qkv", inputs)
+        mixed = self._convolved(name, layer, joined, (kind.channels, 1, kind.length), activation=b"silu")
+        sizes = self._integers("delta.sizes", kind.key_size, kind.key_size, kind.value_size)
+        parts = tuple(f"{name}.{part}.joined" for part in ("q", "k", "v"))
+        self._add("Split", [mixed, sizes], *parts, axis=-1)
+        keys, values = (kind.n_key_heads, kind.key_dim), (kind.n_value_heads, kind.value_dim)
+        apart = [
+            self._add("Reshape", [f"{name}.{of}.joined", self._integers(f"{n}x{d}", 0, 0, n, d)], f"{name}.{of}.heads")
+            for of, (n, d) in (("q", keys), ("k", keys), ("v", values))
+        ]
+        a, b = (self._linear(f"{name}.{part}", inputs) for part in ("a", "b"))
+        vectors = ("decay", "step", "head_norm")
+        decay, step, gain = (self._stored(f"{name}.{p}.weight", F32, *self._shapes[f"{name}.{p}"]) for p in vectors)
+        found = self._add(
+            "GatedDeltaNet",
+            [*apart, "", a, b, f"past_delta.{layer}", decay, step],
+            f"{name}.found",
+            f"present_delta.{layer}",
+            gate_activation=b"softplus",
+            beta_activation=b"sigmoid",
+            qk_l2_norm=1,
+            scale=kind.key_dim**-0.5,
+        )
+        flat = self._add("Reshape", [found, self._integers("flat", 0, 0, -1)], f"{name}.flat")
+        inner = [flat, gain, self._linear(f"{name}.z", inputs)]
+        gated = self._add("GatedRMSNorm", inner, f"{name}.gated", epsilon=self._decoder.norm_eps, activation=b"silu")
+        return self._linear(f"{name}.out", gated)
+
+    def _convolved(
+        self, name: str, layer: int, inputs: str, dims: tuple[int, ...], bias: str = "", activation: bytes = b"none"
+    ) -> str:
+        kernel = self._stored(f"{name}.kernel.weight", F32, *dims)
+        states = f"past_conv.{layer}", f"present_conv.{layer}"
+        return self._add(
             "CausalConvWithState",
-            [gated, kernel, bias, f"past_conv.{layer}"],
+            [inputs, kernel, bias, states[0]],
             f"{name}.mixed",
-            f"present_conv.{layer}",
+            states[1],
             ndim=1,
             channels_last=1,
+            activation=activation,
         )
-        return self._linear(f"{name}.out", self._add("Mul", [parts[1], mixed], f"{name}.closed"))
 
     def _mlp(self, mlp: Mlp, name: str, inputs: str) -> str:
         gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))

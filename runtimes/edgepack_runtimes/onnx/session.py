@@ -31,7 +31,7 @@ class OnnxSession(Stepping):
         super().__init__(variant, decoder, options, device, lambda: check(variant, decoder, options.kv_cache))
         self._check_signature(variant / GRAPH_FILE)
         self._caches = self._bind_caches(device)
-        shapes = {_state_names(layer): (1, *shape) for layer, shape in decoder.states.items()}
+        shapes = {_state_names(*key): (1, *shape) for key, shape in decoder.states.items()}
         self._states = States(shapes, device) if shapes else None
         self._marks: Marks[list[Numbers]] = Marks()
         self._start = np.zeros(1, np.int64)
@@ -112,8 +112,8 @@ class OnnxSession(Stepping):
         shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
         caches = {name: shape for *names, shape in _caches(decoder) for name in names}
         wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,), **caches}
-        for layer, shape in decoder.states.items():
-            wanted |= dict.fromkeys(_state_names(layer), shape)
+        for key, shape in decoder.states.items():
+            wanted |= dict.fromkeys(_state_names(*key), shape)
         wanted |= {"input_ids": (), "attention_mask": (), "logits_start": (1,)}
         found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
         if found != wanted:
@@ -156,6 +156,6 @@ def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
             )
 
 
-def _state_names(layer: int) -> tuple[str, str]:
+def _state_names(part: str, layer: int) -> tuple[str, str]:
     """Return where the graph reads and where it writes what a layer keeps whatever the number of tokens."""
-    return f"past_conv.{layer}", f"present_conv.{layer}"
+    return f"past_{part}.{layer}", f"present_{part}.{layer}"

@@ -17,6 +17,7 @@ from edgepack.bundle.bounds import MAX_LAYERS, Count, Layers, Positive, Width
 from edgepack.bundle.exported import Exported
 from edgepack.bundle.mixers import Attention as Attention
 from edgepack.bundle.mixers import Convolution as Convolution
+from edgepack.bundle.mixers import Delta as Delta
 from edgepack.bundle.mixers import Mixer as Mixer
 from edgepack.bundle.mixers import Shape as Shape
 from edgepack.bundle.mixers import Temperature as Temperature
@@ -147,6 +148,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Convolution)}
 
     @property
+    def correcting(self) -> dict[int, Delta]:
+        """The delta rule of each layer that has one, by its index, in order."""
+        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Delta)}
+
+    @property
     def attentions(self) -> tuple[Attention, ...]:
         """The attention of each layer that has one, in order; there is at least one."""
         return tuple(self.attending.values())
@@ -183,9 +189,14 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return 2 * sum(attention.kv_size for attention in self.attentions)
 
     @property
-    def states(self) -> dict[int, Shape]:
-        """The shape of what a layer keeps whatever the number of tokens, by its index, of those that keep such."""
-        return {index: mixer.state(self.hidden_size) for index, mixer in self.convolving.items()}
+    def states(self) -> dict[tuple[str, int], Shape]:
+        """The shape of all that layers keep whatever the number of tokens, by what it is and the layer's index."""
+        return {
+            (part, index): shape
+            for index, layer in enumerate(self.layers)
+            if not isinstance(layer.mixer, Attention)
+            for part, shape in layer.mixer.states(self.hidden_size).items()
+        }
 
     @property
     def n_parameters(self) -> int:
@@ -215,8 +226,11 @@ def check(decoder: Decoder) -> None:
     if len(set(decoder.kinds)) < len(decoder.kinds) or {*decoder.pattern} != {*range(len(decoder.kinds))}:
         raise ValueError("the pattern does not number each kind of layer once described - at `$.decoder.pattern`")
     for index, kind in enumerate(decoder.kinds):
+        place = f"at `$.decoder.kinds[{index}].mixer`"
         if isinstance(kind.mixer, Attention):
-            _check_attention(kind.mixer, f"at `$.decoder.kinds[{index}].mixer`")
+            _check_attention(kind.mixer, place)
+        if isinstance(kind.mixer, Delta) and kind.mixer.n_value_heads % kind.mixer.n_key_heads:
+            raise ValueError(f"{kind.mixer.n_value_heads} heads do not share {kind.mixer.n_key_heads} - {place}")
     if not decoder.attending:
         raise ValueError("no layer is an attention - at `$.decoder.pattern`")
     if decoder.exported and decoder.exported.graph:

@@ -31,7 +31,8 @@ class Attention(
     It sees positions by ``rope`` (None: not at all), and the last ``window`` of them, its own included (None: all).
     In the order of the computation: ``qk_norm`` is an RMSNorm of q and k, over each "head" before rope or, "rotated",
     after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
-    multiplies the scores, and a softcap c makes c tanh(x / c) of them. It keeps keys and values of each token.
+    multiplies the scores, and a softcap c makes c tanh(x / c) of them. With ``gated`` the result is multiplied by the
+    sigmoid of a projection of the input, before the output's. It keeps keys and values of each token.
     """
 
     room: ClassVar[str] = "attention"
@@ -46,6 +47,7 @@ class Attention(
     temperature: Temperature | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    gated: bool = False
 
     @property
     def q_size(self) -> int:
@@ -76,6 +78,8 @@ class Attention(
             whole = self.qk_norm == "width"
             yield "q_norm", (self.q_size if whole else self.head_dim,)
             yield "k_norm", (self.kv_size if whole else self.head_dim,)
+        if self.gated:
+            yield "gate", (self.q_size, hidden)
         yield from linear("o", hidden, self.q_size, self.output_bias)
 
 
@@ -93,9 +97,9 @@ class Convolution(
     length: Taps
     bias: bool = False
 
-    def state(self, hidden: int) -> Shape:
-        """Return the shape of what it keeps, whatever the number of tokens: positions and channels."""
-        return (self.length - 1, hidden)
+    def states(self, hidden: int) -> dict[str, Shape]:
+        """Return the shapes of what it keeps, whatever the number of tokens: positions and channels."""
+        return {"conv": (self.length - 1, hidden)}
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""
@@ -106,7 +110,58 @@ class Convolution(
         yield from linear("out", hidden, hidden, self.bias)
 
 
-Mixer = Attention | Convolution
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type", tag="delta"):
+    """The gated delta rule (arXiv:2412.06464): a matrix S for each head of values, that forgets and is corrected.
+
+    ``qkv`` makes q, k and v of the input, one after the other, on which a causal convolution of each channel and silu
+    act; q and k of a head are divided by their length, q by the root of ``key_dim`` too. Each head of keys serves
+    ``n_value_heads / n_key_heads`` neighbouring ones of values. With the input's projections a and b, one number for
+    each head of values, S becomes d S + k (sigmoid(b) (v - d S^T k))^T, where d = exp(-exp(``decay``) softplus(a +
+    ``step``)), and gives S^T q. out(norm(that) * silu(z)) follows, with an RMSNorm of each head.
+    It keeps S, float32 [n_value_heads, value_dim, key_dim], and the last ``length`` - 1 of what is convolved.
+    """
+
+    room: ClassVar[str] = "delta"
+    n_key_heads: Width
+    n_value_heads: Width
+    key_dim: HeadSize
+    value_dim: HeadSize
+    length: Taps
+
+    @property
+    def key_size(self) -> int:
+        """Rows that make q, and of those that make k."""
+        return self.n_key_heads * self.key_dim
+
+    @property
+    def value_size(self) -> int:
+        """Rows that make v."""
+        return self.n_value_heads * self.value_dim
+
+    @property
+    def channels(self) -> int:
+        """Rows that make q, k and v."""
+        return 2 * self.key_size + self.value_size
+
+    def states(self, hidden: int) -> dict[str, Shape]:
+        """Return the shapes of what it keeps, whatever the number of tokens."""
+        matrix = (self.n_value_heads, self.value_dim, self.key_dim)
+        return {"conv": (self.length - 1, self.channels), "delta": matrix}
+
+    def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
+        """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""
+        yield "qkv", (self.channels, hidden)
+        yield "z", (self.value_size, hidden)
+        yield "a", (self.n_value_heads, hidden)
+        yield "b", (self.n_value_heads, hidden)
+        yield "kernel", (self.channels * self.length,)
+        yield "step", (self.n_value_heads,)
+        yield "decay", (self.n_value_heads,)
+        yield "head_norm", (self.value_dim,)
+        yield "out", (hidden, self.value_size)
+
+
+Mixer = Attention | Convolution | Delta
 """Through what the positions of a layer see each other."""
 
 

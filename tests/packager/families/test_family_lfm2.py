@@ -46,7 +46,7 @@ def test_a_published_model_is_what_its_config_says() -> None:
     assert decoder.layer(0).mlp.size == 8192
     assert decoder.tied
     assert decoder.kv_values_per_token == 2 * 6 * 8 * 64
-    assert decoder.states == dict.fromkeys((0, 1, 3, 4, 6, 7, 9, 11, 13, 15), (2, 2048))
+    assert decoder.states == dict.fromkeys((("conv", n) for n in (0, 1, 3, 4, 6, 7, 9, 11, 13, 15)), (2, 2048))
 
 
 @pytest.mark.parametrize(

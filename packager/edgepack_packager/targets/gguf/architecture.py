@@ -26,6 +26,8 @@ class Feature(StrEnum):
     UNLIKE = "layers of several shapes"
     CONVOLUTIONS = "short convolutions"
     CONVOLUTION_BIAS = "biases in convolutions"
+    DELTA_RULES = "gated delta rules"
+    GATED = "a gate on the attention's output"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
@@ -210,6 +212,8 @@ def features(decoder: Decoder) -> frozenset[Feature]:
     has = {
         Feature.UNLIKE: not decoder.alike,
         Feature.CONVOLUTIONS: bool(decoder.convolving),
+        Feature.DELTA_RULES: bool(decoder.correcting),
+        Feature.GATED: attention.gated,
         Feature.CONVOLUTION_BIAS: any(each.bias for each in decoder.convolving.values()),
         Feature.QKV_BIAS: attention.qkv_bias,
         Feature.OUTPUT_BIAS: attention.output_bias,

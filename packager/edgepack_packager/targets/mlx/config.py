@@ -87,7 +87,7 @@ def _layer_fields(decoder: Decoder) -> dict[str, Any]:
         fields["layer_types"] = ["sliding_attention" if layer.window else "full_attention" for layer in layers]
     if not all(layer.rope for layer in layers):
         fields["no_rope_layers"] = [int(bool(layer.rope)) for layer in layers]  # 1: this layer has one
-    return fields | _convolution_fields(decoder)
+    return fields | _convolution_fields(decoder) | _delta_fields(decoder)
 
 
 def _convolution_fields(decoder: Decoder) -> dict[str, Any]:
@@ -105,6 +105,22 @@ def _convolution_fields(decoder: Decoder) -> dict[str, Any]:
         "block_multiple_of": 1,
         "block_ffn_dim_multiplier": 1.0,
         "block_auto_adjust_ff_dim": False,
+    }
+
+
+def _delta_fields(decoder: Decoder) -> dict[str, Any]:
+    """Say which layers have a delta rule, in Qwen3.5's words."""
+    if not (correcting := decoder.correcting):
+        return {}
+    one = next(iter(correcting.values()))
+    kinds = ["linear_attention" if index in correcting else "full_attention" for index in range(decoder.n_layers)]
+    return {
+        "layer_types": kinds,
+        "linear_num_key_heads": one.n_key_heads,
+        "linear_num_value_heads": one.n_value_heads,
+        "linear_key_head_dim": one.key_dim,
+        "linear_value_head_dim": one.value_dim,
+        "linear_conv_kernel_dim": one.length,
     }
 
 

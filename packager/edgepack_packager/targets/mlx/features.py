@@ -22,6 +22,8 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
     return {
         "unlike_layers": not decoder.alike,
         "convolutions": bool(decoder.convolving),
+        "delta_rules": bool(decoder.correcting),
+        "gated": attention.gated,
         "untied": not decoder.tied,
         "head_dim": attention.q_size != decoder.hidden_size,
         "qkv_bias": attention.qkv_bias and not attention.output_bias,

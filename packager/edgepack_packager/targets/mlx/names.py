@@ -17,21 +17,34 @@ _PARTS = {
     "attention.v": "self_attn.v_proj",
     "attention.q_norm": "self_attn.q_norm",
     "attention.k_norm": "self_attn.k_norm",
+    "attention.gate": "self_attn.gate_proj",
     "attention.o": "self_attn.o_proj",
     "convolution.norm": "input_layernorm",
     "convolution.in": "conv.in_proj",
     "convolution.kernel": "conv.conv",
     "convolution.out": "conv.out_proj",
+    "delta.norm": "input_layernorm",
+    "delta.qkv": "linear_attn.in_proj_qkv",
+    "delta.z": "linear_attn.in_proj_z",
+    "delta.a": "linear_attn.in_proj_a",
+    "delta.b": "linear_attn.in_proj_b",
+    "delta.kernel": "linear_attn.conv1d",
+    "delta.head_norm": "linear_attn.norm",
+    "delta.out": "linear_attn.out_proj",
     "mlp.norm": "post_attention_layernorm",
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
 
+# Parameters of a module that holds others too.
+_PARAMETERS = {"delta.step": ("linear_attn", "dt_bias"), "delta.decay": ("linear_attn", "A_log")}
+
 # With four norms, Gemma's names: what Llama calls the norm after the attention is there the second of four.
 _FOUR_NORMS = {
     "attention.post_norm": "post_attention_layernorm",
     "convolution.post_norm": "post_attention_layernorm",
+    "delta.post_norm": "post_attention_layernorm",
     "mlp.norm": "pre_feedforward_layernorm",
     "mlp.post_norm": "post_feedforward_layernorm",
 }
@@ -61,6 +74,9 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
     if not name.startswith("layers."):
         return Place(kind.names.get(_PARTS[name], _PARTS[name]), parameter, 0)
     _, layer, part = name.split(".", 2)
+    if part in _PARAMETERS:
+        module, parameter = _PARAMETERS[part]
+        return Place(f"model.layers.{layer}.{module}", parameter, 0)
     parts = {**_PARTS, **(_FOUR_NORMS if decoder.layer(int(layer)).post_norms else {})}
     module, first = kind.names.get(parts[part], parts[part]), 0
     if kind.fused:
@@ -70,9 +86,11 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
 
 def dimensions(decoder: Decoder, tensor: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape that a file states of a tensor: of a convolution's kernel [channels, length, 1]."""
-    if not tensor.endswith(".conv.conv.weight"):
+    if not tensor.endswith((".conv.conv.weight", ".conv1d.weight")):
         return shape
-    return (decoder.hidden_size, shape[0] // decoder.hidden_size, 1)
+    mixer = decoder.layer(int(tensor.split(".")[2])).mixer
+    assert not isinstance(mixer, Attention)
+    return (shape[0] // mixer.length, mixer.length, 1)
 
 
 def stored_shapes(kind: ModelType, decoder: Decoder) -> dict[tuple[str, str], tuple[int, ...]]:

@@ -93,6 +93,9 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     )
     if nodes.kv_cache == "f16":
         output = nodes.cast(output, f"{name}.output.single", "f32")
+    if kind.gated:
+        opened = nodes.add("Sigmoid", [nodes.linear(f"{name}.gate", inputs)], f"{name}.opened")
+        output = nodes.add("Mul", [output, opened], f"{name}.gated")
     return nodes.linear(f"{name}.o", output)
 
 

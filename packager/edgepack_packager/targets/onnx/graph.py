@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp
 from edgepack.runtime import KvCache
-from edgepack_packager.targets.onnx import convolution as convolutions
+from edgepack_packager.targets.onnx import stateful
 from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
-from edgepack_packager.targets.onnx.convolution import convolution
 from edgepack_packager.targets.onnx.layout import Layout
 from edgepack_packager.targets.onnx.nodes import Nodes, onnx_type
 
@@ -48,7 +47,7 @@ def _inputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"]),
         *_caches(decoder, PAST, "past", kv_cache),
-        *_states(decoder, convolutions.PAST),
+        *_states(decoder, stateful.PAST),
         helper.make_tensor_value_info("logits_start", TensorProto.INT64, [1]),
     ]
 
@@ -58,7 +57,7 @@ def _outputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
 
     shape = ["batch", "positions", decoder.n_vocab]
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    return [logits, *_caches(decoder, PRESENT, "present", kv_cache), *_states(decoder, convolutions.PRESENT)]
+    return [logits, *_caches(decoder, PRESENT, "present", kv_cache), *_states(decoder, stateful.PRESENT)]
 
 
 def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> list[ValueInfoProto]:
@@ -78,8 +77,8 @@ def _states(decoder: Decoder, pattern: str) -> list[ValueInfoProto]:
     from onnx import TensorProto, helper
 
     return [
-        helper.make_tensor_value_info(pattern.format(layer), TensorProto.FLOAT, ["batch", *shape])
-        for layer, shape in decoder.states.items()
+        helper.make_tensor_value_info(pattern.format(*key), TensorProto.FLOAT, ["batch", *shape])
+        for key, shape in decoder.states.items()
     ]
 
 
@@ -89,13 +88,15 @@ def _decode(nodes: Nodes, decoder: Decoder) -> None:
     residual, output = _embed(nodes, decoder), ""
     for index, layer in enumerate(decoder.layers):
         mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
-        mixed = attention if isinstance(layer.mixer, Attention) else convolution
         inputs, residual = _entered(nodes, layer, mixes, output, residual)
-        output = _left(nodes, layer, mixes, mixed(nodes, decoder, index, inputs))
+        output = _left(nodes, layer, mixes, _MIXERS[type(layer.mixer)](nodes, decoder, index, inputs))
         inputs, residual = _entered(nodes, layer, feeds, output, residual)
         output = _left(nodes, layer, feeds, _mlp(nodes, layer.mlp, feeds, inputs))
     normed, _ = nodes.norm_of_sum("norm", output, residual)
     _head(nodes, decoder, normed)
+
+
+_MIXERS = {Attention: attention, Convolution: stateful.convolution, Delta: stateful.delta}
 
 
 def _entered(nodes: Nodes, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
