@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Mlp, arranged
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, arranged, layer_of
 from edgepack.bundle.rope import Rope
 from edgepack_packager import families
 from edgepack_packager.checkpoint.weights import Float32
@@ -25,7 +25,8 @@ class Positions(msgspec.Struct, frozen=True):
 def describe(**fields: Any) -> Decoder:
     """Return a small Llama with some facts changed; ``rope`` stands for a pattern of one without window.
 
-    The layers that are ``convolving`` have a ``convolution`` in place of their attention.
+    The layers that are ``convolving`` have a ``convolution`` in place of their attention, those that are ``correcting``
+    a ``delta``.
     """
     rope = fields.pop("rope", None)
     facts: dict[str, Any] = {
@@ -55,6 +56,17 @@ LFM2: Mapping[str, Any] = {
     "convolving": (0, 1, 3, 5),
 }
 """A model of convolutions, of whose six layers the third and the fifth attend."""
+
+QWEN3_5: Mapping[str, Any] = {
+    "n_layers": 5,
+    "qk_norm": "head",
+    "gated": True,
+    "head_dim": 32,
+    "rope": Rope(10000.0, 16),
+    "delta": Delta(n_key_heads=2, n_value_heads=4, key_dim=8, value_dim=12, length=4),
+    "correcting": (0, 1, 2, 4),
+}
+"""A model of delta rules, of whose five layers the fourth attends."""
 
 
 def changed(decoder: Decoder, **fields: Any) -> Decoder:
@@ -95,6 +107,9 @@ def facts(decoder: Decoder) -> dict[str, Any]:
     found |= {"norms": layer.norms, "residual_scale": layer.residual_scale}
     if convolving := decoder.convolving:
         found |= {"convolving": tuple(convolving), "convolution": next(iter(convolving.values()))}
+    if correcting := decoder.correcting:
+        found |= {"correcting": tuple(correcting), "delta": next(iter(correcting.values()))}
+    if decoder.states:
         return found | {"pattern": tuple(Positions(each.rope, each.window) for each in decoder.attentions[:1])}
     mixers = [decoder.attention(index) for index in range(len(decoder.pattern))]
     return found | {"pattern": tuple(Positions(each.rope, each.window) for each in mixers)}
@@ -102,7 +117,7 @@ def facts(decoder: Decoder) -> dict[str, Any]:
 
 _MIXER = {
     **{name: name for name in ("n_heads", "n_kv_heads", "head_dim", "qkv_bias", "output_bias")},
-    **{name: name for name in ("qk_norm", "temperature")},
+    **{name: name for name in ("qk_norm", "temperature", "gated")},
     "attention_scale": "scale",
     "attention_softcap": "softcap",
 }
@@ -115,10 +130,11 @@ def _decoder(facts: Mapping[str, Any]) -> Decoder:
     mlp = Mlp(**{old: rest.pop(name) for name, old in _MLP.items() if name in rest})
     layer = {name: rest.pop(name) for name in ("norms", "residual_scale") if name in rest}
     pattern: Sequence[Positions] = rest.pop("pattern")
-    convolution, convolving = rest.pop("convolution", None), rest.pop("convolving", ())
+    others = dict.fromkeys(rest.pop("convolving", ()), rest.pop("convolution", None))
+    others |= dict.fromkeys(rest.pop("correcting", ()), rest.pop("delta", None))
     layers = [
         Layer(
-            mixer=convolution if index in convolving else Attention(rope=each.rope, window=each.window, **mixer),
+            mixer=others.get(index) or Attention(rope=each.rope, window=each.window, **mixer),
             mlp=mlp,
             **layer,
         )
@@ -150,8 +166,12 @@ def _draw(decoder: Decoder, name: str, shape: tuple[int, ...], seed: int, gain: 
         return np.float32(0.5) * normal
     if name == "embedding" and not decoder.tied:
         return normal
+    if name.endswith((".step", ".decay")):
+        return normal - np.float32(1)
     if name.endswith(".kernel"):
-        return np.float32(gain * 1.2 / np.sqrt(len(normal) // decoder.hidden_size)) * normal
+        mixer = decoder.layer(layer_of(name)).mixer
+        assert not isinstance(mixer, Attention)
+        return np.float32(gain * 1.2 / np.sqrt(mixer.length)) * normal
     # Logits get a deviation of 3; the scores of attention one of 2; a block's output is as large as the stream.
     wide = 3.0 if name in ("embedding", "head") else 1.4 if name.endswith((".q", ".k")) else 1.2
     return np.float32(gain * wide / np.sqrt(shape[1])) * normal

@@ -132,6 +132,10 @@ def yarn(**fields: Any) -> Plant:
     return scaling(lambda found: found and replace(found, **fields))
 
 
+def made(ending: str, change: Callable[[Float32], Float32]) -> Plant:
+    return lambda weights: Made(weights, ending, change)
+
+
 def gates(change: Callable[[Float32], Float32]) -> Plant:
     """Change the three parts of what every convolution reads, [3, channels, hidden size]."""
     return lambda weights: Made(weights, ".in", lambda rows: change(rows.reshape(3, -1, rows.shape[1])))
@@ -246,6 +250,32 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
         "lfm2",
         swap("layers.2.attention.q_norm", "layers.2.attention.k_norm"),
     ),
+    "a delta rule that forgets nothing": ("qwen3.5", made(".decay", lambda rows: rows - 99)),
+    "a delta rule that forgets at another rate": ("qwen3.5", made(".decay", lambda rows: rows + np.float32(0.01))),
+    "the step of a delta rule dropped": ("qwen3.5", made(".step", np.zeros_like)),
+    "what a delta rule learns by taken for what it forgets by": (
+        "qwen3.5",
+        swap("layers.0.delta.a", "layers.0.delta.b"),
+    ),
+    "the kernel of a delta rule one position early": (
+        "qwen3.5",
+        made(".kernel", lambda rows: np.roll(rows.reshape(-1, 4), 1, axis=1)),
+    ),
+    "q and k of a delta rule swapped": (
+        "qwen3.5",
+        made(".qkv", lambda rows: np.concatenate([rows[32:64], rows[:32], rows[64:]])),
+    ),
+    "the heads of values of a delta rule by turns": (
+        "qwen3.5",
+        made(".z", lambda rows: rows.reshape(2, 2, 24, -1).swapaxes(0, 1)),
+    ),
+    "the norm behind a delta rule with its gain less one": ("qwen3.5", made(".head_norm", lambda rows: rows + 1)),
+    "the gate of an attention dropped": ("qwen3.5", facts(gated=False)),
+    "the gate of an attention taken for its queries": (
+        "qwen3.5",
+        swap("layers.3.attention.q", "layers.3.attention.gate"),
+    ),
+    "all of a head rotates where a quarter does": ("qwen3.5", ropes(lambda rope: replace(rope, dim=64))),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoders import LFM2, RandomWeights, describe
+from decoders import LFM2, QWEN3_5, RandomWeights, describe
 from variants import token_ids
 
 from edgepack import runtime
@@ -23,9 +23,9 @@ from edgepack_packager.write import write
 from edgepack_runtimes.marks import Marks
 
 CONTEXT = 96
-DECODER = describe(**LFM2)
-IDS = token_ids(DECODER, CONTEXT)
-OTHERS = [(each + 7) % DECODER.n_vocab for each in IDS]
+DECODERS = {"convolutions": describe(**LFM2), "delta rules": describe(**QWEN3_5)}
+IDS = token_ids(DECODERS["convolutions"], CONTEXT)
+OTHERS = [(each + 7) % 128 for each in IDS]
 
 Open = Callable[..., Session]
 
@@ -34,8 +34,10 @@ Open = Callable[..., Session]
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an f32 variant for each engine."""
     folder = tmp_path_factory.mktemp("states")
-    requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
-    write(RandomWeights(DECODER), requests, folder, Model("tiny", DECODER, "f32"))
+    for kind, decoder in DECODERS.items():
+        names = [name for name in targets.names() if name != "gguf" or not decoder.correcting]
+        requests = [Request(targets.find(name), "f32", "f32") for name in names]
+        write(RandomWeights(decoder), requests, folder / kind, Model("tiny", decoder, "f32"))
     return folder
 
 
@@ -45,13 +47,17 @@ def engine(request: pytest.FixtureRequest) -> Runtime:
     return IsolatedRuntime(name) if how else runtime.find(name)
 
 
-@pytest.fixture
-def opening(engine: Runtime, variants: Path) -> Iterator[Open]:
+@pytest.fixture(params=DECODERS)
+def opening(request: pytest.FixtureRequest, engine: Runtime, variants: Path) -> Iterator[Open]:
+    kind, decoder = request.param, DECODERS[request.param]
+    if engine.name == "gguf" and decoder.correcting:
+        pytest.skip("gguf has no such model")
     opened: list[Session] = []
 
     def open_session(**changes: object) -> Session:
         options = {"context": CONTEXT, "threads": 1, "kv_cache": "f32", "chunk": 16} | changes
-        opened.append(engine.open(variants / f"{engine.name}-f32", DECODER, Options(**options)))  # type: ignore[arg-type]
+        place = variants / kind / f"{engine.name}-f32"
+        opened.append(engine.open(place, decoder, Options(**options)))  # type: ignore[arg-type]
         return opened[-1]
 
     yield open_session

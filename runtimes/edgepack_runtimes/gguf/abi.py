@@ -38,6 +38,7 @@ DEVICE_GPU: Final = 1
 DEVICE_INTEGRATED_GPU: Final = 2
 
 STATE_OF_WINDOWS: Final = 1  # LLAMA_STATE_SEQ_FLAGS_SWA_ONLY
+STATE_OF_ALL: Final = 0
 STATE_OF_THE_REST: Final = 1  # ..._PARTIAL_ONLY: what is no keys and values of all positions
 
 DECODED: Final = 0

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from edgepack import snapshot
 from edgepack.admission import admitted
 from edgepack.errors import Cancelled, EngineError
+from edgepack.snapshot import Buffer
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.ring import Bytes, Ring
-from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, write_rest, write_state
+from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, write_sequence, write_state
 from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.threads import Threads
 
@@ -195,7 +196,7 @@ class GgufSession:
         self._enter()
         with self._inside() as native:
             oldest = self._held_from()
-            payload = write_state(native.native, native.context)
+            payload = self._written(native)
         if payload is None:
             raise EngineError(f"llama.cpp cannot write the state of {self._path}.")
         return snapshot.seal(self._facts, self._length, [_OLDEST.pack(oldest), *payload])
@@ -213,6 +214,12 @@ class GgufSession:
             if self._marks is not None:
                 self._marks.clear()
                 self._mark()
+
+    def _written(self, native: Native) -> Sequence[Buffer] | None:
+        if self._marks is None:
+            return write_state(native.native, native.context)
+        state = write_sequence(native.native, native.context, abi.STATE_OF_ALL)
+        return None if state is None else [state.data]
 
     def _read(self, length: int, payload: memoryview) -> bool:
         native = self._native
@@ -359,7 +366,7 @@ class GgufSession:
         native = self._native
         if self._marks is None or not self._length or native.context is None:
             return
-        if (state := write_rest(native.native, native.context)) is None:
+        if (state := write_sequence(native.native, native.context, abi.STATE_OF_THE_REST)) is None:
             raise EngineError(f"llama.cpp cannot write the state of {self._path}.")
         self._marks.keep(self._length, state)
 

@@ -43,11 +43,12 @@ def read_state(native: ctypes.CDLL, context: int | None, payload: memoryview) ->
     return length
 
 
-def write_rest(native: ctypes.CDLL, context: int | None) -> Bytes | None:
-    """Return the states of layers that keep no keys and values, None where llama.cpp cannot write them."""
-    size = native.llama_state_seq_get_size_ext(context, _SEQUENCE, abi.STATE_OF_THE_REST)
+def write_sequence(native: ctypes.CDLL, context: int | None, flags: int) -> Bytes | None:
+    """Return the state of the sequence, None where llama.cpp cannot write it: of a model with states beside its keys
+    and values all of it (``STATE_OF_ALL``), or those states alone (``STATE_OF_THE_REST``)."""
+    size = native.llama_state_seq_get_size_ext(context, _SEQUENCE, flags)
     state = np.empty(size, np.uint8)
-    args = context, state.ctypes.data, size, _SEQUENCE, abi.STATE_OF_THE_REST
+    args = context, state.ctypes.data, size, _SEQUENCE, flags
     return state if size and native.llama_state_seq_get_data_ext(*args) == size else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoders import LFM2, Positions, RandomWeights, describe
+from decoders import LFM2, QWEN3_5, Positions, RandomWeights, describe
 from gguf_decoders import (
     DECODERS,
     EXAONE4,
@@ -100,6 +100,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (MISTRAL3 | {"pattern": (LOCAL,)}, "mistral3 lacks attention windows", "--context 24"),
     (MISTRAL3 | {"rope": rope(dim=12)}, "heads of which a part is rotated", ""),
     ({**LFM2, "convolution": Convolution(length=4, bias=True)}, "lfm2 lacks biases in convolutions", "other targets"),
+    (QWEN3_5, "lacks gated delta rules and lacks a gate on the attention's output", "other targets"),
     ({**LFM2, "qk_norm": None}, "lfm2 always has norms of q and k", ""),
     ({**LFM2, "rope": rope(scaling=LINEAR)}, "lfm2 lacks linear rope scaling", ""),
     ({**LFM2, "head_dim": 32}, "lfm2 lacks heads that together are not as wide", ""),

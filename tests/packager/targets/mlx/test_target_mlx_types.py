@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import oracle_models
 import pytest
-from decoders import LFM2, Positions, RandomWeights, changed, describe
+from decoders import LFM2, QWEN3_5, Positions, RandomWeights, changed, describe
 from models import make_llama, make_model
 from oracle_models import ORACLE_MODELS
 
@@ -256,6 +256,7 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"temperature": Temperature(0.1, 64), "pattern": (LOCAL,)}, "edgepack"),
     ({"pattern": (Positions(PLAIN), Positions(GLOBAL))}, "edgepack"),
     (LFM2, "lfm2"),
+    (QWEN3_5, "edgepack"),
     ({**LFM2, "convolution": Convolution(length=3, bias=True)}, "lfm2"),
     ({**LFM2, "tied": False}, "edgepack"),
     ({**LFM2, "qk_norm": None}, "edgepack"),
