@@ -544,5 +544,5 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "hunyuan": _model(HUNYUAN, seed=44),
     "lfm2": _model(LFM2, seed=45),
     "lfm2-biased": _model(LFM2_BIASED, seed=46),
-    "qwen3.5": _model(QWEN3_5, seed=47),
+    "qwen3.5": _model(QWEN3_5, seed=47, dtype="f16"),
 }

@@ -91,7 +91,8 @@ def halves(target: str, weights: Weights) -> dict[str, float]:
     if weights.decoder.wide or weights.dtype == "bf16":
         # onnx stores no bf16, and f16 holds neither bf16's smallest numbers nor a wide model's activations.
         return {"gguf": {"bf16": 1e-3}, "mlx": {"bf16": 1e-5}}.get(target, {}) if weights.dtype == "bf16" else {}
-    return {"f16": 2e-5 if target == "gguf" else 1e-5}
+    # Where mlx rounds the gains of norms too, a delta rule makes 1.2e-5 of it: so does the reference with such gains.
+    return {"f16": 2e-5 if target == "gguf" or (target == "mlx" and weights.decoder.correcting) else 1e-5}
 
 
 class Planted:
