@@ -96,6 +96,14 @@ TERMS: Mapping[str, Terms] = MappingProxyType(
             changes=True,
             policy="https://ai.google.dev/gemma/prohibited_use_policy",
         ),
+        # Apache's terms, and a limit of their use.
+        "LicenseRef-lfm1.0": Terms(
+            "LFM Open License v1.0",
+            "https://www.liquid.ai/lfm-license",
+            asks=True,
+            changes=True,
+            limit="Not for commercial use by who has a yearly revenue of 10 million US dollars or more.",
+        ),
         # Clauses 2.a, 3.b and 3.c; 4.b asks for the display from models that were made with it.
         "LicenseRef-qwen-research": Terms(
             "Qwen Research License Agreement",
