@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoders import LFM2, Positions, describe
+from decoders import LFM2, QWEN3_5, Positions, describe
 
-from edgepack.bundle.decoder import Convolution, Decoder, Temperature
+from edgepack.bundle.decoder import Convolution, Decoder, Delta, Temperature
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
 
 WINDOW = 24
@@ -48,6 +48,7 @@ EXAONE4_OF_64 = {
     "n_layers": 64,
     "pattern": (Positions(rope(1e6, scaling=LLAMA3), WINDOW),) * 3 + (Positions(None),),
 }
+QWEN35 = {**QWEN3_5, "delta": Delta(n_key_heads=2, n_value_heads=2, key_dim=16, value_dim=16, length=4)}
 NOPE = {"n_layers": 8, "pattern": (GLOBAL,) * 3 + (Positions(None),)}
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -126,6 +127,15 @@ FIELDS: dict[str, dict[str, Any]] = {
     "exaone4: of 64 layers": EXAONE4_OF_64,
     "exaone4: of 64 layers, windows on even ones, linear rope": EXAONE4_OF_64
     | {"pattern": (Positions(rope(scaling=LINEAR), WINDOW), Positions(None))},
+    "qwen35": QWEN35,
+    "qwen35: untied, scores, another pattern": {
+        **QWEN35,
+        "tied": False,
+        "attention_scale": 0.4,
+        "correcting": (1, 3),
+        "rope": rope(1e6, 24),
+        "delta": Delta(n_key_heads=4, n_value_heads=4, key_dim=32, value_dim=32, length=3),
+    },
     "lfm2": LFM2,
     "lfm2: untied, scores": {**LFM2, "tied": False, "attention_scale": 0.4, "convolution": Convolution(length=3)},
     "hunyuan-dense": {"qk_norm": "rotated", "head_dim": 32, "rope": rope(1e6, 32)},

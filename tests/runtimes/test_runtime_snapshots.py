@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from decoders import LFM2, QWEN3_5, RandomWeights, describe
-from gguf_decoders import GEMMA2, GEMMA3, WINDOW
+from decoders import LFM2, RandomWeights, describe
+from gguf_decoders import GEMMA2, GEMMA3, QWEN35, WINDOW
 from variants import token_ids
 
 from edgepack import runtime, snapshot
@@ -32,7 +32,7 @@ DECODERS = {
     "retuned": describe(norm_eps=1e-6),
     "wide heads": describe(head_dim=64),
     "hybrid": describe(**LFM2),
-    "delta rules": describe(**QWEN3_5),
+    "delta rules": describe(**QWEN35),
 }
 IDS = token_ids(DECODERS["llama"], CONTEXT)
 
@@ -49,8 +49,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an f32 variant of each decoder for each engine."""
     folder = tmp_path_factory.mktemp("snapshots")
     for name, decoder in DECODERS.items():
-        names = [target for target in targets.names() if target != "gguf" or not decoder.correcting]
-        requests = [Request(targets.find(target), "f32", "f32") for target in names]
+        requests = [Request(targets.find(target), "f32", "f32") for target in targets.names()]
         write(RandomWeights(decoder), requests, folder / name, Model("tiny", decoder, "f32"))
     return folder
 
@@ -96,8 +95,6 @@ def resealed(session: Snapshotting, length: int, payload: bytes) -> bytes:
 def test_what_is_restored_goes_on_bit_for_bit(name: str, kv_cache: str, engine: Runtime, opening: Open) -> None:
     if (engine.name, kv_cache) in {("onnx", "f16"), ("onnx", "q8"), ("mlx", "q8")}:
         pytest.skip(f"{engine.name} has no KV cache of {kv_cache} here")
-    if (engine.name, name) == ("gguf", "delta rules"):
-        pytest.skip("gguf has no such model")
     session = opening(name, kv_cache=kv_cache)
     session.forward(IDS[:40])
     decode(session, IDS[40:50])

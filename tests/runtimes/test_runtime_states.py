@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from decoders import LFM2, QWEN3_5, RandomWeights, describe
+from decoders import LFM2, RandomWeights, describe
+from gguf_decoders import QWEN35
 from variants import token_ids
 
 from edgepack import runtime
@@ -23,7 +24,7 @@ from edgepack_packager.write import write
 from edgepack_runtimes.marks import Marks
 
 CONTEXT = 96
-DECODERS = {"convolutions": describe(**LFM2), "delta rules": describe(**QWEN3_5)}
+DECODERS = {"convolutions": describe(**LFM2), "delta rules": describe(**QWEN35)}
 IDS = token_ids(DECODERS["convolutions"], CONTEXT)
 OTHERS = [(each + 7) % 128 for each in IDS]
 
@@ -35,8 +36,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an f32 variant for each engine."""
     folder = tmp_path_factory.mktemp("states")
     for kind, decoder in DECODERS.items():
-        names = [name for name in targets.names() if name != "gguf" or not decoder.correcting]
-        requests = [Request(targets.find(name), "f32", "f32") for name in names]
+        requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
         write(RandomWeights(decoder), requests, folder / kind, Model("tiny", decoder, "f32"))
     return folder
 
@@ -50,8 +50,6 @@ def engine(request: pytest.FixtureRequest) -> Runtime:
 @pytest.fixture(params=DECODERS)
 def opening(request: pytest.FixtureRequest, engine: Runtime, variants: Path) -> Iterator[Open]:
     kind, decoder = request.param, DECODERS[request.param]
-    if engine.name == "gguf" and decoder.correcting:
-        pytest.skip("gguf has no such model")
     opened: list[Session] = []
 
     def open_session(**changes: object) -> Session:

@@ -120,6 +120,7 @@ def _check_graph(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     if not decoder.alike:
         raise keys.fail("its architecture has layers of one shape, the model of several")
     _check_convolutions(keys, graph, decoder)
+    _check_delta_rules(keys, graph, decoder)
     partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
@@ -153,6 +154,32 @@ def _check_convolutions(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     wanted = [0 if layer in convolving else decoder.attentions[0].n_kv_heads for layer in range(decoder.n_layers)]
     found = [*map(int, heads.values)] if isinstance(heads, Array) else heads
     keys.check("attention.head_count_kv", found, wanted)
+
+
+def _check_delta_rules(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
+    correcting = decoder.correcting
+    if (bool(correcting), decoder.attentions[0].gated) != (graph.delta_rules, graph.delta_rules):
+        raise keys.fail(f"its architecture has {'' if graph.delta_rules else 'no '}delta rules, unlike the model")
+    if not correcting:
+        return
+    delta = next(iter(correcting.values()))
+    wanted = {
+        "ssm.conv_kernel": delta.length,
+        "ssm.inner_size": delta.value_size,
+        "ssm.state_size": delta.key_dim,
+        "ssm.time_step_rank": delta.n_value_heads,
+        "ssm.group_count": delta.n_key_heads,
+    }
+    for key, number in wanted.items():
+        keys.check(key, keys.integer(key), number)
+    if (delta.n_key_heads, delta.key_dim) != (delta.n_value_heads, delta.value_dim):
+        raise keys.fail("its architecture has as many heads of keys as of values, all of one size, unlike the model")
+    layers, sections = keys.get("attention.recurrent_layers"), keys.get("rope.dimension_sections")
+    found = [*map(int, layers.values)] if isinstance(layers, Array) else layers
+    keys.check("attention.recurrent_layers", found, [int(each in correcting) for each in range(decoder.n_layers)])
+    pairs = decoder.ropes[0].dim // 2
+    turns = [*map(int, sections.values)] if isinstance(sections, Array) else sections
+    keys.check("rope.dimension_sections", turns, [*(-(-(pairs - turn) // 3) for turn in range(3)), 0])
 
 
 def _check_scales(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
@@ -318,7 +345,8 @@ def _check_tensors(header: Header, decoder: Decoder, path: Path) -> None:
     attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
     biases = qkv * attention.qkv_bias + ("attn_output",) * attention.output_bias
     biases += ("ffn_gate", "ffn_up", "ffn_down") * mlp.bias
-    if found != Counter(biases * decoder.n_layers):  # no architecture has some beside convolutions
+    wanted = Counter(biases * decoder.n_layers) + Counter({"ssm_dt": len(decoder.correcting)})
+    if found != wanted:
         raise damaged(path, f"it has biases on {', '.join(sorted(found)) or 'nothing'}, unlike the model")
     expected = _tables(decoder)
     for name in _TABLES:

@@ -16,7 +16,8 @@ class Graph:
     of the other layers; ``one_base``: always that). ``local_scaling``: linear rope scaling holds for local layers as
     well. ``scales``: keys say what scores, embeddings, blocks and logits are multiplied by. ``temperature``: queries
     may grow with their position. ``yarn``: a rope may be scaled so; ``turns``: keys may say where its ramp lies.
-    ``convolutions``: a layer without heads of keys and values has one.
+    ``convolutions``: a layer without heads of keys and values has one. ``delta_rules``: layers that a key names have
+    one, and the output of the others is gated.
     """
 
     activation: str = "silu"
@@ -38,6 +39,7 @@ class Graph:
     one_base: bool = False
     local_scaling: bool = False
     convolutions: bool = False
+    delta_rules: bool = False
 
 
 _GEMMA: Final = Graph("gelu_tanh", scaled_embedding=True)
@@ -57,6 +59,7 @@ GRAPHS: Final[Mapping[str, Graph]] = {
     "exaone4": Graph(qk_norm="head", norms="after"),
     "hunyuan-dense": Graph(qk_norm="rotated"),
     "lfm2": Graph(qk_norm="head", convolutions=True),
+    "qwen35": Graph(qk_norm="head", partial_rotation=True, delta_rules=True),
 }
 EXAONE4_OF_64: Final = replace(
     GRAPHS["exaone4"], period=4, window=4096, one_base=True, local_scaling=True, full_without_rope=True

@@ -63,7 +63,7 @@ def test_a_family_is_exact_past_every_boundary(name: str, target: str, tmp_path:
         model = Model(name, decoder, weights.dtype)
         if (name, target) in REFUSED:
             with pytest.raises(
-                UnsupportedModelError, match=r"window|heads that together|biases in convolutions|delta rules"
+                UnsupportedModelError, match=r"window|heads that together|biases in convolutions|heads of values"
             ):
                 chosen.scheme("f32", model)
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder, layer_of
 
 INTERLEAVED = frozenset({"llama", "smollm3", "mistral3", "granite"})
 """Architectures whose rope turns neighbours, so that files have the rows of q and k of a head in that order."""
@@ -18,8 +18,11 @@ FUSED = frozenset({"phi3"})
 """Architectures that have q, k and v in one tensor, and the gate and up projections in another."""
 
 _ROOTS = {"embedding": "token_embd", "norm": "output_norm", "head": "output"}
-_NORMS = {"lfm2": "token_embd_norm"}
-"""What architectures call the last norm that call it otherwise."""
+_OTHERWISE = {("lfm2", "norm"): "token_embd_norm", ("qwen35", "mlp.norm"): "post_attention_norm"}
+"""What an architecture calls a tensor that others call by another name."""
+
+_WHOLE = ("delta.step", "delta.decay")
+"""Roles whose names have no ending more."""
 
 _BLOCKS = {
     "attention.norm": "attn_norm",
@@ -35,6 +38,17 @@ _BLOCKS = {
     "convolution.kernel": "shortconv.conv",
     "convolution.out": "shortconv.out_proj",
     "convolution.post_norm": "post_attention_norm",
+    "attention.gate": "attn_q",
+    "delta.norm": "attn_norm",
+    "delta.qkv": "attn_qkv",
+    "delta.z": "attn_gate",
+    "delta.a": "ssm_alpha",
+    "delta.b": "ssm_beta",
+    "delta.kernel": "ssm_conv1d",
+    "delta.step": "ssm_dt.bias",
+    "delta.decay": "ssm_a",
+    "delta.head_norm": "ssm_norm",
+    "delta.out": "ssm_out",
     "mlp.norm": "ffn_norm",
     "mlp.gate": "ffn_gate",
     "mlp.up": "ffn_up",
@@ -54,13 +68,22 @@ _TOGETHER = {
 class Part:
     """The place of a canonical tensor: the file's tensor, its shape there with the rows first, and the first row.
 
-    ``stated`` is the shape that the file says, where it is another one of as many elements.
+    ``stated`` is the shape that the file says, where it is another one of as many elements. With ``woven`` the heads of
+    two canonical tensors, of so many rows, lie by turns: those of the one whose ``first`` is 0 begin.
     """
 
     name: str
     shape: tuple[int, ...]
     first: int
     stated: tuple[int, ...] | None = None
+    woven: int = 0
+
+    def place(self, row: int) -> int:
+        """Return the file's row of a canonical one."""
+        if not self.woven:
+            return self.first + row
+        head, within = divmod(row, self.woven)
+        return (2 * head + (self.first > 0)) * self.woven + within
 
 
 def parts(decoder: Decoder, architecture: str) -> dict[str, Part]:
@@ -73,7 +96,11 @@ def parts(decoder: Decoder, architecture: str) -> dict[str, Part]:
         rows[names[canonical]] += shape[0]
     return {
         canonical: Part(
-            names[canonical], (rows[names[canonical]], *shape[1:]), first[canonical], _kernel(decoder, canonical, shape)
+            names[canonical],
+            (rows[names[canonical]], *shape[1:]),
+            first[canonical],
+            _kernel(decoder, canonical, shape),
+            _woven(decoder, canonical),
         )
         for canonical, shape in decoder.tensors()
     }
@@ -81,19 +108,28 @@ def parts(decoder: Decoder, architecture: str) -> dict[str, Part]:
 
 def _kernel(decoder: Decoder, canonical: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return the shape of a convolution's kernel in a file: [channels, length]."""
-    channels = decoder.hidden_size
-    return (channels, shape[0] // channels) if canonical.endswith("convolution.kernel") else None
+    if not canonical.endswith(".kernel"):
+        return None
+    mixer = decoder.layer(layer_of(canonical)).mixer
+    return None if isinstance(mixer, Attention) else (shape[0] // mixer.length, mixer.length)
+
+
+def _woven(decoder: Decoder, canonical: str) -> int:
+    if not canonical.endswith(("attention.q", "attention.gate")):
+        return 0
+    attention = decoder.attention(layer_of(canonical))
+    return attention.head_dim if attention.gated else 0
 
 
 def gguf_name(canonical: str, architecture: str) -> str:
     """Return the name of the tensor that holds a canonical one: "blk.3.attn_q.bias" for "layers.3.attention.q.bias"."""
     stem, suffix = (canonical[:-5], "bias") if canonical.endswith(".bias") else (canonical, "weight")
     if stem in _ROOTS:
-        root = _NORMS.get(architecture, _ROOTS[stem]) if stem == "norm" else _ROOTS[stem]
-        return f"{root}.{suffix}"
+        return f"{_OTHERWISE.get((architecture, stem), _ROOTS[stem])}.{suffix}"
     _, layer, role = stem.split(".", 2)
     name = _TOGETHER.get(role, _BLOCKS[role]) if architecture in FUSED else _BLOCKS[role]
-    return f"blk.{layer}.{name}.{suffix}"
+    name = _OTHERWISE.get((architecture, role), name)
+    return f"blk.{layer}.{name}" if role in _WHOLE else f"blk.{layer}.{name}.{suffix}"
 
 
 def rotates(canonical: str, architecture: str) -> bool:

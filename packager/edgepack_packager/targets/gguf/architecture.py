@@ -27,6 +27,7 @@ class Feature(StrEnum):
     CONVOLUTIONS = "short convolutions"
     CONVOLUTION_BIAS = "biases in convolutions"
     DELTA_RULES = "gated delta rules"
+    OTHER_DELTA_HEADS = "delta rules with other heads of values than of keys"
     GATED = "a gate on the attention's output"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
@@ -175,6 +176,11 @@ ARCHITECTURES = (
         period=4,
         layers=64,
     ),
+    Architecture(
+        "qwen35",
+        always=frozenset({_F.DELTA_RULES, _F.GATED, _F.QK_NORM}),
+        may=frozenset({_F.HEAD, _F.OTHER_WIDTH, _F.PARTIAL}),
+    ),
     Architecture("lfm2", always=frozenset({_F.CONVOLUTIONS, _F.QK_NORM}), may=frozenset({_F.HEAD})),
     Architecture("hunyuan-dense", always=frozenset({_F.ROTATED_QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
 )
@@ -213,6 +219,10 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.UNLIKE: not decoder.alike,
         Feature.CONVOLUTIONS: bool(decoder.convolving),
         Feature.DELTA_RULES: bool(decoder.correcting),
+        Feature.OTHER_DELTA_HEADS: any(
+            (each.n_key_heads, each.key_dim) != (each.n_value_heads, each.value_dim)
+            for each in decoder.correcting.values()
+        ),
         Feature.GATED: attention.gated,
         Feature.CONVOLUTION_BIAS: any(each.bias for each in decoder.convolving.values()),
         Feature.QKV_BIAS: attention.qkv_bias,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Fallback
+from edgepack_packager.checkpoint.gguf.names import Part
 from edgepack_packager.targets import NO_FORMS, Forms, Written
 from edgepack_packager.targets.gguf.recipe import FORMATS, Kind, choices
 from edgepack_packager.targets.gguf.tensors import parts, tables
@@ -19,13 +20,14 @@ ALIGNMENT = 32
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor in the file, or rows of one: its name, shape with the rows first, type, and place relative to the
-    data's start. ``stated`` as in ``names.Part``."""
+    data's start. ``stated`` as in ``names.Part``, and of a canonical one its ``part``."""
 
     name: str
     shape: tuple[int, ...]
     kind: Kind
     offset: int
     stated: tuple[int, ...] | None = None
+    part: Part | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -84,8 +86,7 @@ def place(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: bo
         if part.name not in tensors:
             add(part.name, part.shape, choice.kind, part.stated)
         whole = tensors[part.name]
-        offset = whole.offset + part.first * whole.row_bytes
-        canonical[choice.tensor] = Tensor(part.name, choice.shape, whole.kind, offset)
+        canonical[choice.tensor] = Tensor(part.name, choice.shape, whole.kind, whole.offset, part=part)
         if choice.fallback:
             fallbacks.append(choice.fallback)
     return Layout(tuple(tensors.values()), canonical, tuple(fallbacks))

@@ -7,7 +7,7 @@ from math import log
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Decoder, Delta
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, YarnScaling
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf.architecture import YARN_TURNS, Architecture, choose, ropes
@@ -60,12 +60,14 @@ def _name(name: str, text: Text | None) -> str:
 
 def _sizes(decoder: Decoder) -> dict[str, Value]:
     attention = decoder.attentions[0]
-    convolutions: dict[str, Value] = {}
+    states: dict[str, Value] = {}
     kv_heads: Value = U32(attention.n_kv_heads)
     if convolving := decoder.convolving:
         layers = [0 if index in convolving else attention.n_kv_heads for index in range(decoder.n_layers)]
         kv_heads = np.array(layers, np.int32)  # by the zeros llama.cpp knows which layers attend
-        convolutions["shortconv.l_cache"] = U32(next(iter(convolving.values())).length)
+        states["shortconv.l_cache"] = U32(next(iter(convolving.values())).length)
+    if correcting := decoder.correcting:
+        states |= _delta(decoder, next(iter(correcting.values())))
     return {
         "block_count": U32(decoder.n_layers),
         "context_length": U32(decoder.context),
@@ -77,7 +79,23 @@ def _sizes(decoder: Decoder) -> dict[str, Value]:
         "attention.key_length": U32(attention.head_dim),
         "attention.value_length": U32(attention.head_dim),
         "vocab_size": U32(decoder.n_vocab),
-        **convolutions,
+        **states,
+    }
+
+
+def _delta(decoder: Decoder, delta: Delta) -> dict[str, Value]:
+    """The three sections say which position of an image turns a pair, pair by pair in turns; in a text all are one."""
+    pairs = decoder.ropes[0].dim // 2
+    return {
+        "rope.dimension_sections": np.array([*(-(-(pairs - turn) // 3) for turn in range(3)), 0], np.int32),
+        "attention.recurrent_layers": np.array(
+            [int(index in decoder.correcting) for index in range(decoder.n_layers)], np.int32
+        ),
+        "ssm.conv_kernel": U32(delta.length),
+        "ssm.inner_size": U32(delta.value_size),
+        "ssm.state_size": U32(delta.key_dim),
+        "ssm.time_step_rank": U32(delta.n_value_heads),
+        "ssm.group_count": U32(delta.n_key_heads),
     }
 
 

@@ -49,6 +49,13 @@ class GgufReader:
         first = self._parts[name].first
         if (stated := self._parts[name].stated) is not None:  # a convolution's kernel, which is small
             return self._file.rows(tensor, 0, stated[0]).reshape(-1)[start:stop]
+        if name.endswith("delta.decay"):
+            return np.log(-self._file.rows(tensor, start, stop))
+        if head := self._parts[name].woven:
+            above, below = start // head, -(-stop // head)
+            both = self._file.rows(tensor, 2 * above * head, 2 * below * head)
+            own = both.reshape(below - above, 2, head, -1)[:, int(first > 0)].reshape(-1, both.shape[1])
+            return np.ascontiguousarray(own[start - above * head : stop - above * head])
         rows = (
             self._file.half_split(tensor, self._decoder.attention(layer_of(name)).head_dim, start, stop)
             if rotates(name, self._architecture)
@@ -84,7 +91,8 @@ class GgufReader:
         - q1_0, q2_0: no weight is off by more than itself, or the mean magnitude: 1. Their rows lie on grids, which are
           held much closer.
 
-        A tensor that is scaled in the file is rounded twice more: 2**-22.
+        A tensor that is scaled in the file is rounded twice more: 2**-22. A decay is there as its exponential: its row
+        is a number, which that moves by some 2**-24, beside ``floor``.
         """
         scaled = 0.0 if factor(self._decoder, name) == 1 else _SCALED
         return _BOUNDS[self._tensor(name).type] + scaled
@@ -95,6 +103,8 @@ class GgufReader:
         A scale is off by at most 2**-25 below 2**-14, times the largest number that it multiplies.
         """
         tensor = self._tensor(name)
+        if name.endswith("delta.decay"):
+            return 2.0**-22  # of an exponential and of its logarithm
         columns = tensor.shape[1] if len(tensor.shape) == 2 else 1
         return _FACTORS[tensor.type] * _TINY * sqrt(columns) / factor(self._decoder, name)
 

@@ -59,11 +59,17 @@ class GgufWriter:
             )
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
+        if name.endswith("delta.decay"):
+            scaled = -np.exp(rows)  # what the file multiplies a softplus by
         encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
         keep_grids(tensor.kind, rows, ratio, encoded, self._place(name))
         if rotates(name, self._architecture):
             encoded = self._interleave(encoded, name)
-        self._put(encoded, self._data + tensor.offset + start * tensor.row_bytes)
+        assert tensor.part
+        step = tensor.part.woven or max(1, len(rows))
+        for first in range(0, len(rows), step):
+            at = tensor.part.place(start + first) * tensor.row_bytes
+            self._put(encoded[first : first + step], self._data + tensor.offset + at)
         self._written[name] += len(rows)
 
     def finish(self) -> Written:

@@ -83,8 +83,9 @@ def test_f32_is_the_reference(name: str, tmp_path: Path) -> None:
     weights = RandomWeights(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
+        exact = 5e-11 if decoder.correcting else 2e-11  # a delta rule carries what is rounded from position to position
         assert nmse(session.forward_all(IDS), expected) <= (
-            2e-11 if decoder.layer(0).mlp.activation == "silu" else 2e-7
+            exact if decoder.layer(0).mlp.activation == "silu" else 2e-7
         )
 
 
@@ -153,7 +154,7 @@ def test_half_precision_stays_close(name: str, scheme: str, limit: float, tmp_pa
     weights = RandomWeights(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights, scheme), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= limit
+        assert nmse(session.forward_all(IDS), expected) <= limit * (2 if decoder.correcting else 1)
 
 
 def _missing_one(weights: RandomWeights) -> None:
