@@ -16,7 +16,7 @@ from edgepack.bundle import manifest as manifests
 from edgepack.bundle import receipt as receipts
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.files import DRAFT
-from edgepack.bundle.manifest import EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import EMBEDDING, EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
@@ -138,6 +138,7 @@ def seal(
         files=[file for file in files_of(bundle) if file.path.split("/")[0] not in (VARIANTS, DRAFT)],
         variants=[_variant(part, decoder, bundle / VARIANTS / part.request.id) for part in parts],
         draft=draft,
+        embedding=model.embedding,
     )
     data = manifests.encode(manifest)
     (bundle / MANIFEST).write_bytes(data)
@@ -165,6 +166,7 @@ def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list
     cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
     exported = [EXPORTED] if decoder.exported else []
+    exported += [EMBEDDING] if decoder.headless else []
     return [*cache, *loss, *exported, *(vectors.chat.features if vectors.chat else [])]
 
 
@@ -222,6 +224,7 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
         files=files_of(folder),
         proof=part.verdict.proof,
         self_test=part.verdict.self_test,
+        vector_test=part.verdict.vector_test,
     )
 
 

@@ -89,6 +89,19 @@ class Snapshots(Protocol):
 
 
 @runtime_checkable
+class Hidden(Protocol):
+    """A session of a model without a head, whose ``forward`` and ``forward_all`` raise ``UsageError``: it has no logits."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """Append tokens and return the normed states after each from index ``first`` on.
+
+        They are float32 [n_tokens - first, hidden size]. Raises as ``Session.forward``, and ``ValueError`` unless
+        0 <= first < n_tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class Runtime(Protocol):
     """An engine."""
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
@@ -101,6 +102,11 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
     return bounded(find(config).describe(config, context))
 
 
+def without_head(decoder: Decoder) -> Decoder:
+    """Return a decoder that ends at its last norm, for a model that embeds."""
+    return replace(decoder, headless=True, tied=True, logits_scale=1.0, logits_softcap=None)
+
+
 def bounded(decoder: Decoder) -> Decoder:
     """Return a decoder that keeps the bounds which a bundle is read with. Raises ``UnsupportedModelError``."""
     try:
@@ -130,17 +136,20 @@ def open_model(
     checkpoint: Checkpoint | GgufCheckpoint,
     context: int | None = None,
     changes: Mapping[str, Change] = MappingProxyType({}),
+    *,
+    headless: bool = False,
 ) -> MappedWeights | GgufWeights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open, and through the ``changes`` of its tensors, by the names
-    of ``stored``; a GGUF file has none. Raises as ``describe``, and ``SourceError`` for a missing, unknown or misshapen
+    of ``stored``; a GGUF file has none. Of a ``headless`` model a head that the checkpoint has is not read. Raises as ``describe``, and ``SourceError`` for a missing, unknown or misshapen
     tensor.
     """
     if isinstance(checkpoint, GgufCheckpoint):
         return GgufWeights(checkpoint.file, describe(checkpoint.config, context))
-    family = find(checkpoint.config)
-    return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED, changes)
+    family, decoder = find(checkpoint.config), describe(checkpoint.config, context)
+    decoder = without_head(decoder) if headless else decoder
+    return MappedWeights(checkpoint, decoder, family.source, family.IGNORED, changes)
 
 
 def find(config: Mapping[str, Any]) -> Family:

@@ -64,7 +64,7 @@ def exact(target: Target, decoder: Decoder, logits: Path, expected: Path) -> Gat
 
     Both are files of float32 [n_vocab] for each id of the probe.
     """
-    found = compare.nmse(engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab))
+    found = compare.nmse(engine.rows(logits, decoder.outputs), engine.rows(expected, decoder.outputs))
     return gate("engine.nmse", found, "<=", target.nmse(decoder))
 
 
@@ -100,7 +100,7 @@ def against(
     own = ReadBack(decoder, reader)
     ids = ids[:TOKENS]
 
-    columns = decoder.n_vocab
+    columns = decoder.outputs
 
     def rounding(name: str, inputs: Float32) -> Float32:
         return rounded(inputs, target.activations(reader.form(name)))

@@ -13,6 +13,7 @@ import msgspec
 
 from edgepack.bundle import manifest
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
 from edgepack.bundle.manifest import File, Gate
 from edgepack.bundle.receipt import Measured, Receipt
 from edgepack.device.limits import default_kv_cache
@@ -27,6 +28,7 @@ from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.proof.receipt import REFERENCE, Measuring
+from edgepack_packager.proof.vectors import Vectors as TextVectors
 from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
@@ -49,6 +51,7 @@ class Verdict:
     missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     measured: Measured | None = None
+    vector_test: VectorTest | None = None
 
 
 class Prover:
@@ -56,7 +59,8 @@ class Prover:
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
     sets a limit, ``importance`` what calibrated variants were written by, ``adapted`` what adapters make of the
-    weights, and ``held_out`` the text that variants are judged on, where there is one. ``unproven``: nothing is read
+    weights, and ``held_out`` the text that variants are judged on, where there is one; ``embedding`` is what is made of
+    texts, where the model has no head. ``unproven``: nothing is read
     back, and no engine is there; what adapters lost is still told.
     """
 
@@ -75,6 +79,7 @@ class Prover:
         adapted: Adapted | None = None,
         held_out: HeldOut | None = None,
         *,
+        embedding: Embedding | None = None,
         unproven: bool = False,
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
@@ -85,6 +90,7 @@ class Prover:
         self._structure: dict[str, Gate | EngineError] = {}
         self._unproven = unproven
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
+        self._vectors_of = embedding and TextVectors(weights, embedding, tokenizer, scratch, progress)
 
     def structure(self, requests: Sequence[Request]) -> None:
         """Prove the graph of each requested target whose engine is here; its variants' verdicts say how that went."""
@@ -113,7 +119,7 @@ class Prover:
                 evidence["adapters"] = msgspec.to_builtins(figures)
                 if remark := outlived.remark(request, figures):
                     trial.notes = (*trial.notes, remark)
-        proof = self_test = measured = None
+        proof = self_test = measured = vector_test = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():
                 told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
@@ -123,9 +129,10 @@ class Prover:
             with trial.part():
                 trial.findings.append(Finding(self._structural_gate(request.target.name)))
             with trial.part():
-                proof, self_test = self._run(request, folder, support, trial)
+                proof, self_test, vector_test = self._run(request, folder, support, trial)
                 evidence |= {"engine": proof.engine, "ids": self._probe.ids, "text": self._probe.text}
                 evidence["loss"] = msgspec.to_builtins(proof.loss)
+                evidence |= {"vectors": msgspec.to_builtins(proof.vectors)} if proof.vectors else {}
             self._progress.advance()
             if self._measuring and proof and not trial.missed:
                 with trial.part():
@@ -134,7 +141,7 @@ class Prover:
         evidence["gates"] = [msgspec.to_builtins(finding.gate) for finding in trial.findings]
         if failed := trial.missed:
             return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
-        return Verdict(proof, self_test, evidence, notes=trial.notes, measured=measured)
+        return Verdict(proof, self_test, evidence, notes=trial.notes, measured=measured, vector_test=vector_test)
 
     def _read_back(self, request: Request, folder: Path, trial: _Trial, evidence: dict[str, object]) -> None:
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
@@ -159,13 +166,14 @@ class Prover:
 
     def _run(
         self, request: Request, folder: Path, support: Support, trial: _Trial
-    ) -> tuple[manifest.Proof, manifest.SelfTest]:
+    ) -> tuple[manifest.Proof, manifest.SelfTest | None, VectorTest | None]:
         """Run the probe through the engine once, and judge what it computed and what was lost."""
         target, decoder = request.target, self._weights.decoder
         expected = self._expected
         self._progress.stage(f"Running {request.id}", 1)
         kv_cache, logits = _kv_cache(request, support), self._scratch / "logits"
         more = self._measuring.first() if self._measuring and not _as_reference(request, folder, decoder) else {}
+        more = self._vectors_of.files if self._vectors_of else more
         name = engine.run(target.runtime, folder, decoder, self._probe.ids, kv_cache, logits, more)
         if target.schemes[request.scheme] == 32 and kv_cache == "f32":
             held = execution.exact(target, decoder, logits, expected)
@@ -174,14 +182,29 @@ class Prover:
                 target, folder, decoder, self._probe.ids, logits, kv_cache=kv_cache, scratch=self._scratch
             )
         trial.findings.append(Finding(held))
+        if self._vectors_of:
+            near, vector_test = self._vectors_of.measure()
+            return self._proven(name, trial, vectors=near), None, vector_test
         rows, theirs = engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab)
         lost = loss.measure(rows, theirs, self._probe)
         if self._max_kl is not None:
             judged = lost.get("text") or lost["random"]
             trial.findings.append(Finding(gate("loss.kl", judged.kl, "<=", self._max_kl)))
+        return (
+            self._proven(name, trial, loss=lost),
+            loss.self_test(engine.rows(logits, decoder.n_vocab), self._probe),
+            None,
+        )
+
+    def _proven(
+        self,
+        engine: str,
+        trial: _Trial,
+        loss: dict[manifest.ProbePart, manifest.Loss] | None = None,
+        vectors: Nearness | msgspec.UnsetType = msgspec.UNSET,
+    ) -> manifest.Proof:
         gates = [finding.gate for finding in trial.findings]
-        proof = manifest.Proof(engine=name, tokens=len(self._probe.ids), gates=gates, loss=lost)
-        return proof, loss.self_test(engine.rows(logits, decoder.n_vocab), self._probe)
+        return manifest.Proof(engine=engine, tokens=len(self._probe.ids), gates=gates, loss=loss or {}, vectors=vectors)
 
     def _measured(
         self,

@@ -43,6 +43,8 @@ DECODED: Final = 0
 CONTEXT_FULL: Final = 1
 ABORTED: Final = 2
 
+POOLING_NONE: Final = 0  # LLAMA_POOLING_TYPE_NONE
+
 
 class OverrideValue(Union):
     """The union in struct llama_model_kv_override."""
@@ -197,6 +199,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_context_default_params": (context_params, ()),
         "llama_decode": (c_int32, (c_void_p, Batch)),
         "llama_free": (None, (c_void_p,)),
+        "llama_get_embeddings": (c_void_p, (c_void_p,)),
         "llama_get_logits": (c_void_p, (c_void_p,)),
         "llama_get_memory": (c_void_p, (c_void_p,)),
         "llama_init_from_model": (c_void_p, (c_void_p, context_params)),

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.admission import admitted
+from edgepack.admission import WithoutHead, admitted, check_first
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import cells_of
 from edgepack.errors import Cancelled, EngineError
@@ -34,7 +34,8 @@ def open_session(variant: Path, decoder: Decoder, options: Options) -> MlxSessio
     try:
         with mx.stream(device):
             model = load_model(variant, payload, decoder, _float_type(payload, options, device))
-            return MlxSession(model, decoder, options, _cache_type(decoder, options, payload), device)
+            kind = HiddenSession if decoder.headless else MlxSession
+            return kind(model, decoder, options, _cache_type(decoder, options, payload), device)
     except (RuntimeError, ValueError, MemoryError) as error:
         if isinstance(error, EngineError):
             raise
@@ -205,3 +206,17 @@ class MlxSession:
                 f"An mlx session belongs to the thread that opened it, {self._owner.name}, "
                 f"and was called from {current_thread().name}."
             )
+
+
+class HiddenSession(WithoutHead, MlxSession):
+    """See ``edgepack.runtime.Hidden``."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """Append tokens and return the states after each from ``first`` on: float32 [n_tokens - first, hidden size]."""
+        ids = self._admit(tokens)
+        check_first(first, len(ids))
+        return self._run(lambda: np.concatenate([*map(_numbers, self._chunks(ids))])[first:])
+
+
+def _numbers(states: mx.array) -> NDArray[np.float32]:
+    return np.array(states[0].astype(mx.float32))

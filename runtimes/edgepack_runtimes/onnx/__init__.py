@@ -12,6 +12,7 @@ from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import Options, Speed, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.exported import ExportedSession
+from edgepack_runtimes.onnx.hidden import HiddenSession
 from edgepack_runtimes.onnx.session import OnnxSession
 from edgepack_runtimes.onnx.stepping import Stepping
 
@@ -66,4 +67,5 @@ class OnnxRuntime:
             return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.
         device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
-        return OnnxSession(variant, decoder, options, device or "cpu")
+        kind = HiddenSession if decoder.headless else OnnxSession
+        return kind(variant, decoder, options, device or "cpu")

@@ -159,6 +159,9 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     makes c tanh(x / c) of them.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
 
+    A ``headless`` one ends at the last norm: what it gives after each token is a state, of which an embedding is made.
+    It is ``tied``, as it has no tensor for a head.
+
     With ``exported`` the computation is that of a graph which edgepack did not write. Only the sizes then say anything
     of the model, and ``tied``: it has no canonical tensors, each layer keeps all positions, and the fields that
     describe a computation describe none.
@@ -179,6 +182,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     logits_scale: Positive = 1.0
     logits_softcap: Positive | None = None
     wide: bool = False
+    headless: Literal[True] | msgspec.UnsetType = msgspec.UNSET
     exported: Exported | msgspec.UnsetType = msgspec.UNSET
 
     def layer(self, index: int) -> Layer:
@@ -188,6 +192,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def attention(self, index: int) -> Attention:
         """Return a layer's attention."""
         return self.layer(index).mixer
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it gives after each token: logits, or without a head the elements of a state."""
+        return self.hidden_size if self.headless else self.n_vocab
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -259,6 +268,8 @@ def check(decoder: Decoder) -> None:
         raise ValueError("the pattern does not number each kind of layer once described - at `$.decoder.pattern`")
     for index, kind in enumerate(decoder.kinds):
         _check_attention(kind.mixer, f"at `$.decoder.kinds[{index}].mixer`")
+    if decoder.headless and (not decoder.tied or decoder.logits_scale != 1 or decoder.logits_softcap):
+        raise ValueError("a model without a head has one that is not the embedding - at `$.decoder.headless`")
     if decoder.exported and decoder.exported.graph:
         exported.check(decoder.exported.graph, decoder.n_layers)
 

@@ -19,7 +19,7 @@ from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region,
 
 
 class OnnxWriter:
-    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model with a text side,
+    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model that writes,
     ``genai_config.json`` with the tokenizer's files."""
 
     def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
@@ -32,7 +32,7 @@ class OnnxWriter:
         self._file = -1
         try:
             (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout, kv_cache))
-            if model.text is not None:
+            if model.text is not None and not model.decoder.headless:  # of which onnxruntime-genai has no use
                 (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
                     if name in model.text.files:

@@ -1,0 +1,141 @@
+"""What a checkpoint's own files say of how it embeds: those that sentence-transformers writes beside a model.
+
+``modules.json`` lists what a text goes through: the model, the pooling, a norm. Whatever is not understood is refused
+by its name: an embedding of another pooling is no embedding of this model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from edgepack.bundle.embedding import Embedding, Pooling, Similarity
+from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager.checkpoint.strictjson import parse, read_bytes, read_object
+
+MODULES = "modules.json"
+SETTINGS = "config_sentence_transformers.json"
+TRANSFORMER = "sentence_bert_config.json"
+CONFIG = "config.json"
+
+_ORDERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_POOLINGS: Mapping[str, Pooling] = {
+    "lasttoken": "last",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "cls": "first",
+    "cls_token": "first",
+}
+_OF_OTHER_PROGRAMS = frozenset({"__version__", "model_type"})
+_HINT = "Build it as it is published, or with a file that says what edgepack knows."
+
+
+def found(folder: Path) -> bool:
+    """Return whether a source says that it embeds."""
+    return (folder / MODULES).is_file()
+
+
+def longest(folder: Path) -> int | None:
+    """Return the most tokens of a text that sentence-transformers would read, None where it sets no limit.
+
+    Raises ``UnsupportedModelError`` for what else it would do to a text.
+    """
+    said = _optional(folder, TRANSFORMER)
+    limit, lower = said.pop("max_seq_length", None), said.pop("do_lower_case", False)
+    if lower not in (False, None):
+        raise _unknown(TRANSFORMER, "do_lower_case", lower)
+    _nothing_else(said, TRANSFORMER)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise _wrong(TRANSFORMER, "max_seq_length", limit, "a number of tokens")
+    return limit
+
+
+def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> Embedding:
+    """Return what the files of a source that embeds say; ``ends`` are the tokens that its tokenizer ends a text with.
+
+    Raises ``SourceError`` for a file that is missing or damaged, ``UnsupportedModelError`` for what is not built.
+    """
+    modules = _modules(folder)
+    pooling = _pooling(folder / modules["Pooling"] / CONFIG, hidden_size)
+    said = {name: value for name, value in _optional(folder, SETTINGS).items() if name not in _OF_OTHER_PROGRAMS}
+    prompts, default = said.pop("prompts", None) or {}, said.pop("default_prompt_name", None)
+    similarity = said.pop("similarity_fn_name", None) or "cosine"
+    _nothing_else(said, SETTINGS)
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise _wrong(SETTINGS, "prompts", prompts, "texts by their names")
+    if default is not None and default not in prompts:
+        raise _wrong(SETTINGS, "default_prompt_name", default, "one of the prompts")
+    known: tuple[Similarity, ...] = get_args(Similarity)
+    chosen = next((each for each in known if each == similarity), None)
+    if chosen is None:
+        raise _unknown(SETTINGS, "similarity_fn_name", similarity)
+    return Embedding(
+        pooling=pooling,
+        size=hidden_size,
+        normalized="Normalize" in modules,
+        ends=list(ends),
+        prompts=prompts,
+        default_prompt=default,
+        similarity=chosen,
+    )
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """Return the folder of each module by its kind, the last part of its class's name, in their order."""
+    listed = parse(read_bytes(folder / MODULES), str(folder / MODULES))
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise SourceError(f"{MODULES} holds no list of modules.", hint="Fetch the file again.")
+    kinds = [str(each.get("type")) for each in listed]
+    names = [kind.rpartition(".")[2] for kind in kinds if kind.startswith("sentence_transformers.")]
+    if len(names) < len(kinds) or names not in _ORDERS:
+        raise UnsupportedModelError(
+            f"{MODULES} lists {', '.join(kinds) or 'no module'}; edgepack builds a Transformer, a Pooling and a Normalize.",
+            hint=_HINT,
+        )
+    paths = {name: each.get("path") for name, each in zip(names, listed, strict=True)}
+    if paths["Transformer"] != "":
+        raise _unknown(MODULES, "the path of the Transformer", paths["Transformer"])
+    if not isinstance(paths["Pooling"], str) or not re.fullmatch(r"\w[\w.-]*", paths["Pooling"]):
+        raise _wrong(MODULES, "the path of the Pooling", paths["Pooling"], "the name of a folder")
+    return {name: str(path) for name, path in paths.items()}
+
+
+def _pooling(path: Path, hidden_size: int) -> Pooling:
+    said, place = read_object(path), f"{path.parent.name}/{path.name}"
+    size = said.pop("word_embedding_dimension", said.pop("embedding_dimension", None))
+    if size != hidden_size:
+        raise _wrong(place, "word_embedding_dimension", size, f"the hidden size, {hidden_size}")
+    if said.pop("include_prompt", True) is not True:
+        raise _unknown(place, "include_prompt", False)
+    flags = {name.removeprefix("pooling_mode_"): said.pop(name) for name in [*said] if name.startswith("pooling_mode_")}
+    modes = [name for name, asked in flags.items() if asked is not False]
+    if (named := said.pop("pooling_mode", None)) is not None:
+        modes.append(str(named))
+    _nothing_else(said, place)
+    if len(modes) != 1 or modes[0] not in _POOLINGS or flags.get(modes[0], True) is not True:
+        raise UnsupportedModelError(
+            f"{place} pools by {' and '.join(modes) or 'nothing'}; edgepack builds lasttoken, mean and cls, one of them.",
+            hint=_HINT,
+        )
+    return _POOLINGS[modes[0]]
+
+
+def _optional(folder: Path, name: str) -> dict[str, Any]:
+    return read_object(folder / name) if (folder / name).is_file() else {}
+
+
+def _nothing_else(said: Mapping[str, Any], place: str) -> None:
+    """Refuse a field that is left, and says anything."""
+    for name, value in said.items():
+        if value is not None:
+            raise _unknown(place, name, value)
+
+
+def _unknown(place: str, name: str, value: object) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{place}: {name} is {value!r}, which edgepack does not build.", hint=_HINT)
+
+
+def _wrong(place: str, name: str, value: object, wanted: str) -> SourceError:
+    return SourceError(f"{place}: {name} is {value!r}, and not {wanted}.", hint="Fetch the file again.")
