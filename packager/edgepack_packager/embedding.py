@@ -29,7 +29,7 @@ def described(model: Model, origin: Source, recipe: Recipe) -> Decoder:
         if bare := next((name for name in names if name.endswith("Model")), None):
             raise UnsupportedModelError(
                 f"config.json: architectures names {bare}, which has no head, and {MODULES} is not there.",
-                hint="It says how an embedding is made of its states: fetch the files of sentence-transformers as well.",
+                hint="It says what is made of the states: fetch the files of sentence-transformers as well.",
             )
         return decoder
     for field in ("auto_map", "is_causal"):

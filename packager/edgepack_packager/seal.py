@@ -15,8 +15,9 @@ import msgspec
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle import receipt as receipts
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.embedding import VectorTest
 from edgepack.bundle.files import DRAFT
-from edgepack.bundle.manifest import EMBEDDING, EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
+from edgepack.bundle.manifest import EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
@@ -166,7 +167,7 @@ def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list
     cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
     exported = [EXPORTED] if decoder.exported else []
-    exported += [EMBEDDING] if decoder.headless else []
+    exported += [manifests.EMBEDDING] if decoder.headless else []
     return [*cache, *loss, *exported, *(vectors.chat.features if vectors.chat else [])]
 
 
@@ -207,7 +208,7 @@ def _producer(
 
 
 def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
-    request, written, target = part.request, part.written, part.request.target
+    request, written, target, test = part.request, part.written, part.request.target, part.verdict.self_test
     return manifests.Variant(
         id=request.id,
         target=target.name,
@@ -223,8 +224,8 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
         weights_bytes=written.weights_bytes,
         files=files_of(folder),
         proof=part.verdict.proof,
-        self_test=part.verdict.self_test,
-        vector_test=part.verdict.vector_test,
+        self_test=test if isinstance(test, manifests.SelfTest) else None,
+        vector_test=test if isinstance(test, VectorTest) else None,
     )
 
 

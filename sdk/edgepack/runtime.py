@@ -90,7 +90,7 @@ class Snapshots(Protocol):
 
 @runtime_checkable
 class Hidden(Protocol):
-    """A session of a model without a head, whose ``forward`` and ``forward_all`` raise ``UsageError``: it has no logits."""
+    """A session of a model without a head: it has no logits, so that its two ``forward`` raise ``UsageError``."""
 
     def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
         """Append tokens and return the normed states after each from index ``first`` on.

@@ -142,8 +142,8 @@ def open_model(
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open, and through the ``changes`` of its tensors, by the names
-    of ``stored``; a GGUF file has none. Of a ``headless`` model a head that the checkpoint has is not read. Raises as ``describe``, and ``SourceError`` for a missing, unknown or misshapen
-    tensor.
+    of ``stored``; a GGUF file has none. Of a ``headless`` model a head that the checkpoint has is not read. Raises as
+    ``describe``, and ``SourceError`` for a missing, unknown or misshapen tensor.
     """
     if isinstance(checkpoint, GgufCheckpoint):
         return GgufWeights(checkpoint.file, describe(checkpoint.config, context))

@@ -14,7 +14,7 @@ import msgspec
 from edgepack.bundle import manifest
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
-from edgepack.bundle.manifest import File, Gate
+from edgepack.bundle.manifest import File, Gate, Loss, ProbePart
 from edgepack.bundle.receipt import Measured, Receipt
 from edgepack.device.limits import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
@@ -46,12 +46,11 @@ class Verdict:
     """
 
     proof: manifest.Proof | None
-    self_test: manifest.SelfTest | None
+    self_test: manifest.SelfTest | VectorTest | None
     evidence: dict[str, object]
     missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     measured: Measured | None = None
-    vector_test: VectorTest | None = None
 
 
 class Prover:
@@ -59,9 +58,9 @@ class Prover:
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
     sets a limit, ``importance`` what calibrated variants were written by, ``adapted`` what adapters make of the
-    weights, and ``held_out`` the text that variants are judged on, where there is one; ``embedding`` is what is made of
-    texts, where the model has no head. ``unproven``: nothing is read
-    back, and no engine is there; what adapters lost is still told.
+    weights, and ``held_out`` the text that variants are judged on, where there is one. ``embedding`` is what is made of
+    texts, where the model has no head. ``unproven``: nothing is read back, and no engine is there; what adapters lost
+    is still told.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Prover:
         self._structure: dict[str, Gate | EngineError] = {}
         self._unproven = unproven
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
-        self._vectors_of = embedding and TextVectors(weights, embedding, tokenizer, scratch, progress)
+        self._embedded = embedding and TextVectors(weights, embedding, tokenizer, scratch, progress)
 
     def structure(self, requests: Sequence[Request]) -> None:
         """Prove the graph of each requested target whose engine is here; its variants' verdicts say how that went."""
@@ -119,7 +118,7 @@ class Prover:
                 evidence["adapters"] = msgspec.to_builtins(figures)
                 if remark := outlived.remark(request, figures):
                     trial.notes = (*trial.notes, remark)
-        proof = self_test = measured = vector_test = None
+        proof = self_test = measured = None
         if support := self._engines.get(request.target.runtime):
             with trial.part():
                 told = tokens.prove(request.target.runtime, folder, self._text, self._vectors, self._tokenizer)
@@ -129,7 +128,7 @@ class Prover:
             with trial.part():
                 trial.findings.append(Finding(self._structural_gate(request.target.name)))
             with trial.part():
-                proof, self_test, vector_test = self._run(request, folder, support, trial)
+                proof, self_test = self._run(request, folder, support, trial)
                 evidence |= {"engine": proof.engine, "ids": self._probe.ids, "text": self._probe.text}
                 evidence["loss"] = msgspec.to_builtins(proof.loss)
                 evidence |= {"vectors": msgspec.to_builtins(proof.vectors)} if proof.vectors else {}
@@ -141,7 +140,7 @@ class Prover:
         evidence["gates"] = [msgspec.to_builtins(finding.gate) for finding in trial.findings]
         if failed := trial.missed:
             return Verdict(None, None, evidence | {"missed": failed}, tuple(failed))
-        return Verdict(proof, self_test, evidence, notes=trial.notes, measured=measured, vector_test=vector_test)
+        return Verdict(proof, self_test, evidence, notes=trial.notes, measured=measured)
 
     def _read_back(self, request: Request, folder: Path, trial: _Trial, evidence: dict[str, object]) -> None:
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
@@ -166,14 +165,14 @@ class Prover:
 
     def _run(
         self, request: Request, folder: Path, support: Support, trial: _Trial
-    ) -> tuple[manifest.Proof, manifest.SelfTest | None, VectorTest | None]:
+    ) -> tuple[manifest.Proof, manifest.SelfTest | VectorTest]:
         """Run the probe through the engine once, and judge what it computed and what was lost."""
         target, decoder = request.target, self._weights.decoder
         expected = self._expected
         self._progress.stage(f"Running {request.id}", 1)
         kv_cache, logits = _kv_cache(request, support), self._scratch / "logits"
         more = self._measuring.first() if self._measuring and not _as_reference(request, folder, decoder) else {}
-        more = self._vectors_of.files if self._vectors_of else more
+        more = self._embedded.files if self._embedded else more
         name = engine.run(target.runtime, folder, decoder, self._probe.ids, kv_cache, logits, more)
         if target.schemes[request.scheme] == 32 and kv_cache == "f32":
             held = execution.exact(target, decoder, logits, expected)
@@ -182,29 +181,25 @@ class Prover:
                 target, folder, decoder, self._probe.ids, logits, kv_cache=kv_cache, scratch=self._scratch
             )
         trial.findings.append(Finding(held))
-        if self._vectors_of:
-            near, vector_test = self._vectors_of.measure()
-            return self._proven(name, trial, vectors=near), None, vector_test
-        rows, theirs = engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab)
-        lost = loss.measure(rows, theirs, self._probe)
+        near: Nearness | msgspec.UnsetType = msgspec.UNSET
+        lost: dict[ProbePart, Loss] = {}
+        test: manifest.SelfTest | VectorTest
+        if self._embedded:
+            near, test = self._embedded.measure()
+        else:
+            lost, test = self._lost(logits, expected, trial)
+        gates = [finding.gate for finding in trial.findings]
+        proof = manifest.Proof(engine=name, tokens=len(self._probe.ids), gates=gates, loss=lost, vectors=near)
+        return proof, test
+
+    def _lost(self, logits: Path, expected: Path, trial: _Trial) -> tuple[dict[ProbePart, Loss], manifest.SelfTest]:
+        """Return what a variant that writes lost on the probe, and its self-test."""
+        columns = self._weights.decoder.n_vocab
+        lost = loss.measure(engine.rows(logits, columns), engine.rows(expected, columns), self._probe)
         if self._max_kl is not None:
             judged = lost.get("text") or lost["random"]
             trial.findings.append(Finding(gate("loss.kl", judged.kl, "<=", self._max_kl)))
-        return (
-            self._proven(name, trial, loss=lost),
-            loss.self_test(engine.rows(logits, decoder.n_vocab), self._probe),
-            None,
-        )
-
-    def _proven(
-        self,
-        engine: str,
-        trial: _Trial,
-        loss: dict[manifest.ProbePart, manifest.Loss] | None = None,
-        vectors: Nearness | msgspec.UnsetType = msgspec.UNSET,
-    ) -> manifest.Proof:
-        gates = [finding.gate for finding in trial.findings]
-        return manifest.Proof(engine=engine, tokens=len(self._probe.ids), gates=gates, loss=loss or {}, vectors=vectors)
+        return lost, loss.self_test(engine.rows(logits, columns), self._probe)
 
     def _measured(
         self,

@@ -18,8 +18,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model: its alias, its repository, its weights' number, and its licence as a bundle records it.
 
     ``released`` is the month in which it was published. ``accepts`` is what its chat template takes besides turns, as
-    far as it is known before it is fetched; a pretrained model has none. One that ``embeds`` writes no text. Without a ``revision``, the 40-hex commit to
-    use, a build takes the newest and records which that was.
+    far as it is known before it is fetched; a pretrained model has none. One that ``embeds`` writes no text. Without a
+    ``revision``, the 40-hex commit to use, a build takes the newest and records which that was.
     """
 
     alias: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$")]

@@ -91,7 +91,7 @@ def _modules(folder: Path) -> dict[str, str]:
     names = [kind.rpartition(".")[2] for kind in kinds if kind.startswith("sentence_transformers.")]
     if len(names) < len(kinds) or names not in _ORDERS:
         raise UnsupportedModelError(
-            f"{MODULES} lists {', '.join(kinds) or 'no module'}; edgepack builds a Transformer, a Pooling and a Normalize.",
+            f"{MODULES} lists {', '.join(kinds) or 'no module'}; built are a Transformer, a Pooling and a Normalize.",
             hint=_HINT,
         )
     paths = {name: each.get("path") for name, each in zip(names, listed, strict=True)}
@@ -116,7 +116,7 @@ def _pooling(path: Path, hidden_size: int) -> Pooling:
     _nothing_else(said, place)
     if len(modes) != 1 or modes[0] not in _POOLINGS or flags.get(modes[0], True) is not True:
         raise UnsupportedModelError(
-            f"{place} pools by {' and '.join(modes) or 'nothing'}; edgepack builds lasttoken, mean and cls, one of them.",
+            f"{place} pools by {' and '.join(modes) or 'nothing'}; edgepack builds one of lasttoken, mean and cls.",
             hint=_HINT,
         )
     return _POOLINGS[modes[0]]

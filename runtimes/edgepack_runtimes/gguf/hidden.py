@@ -1,4 +1,4 @@
-"""A session of a model without a head: llama.cpp's embeddings without pooling, which are the states that a head reads."""
+"""A session of a model without a head: llama.cpp's embeddings without pooling, which are what a head would read."""
 
 from __future__ import annotations
 

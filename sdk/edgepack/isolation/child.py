@@ -75,8 +75,8 @@ class Engine:
                 Path(os.fsdecode(request.variant)), request.decoder, request.options
             )
             self._session, self._columns = opened, request.decoder.outputs
-            can = {"snapshots": isinstance(opened, Snapshots), "hidden": isinstance(opened, Hidden)}
-            return wire.Answer(device=opened.device, **can), b""
+            keeps, embeds = isinstance(opened, Snapshots), isinstance(opened, Hidden)
+            return wire.Answer(device=opened.device, snapshots=keeps, hidden=embeds), b""
         session = self._session
         assert session is not None  # the parent opens first
         if isinstance(request, wire.Forward):

@@ -1,8 +1,8 @@
 """What an isolated engine and its parent say to each other: frames over a socket, msgpack and raw numbers, no pickle.
 
 A frame is the sizes of its two parts, a message (msgpack) and a payload: token ids as int32, logits or states as
-float32, the bytes of a snapshot. The parent asks and the child answers, one request at a time; only ``Cancel`` comes in between,
-and has no answer. A closed socket ends both.
+float32, the bytes of a snapshot. The parent asks and the child answers, one request at a time; only ``Cancel`` comes in
+between, and has no answer. A closed socket ends both.
 """
 
 from __future__ import annotations

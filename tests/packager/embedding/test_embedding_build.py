@@ -38,21 +38,6 @@ LIMITS = {"gguf": 1e-9, "mlx": 1e-10, "onnx": 1e-10}
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    return {name: make(tmp_path_factory.mktemp("sources") / name) for name, make in MODELS.items()}
-
-
-@pytest.fixture(scope="module")
-def bundles(sources: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Built]:
-    out = tmp_path_factory.mktemp("bundles")
-    quants = {"last": ("f32", "q8", "q4")}
-    return {
-        name: build(str(folder), Recipe(BACKENDS, quants.get(name, ("f32",))), out / f"{name}.edgepack")
-        for name, folder in sources.items()
-    }
-
-
-@pytest.fixture(scope="module")
 def golden() -> Iterator[Mapping[str, Any]]:
     with np.load(GOLDEN) as found:
         yield dict(found)
