@@ -231,6 +231,8 @@ def _check_numbers(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     if decoder.n_layers > MAX_LAYERS:
         raise keys.fail(f"it has {decoder.n_layers} layers, llama.cpp allows {MAX_LAYERS}")
     keys.integer("context_length")
+    if decoder.headless:
+        keys.integer("pooling_type")  # for others: what this runtime asks for are the states
     numbers = {
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
         "rope.scaling.attn_factor": (_attention_factor(decoder), 1.0),

@@ -20,7 +20,7 @@ import edgepack
 from edgepack.bundle.embedding import Embedding
 from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import detect
-from edgepack.errors import ProofError, ReplayError, UnsupportedModelError, UsageError
+from edgepack.errors import ProofError, ReplayError, SourceError, UnsupportedModelError, UsageError
 from edgepack.measuring.replay import replay_variant
 from edgepack.pooling import pooled
 from edgepack.text.opening import text_side
@@ -29,6 +29,7 @@ from edgepack_packager import families, reference
 from edgepack_packager.build import Built, build
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.recipe import Recipe
+from edgepack_packager.source import needed
 from edgepack_packager.text import embedded
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "embeddings.npz"
@@ -303,3 +304,25 @@ def test_names_are_read_either_way(tmp_path: Path) -> None:
 def test_a_model_that_writes_does_not_embed(demo_bundle: Built) -> None:
     with edgepack.load(demo_bundle.path) as model, pytest.raises(UsageError, match="writes texts"):
         model.embed("text")
+
+
+def test_a_model_that_embeds_does_not_draft(sources: Mapping[str, Path], tmp_path: Path) -> None:
+    from models import make_llama
+
+    big = make_llama(tmp_path / "big")
+    with pytest.raises(SourceError, match="cannot draft: it embeds"):
+        build(str(big), Recipe(("mlx",), ("f32",), draft=str(sources["last"])), tmp_path / "out.edgepack")
+
+
+def test_what_is_fetched_from_a_repository() -> None:
+    names = {
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "onnx/model.onnx",
+        "2_Normalize/config.json",
+        "a/b.md",
+    }
+    names |= {"config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/deep/config.json"}
+    fetched = needed.text(needed.seen(names))
+    assert set(fetched) == names - {"onnx/model.onnx", "a/b.md", "1_Pooling/deep/config.json"}
