@@ -73,6 +73,8 @@ def make_embedding(
     write_safetensors(folder, tensors, "f32")
     write_json(folder / "config.json", fields)
     write_text_side(folder, fields["vocab_size"], add_bos=False)
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", names)
     if ends:
         _end_texts(folder)
     kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]

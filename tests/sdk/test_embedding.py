@@ -105,7 +105,7 @@ def test_a_text_that_is_too_long_is_never_cut() -> None:
         assert model.embed("1234567").shape == (1, 8)
         with pytest.raises(PromptTooLongError, match=r"texts\[1\] has 9 tokens, the context 8"):
             model.embed(["1", "12345678"])
-        with pytest.raises(PromptTooLongError, match=r"texts\[0\] has at least 99 tokens"):
+        with pytest.raises(PromptTooLongError, match=r"texts\[0\] has at least 11 tokens"):
             model.embed("1" * 99)
 
 

@@ -7,6 +7,7 @@ which ends as the tokenizer ends a text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -34,7 +35,7 @@ class Vectors:
     ) -> None:
         self._weights, self._embedding, self._progress = weights, embedding, progress
         texts = _pieces(tokenizer, embedding, min(TOKENS, weights.decoder.context))
-        self.files = {scratch / f"vector-{index}": ids for index, ids in enumerate(texts)}
+        self.files: dict[Path, Sequence[int]] = {scratch / f"vector-{at}": ids for at, ids in enumerate(texts)}
 
     def measure(self) -> tuple[Nearness, VectorTest]:
         """Return how near a variant's vectors are to the source's, and what a device repeats: the first of them."""
@@ -42,7 +43,7 @@ class Vectors:
         ours = [pooled(self._embedding, np.stack([*engine.rows(path, width)])) for path in self.files]
         found = [cosine(one, other) for one, other in zip(ours, self._expected, strict=True)]
         near = Nearness(texts=len(found), cosine=_digits(float(np.mean(found)), 6), least=_digits(min(found), 6))
-        ids = next(iter(self.files.values()))
+        ids = list(next(iter(self.files.values())))
         return near, VectorTest(ids=ids, vector=[_digits(float(each), 4) for each in ours[0]])
 
     @cached_property

@@ -216,6 +216,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_n_ctx": (c_uint32, (c_void_p,)),
         "llama_n_threads": (c_int32, (c_void_p,)),
         "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
+        "llama_set_embeddings": (None, (c_void_p, c_bool)),
         "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
         "llama_state_get_data": (c_size_t, (c_void_p, c_void_p, c_size_t)),
         "llama_state_get_size": (c_size_t, (c_void_p,)),

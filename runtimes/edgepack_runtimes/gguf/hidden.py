@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edgepack.admission import WithoutHead, check_first
-from edgepack_runtimes.gguf.session import Float32, GgufSession
+from edgepack_runtimes.gguf.session import OUTPUTS, Float32, GgufSession
 
 
 class HiddenSession(WithoutHead, GgufSession):
@@ -16,3 +18,18 @@ class HiddenSession(WithoutHead, GgufSession):
         ids = self._admit(tokens)
         check_first(first, len(ids))
         return self._evaluate(ids, first)
+
+    def _run(self, ids: list[int], first: int) -> Float32:
+        native, step = self._native, min(self._chunk, OUTPUTS)
+        states = np.empty((len(ids) - first, native.columns), np.float32)
+        # While it gives embeddings llama.cpp gives them of every token, and computes the head for each.
+        native.native.llama_set_embeddings(native.context, False)
+        for begin in range(0, first, self._chunk):
+            silent = ids[begin : min(begin + self._chunk, first)]
+            self._step(silent, len(silent))
+        native.native.llama_set_embeddings(native.context, True)
+        for begin in range(first, len(ids), step):
+            part = ids[begin : begin + step]
+            self._step(part, 0)
+            states[begin - first : begin - first + len(part)] = native.outputs(len(part))
+        return states

@@ -294,15 +294,20 @@ class GgufSession:
             chunk = ids[begin : begin + step]
             n = len(chunk)
             silent = min(max(first - begin, 0), n)
-            for place, token in enumerate(chunk):
-                native.tokens[place] = token
-                native.positions[place] = self._length + place
-                native.wanted[place] = int(place >= silent)
-            self._decode(n)
-            self._length += n
+            self._step(chunk, silent)
             if logits is not None and silent < n:
                 logits[begin + silent - first : begin + n - first] = native.outputs(n - silent)
         return native.outputs(1).copy() if logits is None else logits
+
+    def _step(self, chunk: list[int], silent: int) -> None:
+        """Append a chunk of ids, of which the first ``silent`` have no outputs."""
+        native = self._native
+        for place, token in enumerate(chunk):
+            native.tokens[place] = token
+            native.positions[place] = self._length + place
+            native.wanted[place] = int(place >= silent)
+        self._decode(len(chunk))
+        self._length += len(chunk)
 
     def _decode(self, n: int) -> None:
         native = self._native
