@@ -14,6 +14,7 @@ from typing import Any, get_args
 from edgepack.bundle.embedding import Embedding, Pooling, Similarity
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint.strictjson import parse, read_bytes, read_object
+from edgepack_packager.text.files import TOKENIZER_CONFIG
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -28,6 +29,12 @@ _POOLINGS: Mapping[str, Pooling] = {
     "cls": "first",
     "cls_token": "first",
 }
+# What sentence-transformers 6 says of a model whose last states are pooled.
+_STATES: Mapping[str, object] = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+}
 _OF_OTHER_PROGRAMS = frozenset({"__version__", "model_type"})
 _HINT = "Build it as it is published, or with a file that says what edgepack knows."
 
@@ -38,18 +45,22 @@ def found(folder: Path) -> bool:
 
 
 def longest(folder: Path) -> int | None:
-    """Return the most tokens of a text that sentence-transformers would read, None where it sets no limit.
+    """Return the most tokens of a text that sentence-transformers would read, None where no file sets a limit.
 
     Raises ``UnsupportedModelError`` for what else it would do to a text.
     """
-    said = _optional(folder, TRANSFORMER)
+    said = {name: value for name, value in _optional(folder, TRANSFORMER).items() if value != _STATES.get(name)}
     limit, lower = said.pop("max_seq_length", None), said.pop("do_lower_case", False)
     if lower not in (False, None):
         raise _unknown(TRANSFORMER, "do_lower_case", lower)
     _nothing_else(said, TRANSFORMER)
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise _wrong(TRANSFORMER, "max_seq_length", limit, "a number of tokens")
-    return limit
+    place = (TRANSFORMER, "max_seq_length")
+    if limit is None:
+        place = (TOKENIZER_CONFIG, "model_max_length")
+        limit = _optional(folder, TOKENIZER_CONFIG).get("model_max_length")
+    if limit is not None and (type(limit) not in (int, float) or limit < 1):
+        raise _wrong(*place, limit, "a number of tokens")
+    return None if limit is None else int(limit)
 
 
 def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> Embedding:

@@ -123,6 +123,8 @@ def test_what_is_not_understood_is_refused(file: str, change: Change, said: str,
         ({"do_lower_case": True}, "do_lower_case"),
         ({"max_seq_length": 0}, "max_seq_length"),
         ({"tokens": 3}, "tokens is 3"),
+        ({"transformer_task": "text-generation"}, "transformer_task is 'text-generation'"),
+        ({"modality_config": {"text": {"method": "forward"}}}, "modality_config is"),
     ],
 )
 def test_what_else_would_be_done_to_a_text_is_refused(said: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -134,5 +136,11 @@ def test_what_else_would_be_done_to_a_text_is_refused(said: dict[str, Any], why:
 
 def test_the_longest_text(tmp_path: Path) -> None:
     folder = make_embedding(tmp_path)
+    said = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    said |= {"modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(said))
+    assert sentence_transformers.longest(folder) is None
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 300}))
+    assert sentence_transformers.longest(folder) == 300
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 100, "do_lower_case": False}))
     assert sentence_transformers.longest(folder) == 100
