@@ -12,7 +12,7 @@ import pytest
 
 from edgepack import fake
 from edgepack.bundle.embedding import Embedding
-from edgepack.errors import EngineError, PromptTooLongError, UsageError
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.fake import FakeSession
 from edgepack.model import Model
 from edgepack.pooling import cosine, first_needed, pooled
@@ -159,6 +159,18 @@ def test_a_session_without_a_head_has_no_logits() -> None:
         for first in (-1, 2, 3):
             with pytest.raises(ValueError, match="states from index"):
                 session.hidden([1, 2], first)
+
+
+def test_a_cancelled_text_is_forgotten() -> None:
+    def stop(session: FakeSession) -> None:
+        if session.length == 128:  # behind the first step
+            session.cancel()
+
+    with fake.embedding_model(before_step=stop) as model:
+        with pytest.raises(Cancelled):
+            model.embed("a" * 300)
+        assert model._desk.session.length == 0
+        assert np.array_equal(model.embed("a"), fake.embedding_model().embed("a"))
 
 
 def test_in_an_event_loop() -> None:
