@@ -43,8 +43,8 @@ Prompt = Annotated[
 
 
 @examples(
-    'edgepack embed qwen3-embedding-0.6b.edgepack "What is edgepack?" --prompt query',
-    "edgepack embed qwen3-embedding-0.6b.edgepack < sentences.txt > vectors.jsonl",
+    'edgepack embed qwen3.edgepack "What is edgepack?" --prompt query',
+    "edgepack embed qwen3.edgepack < sentences.txt > vectors.jsonl",
 )
 def embed(
     bundle: BundlePath,
