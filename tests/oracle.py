@@ -52,7 +52,13 @@ def states(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
     return result
 
 
-def vector(folder: Path, text: str, pooling: Literal["last", "mean", "first"], normalized: bool) -> NDArray[np.float32]:
+def vector(
+    folder: Path,
+    text: str,
+    pooling: Literal["last", "mean", "first"],
+    normalized: bool,
+    dense: Sequence[NDArray[np.float32]] = (),
+) -> NDArray[np.float32]:
     """Return the vector of a text, float32 [size], by transformers and sentence-transformers' formulas of pooling."""
     import torch
     from transformers import AutoTokenizer
@@ -60,5 +66,7 @@ def vector(folder: Path, text: str, pooling: Literal["last", "mean", "first"], n
     ids = AutoTokenizer.from_pretrained(folder)(text).input_ids
     found = torch.from_numpy(states(folder, ids))
     pooled = {"last": found[-1], "mean": found.sum(0) / len(ids), "first": found[0]}[pooling]
+    for matrix in dense:
+        pooled = torch.nn.functional.linear(pooled, torch.from_numpy(matrix))
     result: NDArray[np.float32] = (torch.nn.functional.normalize(pooled, dim=0) if normalized else pooled).numpy()
     return result

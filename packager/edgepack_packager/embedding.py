@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from msgspec.structs import replace as with_fields
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.embedding import Embedding
+from edgepack.bundle.embedding import DENSE_FILE, Embedding
 from edgepack.errors import UnsupportedModelError, UsageError
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import families
@@ -50,10 +52,14 @@ def described(model: Model, origin: Source, recipe: Recipe) -> Decoder:
     return families.without_head(decoder)
 
 
-def read(origin: Source, decoder: Decoder, text: Text, tokenizer: Tokenizer) -> Embedding:
-    """Return what is made of a text, with the ids that the source's own tokenizer gives. Raises as its two parts."""
-    found = sentence_transformers.read(origin.folder, decoder.hidden_size, text.ends)
-    return with_fields(found, probes=embedded.probes(text, tokenizer, found))
+def read(origin: Source, decoder: Decoder, text: Text, tokenizer: Tokenizer) -> tuple[Embedding, Text]:
+    """Return what is made of a text, with the ids that the source's own tokenizer gives, and the text side with what
+    that takes. Raises as its two parts."""
+    found, dense = sentence_transformers.read(origin.folder, decoder.hidden_size, text.ends)
+    if dense:
+        matrices = b"".join(each.astype("<f4").tobytes() for each in dense)
+        text = replace(text, files={**text.files, DENSE_FILE: matrices})
+    return with_fields(found, probes=embedded.probes(text, tokenizer, found)), text
 
 
 def _refuse_others(recipe: Recipe) -> None:

@@ -278,8 +278,11 @@ def _with_text(model: Model, origin: Source, recipe: Recipe) -> tuple[Model, Tok
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
-    made = embedding.read(origin, model.decoder, text, tokenizer) if embeds else None
-    return replace(model, text=text, embedding=made), tokenizer, vectors
+    model = replace(model, text=text)
+    if embeds:
+        made, text = embedding.read(origin, model.decoder, text, tokenizer)
+        model = replace(model, text=text, embedding=made)
+    return model, tokenizer, vectors
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool | None = None) -> dict[str, Support]:

@@ -29,6 +29,7 @@ class Embeds:
     _manifest: Manifest
     _tokenizer: Tokenizer
     _desk: Desk
+    _dense: Sequence[Float32]
 
     def embed(self, texts: str | Sequence[str], prompt: str | None = None) -> Float32:
         """Return the vector of each text: float32 [n, size]. A single text is one of one.
@@ -81,7 +82,7 @@ class Embeds:
             raise UsageError("This engine gives no states.", hint="Load the bundle with another backend.")
         self._desk.rewind(0)
         states = self._desk.step(partial(session.hidden, first=first_needed(embedding, len(ids))), ids)
-        return pooled(embedding, states)
+        return pooled(embedding, states, self._dense)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         """Refuse ids that have no logits."""

@@ -77,9 +77,11 @@ class Model(Embeds):
         lookup_pays: bool = False,
         drafting: Callable[[], Draft] | None = None,
         began: float | None = None,
+        dense: Sequence[NDArray[np.float32]] = (),
     ) -> None:
         """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model. ``began`` is
-        ``perf_counter`` when the load began."""
+        ``perf_counter`` when the load began, ``dense`` are the bundle's ``pooling.matrices``."""
+        self._dense = dense
         self._manifest = manifest
         self._setup = setup
         self._tokenizer = tokenizer

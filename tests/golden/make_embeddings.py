@@ -27,12 +27,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name, make in embedding_models.MODELS.items():
             folder = make(Path(scratch, name))
-            said = sentence_transformers.read(folder, 64, ())
+            said, dense = sentence_transformers.read(folder, embedding_models.hidden_size(folder), ())
             asked = [("", ""), *said.prompts.items()]
             found[f"{name}.weights"] = np.array(golden_models.digest(folder))
             for prompt, before in asked:
                 vectors = [
-                    oracle.vector(folder, before + text, said.pooling, said.normalized)
+                    oracle.vector(folder, before + text, said.pooling, said.normalized, dense)
                     for text in embedding_models.TEXTS
                 ]
                 found[f"{name}.{prompt}"] = np.stack(vectors)

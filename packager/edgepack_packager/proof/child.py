@@ -95,15 +95,16 @@ def _logits(job: Job) -> str:
     runtime = find(job.runtime)
     texts = {job.output: job.ids} | job.more
     longest = max(map(len, texts.values()))
-    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=job.chunk)
+    chunk = longest if job.decoder.at_once else job.chunk
+    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=chunk)
     session = runtime.open(Path(job.variant), job.decoder, options)
     evaluate = session.hidden if isinstance(session, Hidden) else session.forward_all
     try:
         for path, ids in texts.items():
             session.rewind(0)
             with open(path, "wb") as output:
-                for start in range(0, len(ids), job.chunk):
-                    logits = evaluate(ids[start : start + job.chunk])
+                for start in range(0, len(ids), chunk):
+                    logits = evaluate(ids[start : start + chunk])
                     output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
     finally:
         session.close()

@@ -98,7 +98,7 @@ def against(
 ) -> Gate:
     """As ``prove``, over the weights that a reader gives, of a file that the engine of ``target`` ran."""
     own = ReadBack(decoder, reader)
-    ids = ids[:TOKENS]
+    ids = ids if decoder.at_once else ids[:TOKENS]  # where later ones are seen, the first are not alone
 
     columns = decoder.outputs
 

@@ -13,7 +13,7 @@ import msgspec
 
 from edgepack.bundle import manifest
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
+from edgepack.bundle.embedding import DENSE_FILE, Embedding, Nearness, VectorTest
 from edgepack.bundle.manifest import File, Gate, Loss, ProbePart
 from edgepack.bundle.receipt import Measured, Receipt
 from edgepack.device.limits import default_kv_cache
@@ -89,7 +89,8 @@ class Prover:
         self._structure: dict[str, Gate | EngineError] = {}
         self._unproven = unproven
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
-        self._embedded = embedding and TextVectors(weights, embedding, tokenizer, scratch, progress)
+        dense = text.files.get(DENSE_FILE, b"")
+        self._embedded = embedding and TextVectors(weights, embedding, dense, tokenizer, scratch, progress)
 
     def structure(self, requests: Sequence[Request]) -> None:
         """Prove the graph of each requested target whose engine is here; its variants' verdicts say how that went."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
-from edgepack.pooling import cosine, pooled
+from edgepack.pooling import cosine, matrices, pooled
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights
@@ -31,8 +31,15 @@ class Vectors:
     """The vectors of texts by the source, and by each variant whose engine wrote its states to ``files``."""
 
     def __init__(
-        self, weights: Weights, embedding: Embedding, tokenizer: Tokenizer, scratch: Path, progress: Progress
+        self,
+        weights: Weights,
+        embedding: Embedding,
+        dense: bytes,
+        tokenizer: Tokenizer,
+        scratch: Path,
+        progress: Progress,
     ) -> None:
+        self._dense = matrices(embedding, dense)
         self._weights, self._embedding, self._progress = weights, embedding, progress
         texts = _pieces(tokenizer, embedding, min(TOKENS, weights.decoder.context))
         self.files: dict[Path, Sequence[int]] = {scratch / f"vector-{at}": ids for at, ids in enumerate(texts)}
@@ -40,7 +47,7 @@ class Vectors:
     def measure(self) -> tuple[Nearness, VectorTest]:
         """Return how near a variant's vectors are to the source's, and what a device repeats: the first of them."""
         width = self._weights.decoder.outputs
-        ours = [pooled(self._embedding, np.stack([*engine.rows(path, width)])) for path in self.files]
+        ours = [self._vector(np.stack([*engine.rows(path, width)])) for path in self.files]
         found = [cosine(one, other) for one, other in zip(ours, self._expected, strict=True)]
         near = Nearness(texts=len(found), cosine=_digits(float(np.mean(found)), 6), least=_digits(min(found), 6))
         ids = list(next(iter(self.files.values())))
@@ -50,7 +57,10 @@ class Vectors:
     def _expected(self) -> list[Float32]:
         self._progress.stage("Computing the source's vectors", self._weights.decoder.n_layers)
         states = reference.each(self._weights, list(self.files.values()), self._progress.advance)
-        return [pooled(self._embedding, one) for one in states]
+        return [self._vector(one) for one in states]
+
+    def _vector(self, states: Float32) -> Float32:
+        return pooled(self._embedding, states, self._dense)
 
 
 def _pieces(tokenizer: Tokenizer, embedding: Embedding, length: int) -> list[list[int]]:

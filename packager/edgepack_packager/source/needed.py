@@ -10,7 +10,8 @@ from edgepack_packager.checkpoint.files import INDEX, SINGLE, shards
 _TEXT = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json"
     r"|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja|README\.md"
-    r"|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json|\d+_\w+/config\.json"
+    r"|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json"
+    r"|\d+_\w+/config\.json|\d+_Dense/model\.safetensors"
     r"|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
     re.IGNORECASE,
 )

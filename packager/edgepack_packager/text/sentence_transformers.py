@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
-from edgepack.bundle.embedding import Embedding, Pooling, Similarity
+from edgepack.bundle.embedding import Dense, Embedding, Pooling, Similarity
 from edgepack.errors import SourceError, UnsupportedModelError
+from edgepack_packager.checkpoint.safetensors import SafetensorsFile
 from edgepack_packager.checkpoint.strictjson import parse, read_bytes, read_object
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.text.files import TOKENIZER_CONFIG
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 TRANSFORMER = "sentence_bert_config.json"
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 
-_ORDERS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
+_ORDER = re.compile(r"Transformer Pooling( Dense)*( Normalize)?")
 _POOLINGS: Mapping[str, Pooling] = {
     "lasttoken": "last",
     "mean": "mean",
@@ -63,13 +67,16 @@ def longest(folder: Path) -> int | None:
     return None if limit is None else int(limit)
 
 
-def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> Embedding:
-    """Return what the files of a source that embeds say; ``ends`` are the tokens that its tokenizer ends a text with.
+def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> tuple[Embedding, list[Float32]]:
+    """Return what the files of a source that embeds say, and its dense matrices: float32 [rows, columns].
+
+    ``ends`` are the tokens that its tokenizer ends a text with.
 
     Raises ``SourceError`` for a file that is missing or damaged, ``UnsupportedModelError`` for what is not built.
     """
     modules = _modules(folder)
-    pooling = _pooling(folder / modules["Pooling"] / CONFIG, hidden_size)
+    pooling = _pooling(folder / modules[1][1] / CONFIG, hidden_size)
+    dense = [_dense(folder / place) for kind, place in modules if kind == "Dense"]
     said = {name: value for name, value in _optional(folder, SETTINGS).items() if name not in _OF_OTHER_PROGRAMS}
     prompts, default = said.pop("prompts", None) or {}, said.pop("default_prompt_name", None)
     similarity = said.pop("similarity_fn_name", None) or "cosine"
@@ -82,35 +89,39 @@ def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> Embedding:
     chosen = next((each for each in known if each == similarity), None)
     if chosen is None:
         raise _unknown(SETTINGS, "similarity_fn_name", similarity)
-    return Embedding(
+    found = Embedding(
         pooling=pooling,
-        size=hidden_size,
-        normalized="Normalize" in modules,
+        size=len(dense[-1]) if dense else hidden_size,
+        normalized=modules[-1][0] == "Normalize",
         ends=list(ends),
         prompts=prompts,
         default_prompt=default,
         similarity=chosen,
+        dense=[Dense(rows=len(each), columns=each.shape[1]) for each in dense],
     )
+    return found, dense
 
 
-def _modules(folder: Path) -> dict[str, str]:
-    """Return the folder of each module by its kind, the last part of its class's name, in their order."""
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Return the kind of each module, the last part of its class's name, and its folder, in their order."""
     listed = parse(read_bytes(folder / MODULES), str(folder / MODULES))
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
         raise SourceError(f"{MODULES} holds no list of modules.", hint="Fetch the file again.")
     kinds = [str(each.get("type")) for each in listed]
     names = [kind.rpartition(".")[2] for kind in kinds if kind.startswith("sentence_transformers.")]
-    if len(names) < len(kinds) or names not in _ORDERS:
+    if len(names) < len(kinds) or not _ORDER.fullmatch(" ".join(names)):
         raise UnsupportedModelError(
-            f"{MODULES} lists {', '.join(kinds) or 'no module'}; built are a Transformer, a Pooling and a Normalize.",
+            f"{MODULES} lists {', '.join(kinds) or 'no module'}; built are a Transformer, a Pooling, "
+            "any number of Dense, and a Normalize.",
             hint=_HINT,
         )
-    paths = {name: each.get("path") for name, each in zip(names, listed, strict=True)}
-    if paths["Transformer"] != "":
-        raise _unknown(MODULES, "the path of the Transformer", paths["Transformer"])
-    if not isinstance(paths["Pooling"], str) or not re.fullmatch(r"\w[\w.-]*", paths["Pooling"]):
-        raise _wrong(MODULES, "the path of the Pooling", paths["Pooling"], "the name of a folder")
-    return {name: str(path) for name, path in paths.items()}
+    places = [each.get("path") for each in listed]
+    if places[0] != "":
+        raise _unknown(MODULES, "the path of the Transformer", places[0])
+    for name, place in zip(names[1:], places[1:], strict=True):
+        if not isinstance(place, str) or not re.fullmatch(r"\w[\w.-]*", place):
+            raise _wrong(MODULES, f"the path of the {name}", place, "the name of a folder")
+    return [(name, str(place)) for name, place in zip(names, places, strict=True)]
 
 
 def _pooling(path: Path, hidden_size: int) -> Pooling:
@@ -131,6 +142,25 @@ def _pooling(path: Path, hidden_size: int) -> Pooling:
             hint=_HINT,
         )
     return _POOLINGS[modes[0]]
+
+
+def _dense(folder: Path) -> Float32:
+    """Return the matrix of a Dense without bias and activation: float32 [out, in]."""
+    said, place = read_object(folder / CONFIG), f"{folder.name}/{CONFIG}"
+    shape = said.pop("out_features", None), said.pop("in_features", None)
+    if said.pop("bias", True) is not False:
+        raise _unknown(place, "bias", True)
+    if str(activation := said.pop("activation_function", None)).rpartition(".")[2] != "Identity":
+        raise _unknown(place, "activation_function", activation)
+    for name in ("module_input_name", "module_output_name"):
+        if said.get(name) == "sentence_embedding":
+            del said[name]
+    _nothing_else(said, place)
+    with closing(SafetensorsFile(folder / WEIGHTS)) as file:
+        shapes = {name: entry.shape for name, entry in file.entries.items()}
+        if shapes != {"linear.weight": shape}:
+            raise _wrong(f"{folder.name}/{WEIGHTS}", "its tensors", shapes, f"linear.weight of {shape}")
+        return file.rows("linear.weight", 0, shapes["linear.weight"][0])
 
 
 def _optional(folder: Path, name: str) -> dict[str, Any]:

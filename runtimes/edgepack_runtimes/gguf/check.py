@@ -175,6 +175,7 @@ def _check_graph(keys: _Keys, graph: _Graph, decoder: Decoder) -> None:
     partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
+        "attention to what comes after": (False, decoder.at_once),
         "activation": (graph.activation, layer.mlp.activation),
         "norm of q and k": (graph.qk_norm, attention.qk_norm),
         "place of the norms": (graph.norms, layer.norms),

@@ -68,13 +68,13 @@ class MlxSession:
         self._model: Any = model
         self._n_vocab = decoder.n_vocab
         self._context = options.context
-        self._chunk = options.chunk
+        self._chunk = options.context if decoder.at_once else options.chunk
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
         self._cache = []
         for attention in decoder.attentions:
-            cells = cells_of("mlx", options, attention.window)
+            cells = 1 if decoder.at_once else cells_of("mlx", options, attention.window)  # which none is used of
             shape = (1, attention.n_kv_heads, cells, attention.head_dim)
             self._cache.append(LayerCache(shape, cache_type, attention.window))
         mx.eval([(layer.keys, layer.values) for layer in self._cache])

@@ -39,6 +39,8 @@ class Attention(
     In the order of the computation: ``qk_norm`` is an RMSNorm of q and k, over each "head" before rope or, "rotated",
     after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
     multiplies the scores, and a softcap c makes c tanh(x / c) of them. It keeps keys and values of each token.
+    A ``bidirectional`` one sees what comes after as well, a window to both sides, its own position counted to each; it
+    keeps nothing, as a text is evaluated at once.
     """
 
     n_heads: Width
@@ -52,6 +54,7 @@ class Attention(
     temperature: Temperature | None = None
     qkv_bias: bool = False
     output_bias: bool = False
+    bidirectional: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def q_size(self) -> int:
@@ -199,6 +202,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.hidden_size if self.headless else self.n_vocab
 
     @property
+    def at_once(self) -> bool:
+        """Whether a text is evaluated in one step, since its tokens see those after them."""
+        return bool(self.attention(0).bidirectional)
+
+    @property
     def layers(self) -> tuple[Layer, ...]:
         """All layers, in order."""
         return tuple(map(self.layer, range(self.n_layers)))
@@ -270,6 +278,9 @@ def check(decoder: Decoder) -> None:
         _check_attention(kind.mixer, f"at `$.decoder.kinds[{index}].mixer`")
     if decoder.headless and (not decoder.tied or decoder.logits_scale != 1 or decoder.logits_softcap):
         raise ValueError("a model without a head has one that is not the embedding - at `$.decoder.headless`")
+    seen = {bool(kind.mixer.bidirectional) for kind in decoder.kinds}
+    if seen != {False} and (seen != {True} or not decoder.headless):
+        raise ValueError("a model that writes sees what comes after - at `$.decoder.kinds`")
     if decoder.exported and decoder.exported.graph:
         exported.check(decoder.exported.graph, decoder.n_layers)
 

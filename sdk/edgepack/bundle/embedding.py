@@ -17,7 +17,17 @@ Pooling = Literal["last", "mean", "first"]
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
+DENSE_FILE = "dense.f32"
+"""The matrices one after the other, row by row: float32, little-endian."""
+
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
+class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A matrix that a pooled vector is multiplied with: ``rows`` elements out of ``columns``. ``DENSE_FILE`` has it."""
+
+    rows: Width
+    columns: Width
 
 
 class TextIds(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,8 +42,8 @@ class Embedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What is made of a text: a prompt stands before it, and the tokens ``ends`` after it; then its states are pooled.
 
     ``prompts`` are texts by their names, and the one of ``default_prompt`` is taken where none is asked for. ``size``
-    are the elements of a vector, which has the length 1 where it is ``normalized``. ``similarity`` is what vectors are
-    to be compared by. ``probes`` are texts with the ids that they must give.
+    are the elements of a vector, which has the length 1 where it is ``normalized``; ``dense`` follow each other before
+    that. ``similarity`` is what vectors are to be compared by. ``probes`` are texts with the ids that they must give.
     """
 
     pooling: Pooling
@@ -43,6 +53,7 @@ class Embedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     prompts: dict[str, str]
     default_prompt: str | None
     similarity: Similarity
+    dense: list[Dense] = []
     probes: list[TextIds] = []
 
 
@@ -68,7 +79,12 @@ def check(embedding: Embedding | None, decoder: Decoder) -> None:
         raise ValueError("a model embeds where it has no head, and only there - at `$.embedding`")
     if embedding is None:
         return
-    if embedding.size != decoder.hidden_size:
-        raise ValueError(f"{embedding.size} elements are made of {decoder.hidden_size} - at `$.embedding.size`")
+    size = decoder.hidden_size
+    for each in embedding.dense:
+        if each.columns != size:
+            raise ValueError(f"{each.columns} columns do not fit {size} elements - at `$.embedding.dense`")
+        size = each.rows
+    if embedding.size != size:
+        raise ValueError(f"{embedding.size} elements are made of {size} - at `$.embedding.size`")
     if embedding.default_prompt is not None and embedding.default_prompt not in embedding.prompts:
         raise ValueError("the default prompt is none of the prompts - at `$.embedding.default_prompt`")

@@ -174,6 +174,7 @@ class IsolatedSession:
 
     def _run(self, ids: NDArray[np.int32], ask: Asking) -> None:
         child, size = self._living(), max(1, self._job.options.chunk)
+        size = max(size, len(ids)) if self._job.decoder.at_once else size
         try:
             for begin in range(0, len(ids), size):
                 self._check_cancelled()

@@ -12,7 +12,7 @@ from edgepack.device.limits import default_kv_cache, kv_caches
 from edgepack.engines import Runtimes, find, probe_all
 from edgepack.errors import EdgepackError
 from edgepack.isolation import isolate
-from edgepack.pooling import cosine, pooled
+from edgepack.pooling import cosine, dense_of, pooled
 from edgepack.runtime import Hidden, Options, Session, Support
 from edgepack.text.replay import Replay, compared
 
@@ -76,5 +76,6 @@ def _turned(bundle: Bundle, session: Session, test: VectorTest) -> str | None:
     embedding = bundle.manifest.embedding
     if embedding is None or not isinstance(session, Hidden) or len(test.vector) != embedding.size:
         return "its self-test is a vector, and the bundle embeds no text so"
-    found = cosine(pooled(embedding, session.hidden(test.ids)), np.array(test.vector, np.float32))
+    vector = pooled(embedding, session.hidden(test.ids), dense_of(bundle))
+    found = cosine(vector, np.array(test.vector, np.float32))
     return None if found >= NEAR else f"the cosine of its vector with the recorded one is {found:.4f}, below {NEAR}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from embedding_models import MODELS, TEXTS
+from embedding_models import MODELS, TEXTS, hidden_size
 from variants import nmse
 
 from edgepack.pooling import pooled
@@ -41,11 +41,11 @@ def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -
     model.save_pretrained(str(saved))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for place in (folder, saved):
-        said = sentence_transformers.read(place, 64, ())
+        said, dense = sentence_transformers.read(place, hidden_size(folder), ())
         assert sentence_transformers.longest(place) in (None, 512)
         with open_checkpoint(place) as checkpoint:
             weights = families.open_model(checkpoint, headless=True)
             for prompt in ("", *said.prompts.values()):
                 states = [reference.hidden(weights, tokenizer.encode(prompt + text).ids)[0] for text in TEXTS]
                 expected = model.encode(list(TEXTS), prompt=prompt, batch_size=1)
-                assert nmse(np.stack([pooled(said, one) for one in states]), expected) <= 1e-10
+                assert nmse(np.stack([pooled(said, one, dense) for one in states]), expected) <= 1e-10

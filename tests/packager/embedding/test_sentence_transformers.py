@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from embedding_models import MODELS, PROMPTS, make_embedding
 
 from edgepack.errors import SourceError
+from edgepack_packager.checkpoint.safetensors import SafetensorsFile
 from edgepack_packager.text import sentence_transformers
 
 Change = Callable[[Any], object]
@@ -27,7 +30,8 @@ Change = Callable[[Any], object]
 def test_it_is_read(
     name: str, pooling: str, normalized: bool, prompts: dict[str, str], default: str | None, tmp_path: Path
 ) -> None:
-    found = sentence_transformers.read(MODELS[name](tmp_path), 64, (0,))
+    found, dense = sentence_transformers.read(MODELS[name](tmp_path), 64, (0,))
+    assert dense == []
     assert (found.pooling, found.normalized, found.prompts, found.default_prompt) == (
         pooling,
         normalized,
@@ -40,7 +44,7 @@ def test_it_is_read(
 def test_files_that_say_no_more_may_be_missing(tmp_path: Path) -> None:
     folder = make_embedding(tmp_path)
     (folder / "config_sentence_transformers.json").unlink()
-    found = sentence_transformers.read(folder, 64, ())
+    found, _ = sentence_transformers.read(folder, 64, ())
     assert (found.prompts, found.similarity, sentence_transformers.longest(folder)) == ({}, "cosine", None)
 
 
@@ -54,7 +58,7 @@ def test_the_newer_spellings_mean_the_same(tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
     newer = {"embedding_dimension": 64, "pooling_mode": "lasttoken", "include_prompt": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(newer))
-    found = sentence_transformers.read(folder, 64, ())
+    found, _ = sentence_transformers.read(folder, 64, ())
     assert (found.pooling, found.normalized) == ("last", True)
 
 
@@ -71,8 +75,8 @@ def by_max(said: dict[str, Any]) -> None:
     said["pooling_mode_max_tokens"] = True
 
 
-def dense(said: list[Any]) -> None:
-    said.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+def layer_norm(said: list[Any]) -> None:
+    said.insert(2, {"idx": 2, "name": "2", "path": "2_LayerNorm", "type": "sentence_transformers.models.LayerNorm"})
 
 
 def custom(said: list[Any]) -> None:
@@ -94,7 +98,7 @@ FAULTS: list[tuple[str, Change, str]] = [
     ("1_Pooling/config.json", lambda said: said.update(include_prompt=False), "include_prompt is False"),
     ("1_Pooling/config.json", lambda said: said.update(word_embedding_dimension=32), "not the hidden size, 64"),
     ("1_Pooling/config.json", lambda said: said.update(weights=[1]), r"weights is \[1\]"),
-    ("modules.json", dense, "Dense"),
+    ("modules.json", layer_norm, "LayerNorm"),
     ("modules.json", custom, "custom_st.Transformer"),
     ("modules.json", elsewhere, "the name of a folder"),
     ("modules.json", in_a_folder, "0_Transformer"),
@@ -144,3 +148,31 @@ def test_the_longest_text(tmp_path: Path) -> None:
     assert sentence_transformers.longest(folder) == 300
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 100, "do_lower_case": False}))
     assert sentence_transformers.longest(folder) == 100
+
+
+def test_dense_matrices_are_read(tmp_path: Path) -> None:
+    found, dense = sentence_transformers.read(MODELS["gemma"](tmp_path), 96, ())
+    assert (found.pooling, found.size, found.normalized) == ("mean", 64, True)
+    assert (
+        [(each.rows, each.columns) for each in found.dense] == [each.shape for each in dense] == [(160, 96), (64, 160)]
+    )
+    with closing(SafetensorsFile(tmp_path / "3_Dense" / "model.safetensors")) as file:
+        assert np.array_equal(dense[1], file.rows("linear.weight", 0, 64))
+
+
+DENSE: list[tuple[str, Change, str]] = [
+    ("2_Dense/config.json", lambda said: said.update(bias=True), "bias is True"),
+    ("2_Dense/config.json", lambda said: said.update(activation_function="torch.nn.modules.activation.Tanh"), "Tanh"),
+    ("2_Dense/config.json", lambda said: said.update(out_features=161), "linear.weight of"),
+    ("3_Dense/config.json", lambda said: said.update(module_input_name="x"), "module_input_name is 'x'"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "said"), DENSE)
+def test_other_dense_modules_are_refused(file: str, change: Change, said: str, tmp_path: Path) -> None:
+    path = MODELS["gemma"](tmp_path) / file
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(SourceError, match=said):
+        sentence_transformers.read(tmp_path, 96, ())

@@ -24,6 +24,7 @@ class Feature(StrEnum):
     """What a decoder may have that not every architecture has, in the words of an error message."""
 
     UNLIKE = "layers of several shapes"
+    BIDIRECTIONAL = "attention to what comes after"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
@@ -206,6 +207,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
     layer, attention = decoder.layer(0), decoder.attention(0)
     has = {
         Feature.UNLIKE: not decoder.alike,
+        Feature.BIDIRECTIONAL: decoder.at_once,
         Feature.QKV_BIAS: attention.qkv_bias,
         Feature.OUTPUT_BIAS: attention.output_bias,
         Feature.MLP_BIAS: layer.mlp.bias,

@@ -21,6 +21,7 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
     layer, attention = decoder.layer(0), decoder.attention(0)
     return {
         "unlike_layers": not decoder.alike,
+        "bidirectional": decoder.at_once,
         "untied": not decoder.tied,
         "head_dim": attention.q_size != decoder.hidden_size,
         "qkv_bias": attention.qkv_bias and not attention.output_bias,
