@@ -52,6 +52,15 @@ def described(model: Model, origin: Source, recipe: Recipe) -> Decoder:
     return families.without_head(decoder)
 
 
+def refuse_export(origin: Source) -> None:
+    """Raise ``UsageError`` for a source that embeds: exporters are held to the logits of a model that writes."""
+    if sentence_transformers.found(origin.folder):
+        raise UsageError(
+            f"--exporter was given for a model that embeds, by {MODULES}: exporters write models that write.",
+            hint="Leave it out.",
+        )
+
+
 def read(origin: Source, decoder: Decoder, text: Text, tokenizer: Tokenizer) -> tuple[Embedding, Text]:
     """Return what is made of a text, with the ids that the source's own tokenizer gives, and the text side with what
     that takes. Raises as its two parts."""

@@ -249,6 +249,7 @@ def _for_export(
     decoder = exporting.describe(config, exporter.reads, recipe.context)
     environment.refuse(exporter.lock)
     called, out, failed = _placed(name, origin, recipe, out, force)
+    embedding.refuse_export(origin)
     model, tokenizer, vectors = _with_text(Model(called, decoder, "f32", config), origin, recipe)
     engines = _engines({exporter.format.runtime: probing.probe(exporter.format.runtime, detect())})
     notes = [*origin.notes, *seal.text_of(model).notes]

@@ -280,7 +280,9 @@ def check(decoder: Decoder) -> None:
         raise ValueError("a model without a head has one that is not the embedding - at `$.decoder.headless`")
     seen = {bool(kind.mixer.bidirectional) for kind in decoder.kinds}
     if seen != {False} and (seen != {True} or not decoder.headless):
-        raise ValueError("a model that writes sees what comes after - at `$.decoder.kinds`")
+        raise ValueError(
+            "a model that writes, or some of its layers alone, see what comes after - at `$.decoder.kinds`"
+        )
     if decoder.exported and decoder.exported.graph:
         exported.check(decoder.exported.graph, decoder.n_layers)
 

@@ -17,19 +17,30 @@ from text_side import write_json
 from variants import nmse
 
 import edgepack
+from edgepack import runtime
+from edgepack.bundle.decoder import Attention, arranged
 from edgepack.bundle.embedding import Embedding
 from edgepack.bundle.files import Bundle
 from edgepack.device.hardware import detect
-from edgepack.errors import ProofError, ReplayError, SourceError, UnsupportedModelError, UsageError
+from edgepack.errors import (
+    BundleDamagedError,
+    EngineError,
+    ProofError,
+    ReplayError,
+    SourceError,
+    UnsupportedModelError,
+    UsageError,
+)
 from edgepack.measuring.replay import replay_variant
-from edgepack.pooling import pooled
+from edgepack.pooling import matrices, pooled
+from edgepack.runtime import Options
 from edgepack.text.opening import text_side
 from edgepack.text.replay import replay_text
-from edgepack_packager import families, reference
+from edgepack_packager import embedding, families, reference
 from edgepack_packager.build import Built, build
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.recipe import Recipe
-from edgepack_packager.source import needed
+from edgepack_packager.source import Source, needed
 from edgepack_packager.text import embedded, sentence_transformers
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "embeddings.npz"
@@ -265,7 +276,6 @@ def test_a_first_opening_hears_another_end(bundles: Mapping[str, Built], tmp_pat
 
 def test_a_damaged_manifest_is_refused(bundles: Mapping[str, Built]) -> None:
     from edgepack.bundle import manifest as manifests
-    from edgepack.errors import BundleDamagedError
 
     whole = bundles["last"].manifest
     embedding = whole.embedding or none()
@@ -329,3 +339,60 @@ def test_what_is_fetched_from_a_repository() -> None:
     names |= {"config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling/deep/config.json"}
     fetched = needed.text(needed.seen(names))
     assert set(fetched) == names - {"onnx/model.onnx", "a/b.md", "1_Pooling/deep/config.json"}
+
+
+def test_a_model_that_embeds_is_not_exported(sources: Mapping[str, Path]) -> None:
+    with pytest.raises(UsageError, match=r"^--exporter was given for a model that embeds"):
+        embedding.refuse_export(Source(sources["last"], "last"))
+
+
+Sees = Callable[[Attention], dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    "sees",
+    [
+        lambda mixer: {"bidirectional": msgspec.UNSET},
+        lambda mixer: {"window": None},
+        lambda mixer: {"window": mixer.window and mixer.window - 1},
+        lambda mixer: {"window": mixer.window and mixer.window + 1},
+    ],
+)
+def test_another_sight_to_both_sides_moves_a_vector(
+    sees: Sees, sources: Mapping[str, Path], golden: Mapping[str, Any]
+) -> None:
+    from tokenizers import Tokenizer
+
+    folder, replace = sources["gemma"], msgspec.structs.replace
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    said, dense = sentence_transformers.read(folder, hidden_size(folder), ())
+    with open_checkpoint(folder) as checkpoint:
+        weights = families.open_model(checkpoint, headless=True)
+        right = weights.decoder
+        kinds = [replace(kind, mixer=replace(kind.mixer, **sees(kind.mixer))) for kind in right.layers]
+        found = []
+        for decoder in (right, replace(right, **arranged(kinds))):
+            weights.decoder = decoder
+            states = [reference.hidden(weights, tokenizer.encode(text).ids)[0] for text in TEXTS]
+            found.append(np.stack([pooled(said, one, dense) for one in states]))
+    assert nmse(found[0], golden["gemma."]) <= 1e-10
+    assert nmse(found[1], golden["gemma."]) > 1e-6
+
+
+def test_an_engine_with_causal_attention_does_not_open_another(bundles: Mapping[str, Built]) -> None:
+    bundle, replace = bundles["last"].open(), msgspec.structs.replace
+    decoder = bundle.manifest.decoder
+    layers = [replace(kind, mixer=replace(kind.mixer, bidirectional=True)) for kind in decoder.layers]
+    both = replace(decoder, **arranged(layers))
+    for name in ("gguf", "onnx"):
+        with pytest.raises(EngineError, match="after"):
+            runtime.find(name).open(bundle.variant_path(f"{name}-f32"), both, Options(64, 1, "f32"))
+
+
+def test_damaged_matrices_are_refused(bundles: Mapping[str, Built]) -> None:
+    bundle = bundles["gemma"].open()
+    said = bundle.manifest.embedding or none()
+    whole = bundle.read("dense.f32")
+    assert [each.shape for each in matrices(said, whole)] == [(160, 96), (64, 160)]
+    with pytest.raises(BundleDamagedError, match=r"dense.f32 of the bundle has"):
+        matrices(said, whole[:-4])
