@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,4 +38,35 @@ def logits(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
 
     with torch.no_grad():
         result: NDArray[np.float32] = load(folder)(torch.tensor([list(ids)])).logits[0].numpy()
+    return result
+
+
+def states(folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the normed states after the last layer of a saved checkpoint without a head: float32 [n, hidden size]."""
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        result: NDArray[np.float32] = model(torch.tensor([list(ids)])).last_hidden_state[0].numpy()
+    return result
+
+
+def vector(
+    folder: Path,
+    text: str,
+    pooling: Literal["last", "mean", "first"],
+    normalized: bool,
+    dense: Sequence[NDArray[np.float32]] = (),
+) -> NDArray[np.float32]:
+    """Return the vector of a text, float32 [size], by transformers and sentence-transformers' formulas of pooling."""
+    import torch
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(folder)(text).input_ids
+    found = torch.from_numpy(states(folder, ids))
+    pooled = {"last": found[-1], "mean": found.sum(0) / len(ids), "first": found[0]}[pooling]
+    for matrix in dense:
+        pooled = torch.nn.functional.linear(pooled, torch.from_numpy(matrix))
+    result: NDArray[np.float32] = (torch.nn.functional.normalize(pooled, dim=0) if normalized else pooled).numpy()
     return result

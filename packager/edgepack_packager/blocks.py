@@ -116,7 +116,7 @@ def _attention(model: Model, layer: int, x: Float32) -> None:
         q = q * _growth(attention.temperature, n)
     q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
     mixed = np.empty_like(q)
-    hidden = _hidden_positions(n, attention.window)
+    hidden = _hidden_positions(n, attention)
     scale = np.float32(attention.score_scale)
     for i, (head, kv_head) in product(range(r), _heads(attention)):
         scores = model.by.product(q[i, :, head], k[i, :, kv_head]) * scale
@@ -180,10 +180,15 @@ def _delta(model: Model, layer: int, x: Float32) -> None:
     x += model.left(layer, name, model.linear(f"{name}.out", gated.reshape(r, n, -1)))
 
 
-def _hidden_positions(n: int, window: int | None) -> NDArray[np.bool_]:
-    """Return what row i must not see: columns after i, and those that are ``window`` or more before it: [n, n]."""
+def _hidden_positions(n: int, attention: Attention) -> NDArray[np.bool_]:
+    """Return what row i must not see: columns after i, and those that are a window or more before it: [n, n].
+
+    A bidirectional attention sees those after it too, within a window on both sides.
+    """
     before = np.subtract.outer(np.arange(n), np.arange(n))
-    return before < 0 if window is None else (before < 0) | (before >= window)
+    away = np.abs(before) if attention.bidirectional else before
+    far = np.zeros_like(before, bool) if attention.window is None else away >= attention.window
+    return far if attention.bidirectional else far | (before < 0)
 
 
 def _heads(attention: Attention) -> Iterator[tuple[int, int]]:

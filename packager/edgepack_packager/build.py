@@ -110,7 +110,9 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         adapters.opened(ready.adapters, families.stored(checkpoint.config, ready.model.decoder)) as merged,
         work.folder(ready.out, ready.force) as scratch,
     ):
-        weights = families.open_model(checkpoint, ready.recipe.context, merged.changes)
+        embeds = ready.model.embedding is not None
+        context = ready.model.decoder.context if embeds else ready.recipe.context
+        weights = families.open_model(checkpoint, context, merged.changes, headless=embeds)
         for sentence in weights.notes:
             progress.warn(sentence)
         coarse.refuse(ready.requests, weights)

@@ -39,6 +39,8 @@ def prepare_draft(ready: Prepared, recipe: Recipe, progress: Progress) -> Prepar
         return None
     beside = ready.out.with_name(f"{ready.out.name.removesuffix('.edgepack')}.draft.edgepack")
     small = prepare(recipe.draft, recipe_of(recipe), beside, progress)
+    if small.model.embedding is not None:
+        raise SourceError(f"{small.model.name} cannot draft: it embeds, and says no next token.", hint=_HINT)
     check_same_tokens(ready, small)
     return replace(small, failed=work.evidence_of_failures(beside))
 

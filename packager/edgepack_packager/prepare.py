@@ -19,6 +19,7 @@ from edgepack_packager import (
     allocation,
     calibration,
     coarse,
+    embedding,
     exporting,
     families,
     foresight,
@@ -140,6 +141,7 @@ class Prepared:
             importance=counts,
             adapted=adapted,
             held_out=self.held_out,
+            embedding=model.embedding,
             unproven=self.recipe.unproven,
         )
 
@@ -181,8 +183,10 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     with adapters.opened(asked, families.stored(config, decoder), origin.repository or origin.name) as merged:
         notes = [*origin.notes, *families.notes(config), *merged.notes]
     called, out, failed = _placed(name, origin, recipe, out, force)
-    model, tokenizer, vectors = _with_text(Model(called, decoder, "bf16", config), origin, recipe)
-    text = seal.text_of(model)
+    model = Model(called, decoder, "bf16", config)
+    model = replace(model, decoder=embedding.described(model, origin, recipe))
+    model, tokenizer, vectors = _with_text(model, origin, recipe)
+    decoder, text = model.decoder, seal.text_of(model)
     given = None if recipe.table is None else allocation.table.read(Path(recipe.table))
     requests = recipe.requests(model, given)
     named = recipe.text(given)
@@ -190,7 +194,7 @@ def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, fo
     told = [] if corpus is None else calibration.told(corpus, tokenizer, text, vectors.chat)
     passes = [] if corpus is None else calibration.passes(corpus, told, decoder.context)
     judged = None
-    if not recipe.unproven:
+    if not recipe.unproven and model.embedding is None:
         payloads = len(requests) + sum(each.calibrated or bool(each.called) for each in requests)
         judged = held_out.choose(recipe.receipt, corpus, told, tokenizer, decoder, payloads)
     hardware = detect()
@@ -245,6 +249,7 @@ def _for_export(
     decoder = exporting.describe(config, exporter.reads, recipe.context)
     environment.refuse(exporter.lock)
     called, out, failed = _placed(name, origin, recipe, out, force)
+    embedding.refuse_export(origin)
     model, tokenizer, vectors = _with_text(Model(called, decoder, "f32", config), origin, recipe)
     engines = _engines({exporter.format.runtime: probing.probe(exporter.format.runtime, detect())})
     notes = [*origin.notes, *seal.text_of(model).notes]
@@ -267,13 +272,18 @@ def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: 
 
 def _with_text(model: Model, origin: Source, recipe: Recipe) -> tuple[Model, Tokenizer, Vectors]:
     """Return a model with the text side of its source, the tokenizer that devices will use, and the vectors."""
-    read = read_text(origin.folder, model.config, model.decoder, chat=not recipe.no_chat)
+    embeds = bool(model.decoder.headless)
+    read = read_text(origin.folder, model.config, model.decoder, chat=not (recipe.no_chat or embeds), embeds=embeds)
     text = compiled(seal.text_of(replace(model, text=read)))
     generation(text)  # what is wrong in it is refused now
     tokenizer = seal.tokenizer_of(text)
     vectors = golden.vectors(text, tokenizer, recipe.date, recipe.thinks)
     recipe.check_chat(vectors.chat)
-    return replace(model, text=text), tokenizer, vectors
+    model = replace(model, text=text)
+    if embeds:
+        made, text = embedding.read(origin, model.decoder, text, tokenizer)
+        model = replace(model, text=text, embedding=made)
+    return model, tokenizer, vectors
 
 
 def _engines(supports: Mapping[str, Support], unproven: bool | None = None) -> dict[str, Support]:

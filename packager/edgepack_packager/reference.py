@@ -53,6 +53,11 @@ def hidden(
     return _states(weights, [ids] * len(readings), readings, progress)
 
 
+def each(weights: Weights, texts: Sequence[Sequence[int]], progress: Callable[[], None] | None = None) -> Float32:
+    """Return ``hidden`` of several texts of as many ids, in one pass over the weights: float32 [texts, n, h]."""
+    return _states(weights, texts, [EXACT] * len(texts), progress)
+
+
 def observe(
     weights: Weights,
     texts: Sequence[Sequence[int]],
@@ -99,16 +104,22 @@ def _states(
 
 
 def head(weights: Weights, states: Float32) -> Float32:
-    """Return the logits of states, float32 [n, h]: float32 [n, n_vocab]. It reads the whole head for any number."""
+    """Return the logits of states, float32 [n, h]: float32 [n, n_vocab]. It reads the whole head for any number.
+
+    Of a model without a head they are the states themselves.
+    """
     return np.concatenate([found[0] for _, found in columns(weights, states[None])], axis=1)
 
 
 def columns(weights: Weights, states: Float32, readings: Sequence[Reading] = (EXACT,)) -> Iterator[tuple[int, Float32]]:
     """Yield the logits of states, float32 [r, n, h], for some tokens of the vocabulary at a time.
 
-    With the first of these tokens: float32 [r, n, tokens]. It reads the head once.
+    With the first of these tokens: float32 [r, n, tokens]. It reads the head once. Without a head: the states.
     """
     model = Model(weights, readings)
+    if model.decoder.headless:
+        yield 0, states
+        return
     with threadpool_limits(limits=1, user_api="blas"):
         for start, products in model.products("embedding" if model.decoder.tied else "head", states):
             logits = scaled(products, model.decoder.logits_scale)

@@ -15,6 +15,7 @@ import msgspec
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle import receipt as receipts
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.embedding import VectorTest
 from edgepack.bundle.files import DRAFT
 from edgepack.bundle.manifest import EXPORTED, KV_CACHE, KV_CACHE_Q8, LOSS, VERSION, File, Manifest, Schema
 from edgepack.bundle.receipt import Receipt
@@ -138,6 +139,7 @@ def seal(
         files=[file for file in files_of(bundle) if file.path.split("/")[0] not in (VARIANTS, DRAFT)],
         variants=[_variant(part, decoder, bundle / VARIANTS / part.request.id) for part in parts],
         draft=draft,
+        embedding=model.embedding,
     )
     data = manifests.encode(manifest)
     (bundle / MANIFEST).write_bytes(data)
@@ -165,6 +167,7 @@ def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list
     cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
     exported = [EXPORTED] if decoder.exported else []
+    exported += [manifests.EMBEDDING] if decoder.headless else []
     return [*cache, *loss, *exported, *(vectors.chat.features if vectors.chat else [])]
 
 
@@ -205,7 +208,7 @@ def _producer(
 
 
 def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
-    request, written, target = part.request, part.written, part.request.target
+    request, written, target, test = part.request, part.written, part.request.target, part.verdict.self_test
     return manifests.Variant(
         id=request.id,
         target=target.name,
@@ -221,7 +224,8 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
         weights_bytes=written.weights_bytes,
         files=files_of(folder),
         proof=part.verdict.proof,
-        self_test=part.verdict.self_test,
+        self_test=test if isinstance(test, manifests.SelfTest) else None,
+        vector_test=test if isinstance(test, VectorTest) else None,
     )
 
 

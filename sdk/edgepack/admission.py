@@ -1,11 +1,14 @@
-"""What every session checks of tokens before its engine gets them."""
+"""What every session checks of what it is asked before its engine is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
 
-from edgepack.errors import PromptTooLongError
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepack.errors import PromptTooLongError, UsageError
 
 _INTS = {int}
 
@@ -37,3 +40,21 @@ def admitted(tokens: Sequence[int], *, n_vocab: int, length: int, context: int) 
             hint="Shorten the prompt, or load the model with a larger context.",
         )
     return ids
+
+
+class WithoutHead:
+    """What all sessions of a model without a head refuse alike: logits. See ``edgepack.runtime.Hidden``."""
+
+    def forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Raise ``UsageError``."""
+        raise UsageError("A model that embeds has no head, and gives no logits.", hint="Ask for hidden.")
+
+    def forward_all(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Raise ``UsageError``."""
+        return self.forward(tokens)
+
+
+def check_first(first: int, count: int) -> None:
+    """Raise ``ValueError`` where ``first`` is no index into so many tokens."""
+    if not 0 <= first < count:
+        raise ValueError(f"states from index {first} on were asked for, and there are {count} tokens")

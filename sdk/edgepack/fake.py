@@ -14,15 +14,16 @@ It keeps every promise of the seam in ``edgepack.runtime``, and can be told what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, get_ident
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import fake_facts, snapshot
-from edgepack.admission import admitted
+from edgepack.admission import WithoutHead, admitted, check_first
 from edgepack.bundle.decoder import Decoder
 from edgepack.bundle.manifest import Manifest
 from edgepack.bundle.thinking import Switch, Thinking
@@ -76,12 +77,12 @@ class FakeRuntime:
         return Support(devices=("cpu",), version="1", kv_caches=("f16", "f32"))
 
     def open(self, variant: Path, decoder: Decoder, options: Options) -> FakeSession:
-        """Return a session of the decoder's vocabulary. The variant's folder is not read."""
+        """Return a session of the decoder's vocabulary, or of its states. The variant's folder is not read."""
         if options.repack is not None:
             raise UsageError(f"The runtime fake cannot be told repack={options.repack}.", hint="It has no weights.")
         if options.spin is not None:
             raise UsageError(f"The runtime fake cannot be told spin={options.spin}.", hint="It has no threads.")
-        return FakeSession(self, decoder, options)
+        return (FakeHiddenSession if decoder.headless else FakeSession)(self, decoder, options)
 
 
 class FakeSession:
@@ -89,7 +90,7 @@ class FakeSession:
 
     def __init__(self, runtime: FakeRuntime, decoder: Decoder, options: Options) -> None:
         self._runtime = runtime
-        self._n_vocab = decoder.n_vocab
+        self._n_vocab, self._columns = decoder.n_vocab, decoder.outputs
         self._options = options
         self._facts = snapshot.facts("fake", decoder, options.kv_cache) | {"script": f"{hash(runtime.script):x}"}
         self._owner = get_ident()
@@ -101,7 +102,7 @@ class FakeSession:
         self._tokens: list[int] = []
         self._said: int | None = None  # tokens of the script in the cache; None where it has not begun
         # Logits are a window into fixed noise: as cheap as one copy, and different for each state.
-        self._noise = np.random.default_rng(0).standard_normal(2 * decoder.n_vocab).astype(np.float32)
+        self._noise = np.random.default_rng(0).standard_normal(2 * decoder.outputs).astype(np.float32)
 
     @property
     def device(self) -> str:
@@ -212,9 +213,9 @@ class FakeSession:
         return len(script) if said == len(script) and len(tokens) == 1 else 0
 
     def _logits(self, state: int) -> NDArray[np.float32]:
-        offset = (state >> 33) % self._n_vocab
-        logits = self._noise[offset : offset + self._n_vocab].copy()
-        logits[(state >> 17) % self._n_vocab] += 10.0
+        offset = (state >> 33) % self._columns
+        logits = self._noise[offset : offset + self._columns].copy()
+        logits[(state >> 17) % self._columns] += 10.0
         return logits
 
     def _check(self) -> None:
@@ -225,6 +226,15 @@ class FakeSession:
     def _check_thread(self) -> None:
         if get_ident() != self._owner:
             raise EngineError("A session was used from a thread that did not open it.", hint="Call it from its thread.")
+
+
+class FakeHiddenSession(WithoutHead, FakeSession):
+    """A session of a model without a head: its states are noise that depends on all tokens before."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """Append tokens and return the states after each from ``first`` on: float32 [n_tokens - first, hidden size]."""
+        check_first(first, max(len(tokens), 1))
+        return self._evaluate(tokens, first)
 
 
 _THINKING = Thinking(
@@ -281,6 +291,32 @@ def model(
         options=options,
         tokenizer=Tokenizer(fake_facts.tables(), None, False),
         template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
+    )
+
+
+def embedding_model(
+    *,
+    size: int = 8,
+    prompts: Mapping[str, str] = MappingProxyType({}),
+    context: int = 4096,
+    fail_at: int | None = None,
+    before_step: Callable[[FakeSession], None] | None = None,
+) -> Model:
+    """Return a ``Model`` that embeds, with the tokens of ``model``: each text ends with ``<|end|>``.
+
+    Its vectors have ``size`` elements and the length 1, and another text, or another prompt, has another one. The other
+    arguments are ``FakeRuntime``'s.
+    """
+    manifest = fake_facts.embedding_manifest(size, prompts)
+    options = Options(context=context, threads=1, kv_cache="f32")
+    runtime = FakeRuntime(fail_at=fail_at, before_step=before_step)
+    return Model(
+        manifest=manifest,
+        setup=setup(manifest, options),
+        opening=lambda: runtime.open(Path(), manifest.decoder, options),
+        options=options,
+        tokenizer=Tokenizer(fake_facts.tables(), None, False),
+        template=None,
     )
 
 

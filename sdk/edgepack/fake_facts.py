@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
+import msgspec
 import numpy as np
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.embedding import Embedding
 from edgepack.bundle.manifest import (
     VERSION,
     Chat,
@@ -120,3 +122,19 @@ def manifest(thinking: Thinking | None = None) -> Manifest:
             )
         ],
     )
+
+
+def embedding_manifest(size: int, prompts: Mapping[str, str]) -> Manifest:
+    """Return the same of a model that embeds: its vectors have ``size`` elements."""
+    found = manifest()
+    decoder = msgspec.structs.replace(found.decoder, hidden_size=size, headless=True)
+    embedding = Embedding(
+        pooling="last",
+        size=size,
+        normalized=True,
+        ends=[END],
+        prompts=dict(prompts),
+        default_prompt=None,
+        similarity="cosine",
+    )
+    return msgspec.structs.replace(found, decoder=decoder, embedding=embedding, chat=None)

@@ -20,6 +20,7 @@ from edgepack.device.tuning import read_tunings
 from edgepack.device.unchanged import Unchanged
 from edgepack.engines import Runtimes, find, open_session, probe_all, with_threads
 from edgepack.errors import ContextTooLargeError, UsageError, check_options
+from edgepack.pooling import dense_of
 from edgepack.runtime import Options, Runtime
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ def open_candidate(
         template=template,
         lookup_pays=candidate.tuning is not None and (candidate.tuning.batch_cost or PAYS) < PAYS,
         began=started,
+        dense=dense_of(bundle),
     )
 
 

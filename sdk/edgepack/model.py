@@ -25,7 +25,6 @@ from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
     Tool,
-    check_ids,
     read_continue,
     read_control_tokens,
     read_draft,
@@ -46,6 +45,7 @@ from edgepack.decoding.slices import Slices
 from edgepack.decoding.stream import AsyncStream as AsyncStream
 from edgepack.decoding.stream import Stream as Stream
 from edgepack.decoding.stream import awhole, whole
+from edgepack.embedding import Embeds
 from edgepack.errors import UsageError, brief, check_options
 from edgepack.runtime import Options, Session
 from edgepack.text.chat import ChatTemplate
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from edgepack.text.tools import Tools
 
 
-class Model:
+class Model(Embeds):
     """One variant of a bundle, open on one engine. Made by ``edgepack.load``; close it, or use it in a ``with``.
 
     It may be used from any thread and any event loop: the engine lives on a thread of its own, and requests are served
@@ -77,9 +77,11 @@ class Model:
         lookup_pays: bool = False,
         drafting: Callable[[], Draft] | None = None,
         began: float | None = None,
+        dense: Sequence[NDArray[np.float32]] = (),
     ) -> None:
         """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model. ``began`` is
-        ``perf_counter`` when the load began."""
+        ``perf_counter`` when the load began, ``dense`` are the bundle's ``pooling.matrices``."""
+        self._dense = dense
         self._manifest = manifest
         self._setup = setup
         self._tokenizer = tokenizer
@@ -394,6 +396,3 @@ class Model:
 
     def _grammar(self, options: Mapping[str, Any]) -> Grammar | None:
         return read_grammar(options, self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids)
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        check_ids(ids, self._manifest.decoder.n_vocab, self.context)

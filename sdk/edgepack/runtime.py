@@ -89,6 +89,20 @@ class Snapshots(Protocol):
 
 
 @runtime_checkable
+class Hidden(Protocol):
+    """A session of a model without a head: it has no logits, so that its two ``forward`` raise ``UsageError``."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """Append tokens and return the normed states after each from index ``first`` on.
+
+        They are float32 [n_tokens - first, hidden size]. Of a decoder that is evaluated ``at_once`` they are those of a
+        text from an empty cache, which stays empty. Raises as ``Session.forward``, and ``ValueError`` unless
+        0 <= first < n_tokens.
+        """
+        ...
+
+
+@runtime_checkable
 class Runtime(Protocol):
     """An engine."""
 

@@ -85,7 +85,8 @@ def build(
         raise
     _show(built, json)
     if not json:
-        screen.next_step("edgepack", "run", str(built.path))
+        use = "run" if built.manifest.embedding is None else "embed"
+        screen.next_step("edgepack", use, str(built.path))
 
 
 def _quants(

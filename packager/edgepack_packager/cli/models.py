@@ -44,6 +44,7 @@ Fits = Annotated[
 ]
 Tools = Annotated[bool, typer.Option("--tools", help="Whose template calls tools.")]
 Thinking = Annotated[bool, typer.Option("--thinking", help="Which can think before they answer.")]
+Embeds = Annotated[bool, typer.Option("--embeds", help="Which make vectors of texts.")]
 
 
 @examples("edgepack models", "edgepack models --fits pi5-4gb --licence permissive --tools")
@@ -52,13 +53,14 @@ def models(
     licence: Licence = None,
     tools: Tools = False,
     thinking: Thinking = False,
+    embeds: Embeds = False,
     json: options.AsJson = False,
 ) -> None:
     """List the models that have a short name, newest first: what `edgepack build NAME` fetches from the hub."""
     from msgspec import structs
 
     wanted = {name for name, asked in (("tools", tools), ("thinking", thinking)) if asked}
-    found = [entry for entry in _licensed(licence) if wanted <= {*entry.accepts}]
+    found = [entry for entry in _licensed(licence) if wanted <= {*entry.accepts} and entry.embeds >= embeds]
     if fits is not None:
         found = _fitting(found, fits)
     if json:
@@ -77,8 +79,10 @@ def models(
         size = f"{entry.parameters / 1e9:.2f} B"
         table.add_row(entry.alias, entry.repository, size, entry.released, terms)
         accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
-        pretrained = entry.alias.endswith("-base")  # which has no turns at all
-        if "system" not in entry.accepts and not pretrained:
+        if entry.embeds:
+            accepted.append("makes vectors of texts (edgepack embed), and writes none")
+        without_turns = entry.embeds or entry.alias.endswith("-base")
+        if "system" not in entry.accepts and not without_turns:
             accepted.append("takes no system prompt")
         for note in (entry.note, *accepted):
             if note:

@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Decoder, check
+from edgepack.bundle.decoder import Decoder
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.checkpoint import Checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
@@ -105,13 +106,16 @@ def describe(config: Mapping[str, Any], context: int | None = None) -> Decoder:
     return bounded(find(config).describe(config, context))
 
 
+def without_head(decoder: Decoder) -> Decoder:
+    """Return a decoder that ends at its last norm, for a model that embeds."""
+    return replace(decoder, headless=True, tied=True, logits_scale=1.0, logits_softcap=None)
+
+
 def bounded(decoder: Decoder) -> Decoder:
     """Return a decoder that keeps the bounds which a bundle is read with. Raises ``UnsupportedModelError``."""
     try:
-        found = msgspec.convert(msgspec.to_builtins(decoder), Decoder)
-        check(found)
-        return found
-    except ValueError as error:  # a ValidationError is one
+        return msgspec.convert(msgspec.to_builtins(decoder), Decoder)
+    except msgspec.ValidationError as error:
         raise UnsupportedModelError(
             f"config.json describes a model that no bundle can hold: {error}.",
             hint="Fetch the model's own config.json.",
@@ -136,17 +140,20 @@ def open_model(
     checkpoint: Checkpoint | GgufCheckpoint,
     context: int | None = None,
     changes: Mapping[str, Change] = MappingProxyType({}),
+    *,
+    headless: bool = False,
 ) -> MappedWeights | GgufWeights:
     """Return the canonical tensors of a checkpoint, whose names, shapes and element types are checked beforehand.
 
     Reading goes through the checkpoint, which must stay open, and through the ``changes`` of its tensors, by the names
-    of ``stored``; a GGUF file has none. Raises as ``describe``, and ``SourceError`` for a missing, unknown or misshapen
-    tensor.
+    of ``stored``; a GGUF file has none. Of a ``headless`` model a head that the checkpoint has is not read. Raises as
+    ``describe``, and ``SourceError`` for a missing, unknown or misshapen tensor.
     """
     if isinstance(checkpoint, GgufCheckpoint):
         return GgufWeights(checkpoint.file, describe(checkpoint.config, context))
-    family = find(checkpoint.config)
-    return MappedWeights(checkpoint, describe(checkpoint.config, context), family.source, family.IGNORED, changes)
+    family, decoder = find(checkpoint.config), describe(checkpoint.config, context)
+    decoder = without_head(decoder) if headless else decoder
+    return MappedWeights(checkpoint, decoder, family.source, family.IGNORED, changes)
 
 
 def find(config: Mapping[str, Any]) -> Family:

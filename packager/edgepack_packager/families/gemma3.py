@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from edgepack.bundle.decoder import Arrangement, Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.families import gemma_like, llama_like, nested
@@ -20,7 +22,7 @@ from edgepack_packager.families.rope import Spelling, read_rope
 
 _WITH_VISION = "Gemma3ForConditionalGeneration"
 
-ARCHITECTURES = frozenset({"Gemma3ForCausalLM", _WITH_VISION})
+ARCHITECTURES = frozenset({"Gemma3ForCausalLM", gemma_like.BODY, _WITH_VISION})
 MODEL_TYPES = frozenset({"gemma3", "gemma3_text"})
 IGNORED = f"{nested.IGNORED}|{llama_like.IGNORED}"
 
@@ -72,7 +74,12 @@ def _pattern(config: Mapping[str, Any], heads: Heads, context: int) -> Arrangeme
     """Return local and global layers; every ``sliding_window_pattern``-th is global, which is every sixth."""
     far, near = (read_rope(config, heads["head_dim"], context, spelling) for spelling in (_GLOBAL, _LOCAL))
     layer = partial(gemma_like.layer, config, heads, softcap=None, qk_norm="head")
-    kinds = {FULL: layer(far), SLIDING: layer(near, count(config, "sliding_window"))}
+    both = flag(config, "use_bidirectional_attention", default=False)
+    # transformers halves the window where it is one to both sides, the own position counted to each.
+    window = count(config, "sliding_window") // 2 + 1 if both else count(config, "sliding_window")
+    kinds = {FULL: layer(far), SLIDING: layer(near, window)}
+    if both:
+        kinds = {name: replace(kind, mixer=replace(kind.mixer, bidirectional=True)) for name, kind in kinds.items()}
     # transformers reads no flat rope_parameters here; nor are they a rope of some layers.
     unknown = sorted((config.get("rope_parameters") or {}).keys() - kinds.keys())
     if unknown:

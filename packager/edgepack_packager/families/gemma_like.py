@@ -16,6 +16,9 @@ from edgepack_packager.families.mapping import Source
 
 _NORMS: Mapping[str, str] = {"mlp.norm": "pre_feedforward_layernorm"}
 
+BODY = "Gemma3TextModel"
+"""The class that may see what comes after: it writes nothing."""
+
 _SIGNIFICAND_BITS: Mapping[str, int] = {"float32": 24, "float16": 11, "bfloat16": 8}
 
 
@@ -25,7 +28,8 @@ def refuse_others(config: Mapping[str, Any]) -> None:
     agreed(stated)
     for name in stated:
         only(config, name, "gelu_pytorch_tanh")
-    only(config, "use_bidirectional_attention", False)
+    if config.get("architectures") != [BODY]:
+        only(config, "use_bidirectional_attention", False)
 
 
 def embedding_scale(config: Mapping[str, Any], hidden_size: int) -> float:

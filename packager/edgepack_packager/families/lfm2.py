@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Mlp
-from edgepack.errors import SourceError
+from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families import llama_like
 from edgepack_packager.families.fields import FILE, agreed, count, flag, layers, positive, read_context
 from edgepack_packager.families.layers import FULL, read_pattern
@@ -51,9 +51,12 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
         CONVOLUTION: Layer(mixer=Convolution(length=taps, bias=flag(config, "conv_bias", default=False)), mlp=mlp),
     }
     attend = _attending(config)
+    arrangement = read_pattern(config, kinds, lambda index: FULL if index in attend else CONVOLUTION)
+    if kinds[FULL] not in arrangement["kinds"]:
+        raise UnsupportedModelError(f"{FILE}: no layer is an attention, which edgepack does not build.")
     return Decoder(
         **sizes,
-        **read_pattern(config, kinds, lambda index: FULL if index in attend else CONVOLUTION),
+        **arrangement,
         family="lfm2",
         architecture="Lfm2ForCausalLM",
         context=length,

@@ -111,7 +111,7 @@ class MappedWeights:
             _check_tensor(checkpoint, self._stored[tensor], shape)
         dtypes = {FLOATS[checkpoint.tensors[self._stored[place.tensor]].dtype] for place in self._sources.values()}
         self.dtype = dtypes.pop() if len(dtypes) == 1 else "f32"
-        if spare is not None:
+        if spare is not None and not decoder.headless:
             embedding = self._stored[self._sources["embedding"].tensor]
             _check_spare_head(checkpoint, decoder, embedding, self._stored[spare])
 

@@ -12,7 +12,7 @@ from edgepack_packager.families.fields import flag, only, read_context
 from edgepack_packager.families.llama_like import read_heads, read_sizes
 from edgepack_packager.families.qwen2 import windows_above
 
-ARCHITECTURES = frozenset({"Qwen3ForCausalLM"})
+ARCHITECTURES = frozenset({"Qwen3ForCausalLM", "Qwen3Model"})
 MODEL_TYPES = frozenset({"qwen3"})
 IGNORED = llama_like.IGNORED
 source = llama_like.source

@@ -14,7 +14,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.isolation import process
-from edgepack.runtime import KvCache, Options, find
+from edgepack.runtime import Hidden, KvCache, Options, find
 
 CHUNK = 128
 TIMEOUT_S = 3600.0
@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab].
+    """What the child does: open ``variant``, run ``ids``, write their logits to ``output``: float32 [n, n_vocab]; of a
+    model without a head their states, [n, hidden size].
 
     ``more`` are other texts, each from an empty cache, by the files that their logits go to. A step has ``chunk`` ids.
     """
@@ -94,14 +95,16 @@ def _logits(job: Job) -> str:
     runtime = find(job.runtime)
     texts = {job.output: job.ids} | job.more
     longest = max(map(len, texts.values()))
-    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=job.chunk)
+    chunk = longest if job.decoder.at_once else job.chunk
+    options = Options(context=longest, threads=hardware.threads, kv_cache=job.kv_cache, chunk=chunk)
     session = runtime.open(Path(job.variant), job.decoder, options)
+    evaluate = session.hidden if isinstance(session, Hidden) else session.forward_all
     try:
         for path, ids in texts.items():
             session.rewind(0)
             with open(path, "wb") as output:
-                for start in range(0, len(ids), job.chunk):
-                    logits = session.forward_all(ids[start : start + job.chunk])
+                for start in range(0, len(ids), chunk):
+                    logits = evaluate(ids[start : start + chunk])
                     output.write(np.ascontiguousarray(logits, dtype="<f4").tobytes())
     finally:
         session.close()

@@ -1,4 +1,7 @@
-"""Logits that lie in files, so that one row is in memory: an engine's, computed in a child, and the reference's."""
+"""Logits that lie in files, so that one row is in memory: an engine's, computed in a child, and the reference's.
+
+Of a model without a head, states stand in their place, here and wherever the proof says logits.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def logits(
     """
     with TemporaryDirectory(dir=scratch) as folder:
         output = Path(folder, "logits")
-        yield run(runtime, variant, decoder, ids, kv_cache, output), rows(output, decoder.n_vocab)
+        yield run(runtime, variant, decoder, ids, kv_cache, output), rows(output, decoder.outputs)
 
 
 def run(
@@ -71,7 +74,7 @@ def write_logits(weights: Weights, states: Float32, paths: Mapping[Path, referen
         for first, found in reference.columns(weights, states, readings):
             for file, rows in zip(files, found.astype("<f4", copy=False), strict=True):
                 for position, part in enumerate(rows):
-                    file.seek(4 * (position * weights.decoder.n_vocab + first))
+                    file.seek(4 * (position * weights.decoder.outputs + first))
                     file.write(part.tobytes())
 
 

@@ -64,7 +64,7 @@ def exact(target: Target, decoder: Decoder, logits: Path, expected: Path) -> Gat
 
     Both are files of float32 [n_vocab] for each id of the probe.
     """
-    found = compare.nmse(engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab))
+    found = compare.nmse(engine.rows(logits, decoder.outputs), engine.rows(expected, decoder.outputs))
     return gate("engine.nmse", found, "<=", target.nmse(decoder))
 
 
@@ -98,9 +98,9 @@ def against(
 ) -> Gate:
     """As ``prove``, over the weights that a reader gives, of a file that the engine of ``target`` ran."""
     own = ReadBack(decoder, reader)
-    ids = ids[:TOKENS]
+    ids = ids if decoder.at_once else ids[:TOKENS]  # where later ones are seen, the first are not alone
 
-    columns = decoder.n_vocab
+    columns = decoder.outputs
 
     def rounding(name: str, inputs: Float32) -> Float32:
         return rounded(inputs, target.activations(reader.form(name)))

@@ -13,7 +13,8 @@ import msgspec
 
 from edgepack.bundle import manifest
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.manifest import File, Gate
+from edgepack.bundle.embedding import DENSE_FILE, Embedding, Nearness, VectorTest
+from edgepack.bundle.manifest import File, Gate, Loss, ProbePart
 from edgepack.bundle.receipt import Measured, Receipt
 from edgepack.device.limits import default_kv_cache
 from edgepack.errors import BuildError, EdgepackError, EngineError
@@ -27,6 +28,7 @@ from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
 from edgepack_packager.proof.receipt import REFERENCE, Measuring
+from edgepack_packager.proof.vectors import Vectors as TextVectors
 from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
 from edgepack_packager.text.golden import Vectors
@@ -44,7 +46,7 @@ class Verdict:
     """
 
     proof: manifest.Proof | None
-    self_test: manifest.SelfTest | None
+    self_test: manifest.SelfTest | VectorTest | None
     evidence: dict[str, object]
     missed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,8 +58,9 @@ class Prover:
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
     sets a limit, ``importance`` what calibrated variants were written by, ``adapted`` what adapters make of the
-    weights, and ``held_out`` the text that variants are judged on, where there is one. ``unproven``: nothing is read
-    back, and no engine is there; what adapters lost is still told.
+    weights, and ``held_out`` the text that variants are judged on, where there is one. ``embedding`` is what is made of
+    texts, where the model has no head. ``unproven``: nothing is read back, and no engine is there; what adapters lost
+    is still told.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Prover:
         adapted: Adapted | None = None,
         held_out: HeldOut | None = None,
         *,
+        embedding: Embedding | None = None,
         unproven: bool = False,
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
@@ -85,6 +89,8 @@ class Prover:
         self._structure: dict[str, Gate | EngineError] = {}
         self._unproven = unproven
         self._measuring = held_out and Measuring(weights, held_out, self._states, scratch, progress)
+        dense = text.files.get(DENSE_FILE, b"")
+        self._embedded = embedding and TextVectors(weights, embedding, dense, tokenizer, scratch, progress)
 
     def structure(self, requests: Sequence[Request]) -> None:
         """Prove the graph of each requested target whose engine is here; its variants' verdicts say how that went."""
@@ -126,6 +132,7 @@ class Prover:
                 proof, self_test = self._run(request, folder, support, trial)
                 evidence |= {"engine": proof.engine, "ids": self._probe.ids, "text": self._probe.text}
                 evidence["loss"] = msgspec.to_builtins(proof.loss)
+                evidence |= {"vectors": msgspec.to_builtins(proof.vectors)} if proof.vectors else {}
             self._progress.advance()
             if self._measuring and proof and not trial.missed:
                 with trial.part():
@@ -159,13 +166,14 @@ class Prover:
 
     def _run(
         self, request: Request, folder: Path, support: Support, trial: _Trial
-    ) -> tuple[manifest.Proof, manifest.SelfTest]:
+    ) -> tuple[manifest.Proof, manifest.SelfTest | VectorTest]:
         """Run the probe through the engine once, and judge what it computed and what was lost."""
         target, decoder = request.target, self._weights.decoder
         expected = self._expected
         self._progress.stage(f"Running {request.id}", 1)
         kv_cache, logits = _kv_cache(request, support), self._scratch / "logits"
         more = self._measuring.first() if self._measuring and not _as_reference(request, folder, decoder) else {}
+        more = self._embedded.files if self._embedded else more
         name = engine.run(target.runtime, folder, decoder, self._probe.ids, kv_cache, logits, more)
         if target.schemes[request.scheme] == 32 and kv_cache == "f32":
             held = execution.exact(target, decoder, logits, expected)
@@ -174,14 +182,25 @@ class Prover:
                 target, folder, decoder, self._probe.ids, logits, kv_cache=kv_cache, scratch=self._scratch
             )
         trial.findings.append(Finding(held))
-        rows, theirs = engine.rows(logits, decoder.n_vocab), engine.rows(expected, decoder.n_vocab)
-        lost = loss.measure(rows, theirs, self._probe)
+        near: Nearness | msgspec.UnsetType = msgspec.UNSET
+        lost: dict[ProbePart, Loss] = {}
+        test: manifest.SelfTest | VectorTest
+        if self._embedded:
+            near, test = self._embedded.measure()
+        else:
+            lost, test = self._lost(logits, expected, trial)
+        gates = [finding.gate for finding in trial.findings]
+        proof = manifest.Proof(engine=name, tokens=len(self._probe.ids), gates=gates, loss=lost, vectors=near)
+        return proof, test
+
+    def _lost(self, logits: Path, expected: Path, trial: _Trial) -> tuple[dict[ProbePart, Loss], manifest.SelfTest]:
+        """Return what a variant that writes lost on the probe, and its self-test."""
+        columns = self._weights.decoder.n_vocab
+        lost = loss.measure(engine.rows(logits, columns), engine.rows(expected, columns), self._probe)
         if self._max_kl is not None:
             judged = lost.get("text") or lost["random"]
             trial.findings.append(Finding(gate("loss.kl", judged.kl, "<=", self._max_kl)))
-        gates = [finding.gate for finding in trial.findings]
-        proof = manifest.Proof(engine=name, tokens=len(self._probe.ids), gates=gates, loss=lost)
-        return proof, loss.self_test(engine.rows(logits, decoder.n_vocab), self._probe)
+        return lost, loss.self_test(engine.rows(logits, columns), self._probe)
 
     def _measured(
         self,

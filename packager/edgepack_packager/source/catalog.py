@@ -18,8 +18,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A model: its alias, its repository, its weights' number, and its licence as a bundle records it.
 
     ``released`` is the month in which it was published. ``accepts`` is what its chat template takes besides turns, as
-    far as it is known before it is fetched; a pretrained model has none. Without a ``revision``, the 40-hex commit to
-    use, a build takes the newest and records which that was.
+    far as it is known before it is fetched; a pretrained model has none. One that ``embeds`` writes no text. Without a
+    ``revision``, the 40-hex commit to use, a build takes the newest and records which that was.
     """
 
     alias: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]+$")]
@@ -30,6 +30,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gated: bool = False
     note: str = ""
     accepts: tuple[Literal["system", "tools", "thinking"], ...] = ()
+    embeds: bool = False
     revision: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{40}$")] | None = None
 
 

@@ -10,19 +10,23 @@ from edgepack_packager.checkpoint.files import INDEX, SINGLE, shards
 _TEXT = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|chat_template)\.json"
     r"|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja|README\.md"
+    r"|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json"
+    r"|\d+_\w+/config\.json|\d+_Dense/model\.safetensors"
     r"|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
     re.IGNORECASE,
 )
+_FOLDERS = re.compile(r"(additional_chat_templates|\d+_\w+)/[^/]+$")
 
 
 def seen(paths: Iterable[str]) -> set[str]:
-    """Return the paths of files that matter: those at the top, and the templates that have a folder of their own."""
-    return {path for path in paths if "/" not in path or path.startswith("additional_chat_templates/")}
+    """Return the paths of files that matter: those at the top, and what has a folder of its own: templates, and the
+    modules of sentence-transformers."""
+    return {path for path in paths if "/" not in path or _FOLDERS.match(path)}
 
 
 def text(names: Collection[str]) -> list[str]:
-    """Return the files other than weights: configuration, tokenizer, templates, card and licence; none in a folder but
-    ``additional_chat_templates``."""
+    """Return the files other than weights: configuration, tokenizer, templates, card and licence, and what
+    sentence-transformers reads; none in a folder but those that ``seen`` names."""
     return sorted(name for name in names if _TEXT.fullmatch(name))
 
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.embedding import Embedding
 from edgepack.bundle.manifest import Fallback
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
@@ -56,7 +57,7 @@ class Model:
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
     ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name: where it
     says so, scales are searched. Empty where the scheme's own rule chooses them. ``forms`` are the matrices that do not
-    follow the scheme's rule.
+    follow the scheme's rule. ``embedding`` is what is made of a text, where the decoder has no head.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Model:
     cache_scales: Mapping[str, Float32] = field(default_factory=dict)
     importance: Mapping[str, Float32] = field(default_factory=dict)
     forms: Forms = field(default_factory=dict)
+    embedding: Embedding | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
 _OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "tekken.json")
 
 
-def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: bool = True) -> Text | None:
+def read_text(
+    folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: bool = True, *, embeds: bool = False
+) -> Text | None:
     """Return the text side of the source in ``folder``, None where it has no tokenizer at all.
 
-    Without ``chat`` its templates are neither read nor carried.
+    Without ``chat`` its templates are neither read nor carried. Where it ``embeds``, a text ends as the tokenizer says.
 
     Raises ``SourceError`` where a file is damaged, a tokenizer is there in another format only, or a token has no row
     in the embedding; ``UnsupportedModelError`` for a tokenizer that adds more than BOS before a text.
@@ -70,13 +72,13 @@ def read_text(folder: Path, config: Mapping[str, Any], decoder: Decoder, chat: b
     tokens = entries(tokenizer)
     begin = bos.find(files, config, {text: id for id, text in tokens.items()})
     add_bos, after = bos.added(tokenizer, begin)
-    notes = [_unused_end([tokens.get(id, str(id)) for id in after])] if after else []
+    notes = [_unused_end([tokens.get(id, str(id)) for id in after])] if after and not embeds else []
     notes += endings.unknown(files, config, tokens)
     text = Text(files, tokenizer, begin, add_bos, (), *astuple(found))
     ends = tuple(stop.id for stop in stops(text, config))
-    if not ends:
+    if not ends and not embeds:
         notes.append("No file of the source names a token that ends a turn: an answer ends at its limit of tokens.")
-    text = replace(text, stops=ends, notes=tuple(notes))
+    text = replace(text, stops=ends, notes=tuple(notes), ends=tuple(after) if embeds else ())
     return rows.without_rowless(text, tokens, decoder.n_vocab)
 
 

@@ -15,7 +15,8 @@ class Text:
     """The source's text side. ``files`` maps file names ("tokenizer.json", ...) to their bytes, to be carried along.
 
     ``tool_use`` is the template that takes the chat template's place where tools are given, ``left_out`` are the names
-    of templates that are not carried, ``notes`` what was passed over in the files, a sentence each.
+    of templates that are not carried, ``notes`` what was passed over in the files, a sentence each. ``ends`` are the
+    tokens that end each text of a model that embeds.
     """
 
     files: Mapping[str, bytes]
@@ -27,6 +28,7 @@ class Text:
     tool_use: str | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
 
     def names(self, *, special: bool) -> list[str]:
         """Return the names of added tokens, special ones or others: those that a template writes, and of the rest the

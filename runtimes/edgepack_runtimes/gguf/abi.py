@@ -45,6 +45,8 @@ DECODED: Final = 0
 CONTEXT_FULL: Final = 1
 ABORTED: Final = 2
 
+POOLING_NONE: Final = 0  # LLAMA_POOLING_TYPE_NONE
+
 
 class OverrideValue(Union):
     """The union in struct llama_model_kv_override."""
@@ -199,6 +201,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_context_default_params": (context_params, ()),
         "llama_decode": (c_int32, (c_void_p, Batch)),
         "llama_free": (None, (c_void_p,)),
+        "llama_get_embeddings": (c_void_p, (c_void_p,)),
         "llama_get_logits": (c_void_p, (c_void_p,)),
         "llama_get_memory": (c_void_p, (c_void_p,)),
         "llama_init_from_model": (c_void_p, (c_void_p, context_params)),
@@ -215,6 +218,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_n_ctx": (c_uint32, (c_void_p,)),
         "llama_n_threads": (c_int32, (c_void_p,)),
         "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
+        "llama_set_embeddings": (None, (c_void_p, c_bool)),
         "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
         "llama_state_get_data": (c_size_t, (c_void_p, c_void_p, c_size_t)),
         "llama_state_get_size": (c_size_t, (c_void_p,)),

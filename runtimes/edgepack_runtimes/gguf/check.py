@@ -124,6 +124,7 @@ def _check_graph(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
+        "attention to what comes after": (False, decoder.at_once),
         "activation": (graph.activation, layer.mlp.activation),
         "norm of q and k": (graph.qk_norm, attention.qk_norm),
         "place of the norms": (graph.norms, layer.norms),
@@ -221,6 +222,8 @@ def _check_numbers(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
     if decoder.n_layers > MAX_LAYERS:
         raise keys.fail(f"it has {decoder.n_layers} layers, llama.cpp allows {MAX_LAYERS}")
     keys.integer("context_length")
+    if decoder.headless:
+        keys.integer("pooling_type")  # for others: what this runtime asks for are the states
     numbers = {
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
         "rope.scaling.attn_factor": (_attention_factor(decoder), 1.0),

@@ -14,6 +14,7 @@ from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log, own
 from edgepack_runtimes.gguf.check import check
+from edgepack_runtimes.gguf.hidden import HiddenSession
 from edgepack_runtimes.gguf.library import BUILD, Library
 from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.ring import Ring
@@ -35,7 +36,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     """Load the file and make its context. Raises ``EngineError`` with the engine's own reason."""
     _check_options(options, decoder, library)
     watch = Watch()
-    parsed = header.read(path)
+    parsed, states = header.read(path), bool(decoder.headless)
     architecture = check(parsed, decoder, path)
     native = library.native
     params = _model_params(library, parsed, architecture, decoder, options.repack)
@@ -45,7 +46,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
             raise _failed(f"llama.cpp cannot load {path}", errors)
         try:
             ring = _ring(decoder, options)
-            context = native.llama_init_from_model(model, _context_params(library, options, ring is not None))
+            settings = _context_params(library, options, ring is not None, states)
+            context = native.llama_init_from_model(model, settings)
             if not context:
                 raise _failed(f"llama.cpp cannot make a context of {options.context} tokens for {path}", errors)
         except BaseException:
@@ -53,7 +55,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
             raise
     chunk = min(options.chunk, options.context)
     n_vocab = native.llama_vocab_n_tokens(native.llama_model_get_vocab(model))
-    handle = Native(library, model, context, n_vocab, chunk, options.threads)
+    handle = Native(library, model, context, decoder.outputs, chunk, options.threads, states=states)
     if n_vocab != decoder.n_vocab:
         handle.free()
         raise EngineError(f"llama.cpp reads a vocabulary of {n_vocab} from {path}, the model's is {decoder.n_vocab}.")
@@ -61,7 +63,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     facts["windows"] = "whole" if ring is None else f"in {ring.cells} cells"
     device = device_of(lines, library.accelerators(), decoder.n_layers)
     asleep = own.ASLEEP if library.pools else 0.0
-    return GgufSession(
+    return (HiddenSession if states else GgufSession)(
         handle,
         path=path,
         device=device,
@@ -131,7 +133,7 @@ def _ring(decoder: Decoder, options: Options) -> Ring | None:
     return None
 
 
-def _context_params(library: Library, options: Options, rolls: bool) -> ctypes.Structure:
+def _context_params(library: Library, options: Options, rolls: bool, states: bool) -> ctypes.Structure:
     chunk = min(options.chunk, options.context)
     params: ctypes.Structure = library.native.llama_context_default_params()
     fields = {
@@ -151,6 +153,8 @@ def _context_params(library: Library, options: Options, rolls: bool) -> ctypes.S
         "swa_full": not rolls,
         "no_perf": True,
     }
+    if states:
+        fields |= {"embeddings": True, "pooling_type": abi.POOLING_NONE}
     if rolls:
         # The cells of a layer with a window are one window for each sequence, and a step (llama_kv_cache_iswa). With
         # room for a second one that never comes, tokens can be taken back.

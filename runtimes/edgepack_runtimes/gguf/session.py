@@ -41,15 +41,18 @@ _LAST_WORDS_S: Final = 10.0
 
 class Native:
     """The model, the context, its threads and the batch of one session, freed once: by ``close``, by the collector, or
-    at exit."""
+    at exit. ``columns`` are the numbers that it gives after a token: those of its logits, or of its ``states``."""
 
-    def __init__(self, library: Library, model: int, context: int, n_vocab: int, chunk: int, threads: int) -> None:
+    def __init__(
+        self, library: Library, model: int, context: int, columns: int, chunk: int, threads: int, *, states: bool
+    ) -> None:
         self.library = library
         self.native = library.native
         self.model: int | None = model
         self.context: int | None = context
         self.memory = self.native.llama_get_memory(context)
-        self.n_vocab = n_vocab
+        self.columns = columns
+        self._outputs = self.native.llama_get_embeddings if states else self.native.llama_get_logits
         self.threads = threads
         self.pool = library.pools.attach(context, threads) if library.pools else None
         # Held through every call into the context, which does not survive two threads at once.
@@ -66,8 +69,8 @@ class Native:
         # No arrays of numpy: between two steps of an answer the weights have taken the processor's caches, and then
         # numpy takes 25 us longer than ctypes to convert a token. For the same reason the view of the logits, which
         # are at the same place step after step, is made once: that takes 30 us then.
-        self._place, self._logits = (0, 0), np.empty((0, n_vocab), np.float32)
-        self.tokens, self.positions, self.outputs = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
+        self._place, self._view = (0, 0), np.empty((0, columns), np.float32)
+        self.tokens, self.positions, self.wanted = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
         sequence = ctypes.pointer(c_int32(_SEQUENCE))
         self.batch = abi.Batch(
             n_tokens=0,
@@ -76,16 +79,16 @@ class Native:
             pos=self.positions,
             n_seq_id=(c_int32 * chunk)(*[1] * chunk),
             seq_id=(POINTER(c_int32) * chunk)(*[sequence] * chunk),
-            logits=self.outputs,
+            logits=self.wanted,
         )
 
-    def logits(self, rows: int) -> Float32:
-        """Return those of a step, float32 [rows, n_vocab], in the engine's memory: they last until the next one."""
-        place = self.native.llama_get_logits(self.context), rows
+    def outputs(self, rows: int) -> Float32:
+        """Return those of a step, float32 [rows, columns], in the engine's memory: they last until the next one."""
+        place = self._outputs(self.context), rows
         if place != self._place:
-            found = (c_float * (rows * self.n_vocab)).from_address(place[0])
-            self._place, self._logits = place, np.frombuffer(memoryview(found), np.float32).reshape(rows, self.n_vocab)
-        return self._logits
+            found = (c_float * (rows * self.columns)).from_address(place[0])
+            self._place, self._view = place, np.frombuffer(memoryview(found), np.float32).reshape(rows, self.columns)
+        return self._view
 
     def use(self, threads: int) -> None:
         """Compute with so many threads from the next step on."""
@@ -264,7 +267,7 @@ class GgufSession:
         return admitted(tokens, n_vocab=self._n_vocab, length=self._length, context=self._context)
 
     def _evaluate(self, ids: list[int], first: int) -> Float32:
-        """Append ids; return the logits after each from index ``first`` on: float32 [len(ids) - first, n_vocab]."""
+        """Append ids; return the outputs after each from index ``first`` on: float32 [len(ids) - first, columns]."""
         start = self._length
         try:
             self._begin()
@@ -303,20 +306,25 @@ class GgufSession:
         if first == len(ids) - 1:  # a prompt, or a token: the last chunk alone has logits
             logits, step = None, self._chunk
         else:
-            logits, step = np.empty((len(ids) - first, self._n_vocab), np.float32), min(self._chunk, OUTPUTS)
+            logits, step = np.empty((len(ids) - first, native.columns), np.float32), min(self._chunk, OUTPUTS)
         for begin in range(0, len(ids), step):
             chunk = ids[begin : begin + step]
             n = len(chunk)
             silent = min(max(first - begin, 0), n)
-            for place, token in enumerate(chunk):
-                native.tokens[place] = token
-                native.positions[place] = self._length + place
-                native.outputs[place] = int(place >= silent)
-            self._decode(n)
-            self._length += n
+            self._step(chunk, silent)
             if logits is not None and silent < n:
-                logits[begin + silent - first : begin + n - first] = native.logits(n - silent)
-        return native.logits(1).copy() if logits is None else logits
+                logits[begin + silent - first : begin + n - first] = native.outputs(n - silent)
+        return native.outputs(1).copy() if logits is None else logits
+
+    def _step(self, chunk: list[int], silent: int) -> None:
+        """Append a chunk of ids, of which the first ``silent`` have no outputs."""
+        native = self._native
+        for place, token in enumerate(chunk):
+            native.tokens[place] = token
+            native.positions[place] = self._length + place
+            native.wanted[place] = int(place >= silent)
+        self._decode(len(chunk))
+        self._length += len(chunk)
 
     def _decode(self, n: int) -> None:
         native = self._native

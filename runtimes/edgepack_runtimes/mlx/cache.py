@@ -155,3 +155,9 @@ def causal_mask(rows: int, offset: int, window: int | None) -> mx.array | None:
     row = mx.arange(before, before + rows)[:, None]
     causal = column <= row
     return causal if window is None or before + rows <= window else causal & (column > row - window)
+
+
+def near_mask(rows: int, window: int) -> mx.array:
+    """Return which of so many tokens see each other over less than a window, to both sides: bool [rows, rows]."""
+    place = mx.arange(rows)
+    return mx.abs(place[:, None] - place[None]) < window

@@ -17,7 +17,7 @@ import mlx.nn as nn
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
-from edgepack_runtimes.mlx.cache import LayerCache, StateCache, causal_mask
+from edgepack_runtimes.mlx.cache import LayerCache, StateCache, causal_mask, near_mask
 
 Mask = mx.array | Literal["causal"] | None
 Cache = LayerCache | StateCache
@@ -64,6 +64,7 @@ class Layers(nn.Module):
         super().__init__()
         self._scale = decoder.embedding_scale
         self._windows = [layer.mixer.window if isinstance(layer.mixer, Attention) else None for layer in decoder.layers]
+        self._both = decoder.at_once
         self._as_array = any(attention.softcap is not None for attention in decoder.attentions)
         turned = {(each.rope, each.head_dim) for each in decoder.attentions}
         rotations = {(rope, size): Rotation(rope, size) if rope else None for rope, size in turned}
@@ -83,6 +84,8 @@ class Layers(nn.Module):
 
     def _mask(self, rows: int, offset: int, window: int | None) -> Mask:
         """Return the mask of a step, by its name where it has one: the fused attention then skips what it hides."""
+        if self._both:
+            return None if window is None or rows <= window else near_mask(rows, window)
         if self._as_array or (window is not None and offset + rows > window):
             return causal_mask(rows, offset, window)
         return "causal" if rows > 1 else None
@@ -137,7 +140,7 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Causal attention with grouped heads over the layer's cache."""
+    """Attention with grouped heads: causal over the layer's cache, or over the step alone, to both sides."""
 
     def __init__(
         self, attention: Attention, hidden: int, epsilon: float, fused: bool, rotation: Rotation | None
@@ -145,7 +148,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self._heads = (attention.n_heads, attention.n_kv_heads, attention.n_kv_heads)
         self._fused, self._qk_norm, self._rotation = fused, attention.qk_norm, rotation
-        self._temperature = attention.temperature
+        self._temperature, self._both = attention.temperature, bool(attention.bidirectional)
         self._scale, self._softcap = attention.score_scale, attention.softcap
         q_size, kv_size, bias = attention.q_size, attention.kv_size, attention.qkv_bias
         if fused:
@@ -179,7 +182,8 @@ class SelfAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self._temperature:
             q = (q * growth(self._temperature, cache.offset, n)).astype(q.dtype)
-        k, v = cache.append(k, v)
+        if not self._both:
+            k, v = cache.append(k, v)
         if self._softcap is None:
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
         else:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import snapshot
-from edgepack.admission import admitted
+from edgepack.admission import WithoutHead, admitted, check_first
 from edgepack.bundle.decoder import Attention, Decoder, Mixer
 from edgepack.device.memory import cells_of
 from edgepack.errors import Cancelled, EngineError
@@ -36,7 +36,8 @@ def open_session(variant: Path, decoder: Decoder, options: Options) -> MlxSessio
     try:
         with mx.stream(device):
             model = load_model(variant, payload, decoder, _float_type(payload, options, device))
-            return MlxSession(model, decoder, options, _cache_type(decoder, options, payload), device)
+            kind = HiddenSession if decoder.headless else MlxSession
+            return kind(model, decoder, options, _cache_type(decoder, options, payload), device)
     except (RuntimeError, ValueError, MemoryError) as error:
         if isinstance(error, EngineError):
             raise
@@ -63,7 +64,8 @@ def _cache_type(decoder: Decoder, options: Options, payload: Payload) -> mx.Dtyp
 def _cache_of(mixer: Mixer, decoder: Decoder, options: Options, cache_type: mx.Dtype) -> LayerCache | StateCache:
     if not isinstance(mixer, Attention):
         return StateCache(mixer.states(decoder.hidden_size))
-    shape = (1, mixer.n_kv_heads, cells_of("mlx", options, mixer.window), mixer.head_dim)
+    cells = 1 if decoder.at_once else cells_of("mlx", options, mixer.window)  # which none is used of
+    shape = (1, mixer.n_kv_heads, cells, mixer.head_dim)
     return LayerCache(shape, cache_type, mixer.window)
 
 
@@ -78,7 +80,7 @@ class MlxSession:
         self._model: Any = model
         self._n_vocab = decoder.n_vocab
         self._context = options.context
-        self._chunk = options.chunk
+        self._chunk = options.context if decoder.at_once else options.chunk
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
@@ -242,3 +244,17 @@ class MlxSession:
                 f"An mlx session belongs to the thread that opened it, {self._owner.name}, "
                 f"and was called from {current_thread().name}."
             )
+
+
+class HiddenSession(WithoutHead, MlxSession):
+    """See ``edgepack.runtime.Hidden``."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> NDArray[np.float32]:
+        """Append tokens and return the states after each from ``first`` on: float32 [n_tokens - first, hidden size]."""
+        ids = self._admit(tokens)
+        check_first(first, len(ids))
+        return self._run(len(ids), lambda: np.concatenate([*map(_numbers, self._chunks(ids))])[first:])
+
+
+def _numbers(states: mx.array) -> NDArray[np.float32]:
+    return np.array(states[0].astype(mx.float32))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
-from edgepack.errors import EngineMissingError, UsageError
+from edgepack.errors import EngineError, EngineMissingError, UsageError
 from edgepack.runtime import Options, Speed, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.exported import ExportedSession
+from edgepack_runtimes.onnx.hidden import HiddenSession
 from edgepack_runtimes.onnx.session import OnnxSession
 from edgepack_runtimes.onnx.stepping import Stepping
 
@@ -62,8 +63,11 @@ class OnnxRuntime:
                 f"The runtime onnx cannot be told repack={options.repack}.",
                 hint="onnxruntime lays out the weights by itself.",
             )
+        if decoder.at_once:
+            raise EngineError(f"{variant}: onnxruntime's attention sees no token after its own, as the model's does.")
         if decoder.exported:
             return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.
         device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
-        return OnnxSession(variant, decoder, options, device or "cpu")
+        kind = HiddenSession if decoder.headless else OnnxSession
+        return kind(variant, decoder, options, device or "cpu")

@@ -27,6 +27,11 @@ _TABLES: Final = 7
 _SCALES: Final = 12
 
 
+def output_name(decoder: Decoder) -> str:
+    """Return what the graph calls what it gives after each token; ``<name>_start`` says from which on."""
+    return "states" if decoder.headless else "logits"
+
+
 def expected(decoder: Decoder, found: Graph) -> Graph:
     """Return the graph of a decoder that stores its matrices as the one that was found does."""
     building = _Building(decoder, found)
@@ -66,7 +71,7 @@ class _Building:
             self._growth(temperature)
 
     def decode(self) -> None:
-        """From token ids to logits."""
+        """From token ids to logits, or to states."""
         residual, output = self._embedded(), ""
         for index, layer in enumerate(self._decoder.layers):
             mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
@@ -229,8 +234,11 @@ class _Building:
         return self._linear(f"{name}.down", self._add("Mul", [output, up], f"{name}.product"))
 
     def _head(self, inputs: str) -> None:
-        bounds = [self._integers("logits_start", 0), self._end(), self._integers("position_axis", 1)]
-        last = self._add("Slice", [inputs, *bounds], "head.input")
+        name, headless = output_name(self._decoder), self._decoder.headless
+        bounds = [self._integers(f"{name}_start", 0), self._end(), self._integers("position_axis", 1)]
+        last = self._add("Slice", [inputs, *bounds], name if headless else "head.input")
+        if headless:
+            return
         stored = "embedding" if self._decoder.tied else "head"
         cap, scale = self._decoder.logits_softcap, self._decoder.logits_scale
         made = self._product("head", stored, last, "logits" if cap is None and scale == 1 else "head.output")

@@ -16,6 +16,7 @@ from edgepack.runtime import Options
 from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers, States
 from edgepack_runtimes.onnx.check import check, other_cache
+from edgepack_runtimes.onnx.graph import output_name
 from edgepack_runtimes.onnx.stepping import Float32, Stepping
 from edgepack_runtimes.onnx.wire import GRAPH_FILE
 
@@ -29,6 +30,7 @@ class OnnxSession(Stepping):
 
     def __init__(self, variant: Path, decoder: Decoder, options: Options, device: str) -> None:
         super().__init__(variant, decoder, options, device, lambda: check(variant, decoder, options.kv_cache))
+        self._output = output_name(decoder)
         self._check_signature(variant / GRAPH_FILE)
         self._caches = self._bind_caches(device)
         shapes = {_state_names(*key): (1, *shape) for key, shape in decoder.states.items()}
@@ -93,10 +95,10 @@ class OnnxSession(Stepping):
         self._start[0] = start
         self._bind_input("input_ids", self._ids, (1, count))
         self._bind_input("attention_mask", self._mask, (1, self._length + count))
-        self._bind_input("logits_start", self._start, (1,))
+        self._bind_input(f"{self._output}_start", self._start, (1,))
         # An empty output is bound too, to an address that is never written.
         target = logits if len(logits) else self._start
-        self._bind_logits("logits", target, (1, len(logits), self._decoder.n_vocab))
+        self._bind_logits(self._output, target, (1, len(logits), self._decoder.outputs))
         if self._states:
             self._states.bind(self._binding)
         self._run()
@@ -111,10 +113,10 @@ class OnnxSession(Stepping):
         shapes = {node.name: node.shape for node in nodes}
         shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
         caches = {name: shape for *names, shape in _caches(decoder) for name in names}
-        wanted: dict[str, tuple[int, ...]] = {"logits": (decoder.n_vocab,), **caches}
+        wanted: dict[str, tuple[int, ...]] = {self._output: (decoder.outputs,), **caches}
         for key, shape in decoder.states.items():
             wanted |= dict.fromkeys(_state_names(*key), shape)
-        wanted |= {"input_ids": (), "attention_mask": (), "logits_start": (1,)}
+        wanted |= {"input_ids": (), "attention_mask": (), f"{self._output}_start": (1,)}
         found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
         if found != wanted:
             names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))

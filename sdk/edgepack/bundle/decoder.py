@@ -102,6 +102,9 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     makes c tanh(x / c) of them.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
 
+    A ``headless`` one ends at the last norm: what it gives after each token is a state, of which an embedding is made.
+    It is ``tied``, as it has no tensor for a head.
+
     With ``exported`` the computation is that of a graph which edgepack did not write. Only the sizes then say anything
     of the model, and ``tied``: it has no canonical tensors, each layer keeps all positions, and the fields that
     describe a computation describe none.
@@ -122,6 +125,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     logits_scale: Positive = 1.0
     logits_softcap: Positive | None = None
     wide: bool = False
+    headless: Literal[True] | msgspec.UnsetType = msgspec.UNSET
     exported: Exported | msgspec.UnsetType = msgspec.UNSET
 
     def layer(self, index: int) -> Layer:
@@ -131,6 +135,16 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def attention(self, index: int) -> Attention:
         """Return the attention of a layer that has one."""
         return self.attending[index]
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that it gives after each token: logits, or without a head the elements of a state."""
+        return self.hidden_size if self.headless else self.n_vocab
+
+    @property
+    def at_once(self) -> bool:
+        """Whether a text is evaluated in one step, since its tokens see those after them."""
+        return bool(self.attentions[0].bidirectional)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -233,6 +247,13 @@ def check(decoder: Decoder) -> None:
             raise ValueError(f"{kind.mixer.n_value_heads} heads do not share {kind.mixer.n_key_heads} - {place}")
     if not decoder.attending:
         raise ValueError("no layer is an attention - at `$.decoder.pattern`")
+    if decoder.headless and (not decoder.tied or decoder.logits_scale != 1 or decoder.logits_softcap):
+        raise ValueError("a model without a head has one that is not the embedding - at `$.decoder.headless`")
+    seen = {bool(kind.mixer.bidirectional) for kind in decoder.kinds if isinstance(kind.mixer, Attention)}
+    if seen != {False} and (seen != {True} or not decoder.headless or decoder.states):
+        raise ValueError(
+            "a model that writes, or some of its layers alone, see what comes after - at `$.decoder.kinds`"
+        )
     if decoder.exported and decoder.exported.graph:
         exported.check(decoder.exported.graph, decoder.n_layers)
 

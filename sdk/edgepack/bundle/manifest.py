@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 
-from edgepack.bundle import earlier
+from edgepack.bundle import earlier, embedding
 from edgepack.bundle.bounds import Count, Width
 from edgepack.bundle.decoder import Decoder, KvCache, check
+from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
 from edgepack.bundle.thinking import Thinking
 from edgepack.errors import BundleDamagedError, BundleTooNewError
 
@@ -27,9 +28,9 @@ LOSS = "loss"
 CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_tool_use"
 CHAT_THINKING = "chat_thinking"
 DRAFT = "draft"
-EXPORTED = "exported"
+EXPORTED, EMBEDDING = "exported", "embedding"
 FEATURES: frozenset[str] = frozenset(
-    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT, EXPORTED}
+    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT, EXPORTED, EMBEDDING}
 )
 
 HIGH_LOSS = 0.25
@@ -278,14 +279,15 @@ class Proof(_Plain, frozen=True, kw_only=True):
     """What was measured before the bundle was sealed, with which engine.
 
     ``gates`` say that the variant is the model, and that the engine computes it; ``loss`` what quantisation cost, on
-    "text" and on "random" token ids. ``against`` names what took the place of edgepack's reference, and its version;
-    left out where that is what the variant was compared with.
+    "text" and on "random" token ids, or ``vectors`` in a model that embeds. ``against`` names what took the place of
+    edgepack's reference, and its version; left out where that is what the variant was compared with.
     """
 
     engine: str
     tokens: Count
     gates: list[Gate]
     loss: dict[ProbePart, Loss] = {}
+    vectors: Nearness | msgspec.UnsetType = msgspec.UNSET
     against: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -298,6 +300,7 @@ class SelfTest(_Plain, frozen=True, kw_only=True):
 
 class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``.
+    ``vector_test`` is the self-test of a model that embeds.
 
     ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one.
     """
@@ -312,11 +315,12 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     files: list[File]
     proof: Proof | None
     self_test: SelfTest | None
+    vector_test: VectorTest | None = None
 
 
 class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """The whole document. ``draft`` is the id of the bundle in its folder ``draft``, a small model that guesses what
-    this one says; left out without one."""
+    this one says; left out without one. ``embedding`` is there where the model has no head."""
 
     schema: Schema
     name: str
@@ -333,6 +337,7 @@ class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     files: list[File]
     variants: Annotated[list[Variant], msgspec.Meta(max_length=256)]
     draft: Sha256 | None = None
+    embedding: Embedding | None = None
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -357,6 +362,7 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
             )
         manifest = msgspec.json.decode(data if schema.version == VERSION else earlier.upgraded(data), type=Manifest)
         check(manifest.decoder)
+        embedding.check(manifest.embedding, manifest.decoder)
     except (ValueError, RecursionError) as error:  # of msgspec, of json, of a text that is not UTF-8
         if isinstance(error, BundleTooNewError):
             raise

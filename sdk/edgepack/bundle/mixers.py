@@ -33,6 +33,8 @@ class Attention(
     after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
     multiplies the scores, and a softcap c makes c tanh(x / c) of them. With ``gated`` the result is multiplied by the
     sigmoid of a projection of the input, before the output's. It keeps keys and values of each token.
+    A ``bidirectional`` one sees what comes after as well, a window to both sides, its own position counted to each; it
+    keeps nothing, as a text is evaluated at once.
     """
 
     room: ClassVar[str] = "attention"
@@ -48,6 +50,7 @@ class Attention(
     qkv_bias: bool = False
     output_bias: bool = False
     gated: bool = False
+    bidirectional: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def q_size(self) -> int:

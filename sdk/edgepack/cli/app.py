@@ -16,6 +16,7 @@ from edgepack.errors import EdgepackError, visible
 
 _OWN = {
     "run": "Use a bundle",
+    "embed": "Use a bundle",
     "inspect": "Use a bundle",
     "quality": "Use a bundle",
     "plan": "Use a bundle",

@@ -14,6 +14,7 @@ from edgepack.cli.screen import as_json, facts, next_step, out, say, styled, tab
 
 if TYPE_CHECKING:
     from edgepack.bundle.decoder import Attention, KvCache
+    from edgepack.bundle.embedding import Embedding
     from edgepack.bundle.files import Bundle
     from edgepack.bundle.manifest import Fallback, License, Loss, Variant
     from edgepack.bundle.rope import Scaling
@@ -87,6 +88,7 @@ def show(bundle: Bundle) -> None:
         receipts.show(receipt)
     else:
         _show_loss(manifest.variants)
+        _show_nearness(manifest.variants)
     _warn_of_loss(manifest.variants)
     others = [(each.id, line) for each in manifest.variants for line in grouped(each.quantization.fallbacks)]
     if others:
@@ -154,6 +156,17 @@ def _show_loss(variants: Sequence[Variant]) -> None:
         say(console, Text(remark, "dim"))
 
 
+def _show_nearness(variants: Sequence[Variant]) -> None:
+    """Print how near the vectors of a variant are to the source's."""
+    rows = table("variant", "cosine with the source's vectors", "the least", "texts", right=("texts",))
+    for each in variants:
+        if each.proof and (near := each.proof.vectors):
+            rows.add_row(each.id, f"{near.cosine:.6g}", f"{near.least:.6g}", str(near.texts))
+    if rows.row_count:
+        out().print()
+        out().print(rows)
+
+
 def _warn_of_loss(variants: Sequence[Variant]) -> None:
     """Say where a variant lost so much that it shows."""
     for variant in variants:
@@ -208,10 +221,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
             f"KV cache {human(kv_bytes(decoder, 'gguf', kv_cache, 1))} a token in {kv_cache}"
         ),
     )
+    if (embedding := manifest.embedding) is not None:
+        yield "embeds", _embedding(embedding)
     stops = ", ".join(repr(stop.text) for stop in manifest.stops) or "none"
-    if manifest.chat is None:
+    if manifest.chat is None and embedding is None:
         yield "chat", f"no template; stops at {stops}"
-    else:
+    elif manifest.chat is not None:
         date = f", dated {manifest.chat.date.day} ({manifest.chat.date.policy})" if manifest.chat.date else ""
         tools = "; tools by a template of their own" if manifest.chat.tool_use else ""
         yield "chat", f"{', '.join(manifest.chat.roles)}{date}{tools}; stops at {stops}"
@@ -219,17 +234,27 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
             yield "thinking", _thinking(manifest.chat.thinking)
         yield from _tools(bundle)
     g = manifest.generation
-    yield (
-        "defaults",
-        (
+    if embedding is None:
+        yield (
+            "defaults",
             f"temperature {g.temperature:g}, top-p {g.top_p:g}, top-k {g.top_k}, min-p {g.min_p:g}, "
-            f"repetition penalty {g.repetition_penalty:g}, at most {g.max_tokens} tokens"
-        ),
-    )
+            f"repetition penalty {g.repetition_penalty:g}, at most {g.max_tokens} tokens",
+        )
     packages = ", ".join(f"{name} {version}" for name, version in manifest.producer.packages.items())
     yield "made by", f"edgepack {manifest.producer.edgepack}{f' with {packages}' if packages else ''}"
     notes = manifest.producer.recipe.get("notes")
     yield from (("note", note) for note in (notes if isinstance(notes, list) else ()))
+
+
+def _embedding(embedding: Embedding) -> str:
+    """Say what is made of a text, and the prompts that may stand before it."""
+    of = {"last": "the last token's state", "mean": "the mean of all states", "first": "the first token's state"}
+    length = ", of length 1" if embedding.normalized else ""
+    names = ", ".join(
+        f"{name} (unless told otherwise)" if name == embedding.default_prompt else name for name in embedding.prompts
+    )
+    prompts = f"; prompts: {names}" if names else "; no prompts"
+    return f"{embedding.size} numbers, {of[embedding.pooling]}{length}, compared by {embedding.similarity}{prompts}"
 
 
 def _tools(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -67,7 +67,7 @@ def plan(
         show(opened, made)
     made.choice  # noqa: B018 - raises the reason where nothing can run
     if not json:
-        next_step("edgepack", "run", str(bundle))
+        next_step("edgepack", "run" if opened.manifest.embedding is None else "embed", str(bundle))
 
 
 def as_mapping(plan: Plan) -> dict[str, Any]:

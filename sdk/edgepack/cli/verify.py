@@ -39,7 +39,8 @@ def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, 
             hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
         )
     if not json:
-        next_step("edgepack", "run" if replay else "verify", str(bundle), *([] if replay else ["--replay"]))
+        use = "run" if opened.manifest.embedding is None else "embed"
+        next_step("edgepack", use if replay else "verify", str(bundle), *([] if replay else ["--replay"]))
 
 
 def _checked(path: Path, id: str | None) -> Bundle:

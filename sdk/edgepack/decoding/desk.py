@@ -267,11 +267,11 @@ class Desk:
 
     def forward(self, tokens: Sequence[int]) -> Logits:
         """Append tokens as one step and return the logits after the last: float32 [n_vocab]."""
-        return self._step(self.session.forward, tokens)
+        return self.step(self.session.forward, tokens)
 
     def forward_all(self, tokens: Sequence[int]) -> Logits:
         """Append tokens as one step and return the logits after each: float32 [n_tokens, n_vocab]."""
-        return self._step(self.session.forward_all, tokens)
+        return self.step(self.session.forward_all, tokens)
 
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens and return how many the engine kept, which may be fewer."""
@@ -311,7 +311,8 @@ class Desk:
                 self.session.restore(state)
                 self.cache.tokens, self.cache.steps = list(tokens), list(steps)
 
-    def _step(self, evaluate: Callable[[Sequence[int]], Logits], tokens: Sequence[int]) -> Logits:
+    def step(self, evaluate: Callable[[Sequence[int]], Logits], tokens: Sequence[int]) -> Logits:
+        """Append tokens as one step by a method of the session's, and return what that gives."""
         self.check()
         try:  # no context, which takes as long to enter and leave as all of the bookkeeping
             logits = evaluate(tokens)

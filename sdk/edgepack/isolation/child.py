@@ -21,11 +21,12 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgepack import runtime
 from edgepack.errors import Cancelled, EngineError
 from edgepack.isolation import wire
-from edgepack.runtime import Session, Snapshots
+from edgepack.runtime import Hidden, Session, Snapshots
 
 Inbox = SimpleQueue[tuple[wire.Request, wire.Payload] | None]
 
@@ -39,7 +40,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._n_vocab = 0
+        self._columns = 0
         self._lock = Lock()
         self._running: int | None = None
         self._cancelled = -1
@@ -73,12 +74,15 @@ class Engine:
             opened = runtime.find(request.runtime).open(
                 Path(os.fsdecode(request.variant)), request.decoder, request.options
             )
-            self._session, self._n_vocab = opened, request.decoder.n_vocab
-            return wire.Answer(device=opened.device, snapshots=isinstance(opened, Snapshots)), b""
+            self._session, self._columns = opened, request.decoder.outputs
+            keeps, embeds = isinstance(opened, Snapshots), isinstance(opened, Hidden)
+            return wire.Answer(device=opened.device, snapshots=keeps, hidden=embeds), b""
         session = self._session
         assert session is not None  # the parent opens first
         if isinstance(request, wire.Forward):
             return wire.Answer(), self._forward(session, request, np.frombuffer(payload, np.int32).tolist())
+        if isinstance(request, wire.Hidden):
+            return wire.Answer(), self._hidden(session, request, np.frombuffer(payload, np.int32).tolist())
         if isinstance(request, wire.Rewind):
             return wire.Answer(length=session.rewind(min(request.length, session.length))), b""
         assert isinstance(session, Snapshots)  # it said so when it was opened
@@ -90,13 +94,16 @@ class Engine:
     def _forward(self, session: Session, request: wire.Forward, ids: list[int]) -> memoryview:
         with self._step(request):
             logits = (session.forward_all if request.every else session.forward)(ids)
-        shape = (len(ids), self._n_vocab) if request.every else (self._n_vocab,)
-        if logits.shape != shape:
-            raise EngineError(f"The runtime returned logits of the shape {logits.shape} instead of {shape}.")
-        return np.ascontiguousarray(logits, np.float32).data.cast("B")
+        return _sent(logits, (len(ids), self._columns) if request.every else (self._columns,))
+
+    def _hidden(self, session: Session, request: wire.Hidden, ids: list[int]) -> memoryview:
+        assert isinstance(session, Hidden)  # it said so when it was opened
+        with self._step(request):
+            states = session.hidden(ids, request.first)
+        return _sent(states, (len(ids) - request.first, self._columns))
 
     @contextmanager
-    def _step(self, request: wire.Forward) -> Iterator[None]:
+    def _step(self, request: wire.Step) -> Iterator[None]:
         with self._lock:
             if request.number <= self._cancelled:
                 raise Cancelled("The forward was cancelled before it began.")
@@ -110,6 +117,12 @@ class Engine:
             signal.setitimer(signal.ITIMER_REAL, 0)
             with self._lock:
                 self._running = None
+
+
+def _sent(numbers: NDArray[np.float32], shape: tuple[int, ...]) -> memoryview:
+    if numbers.shape != shape:
+        raise EngineError(f"The runtime returned numbers of the shape {numbers.shape} instead of {shape}.")
+    return np.ascontiguousarray(numbers, np.float32).data.cast("B")
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class EngineProcess:
             self.close()
             raise
         self._open = True
-        self.device, self.snapshots = opened.device, opened.snapshots
+        self.device, self.snapshots, self.hidden = opened.device, opened.snapshots, opened.hidden
 
     @property
     def alive(self) -> bool:
@@ -81,7 +81,7 @@ class EngineProcess:
         answer, sent = self._exchange(request, payload, into)
         if answer.failure is not None:
             raise wire.error(answer.failure)
-        self._warm = self._warm or isinstance(request, wire.Forward)
+        self._warm = self._warm or isinstance(request, wire.Step)
         return answer, sent
 
     def send(self, message: wire.Request, payload: wire.Payload = b"") -> None:

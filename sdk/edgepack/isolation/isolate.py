@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
@@ -17,7 +17,7 @@ from threading import get_ident
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.admission import admitted
+from edgepack.admission import WithoutHead, admitted, check_first
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, UsageError
@@ -27,6 +27,8 @@ from edgepack.isolation.probing import probe
 from edgepack.runtime import Options, Runtime, Session, Support
 
 Float32 = NDArray[np.float32]
+Asking = Callable[[EngineProcess, int, NDArray[np.int32]], None]
+"""Asks a process for a step: the index of its first id, and its ids."""
 
 
 class IsolatedRuntime:
@@ -58,6 +60,8 @@ class IsolatedRuntime:
             )
         job = wire.Open(self.name, os.fsencode(os.path.abspath(variant)), decoder, options)
         child = EngineProcess(job, self._limits)
+        if child.hidden:
+            return HiddenSession(job, self._limits, child)
         return (SnapshotSession if child.snapshots else IsolatedSession)(job, self._limits, child)
 
 
@@ -151,22 +155,30 @@ class IsolatedSession:
     def _evaluate(self, tokens: Sequence[int], *, every: bool) -> Float32:
         ids = self._admit(tokens)
         logits = np.empty((len(ids) if every else 1, self._job.decoder.n_vocab), np.float32)
+
+        def ask(child: EngineProcess, begin: int, part: NDArray[np.int32]) -> None:
+            rows = logits[begin : begin + len(part)] if every else logits
+            child.ask(wire.Forward(self._number, every, child.limit_s), part.tobytes(), rows.data.cast("B"))
+
+        self._in_steps(ids, ask)
+        return logits
+
+    def _in_steps(self, ids: NDArray[np.int32], ask: Asking) -> None:
+        """Append ids by steps, each of which is asked for."""
         self._number += 1
         self._running = True
         try:
-            self._run(ids, logits, every)
+            self._run(ids, ask)
         finally:
             self._running = False
-        return logits
 
-    def _run(self, ids: NDArray[np.int32], logits: Float32, every: bool) -> None:
+    def _run(self, ids: NDArray[np.int32], ask: Asking) -> None:
         child, size = self._living(), max(1, self._job.options.chunk)
+        size = max(size, len(ids)) if self._job.decoder.at_once else size
         try:
             for begin in range(0, len(ids), size):
                 self._check_cancelled()
-                part = ids[begin : begin + size]
-                rows = logits[begin : begin + len(part)] if every else logits
-                child.ask(wire.Forward(self._number, every, child.limit_s), part.tobytes(), rows.data.cast("B"))
+                ask(child, begin, ids[begin : begin + size])
             self._check_cancelled()
         except BaseException:
             with suppress(EngineError):  # a child that is gone has no more to forget
@@ -218,3 +230,25 @@ class SnapshotSession(IsolatedSession):
             self._cut(0)
             raise
         self._length = answer.length
+
+
+class HiddenSession(WithoutHead, IsolatedSession):
+    """A session of a model without a head, see ``edgepack.runtime.Hidden``."""
+
+    def hidden(self, tokens: Sequence[int], first: int = 0) -> Float32:
+        """Append tokens and return the states after each from ``first`` on: float32 [n_tokens - first, hidden size]."""
+        ids = self._admit(tokens)
+        check_first(first, len(ids))
+        states = np.empty((len(ids) - first, self._job.decoder.outputs), np.float32)
+
+        def ask(child: EngineProcess, begin: int, part: NDArray[np.int32]) -> None:
+            unwanted = min(max(first - begin, 0), len(part) - 1)  # a step has one at least
+            request = wire.Hidden(self._number, unwanted, child.limit_s)
+            _, sent = child.ask(request, part.tobytes())
+            if (end := begin + len(part)) > first:
+                states[max(begin - first, 0) : end - first] = np.frombuffer(sent, np.float32).reshape(
+                    -1, states.shape[1]
+                )
+
+        self._in_steps(ids, ask)
+        return states

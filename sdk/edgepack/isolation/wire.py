@@ -1,8 +1,8 @@
 """What an isolated engine and its parent say to each other: frames over a socket, msgpack and raw numbers, no pickle.
 
-A frame is the sizes of its two parts, a message (msgpack) and a payload: token ids as int32, logits as float32, the
-bytes of a snapshot. The parent asks and the child answers, one request at a time; only ``Cancel`` comes in between,
-and has no answer. A closed socket ends both.
+A frame is the sizes of its two parts, a message (msgpack) and a payload: token ids as int32, logits or states as
+float32, the bytes of a snapshot. The parent asks and the child answers, one request at a time; only ``Cancel`` comes in
+between, and has no answer. A closed socket ends both.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ class Forward(msgspec.Struct, frozen=True, tag=True):
     limit_s: float
 
 
+class Hidden(msgspec.Struct, frozen=True, tag=True):
+    """As ``Forward``, of a model without a head: the states after the ids from index ``first`` on."""
+
+    number: int
+    first: int
+    limit_s: float
+
+
 class Rewind(msgspec.Struct, frozen=True, tag=True):
     """Forget all but the first ``length`` tokens, as far as there are more, and answer how many are kept."""
 
@@ -65,7 +73,8 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-Request = Open | Forward | Rewind | Snapshot | Restore | Cancel
+Step = Forward | Hidden
+Request = Open | Forward | Hidden | Rewind | Snapshot | Restore | Cancel
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -82,6 +91,7 @@ class Answer(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     device: str = ""
     snapshots: bool = False
+    hidden: bool = False
     length: int = 0
 
 

@@ -60,12 +60,14 @@ class Prompts:
     @property
     def template(self) -> ChatTemplate:
         """The chat template. Raises ``UsageError`` for a bundle without one."""
+        check_writes(self._manifest)
         if self._template is None:
             raise UsageError("This bundle has no chat template.", hint="Use generate or stream with a plain text.")
         return self._template
 
     def of_text(self, text: str, on_overflow: OnOverflow, max_tokens: int) -> Prompt:
         """Return the prompt of a plain text. Raises ``UsageError`` for none, ``PromptTooLongError``."""
+        check_writes(self._manifest)
         self._check_bytes(text, on_overflow)
         ids = self._tokenizer.encode(text)
         if not ids:
@@ -262,6 +264,14 @@ class Prompts:
         return PromptTooLongError(
             f"The prompt has {about}{count} tokens, the context {self._context}.",
             hint=f"Shorten it, or {larger if count <= most else f'this bundle is made for {most} tokens'}{otherwise}.",
+        )
+
+
+def check_writes(manifest: Manifest) -> None:
+    """Raise ``UsageError`` for a model that has no head, and writes nothing."""
+    if manifest.embedding is not None:
+        raise UsageError(
+            "This model embeds texts, and writes none.", hint="Call embed, or load a bundle of a model that writes."
         )
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edgepack.bundle.embedding import Embedding, TextIds
 from edgepack.bundle.manifest import Golden, Manifest, Probe
 from edgepack.errors import BundleError, UsageError, visible
 from edgepack.text.chat import ChatTemplate
+from edgepack.text.embedded import ids_of, prompt_of
 from edgepack.text.tokenizer import Tokenizer
 
 _CPU_SECONDS = 30.0
@@ -26,9 +28,13 @@ class Replay:
 
 
 def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate | None) -> list[Replay]:
-    """Encode the tokenizer's probes and render the chat template's conversations, and compare with the manifest."""
+    """Encode the tokenizer's probes, and what is embedded, and render the chat template's conversations, and compare
+    with the manifest."""
     probes = manifest.tokenizer.probes
     found = [compared("tokenizer", len(probes), [_probed(tokenizer, probe) for probe in probes])]
+    if (embedding := manifest.embedding) is not None:
+        texts = embedding.probes
+        found.append(compared("texts", len(texts), [_embedded(tokenizer, embedding, each) for each in texts]))
     if manifest.chat is not None and template is not None:
         day = manifest.chat.date.day if manifest.chat.date else None
         problems = _replayed(day, template, tokenizer, manifest.chat.goldens)
@@ -42,6 +48,11 @@ def replay_text(manifest: Manifest, tokenizer: Tokenizer, template: ChatTemplate
 
 def _probed(tokenizer: Tokenizer, probe: Probe) -> str | None:
     ids = tokenizer.encode(probe.text, bos=False, special=probe.special)
+    return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
+
+
+def _embedded(tokenizer: Tokenizer, embedding: Embedding, probe: TextIds) -> str | None:
+    ids = ids_of(tokenizer, embedding, probe.text, prompt_of(embedding, probe.prompt))
     return None if ids == probe.ids else f"{probe.text!r} gives {_first_difference(ids, probe.ids)}"
 
 

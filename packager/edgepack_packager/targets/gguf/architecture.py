@@ -29,6 +29,7 @@ class Feature(StrEnum):
     DELTA_RULES = "gated delta rules"
     OTHER_DELTA_HEADS = "delta rules with other heads of values than of keys"
     GATED = "a gate on the attention's output"
+    BIDIRECTIONAL = "attention to what comes after"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
     MLP_BIAS = "biases in the MLP"
@@ -225,6 +226,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         ),
         Feature.GATED: attention.gated,
         Feature.CONVOLUTION_BIAS: any(each.bias for each in decoder.convolving.values()),
+        Feature.BIDIRECTIONAL: decoder.at_once,
         Feature.QKV_BIAS: attention.qkv_bias,
         Feature.OUTPUT_BIAS: attention.output_bias,
         Feature.MLP_BIAS: layer.mlp.bias,

@@ -21,6 +21,9 @@ from edgepack_packager.text.side import Text
 # GGML_QNT_VERSION of ggml.h: the version of the block formats
 _QUANTIZATION_VERSION = 2
 
+# enum llama_pooling_type of llama.h
+_POOLING = {"mean": 1, "first": 2, "last": 3}
+
 # In a model named "phi-3" or "phi3", llama.cpp lets every added token but the second three swallow the white space
 # that follows, and fails where one of all four is missing.
 _PHI3_TOKENS = frozenset({"</s>", "<unk>", "<s>", "<|endoftext|>"})
@@ -44,6 +47,8 @@ def metadata(model: Model, scheme: str) -> dict[str, Value]:
     }
     keys = _sizes(model.decoder) | _positions(model.decoder, architecture) | _caps(model.decoder)
     keys |= _scales(model.decoder, architecture)
+    if model.embedding is not None:
+        keys["pooling_type"] = U32(_POOLING[model.embedding.pooling])
     return general | {f"{architecture.name}.{key}": value for key, value in keys.items()} | words
 
 

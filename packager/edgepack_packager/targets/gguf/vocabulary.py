@@ -191,7 +191,7 @@ def _special_tokens(text: Text, index: Mapping[str, int]) -> dict[str, Value]:
     for role, words in _FILL_IN.items():
         name(role, next((index[word] for word in words if word in index), None))
     keys["tokenizer.ggml.add_bos_token"] = text.add_bos
-    keys["tokenizer.ggml.add_eos_token"] = False
+    keys["tokenizer.ggml.add_eos_token"] = len(text.ends) == 1
     if text.chat_template is not None:
         keys["tokenizer.chat_template"] = text.chat_template
     if text.tool_use is not None:
@@ -204,8 +204,10 @@ def _ends(text: Text, eos: int | None, index: Mapping[str, int]) -> tuple[int | 
     """Name the tokens that stop generation: GGUF has three places for them.
 
     ``eos`` is the tokenizer's own where that stops at all, ``eot`` the first stop that the chat template writes, and
-    ``eom`` a further one.
+    ``eom`` a further one. Where each text ends with one token, as in a model that embeds, that is ``eos``.
     """
+    if len(text.ends) == 1:
+        return text.ends[0], None, None
     if not text.stops:
         return eos, None, None
     stops = list(text.stops)

@@ -24,6 +24,7 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "convolutions": bool(decoder.convolving),
         "delta_rules": bool(decoder.correcting),
         "gated": attention.gated,
+        "bidirectional": decoder.at_once,
         "untied": not decoder.tied,
         "head_dim": attention.q_size != decoder.hidden_size,
         "qkv_bias": attention.qkv_bias and not attention.output_bias,

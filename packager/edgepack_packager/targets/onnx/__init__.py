@@ -77,6 +77,11 @@ class OnnxTarget:
                 f"A head dimension of {odd[0]} does not fit onnxruntime's attention, which takes multiples of 8.",
                 hint="Build the other targets.",
             )
+        if model.decoder.at_once:
+            raise UnsupportedModelError(
+                "onnxruntime's attention sees no token after its own, as this model's does.",
+                hint="Build another target.",
+            )
         _require_onnx()
         return chosen
 

@@ -1,7 +1,8 @@
 """The graph: a decoder in operators of ONNX opset 22 and of onnxruntime's com.microsoft domain.
 
 Inputs and outputs are those that onnxruntime-genai expects. One input more, ``logits_start``, has a default: logits
-are computed from that position of ``input_ids`` on (0: all of them; n - 1: the last only; n: none).
+are computed from that position of ``input_ids`` on (0: all of them; n - 1: the last only; n: none). A model without a
+head gives ``states``, float32 [batch, positions, hidden size], from ``states_start`` on.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ def _inputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "total"]),
         *_caches(decoder, PAST, "past", kv_cache),
         *_states(decoder, stateful.PAST),
-        helper.make_tensor_value_info("logits_start", TensorProto.INT64, [1]),
+        helper.make_tensor_value_info(f"{_output_name(decoder)}_start", TensorProto.INT64, [1]),
     ]
 
 
 def _outputs(decoder: Decoder, kv_cache: KvCache) -> list[ValueInfoProto]:
     from onnx import TensorProto, helper
 
-    shape = ["batch", "positions", decoder.n_vocab]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    return [logits, *_caches(decoder, PRESENT, "present", kv_cache), *_states(decoder, stateful.PRESENT)]
+    shape = ["batch", "positions", decoder.outputs]
+    output = helper.make_tensor_value_info(_output_name(decoder), TensorProto.FLOAT, shape)
+    return [output, *_caches(decoder, PRESENT, "present", kv_cache), *_states(decoder, stateful.PRESENT)]
 
 
 def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> list[ValueInfoProto]:
@@ -158,9 +159,12 @@ def _mlp(nodes: Nodes, mlp: Mlp, name: str, inputs: str) -> str:
 
 
 def _head(nodes: Nodes, decoder: Decoder, inputs: str) -> None:
-    """Add the logits from ``logits_start`` on, scaled and softcapped where the decoder says so."""
-    start, axis = nodes.integers("logits_start", 0), nodes.integers("position_axis", 1)
-    last = nodes.add("Slice", [inputs, start, nodes.end(), axis], "head.input")
+    """Add the logits from ``logits_start`` on, scaled and softcapped where the decoder says so; or the states."""
+    name = _output_name(decoder)
+    start, axis = nodes.integers(f"{name}_start", 0), nodes.integers("position_axis", 1)
+    last = nodes.add("Slice", [inputs, start, nodes.end(), axis], name if decoder.headless else "head.input")
+    if decoder.headless:
+        return
     stored = nodes.layout.tensors["embedding" if decoder.tied else "head"]
     # A tied embedding's bytes again, in the shape that MatMulNBits wants where they are quantised: stored once.
     again = decoder.tied and stored.scales is not None
@@ -175,3 +179,7 @@ def _head(nodes: Nodes, decoder: Decoder, inputs: str) -> None:
     cap = nodes.number("logits.softcap", decoder.logits_softcap)
     parts = nodes.add("Div", [product, cap], "head.parts")
     nodes.add("Mul", [nodes.add("Tanh", [parts], "head.tanh"), cap], "logits")
+
+
+def _output_name(decoder: Decoder) -> str:
+    return "states" if decoder.headless else "logits"

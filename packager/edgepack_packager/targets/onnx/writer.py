@@ -19,7 +19,7 @@ from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region,
 
 
 class OnnxWriter:
-    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model with a text side,
+    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model that writes,
     ``genai_config.json`` with the tokenizer's files; onnxruntime-genai gets none for a model with states beside its KV
     cache."""
 
@@ -33,7 +33,7 @@ class OnnxWriter:
         self._file = -1
         try:
             (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout, kv_cache))
-            if model.text is not None:
+            if model.text is not None and not model.decoder.headless:  # of which onnxruntime-genai has no use
                 if not model.decoder.states:
                     (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
