@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import golden_models
 import numpy as np
 import pytest
 from damage import DAMAGE, Damaged
 from models import make_llama
+from numpy.typing import NDArray
 from schemes import schemes
 
 from edgepack_packager import calibration, families, reference, targets
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
 from edgepack_packager.calibration import feedback as made_good
-from edgepack_packager.calibration.feedback import Moments, digest, factors, parts, room
+from edgepack_packager.calibration.feedback import Moments, digest, factors, parts, room, softened
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof import products, tensors
@@ -88,7 +90,10 @@ def test_a_factor_is_kept_in_half_of_its_bits(columns: int) -> None:
 
 
 @pytest.mark.parametrize(("columns", "group", "top"), [(64, 32, 15), (300, 64, 3), (300, 32, 63)])
-def test_each_level_is_the_nearest_to_what_the_errors_before_it_leave(columns: int, group: int, top: int) -> None:
+def test_each_level_is_the_nearest_to_what_the_errors_before_it_leave(
+    columns: int, group: int, top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets.feedback, "FARTHEST", np.inf)
     rows, scales, biases = ordinary(50, columns, group, top)
     (part,) = feedback = fed(inputs(columns))
     chosen = levels(rows, feedback, scales, biases, group, top)
@@ -97,8 +102,28 @@ def test_each_level_is_the_nearest_to_what_the_errors_before_it_leave(columns: i
     meant = rows.astype(np.float64)
     meant[:, part.columns] += errors[:, part.columns] @ part.whole()
     nearest = np.clip((meant - lowest) / step, 0, top)
+    plain = np.clip(np.rint((rows - lowest) / step), 0, top)
     assert np.abs(chosen - nearest).max() <= 0.5 + 1e-3
-    assert (chosen != np.clip(np.rint((rows - lowest) / step), 0, top)).mean() > 0.1
+    assert (chosen != plain).mean() > 0.1
+
+
+def test_a_row_that_would_err_much_more_keeps_its_nearest_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, scales, biases = ordinary(50, 256, 32, 3)
+    feedback, step, lowest = fed(inputs(256)), np.repeat(scales, 32, axis=1), np.repeat(biases, 32, axis=1)
+    plain = np.clip(np.rint((rows - lowest) / step), 0, 3)
+
+    def errors(chosen: NDArray[Any]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.square(rows - (chosen * step + lowest)).sum(axis=1, dtype=np.float64)
+        return found
+
+    monkeypatch.setattr(targets.feedback, "FARTHEST", np.inf)
+    free = levels(rows, feedback, scales, biases, 32, 3)
+    shares = np.sqrt(errors(free) / errors(plain))
+    between = float(np.median(shares))
+    monkeypatch.setattr(targets.feedback, "FARTHEST", between)
+    held = levels(rows, feedback, scales, biases, 32, 3)
+    assert 0 < (shares > between).sum() < 50
+    assert np.array_equal(held, np.where((shares > between)[:, None], plain, free))
 
 
 def test_products_lose_less_with_errors_made_good() -> None:
@@ -113,6 +138,22 @@ def test_products_lose_less_with_errors_made_good() -> None:
     none = lost([Part(np.arange(256), pack(np.zeros((256, 256), np.float32)))])
     assert lost(fed(x)) < 0.5 * none
     assert lost(fed(inputs(256, seed=9))) > none
+
+
+@pytest.mark.parametrize("loud", [1e2, 1e4])
+def test_one_loud_token_is_made_good_at_no_others_cost(loud: float) -> None:
+    x = inputs(128)
+    x[0] *= np.float32(loud)
+    rows, scales, biases = ordinary(64, 128, 32, 15)
+
+    def lost(feedback: Feedback) -> float:
+        chosen = levels(rows, feedback, scales, biases, 32, 15)
+        errors = rows - (chosen * np.repeat(scales, 32, axis=1) + np.repeat(biases, 32, axis=1))
+        return float(np.square(x[1:] @ errors.T).sum(dtype=np.float64))
+
+    none = lost([Part(np.arange(128), pack(np.zeros((128, 128), np.float32)))])
+    assert lost(fed(softened(x))) < 0.7 * none
+    assert (lost(fed(x)) > none) == (loud > 1e3)
 
 
 def test_rows_are_chosen_alone() -> None:

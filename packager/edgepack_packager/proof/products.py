@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack_packager import reference
+from edgepack_packager.calibration.feedback import softened
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.proof.gates import Finding, gate
-from edgepack_packager.targets import Target
+from edgepack_packager.targets import Form, Target
 from edgepack_packager.targets.feedback import Feedback
 
 TOKENS = 256
@@ -26,6 +27,9 @@ TOKENS = 256
 CHANCE = 4
 """Standard errors by which a matrix's products may lose more than with the nearest levels: of random weights there is
 nothing to make good, and either may lose less on some rows."""
+
+_SAME = 1.0001
+"""By how much errors of the nearest levels differ where a weight lies half-way between two."""
 
 _RUNS, _ROWS = 8, 16
 """Rows of a matrix that are looked at: so many runs of so many."""
@@ -37,11 +41,19 @@ class Meant:
     def __init__(self, feedback: Feedback) -> None:
         self._parts: list[tuple[NDArray[np.intp], Float32]] = [(part.columns, part.whole()) for part in feedback]
 
-    def of(self, expected: Float32, actual: Float32) -> Float32:
-        """Return W + (W - W') U of rows W and what became of them, W': float32 [n, columns] each."""
+    def of(self, form: Form, expected: Float32, actual: Float32) -> Float32:
+        """Return W + (W - W') U of rows W and what became of them, W': float32 [n, columns] each.
+
+        It is W of rows that kept their nearest levels.
+        """
+        from edgepack_packager.proof import nearest
+
         goal, errors = expected.copy(), expected - actual
         for columns, factor in self._parts:
             goal[:, columns] += errors[:, columns] @ factor
+        least = _power(nearest.values(form, expected, actual) - expected, axis=1)
+        kept = _power(errors, axis=1) <= least * _SAME
+        goal[kept] = expected[kept]
         return goal
 
 
@@ -71,6 +83,7 @@ def prove(
         closest = nearest.values(form, expected, actual)
         if _power(closest - expected) <= _power(expected) * 4.0 ** -(form.bits + 1):
             return  # on the levels: nothing is left to make good
+        inputs = softened(inputs)
         ours, theirs = (_power(inputs @ (each - expected).T, axis=0) for each in (actual, closest))
         if not (ours.any() or theirs.any()):
             return

@@ -22,7 +22,7 @@ from edgepack_packager.proof.gates import Finding, gate
 from edgepack_packager.proof.products import Meant
 from edgepack_packager.proof.sums import of_rows
 from edgepack_packager.targets import Form, Reader, Target
-from edgepack_packager.targets.feedback import Feedback
+from edgepack_packager.targets.feedback import FARTHEST, Feedback
 
 SCALE = 0.005
 """How far (w' . w) / (w . w) may be from 1, beside what quantisation itself moves it by."""
@@ -33,6 +33,9 @@ where ggml searches for them by another criterion than the least error."""
 
 NEAREST = 1.01
 """The error over that of the nearest levels. Measured: 1.001 at most, from the rounding of scales."""
+
+WHOLE = 0.95
+"""The error of a row, relative to it, that is too near to that of a row of zeros."""
 
 SAMPLE = 8
 """Every so many rows are quantised again to learn what that costs."""
@@ -96,7 +99,7 @@ def prove(
             weighed = block if root is None else _Block(stop - start, columns)
             grids = _Grids(form)
             for first, pair in _pairs(weights, reader, name, start, stop, columns):
-                _hold_rows(tightest, reader, name, first, pair)
+                _hold_rows(tightest, reader, name, first, pair, name in feedback)
                 if pair.is_matrix and form.group > 1:
                     grids.take(first, pair)
                 block.take(first - start, pair)
@@ -223,11 +226,15 @@ class _Tightest:
         return [finding for _, finding in self._found.values()]
 
 
-def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair) -> None:
-    """Hold each row's error to the worst that its scheme's arithmetic allows, both relative to the row."""
+def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair, fed: bool) -> None:
+    """Hold each row's error to the worst that its scheme's arithmetic allows, both relative to the row.
+
+    Where errors are made good, a row's own may be ``FARTHEST`` times as large, but never all of it.
+    """
     norm = np.sqrt(pair.power)
     unit = np.where(norm > 0, norm, 1.0)
-    allowed = reader.bound(name) * norm + reader.floor(name)
+    bound = min(reader.bound(name) * FARTHEST, WHOLE) if fed else reader.bound(name)
+    allowed = bound * norm + reader.floor(name)
     tightest.take(
         "tensors.row_error", np.sqrt(pair.error) / unit, allowed / unit, lambda row: f"row {start + row} of {name}"
     )
@@ -259,7 +266,7 @@ def _hold_cost(
     def least(of: _Block) -> float:
         return float(of.power[of.sample].sum() * few**2 + len(block.expected) * reader.floor(name) ** 2)
 
-    goal = block.expected if meant is None else meant.of(block.expected, block.actual)
+    goal = block.expected if meant is None else meant.of(form, block.expected, block.actual)
 
     def error(of: _Block) -> float:
         if meant is None:
