@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from quality import compare, from_reference
 from quality_subject import InMemory, Subject, subject_of
 
-from edgepack_packager import calibration, targets
+from edgepack_packager import targets
 from edgepack_packager.allocation import Allocator, goals, sensitivity
 from edgepack_packager.checkpoint.weights import Float32, row_blocks
 from edgepack_packager.targets import Model, Request, Target
@@ -38,8 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     subject = subject_of("model", asked.folder, asked.text, asked.tokens)
     target, began = targets.find(asked.target), time.process_time()
-    passes = subject.passes
-    model = replace(subject.model, importance=calibration.importance(subject.weights, passes))
+    passes, model = subject.passes, subject.calibrated
     counted = time.process_time()
     measured = sensitivity.measure(subject.weights, model, sensitivity.texts(passes))
     gained = time.process_time()

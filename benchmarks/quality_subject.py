@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import tokenizers
@@ -18,6 +19,7 @@ from edgepack_packager import allocation, calibration, families, reference, sour
 from edgepack_packager.allocation import Allocator, judging, sensitivity
 from edgepack_packager.allocation.goals import Goal
 from edgepack_packager.allocation.judging import Judge
+from edgepack_packager.calibration.feedback import Moments
 from edgepack_packager.calibration.text import BUILT_IN, Corpus
 from edgepack_packager.checkpoint import CONFIG
 from edgepack_packager.checkpoint.strictjson import read_object
@@ -73,8 +75,15 @@ class Subject:
 
     @cached_property
     def calibrated(self) -> Model:
-        """The model with what its columns count."""
-        return replace(self.model, importance=calibration.importance(self.weights, self.passes))
+        """The model with what its columns count, and what errors are made good by."""
+        matrices = [name for name, shape in self.model.decoder.tensors() if len(shape) == 2 and name != "embedding"]
+        moments = Moments(Path(self._scratch.name) / "moments", matrices)
+        counts = calibration.importance(self.weights, self.passes, also=moments.see)
+        return replace(self.model, importance=counts, feedback=moments.finish())
+
+    @cached_property
+    def _scratch(self) -> TemporaryDirectory[str]:
+        return TemporaryDirectory()
 
     @cached_property
     def allocator(self) -> Allocator:

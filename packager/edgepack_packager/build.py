@@ -33,6 +33,7 @@ from edgepack_packager import (
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.allot import Allotment
 from edgepack_packager.arithmetic.repeatable import REPEATABLE
+from edgepack_packager.calibration import feedback
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Weights
 from edgepack_packager.draft import prepare_draft
@@ -103,7 +104,11 @@ def build(
 
 def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -> Built:
     beside = ready.out.parent
-    needs = source.Need("the bundle takes", beside, ready.size), source.Need("its receipt", beside, ready.room)
+    needs = [
+        source.Need("the bundle takes", beside, ready.size),
+        source.Need("its receipt", beside, ready.room),
+        source.Need("its calibration", beside, feedback.room(ready.model.decoder, ready.fed)),
+    ]
     source.fetch_weights(ready.origin, progress, *needs)
     with (
         source.open_weights(ready.origin) as checkpoint,
@@ -126,7 +131,9 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             ready = spoken.written(ready, ready.speaker, weights, model, scratch, progress)
         if ready.corpus is not None:
             progress.stage(f"Calibrating with {ready.corpus.name}", weights.decoder.n_layers * len(ready.passes))
-            model = replace(model, importance=calibration.importance(weights, ready.passes, progress.advance))
+            moments = feedback.Moments(scratch / "moments", ready.fed)
+            counts = calibration.importance(weights, ready.passes, progress.advance, moments.see)
+            model = replace(model, importance=counts, feedback=moments.finish())
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)
         files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]

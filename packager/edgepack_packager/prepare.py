@@ -113,6 +113,12 @@ class Prepared:
         return sum(each.measure(model.decoder, model.dtype).data_bytes for each in written)
 
     @property
+    def fed(self) -> frozenset[str]:
+        """The matrices whose errors are made good in some variant."""
+        decoder, dtype = self.model.decoder, self.model.dtype
+        return frozenset().union(*(each.fed(decoder, dtype) for each in self.requests))
+
+    @property
     def room(self) -> int:
         """The bytes of logits that measuring on the held-out text takes for a while."""
         return receipt.room(self.held_out, self.model.decoder.n_vocab) if self.held_out else 0
@@ -124,7 +130,7 @@ class Prepared:
 
         ``model`` is what is written.
         """
-        text, limit, counts = seal.text_of(self.model), self.recipe.max_kl, model.importance
+        text, limit = seal.text_of(self.model), self.recipe.max_kl
         adapted = None
         if isinstance(weights, MappedWeights) and self.adapters:
             adapted = Adapted(weights.unchanged, weights.changed, [each.scale for each in self.adapters])
@@ -138,7 +144,9 @@ class Prepared:
             scratch,
             progress,
             max_kl=limit,
-            importance=counts,
+            importance=model.importance,
+            feedback=model.feedback,
+            calibrating=self.passes[0][0] if self.passes else (),
             adapted=adapted,
             held_out=self.held_out,
             embedding=model.embedding,

@@ -9,6 +9,7 @@ threads and 4 with one, beside other work.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -64,18 +65,21 @@ def observe(
     see: Callable[[str, Float32], None],
     progress: Callable[[], None] | None = None,
     arithmetic: Arithmetic = FASTEST,
+    together: int | None = None,
 ) -> None:
     """Show ``see`` what every matrix is multiplied with: its name, and float32 [n, columns] for each text in turn.
 
-    ``texts`` are token ids, as many in each, which take one pass over the weights. ``arithmetic`` computes all of it.
-    Other arguments, memory and errors as in ``hidden``.
+    ``texts`` are token ids, as many in each. So many of them, ``together``, pass a layer at a time (None: all), and all
+    have passed it before any enters the next. ``arithmetic`` computes all of it. Other arguments, memory and errors as
+    in ``hidden``; ``progress`` is called whenever some have passed a layer.
     """
 
     def shown(name: str, inputs: Float32) -> Float32:
         see(name, inputs)
         return inputs
 
-    for states in _states(weights, texts, [Reading(rounding=shown)] * len(texts), progress, arithmetic):
+    readings = [Reading(rounding=shown)] * len(texts)
+    for states in _states(weights, texts, readings, progress, arithmetic, together):
         see("embedding" if weights.decoder.tied else "head", states)
 
 
@@ -85,6 +89,7 @@ def _states(
     readings: Sequence[Reading],
     progress: Callable[[], None] | None,
     arithmetic: Arithmetic = FASTEST,
+    together: int | None = None,
 ) -> Float32:
     """Return the normed states of each text in its reading: float32 [r, n, h]."""
     decoder = weights.decoder
@@ -92,15 +97,17 @@ def _states(
         if not len(ids) or min(ids) < 0 or max(ids) >= decoder.n_vocab:
             raise UsageError(f"The reference needs token ids from 0 to {decoder.n_vocab - 1}, and at least one.")
     report = progress or (lambda: None)
-    model = Model(weights, readings, arithmetic)
+    step = together or len(texts)
+    runs = [slice(start, start + step) for start in range(0, len(texts), step)]
+    models = [Model(weights, readings[run], arithmetic) for run in runs]
     rows = {i: weights.rows("embedding", i, i + 1)[0] for i in {i for ids in texts for i in ids}}
     x = np.array([[rows[i] for i in ids] for ids in texts], np.float32) * np.float32(decoder.embedding_scale)
     with threadpool_limits(limits=1, user_api="blas"):
-        for layer in range(decoder.n_layers):
-            MIXERS[type(decoder.layer(layer).mixer)](model, layer, x)
-            mlp(model, layer, x)
+        for layer, (model, run) in product(range(decoder.n_layers), zip(models, runs, strict=True)):
+            MIXERS[type(decoder.layer(layer).mixer)](model, layer, x[run])
+            mlp(model, layer, x[run])
             report()
-    return model.norm("norm", x)
+    return models[0].norm("norm", x)
 
 
 def head(weights: Weights, states: Float32) -> Float32:

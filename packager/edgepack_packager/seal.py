@@ -115,7 +115,7 @@ def seal(
         schema=Schema(VERSION, [*_features(vectors, parts, decoder), *([manifests.DRAFT] if draft else [])]),
         name=model.name,
         version=BUNDLE_VERSION,
-        producer=_producer(recipe, decoder, parts, notes, corpus, receipt),
+        producer=_producer(recipe, model, parts, notes, corpus, receipt),
         source=manifests.Source(
             name=origin.name,
             repository=origin.repository,
@@ -173,7 +173,7 @@ def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list
 
 def _producer(
     recipe: Recipe,
-    decoder: Decoder,
+    model: Model,
     parts: Sequence[Part],
     notes: Sequence[str],
     corpus: Corpus | None,
@@ -189,6 +189,9 @@ def _producer(
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
     unusual |= {"quality": recipe.quality} if recipe.quality else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}
+    requests = [part.request for part in parts if isinstance(part.request, Request)]
+    fed = [request.id for request in requests if request.fed(model.decoder, model.dtype)]
+    unusual |= {"error_feedback": fed} if fed else {}
     unusual |= {"receipt": receipt.text.name} if recipe.receipt and receipt else {}
     unusual |= {"notes": list(notes)} if notes else {}
     packages = {name: version(name) for name in ("numpy", "tokenizers", "jinja2")}
@@ -200,7 +203,7 @@ def _producer(
         recipe={
             "targets": list(recipe.targets),
             "quants": list(recipe.quants),
-            "context": decoder.context,
+            "context": model.decoder.context,
             "unproven": int(recipe.unproven),
             **unusual,
         },

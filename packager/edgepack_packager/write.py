@@ -49,7 +49,9 @@ def _wait(working: list[Future[None]]) -> None:
 
 def _open(request: Request, folder: Path, model: Model, stack: ExitStack) -> Writer:
     folder.mkdir(parents=True)
-    model = replace(model, forms=request.forms, importance=_importance(request, model))
+    fed = request.fed(model.decoder, model.dtype)
+    feedback = {name: each for name, each in model.feedback.items() if name in fed}
+    model = replace(model, forms=request.forms, importance=_importance(request, model), feedback=feedback)
     writer = request.target.open(folder, model, request.scheme)
     stack.callback(writer.abort)
     return writer

@@ -18,6 +18,7 @@ from schemes import schemes
 from edgepack.errors import BuildError, SourceError, UsageError
 from edgepack_packager import calibration, families, reference, targets
 from edgepack_packager.build import build
+from edgepack_packager.calibration.feedback import Moments, digest
 from edgepack_packager.calibration.text import BUILT_IN, Corpus, read, windows
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
@@ -303,6 +304,7 @@ def test_a_file_is_named_so_that_a_manifest_can_hold_it(tmp_path: Path) -> None:
 
 def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_again(tmp_path: Path) -> None:
     recipe = Recipe(("onnx", "gguf"), ("q4", "q8"), calibrate=BUILT_IN)
+    fed = Request(targets.find("onnx"), "q4", "int4_mixed", "calibrated")
     first, again = (build("demo", recipe, tmp_path / f"{name}.edgepack") for name in ("first", "again"))
     assert first.id == again.id
     ids = [variant.id for variant in first.manifest.variants]
@@ -313,8 +315,16 @@ def test_a_calibrated_bundle_says_what_it_was_calibrated_with_and_is_the_same_ag
         text = compiled(read_text(golden_models.DEMO, checkpoint.config, weights.decoder))
         told = calibration.told(read(BUILT_IN), tokenizer_of(text), text, None)
         passes = calibration.passes(read(BUILT_IN), told, weights.decoder.context)
-        statistics = calibration.importance(weights, passes)
-    assert evidence["calibration"] == {"statistics_sha256": calibration.digest(statistics)}
+        names = fed.fed(weights.decoder, weights.dtype)
+        moments = Moments(tmp_path / "moments", names)
+        statistics = calibration.importance(weights, passes, also=moments.see)
+    assert evidence["calibration"] == {
+        "statistics_sha256": calibration.digest(statistics),
+        "fed": len(names),
+        "feedback_sha256": digest(moments.finish()),
+    }
+    assert "tensors.products" in [gate["name"] for gate in evidence["gates"]]
     said = first.manifest.producer.recipe
+    assert said["error_feedback"] == ["onnx-int4_mixed-cal"]
     assert said["calibrate"] == BUILT_IN
     assert said["calibrate_sha256"] == read(BUILT_IN).sha256

@@ -69,6 +69,27 @@ def add_squares(x: Float32, result: NDArray[np.float64]) -> None:
 
 
 @compiled
+def factor(block: NDArray[np.float64], inverse: NDArray[np.float64]) -> None:
+    """Replace a symmetric block [n, n], of which the lower triangle is read, by its Cholesky factor L, and fill
+    ``inverse`` with that of L. Both are zero above their diagonals."""
+    for j in range(len(block)):
+        for i in range(j, len(block)):
+            total = block[i, j]
+            for k in range(j):
+                total -= block[i, k] * block[j, k]
+            block[i, j] = np.sqrt(total) if i == j else total / block[j, j]
+        block[j, j + 1 :] = 0
+    for j in range(len(block)):
+        inverse[:, j] = 0
+        inverse[j, j] = 1 / block[j, j]
+        for i in range(j + 1, len(block)):
+            total = 0.0
+            for k in range(j, i):
+                total -= block[i, k] * inverse[k, j]
+            inverse[i, j] = total / block[i, i]
+
+
+@compiled
 def exp(x: Float32, result: Float32) -> None:
     """Fill ``result`` with e to the power of each number."""
     for i in range(len(result)):

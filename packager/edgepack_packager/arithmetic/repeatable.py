@@ -18,6 +18,9 @@ Float64 = NDArray[np.float64]
 WIDTH = 256
 """Columns of a panel: four rows of it and of a result stay in the nearest cache."""
 
+BLOCK = 128
+"""Columns that ``cholesky`` factors one by one, before those behind them learn of it."""
+
 
 class Repeatable:
     """An ``Arithmetic`` whose results depend on its arguments alone. What it sums, it sums in their order."""
@@ -77,6 +80,29 @@ class Repeatable:
         result = np.zeros(x.shape[1], np.float64)
         kernels.add_squares(np.ascontiguousarray(x), result)
         return result
+
+    def add_moments(self, x: Float32, sums: Float32) -> None:
+        """Add x^T x of x [n, columns] to the lower triangle of ``sums`` [columns, columns], row after row of x."""
+        columns = np.ascontiguousarray(x.T)
+        for left in range(0, len(columns), WIDTH):
+            sums[left:, left : left + WIDTH] += self.product(columns[left:], columns[left : left + WIDTH])
+
+    def cholesky(self, matrix: Float32) -> None:
+        """Replace a positive definite matrix [n, n], of which the lower triangle is read, by L with L L^T = matrix.
+
+        What is above the diagonal means nothing, before and after. Blocks on it are factored in float64.
+        """
+        for start in range(0, len(matrix), BLOCK):
+            stop = min(start + BLOCK, len(matrix))
+            block = matrix[start:stop, start:stop].astype(np.float64)
+            inverse = np.empty_like(block)
+            kernels.factor(block, inverse)
+            matrix[start:stop, start:stop] = block
+            below = self.product(matrix[stop:, start:stop], inverse.astype(np.float32))
+            matrix[stop:, start:stop] = below
+            for left in range(stop, len(matrix), WIDTH):
+                rest = below[left - stop :]
+                matrix[left:, left : left + WIDTH] -= self.product(rest, rest[:WIDTH])
 
 
 REPEATABLE = Repeatable()

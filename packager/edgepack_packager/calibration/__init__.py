@@ -29,7 +29,7 @@ _WINDOW: Final = 512
 
 _WINDOWS: Final = 8
 _TOGETHER: Final = 4
-"""Windows that take one pass over the weights: of a model of 1.2 B parameters they take some 500 MB."""
+"""Windows that pass a layer at a time: of a model of 1.2 B parameters they take some 500 MB."""
 
 _LEAST: Final = np.float32(2.0**-10)
 """Of a matrix's mean, what a column counts at least: another text may use what this one leaves still."""
@@ -64,12 +64,16 @@ def size(context: int) -> int:
 
 
 def importance(
-    weights: Weights, passes: Sequence[Sequence[Sequence[int]]], progress: Callable[[], None] | None = None
+    weights: Weights,
+    passes: Sequence[Sequence[Sequence[int]]],
+    progress: Callable[[], None] | None = None,
+    also: Callable[[str, Float32], None] = lambda name, inputs: None,
 ) -> dict[str, Float32]:
     """Return what columns count, by canonical name of each matrix: float32 [columns], their share of the mean.
 
     It is the mean square of their inputs over all ids, to the 8 bits of a bfloat16. A tied embedding has that of the
-    head, one of its own none. ``progress`` is called after each layer of each pass. Raises as ``reference.hidden``.
+    head, one of its own none. ``passes`` are texts by how many pass a layer at a time. ``progress`` is called after
+    each layer of each pass, and ``also`` sees the inputs as in ``reference.observe``. Raises as ``reference.hidden``.
     """
     from edgepack_packager.arithmetic.repeatable import REPEATABLE
 
@@ -77,9 +81,10 @@ def importance(
 
     def see(name: str, inputs: Float32) -> None:
         sums[name] = sums.get(name, np.float64(0)) + REPEATABLE.squares(inputs)
+        also(name, inputs)
 
-    for texts in passes:
-        reference.observe(weights, texts, see, progress, REPEATABLE)
+    texts = [window for some in passes for window in some]
+    reference.observe(weights, texts, see, progress, REPEATABLE, together=len(passes[0]))
     return {name: _shares(total) for name, total in sums.items()}
 
 

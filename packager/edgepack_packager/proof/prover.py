@@ -21,9 +21,21 @@ from edgepack.errors import BuildError, EdgepackError, EngineError
 from edgepack.runtime import KvCache, Support
 from edgepack.text.tokenizer import Tokenizer
 from edgepack_packager import calibration
+from edgepack_packager.calibration import feedback as made_good
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.progress import Progress
-from edgepack_packager.proof import engine, execution, loss, outlived, probe, recalled, structure, tensors, tokens
+from edgepack_packager.proof import (
+    engine,
+    execution,
+    loss,
+    outlived,
+    probe,
+    products,
+    recalled,
+    structure,
+    tensors,
+    tokens,
+)
 from edgepack_packager.proof.gates import Finding, gate, missed
 from edgepack_packager.proof.held_out import HeldOut
 from edgepack_packager.proof.outlived import Adapted
@@ -31,6 +43,7 @@ from edgepack_packager.proof.receipt import REFERENCE, Measuring
 from edgepack_packager.proof.vectors import Vectors as TextVectors
 from edgepack_packager.reference import EXACT
 from edgepack_packager.targets import Request
+from edgepack_packager.targets.feedback import Feedback
 from edgepack_packager.text.golden import Vectors
 from edgepack_packager.text.side import Text
 
@@ -57,10 +70,10 @@ class Prover:
     """The parts of the proof over one model, with the engines that can run on this host.
 
     ``files`` are those that the weights come from. ``max_kl`` is what a variant may lose in nats, where the builder
-    sets a limit, ``importance`` what calibrated variants were written by, ``adapted`` what adapters make of the
-    weights, and ``held_out`` the text that variants are judged on, where there is one. ``embedding`` is what is made of
-    texts, where the model has no head. ``unproven``: nothing is read back, and no engine is there; what adapters lost
-    is still told.
+    sets a limit, ``importance`` and ``feedback`` what calibrated variants were written by, ``calibrating`` token ids of
+    the text that gave them, ``adapted`` what adapters make of the weights, and ``held_out`` the text that variants are
+    judged on, where there is one. ``embedding`` is what is made of texts, where the model has no head. ``unproven``:
+    nothing is read back, and no engine is there; what adapters lost is still told.
     """
 
     def __init__(
@@ -75,6 +88,8 @@ class Prover:
         progress: Progress,
         max_kl: float | None = None,
         importance: Mapping[str, Float32] = MappingProxyType({}),
+        feedback: Mapping[str, Feedback] = MappingProxyType({}),
+        calibrating: Sequence[int] = (),
         adapted: Adapted | None = None,
         held_out: HeldOut | None = None,
         *,
@@ -83,6 +98,7 @@ class Prover:
     ) -> None:
         self._text, self._vectors, self._tokenizer, self._max_kl = text, vectors, tokenizer, max_kl
         self._weights, self._engines, self._scratch, self._progress = weights, engines, scratch, progress
+        self._feedback, self._calibrating = feedback, calibrating
         self._files, self._importance, self._adapted = files, importance, adapted or Adapted(weights)
         self._whole = probe.make(weights.decoder, tokenizer)
         self._probe = self._whole.first(probe.RUN)
@@ -109,7 +125,10 @@ class Prover:
         trial = _Trial(request.id)
         evidence: dict[str, object] = {"variant": request.id}
         if request.calibrated:
-            evidence["calibration"] = {"statistics_sha256": calibration.digest(self._importance)}
+            statistics: dict[str, object] = {"statistics_sha256": calibration.digest(self._importance)}
+            if fed := self._fed(request):
+                statistics |= {"fed": len(fed), "feedback_sha256": made_good.digest(fed)}
+            evidence["calibration"] = statistics
         if not self._unproven:
             with trial.part():
                 self._read_back(request, folder, trial, evidence)
@@ -146,12 +165,24 @@ class Prover:
     def _read_back(self, request: Request, folder: Path, trial: _Trial, evidence: dict[str, object]) -> None:
         self._progress.stage(f"Reading back {request.id}", self._weights.decoder.n_parameters)
         counts = self._importance if request.calibrated else {}
-        checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts)
+        fed = self._fed(request)
+        checked = tensors.prove(request.target, folder, self._weights, self._progress.advance, counts, fed)
         trial.findings += checked.findings
         evidence["tensors"] = checked.figures
         trial.notes = tuple(_notes(request, checked))
         if checked.exact:
             evidence["exact"] = {"matrices": checked.exact, "of": checked.quantised}
+        if fed:
+            self._progress.stage(f"Multiplying with {request.id}", self._weights.decoder.n_layers)
+            gained = products.prove(
+                request.target, folder, self._weights, fed, self._calibrating, self._progress.advance
+            )
+            trial.findings += [gained] if gained else []
+
+    def _fed(self, request: Request) -> dict[str, Feedback]:
+        """Return what errors of a variant are made good by, of the matrices whose levels know of it."""
+        names = request.fed(self._weights.decoder, self._weights.dtype)
+        return {name: each for name, each in self._feedback.items() if name in names}
 
     def receipt(self, verdicts: Sequence[Verdict]) -> Receipt | None:
         """Return what is sealed of the held-out text beside these variants, None where none was measured on it."""

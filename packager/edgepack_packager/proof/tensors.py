@@ -19,8 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks, row_blocks
 from edgepack_packager.proof.costs import kept
 from edgepack_packager.proof.gates import Finding, gate
+from edgepack_packager.proof.products import Meant
 from edgepack_packager.proof.sums import of_rows
 from edgepack_packager.targets import Form, Reader, Target
+from edgepack_packager.targets.feedback import FARTHEST, Feedback
 
 SCALE = 0.005
 """How far (w' . w) / (w . w) may be from 1, beside what quantisation itself moves it by."""
@@ -31,6 +33,9 @@ where ggml searches for them by another criterion than the least error."""
 
 NEAREST = 1.01
 """The error over that of the nearest levels. Measured: 1.001 at most, from the rounding of scales."""
+
+WHOLE = 0.95
+"""The error of a row, relative to it, that is too near to that of a row of zeros."""
 
 SAMPLE = 8
 """Every so many rows are quantised again to learn what that costs."""
@@ -72,11 +77,13 @@ def prove(
     weights: Weights,
     advance: Callable[[int], None],
     importance: Mapping[str, Float32] = MappingProxyType({}),
+    feedback: Mapping[str, Feedback] = MappingProxyType({}),
 ) -> Tensors:
     """Compare a variant with its source; ``advance`` is told the elements of each block.
 
     ``importance`` is what the writer weighed the errors of a column by, float32 [columns] by the tensor's name: so they
-    are weighed here, but where each row or each weight is held by itself. Raises ``BuildError`` for a file that cannot
+    are weighed here, but where each row or each weight is held by itself. ``feedback`` is what it made errors good by:
+    levels and what they cost are held to what those left of the weights. Raises ``BuildError`` for a file that cannot
     be read back.
     """
     reader = target.read(variant, weights.decoder)
@@ -92,7 +99,7 @@ def prove(
             weighed = block if root is None else _Block(stop - start, columns)
             grids = _Grids(form)
             for first, pair in _pairs(weights, reader, name, start, stop, columns):
-                _hold_rows(tightest, reader, name, first, pair)
+                _hold_rows(tightest, reader, name, first, pair, name in feedback)
                 if pair.is_matrix and form.group > 1:
                     grids.take(first, pair)
                 block.take(first - start, pair)
@@ -100,7 +107,8 @@ def prove(
                     weighed.take(first - start, _Pair(pair.expected * root, pair.actual * root))
                 advance(pair.expected.size)
             if pair.is_matrix:
-                cost = _hold_cost(tightest, reader, name, start, block, weighed, root)
+                meant = Meant(feedback[name]) if name in feedback else None
+                cost = _hold_cost(tightest, reader, name, start, block, weighed, root, meant)
                 _hold_scale(tightest, name, start, weighed, weights.decoder.head_multiple, cost)
                 if form.group > 1:
                     on_grids[name] = on_grids.get(name, np.zeros(3, np.int64)) + grids.hold(tightest, name)
@@ -218,24 +226,35 @@ class _Tightest:
         return [finding for _, finding in self._found.values()]
 
 
-def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair) -> None:
-    """Hold each row's error to the worst that its scheme's arithmetic allows, both relative to the row."""
+def _hold_rows(tightest: _Tightest, reader: Reader, name: str, start: int, pair: _Pair, fed: bool) -> None:
+    """Hold each row's error to the worst that its scheme's arithmetic allows, both relative to the row.
+
+    Where errors are made good, a row's own may be ``FARTHEST`` times as large, but never all of it.
+    """
     norm = np.sqrt(pair.power)
     unit = np.where(norm > 0, norm, 1.0)
-    allowed = reader.bound(name) * norm + reader.floor(name)
+    bound = min(reader.bound(name) * FARTHEST, WHOLE) if fed else reader.bound(name)
+    allowed = bound * norm + reader.floor(name)
     tightest.take(
         "tensors.row_error", np.sqrt(pair.error) / unit, allowed / unit, lambda row: f"row {start + row} of {name}"
     )
 
 
 def _hold_cost(
-    tightest: _Tightest, reader: Reader, name: str, start: int, block: _Block, weighed: _Block, root: Float32 | None
+    tightest: _Tightest,
+    reader: Reader,
+    name: str,
+    start: int,
+    block: _Block,
+    weighed: _Block,
+    root: Float32 | None,
+    meant: Meant | None,
 ) -> tuple[float, float]:
     """Hold a block's error to what its scheme costs on a sample of its rows, and to that of the nearest levels.
 
     ``weighed`` is the block times ``root``, float32 [columns], where errors are weighed: which levels are nearest does
-    not depend on that. Returns that cost as a share of the rows' power, and how far the scheme itself moves their scale
-    from 1.
+    not depend on that. Where errors are made good, they are those to what was ``meant``. Returns that cost as a share
+    of the rows' power, and how far the scheme itself moves their scale from 1.
     """
     form = reader.form(name)
     rule = kept(form, block.expected)
@@ -247,8 +266,16 @@ def _hold_cost(
     def least(of: _Block) -> float:
         return float(of.power[of.sample].sum() * few**2 + len(block.expected) * reader.floor(name) ** 2)
 
+    goal = block.expected if meant is None else meant.of(form, block.expected, block.actual)
+
+    def error(of: _Block) -> float:
+        if meant is None:
+            return float(of.error[of.sample].sum())
+        times = np.float32(1) if of is block or root is None else root
+        return float(of_rows(goal * times, of.actual)[0].sum())
+
     def hold(gate_name: str, of: _Block, least_error: float, limit: float) -> None:
-        ratio = np.sqrt(_over(of.error[of.sample].sum(), max(least_error, least(of))))
+        ratio = np.sqrt(_over(error(of), max(least_error, least(of))))
         place = _rows(name, start, start + len(block.power))
         tightest.take(gate_name, np.array([ratio]), np.array([limit]), lambda _: place)
 
@@ -256,7 +283,7 @@ def _hold_cost(
     if form.bits <= FEW_BITS and form.kind not in TOGETHER:
         from edgepack_packager.proof import nearest
 
-        hold("tensors.nearest", block, nearest.error(form, block.expected, block.actual), NEAREST)
+        hold("tensors.nearest", block, nearest.error(form, goal, block.actual), NEAREST)
     share = float(_over(cost, power))
     moved = abs(dot / power - 1) if power else 0.0
     return share, share + moved + (few / 2 if cost < least(weighed) else 0.0)

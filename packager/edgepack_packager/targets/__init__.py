@@ -19,6 +19,7 @@ from edgepack.bundle.manifest import Fallback
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
+from edgepack_packager.targets.feedback import Feedback
 from edgepack_packager.targets.kv_cache import Cache
 from edgepack_packager.text.side import Text
 
@@ -56,7 +57,8 @@ class Model:
 
     ``cache_scales`` are those of ``reference.cache_scales``, where payloads have a KV cache of q8 built in.
     ``importance`` is what an error in each column of a matrix counts, float32 [columns] by the canonical name: where it
-    says so, scales are searched. Empty where the scheme's own rule chooses them. ``forms`` are the matrices that do not
+    says so, scales are searched. Empty where the scheme's own rule chooses them. ``feedback`` is what errors are made
+    good by, of those matrices whose levels know of it, by the canonical name. ``forms`` are the matrices that do not
     follow the scheme's rule. ``embedding`` is what is made of a text, where the decoder has no head.
     """
 
@@ -67,6 +69,7 @@ class Model:
     text: Text | None = None
     cache_scales: Mapping[str, Float32] = field(default_factory=dict)
     importance: Mapping[str, Float32] = field(default_factory=dict)
+    feedback: Mapping[str, Feedback] = field(default_factory=dict)
     forms: Forms = field(default_factory=dict)
     embedding: Embedding | None = None
 
@@ -182,6 +185,7 @@ class Target(Protocol):
     ``schemes`` maps the names of its quantisations to their nominal bits per weight (32: exact). ``searched`` are those
     that have searched scales by their own rule, and no peer; ``needs_calibration`` those that make nonsense of any
     model unless a text chose their scales; ``for_grids`` those whose writer takes weights on their grid and no others.
+    ``fed`` are the forms whose levels make good the errors of those before them, where a model has ``feedback``.
     ``kv_cache`` is the element type of the KV cache where its payloads fix one, None where the runtime chooses or has
     only one.
     """
@@ -193,6 +197,7 @@ class Target(Protocol):
     searched: frozenset[str]
     needs_calibration: frozenset[str]
     for_grids: frozenset[str]
+    fed: frozenset[str]
     kv_cache: KvCache | None
 
     def floor(self, decoder: Decoder) -> str:
@@ -239,7 +244,8 @@ class Target(Protocol):
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows of a canonical matrix, float32 [n, columns], as a variant with that form would hold them.
 
-        They are encoded by the model's ``importance``, as its writer does. Raises ``BuildError`` as it does.
+        They are encoded by the model's ``importance`` and ``feedback``, as its writer does. Raises ``BuildError`` as
+        that.
         """
         ...
 
@@ -294,6 +300,26 @@ class Request:
     def packages(self) -> dict[str, str]:
         """The packages that shape its bytes, with their versions here."""
         return {name: version(name) for name in self.target.packages}
+
+    def fed(self, decoder: Decoder, dtype: str) -> frozenset[str]:
+        """Return the matrices whose levels make good each other's errors; all, where their forms are to be chosen.
+
+        Not a tied embedding, which is no product alone.
+        """
+        if not self.calibrated:
+            return frozenset()
+        ruled = self.target.ruled(decoder, dtype, self.scheme)
+        forms = {**ruled, **self.forms}
+        return frozenset(
+            name
+            for name, shape in decoder.tensors()
+            if len(shape) == 2 and name != "embedding" and (forms.get(name) in self.target.fed or self._open)
+        )
+
+    @property
+    def _open(self) -> bool:
+        """Whether its forms are to be chosen yet, among which there are such."""
+        return bool(self.called and not self.forms and self.target.fed)
 
     def measure(self, decoder: Decoder, dtype: str) -> Written:
         """Return what its writer will report."""

@@ -32,7 +32,7 @@ from edgepack_packager.targets import (
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
-from edgepack_packager.targets.gguf.quantize import encode, keep_grids
+from edgepack_packager.targets.gguf.quantize import FED, encode, keep_grids
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import FORMATS, GRIDS, NEEDS_CALIBRATION, SCHEMES, Kind, sizes
 from edgepack_packager.targets.gguf.tensors import parts
@@ -50,6 +50,7 @@ class GgufTarget:
     searched: frozenset[str] = frozenset()  # K-quants are searched too, by llama.cpp as well
     needs_calibration: frozenset[str] = NEEDS_CALIBRATION
     for_grids: frozenset[str] = frozenset(GRIDS)
+    fed: frozenset[str] = frozenset(FED)
     kv_cache: KvCache | None = None
 
     def __init__(self) -> None:
@@ -121,7 +122,8 @@ class GgufTarget:
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a file with that type holds them, but for what they are multiplied by there."""
         kind = cast(Kind, form)
-        encoded = encode(kind, rows, name, model.importance.get(name))
+        feedback = model.feedback.get(name) if form in self.fed else None
+        encoded = encode(kind, rows, name, model.importance.get(name), feedback)
         keep_grids(kind, rows, 1.0, encoded, name)
         return dequantize(form.upper(), encoded)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgepack.errors import BuildError
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form
+from edgepack_packager.targets.feedback import Feedback, levels
 from edgepack_packager.targets.gguf import kquants
 from edgepack_packager.targets.gguf.recipe import FORMATS, GRIDS, K_QUANTS, Kind
 
@@ -23,11 +24,13 @@ Bytes = NDArray[np.uint8]
 _STEP = 2048
 
 
-def encode(kind: Kind, rows: Float32, place: str, importance: Float32 | None = None) -> Bytes:
+def encode(
+    kind: Kind, rows: Float32, place: str, importance: Float32 | None = None, feedback: Feedback | None = None
+) -> Bytes:
     """Return float32 [n, columns] (or [n] for float types) as uint8 [n, row bytes].
 
     ``importance`` is what an error in each column counts, float32 [columns], for the types that search: all that are
-    quantised but q8_0 and those for grids.
+    quantised but q8_0 and those for grids. With it, ``feedback`` is what errors are made good by, for those of ``FED``.
 
     Raises ``BuildError``, naming ``place``, for a value that the type cannot hold: an infinity or a NaN in a
     quantised type, and beyond 65504 in f16.
@@ -42,7 +45,7 @@ def encode(kind: Kind, rows: Float32, place: str, importance: Float32 | None = N
     if kind == "f16":
         return _to_f16(matrix, place).view(np.uint8)
     if importance is not None and kind in _WEIGHED_BITS:
-        return _weighed(kind, matrix, place, importance)
+        return _weighed(kind, matrix, place, importance, feedback)
     return _with_numpy(kind, matrix, place)
 
 
@@ -103,7 +106,11 @@ def _to_f16(values: Float32, place: str) -> NDArray[np.float16]:
 _WEIGHED_BITS: dict[Kind, int] = {"q4_0": 4, "q4_1": 4, "q5_0": 5, "q5_1": 5}
 
 
-def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Bytes:
+FED = frozenset(_WEIGHED_BITS)
+"""Types whose levels can make good each other's errors: a value is one of them times a scale, and no other's."""
+
+
+def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32, feedback: Feedback | None) -> Bytes:
     """Encode blocks of 32 with the scales that lose least where it counts."""
     from edgepack_packager.targets.gguf import weighed
 
@@ -114,6 +121,11 @@ def _weighed(kind: Kind, rows: Float32, place: str, importance: Float32) -> Byte
         codes, *scales = fit(rows, importance, _WEIGHED_BITS[kind])
     except FloatingPointError:
         raise _unrepresentable(kind, place) from None
+    if feedback is not None:
+        bits, shape = _WEIGHED_BITS[kind], (len(rows), -1)
+        lowest = scales[-1] if kind.endswith("_1") else scales[0] * np.float32(-(2 ** (bits - 1)))
+        block, (steps, lowest) = FORMATS[kind].block, (each.reshape(shape) for each in (scales[0], lowest))
+        codes = levels(rows, feedback, steps, lowest, block, 2**bits - 1).reshape(-1, block)
     columns = np.ascontiguousarray(codes.T)
     parts = [_halves(scale) for scale in scales]
     if kind.startswith("q5"):

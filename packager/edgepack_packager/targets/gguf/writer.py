@@ -26,7 +26,7 @@ class GgufWriter:
     def __init__(self, path: Path, model: Model, scheme: str) -> None:
         self._layout = place(model.decoder, scheme, model.forms, bool(model.importance))
         self._decoder = model.decoder
-        self._importance = model.importance
+        self._importance, self._feedback = model.importance, model.feedback
         self._architecture = choose(model.decoder).name
         self._written = dict.fromkeys(self._layout.canonical, 0)
         start = header.encode(metadata(model, scheme), self._layout)
@@ -61,7 +61,8 @@ class GgufWriter:
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
         if name.endswith("delta.decay"):
             scaled = -np.exp(rows)  # what the file multiplies a softplus by
-        encoded = encode(tensor.kind, scaled, self._place(name), self._importance.get(name))
+        counts, feedback = self._importance.get(name), self._feedback.get(name)
+        encoded = encode(tensor.kind, scaled, self._place(name), counts, feedback)
         keep_grids(tensor.kind, rows, ratio, encoded, self._place(name))
         if rotates(name, self._architecture):
             encoded = self._interleave(encoded, name)

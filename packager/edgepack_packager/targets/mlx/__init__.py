@@ -17,7 +17,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import UsageError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
+from edgepack_packager.targets import CALIBRATED_BITS, NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
 from edgepack_packager.targets.mlx.forms import BITS, FORMS, form
 from edgepack_packager.targets.mlx.layout import (
     FLOATS,
@@ -31,7 +31,7 @@ from edgepack_packager.targets.mlx.layout import (
 )
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
-from edgepack_packager.targets.mlx.quantize import dequantize, keep_grids, quantize
+from edgepack_packager.targets.mlx.quantize import dequantize, feed, keep_grids, quantize
 from edgepack_packager.targets.mlx.reading import MlxReader
 from edgepack_packager.targets.mlx.writing import MlxWriter
 
@@ -48,6 +48,7 @@ class MlxTarget:
     searched: frozenset[str] = frozenset({MIXED})
     needs_calibration: frozenset[str] = frozenset()
     for_grids: frozenset[str] = frozenset()
+    fed: frozenset[str] = frozenset(name for name, each in FORMS.items() if each.bits < CALIBRATED_BITS)
     kv_cache: KvCache | None = None
 
     def __init__(self, shard_bytes: int = SHARD_BYTES) -> None:
@@ -106,6 +107,8 @@ class MlxTarget:
         """Return rows as a file with that form holds them."""
         own, counts, stored = FORMS[form], model.importance.get(name), float_type(model.decoder, MIXED, model.dtype)
         levels, scales, biases = quantize(rows, own.bits, stored, search=True, group=own.group, importance=counts)
+        if form in self.fed and name in model.feedback:
+            feed(rows, own.bits, stored, levels, scales, biases, model.feedback[name])
         keep_grids(rows, own.bits, stored, levels, scales, biases)
         return dequantize(levels, scales, biases, own.bits)
 

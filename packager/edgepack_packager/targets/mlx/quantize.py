@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form
+from edgepack_packager.targets.feedback import Feedback, levels
 from edgepack_packager.targets.mlx.forms import GROUP
 from edgepack_packager.targets.sums import add_up
 
@@ -76,6 +77,19 @@ def quantize(
     return packed.reshape(rows, -1), scales.reshape(shape), biases.reshape(shape)
 
 
+def feed(
+    weights: Float32, bits: int, stored: Float, packed: Bytes, scales: Float32, biases: Float32, feedback: Feedback
+) -> None:
+    """Replace the levels that ``quantize`` chose by those that make good each other's errors.
+
+    ``stored`` is the type that scales and biases are rounded to.
+    """
+    steps, lowest = _as_stored(scales, stored), _as_stored(biases, stored)
+    group = weights.shape[1] // scales.shape[1]
+    chosen = levels(weights, feedback, steps, lowest, group, 2**bits - 1)
+    packed[:] = _joined(chosen.reshape(-1, group), bits).reshape(packed.shape)
+
+
 def keep_grids(weights: Float32, bits: int, stored: Float, packed: Bytes, scales: Float32, biases: Float32) -> None:
     """Replace what ``quantize`` made of those rows that lie on a grid by its levels, which it would round away.
 
@@ -99,9 +113,9 @@ def keep_grids(weights: Float32, bits: int, stored: Float, packed: Bytes, scales
         middle = (add_up(groups.T.copy()) / np.float32(group) - bias) / steps
         bias = np.where(whole, rounded * np.float32(-(2 ** (bits - 1))), bias + (scale - rounded) * middle)
         scales[on], biases[on] = rounded.reshape(len(on), -1), _as_stored(bias, stored).reshape(len(on), -1)
-        levels = np.empty((len(groups), group * bits // 8), np.uint8)
-        _pack(groups, np.where(scale != 0, rounded, steps), biases[on].reshape(-1), bits, levels)
-        packed[on] = levels.reshape(len(on), -1)
+        chosen = np.empty((len(groups), group * bits // 8), np.uint8)
+        _pack(groups, np.where(scale != 0, rounded, steps), biases[on].reshape(-1), bits, chosen)
+        packed[on] = chosen.reshape(len(on), -1)
 
 
 def _fit(groups: Float32, bits: int) -> tuple[Float32, Float32]:
@@ -148,9 +162,9 @@ def _as_stored(values: Float32, kind: Float) -> Float32:
 def _pack(groups: Float32, scale: Float32, bias: Float32, bits: int, out: Bytes) -> None:
     from edgepack_packager.targets.mlx import kernels
 
-    levels = np.empty(groups.shape, np.uint8)
-    kernels.nearest(groups, scale, bias, np.float32(2**bits - 1), levels)
-    out[...] = _joined(levels, bits)
+    chosen = np.empty(groups.shape, np.uint8)
+    kernels.nearest(groups, scale, bias, np.float32(2**bits - 1), chosen)
+    out[...] = _joined(chosen, bits)
 
 
 def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Float32:
@@ -168,18 +182,18 @@ def dequantize(packed: Bytes, scales: Float32, biases: Float32, bits: int) -> Fl
 _LOWER = (np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF), np.uint64(0x00000000FFFFFFFF))
 
 
-def _joined(levels: Bytes, bits: int) -> Bytes:
+def _joined(whole: Bytes, bits: int) -> Bytes:
     """Return bytes [n, levels * bits / 8] of levels [n, a multiple of 8] that are below 2**bits."""
     if bits == 8:
-        return levels
+        return whole
     if bits == 4:
-        pairs = np.ascontiguousarray(levels).view("<u2")  # two levels: one in bits 0-3, its neighbour in bits 8-11
+        pairs = np.ascontiguousarray(whole).view("<u2")  # two levels: one in bits 0-3, its neighbour in bits 8-11
         halves: Bytes = (pairs | pairs >> np.uint16(4)).astype(np.uint8)
         return halves
-    eight = np.ascontiguousarray(levels).view("<u8")
+    eight = np.ascontiguousarray(whole).view("<u8")
     for doubling, lower in enumerate(_LOWER):
         eight = eight & lower | (eight & ~lower) >> np.uint64((8 - bits) << doubling)
-    joined: Bytes = eight[:, :, None].view(np.uint8)[:, :, :bits].reshape(len(levels), -1)
+    joined: Bytes = eight[:, :, None].view(np.uint8)[:, :, :bits].reshape(len(whole), -1)
     return joined
 
 

@@ -24,7 +24,7 @@ from edgepack_packager.targets.mlx.layout import (
 )
 from edgepack_packager.targets.mlx.model_types import choose
 from edgepack_packager.targets.mlx.names import place
-from edgepack_packager.targets.mlx.quantize import Float, keep_grids, quantize, round_to
+from edgepack_packager.targets.mlx.quantize import Float, feed, keep_grids, quantize, round_to
 
 
 class MlxWriter:
@@ -34,7 +34,7 @@ class MlxWriter:
         self._folder = folder
         self._decoder = model.decoder
         self._scheme = scheme
-        self._importance = model.importance
+        self._importance, self._feedback = model.importance, model.feedback
         self._float: Float = float_type(model.decoder, scheme, model.dtype)
         self._level_type = level_type(model.decoder, scheme, model.dtype)
         self._packings = packings(model.decoder, scheme, model.forms)
@@ -94,6 +94,8 @@ class MlxWriter:
         # Among more levels than those of 4 bits, rounding a bfloat16 scale moves weights from one to another.
         chosen_for = self._float if search and own.bits > 4 else self._level_type
         packed, scales, biases = quantize(rows, own.bits, chosen_for, search=search, group=own.group, importance=counts)
+        if name in self._feedback:
+            feed(rows, own.bits, self._float, packed, scales, biases, self._feedback[name])
         keep_grids(rows, own.bits, self._float, packed, scales, biases)
         self._put(f"{where.module}.weight", first, packed)
         self._put(f"{where.module}.scales", first, self._round(name, scales))

@@ -12,7 +12,7 @@ from edgepack.errors import UnsupportedModelError, UsageError
 from edgepack.extras import needed
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.targets import NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
+from edgepack_packager.targets import CALIBRATED_BITS, NO_FORMS, Activations, Form, Forms, Model, Slot, Written, slots
 from edgepack_packager.targets.onnx import blocks, graph
 from edgepack_packager.targets.onnx.forms import BITS, FORMS, form
 from edgepack_packager.targets.onnx.layout import FLOATS, MIXED, SCHEMES, layout, sizes
@@ -41,6 +41,7 @@ class OnnxTarget:
     searched: ClassVar[frozenset[str]] = frozenset({MIXED, *(name for name, each in FORMS.items() if each.searched)})
     needs_calibration: ClassVar[frozenset[str]] = frozenset()
     for_grids: ClassVar[frozenset[str]] = frozenset()
+    fed: ClassVar[frozenset[str]] = frozenset(name for name, each in FORMS.items() if each.bits < CALIBRATED_BITS)
 
     def with_kv_cache(self, kv_cache: KvCache) -> OnnxTarget:
         """Return the target of graphs with a KV cache of that type."""
@@ -104,7 +105,8 @@ class OnnxTarget:
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a data file with such blocks holds them."""
         own = FORMS[form]
-        encoded = blocks.encode(rows, own, model.importance.get(name))
+        feedback = model.feedback.get(name) if form in self.fed else None
+        encoded = blocks.encode(rows, own, model.importance.get(name), feedback)
         return blocks.dequantize(*encoded, rows.shape[1], own.bits)
 
     def graph_bytes(self, decoder: Decoder, scheme: str) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import CALIBRATED_BITS, Form
+from edgepack_packager.targets.feedback import Feedback, levels
 from edgepack_packager.targets.onnx.forms import Blocks
 
 # Blocks that are quantised at once: intermediate arrays stay at a megabyte, whatever the size of the source's rows.
@@ -32,11 +33,20 @@ _SPREADS = np.array([1.05, 1, 0.95, 0.9, 0.85, 0.8], np.float32)
 Codes = NDArray[np.uint8]
 
 
-def encode(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32, Codes]:
-    """Return ``quantize``'s codes, scales and zero points, but for rows that lie on a grid, which take its levels."""
-    found = quantize(rows, form, importance)
-    keep_grids(rows, form, *found)
-    return found
+def encode(
+    rows: Float32, form: Blocks, importance: Float32 | None = None, feedback: Feedback | None = None
+) -> tuple[Codes, Float32, Codes]:
+    """Return ``quantize``'s codes, scales and zero points, but for rows that lie on a grid, which take its levels.
+
+    With ``feedback`` the codes are those that make good each other's errors.
+    """
+    codes, scales, zeros = quantize(rows, form, importance)
+    if feedback is not None:
+        whole = np.repeat(zeros, form.size, axis=1)
+        whole[:, : rows.shape[1]] = levels(rows, feedback, scales, -(zeros * scales), form.size, 2**form.bits - 1)
+        codes = _packed(whole, form.bits).reshape(codes.shape)
+    keep_grids(rows, form, codes, scales, zeros)
+    return codes, scales, zeros
 
 
 def quantize(rows: Float32, form: Blocks, importance: Float32 | None = None) -> tuple[Codes, Float32, Codes]:
@@ -92,9 +102,9 @@ def keep_grids(rows: Float32, form: Blocks, codes: Codes, scales: Float32, zeros
     for start in range(0, len(found.rows), step):
         run = slice(start, start + step)
         on = found.rows[run]
-        levels = _filled(rows[on], form).reshape(len(on), -1, form.size) - found.biases[run, :, None]
-        levels /= np.where(found.scales[run] != 0, found.scales[run], np.float32(1))[:, :, None]
-        codes[on] = _packed(np.rint(levels).astype(np.uint8), form.bits)
+        steps = _filled(rows[on], form).reshape(len(on), -1, form.size) - found.biases[run, :, None]
+        steps /= np.where(found.scales[run] != 0, found.scales[run], np.float32(1))[:, :, None]
+        codes[on] = _packed(np.rint(steps).astype(np.uint8), form.bits)
 
 
 def dequantize(codes: Codes, scales: Float32, zeros: Codes, columns: int, bits: int) -> Float32:

@@ -14,6 +14,7 @@ from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.positions import BINARY, write_at
 from edgepack_packager.targets import Model, Written
+from edgepack_packager.targets.feedback import Feedback
 from edgepack_packager.targets.onnx import blocks, genai, graph, rope
 from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region, Stored, layout
 
@@ -28,7 +29,7 @@ class OnnxWriter:
         self._decoder = model.decoder
         self._layout = layout(model.decoder, scheme, kv_cache, model.forms)
         self._scales = model.cache_scales
-        self._importance = model.importance
+        self._importance, self._feedback = model.importance, model.feedback
         self._rows = dict.fromkeys(self._layout.tensors, 0)
         self._file = -1
         try:
@@ -55,7 +56,7 @@ class OnnxWriter:
         shape = (stored.columns,) if rows.ndim == 2 else ()
         if start != self._rows[name] or start + len(rows) > whole or rows.shape[1:] != shape:
             raise BuildError(f"{name}: rows {start} to {start + len(rows)} of {whole} do not follow the rows before.")
-        encoded = _encoded(name, start, stored, rows, self._importance.get(name))
+        encoded = _encoded(name, start, stored, rows, self._importance.get(name), self._feedback.get(name))
         for region, values in zip(stored.regions, encoded, strict=True):
             self._put(region, start, values)
         self._rows[name] = start + len(rows)
@@ -94,7 +95,12 @@ class OnnxWriter:
 
 
 def _encoded(
-    name: str, start: int, stored: Stored, rows: Float32, importance: Float32 | None
+    name: str,
+    start: int,
+    stored: Stored,
+    rows: Float32,
+    importance: Float32 | None,
+    feedback: Feedback | None,
 ) -> tuple[NDArray[np.generic], ...]:
     """Return the rows as they are stored, one array for each region of the tensor."""
     if stored.weight.element == "f32":
@@ -104,7 +110,7 @@ def _encoded(
             halves = rows.astype("<f2")
         _check_finite(name, start, np.isfinite(halves), "f16, whose largest number is 65504", "int8")
         return (halves,)
-    codes, scales, zeros = blocks.encode(rows, stored.blocks, importance)
+    codes, scales, zeros = blocks.encode(rows, stored.blocks, importance, feedback)
     _check_finite(name, start, np.isfinite(scales), f"int{stored.blocks.bits}", "f32")
     whole = codes, scales.astype("<f4", copy=False)
     return (*whole, blocks.pack_zeros(zeros, stored.blocks.bits)) if stored.blocks.asymmetric else whole
