@@ -55,10 +55,11 @@ class Session(Protocol):
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens and return how many are kept: ``length``, or fewer.
 
-        An engine whose layers hold little more than their windows see may have forgotten what lies before ``length``.
-        It keeps what it can go on from to the last bit as after the same steps without the others, if need be nothing;
-        the caller evaluates the rest again. Guesses can be taken back: of a last forward of at most ``Options.chunk``
-        tokens all but the first.
+        An engine whose layers hold little more than their windows see may have forgotten what lies before ``length``,
+        and layers that keep a state go back only to where a forward of several tokens began or ended, of which the
+        session keeps some. It keeps what it can go on from to the last bit as after the same steps without the others,
+        if need be nothing; the caller evaluates the rest again. Guesses can be taken back: of a last forward of at most
+        ``Options.chunk`` tokens all but the first, or by layers with a state the whole.
         Raises ``ValueError`` unless 0 <= length <= self.length.
         """
         ...
