@@ -6,6 +6,7 @@ by its name: an embedding of another pooling is no embedding of this model.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from contextlib import closing
@@ -62,7 +63,7 @@ def longest(folder: Path) -> int | None:
     if limit is None:
         place = (TOKENIZER_CONFIG, "model_max_length")
         limit = _optional(folder, TOKENIZER_CONFIG).get("model_max_length")
-    if limit is not None and (type(limit) not in (int, float) or limit < 1):
+    if limit is not None and (type(limit) not in (int, float) or not 1 <= limit < math.inf):
         raise _wrong(*place, limit, "a number of tokens")
     return None if limit is None else int(limit)
 

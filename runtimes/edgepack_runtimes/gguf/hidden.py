@@ -31,5 +31,5 @@ class HiddenSession(WithoutHead, GgufSession):
         for begin in range(first, len(ids), step):
             part = ids[begin : begin + step]
             self._step(part, 0)
-            states[begin - first : begin - first + len(part)] = native.outputs(len(part))
+            states[begin - first : begin - first + len(part)] = native.results(len(part))
         return states

@@ -52,7 +52,7 @@ class Native:
         self.context: int | None = context
         self.memory = self.native.llama_get_memory(context)
         self.columns = columns
-        self._outputs = self.native.llama_get_embeddings if states else self.native.llama_get_logits
+        self._results = self.native.llama_get_embeddings if states else self.native.llama_get_logits
         self.threads = threads
         self.pool = library.pools.attach(context, threads) if library.pools else None
         # Held through every call into the context, which does not survive two threads at once.
@@ -70,7 +70,7 @@ class Native:
         # numpy takes 25 us longer than ctypes to convert a token. For the same reason the view of the logits, which
         # are at the same place step after step, is made once: that takes 30 us then.
         self._place, self._view = (0, 0), np.empty((0, columns), np.float32)
-        self.tokens, self.positions, self.wanted = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
+        self.tokens, self.positions, self.outputs = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
         sequence = ctypes.pointer(c_int32(_SEQUENCE))
         self.batch = abi.Batch(
             n_tokens=0,
@@ -79,12 +79,12 @@ class Native:
             pos=self.positions,
             n_seq_id=(c_int32 * chunk)(*[1] * chunk),
             seq_id=(POINTER(c_int32) * chunk)(*[sequence] * chunk),
-            logits=self.wanted,
+            logits=self.outputs,
         )
 
-    def outputs(self, rows: int) -> Float32:
+    def results(self, rows: int) -> Float32:
         """Return those of a step, float32 [rows, columns], in the engine's memory: they last until the next one."""
-        place = self._outputs(self.context), rows
+        place = self._results(self.context), rows
         if place != self._place:
             found = (c_float * (rows * self.columns)).from_address(place[0])
             self._place, self._view = place, np.frombuffer(memoryview(found), np.float32).reshape(rows, self.columns)
@@ -306,15 +306,15 @@ class GgufSession:
         if first == len(ids) - 1:  # a prompt, or a token: the last chunk alone has logits
             logits, step = None, self._chunk
         else:
-            logits, step = np.empty((len(ids) - first, native.columns), np.float32), min(self._chunk, OUTPUTS)
+            logits, step = np.empty((len(ids) - first, self._n_vocab), np.float32), min(self._chunk, OUTPUTS)
         for begin in range(0, len(ids), step):
             chunk = ids[begin : begin + step]
             n = len(chunk)
             silent = min(max(first - begin, 0), n)
             self._step(chunk, silent)
             if logits is not None and silent < n:
-                logits[begin + silent - first : begin + n - first] = native.outputs(n - silent)
-        return native.outputs(1).copy() if logits is None else logits
+                logits[begin + silent - first : begin + n - first] = native.results(n - silent)
+        return native.results(1).copy() if logits is None else logits
 
     def _step(self, chunk: list[int], silent: int) -> None:
         """Append a chunk of ids, of which the first ``silent`` have no outputs."""
@@ -322,7 +322,7 @@ class GgufSession:
         for place, token in enumerate(chunk):
             native.tokens[place] = token
             native.positions[place] = self._length + place
-            native.wanted[place] = int(place >= silent)
+            native.outputs[place] = int(place >= silent)
         self._decode(len(chunk))
         self._length += len(chunk)
 

@@ -126,6 +126,7 @@ def test_what_is_not_understood_is_refused(file: str, change: Change, said: str,
     [
         ({"do_lower_case": True}, "do_lower_case"),
         ({"max_seq_length": 0}, "max_seq_length"),
+        ({"max_seq_length": float("nan")}, "max_seq_length"),
         ({"tokens": 3}, "tokens is 3"),
         ({"transformer_task": "text-generation"}, "transformer_task is 'text-generation'"),
         ({"modality_config": {"text": {"method": "forward"}}}, "modality_config is"),
