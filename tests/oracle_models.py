@@ -487,6 +487,7 @@ QWEN3_5: Mapping[str, Any] = {
         "mrope_section": [3, 3, 2],
     },
     "tie_word_embeddings": True,
+    "torch_dtype": "float16",
 }
 
 

@@ -184,31 +184,37 @@ class _Building:
         name, kind = f"layers.{layer}.delta", self._decoder.correcting[layer]
         joined = self._linear(f"{name}.qkv", inputs)
         mixed = self._convolved(name, layer, joined, (kind.channels, 1, kind.length), activation=b"silu")
-        sizes = self._integers("delta.sizes", kind.key_size, kind.key_size, kind.value_size)
-        parts = tuple(f"{name}.{part}.joined" for part in ("q", "k", "v"))
-        self._add("Split", [mixed, sizes], *parts, axis=-1)
-        keys, values = (kind.n_key_heads, kind.key_dim), (kind.n_value_heads, kind.value_dim)
-        apart = [
+        sizes = self._integers("delta.sizes", 2 * kind.key_size, kind.value_size)
+        self._add("Split", [mixed, sizes], f"{name}.qk.joined", f"{name}.v.joined", axis=-1)
+        shapes = ("qk", 2 * kind.n_key_heads, kind.key_dim), ("v", kind.n_value_heads, kind.value_dim)
+        both, values = (
             self._add("Reshape", [f"{name}.{of}.joined", self._integers(f"{n}x{d}", 0, 0, n, d)], f"{name}.{of}.heads")
-            for of, (n, d) in (("q", keys), ("k", keys), ("v", values))
-        ]
+            for of, n, d in shapes
+        )
+        parts = f"{name}.q.heads", f"{name}.k.heads"
+        self._add("Split", [self._unit(f"{name}.qk", both)], *parts, axis=2, num_outputs=2)
         a, b = (self._linear(f"{name}.{part}", inputs) for part in ("a", "b"))
         vectors = ("decay", "step", "head_norm")
         decay, step, gain = (self._stored(f"{name}.{p}.weight", F32, *self._shapes[f"{name}.{p}"]) for p in vectors)
         found = self._add(
             "GatedDeltaNet",
-            [*apart, "", a, b, f"past_delta.{layer}", decay, step],
+            [*parts, values, "", a, b, f"past_delta.{layer}", decay, step],
             f"{name}.found",
             f"present_delta.{layer}",
             gate_activation=b"softplus",
             beta_activation=b"sigmoid",
-            qk_l2_norm=1,
             scale=kind.key_dim**-0.5,
         )
         flat = self._add("Reshape", [found, self._integers("flat", 0, 0, -1)], f"{name}.flat")
         inner = [flat, gain, self._linear(f"{name}.z", inputs)]
         gated = self._add("GatedRMSNorm", inner, f"{name}.gated", epsilon=self._decoder.norm_eps, activation=b"silu")
         return self._linear(f"{name}.out", gated)
+
+    def _unit(self, name: str, inputs: str) -> str:
+        axis = self._integers("last_axis", -1)
+        squares = self._add("ReduceSumSquare", [inputs, axis], f"{name}.squares", keepdims=1)
+        more = self._add("Add", [squares, self._number("delta.epsilon", 1e-6)], f"{name}.more")
+        return self._add("Div", [inputs, self._add("Sqrt", [more], f"{name}.length")], f"{name}.unit")
 
     def _convolved(
         self, name: str, layer: int, inputs: str, dims: tuple[int, ...], bias: str = "", activation: bytes = b"none"

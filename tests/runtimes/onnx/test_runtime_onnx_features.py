@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from decoders import Positions, RandomWeights, changed, describe
+from decoders import LFM2, QWEN3_5, Positions, RandomWeights, changed, describe
 from variants import nmse
 
-from edgepack.bundle.decoder import Decoder, Temperature
+from edgepack.bundle.decoder import Convolution, Decoder, Temperature
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope, YarnScaling
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
@@ -105,6 +105,12 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         [{"rope": rope()}, {"rope": rope(scaling=msgspec.structs.replace(YARN, magnitude=1.0))}],
     ),
     "gelu": ({"activation": "gelu_tanh"}, [{"activation": "silu"}]),
+    "convolutions": (LFM2, [{"qk_norm": None}]),
+    "convolutions with biases": (
+        {**LFM2, "convolution": Convolution(length=3, bias=True)},
+        [{"convolution": Convolution(length=3)}],
+    ),
+    "delta rules": (QWEN3_5, [{"gated": False}, {"rope": rope(dim=32)}]),
     "biases of q, k and v alone": ({"qkv_bias": True}, [{"qkv_bias": False}]),
     "no positions in every fourth layer": (
         {**pattern(GLOBAL, GLOBAL, GLOBAL, (None, None)), "n_layers": 5},
@@ -168,7 +174,11 @@ def test_f32_is_the_reference_in_any_chunks_and_f16_is_close(tmp_path: Path, nam
     for chunk in (512, 64, 1):
         assert nmse(run(tmp_path / "f32", weights.decoder, ids, chunk), expected) <= 1e-10
     pack(tmp_path / "f16", weights, "f16")
-    assert nmse(run(tmp_path / "f16", weights.decoder, ids), expected) <= 1e-5
+    reader = find_target("onnx").read(tmp_path / "f16", weights.decoder)
+    halved = reference.logits(ReadBack(weights.decoder, reader), ids)
+    reader.close()
+    assert nmse(run(tmp_path / "f16", weights.decoder, ids), halved) <= 1e-10
+    assert nmse(halved, expected) <= (1e-4 if weights.decoder.correcting else 1e-5)
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(FAULTS)])
@@ -179,6 +189,13 @@ def test_a_graph_of_another_description_is_far_from_the_reference(
     written = faulty(weights.decoder, fault)
     pack(tmp_path, weights, written=written)
     assert nmse(run(tmp_path, written, ids), reference.logits(weights, ids)) > 1e-6
+
+
+def test_heads_that_are_short_are_divided_by_what_transformers_divides_them_by(tmp_path: Path) -> None:
+    """An epsilon is part of their squares: without it the shortest would be off by 4e-5 of themselves."""
+    weights, ids = RandomWeights(decoder_of("delta rules"), gain=0.2), token_ids()
+    expected = reference.logits(weights, ids)
+    assert nmse(run(pack(tmp_path, weights), weights.decoder, ids), expected) <= 1e-11
 
 
 @pytest.mark.parametrize("name", ["alternating windows", "Gemma 3", "one rope within attention and one before it"])

@@ -31,31 +31,40 @@ def delta(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     name, kind = f"layers.{layer}.delta", decoder.correcting[layer]
     joined = nodes.linear(f"{name}.qkv", inputs)
     mixed = _convolved(nodes, name, layer, joined, (kind.channels, 1, kind.length), activation="silu")
-    sizes = nodes.integers("delta.sizes", kind.key_size, kind.key_size, kind.value_size)
-    parts = [f"{name}.{part}.joined" for part in ("q", "k", "v")]
-    nodes.add("Split", [mixed, sizes], *parts, axis=-1)
-    heads = {"q": (kind.n_key_heads, kind.key_dim), "k": (kind.n_key_heads, kind.key_dim)}
-    heads["v"] = (kind.n_value_heads, kind.value_dim)
+    sizes = nodes.integers("delta.sizes", 2 * kind.key_size, kind.value_size)
+    keys, values = f"{name}.qk.joined", f"{name}.v.joined"
+    nodes.add("Split", [mixed, sizes], keys, values, axis=-1)
     apart = [
         nodes.add("Reshape", [part, nodes.integers(f"{count}x{size}", 0, 0, count, size)], f"{name}.{of}.heads")
-        for part, (of, (count, size)) in zip(parts, heads.items(), strict=True)
+        for part, of, count, size in (
+            (keys, "qk", 2 * kind.n_key_heads, kind.key_dim),
+            (values, "v", kind.n_value_heads, kind.value_dim),
+        )
     ]
+    parts = f"{name}.q.heads", f"{name}.k.heads"
+    nodes.add("Split", [_unit(nodes, f"{name}.qk", apart[0])], *parts, axis=2, num_outputs=2)
     a, b = (nodes.linear(f"{name}.{part}", inputs) for part in ("a", "b"))
     decay, step, gain = (nodes.stored(nodes.layout.tensors[f"{name}.{part}"].weight) for part in _VECTORS)
     found = nodes.contrib(
         "GatedDeltaNet",
-        [*apart, "", a, b, PAST.format("delta", layer), decay, step],
+        [*parts, apart[1], "", a, b, PAST.format("delta", layer), decay, step],
         f"{name}.found",
         PRESENT.format("delta", layer),
         gate_activation="softplus",
         beta_activation="sigmoid",
-        qk_l2_norm=1,
         scale=kind.key_dim**-0.5,
     )
     flat = nodes.add("Reshape", [found, nodes.integers("flat", 0, 0, -1)], f"{name}.flat")
     z = nodes.linear(f"{name}.z", inputs)
     gated = nodes.contrib("GatedRMSNorm", [flat, gain, z], f"{name}.gated", epsilon=decoder.norm_eps, activation="silu")
     return nodes.linear(f"{name}.out", gated)
+
+
+def _unit(nodes: Nodes, name: str, inputs: str) -> str:
+    """Add the division of each head by its length. The operator's own (``qk_l2_norm``) adds nothing to the squares."""
+    squares = nodes.add("ReduceSumSquare", [inputs, nodes.integers("last_axis", -1)], f"{name}.squares", keepdims=1)
+    more = nodes.add("Add", [squares, nodes.number("delta.epsilon", 1e-6)], f"{name}.more")
+    return nodes.add("Div", [inputs, nodes.add("Sqrt", [more], f"{name}.length")], f"{name}.unit")
 
 
 _VECTORS = ("decay", "step", "head_norm")
