@@ -1,7 +1,7 @@
 """The gate of errors made good: what the products lose on a text has to be less than with the nearest levels.
 
 The tensor gates hold each level next to what the errors before it leave of its weight, by the same factors as the
-writer (``meant``). Whether those are worth anything is asked here, without them: of what the matrices are multiplied
+writer (``Meant``). Whether those are worth anything is asked here, without them: of what the matrices are multiplied
 with on the calibration's text. Factors of another layer's inputs, or transposed, lose more than the nearest levels.
 """
 
