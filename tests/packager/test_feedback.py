@@ -330,12 +330,14 @@ def test_factors_that_are_wrong_for_all_alike_are_heard_by_the_products(
 
 @pytest.mark.parametrize(("target", "scheme"), SOME)
 @pytest.mark.parametrize("fault", ["none", "of another layer"])
-def test_a_writer_that_knows_of_other_errors_is_heard_by_its_levels(
+def test_a_writer_that_knows_of_none_or_of_other_errors_is_heard(
     fault: str, target: str, scheme: str, demo: Weights, statistics: Statistics, tmp_path: Path
 ) -> None:
     by = {} if fault == "none" else of_another_layer(statistics[1], demo.decoder.n_layers)
     found = judged(target, scheme, demo, statistics, tmp_path, by=by)
-    assert any(each.startswith("tensors.nearest") for each in found)
+    # mlx rounds its scales after it chose the levels that are nearest by them
+    gate = "tensors.products" if fault == "none" and target != "mlx" else "tensors.nearest"
+    assert any(each.startswith(gate) for each in found)
 
 
 @pytest.mark.parametrize("target", ["gguf", "onnx", "mlx"])
