@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from edgepack_packager import calibration, families, reference, targets
+from edgepack_packager import blocks, calibration, families, reference, targets
 from edgepack_packager.allocation import judging, sensitivity
 from edgepack_packager.allocation.judging import Judge
 from edgepack_packager.allocation.sensitivity import Sensitivity
@@ -48,9 +48,9 @@ def test_the_divergence_of_forms_is_that_of_the_softmax(demo: Weights, monkeypat
     model, target = Model("demo", demo.decoder, demo.dtype), targets.find("onnx")
     forms = dict(target.ruled(demo.decoder, demo.dtype, "int4"))
     del forms["layers.0.mlp.up"]
-    blocks = reference.row_blocks
+    parts = blocks.row_blocks
     # a head in many blocks, of which the first has not the largest logit of every id
-    monkeypatch.setattr(reference, "row_blocks", lambda shape: blocks(shape, elements=64 * shape[1]))
+    monkeypatch.setattr(blocks, "row_blocks", lambda shape: parts(shape, elements=64 * shape[1]))
     found = Judge(demo, model, TEXTS).divergences(target, forms)
 
     def rounded(name: str, rows: Float32) -> Float32:
