@@ -36,6 +36,7 @@ def open_session(variant: Path, decoder: Decoder, options: Options) -> MlxSessio
     try:
         with mx.stream(device):
             model = load_model(variant, payload, decoder, _float_type(payload, options, device))
+            mx.clear_cache()  # of what was read in 16 bits and is wider now
             kind = HiddenSession if decoder.headless else MlxSession
             return kind(model, decoder, options, _cache_type(decoder, options, payload), device)
     except (RuntimeError, ValueError, MemoryError) as error:

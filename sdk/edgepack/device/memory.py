@@ -41,6 +41,10 @@ rearranges: all of them, and all but those in q6_K, a seventh. What q4_k_m has i
 form."""
 
 
+_MLX_GROUP = 64
+"""The neighbours in a row that share a scale and a bias in MLX's forms, but where a form's name says another number."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Engine:
     """What a load adds beside the model, in bytes: ``code`` whatever the model, with the engine's state and the text
@@ -117,7 +121,7 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     engine = _ENGINES.get(runtime, _OTHER)
     cells = cells_of(runtime, options, None)
     return Memory(
-        weights=payload.weights + _repacked_bytes(payload, options.repack),
+        weights=payload.weights + _repacked_bytes(payload, options.repack) + _widened_bytes(payload, options.kv_cache),
         kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime),
         overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
         engine=(engine.code if payload.code is None else payload.code) + engine.token * payload.rows,
@@ -227,6 +231,20 @@ def _repacked_bytes(payload: Payload, repack: bool | None) -> int:
     matrices = (shape for name, shape in named if name.startswith("layers.") and len(shape) == 2)
     copy = int(sum(rows * columns for rows, columns in matrices if columns % block == 0) * bits / 8)
     return copy if repack or (payload.scheme == "q4_0" and 2 * copy > payload.weights) else 0
+
+
+def _widened_bytes(payload: Payload, kv_cache: KvCache) -> int:
+    """Return what numbers of 16 bits take more where MLX computes in float32, with a KV cache of it: of packed weights
+    the scale and the bias of each group, and on a CPU weights that are not packed.
+    """
+    if payload.runtime != "mlx" or kv_cache != "f32" or payload.scheme == "f32":
+        return 0
+    if payload.scheme in ("f16", "bf16"):
+        return payload.weights if payload.device == "cpu" else 0
+    stated = payload.scheme.partition("_g")[2]
+    group = int(stated) if stated.isdecimal() else _MLX_GROUP
+    matrices = (shape for _, shape in payload.decoder.tensors() if len(shape) == 2)
+    return sum(4 * (rows * columns // group) for rows, columns in matrices)
 
 
 def human(count: int) -> str:

@@ -193,6 +193,19 @@ def test_where_the_embedding_is_most_of_q4_0_no_copy_is_made() -> None:
     assert memory("gguf", scheme="q4_0", weights=500_000).weights == 500_000
 
 
+@pytest.mark.parametrize(
+    ("scheme", "kv_cache", "device", "more"),
+    [("f32", "f32", "cpu", 0), ("f16", "f32", "cpu", 500_000), ("f16", "f32", "metal", 0), ("f16", "f16", "metal", 0),
+     ("4bit", "f32", "cpu", 1 / 16), ("4bit", "f32", "metal", 1 / 16), ("4bit", "f16", "metal", 0),
+     ("4bit_mixed", "f32", "cpu", 1 / 16), ("4bit_g32", "f32", "cpu", 1 / 8), ("3bit_g128", "f32", "cpu", 1 / 32)],
+)  # fmt: skip
+def test_mlx_widens_what_it_has_in_16_bits(scheme: str, kv_cache: KvCache, device: str, more: float) -> None:
+    # An embedding of 260 rows; 2 layers of q and o 64 x 64, k and v 32 x 64, and three of 64 x 128.
+    numbers = 260 * 64 + 2 * (64 * 64 * 3 + 3 * 64 * 128)
+    found = memory("mlx", 100, kv_cache, scheme=scheme, weights=500_000, device=device, tied=True)
+    assert found.weights == 500_000 + (more if more > 1 else int(numbers * more))
+
+
 def test_the_tokenizer_counts() -> None:
     assert memory(rows=128_000).engine - memory(rows=0).engine == 60 * 128_000
     assert memory("gguf", rows=128_000).engine - memory("gguf", rows=0).engine == 300 * 128_000
