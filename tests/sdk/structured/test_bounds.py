@@ -118,8 +118,11 @@ def test_who_waits_too_long_gets_an_error_and_the_work_ends(monkeypatch: pytest.
     with pytest.raises(SchemaError, match="too long"):
         apart(work, 0.05)
     assert ended.wait(10)
-    monkeypatch.setattr(constrain, "_SECONDS", 0.0)
+    ended.clear()
+    monkeypatch.setattr(constrain, "_SECONDS", 0.05)
+    monkeypatch.setattr(constrain, "Grammar", lambda *given: work(given[-1]))  # it is asked for, and never made
     assert "too long" in refused(regex="a")
+    assert ended.wait(10)
 
 
 def test_an_interrupt_of_who_waits_ends_the_work() -> None:
