@@ -19,6 +19,10 @@ class Marks(Generic[State]):
     def __init__(self) -> None:
         self._states: dict[int, State] = {}
 
+    def __contains__(self, length: object) -> bool:
+        """Whether the state after so many tokens is kept; it is the same as now where a session has as many."""
+        return length in self._states
+
     def keep(self, length: int, state: State) -> None:
         """Keep the state after so many tokens, which are more than those of any mark, or as many as the newest's."""
         self._states[length] = state

@@ -9,6 +9,7 @@ from pathlib import Path
 import exported_models
 import numpy as np
 import pytest
+from cancelling import cancelling
 from decoders import RandomWeights, describe
 from gguf_decoders import GEMMA3, WINDOW
 from models import LLAMA3, make_llama
@@ -211,22 +212,10 @@ def test_a_cancelled_prefill_leaves_what_can_be_gone_on_from(forgetful: Open) ->
     expected = session.forward(LONG_IDS)
     session.rewind(0)
     session.forward(LONG_IDS[:300])
-    done = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not done.wait(0.003):
-            session.cancel()
-
-    thread = threading.Thread(target=keep_cancelling)
-    thread.start()
-    try:
-        with pytest.raises(Cancelled):
-            for _ in range(100_000):
-                session.forward(LONG_IDS[session.length :])
-                session.rewind(300)
-    finally:
-        done.set()
-        thread.join()
+    with cancelling(session, 0.003), pytest.raises(Cancelled):
+        for _ in range(100_000):
+            session.forward(LONG_IDS[session.length :])
+            session.rewind(300)
     assert session.length in (0, 300)
     np.testing.assert_allclose(session.forward(LONG_IDS[session.length :]), expected, rtol=2e-3, atol=2e-3)
 
@@ -266,22 +255,10 @@ def test_a_cancel_stops_a_prefill_and_the_session_goes_on(opening: Open) -> None
     expected = session.forward(IDS[:10])
     session.rewind(0)
     session.forward(IDS[:4])
-    done = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not done.is_set():
-            session.cancel()
-
-    thread = threading.Thread(target=keep_cancelling)
-    thread.start()
-    try:
-        with pytest.raises(Cancelled):
-            for _ in range(100_000):  # a cancel between two calls must do nothing, one within a call must stop it
-                session.forward(IDS[4:80])
-                session.rewind(4)
-    finally:
-        done.set()
-        thread.join()
+    with cancelling(session), pytest.raises(Cancelled):
+        for _ in range(100_000):  # a cancel between two calls must do nothing, one within a call must stop it
+            session.forward(IDS[4:80])
+            session.rewind(4)
     assert session.length == 4
     np.testing.assert_allclose(session.forward(IDS[4:10]), expected, rtol=1e-4, atol=1e-4)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from cancelling import cancelling
 from decoders import LFM2, RandomWeights, describe
 from gguf_decoders import QWEN35
 from variants import token_ids
@@ -118,22 +119,10 @@ def test_a_cancelled_prefill_goes_back_to_a_mark(opening: Open, engine: Runtime)
     expected = session.forward(IDS[:10])
     session.rewind(0)
     session.forward(IDS[:4])
-    done = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not done.is_set():
-            session.cancel()
-
-    thread = threading.Thread(target=keep_cancelling)
-    thread.start()
-    try:
-        with pytest.raises(Cancelled):
-            for _ in range(100_000):
-                session.forward(IDS[session.length : 80])
-                session.rewind(4)
-    finally:
-        done.set()
-        thread.join()
+    with cancelling(session), pytest.raises(Cancelled):
+        for _ in range(100_000):
+            session.forward(IDS[session.length : 80])
+            session.rewind(4)
     kept = session.length  # by another process, which is asked chunk by chunk, the mark may have made room for others
     assert kept == 4 or (kept in (0, 2) and isinstance(engine, IsolatedRuntime))
     np.testing.assert_allclose(session.forward(IDS[kept:10]), expected, rtol=1e-4, atol=1e-4)
@@ -145,26 +134,39 @@ def test_a_single_token_that_is_cancelled_leaves_a_mark(opening: Open) -> None:
     session.rewind(0)
     session.forward(IDS[:10])
     session.forward(IDS[10:11])
-    done = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not done.is_set():
-            session.cancel()
-
-    thread = threading.Thread(target=keep_cancelling)
-    thread.start()
-    try:
-        with pytest.raises(Cancelled):
-            for _ in range(100_000):
-                session.forward(IDS[session.length : session.length + 1])
-                if session.length > 90:
-                    assert session.rewind(10) == 10
-    finally:
-        done.set()
-        thread.join()
+    with cancelling(session), pytest.raises(Cancelled):
+        for _ in range(100_000):
+            session.forward(IDS[session.length : session.length + 1])
+            if session.length > 90:
+                assert session.rewind(10) == 10
     kept = session.rewind(min(session.length, 10))
     assert kept in (0, 10)
     np.testing.assert_allclose(session.forward(IDS[kept:20]), expected[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("name", ["gguf", "mlx", "onnx"])
+def test_a_state_that_is_kept_is_not_written_again(
+    name: str, kind: str, variants: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, kept = Marks.keep, list[int]()
+
+    def counted(marks: Marks[Any], length: int, state: Any) -> None:
+        kept.append(length)
+        keep(marks, length, state)
+
+    monkeypatch.setattr(Marks, "keep", counted)
+    options = Options(context=CONTEXT, threads=1, kv_cache="f32", chunk=16)
+    session = runtime.find(name).open(variants / kind / f"{name}-f32", DECODERS[kind], options)
+    try:
+        for begin in (0, 10, 20):
+            session.forward(IDS[begin : begin + 10])
+        assert kept == [10, 20, 30]
+        session.forward(IDS[30:31])
+        session.forward(IDS[31:40])
+        assert kept == [10, 20, 30, 31, 40]
+    finally:
+        session.close()
 
 
 def test_marks_are_few_and_lie_apart() -> None:

@@ -372,7 +372,7 @@ class GgufSession:
 
     def _mark(self) -> None:
         native = self._native
-        if self._marks is None or not self._length or native.context is None:
+        if self._marks is None or not self._length or self._length in self._marks or native.context is None:
             return
         if (state := write_sequence(native.native, native.context, abi.STATE_OF_THE_REST)) is None:
             raise EngineError(f"llama.cpp cannot write the state of {self._path}.")

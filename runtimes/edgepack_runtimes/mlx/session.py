@@ -223,7 +223,7 @@ class MlxSession:
         return logits
 
     def _mark(self) -> None:
-        if self._states and self.length:
+        if self._states and self.length and self.length not in self._marks:
             self._marks.keep(self.length, [layer.state for layer in self._states])
 
     def _check_cancelled(self) -> None:

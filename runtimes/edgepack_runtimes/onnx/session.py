@@ -80,7 +80,7 @@ class OnnxSession(Stepping):
         self._marks.clear()
 
     def _mark(self) -> None:
-        if self._states and self._length:
+        if self._states and self._length and self._length not in self._marks:
             self._marks.keep(self._length, self._states.copies())
 
     def _go_back(self, length: int) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 import variants
+from cancelling import cancelling
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import LINEAR, LLAMA3, make_llama
@@ -201,20 +202,8 @@ def test_cancel_stops_a_forward_and_restores_the_length(tiny: tuple[Path, Decode
     session.forward([1, 2, 3])
     expected = session.forward([4])
     session.rewind(3)
-    done = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not done.is_set():
-            session.cancel()
-
-    other = threading.Thread(target=keep_cancelling)
-    other.start()
-    try:
-        with pytest.raises(Cancelled):
-            session.forward([5] * 400)
-    finally:
-        done.set()
-        other.join()
+    with cancelling(session), pytest.raises(Cancelled):
+        session.forward([5] * 400)
     assert session.length == 3
     assert np.array_equal(session.forward([4]), expected)
     session.close()

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 from broken_runtimes import ABORT, CHATTER, EXIT, HANG, HANG_HARD, ILLEGAL, KILL, LINGER, NAP, SEGFAULT, SHAPE, WAIT
+from cancelling import cancelling
 from decoders import describe
 
 from edgepack.errors import (
@@ -214,20 +214,8 @@ def test_an_interpreter_that_is_not_there(opening: Open, monkeypatch: pytest.Mon
 def test_a_cancel_reaches_an_engine_that_hears_late(opening: Open, expected: np.ndarray) -> None:
     session = opening()
     session.forward(IDS[:20])
-    over = threading.Event()
-
-    def keep_cancelling() -> None:
-        while not over.is_set():
-            session.cancel()
-
-    thread = threading.Thread(target=keep_cancelling)
-    thread.start()
-    try:
-        with pytest.raises(Cancelled):
-            session.forward([WAIT])
-    finally:
-        over.set()
-        thread.join()
+    with cancelling(session), pytest.raises(Cancelled):
+        session.forward([WAIT])
     assert session.length == 20
     np.testing.assert_array_equal(session.forward_all(IDS[20:]), expected[20:])
 
