@@ -150,7 +150,7 @@ def cache_scales(
 
     def measure(layer: int, part: Part, x: Float32) -> Float32:
         if part in ("k", "v"):
-            rope = decoder.attending[layer].rope if part == "k" else None
+            rope = decoder.attention(layer).rope if part == "k" else None
             largest = _lengths(x, rope.dim // 2 if rope else 0).max(axis=0)
             scales[f"layers.{layer}.attention.{part}"] = np.maximum(largest * np.float32(HEADROOM / 127), _TINY)
         return x

@@ -73,11 +73,11 @@ class _Building:
     def decode(self) -> None:
         """From token ids to logits, or to states."""
         residual, output = self._embedded(), ""
+        mixers = {"attention": self._attention, "convolution": self._convolution, "delta": self._delta}
         for index, layer in enumerate(self._decoder.layers):
             mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
             inputs, residual = self._entered(layer, mixes, output, residual)
-            mixer = {"attention": self._attention, "convolution": self._convolution, "delta": self._delta}
-            output = self._left(layer, mixes, mixer[layer.mixer.room](index, inputs))
+            output = self._left(layer, mixes, mixers[layer.mixer.room](index, inputs))
             inputs, residual = self._entered(layer, feeds, output, residual)
             output = self._left(layer, feeds, self._mlp(layer.mlp, feeds, inputs))
         self._head(self._norm_of_sum("norm", output, residual)[0])
@@ -123,7 +123,7 @@ class _Building:
         return self._add("Mul", [output, scale], "embedding.scaled")
 
     def _attention(self, layer: int, inputs: str) -> str:
-        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attending[layer]
+        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
         q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
         if kind.qk_norm == "width":
             q, k = self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from edgepack.bundle.mixers import Shape as Shape
 from edgepack.bundle.mixers import Temperature as Temperature
 from edgepack.bundle.mixers import linear
 from edgepack.bundle.rope import LongRopeScaling, Rope
+
+_Mixer = TypeVar("_Mixer", Attention, Convolution, Delta)
 
 KvCache = Literal["f32", "f16", "q8"]
 """The element type of a KV cache; "q8": 8 bits and a scale for some of them, as the engine has it."""
@@ -134,7 +136,9 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def attention(self, index: int) -> Attention:
         """Return the attention of a layer that has one."""
-        return self.attending[index]
+        mixer = self.layer(index).mixer
+        assert isinstance(mixer, Attention)
+        return mixer
 
     @property
     def outputs(self) -> int:
@@ -154,17 +158,20 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def attending(self) -> dict[int, Attention]:
         """The attention of each layer that has one, by its index, in order."""
-        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Attention)}
+        return self._having(Attention)
 
     @property
     def convolving(self) -> dict[int, Convolution]:
         """The short convolution of each layer that has one, by its index, in order."""
-        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Convolution)}
+        return self._having(Convolution)
 
     @property
     def correcting(self) -> dict[int, Delta]:
         """The delta rule of each layer that has one, by its index, in order."""
-        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, Delta)}
+        return self._having(Delta)
+
+    def _having(self, kind: type[_Mixer]) -> dict[int, _Mixer]:
+        return {index: layer.mixer for index, layer in enumerate(self.layers) if isinstance(layer.mixer, kind)}
 
     @property
     def attentions(self) -> tuple[Attention, ...]:

@@ -72,6 +72,10 @@ class Attention(
         """What multiplies the scores."""
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
+    def worked(self, hidden: int) -> int:
+        """Return the numbers of a token that a step works in: q, k, v, the gate and the result."""
+        return (3 if self.gated else 2) * self.q_size + 2 * self.kv_size
+
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors, without its norms over the hidden size."""
         yield from linear("q", self.q_size, hidden, self.qkv_bias)
@@ -103,6 +107,10 @@ class Convolution(
     def states(self, hidden: int) -> dict[str, Shape]:
         """Return the shapes of what it keeps, whatever the number of tokens: positions and channels."""
         return {"conv": (self.length - 1, hidden)}
+
+    def worked(self, hidden: int) -> int:
+        """Return the numbers of a token that a step works in: b, c, x, what is convolved, and the result."""
+        return 5 * hidden
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""
@@ -150,6 +158,11 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Return the shapes of what it keeps, whatever the number of tokens."""
         matrix = (self.n_value_heads, self.value_dim, self.key_dim)
         return {"conv": (self.length - 1, self.channels), "delta": matrix}
+
+    def worked(self, hidden: int) -> int:
+        """Return the numbers of a token that a step works in: q, k and v before and after the convolution, z, and the
+        result."""
+        return 2 * self.channels + 2 * self.value_size
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors. ``kernel`` has the ``length`` numbers of a channel, then the next's."""

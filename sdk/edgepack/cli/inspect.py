@@ -212,6 +212,11 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
     if convolving := decoder.convolving:
         lengths = " or ".join(sorted({str(each.length) for each in convolving.values()}))
         yield "convolution", f"{len(convolving)} of {decoder.n_layers} layers, over {lengths} positions"
+    if correcting := decoder.correcting:
+        heads = " or ".join(
+            dict.fromkeys(f"{each.n_value_heads} heads of {each.value_dim}" for each in correcting.values())
+        )
+        yield "delta rule", f"{len(correcting)} of {decoder.n_layers} layers, {heads}"
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     kv_cache: KvCache = "f32" if decoder.exported else "f16"
     yield (

@@ -185,9 +185,8 @@ def state_bytes(decoder: Decoder, runtime: str) -> int:
 def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
     """Return the bytes that one prefill step of ``chunk`` tokens works in at the end of ``context``, in float32.
 
-    Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs), q, k, v and the
-    attention's result, or what a convolution reads and mixes; gate, up and their product; and the scores of a layer's
-    attention over the whole context:
+    Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs); what the widest
+    mixer works in; gate, up and their product; and the scores of a layer's attention over the whole context:
 
     - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
       an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy. With a q8
@@ -201,8 +200,7 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     Once: two rows of logits (the engine's and the caller's).
     """
     attentions = decoder.attentions
-    mixed = max(2 * each.q_size + 2 * each.kv_size for each in attentions)
-    row = 4 * decoder.hidden_size + max(mixed, 5 * decoder.hidden_size if decoder.convolving else 0)
+    row = 4 * decoder.hidden_size + max(kind.mixer.worked(decoder.hidden_size) for kind in decoder.kinds)
     mlp = 3 * max(kind.mlp.size for kind in decoder.kinds)
     scores = max(each.n_heads for each in attentions) * context
     if runtime == "gguf":

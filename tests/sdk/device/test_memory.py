@@ -16,8 +16,9 @@ import small_bundle
 from decoders import Positions
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace as with_fields
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp
 from edgepack.bundle.exported import Cell, Exported, Graph
 from edgepack.device.hardware import Hardware
 from edgepack.device.memory import MIB, PROCESS, Memory, Payload, largest_context, needed
@@ -191,6 +192,17 @@ def test_what_q4_k_m_has_in_narrow_rows_is_not_rearranged() -> None:
 
 def test_where_the_embedding_is_most_of_q4_0_no_copy_is_made() -> None:
     assert memory("gguf", scheme="q4_0", weights=500_000).weights == 500_000
+
+
+def test_a_step_works_in_what_the_widest_mixer_does() -> None:
+    hidden, size, vocabulary, chunk = 64, 128, 260, 32
+    attention = Attention(n_heads=4, n_kv_heads=2, head_dim=16, rope=None, gated=True)  # 3 x 64 and 2 x 32
+    delta = Delta(n_key_heads=2, n_value_heads=4, key_dim=16, value_dim=24, length=4)  # 2 x (64 + 96) and 2 x 96
+    for mixers, widest in [((attention,), 256), ((attention, Convolution(length=3)), 320), ((attention, delta), 512)]:
+        kinds = tuple(Layer(mixer=mixer, mlp=Mlp(size=size)) for mixer in mixers)
+        mixed = with_fields(decoder(), n_layers=len(kinds), kinds=kinds, pattern=tuple(range(len(kinds))))
+        found = needed(Payload(mixed, "onnx", "f32", 0, 0), Options(100, 1, "f32", chunk)).overhead
+        assert found == 4 * (chunk * (4 * hidden + widest + 3 * size) + 2 * vocabulary)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
 
 def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     """Add a layer's attention from its normed input to its output projection."""
-    name, kind = f"layers.{layer}.attention", decoder.attending[layer]
+    name, kind = f"layers.{layer}.attention", decoder.attention(layer)
     q, k, v = (nodes.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
     if kind.qk_norm == "width":
         q, k = (nodes.norm(f"{name}.{part}_norm", each) for part, each in (("q", q), ("k", k)))
