@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from edgepack.bundle.embedding import Embedding
 from edgepack.bundle.manifest import Manifest
 from edgepack.decoding.desk import Desk
-from edgepack.decoding.options import check_ids
 from edgepack.errors import PromptTooLongError, UsageError
 from edgepack.pooling import first_needed, pooled
 from edgepack.runtime import Hidden
 from edgepack.text.embedded import ids_of, prompt_of
 from edgepack.text.messages import whole
-from edgepack.text.prompts import check_writes
 from edgepack.text.tokenizer import Tokenizer
 
 Float32 = NDArray[np.float32]
@@ -83,11 +81,6 @@ class Embeds:
         self._desk.rewind(0)
         states = self._desk.step(partial(session.hidden, first=first_needed(embedding, len(ids))), ids)
         return pooled(embedding, states, self._dense)
-
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        """Refuse ids that have no logits."""
-        check_writes(self._manifest)
-        check_ids(ids, self._manifest.decoder.n_vocab, self._desk.options.context)
 
 
 def _too_long(place: str, count: str, most: int) -> PromptTooLongError:

@@ -284,14 +284,7 @@ def model(
     )
     if thinks is not None:
         template += _SKIPS
-    return Model(
-        manifest=manifest,
-        setup=setup(manifest, options),
-        opening=lambda: runtime.open(Path(), manifest.decoder, options),
-        options=options,
-        tokenizer=Tokenizer(fake_facts.tables(), None, False),
-        template=ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None),
-    )
+    return _opened(manifest, runtime, options, ChatTemplate(template, bos_token="", eos_token="<|end|>", date=None))
 
 
 def embedding_model(
@@ -309,14 +302,17 @@ def embedding_model(
     """
     manifest = fake_facts.embedding_manifest(size, prompts)
     options = Options(context=context, threads=1, kv_cache="f32")
-    runtime = FakeRuntime(fail_at=fail_at, before_step=before_step)
+    return _opened(manifest, FakeRuntime(fail_at=fail_at, before_step=before_step), options, None)
+
+
+def _opened(manifest: Manifest, runtime: FakeRuntime, options: Options, template: ChatTemplate | None) -> Model:
     return Model(
         manifest=manifest,
         setup=setup(manifest, options),
         opening=lambda: runtime.open(Path(), manifest.decoder, options),
         options=options,
         tokenizer=Tokenizer(fake_facts.tables(), None, False),
-        template=None,
+        template=template,
     )
 
 

@@ -25,6 +25,7 @@ from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
     Tool,
+    check_ids,
     read_continue,
     read_control_tokens,
     read_draft,
@@ -160,7 +161,7 @@ class Model(Embeds):
         where none is taken for a second they are served, and what they took out of the cache is evaluated again.
         Raises as ``logits``.
         """
-        self._check_ids(ids)
+        check_ids(ids, self._manifest, self.context)
         return Slices(self._desk, ids, slice_tokens)
 
     def score(self, text: str) -> Score:
@@ -279,7 +280,7 @@ class Model(Embeds):
 
         Raises ``UsageError`` where this bundle or this context cannot take it.
         """
-        self._check_ids(repro.prompt_ids)
+        check_ids(repro.prompt_ids, self._manifest, self.context)
         request = Request(
             prompt=repro.prompt_ids,
             sampling=sampling,

@@ -85,8 +85,7 @@ def build(
         raise
     _show(built, json)
     if not json:
-        use = "run" if built.manifest.embedding is None else "embed"
-        screen.next_step("edgepack", use, str(built.path))
+        screen.next_step("edgepack", screen.use_of(built.manifest), str(built.path))
 
 
 def _quants(

@@ -37,9 +37,8 @@ DEVICE_CPU: Final = 0
 DEVICE_GPU: Final = 1
 DEVICE_INTEGRATED_GPU: Final = 2
 
-STATE_OF_WINDOWS: Final = 1  # LLAMA_STATE_SEQ_FLAGS_SWA_ONLY
 STATE_OF_ALL: Final = 0
-STATE_OF_THE_REST: Final = 1  # ..._PARTIAL_ONLY: what is no keys and values of all positions
+STATE_OF_THE_REST: Final = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: windows, and what is no keys and values
 
 DECODED: Final = 0
 CONTEXT_FULL: Final = 1

@@ -100,6 +100,10 @@ class _Keys:
             raise self.wrong(key, found, "a positive number")
         return found
 
+    def check_integers(self, key: str, wanted: list[int]) -> None:
+        found = self.get(key)
+        self.check(key, [*map(int, found.values)] if isinstance(found, Array) else found, wanted)
+
     def wrong(self, key: str, found: object, wanted: str) -> EngineError:
         return damaged(self._path, f"{self._prefix}{key} is {found}, not {wanted}")
 
@@ -151,10 +155,8 @@ def _check_convolutions(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
         return
     lengths = {each.length for each in convolving.values()}
     keys.check("shortconv.l_cache", keys.integer("shortconv.l_cache"), lengths.pop())
-    heads = keys.get("attention.head_count_kv")
-    wanted = [0 if layer in convolving else decoder.attentions[0].n_kv_heads for layer in range(decoder.n_layers)]
-    found = [*map(int, heads.values)] if isinstance(heads, Array) else heads
-    keys.check("attention.head_count_kv", found, wanted)
+    heads = [0 if layer in convolving else decoder.attentions[0].n_kv_heads for layer in range(decoder.n_layers)]
+    keys.check_integers("attention.head_count_kv", heads)
 
 
 def _check_delta_rules(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
@@ -175,12 +177,9 @@ def _check_delta_rules(keys: _Keys, graph: Graph, decoder: Decoder) -> None:
         keys.check(key, keys.integer(key), number)
     if (delta.n_key_heads, delta.key_dim) != (delta.n_value_heads, delta.value_dim):
         raise keys.fail("its architecture has as many heads of keys as of values, all of one size, unlike the model")
-    layers, sections = keys.get("attention.recurrent_layers"), keys.get("rope.dimension_sections")
-    found = [*map(int, layers.values)] if isinstance(layers, Array) else layers
-    keys.check("attention.recurrent_layers", found, [int(each in correcting) for each in range(decoder.n_layers)])
+    keys.check_integers("attention.recurrent_layers", [int(each in correcting) for each in range(decoder.n_layers)])
     pairs = decoder.ropes[0].dim // 2
-    turns = [*map(int, sections.values)] if isinstance(sections, Array) else sections
-    keys.check("rope.dimension_sections", turns, [*(-(-(pairs - turn) // 3) for turn in range(3)), 0])
+    keys.check_integers("rope.dimension_sections", [*(-(-(pairs - turn) // 3) for turn in range(3)), 0])
 
 
 def _check_scales(keys: _Keys, graph: Graph, decoder: Decoder) -> None:

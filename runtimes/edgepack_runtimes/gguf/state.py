@@ -43,17 +43,17 @@ def read_state(native: ctypes.CDLL, context: int | None, payload: memoryview) ->
     return length
 
 
-def write_sequence(native: ctypes.CDLL, context: int | None, flags: int) -> Bytes | None:
-    """Return the state of the sequence, None where llama.cpp cannot write it: of a model with states beside its keys
-    and values all of it (``STATE_OF_ALL``), or those states alone (``STATE_OF_THE_REST``)."""
-    size = native.llama_state_seq_get_size_ext(context, _SEQUENCE, flags)
+def write_sequence(native: ctypes.CDLL, context: int | None, flags: int, sequence: int = _SEQUENCE) -> Bytes | None:
+    """Return the state of a sequence, None where llama.cpp cannot write it: all of it (``STATE_OF_ALL``), or what
+    layers have that do not keep keys and values of all positions (``STATE_OF_THE_REST``)."""
+    size = native.llama_state_seq_get_size_ext(context, sequence, flags)
     state = np.empty(size, np.uint8)
-    args = context, state.ctypes.data, size, _SEQUENCE, flags
+    args = context, state.ctypes.data, size, sequence, flags
     return state if size and native.llama_state_seq_get_data_ext(*args) == size else None
 
 
 def read_rest(native: ctypes.CDLL, context: int | None, state: Bytes) -> bool:
-    """Replace the states of layers that keep no keys and values; False where llama.cpp refuses."""
+    """Replace what layers have that do not keep keys and values of all positions; False where llama.cpp refuses."""
     args = context, state.ctypes.data, state.size, _SEQUENCE, abi.STATE_OF_THE_REST
     done: int = native.llama_state_seq_set_data_ext(*args)
     return done == state.size
@@ -61,14 +61,6 @@ def read_rest(native: ctypes.CDLL, context: int | None, state: Bytes) -> bool:
 
 def rearrange(native: ctypes.CDLL, context: int | None, ring: Ring, length: int) -> bool:
     """Put the tokens of layers with a window into the cells that are theirs; False where llama.cpp refuses."""
-    size = native.llama_state_seq_get_size_ext(context, _ALL, abi.STATE_OF_WINDOWS)
-    state = np.empty(size, np.uint8)
-    args = context, state.ctypes.data, size, _ALL, abi.STATE_OF_WINDOWS
-    if not size or native.llama_state_seq_get_data_ext(*args) != size:
-        return False
-    moved = rearranged(state, ring.positions(length))
-    if moved is None:
-        return False
-    args = context, moved.ctypes.data, moved.size, _SEQUENCE, abi.STATE_OF_WINDOWS
-    done: int = native.llama_state_seq_set_data_ext(*args)
-    return done == moved.size
+    state = write_sequence(native, context, abi.STATE_OF_THE_REST, _ALL)
+    moved = None if state is None else rearranged(state, ring.positions(length))
+    return moved is not None and read_rest(native, context, moved)

@@ -83,10 +83,8 @@ def embed(
 
 
 def _lines() -> list[str]:
-    try:
-        lines = [] if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"Standard input is not UTF-8: {error.reason} at byte {error.start}.") from None
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    lines = [] if typed else textfile.standard_input().splitlines()
     if not lines:
         raise UsageError("There is no text.", hint="Give it as an argument or on standard input.")
     return lines

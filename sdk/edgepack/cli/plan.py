@@ -9,7 +9,7 @@ import typer
 
 from edgepack.cli.help import examples
 from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant
-from edgepack.cli.screen import as_json, next_step, out, say, styled, table
+from edgepack.cli.screen import as_json, next_step, out, say, styled, table, use_of
 from edgepack.cli.spelling import spelled
 from edgepack.device.seconds import ANSWER, PROMPT
 
@@ -67,7 +67,7 @@ def plan(
         show(opened, made)
     made.choice  # noqa: B018 - raises the reason where nothing can run
     if not json:
-        next_step("edgepack", "run" if opened.manifest.embedding is None else "embed", str(bundle))
+        next_step("edgepack", use_of(opened.manifest), str(bundle))
 
 
 def as_mapping(plan: Plan) -> dict[str, Any]:

@@ -189,12 +189,7 @@ def _refuse(chat: dict[str, Any], hint: str) -> None:
 
 
 def _prompt(argument: str | None) -> str:
-    text = "" if argument is None else textfile.argument(argument)
-    if argument is None and sys.stdin is not None:
-        try:
-            text = sys.stdin.buffer.read().decode().removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"Standard input is not UTF-8: {error.reason} at byte {error.start}.") from None
+    text = textfile.standard_input().removesuffix("\n") if argument is None else textfile.argument(argument)
     if not text:
         raise UsageError("The prompt is empty.", hint="Give it as an argument or on standard input.")
     return text

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from edgepack.bundle.manifest import Manifest
+
 
 def out() -> Console:
     """Return the console of reports: standard output."""
@@ -117,6 +119,11 @@ def next_step(*words: str) -> None:
     """Name the command that comes next, on standard error; only where a person reads standard output."""
     if sys.stdout.isatty():
         err().print(styled("dim", "Next: ", shlex.join(words)), soft_wrap=True)
+
+
+def use_of(manifest: Manifest) -> str:
+    """Return the command that uses a bundle."""
+    return "run" if manifest.embedding is None else "embed"
 
 
 def as_json(report: object) -> None:

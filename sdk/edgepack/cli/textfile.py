@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 from edgepack.errors import UsageError
@@ -21,6 +22,16 @@ def read(path: Path) -> str:
     if not text:
         raise UsageError(f"{path} is empty.")
     return text
+
+
+def standard_input() -> str:
+    """Return the text of standard input, none where it is closed. Raises ``UsageError`` for what is not UTF-8."""
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Standard input is not UTF-8: {error.reason} at byte {error.start}.") from None
 
 
 def schema(given: str | None, old: str | None = None) -> str | None:

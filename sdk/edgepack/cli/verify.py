@@ -10,7 +10,7 @@ import typer
 
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundleId, BundlePath
-from edgepack.cli.screen import as_json, bar, next_step, out, say, steps, styled, table
+from edgepack.cli.screen import as_json, bar, next_step, out, say, steps, styled, table, use_of
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -39,8 +39,8 @@ def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, 
             hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
         )
     if not json:
-        use = "run" if opened.manifest.embedding is None else "embed"
-        next_step("edgepack", use if replay else "verify", str(bundle), *([] if replay else ["--replay"]))
+        words = (use_of(opened.manifest), str(bundle)) if replay else ("verify", str(bundle), "--replay")
+        next_step("edgepack", *words)
 
 
 def _checked(path: Path, id: str | None) -> Bundle:

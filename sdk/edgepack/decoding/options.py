@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from edgepack.bundle.manifest import Generation
+from edgepack.bundle.manifest import Generation, Manifest
 from edgepack.bundle.thinking import Thinking
 from edgepack.decoding.sample import Sampling
 from edgepack.errors import PromptTooLongError, UsageError
-from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy
+from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy, check_writes
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -177,8 +177,11 @@ def read_reuse(options: GenerationOptions) -> Reuse:
     raise UsageError(f"reuse is {value!r}.", hint=f"Choose one of: {', '.join(get_args(Reuse))}.")
 
 
-def check_ids(ids: Sequence[int], n_vocab: int, context: int) -> None:
-    """Raise ``UsageError`` for no token or an id outside the vocabulary, ``PromptTooLongError`` for too many."""
+def check_ids(ids: Sequence[int], manifest: Manifest, context: int) -> None:
+    """Raise ``UsageError`` for no token, an id outside the vocabulary or a model that writes nothing,
+    ``PromptTooLongError`` for too many."""
+    check_writes(manifest)
+    n_vocab = manifest.decoder.n_vocab
     if not len(ids):
         raise UsageError("ids is empty.", hint="Pass at least one token id.")
     for index, token in enumerate(ids):
