@@ -192,6 +192,9 @@ def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     if architecture.startswith("Qwen3_5"):
         yield from _qwen3_5_weights(fields)
         return
+    if architecture.startswith("Gemma4"):
+        yield from _gemma4_weights(fields)
+        return
     hidden, inter = text["hidden_size"], text["intermediate_size"]
     # The heads, the size of one and the vocabulary are those of Gemma3TextConfig where nothing is said.
     vocab, heads = text.get("vocab_size", 262208), text.get("num_attention_heads", 8)
@@ -302,6 +305,42 @@ def _qwen3_5_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield "lm_head.weight", (text["vocab_size"], hidden)
 
 
+def _gemma4_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    """Layers that share keys have some of their own too, as on the hub."""
+    text = text_of(fields)
+    hidden, part, n_layers = text["hidden_size"], text["hidden_size_per_layer_input"], text["num_hidden_layers"]
+    yield "model.embed_tokens.weight", (text["vocab_size"], hidden)
+    if part:
+        yield "model.embed_tokens_per_layer.weight", (text["vocab_size"], n_layers * part)
+        yield "model.per_layer_model_projection.weight", (n_layers * part, hidden)
+        yield "model.per_layer_projection_norm.weight", (part,)
+    for layer, kind in enumerate(text["layer_types"]):
+        prefix = f"model.layers.{layer}"
+        size = text["global_head_dim" if kind == "full_attention" else "head_dim"]
+        q, kv = text["num_attention_heads"] * size, text["num_key_value_heads"] * size
+        inter = text["intermediate_size"]
+        if text["use_double_wide_mlp"] and layer >= n_layers - text["num_kv_shared_layers"]:
+            inter *= 2
+        for name, rows in (("q", q), ("k", kv), ("v", kv)):
+            yield f"{prefix}.self_attn.{name}_proj.weight", (rows, hidden)
+        yield f"{prefix}.self_attn.o_proj.weight", (hidden, q)
+        for name in ("q", "k"):
+            yield f"{prefix}.self_attn.{name}_norm.weight", (size,)
+        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            yield f"{prefix}.{name}_layernorm.weight", (hidden,)
+        yield f"{prefix}.mlp.gate_proj.weight", (inter, hidden)
+        yield f"{prefix}.mlp.up_proj.weight", (inter, hidden)
+        yield f"{prefix}.mlp.down_proj.weight", (hidden, inter)
+        if part:
+            yield f"{prefix}.per_layer_input_gate.weight", (part, hidden)
+            yield f"{prefix}.per_layer_projection.weight", (hidden, part)
+            yield f"{prefix}.post_per_layer_input_norm.weight", (hidden,)
+        yield f"{prefix}.layer_scalar", (1,)
+    yield "model.norm.weight", (hidden,)
+    if not _tied(fields):
+        yield "lm_head.weight", (text["vocab_size"], hidden)
+
+
 def _attends(fields: Mapping[str, Any], layer: int) -> bool:
     types, listed = fields.get("layer_types"), fields.get("full_attn_idxs", ())
     return types[layer] == "full_attention" if types else layer in listed
@@ -310,14 +349,18 @@ def _attends(fields: Mapping[str, Any], layer: int) -> bool:
 def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, Any]) -> NDArray[np.float32]:
     """Return the values of one tensor, which follow from the seed, its name and its shape."""
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
-    gemma = _architecture(fields).startswith("Gemma")
-    less_one = gemma or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
+    gemma, gemma4 = (_architecture(fields).startswith(name) for name in ("Gemma", "Gemma4"))
+    less_one = (gemma and not gemma4) or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
+    if gemma4 and name.endswith("q_norm.weight"):  # nothing else keeps its scores small
+        return _gain(name, normal, gemma) * np.float32(shape[0] ** -0.5)
     if "norm" in name:
         return _gain(name, normal, gemma) - np.float32(less_one)
     if name.endswith(("A_log", "dt_bias")):  # what is kept from one position to the next: a half, or nearly all
         return normal - np.float32(1)
     if name.endswith(".bias"):
         return np.float32(0.5) * normal
+    if name.endswith("layer_scalar"):
+        return np.float32(0.8) + np.float32(0.1) * normal
     if name == "model.embed_tokens.weight" and not _tied(fields):
         return normal
     # Logits get a deviation of 3; the scores of attention one of 2; a block's output is as large as the stream.

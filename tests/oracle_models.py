@@ -490,6 +490,33 @@ QWEN3_5: Mapping[str, Any] = {
     "torch_dtype": "float16",
 }
 
+# Layers of both types share keys, which lie behind two windows; 16 of 32 pairs turn in those without.
+GEMMA4: Mapping[str, Any] = {
+    **_SMALL,
+    "architectures": ["Gemma4ForCausalLM"],
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 8,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size_per_layer_input": 64,
+    "vocab_size_per_layer_input": 384,
+    "final_logit_softcapping": 30.0,
+    "layer_types": [
+        *("sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"),
+        *("sliding_attention", "sliding_attention", "full_attention"),
+    ],
+    "num_kv_shared_layers": 3,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+    "sliding_window": 24,
+    "use_double_wide_mlp": True,
+    "torch_dtype": "bfloat16",
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -546,4 +573,5 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "lfm2": _model(LFM2, seed=45),
     "lfm2-biased": _model(LFM2_BIASED, seed=46),
     "qwen3.5": _model(QWEN3_5, seed=47, dtype="f16"),
+    "gemma4": _model(GEMMA4, seed=48, dtype="bf16"),
 }

@@ -37,7 +37,10 @@ class Reading:
 
 
 class Model:
-    """The two operations that have weights, what is rounded, and ``by`` what arithmetic all is computed."""
+    """The two operations that have weights, what is rounded, and ``by`` what arithmetic all is computed.
+
+    ``inputs`` are what the layers get of the tokens themselves, float32 [r, n, layers, size], where they get something.
+    """
 
     def __init__(self, weights: Weights, readings: Sequence[Reading], by: Arithmetic = FASTEST) -> None:
         self.by = by
@@ -45,6 +48,18 @@ class Model:
         self.readings = readings
         self.decoder = weights.decoder
         self.shapes = dict(weights.decoder.tensors())
+        self.inputs: Float32 | None = None
+        self._read = {each.kv_layer for each in weights.decoder.attentions}
+        self._kept: dict[int, tuple[Float32, Float32]] = {}
+
+    def keep(self, layer: int, k: Float32, v: Float32) -> None:
+        """Keep the keys and values of a layer for those that read them too, if there are any."""
+        if layer in self._read:
+            self._kept[layer] = k, v
+
+    def kept(self, layer: int) -> tuple[Float32, Float32]:
+        """Return the keys and values that a layer has kept."""
+        return self._kept[layer]
 
     def linear(self, name: str, x: Float32) -> Float32:
         """x W^T + b, or x W^T for a decoder without this bias."""
@@ -67,9 +82,13 @@ class Model:
 
     def norm(self, name: str, x: Float32) -> Float32:
         """RMSNorm over the last axis: w x / sqrt(mean(x^2) + eps)."""
+        return self.divided(x) * self.weights.rows(name, 0, x.shape[-1])
+
+    def divided(self, x: Float32) -> Float32:
+        """x / sqrt(mean(x^2) + eps), an RMSNorm without its gain."""
         mean = self.by.total(np.square(x)) / np.float32(x.shape[-1])
         normed: Float32 = x / np.sqrt(mean + np.float32(self.decoder.norm_eps))
-        return normed * self.weights.rows(name, 0, x.shape[-1])
+        return normed
 
     def entered(self, layer: int, block: str, x: Float32) -> Float32:
         """What a block reads of the states: their norm, where the layer has one before its blocks."""
@@ -96,25 +115,28 @@ class Model:
 def _attention(model: Model, layer: int, x: Float32) -> None:
     """Add causal attention with grouped heads: each key and value head serves n_heads / n_kv_heads query heads."""
     attention, (r, n, _), name = model.decoder.attention(layer), x.shape, f"layers.{layer}.attention"
-
-    def normed(q: Float32, k: Float32) -> tuple[Float32, Float32]:
-        return model.norm(f"{name}.q_norm", q), model.norm(f"{name}.k_norm", k)
-
     inputs = model.entered(layer, name, x)
-    q, k, v = (model.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-    if attention.qk_norm == "width":
-        q, k = normed(q, k)
-    q, k, v = (part.reshape(r, n, -1, attention.head_dim) for part in (q, k, v))
-    if attention.qk_norm == "head":
-        q, k = normed(q, k)
-    if attention.rope:
-        rotation = _rotation(model.by, attention.rope, n)
-        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
-    if attention.qk_norm == "rotated":
-        q, k = normed(q, k)
+    rotation = _rotation(model.by, attention.rope, n) if attention.rope else None
+
+    def turned(part: str) -> Float32:
+        made, norm = model.linear(f"{name}.{part}", inputs), f"{name}.{part}_norm"
+        made = model.norm(norm, made) if attention.qk_norm == "width" else made
+        made = made.reshape(r, n, -1, attention.head_dim)
+        made = model.norm(norm, made) if attention.qk_norm == "head" else made
+        made = _rotate(made, *rotation) if rotation else made
+        return model.norm(norm, made) if attention.qk_norm == "rotated" else made
+
+    q = turned("q")
     if attention.temperature:
         q = q * _growth(attention.temperature, n)
-    q, k, v = model.cache(layer, "q", q), model.cache(layer, "k", k), model.cache(layer, "v", v)
+    q = model.cache(layer, "q", q)
+    if isinstance(attention.kv_layer, int):
+        k, v = model.kept(attention.kv_layer)
+    else:
+        k = model.cache(layer, "k", turned("k"))
+        v = model.linear(f"{name}.v", inputs).reshape(k.shape)
+        v = model.cache(layer, "v", model.divided(v) if attention.v_norm else v)
+        model.keep(layer, k, v)
     mixed = np.empty_like(q)
     hidden = _hidden_positions(n, attention)
     scale = np.float32(attention.score_scale)
@@ -205,12 +227,34 @@ MIXERS: Mapping[type, Callable[[Model, int, Float32], None]] = MappingProxyType(
 
 def mlp(model: Model, layer: int, x: Float32) -> None:
     """Add down(activation(gate(x)) * up(x))."""
-    mlp, name = model.decoder.layer(layer).mlp, f"layers.{layer}.mlp"
+    name = f"layers.{layer}.mlp"
     inputs = model.entered(layer, name, x)
-    gate = model.linear(f"{name}.gate", inputs)
-    inner = _silu(model.by, gate) if mlp.activation == "silu" else _gelu_tanh(model.by, gate)
+    inner = _activated(model, layer, model.linear(f"{name}.gate", inputs))
     inner *= model.linear(f"{name}.up", inputs)
     x += model.left(layer, name, model.linear(f"{name}.down", inner))
+
+
+def token_inputs(model: Model, rows: Float32, x: Float32) -> Float32:
+    """Return what each layer gets of tokens, of their rows of ``inputs.embedding`` and their scaled embeddings."""
+    size, hidden = model.decoder.inputs, x.shape[-1]
+    projected = model.linear("inputs.projection", x) * np.float32(hidden**-0.5)
+    normed = model.norm("inputs.norm", projected.reshape(*x.shape[:-1], -1, size))
+    return (normed + rows.reshape(normed.shape) * np.float32(size**0.5)) * np.float32(2**-0.5)
+
+
+def end(model: Model, layer: int, x: Float32) -> None:
+    """Add norm(out(activation(gate(x)) * p)) where the layer has inputs p, and scale the states where it says so."""
+    name = f"layers.{layer}"
+    if model.inputs is not None:
+        inner = _activated(model, layer, model.linear(f"{name}.inputs.gate", x)) * model.inputs[:, :, layer]
+        x += model.norm(f"{name}.inputs.post_norm", model.linear(f"{name}.inputs.out", inner))
+    if model.decoder.layer(layer).scaled:
+        x *= model.weights.rows(f"{name}.scale", 0, 1)
+
+
+def _activated(model: Model, layer: int, x: Float32) -> Float32:
+    silu = model.decoder.layer(layer).mlp.activation == "silu"
+    return _silu(model.by, x) if silu else _gelu_tanh(model.by, x)
 
 
 def _rotation(by: Arithmetic, rope: Rope, n: int) -> tuple[Float32, Float32]:

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.errors import UsageError
 from edgepack_packager.arithmetic import FASTEST, Arithmetic
-from edgepack_packager.blocks import MIXERS, Model, mlp, scaled, softcap
+from edgepack_packager.blocks import MIXERS, Model, end, mlp, scaled, softcap, token_inputs
 from edgepack_packager.blocks import Reading as Reading
 from edgepack_packager.checkpoint.weights import Float32, Weights
 from edgepack_packager.targets.kv_cache import Cache, Part
@@ -100,14 +100,24 @@ def _states(
     step = together or len(texts)
     runs = [slice(start, start + step) for start in range(0, len(texts), step)]
     models = [Model(weights, readings[run], arithmetic) for run in runs]
-    rows = {i: weights.rows("embedding", i, i + 1)[0] for i in {i for ids in texts for i in ids}}
-    x = np.array([[rows[i] for i in ids] for ids in texts], np.float32) * np.float32(decoder.embedding_scale)
+    x = _rows(weights, "embedding", texts) * np.float32(decoder.embedding_scale)
     with threadpool_limits(limits=1, user_api="blas"):
+        if decoder.inputs:
+            own = _rows(weights, "inputs.embedding", texts)
+            for model, run in zip(models, runs, strict=True):
+                model.inputs = token_inputs(model, own[run], x[run])
         for layer, (model, run) in product(range(decoder.n_layers), zip(models, runs, strict=True)):
             MIXERS[type(decoder.layer(layer).mixer)](model, layer, x[run])
             mlp(model, layer, x[run])
+            end(model, layer, x[run])
             report()
     return models[0].norm("norm", x)
+
+
+def _rows(weights: Weights, name: str, texts: Sequence[Sequence[int]]) -> Float32:
+    """Return each token's row of an embedding: float32 [texts, n, columns]."""
+    rows = {i: weights.rows(name, i, i + 1)[0] for i in {i for ids in texts for i in ids}}
+    return np.array([[rows[i] for i in ids] for ids in texts], np.float32)
 
 
 def head(weights: Weights, states: Float32) -> Float32:

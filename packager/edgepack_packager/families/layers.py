@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from edgepack.bundle.decoder import Arrangement, Layer, arranged
@@ -17,8 +17,15 @@ SLIDING = "sliding_attention"
 def read_pattern(config: Mapping[str, Any], kinds: Mapping[str, Layer], rule: Callable[[int], str]) -> Arrangement:
     """Return the kinds of layers, and the shortest pattern that gives every layer its own.
 
-    ``kinds`` holds them by the names that ``layer_types`` uses; ``rule`` names the kind of a layer where
-    the file has no ``layer_types``. Raises ``SourceError`` for a list of another length or with another name.
+    ``kinds`` holds them by the names that ``layer_types`` uses; others as in ``read_names``.
+    """
+    return arranged([kinds[name] for name in read_names(config, kinds, rule)])
+
+
+def read_names(config: Mapping[str, Any], known: Collection[str], rule: Callable[[int], str]) -> list[str]:
+    """Return what ``layer_types`` calls each layer; ``rule`` names a layer where the file has no ``layer_types``.
+
+    Raises ``SourceError`` for a list of another length or with a name that is not ``known``.
     """
     n_layers = fields.layers(config)
     names = config.get("layer_types")
@@ -28,11 +35,11 @@ def read_pattern(config: Mapping[str, Any], kinds: Mapping[str, Layer], rule: Ca
         found = f"{len(names)} names" if isinstance(names, list) else repr(names)
         raise SourceError(f"{FILE}: layer_types must name the kind of each of the {n_layers} layers, not {found}.")
     for layer, name in enumerate(names):
-        if not isinstance(name, str) or name not in kinds:
+        if not isinstance(name, str) or name not in known:
             raise SourceError(
-                f"{FILE}: layer_types[{layer}] is {name!r}; the other fields explain {', '.join(kinds)} only."
+                f"{FILE}: layer_types[{layer}] is {name!r}; the other fields explain {', '.join(known)} only."
             )
-    return arranged([kinds[name] for name in names])
+    return names
 
 
 def window(size: int, context: int) -> int | None:

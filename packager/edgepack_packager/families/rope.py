@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.bundle.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families.fields import FILE, agreed, count, flag, positive
 
@@ -26,6 +33,7 @@ _FIELDS: Mapping[str, set[str]] = {
         "original_max_position_embeddings",
     },
     "dynamic": {"factor", "original_max_position_embeddings"},
+    "proportional": set(),
     "longrope": {"short_factor", "long_factor", "factor", "attention_factor", "original_max_position_embeddings"},
 }
 _OLD_NAMES = {"su": "longrope"}
@@ -75,7 +83,7 @@ class _LongRope:
         return LongRopeScaling(factors, self.magnitude, self.original_context)
 
 
-Stated = LinearScaling | Llama3Scaling | YarnScaling | _LongRope | None
+Stated = LinearScaling | Llama3Scaling | YarnScaling | ProportionalScaling | _LongRope | None
 
 
 def read_rope(config: Mapping[str, Any], head_dim: int, context: int, spelling: Spelling = PLAIN) -> Rope:
@@ -86,6 +94,8 @@ def read_rope(config: Mapping[str, Any], head_dim: int, context: int, spelling: 
     dim = _dim(config, head_dim, spelling)
     stated = _scaling(config, dim, spelling)
     theta = _stated(config, spelling, "rope_theta", spelling.theta) or spelling.default_theta
+    if isinstance(stated, ProportionalScaling):
+        return Rope(theta, head_dim, stated if dim < head_dim else None)
     return Rope(theta, dim, stated.at(context) if isinstance(stated, _LongRope) else stated)
 
 
@@ -162,6 +172,8 @@ def _read(config: Mapping[str, Any], section: Mapping[str, Any], name: str, dim:
             return _longrope(config, named, name, dim)
         case "yarn":
             return _yarn(config, named, name)
+        case "proportional":
+            return ProportionalScaling(dim // 2)
     return None  # dynamic scaling begins beyond the trained context, which is never packed
 
 

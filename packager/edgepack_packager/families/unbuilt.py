@@ -8,7 +8,7 @@ from typing import Any
 # Beginnings of architectures that look like a built one.
 _KNOWN: Mapping[str, str] = {
     "Gemma3n": "Gemma 3n, which embeds every layer's input and shares keys and values",
-    "Gemma4": "Gemma 4, another architecture than Gemma 3",
+    "Gemma4Unified": "Gemma 4 Unified, whose senses share one part",
     "Llama4": "Llama 4, a mixture of experts",
     "Mllama": "Llama 3.2 Vision",
     "PaliGemma": "PaliGemma, a vision model",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, ProportionalScaling, Rope, YarnScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,12 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
             }
         case LongRopeScaling(factors):
             return {"type": "longrope", "short_factor": list(factors), "long_factor": list(factors)}
+        case ProportionalScaling(turned):
+            return {
+                "rope_type": "proportional",
+                "type": "proportional",
+                "partial_rotary_factor": 2 * turned / rope.dim,
+            }
         case YarnScaling():
             return {
                 "rope_type": "yarn",

@@ -48,13 +48,17 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Two blocks, each added to what comes in: the mixer, through which positions see each other, and the MLP.
 
     ``norms`` are RMSNorms of a block's input, of its output "after", or of "both". What is added is multiplied by
-    ``residual_scale``.
+    ``residual_scale``. With ``inputs`` a third block follows, of what the layer gets of the token itself, so many
+    elements p (see ``Decoder``): norm(out(activation(gate(x)) * p)), with the MLP's activation. With ``scaled`` the
+    layer's result is multiplied by a number of its own.
     """
 
     mixer: Mixer
     mlp: Mlp
     norms: Literal["before", "after", "both"] = "before"
     residual_scale: Positive = 1.0
+    inputs: Width | msgspec.UnsetType = msgspec.UNSET
+    scaled: Literal[True] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def pre_norms(self) -> bool:
@@ -75,6 +79,12 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
                 yield f"{name}.{part}", shape
             if self.post_norms:
                 yield f"{name}.post_norm", (hidden,)
+        if self.inputs:
+            yield "inputs.gate", (self.inputs, hidden)
+            yield "inputs.out", (hidden, self.inputs)
+            yield "inputs.post_norm", (hidden,)
+        if self.scaled:
+            yield "scale", (1,)
 
 
 class Arrangement(TypedDict):
@@ -102,6 +112,9 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     In the order of the computation: ``embedding_scale`` multiplies the embeddings, the layers follow, then a norm and
     the head, which is the embedding where the two are ``tied``; ``logits_scale`` multiplies the logits, and a softcap c
     makes c tanh(x / c) of them.
+    Where layers have ``inputs`` of s elements, those of all are (norm(projection(x) / root of the hidden size) + e root
+    of s) / root of 2: x is the scaled embedding of the token, e its row of ``inputs.embedding``, and the norm that of
+    each layer's part.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
 
     A ``headless`` one ends at the last norm: what it gives after each token is a state, of which an embedding is made.
@@ -141,6 +154,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return mixer
 
     @property
+    def inputs(self) -> int:
+        """Elements that each layer gets of a token itself, 0 where layers get none."""
+        return self.kinds[0].inputs or 0
+
+    @property
     def outputs(self) -> int:
         """Numbers that it gives after each token: logits, or without a head the elements of a state."""
         return self.hidden_size if self.headless else self.n_vocab
@@ -159,6 +177,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def attending(self) -> dict[int, Attention]:
         """The attention of each layer that has one, by its index, in order."""
         return self._having(Attention)
+
+    @property
+    def keeping(self) -> dict[int, Attention]:
+        """The attention of each layer that has keys and values of its own, by its index, in order."""
+        return {index: attention for index, attention in self.attending.items() if attention.owns}
 
     @property
     def convolving(self) -> dict[int, Convolution]:
@@ -207,7 +230,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def kv_values_per_token(self) -> int:
         """Elements that one token adds to the KV cache over all layers."""
-        return 2 * sum(attention.kv_size for attention in self.attentions)
+        return 2 * sum(attention.kv_size for attention in self.keeping.values())
 
     @property
     def states(self) -> dict[tuple[str, int], Shape]:
@@ -229,6 +252,10 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         if self.exported:
             return
         yield "embedding", (self.n_vocab, self.hidden_size)
+        if self.inputs:
+            yield "inputs.embedding", (self.n_vocab, self.n_layers * self.inputs)
+            yield "inputs.projection", (self.n_layers * self.inputs, self.hidden_size)
+            yield "inputs.norm", (self.inputs,)
         for index in range(self.n_layers):
             for name, shape in self.layer(index).tensors(self.hidden_size):
                 yield f"layers.{index}.{name}", shape
@@ -252,6 +279,10 @@ def check(decoder: Decoder) -> None:
             _check_attention(kind.mixer, place)
         if isinstance(kind.mixer, Delta) and kind.mixer.n_value_heads % kind.mixer.n_key_heads:
             raise ValueError(f"{kind.mixer.n_value_heads} heads do not share {kind.mixer.n_key_heads} - {place}")
+    if len({kind.inputs for kind in decoder.kinds}) > 1:
+        raise ValueError("layers get unlike parts of a token - at `$.decoder.kinds`")
+    for index, attention in decoder.attending.items():
+        _check_source(decoder, index, attention)
     if not decoder.attending:
         raise ValueError("no layer is an attention - at `$.decoder.pattern`")
     if decoder.headless and (not decoder.tied or decoder.logits_scale != 1 or decoder.logits_softcap):
@@ -274,6 +305,15 @@ def _check_attention(attention: Attention, place: str) -> None:
         raise ValueError(f"a rope of {rope.dim} does not fit heads of {attention.head_dim} - {place}")
     if isinstance(rope.scaling, LongRopeScaling) and len(rope.scaling.factors) != rope.dim // 2:
         raise ValueError(f"a rope of {rope.dim} has {len(rope.scaling.factors)} factors - {place}")
+
+
+def _check_source(decoder: Decoder, index: int, attention: Attention) -> None:
+    if isinstance(attention.kv_layer, msgspec.UnsetType):
+        return
+    source = decoder.attending.get(attention.kv_layer) if attention.kv_layer < index else None
+    like = ("n_kv_heads", "head_dim", "window", "bidirectional")
+    if not source or not source.owns or any(getattr(source, each) != getattr(attention, each) for each in like):
+        raise ValueError(f"layer {index} cannot read the keys of layer {attention.kv_layer} - at `$.decoder.pattern`")
 
 
 def _without_positions(layer: Layer) -> Layer:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from edgepack.bundle.bounds import Count, HeadSize, Positive, Taps, Width
+from edgepack.bundle.bounds import Count, HeadSize, Index, Positive, Taps, Width
 from edgepack.bundle.rope import Rope
 
 Shape = tuple[int, ...]
@@ -33,8 +33,10 @@ class Attention(
     after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
     multiplies the scores, and a softcap c makes c tanh(x / c) of them. With ``gated`` the result is multiplied by the
     sigmoid of a projection of the input, before the output's. It keeps keys and values of each token.
+    With ``v_norm`` each head of v is divided by its root mean square, as by an RMSNorm without a gain.
     A ``bidirectional`` one sees what comes after as well, a window to both sides, its own position counted to each; it
-    keeps nothing, as a text is evaluated at once.
+    keeps nothing, as a text is evaluated at once. One with a ``kv_layer`` has queries alone: it reads the keys and
+    values that this earlier layer keeps.
     """
 
     room: ClassVar[str] = "attention"
@@ -50,7 +52,14 @@ class Attention(
     qkv_bias: bool = False
     output_bias: bool = False
     gated: bool = False
+    v_norm: Literal[True] | msgspec.UnsetType = msgspec.UNSET
     bidirectional: Literal[True] | msgspec.UnsetType = msgspec.UNSET
+    kv_layer: Index | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def owns(self) -> bool:
+        """Whether it makes keys and values of its own."""
+        return self.kv_layer is msgspec.UNSET
 
     @property
     def q_size(self) -> int:
@@ -74,17 +83,19 @@ class Attention(
 
     def worked(self, hidden: int) -> int:
         """Return the numbers of a token that a step works in: q, k, v, the gate and the result."""
-        return (3 if self.gated else 2) * self.q_size + 2 * self.kv_size
+        return (3 if self.gated else 2) * self.q_size + 2 * self.kv_size * self.owns
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors, without its norms over the hidden size."""
         yield from linear("q", self.q_size, hidden, self.qkv_bias)
-        yield from linear("k", self.kv_size, hidden, self.qkv_bias)
-        yield from linear("v", self.kv_size, hidden, self.qkv_bias)
+        if self.owns:
+            yield from linear("k", self.kv_size, hidden, self.qkv_bias)
+            yield from linear("v", self.kv_size, hidden, self.qkv_bias)
         if self.qk_norm:
             whole = self.qk_norm == "width"
             yield "q_norm", (self.q_size if whole else self.head_dim,)
-            yield "k_norm", (self.kv_size if whole else self.head_dim,)
+            if self.owns:
+                yield "k_norm", (self.kv_size if whole else self.head_dim,)
         if self.gated:
             yield "gate", (self.q_size, hidden)
         yield from linear("o", hidden, self.q_size, self.output_bias)

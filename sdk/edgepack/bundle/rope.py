@@ -54,7 +54,15 @@ class YarnScaling(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     whole: bool = True
 
 
-Scaling = LinearScaling | Llama3Scaling | LongRopeScaling | YarnScaling
+class ProportionalScaling(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="proportional"
+):
+    """The first ``turned`` pairs of a head turn, with the frequencies of a whole one; the others do not (Gemma 4)."""
+
+    turned: Count
+
+
+Scaling = LinearScaling | Llama3Scaling | LongRopeScaling | YarnScaling | ProportionalScaling
 
 
 class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +99,8 @@ class Rope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             case YarnScaling(factor):
                 ramp = self._ramp(self.scaling)
                 return frequencies / np.float32(factor) * ramp + frequencies * (1 - ramp)
+            case ProportionalScaling(turned):
+                return np.where(np.arange(len(powers)) < turned, frequencies, np.float32(0))
             case LongRopeScaling(factors):
                 return np.float32(1.0) / (np.array(factors, np.float32) * powers)
             case Llama3Scaling(factor, low, high, context):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgepack.bundle.embedding import Embedding
     from edgepack.bundle.files import Bundle
     from edgepack.bundle.manifest import Fallback, License, Loss, Variant
-    from edgepack.bundle.rope import Scaling
+    from edgepack.bundle.rope import Rope
     from edgepack.bundle.thinking import Thinking
 
 # How an obligation reads whose text is only the words that it is about.
@@ -312,16 +312,18 @@ def _attention(attention: Attention, context: int) -> str:
     window = f", window {attention.window}" if attention.window else ""
     if attention.rope is None:
         return f"no rope{window}"
-    return f"rope theta {attention.rope.theta:g}{_scaling(attention.rope.scaling, context)}{window}"
+    return f"rope theta {attention.rope.theta:g}{_scaling(attention.rope, context)}{window}"
 
 
-def _scaling(scaling: Scaling | None, context: int) -> str:
-    from edgepack.bundle.rope import LongRopeScaling
+def _scaling(rope: Rope, context: int) -> str:
+    from edgepack.bundle.rope import LongRopeScaling, ProportionalScaling
 
-    match scaling:
+    match scaling := rope.scaling:
         case None:
             return ""
         case LongRopeScaling(original_context=original):
             return f", longrope with the {'long' if context > original else 'short'} factors throughout"
+        case ProportionalScaling(turned):
+            return f" on {turned} of {rope.dim // 2} pairs"
         case _:
             return f", {type(scaling).__name__.removesuffix('Scaling').lower()} factor {scaling.factor:g}"

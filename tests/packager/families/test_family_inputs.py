@@ -134,7 +134,10 @@ def everything(weights: Weights) -> Iterator[tuple[str, Float32]]:
 
 UNBUILT = [
     ({"architectures": ["Gemma3nForConditionalGeneration"]}, "names Gemma3nForConditionalGeneration (Gemma 3n, "),
-    ({"architectures": ["Gemma4ForConditionalGeneration"]}, "names Gemma4ForConditionalGeneration (Gemma 4, "),
+    (
+        {"architectures": ["Gemma4UnifiedForConditionalGeneration"]},
+        "names Gemma4UnifiedForConditionalGeneration (Gemma 4 Unified, ",
+    ),
     ({"architectures": ["Phi3VForCausalLM"]}, "names Phi3VForCausalLM (Phi-3-vision)"),
     ({"architectures": ["Phi4MMForCausalLM"]}, "names Phi4MMForCausalLM (Phi-4-multimodal)"),
     ({"architectures": ["PhiMoEForCausalLM"]}, "names PhiMoEForCausalLM (Phi-3.5-MoE, a mixture of experts)"),
@@ -205,7 +208,9 @@ def test_junk_inside_a_section_is_a_named_error_too(name: str, data: st.DataObje
 def test_every_tensor_of_a_checkpoint_is_read_exactly_once(name: str, tmp_path: Path) -> None:
     with open_checkpoint(make_model(tmp_path, CONFIGS[name], tokenizer=False)) as checkpoint:
         decoder = families.open_model(checkpoint).decoder
-        ignored = ("vision_tower.", "multi_modal_projector.")
+        shared = [layer for layer, attention in decoder.attending.items() if not attention.owns]
+        spare = (f"model.layers.{layer}.self_attn.{part}" for layer in shared for part in ("k_", "v_"))
+        ignored = ("vision_tower.", "multi_modal_projector.", *spare)
         stored = sum(
             int(np.prod(entry.shape)) for key, entry in checkpoint.tensors.items() if not key.startswith(ignored)
         )

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, ProportionalScaling, Rope, YarnScaling
 
 
 def rope_fields(decoder: Decoder) -> dict[str, Any]:
@@ -60,6 +60,12 @@ def _scaling(rope: Rope) -> dict[str, Any] | None:
         case LongRopeScaling(factors):
             # transformers 4 refuses a fourth key.
             return {"type": "longrope", "short_factor": list(factors), "long_factor": list(factors)}
+        case ProportionalScaling(turned):
+            return {
+                "rope_type": "proportional",
+                "type": "proportional",
+                "partial_rotary_factor": 2 * turned / rope.dim,
+            }
         case YarnScaling():
             return {
                 "rope_type": "yarn",
