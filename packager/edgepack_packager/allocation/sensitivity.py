@@ -96,7 +96,7 @@ def measure(
         for names in roles.values()
         for name in names
     }
-    outer = {name: of_roles[name] for name in ("embedding", "head") if name in of_roles}
+    outer = {role: lost for role, lost in of_roles.items() if role in roles[role]}  # what is in no layer
     inner = {role: names for role, names in roles.items() if role not in outer}
     alone: dict[str, float] = {}
     lost = told(errors, (bands, of_bands), (inner, of_roles), alone)

@@ -35,7 +35,7 @@ IGNORED = (
 
 _ROPES: Mapping[str, Spelling] = {
     FULL: Spelling(scaling=None, parameters=f"rope_parameters.{FULL}", kinds=("proportional", "default"), partial=True),
-    SLIDING: Spelling(scaling=None, parameters=f"rope_parameters.{SLIDING}", kinds=("default",)),
+    SLIDING: Spelling(theta=None, scaling=None, parameters=f"rope_parameters.{SLIDING}", kinds=("default",)),
 }
 _MODULES: Mapping[str, str] = {
     **llama_like.MODULES,

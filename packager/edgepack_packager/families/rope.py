@@ -56,7 +56,7 @@ class Spelling:
     that the family reads itself.
     """
 
-    theta: str = "rope_theta"
+    theta: str | None = "rope_theta"
     scaling: str | None = "rope_scaling"
     parameters: str = "rope_parameters"
     default_theta: float = 10000.0
@@ -127,10 +127,11 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     return section
 
 
-def _stated(config: Mapping[str, Any], spelling: Spelling, field: str, top: str) -> float | None:
+def _stated(config: Mapping[str, Any], spelling: Spelling, field: str, top: str | None) -> float | None:
     """Return the number that the sections state as ``field`` and the top level as ``top``, None where none does."""
     places = {f"{name}.{field}": _named(section, name) for name, section in _sections(config, spelling).items()}
-    places[top] = config
+    if top:
+        places[top] = config
     return agreed({name: positive(place, name) for name, place in places.items() if place.get(name) is not None})
 
 

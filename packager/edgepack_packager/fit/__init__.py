@@ -123,10 +123,10 @@ def fit(config: Mapping[str, Any], device: Device, context: int | None = None, t
 def at_best(decoder: Decoder, bits: float, cache: int, bandwidth: float, turn: Turn) -> float:
     """Return seconds that no engine stays below when it answers, once the prompt's first token is there.
 
-    Each step reads all weights, ``bits`` each on average, of which an embedding that is no head as well is one row,
-    and ``cache`` bytes of the KV cache. What is computed on the way, and the prompt, take more than that.
+    Each step reads all weights, ``bits`` each on average, but of matrices that are looked up in one row, and ``cache``
+    bytes of the KV cache. What is computed on the way, and the prompt, take more than that.
     """
-    rows = 0 if decoder.tied else decoder.n_vocab * decoder.hidden_size
+    rows = sum(math.prod(shape) for name, shape in decoder.tensors() if name in decoder.looked_up)
     return (turn.answer - 1) * ((decoder.n_parameters - rows) * bits / 8 + cache) / bandwidth
 
 

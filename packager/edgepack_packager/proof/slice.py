@@ -34,17 +34,15 @@ class Slice:
             **arranged([_near(layer, whole.context) for layer in whole.layers]),
         )
         self.dtype = "f32"
-        self._embedding = _picked(weights, "embedding", vocabulary)
-        self._embedding[1::2] *= _quiet(self._embedding * np.float32(whole.embedding_scale), whole.norm_eps)
-        self._head = None if weights.decoder.tied else _picked(weights, "head", vocabulary)
+        columns = dict(self.decoder.tensors())
+        vocabularies = {"embedding", "inputs.embedding", "head"} & columns.keys()
+        self._own = {name: _picked(weights, name, vocabulary)[:, : columns[name][1]] for name in vocabularies}
+        embedding = self._own["embedding"]
+        embedding[1::2] *= _quiet(embedding * np.float32(whole.embedding_scale), whole.norm_eps)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows of a canonical tensor of the slice: float32."""
-        if name == "embedding":
-            return self._embedding[start:stop]
-        if name == "head" and self._head is not None:
-            return self._head[start:stop]
-        return self._weights.rows(name, start, stop)
+        return self._own[name][start:stop] if name in self._own else self._weights.rows(name, start, stop)
 
 
 def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:

@@ -21,7 +21,7 @@ def sensitive(decoder: Decoder) -> frozenset[str]:
     and the whole last layer.
     """
     if decoder.n_parameters >= SMALL:
-        values = {f"layers.{layer}.attention.v" for layer, each in decoder.attending.items() if each.shares}
+        values = {f"layers.{layer}.attention.v" for layer, each in decoder.keeping.items() if each.shares}
         return frozenset({"head", *values} | ({"embedding"} if decoder.tied else set()))
     beginnings = "embedding", "head", f"layers.{decoder.n_layers - 1}."
     endings = ".v", "delta.a", "delta.b"
@@ -37,5 +37,5 @@ def next_sensitive(decoder: Decoder) -> frozenset[str]:
     """Return those that come next, of a model below ``SMALL``: its key projections and the other down projections."""
     if decoder.n_parameters >= SMALL:
         return frozenset()
-    keys = {f"layers.{layer}.attention.k" for layer in decoder.attending}
+    keys = {f"layers.{layer}.attention.k" for layer in decoder.keeping}
     return frozenset(keys | {f"layers.{layer}.mlp.down" for layer in range(decoder.n_layers)}) - sensitive(decoder)

@@ -26,9 +26,13 @@ class LayerCache:
         self.keys = mx.zeros(shape, dtype)
         self.values = mx.zeros(shape, dtype)
         self._window = window
+        self._lent: tuple[mx.array, mx.array] | None = None
 
     def append(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Append the keys and values of a step and return all that a row of it sees, in the type that came in."""
+        """Append the keys and values of a step and return all that a row of it sees, in the type that came in.
+
+        They are ``lent`` to other layers until ``claim``.
+        """
         start, self.offset = self.offset, self.offset + keys.shape[2]
         if self._window is not None and self.offset - self._base > self.cells:
             self._move(start - ROOM * self._window)
@@ -36,7 +40,19 @@ class LayerCache:
         cell, end = start - self._base, self.offset - self._base
         self.keys[..., cell:end, :] = keys.astype(self.keys.dtype)
         self.values[..., cell:end, :] = values.astype(self.values.dtype)
-        return self.keys[..., first:end, :].astype(keys.dtype), self.values[..., first:end, :].astype(values.dtype)
+        seen = self.keys[..., first:end, :].astype(keys.dtype), self.values[..., first:end, :].astype(values.dtype)
+        self._lent = seen
+        return seen
+
+    @property
+    def lent(self) -> tuple[mx.array, mx.array]:
+        """What ``append`` returned in this step."""
+        assert self._lent
+        return self._lent
+
+    def claim(self) -> None:
+        """End the step: who held what it saw would have the next one copy the cache before it is written to."""
+        self._lent = None
 
     def _move(self, base: int) -> None:
         moved = slice(base - self._base, self.cells)

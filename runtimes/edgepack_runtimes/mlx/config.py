@@ -51,6 +51,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "phi3": Spelling(fused=True),
     "gemma2": Spelling(gain_offset=1.0),
     "gemma3_text": Spelling(gain_offset=1.0),
+    "gemma4_text": Spelling(),
     "granite": Spelling(),
     "granitemoehybrid": Spelling(),
     "olmo2": Spelling(),
@@ -112,8 +113,9 @@ def _position_fields(decoder: Decoder) -> dict[str, object]:
     fields |= _state_fields(decoder)
     for rope in decoder.ropes[-1:]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
-        if rope.dim != layers[0].head_dim:
-            fields["partial_rotary_factor"] = rope.dim / layers[0].head_dim
+        head_dim = next(layer.head_dim for layer in layers if layer.rope == rope)
+        if rope.dim != head_dim:
+            fields["partial_rotary_factor"] = rope.dim / head_dim
     for rope in decoder.ropes[:-1]:
         fields["rope_local_base_freq"] = rope.theta
     return fields
@@ -149,6 +151,8 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
         case "exaone4":
             letters = "".join("L" if layer.window else "G" for layer in layers[: len(decoder.pattern)])
             fields["sliding_window_pattern"] = letters if "L" in letters else None
+        case "gemma4_text":
+            fields |= _gemma4_fields(decoder)
         case "lfm2":
             fields |= {"norm_eps": decoder.norm_eps, "block_auto_adjust_ff_dim": False}
             fields |= {"block_dim": decoder.hidden_size, "block_ff_dim": decoder.layer(0).mlp.size}
@@ -163,6 +167,25 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
                     "original_max_position_embeddings": grows.length,
                 }
     return fields
+
+
+def _gemma4_fields(decoder: Decoder) -> dict[str, object]:
+    layers = {bool(layer.window): layer for layer in decoder.attentions}
+    names = {True: "sliding_attention", False: "full_attention"}
+    ropes = {names[local]: layer.rope for local, layer in layers.items() if layer.rope}
+    fields: dict[str, object] = {
+        "layer_types": [names[bool(layer.window)] for layer in decoder.attentions],
+        "rope_parameters": {
+            kind: {"rope_theta": rope.theta, **(_scaling(rope) or {"rope_type": "default"})}
+            for kind, rope in ropes.items()
+        },
+        "rope_scaling": None,
+        "num_kv_shared_layers": decoder.n_layers - len(decoder.keeping),
+        "use_double_wide_mlp": decoder.layers[-1].mlp.size != decoder.layers[0].mlp.size,
+        "hidden_size_per_layer_input": decoder.inputs,
+        "vocab_size_per_layer_input": decoder.n_vocab,
+    }
+    return fields | {"global_head_dim": layers[False].head_dim if False in layers else decoder.attentions[0].head_dim}
 
 
 def _scaling(rope: Rope) -> dict[str, Any] | None:

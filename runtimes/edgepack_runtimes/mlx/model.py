@@ -63,6 +63,12 @@ class Layers(nn.Module):
         self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
         self.layers = [Block(decoder, layer, fused, rotations) for layer in decoder.layers]
         self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
+        self._parts = (decoder.n_layers, decoder.inputs)
+        if decoder.inputs:
+            width = decoder.n_layers * decoder.inputs
+            self.embed_tokens_per_layer = nn.Embedding(decoder.n_vocab, width)
+            self.per_layer_model_projection = nn.Linear(decoder.hidden_size, width, bias=False)
+            self.per_layer_projection_norm = nn.RMSNorm(decoder.inputs, decoder.norm_eps)
 
     def __call__(self, ids: mx.array, caches: Sequence[Cache]) -> mx.array:
         x = self.embed_tokens(ids)
@@ -70,9 +76,23 @@ class Layers(nn.Module):
             # A Python number would be rounded to the type of x first.
             x = (x * mx.array(self._scale, mx.float32)).astype(x.dtype)
         masks = {window: self._mask(ids.shape[1], caches[0].offset, window) for window in set(self._windows)}
-        for layer, window, cache in zip(self.layers, self._windows, caches, strict=True):
-            x = layer(x, masks[window], cache)
+        inputs = self._inputs(ids, x) if self._parts[1] else [None] * len(self.layers)
+        for layer, window, cache, own in zip(self.layers, self._windows, caches, inputs, strict=True):
+            x = layer(x, masks[window], cache, own)
+        for cache in caches:
+            if isinstance(cache, LayerCache):
+                cache.claim()
         return cast(mx.array, self.norm(x))
+
+    def _inputs(self, ids: mx.array, x: mx.array) -> Sequence[mx.array]:
+        """Return what each layer gets of the tokens: [1, n, size]."""
+        scales = x.shape[-1] ** -0.5, self._parts[1] ** 0.5, 2**-0.5
+        of_hidden, of_size, of_both = (mx.array(scale, mx.float32) for scale in scales)
+        projected = (self.per_layer_model_projection(x) * of_hidden).astype(x.dtype)
+        normed = self.per_layer_projection_norm(projected.reshape(*x.shape[:-1], *self._parts))
+        rows = self.embed_tokens_per_layer(ids).reshape(normed.shape)
+        joined = ((normed + rows * of_size) * of_both).astype(x.dtype)
+        return [joined[:, :, layer] for layer in range(self._parts[0])]
 
     def _mask(self, rows: int, offset: int, window: int | None) -> Mask:
         """Return the mask of a step, by its name where it has one: the fused attention then skips what it hides."""
@@ -84,7 +104,8 @@ class Layers(nn.Module):
 
 
 class Block(nn.Module):
-    """Mixer and MLP with their norms, named as Gemma's where some stand behind a block, else as Llama's."""
+    """Mixer and MLP with their norms, named as Gemma's where some stand behind a block, else as Llama's; and what a
+    layer makes of the inputs that it gets of a token itself."""
 
     def __init__(
         self,
@@ -113,8 +134,22 @@ class Block(nn.Module):
             self.post_feedforward_layernorm = norm()
         if layer.pre_norms and layer.post_norms:
             self.pre_feedforward_layernorm = norm()
+        self._gated: Callable[[mx.array, mx.array], mx.array] = _GATED[layer.mlp.activation]
+        if layer.inputs:
+            self.per_layer_input_gate = nn.Linear(hidden, layer.inputs, bias=False)
+            self.per_layer_projection = nn.Linear(layer.inputs, hidden, bias=False)
+            self.post_per_layer_input_norm = norm()
+        if layer.scaled:
+            self.layer_scalar = mx.ones((1,))
 
-    def __call__(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
+    def __call__(self, x: mx.array, mask: Mask, cache: Cache, inputs: mx.array | None) -> mx.array:
+        x = self._mixed(x, mask, cache)
+        if inputs is not None:
+            inner = self._gated(self.per_layer_input_gate(x), inputs)
+            x = x + self.post_per_layer_input_norm(self.per_layer_projection(inner))
+        return x * self.layer_scalar if "layer_scalar" in self else x
+
+    def _mixed(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
         entered = self.input_layernorm(x) if self._pre_norms else x
         if isinstance(cache, StateCache):
             mixed = (self.conv if "conv" in self else self.linear_attn)(entered, cache)
@@ -132,24 +167,29 @@ class Block(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention with grouped heads: causal over the layer's cache, or over the step alone, to both sides."""
+    """Attention with grouped heads: causal over the layer's cache, or over the step alone, to both sides.
+
+    A layer without keys of its own gets the cache of another, in which that one's step lies already.
+    """
 
     def __init__(
         self, attention: Attention, hidden: int, epsilon: float, fused: bool, rotation: Rotation | None
     ) -> None:
         super().__init__()
-        self._heads = (attention.n_heads, attention.n_kv_heads, attention.n_kv_heads)
+        self._head_dim = attention.head_dim
         self._fused, self._qk_norm, self._rotation = fused, attention.qk_norm, rotation
         self._temperature, self._both = attention.temperature, bool(attention.bidirectional)
         self._scale, self._softcap = attention.score_scale, attention.softcap
+        self._owns, self._v_norm = attention.owns, epsilon if attention.v_norm else None
         q_size, kv_size, bias = attention.q_size, attention.kv_size, attention.qkv_bias
         if fused:
             self.qkv_proj = nn.Linear(hidden, q_size + 2 * kv_size, bias)
             self._ends = [q_size, q_size + kv_size]
         else:
             self.q_proj = nn.Linear(hidden, q_size, bias)
-            self.k_proj = nn.Linear(hidden, kv_size, bias)
-            self.v_proj = nn.Linear(hidden, kv_size, bias)
+            if attention.owns:
+                self.k_proj = nn.Linear(hidden, kv_size, bias)
+                self.v_proj = nn.Linear(hidden, kv_size, bias)
         self.o_proj = nn.Linear(q_size, hidden, attention.output_bias)
         self._gated = attention.gated
         if attention.gated:
@@ -157,25 +197,20 @@ class SelfAttention(nn.Module):
         if attention.qk_norm:
             whole = attention.qk_norm == "width"
             self.q_norm = nn.RMSNorm(q_size if whole else attention.head_dim, epsilon)
-            self.k_norm = nn.RMSNorm(kv_size if whole else attention.head_dim, epsilon)
+            if attention.owns:
+                self.k_norm = nn.RMSNorm(kv_size if whole else attention.head_dim, epsilon)
 
     def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
         n = x.shape[1]
-        q, k, v = self._project(x)
-        if self._qk_norm == "width":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (part.reshape(1, n, heads, -1) for part, heads in zip((q, k, v), self._heads, strict=True))
-        if self._qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (part.transpose(0, 2, 1, 3) for part in (q, k, v))
+        q, *own = self._project(x)
+        start = cache.offset if own else cache.offset - n  # whoever owns the cache has moved it
+        q = self._headed(q, "q_norm")
         if self._rotation:
-            q, k = self._rotation.queries(q, cache.offset), self._rotation.keys(k, cache.offset)
-        if self._qk_norm == "rotated":
-            q, k = self.q_norm(q), self.k_norm(k)
+            q = self._rotation.queries(q, start)
+        q = self._normed(q, "q_norm", "rotated")
         if self._temperature:
-            q = (q * growth(self._temperature, cache.offset, n)).astype(q.dtype)
-        if not self._both:
-            k, v = cache.append(k, v)
+            q = (q * growth(self._temperature, start, n)).astype(q.dtype)
+        k, v = self._kept(own, cache) if own else cache.lent
         if self._softcap is None:
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
         else:
@@ -183,10 +218,30 @@ class SelfAttention(nn.Module):
         result = mixed.transpose(0, 2, 1, 3).reshape(1, n, -1)
         return cast(mx.array, self.o_proj(result * mx.sigmoid(self.gate_proj(x)) if self._gated else result))
 
+    def _kept(self, own: Sequence[mx.array], cache: LayerCache) -> tuple[mx.array, mx.array]:
+        """Return all keys and values that the step sees, its own among them."""
+        k, v = self._headed(own[0], "k_norm"), self._headed(own[1])
+        if self._rotation:
+            k = self._rotation.keys(k, cache.offset)
+        k = self._normed(k, "k_norm", "rotated")
+        if self._v_norm is not None:
+            v = mx.fast.rms_norm(v, None, self._v_norm)
+        return (k, v) if self._both else cache.append(k, v)
+
+    def _headed(self, x: mx.array, norm: str = "") -> mx.array:
+        """Return the heads of a projection, [1, heads, n, head dimension], with their norm, if it stands here."""
+        x = self._normed(x, norm, "width") if norm else x
+        x = x.reshape(1, x.shape[1], -1, self._head_dim)
+        return (self._normed(x, norm, "head") if norm else x).transpose(0, 2, 1, 3)
+
+    def _normed(self, x: mx.array, norm: str, place: str) -> mx.array:
+        return self[norm](x) if self._qk_norm == place else x
+
     def _project(self, x: mx.array) -> Sequence[mx.array]:
+        """Return q, and k and v where they are the layer's own."""
         if self._fused:
             return tuple(mx.split(self.qkv_proj(x), self._ends, axis=-1))
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return (self.q_proj(x), self.k_proj(x), self.v_proj(x)) if self._owns else (self.q_proj(x),)
 
 
 class Rotation:

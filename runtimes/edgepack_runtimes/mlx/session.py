@@ -62,6 +62,17 @@ def _cache_type(decoder: Decoder, options: Options, payload: Payload) -> mx.Dtyp
     return mx.bfloat16 if payload.float_type == "BF16" or decoder.wide else mx.float16
 
 
+def _caches_of(decoder: Decoder, options: Options, cache_type: mx.Dtype) -> list[LayerCache | StateCache]:
+    """Return what each layer reads: of one that has no keys of its own, the cache of the layer that it names."""
+    caches: list[LayerCache | StateCache] = []
+    for layer in decoder.layers:
+        source = layer.mixer.kv_layer if isinstance(layer.mixer, Attention) else None
+        caches.append(
+            caches[source] if isinstance(source, int) else _cache_of(layer.mixer, decoder, options, cache_type)
+        )
+    return caches
+
+
 def _cache_of(mixer: Mixer, decoder: Decoder, options: Options, cache_type: mx.Dtype) -> LayerCache | StateCache:
     if not isinstance(mixer, Attention):
         return StateCache(mixer.states(decoder.hidden_size))
@@ -85,8 +96,9 @@ class MlxSession:
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
-        self._layers = [_cache_of(layer.mixer, decoder, options, cache_type) for layer in decoder.layers]
-        self._cache = [layer for layer in self._layers if isinstance(layer, LayerCache)]
+        self._layers = _caches_of(decoder, options, cache_type)
+        own = dict.fromkeys(self._layers)  # some layers read the cache of another
+        self._cache = [layer for layer in own if isinstance(layer, LayerCache)]
         self._states = tuple(layer for layer in self._layers if isinstance(layer, StateCache))
         self._marks: Marks[list[Mapping[str, mx.array]]] = Marks()
         mx.eval([(layer.keys, layer.values) for layer in self._cache])

@@ -159,6 +159,12 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.kinds[0].inputs or 0
 
     @property
+    def looked_up(self) -> frozenset[str]:
+        """The matrices of which a token reads its row, and that multiply nothing."""
+        own = {"inputs.embedding"} if self.inputs else set()
+        return frozenset(own if self.tied and not self.headless else own | {"embedding"})
+
+    @property
     def outputs(self) -> int:
         """Numbers that it gives after each token: logits, or without a head the elements of a state."""
         return self.hidden_size if self.headless else self.n_vocab

@@ -209,6 +209,10 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
             "attention",
             "; then ".join(dict.fromkeys(_attention(each, decoder.context) for each in decoder.attentions)),
         )
+    if shared := len(decoder.attending) - len(decoder.keeping):
+        yield "", f"the last {shared} layers read keys and values of earlier ones"
+    if decoder.inputs:
+        yield "inputs", f"{decoder.inputs} numbers of each token's own a layer"
     if convolving := decoder.convolving:
         lengths = " or ".join(sorted({str(each.length) for each in convolving.values()}))
         yield "convolution", f"{len(convolving)} of {decoder.n_layers} layers, over {lengths} positions"

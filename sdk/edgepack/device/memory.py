@@ -169,7 +169,7 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     def cells(window: int | None) -> int:
         return context if window is None else min(context, cells_of(runtime, options, window))
 
-    values = sum(attention.kv_size * cells(attention.window) for attention in decoder.attentions)
+    values = sum(attention.kv_size * cells(attention.window) for attention in decoder.keeping.values())
     return int(2 * values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
@@ -186,7 +186,8 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     """Return the bytes that one prefill step of ``chunk`` tokens works in at the end of ``context``, in float32.
 
     Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs); what the widest
-    mixer works in; gate, up and their product; and the scores of a layer's attention over the whole context:
+    mixer works in; gate, up and their product; what the layers get of a token itself, twice; and the scores of a
+    layer's attention over the whole context:
 
     - llama.cpp keeps them for all heads, beside the mask, in the place where gate and up are at another time, and with
       an f16 cache once more in f16. Its own figure ("compute buffer size") is this without the f16 copy. With a q8
@@ -201,6 +202,7 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     """
     attentions = decoder.attentions
     row = 4 * decoder.hidden_size + max(kind.mixer.worked(decoder.hidden_size) for kind in decoder.kinds)
+    row += 2 * decoder.n_layers * decoder.inputs
     mlp = 3 * max(kind.mlp.size for kind in decoder.kinds)
     scores = max(each.n_heads for each in attentions) * context
     if runtime == "gguf":

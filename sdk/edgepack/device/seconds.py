@@ -55,7 +55,7 @@ def predict(speed: Speed, decoder: Decoder, scheme: str, others: Mapping[str, st
     head = {"head", "embedding"} if decoder.tied else {"head"}
     prefill = decode = last = 0.0
     for name, shape in decoder.tensors():
-        if len(shape) < 2 or (name == "embedding" and not decoder.tied):
+        if len(shape) < 2 or name in decoder.looked_up:
             continue
         of_scheme = rates.get(f"{scheme}.head") or rates.get(scheme) if name in head else rates.get(scheme)
         rate = rates.get(others[name]) if name in others else of_scheme

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Scaling, YarnScaling
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from edgepack.bundle.decoder import Attention, Decoder, Layer
+from edgepack.bundle.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Scaling,
+    YarnScaling,
+)
 
 
 def features(decoder: Decoder) -> frozenset[str]:
@@ -20,7 +30,8 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
     scaled = decoder.embedding_scale != 1
     layer, attention = decoder.layer(0), decoder.attentions[0]
     return {
-        "unlike_layers": not decoder.alike,
+        "unlike_layers": not decoder.alike and not _is_of_two_sizes(decoder),
+        "two_sizes": not decoder.alike and _is_of_two_sizes(decoder),
         "convolutions": bool(decoder.convolving),
         "delta_rules": bool(decoder.correcting),
         "gated": attention.gated,
@@ -34,6 +45,10 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "qk_norm": attention.qk_norm == "head",
         "wide_qk_norm": attention.qk_norm == "width",
         "rotated_qk_norm": attention.qk_norm == "rotated",
+        "v_norm": bool(attention.v_norm),
+        "token_inputs": bool(decoder.inputs),
+        "scaled_layers": bool(layer.scaled),
+        "unscaled_scores": all(each.score_scale == 1 for each in decoder.attentions),
         "temperature": attention.temperature is not None,
         "other_temperature": _starts_elsewhere(decoder),
         "post_norms": layer.norms == "both",
@@ -63,14 +78,38 @@ def _position_marks(decoder: Decoder) -> dict[str, bool]:
         "two_ropes": len(decoder.ropes) > 1,
         "two_thetas": len({rope.theta for rope in decoder.ropes}) > 1,
         "mixed_layers": not _is_local_before_global(decoder),
-        "partial_rope": any(rope.dim != layers[0].head_dim for rope in decoder.ropes),
+        "partial_rope": any(layer.rope.dim != layer.head_dim for layer in layers if layer.rope),
         "linear": LinearScaling in scalings,
         "llama3": Llama3Scaling in scalings,
         "longrope": LongRopeScaling in scalings,
+        "proportional": ProportionalScaling in scalings,
         "yarn": YarnScaling in scalings,
         "other_yarn": any(_is_other_yarn(rope.scaling) for rope in decoder.ropes),
         "small_magnitude": any(rope.magnitude < 1 for rope in decoder.ropes),
     }
+
+
+def _is_of_two_sizes(decoder: Decoder) -> bool:
+    """Say whether layers differ in what Gemma 4's may: heads of one size with a window and of one without, and last
+    layers that read the keys of the last others with or without one, some twice as wide."""
+    keeping = decoder.keeping
+    last = {bool(attention.window): index for index, attention in keeping.items()}
+    shared = {index: attention for index, attention in decoder.attending.items() if not attention.owns}
+    regular = [*decoder.attending] == [*keeping, *shared] == [*range(decoder.n_layers)] and all(
+        attention.kv_layer == last.get(bool(attention.window)) for attention in shared.values()
+    )
+    sizes = [layer.mlp.size for layer in decoder.layers]
+    own, others = {*sizes[: len(keeping)]}, {*sizes[len(keeping) :]}
+    wide = len(own) == 1 and (not others or others in (own, {2 * size for size in own}))
+    heads = {(bool(each.window), each.head_dim) for each in decoder.attentions}
+    return regular and wide and len(heads) == len(last) and len({_of_one_size(layer) for layer in decoder.layers}) == 1
+
+
+def _of_one_size(layer: Layer) -> Layer:
+    mixer = layer.mixer
+    assert isinstance(mixer, Attention)
+    mixer = replace(mixer, head_dim=1, window=None, rope=None, kv_layer=UNSET, v_norm=UNSET)
+    return replace(layer, mixer=mixer, mlp=replace(layer.mlp, size=1))
 
 
 def _is_other_yarn(scaling: Scaling | None) -> bool:

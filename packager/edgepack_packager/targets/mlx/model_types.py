@@ -102,6 +102,32 @@ def _gemma3_fields(decoder: Decoder) -> Fields:
     }
 
 
+def _gemma4_fields(decoder: Decoder) -> Fields:
+    """The file takes an absent softcap for one of 30; ropes stand in one place alone."""
+    layers, shared = decoder.attentions, decoder.n_layers - len(decoder.keeping)
+    kinds = {bool(layer.window): layer for layer in layers}
+    names = {True: "sliding_attention", False: "full_attention"}
+    ropes = {names[local]: layer for local, layer in kinds.items()}
+    return {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "head_dim": kinds.get(True, layers[0]).head_dim,
+        "global_head_dim": kinds.get(False, layers[0]).head_dim,
+        "sliding_window": max(layer.window or 0 for layer in layers) or decoder.context,
+        "layer_types": [names[bool(layer.window)] for layer in layers],
+        "rope_parameters": {
+            kind: parameters(layer.rope, layer.head_dim) for kind, layer in ropes.items() if layer.rope
+        },
+        "rope_scaling": None,
+        "num_kv_shared_layers": shared,
+        "use_double_wide_mlp": decoder.layer(decoder.n_layers - 1).mlp.size != decoder.layer(0).mlp.size,
+        "hidden_size_per_layer_input": decoder.inputs,
+        "vocab_size_per_layer_input": decoder.n_vocab,
+        "attention_k_eq_v": False,
+        "enable_moe_block": False,
+        "final_logit_softcapping": decoder.logits_softcap,
+    }
+
+
 def _granite_fields(decoder: Decoder) -> Fields:
     return {
         "attention_multiplier": decoder.attentions[0].score_scale,
@@ -179,7 +205,8 @@ _QWEN = _NO_WINDOWS | _STRETCHED | {"untied"}
 _PHI = _NO_WINDOWS | {"longrope", "partial_rope", "untied"}
 _ALL_GEMMA = frozenset({"gelu_tanh", "post_norms", "root_embedding_scale"})
 _SCALES = frozenset({
-    "attention_scale", "residual_scale", "logits_scale", "root_embedding_scale", "other_embedding_scale"
+    "attention_scale", "unscaled_scores", "residual_scale", "logits_scale", "root_embedding_scale",
+    "other_embedding_scale",
 })  # fmt: skip
 _STILL = frozenset({"layers_without_rope", "no_ropes"})
 _OLMO = frozenset({"norms_after", "wide_qk_norm"})
@@ -209,6 +236,15 @@ MODEL_TYPES = (
         _SOME_GEMMA | {"windows", "two_ropes", "two_thetas", "linear", "llama3", "untied"},
         _gemma3_fields,
         gain_offset=1.0,
+    ),
+    ModelType(
+        "gemma4_text",
+        "Gemma4ForCausalLM",
+        _ALL_GEMMA | {"qk_norm", "v_norm", "scaled_layers", "unscaled_scores"},
+        _SOME_GEMMA
+        | {"windows", "mixed_layers", "two_sizes", "two_ropes", "two_thetas", "proportional", "token_inputs"}
+        | {"untied", "logits_softcap"},
+        _gemma4_fields,
     ),
     ModelType(
         "granite", "GraniteForCausalLM", frozenset(), _SCALES | _STRETCHED | _BIASES | {"untied"}, _granite_fields

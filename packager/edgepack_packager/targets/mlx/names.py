@@ -35,10 +35,20 @@ _PARTS = {
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
+    "inputs.embedding": "model.embed_tokens_per_layer",
+    "inputs.projection": "model.per_layer_model_projection",
+    "inputs.norm": "model.per_layer_projection_norm",
+    "inputs.gate": "per_layer_input_gate",
+    "inputs.out": "per_layer_projection",
+    "inputs.post_norm": "post_per_layer_input_norm",
 }
 
-# Parameters of a module that holds others too.
-_PARAMETERS = {"delta.step": ("linear_attn", "dt_bias"), "delta.decay": ("linear_attn", "A_log")}
+# Parameters of a module that holds others too: of a layer itself, where it has no name.
+_PARAMETERS = {
+    "delta.step": (".linear_attn", "dt_bias"),
+    "delta.decay": (".linear_attn", "A_log"),
+    "scale": ("", "layer_scalar"),
+}
 
 # With four norms, Gemma's names: what Llama calls the norm after the attention is there the second of four.
 _FOUR_NORMS = {
@@ -76,7 +86,7 @@ def place(kind: ModelType, decoder: Decoder, name: str) -> Place:
     _, layer, part = name.split(".", 2)
     if part in _PARAMETERS:
         module, parameter = _PARAMETERS[part]
-        return Place(f"model.layers.{layer}.{module}", parameter, 0)
+        return Place(f"model.layers.{layer}{module}", parameter, 0)
     parts = {**_PARTS, **(_FOUR_NORMS if decoder.layer(int(layer)).post_norms else {})}
     module, first = kind.names.get(parts[part], parts[part]), 0
     if kind.fused:

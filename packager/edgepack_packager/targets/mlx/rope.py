@@ -16,8 +16,8 @@ def rope_fields(decoder: Decoder) -> dict[str, Any]:
     ``rope_parameters``; each ignores the other spelling.
     """
     fields: dict[str, Any] = {}
-    head_dim = decoder.attentions[0].head_dim
     for rope in decoder.ropes[-1:]:
+        head_dim = next(each.head_dim for each in decoder.attentions if each.rope == rope)
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
         fields["rope_parameters"] = parameters(rope, head_dim)
         if rope.dim != head_dim:

@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "phi4": oracle_models.PHI4,
     "gemma2": oracle_models.GEMMA2,
     "gemma3": oracle_models.GEMMA3,
+    "gemma4": oracle_models.GEMMA4,
     "qwen2": oracle_models.QWEN2,
     "qwen3": oracle_models.QWEN3,
     "olmo2": oracle_models.OLMO2,
