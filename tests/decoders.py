@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -72,6 +72,21 @@ QWEN3_5: Mapping[str, Any] = {
 def changed(decoder: Decoder, **fields: Any) -> Decoder:
     """Return a decoder whose layers are alike, but for how they see positions, with some facts changed in all."""
     return _decoder(facts(decoder) | fields)
+
+
+def relayered(decoder: Decoder, change: Callable[[Layer], Layer]) -> Decoder:
+    """Return a decoder with every layer changed."""
+    return msgspec.structs.replace(decoder, **arranged([change(layer) for layer in decoder.layers]))
+
+
+def remixed(decoder: Decoder, change: Callable[[Attention], Attention]) -> Decoder:
+    """Return a decoder, all of whose layers attend, with every attention changed."""
+
+    def of(layer: Layer) -> Layer:
+        assert isinstance(layer.mixer, Attention)
+        return msgspec.structs.replace(layer, mixer=change(layer.mixer))
+
+    return relayered(decoder, of)
 
 
 class Alike:
@@ -160,6 +175,10 @@ class RandomWeights:
 
 def _draw(decoder: Decoder, name: str, shape: tuple[int, ...], seed: int, gain: float) -> Float32:
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
+    if name.endswith("q_norm") and decoder.attention(layer_of(name)).scale == 1:  # nothing else keeps scores small
+        return np.float32(shape[0] ** -0.5) * (1 + np.float32(0.2) * normal)
+    if name.endswith(".scale"):
+        return np.float32(0.8) + np.float32(0.1) * normal
     if name.endswith("norm"):
         return 1 + np.float32(0.2) * normal
     if name.endswith(".bias"):

@@ -9,12 +9,13 @@ from typing import Any
 import golden_models
 import numpy as np
 import pytest
-from decoders import Alike, Positions, changed
+from decoders import Alike, Positions, changed, relayered, remixed
 from models import LLAMA3, make_llama
+from msgspec import UNSET
 from msgspec.structs import replace
 from variants import nmse
 
-from edgepack.bundle.decoder import Convolution, Decoder
+from edgepack.bundle.decoder import Attention, Convolution, Decoder
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
 from edgepack.errors import UsageError
 from edgepack_packager import blocks as decoder_blocks
@@ -144,6 +145,19 @@ def gates(change: Callable[[Float32], Float32]) -> Plant:
 def kernels(change: Callable[[Float32], Float32]) -> Plant:
     """Change the kernels of all convolutions, [channels, length]."""
     return lambda weights: Made(weights, ".kernel", lambda rows: change(rows.reshape(weights.decoder.hidden_size, -1)))
+
+
+def attentions(change: Callable[[Attention], Attention]) -> Plant:
+    return lambda weights: Changed(weights, remixed(weights.decoder, change))
+
+
+def layers(**changes: Any) -> Plant:
+    return lambda weights: Changed(weights, relayered(weights.decoder, lambda layer: replace(layer, **changes)))
+
+
+def proportional(change: Callable[[Rope], Rope]) -> Plant:
+    """Change the rope of the layers without window."""
+    return attentions(lambda found: found if found.window else replace(found, rope=found.rope and change(found.rope)))
 
 
 def same_rope(layers: Sequence[Positions]) -> list[Positions]:
@@ -276,6 +290,29 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
         swap("layers.3.attention.q", "layers.3.attention.gate"),
     ),
     "all of a head rotates where a quarter does": ("qwen3.5", ropes(lambda rope: replace(rope, dim=64))),
+    "keys and values of an earlier layer of the type": (
+        "gemma4",
+        attentions(lambda found: replace(found, kv_layer=1) if found.kv_layer == 3 else found),
+    ),
+    "values without their norm": ("gemma4", attentions(lambda found: replace(found, v_norm=UNSET))),
+    "all pairs turn": ("gemma4", proportional(lambda rope: replace(rope, scaling=None))),
+    "pairs that turn as those of a shorter head": (
+        "gemma4",
+        proportional(lambda rope: replace(rope, dim=32, scaling=None)),
+    ),
+    "the scores scaled by the size of a head": ("gemma4", attentions(lambda found: replace(found, scale=None))),
+    "the window of the layers that share one wider": (
+        "gemma4",
+        attentions(lambda found: replace(found, window=found.window and found.window + bool(found.kv_layer))),
+    ),
+    "what layers get of a token dropped": ("gemma4", layers(inputs=UNSET)),
+    "what the next layer gets of a token": (
+        "gemma4",
+        made("inputs.projection", lambda rows: np.roll(rows, -64, axis=0)),
+    ),
+    "the own embedding of layers dropped": ("gemma4", made("inputs.embedding", np.zeros_like)),
+    "the own embedding of layers not scaled": ("gemma4", made("inputs.embedding", lambda rows: rows / 8)),
+    "the scale of layers dropped": ("gemma4", layers(scaled=UNSET)),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 

@@ -14,6 +14,7 @@ from typing import Literal, cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
@@ -253,7 +254,8 @@ class Rotation:
 
     def __init__(self, rope: Rope, head_dim: int) -> None:
         self._dim = rope.dim
-        self._wavelengths = mx.array(1 / rope.frequencies())
+        with np.errstate(divide="ignore"):  # a pair that does not turn
+            self._wavelengths = mx.array(1 / rope.frequencies())
         self._gain: mx.array | None = None
         if rope.magnitude != 1:
             rotated = mx.arange(head_dim) < rope.dim
