@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import oracle_models
 import pytest
@@ -28,11 +29,11 @@ TOKENS = 200
 
 
 class Packed:
-    """A random Gemma 4 in a folder, and the reference's logits."""
+    """A random Gemma 4 in a folder, with some facts changed, and the reference's logits."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder = folder
-        self.weights = RandomWeights(families.describe(oracle_models.GEMMA4), seed=3)
+        self.weights = RandomWeights(replace(families.describe(oracle_models.GEMMA4), **changes), seed=3)
         self.decoder, self.ids = self.weights.decoder, token_ids(self.weights.decoder, TOKENS)
         writer = find_target("mlx").open(folder, Model("tiny", self.decoder, "f32"), "f32")
         for name, start, stop in blocks(self.decoder):
@@ -67,6 +68,16 @@ def test_what_follows_a_rewind_or_a_snapshot_is_what_it_was(packed: Packed) -> N
     assert np.array_equal(found, again.forward_all(packed.ids[110:]))
     for each in (session, again):
         each.close()
+
+
+def test_mlx_lm_computes_the_same_model(tmp_path: Path) -> None:
+    """It takes the root of the hidden size as the type of the activations has it: in float32 unrounded."""
+    from mlx_lm.utils import load_model
+
+    packed = Packed(tmp_path, embedding_scale=128**0.5)
+    with mx.stream(mx.cpu):
+        found = np.array(load_model(packed.folder)[0](mx.array([packed.ids]))[0].astype(mx.float32))
+    assert nmse(found, packed.expected) <= 1e-9
 
 
 FAULTS: dict[str, Callable[[Decoder], Decoder]] = {

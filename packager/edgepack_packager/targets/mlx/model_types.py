@@ -9,7 +9,7 @@ What mlx-lm computes less exactly than the decoder says, and is accepted all the
 - qwen2, qwen3, phi3 and gemma2 have no windows: they are exact up to the length of the window.
 - phi3 has one list of longrope factors for all lengths: it gets the decoder's. It rounds the magnitude to the type of
   the activations, Phi's 1.1902 to 1.1875 in bfloat16.
-- gemma2 rounds the scale of the embeddings to the type of the activations, gemma3_text to bfloat16.
+- gemma2 and gemma4_text round the scale of the embeddings to the type of the activations, gemma3_text to bfloat16.
 - granite, granitemoehybrid and ministral3 round the scale of the embeddings and the temperature of the queries to the
   type of the activations, and so does every file the magnitude of yarn.
 - A rope that is given by its theta uses mlx's own powers: angles are off by 1e-6 of their size.
