@@ -80,11 +80,11 @@ def relayered(decoder: Decoder, change: Callable[[Layer], Layer]) -> Decoder:
 
 
 def remixed(decoder: Decoder, change: Callable[[Attention], Attention]) -> Decoder:
-    """Return a decoder, all of whose layers attend, with every attention changed."""
+    """Return a decoder with every attention changed."""
 
     def of(layer: Layer) -> Layer:
-        assert isinstance(layer.mixer, Attention)
-        return msgspec.structs.replace(layer, mixer=change(layer.mixer))
+        mixer = change(layer.mixer) if isinstance(layer.mixer, Attention) else layer.mixer
+        return msgspec.structs.replace(layer, mixer=mixer)
 
     return relayered(decoder, of)
 

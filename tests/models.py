@@ -189,6 +189,9 @@ def _weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     if architecture.startswith("Lfm2"):
         yield from _lfm2_weights(fields)
         return
+    if architecture.startswith("Lfm3"):
+        yield from _lfm3_weights(fields)
+        return
     if architecture.startswith("Qwen3_5"):
         yield from _qwen3_5_weights(fields)
         return
@@ -270,6 +273,32 @@ def _lfm2_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     yield "model.embedding_norm.weight", (hidden,)
     if not _tied(fields):
         yield "lm_head.weight", (fields["vocab_size"], hidden)
+
+
+def _lfm3_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    hidden, inter, size, heads = (
+        fields[name] for name in ("hidden_size", "intermediate_size", "head_dim", "num_attention_heads")
+    )
+    kv = fields["num_key_value_heads"] * size
+    yield "model.embed_tokens.weight", (fields["vocab_size"], hidden)
+    for layer, kind in enumerate(fields["layer_types"]):
+        prefix = f"model.layers.{layer}"
+        if kind == "conv":
+            tensors = {"in_proj": (3 * hidden, hidden), "conv": (hidden, 1, fields["conv_L_cache"])}
+            for part, shape in (tensors | {"out_proj": (hidden, hidden)}).items():
+                yield f"{prefix}.conv.{part}.weight", shape
+        else:
+            for part, rows in (("q", heads * size), ("k", kv), ("v", kv), ("g", heads)):
+                yield f"{prefix}.self_attn.{part}_proj.weight", (rows, hidden)
+            yield f"{prefix}.self_attn.o_proj.weight", (hidden, heads * size)
+            yield f"{prefix}.self_attn.q_norm.weight", (size,)
+            yield f"{prefix}.self_attn.k_norm.weight", (size,)
+        for norm in ("operator", "post_operator", "ffn", "post_ffn"):
+            yield f"{prefix}.{norm}_norm.weight", (hidden,)
+        yield f"{prefix}.feed_forward.w1.weight", (inter, hidden)
+        yield f"{prefix}.feed_forward.w3.weight", (inter, hidden)
+        yield f"{prefix}.feed_forward.w2.weight", (hidden, inter)
+    yield "model.embedding_norm.weight", (hidden,)
 
 
 def _qwen3_5_weights(fields: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
@@ -394,6 +423,6 @@ def _architecture(fields: Mapping[str, Any]) -> str:
 
 
 def _tied(fields: Mapping[str, Any]) -> bool:
-    ties = _architecture(fields).startswith(("Gemma", "Lfm2"))
+    ties = _architecture(fields).startswith(("Gemma", "Lfm"))
     default = text_of(fields).get("tie_word_embeddings", ties)
     return bool(fields.get("tie_word_embeddings", default))

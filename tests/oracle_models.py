@@ -463,6 +463,23 @@ LFM2_BIASED: Mapping[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+# Both types of attention between convolutions.
+LFM3: Mapping[str, Any] = {
+    **{key: value for key, value in _SMALL.items() if key != "rms_norm_eps"},
+    "architectures": ["Lfm3ForCausalLM"],
+    "model_type": "lfm3",
+    "num_hidden_layers": 6,
+    "conv_L_cache": 7,
+    "head_dim": 64,
+    "layer_types": ["conv", "conv", "full_attention", "conv", "sliding_attention", "conv"],
+    "norm_eps": 1e-5,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 1000000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+    "sliding_window": 24,
+}
+
 # Heads of keys and of values of other sizes than those of the hub, which are alike.
 QWEN3_5: Mapping[str, Any] = {
     **_SMALL,
@@ -573,5 +590,6 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "lfm2": _model(LFM2, seed=45),
     "lfm2-biased": _model(LFM2_BIASED, seed=46),
     "qwen3.5": _model(QWEN3_5, seed=47, dtype="f16"),
+    "lfm3": _model(LFM3, seed=49),
     "gemma4": _model(GEMMA4, seed=48, dtype="bf16"),
 }

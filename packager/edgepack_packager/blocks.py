@@ -145,10 +145,11 @@ def _attention(model: Model, layer: int, x: Float32) -> None:
         scores = softcap(model.by, scores, attention.softcap)
         scores[hidden] = -np.inf
         mixed[i, :, head] = model.by.product(_softmax(model.by, scores), v[i, :, kv_head].T)
-    result = model.cache(layer, "mixed", mixed).reshape(r, n, -1)
+    result = model.cache(layer, "mixed", mixed)
     if attention.gated:
-        result = result * _sigmoid(model.by, model.linear(f"{name}.gate", inputs))
-    x += model.left(layer, name, model.linear(f"{name}.o", result))
+        opened = _sigmoid(model.by, model.linear(f"{name}.gate", inputs))
+        result = result * opened.reshape(r, n, attention.n_heads, -1)
+    x += model.left(layer, name, model.linear(f"{name}.o", result.reshape(r, n, -1)))
 
 
 def _convolution(model: Model, layer: int, x: Float32) -> None:

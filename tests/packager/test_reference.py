@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from variants import nmse
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder
-from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope
+from edgepack.bundle.rope import LinearScaling, LongRopeScaling, ProportionalScaling, Rope
 from edgepack.errors import UsageError
 from edgepack_packager import blocks as decoder_blocks
 from edgepack_packager import families, reference
@@ -184,6 +184,8 @@ def whole_heads(rope: Rope) -> Rope:
     return replace(rope, dim=32, scaling=replace(rope.scaling, factors=factors))
 
 
+HALF = Rope(10000.0, 64, ProportionalScaling(16))
+
 FAULTS: Mapping[str, tuple[str, Plant]] = {
     "rope scaling dropped": ("sharded-llama3", scaling(lambda _: None)),
     "rope scaling of another kind": ("sharded-llama3", scaling(lambda _: LinearScaling(8.0))),
@@ -290,6 +292,17 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
         swap("layers.3.attention.q", "layers.3.attention.gate"),
     ),
     "all of a head rotates where a quarter does": ("qwen3.5", ropes(lambda rope: replace(rope, dim=64))),
+    "the gates of the heads dropped": ("lfm3", attentions(lambda found: replace(found, gated=False))),
+    "the gates of the heads one head early": ("lfm3", made("attention.gate", lambda rows: np.roll(rows, -1, axis=0))),
+    "the window of the layers between convolutions one wider": (
+        "lfm3",
+        attentions(lambda found: replace(found, window=found.window and found.window + 1)),
+    ),
+    "the norms behind all blocks dropped": ("lfm3", layers(norms="before")),
+    "as many pairs turn in the layers with a window": (
+        "lfm3",
+        attentions(lambda found: replace(found, rope=HALF) if found.window else found),
+    ),
     "keys and values of an earlier layer of the type": (
         "gemma4",
         attentions(lambda found: replace(found, kv_layer=1) if found.kv_layer == 3 else found),

@@ -24,6 +24,7 @@ from edgepack_packager.families import (
     helium,
     hunyuan,
     lfm2,
+    lfm3,
     llama,
     mapping,
     mistral,
@@ -92,6 +93,7 @@ FAMILIES: tuple[Family, ...] = (
     ernie4_5,
     helium,
     lfm2,
+    lfm3,
     qwen3_5,
 )
 

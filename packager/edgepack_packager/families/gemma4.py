@@ -20,7 +20,7 @@ from edgepack_packager.families.fields import FILE, agreed, count, flag, only, p
 from edgepack_packager.families.layers import FULL, SLIDING, read_names
 from edgepack_packager.families.llama_like import Heads, read_heads, read_sizes, stored_name
 from edgepack_packager.families.mapping import Source
-from edgepack_packager.families.rope import Spelling, read_rope
+from edgepack_packager.families.rope import read_ropes
 
 _WITH_SENSES = "Gemma4ForConditionalGeneration"
 _TEXT = ("gemma4_text",)
@@ -33,10 +33,6 @@ IGNORED = (
     r"|(model\.)?(language_model\.)?(model\.)?layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.weight"
 )
 
-_ROPES: Mapping[str, Spelling] = {
-    FULL: Spelling(scaling=None, parameters=f"rope_parameters.{FULL}", kinds=("proportional", "default"), partial=True),
-    SLIDING: Spelling(theta=None, scaling=None, parameters=f"rope_parameters.{SLIDING}", kinds=("default",)),
-}
 _MODULES: Mapping[str, str] = {
     **llama_like.MODULES,
     "mlp.norm": "pre_feedforward_layernorm",
@@ -57,17 +53,12 @@ _DEFAULTS: Mapping[str, Any] = {
     "hidden_size_per_layer_input": 256,
     "vocab_size_per_layer_input": 262144,
 }
-_ROPE_DEFAULTS: Mapping[str, Any] = {
-    SLIDING: {"rope_type": "default", "rope_theta": 10000.0},
-    FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
-}
 
 
 def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     """Return the decoder that a Gemma 4's config.json describes; absent optional fields are as in Gemma4TextConfig."""
     stated = nested.text_part(config, _WITH_SENSES, _TEXT)
     text = {**_DEFAULTS, **{name: value for name, value in stated.items() if value is not None}}
-    text.setdefault("rope_parameters", _ROPE_DEFAULTS)
     _refuse_others(text)
     sizes, length = read_sizes(text), read_context(text, context)
     cap = text.get("final_logit_softcapping")
@@ -111,11 +102,11 @@ def _refuse_others(text: Mapping[str, Any]) -> None:
 
 def _layers(text: Mapping[str, Any], context: int) -> list[Layer]:
     """Return all layers: the last ``num_kv_shared_layers`` read the keys of the last others of their type."""
-    names = read_names(text, _ROPES, lambda index: SLIDING if (index + 1) % 6 else FULL)
+    names = read_names(text, (SLIDING, FULL), lambda index: SLIDING if (index + 1) % 6 else FULL)
     names[-1] = FULL  # as transformers has it, whatever the file says
     heads = {SLIDING: read_heads(text, head_dim=256)}
     heads[FULL] = Heads(**{**heads[SLIDING], "head_dim": _global_head_dim(text, names)})
-    ropes = {name: read_rope(text, heads[name]["head_dim"], context, spelling) for name, spelling in _ROPES.items()}
+    ropes = read_ropes(text, {name: each["head_dim"] for name, each in heads.items()}, context, part=0.25)
     window = {SLIDING: count(text, "sliding_window"), FULL: None}
     own = len(names) - count(text, "num_kv_shared_layers", default=0, least=0)
     last = {name: index for index, name in enumerate(names[: max(own, 0)])}

@@ -21,7 +21,7 @@ IGNORED = llama_like.IGNORED
 CONVOLUTION = "conv"
 _ROPE = Spelling(default_theta=1000000.0)
 _NORM = "model.embedding_norm.weight"
-_MODULES: Mapping[str, str] = {
+MODULES: Mapping[str, str] = {
     "attention.norm": "operator_norm",
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
@@ -64,13 +64,13 @@ def describe(config: Mapping[str, Any], context: int | None) -> Decoder:
     )
 
 
-def source(decoder: Decoder, name: str) -> Source:
-    """Say where the checkpoint keeps a canonical tensor."""
+def source(decoder: Decoder, name: str, modules: Mapping[str, str] = MODULES) -> Source:
+    """Say where the checkpoint keeps a canonical tensor; ``modules`` as in ``llama_like.stored_name``."""
     if name == "norm":
         return Source(_NORM)
     kernel = name.endswith("convolution.kernel")
     taps = decoder.convolving[int(name.split(".")[1])].length if kernel else 0
-    return Source(llama_like.stored_name(name, _MODULES), taps=taps)
+    return Source(llama_like.stored_name(name, modules), taps=taps)
 
 
 def _width(config: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from edgepack.bundle.rope import (
 )
 from edgepack.errors import SourceError, UnsupportedModelError
 from edgepack_packager.families.fields import FILE, agreed, count, flag, positive
+from edgepack_packager.families.layers import FULL, SLIDING
 
 _GENERAL = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 _FIELDS: Mapping[str, set[str]] = {
@@ -67,6 +68,18 @@ class Spelling:
 
 PLAIN = Spelling()
 
+_BY_TYPE: Mapping[str, Spelling] = {
+    FULL: Spelling(
+        theta=None,
+        scaling=None,
+        parameters=f"rope_parameters.{FULL}",
+        default_theta=1_000_000.0,
+        kinds=("proportional", "default"),
+        partial=True,
+    ),
+    SLIDING: Spelling(theta=None, scaling=None, parameters=f"rope_parameters.{SLIDING}", kinds=("default",)),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class _LongRope:
@@ -97,6 +110,22 @@ def read_rope(config: Mapping[str, Any], head_dim: int, context: int, spelling: 
     if isinstance(stated, ProportionalScaling):
         return Rope(theta, head_dim, stated if dim < head_dim else None)
     return Rope(theta, dim, stated.at(context) if isinstance(stated, _LongRope) else stated)
+
+
+def read_ropes(config: Mapping[str, Any], head_dims: Mapping[str, int], context: int, part: float) -> dict[str, Rope]:
+    """Return the ropes of both types of layers, where ``rope_parameters`` has one for each and no other spelling is.
+
+    That of layers without window turns a ``part`` of the pairs where the file states no ropes. ``head_dims`` are the
+    sizes of heads by type. Raises as ``read_rope``, and ``UnsupportedModelError`` for what is of no type.
+    """
+    stated = config.get("rope_parameters")
+    if stated is None:
+        stated = {FULL: {"rope_type": "proportional", "partial_rotary_factor": part}}
+    if not isinstance(stated, dict) or stated.keys() - _BY_TYPE.keys():
+        unknown = sorted(stated.keys() - _BY_TYPE.keys())[0] if isinstance(stated, dict) else repr(stated)
+        raise UnsupportedModelError(f"{FILE}: rope_parameters has {unknown}, beside {' and '.join(_BY_TYPE)}.")
+    config = {**config, "rope_parameters": stated}
+    return {name: read_rope(config, head_dims[name], context, spelling) for name, spelling in _BY_TYPE.items()}
 
 
 def original_context(config: Mapping[str, Any], head_dim: int, spelling: Spelling = PLAIN) -> int | None:

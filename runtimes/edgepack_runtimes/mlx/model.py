@@ -194,7 +194,7 @@ class SelfAttention(nn.Module):
         self.o_proj = nn.Linear(q_size, hidden, attention.output_bias)
         self._gated = attention.gated
         if attention.gated:
-            self.gate_proj = nn.Linear(hidden, q_size, bias=False)
+            self.gate_proj = nn.Linear(hidden, attention.gate_size, bias=False)
         if attention.qk_norm:
             whole = attention.qk_norm == "width"
             self.q_norm = nn.RMSNorm(q_size if whole else attention.head_dim, epsilon)
@@ -216,8 +216,10 @@ class SelfAttention(nn.Module):
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
         else:
             mixed = capped_attention(q, k, v, self._scale, self._softcap, mask)
-        result = mixed.transpose(0, 2, 1, 3).reshape(1, n, -1)
-        return cast(mx.array, self.o_proj(result * mx.sigmoid(self.gate_proj(x)) if self._gated else result))
+        result = mixed.transpose(0, 2, 1, 3)
+        if self._gated:
+            result = result * mx.sigmoid(self.gate_proj(x)).reshape(*result.shape[:3], -1)
+        return cast(mx.array, self.o_proj(result.reshape(1, n, -1)))
 
     def _kept(self, own: Sequence[mx.array], cache: LayerCache) -> tuple[mx.array, mx.array]:
         """Return all keys and values that the step sees, its own among them."""

@@ -32,7 +32,8 @@ class Attention(
     In the order of the computation: ``qk_norm`` is an RMSNorm of q and k, over each "head" before rope or, "rotated",
     after it, or over the whole "width" before; ``temperature`` multiplies q; ``scale`` (None: head_dim ** -0.5)
     multiplies the scores, and a softcap c makes c tanh(x / c) of them. With ``gated`` the result is multiplied by the
-    sigmoid of a projection of the input, before the output's. It keeps keys and values of each token.
+    sigmoid of a projection of the input, before the output's: each element by one of its own, or all of a head by one.
+    It keeps keys and values of each token.
     With ``v_norm`` each head of v is divided by its root mean square, as by an RMSNorm without a gain.
     A ``bidirectional`` one sees what comes after as well, a window to both sides, its own position counted to each; it
     keeps nothing, as a text is evaluated at once. One with a ``kv_layer`` has queries alone: it reads the keys and
@@ -51,7 +52,7 @@ class Attention(
     temperature: Temperature | None = None
     qkv_bias: bool = False
     output_bias: bool = False
-    gated: bool = False
+    gated: bool | Literal["heads"] = False
     v_norm: Literal[True] | msgspec.UnsetType = msgspec.UNSET
     bidirectional: Literal[True] | msgspec.UnsetType = msgspec.UNSET
     kv_layer: Index | msgspec.UnsetType = msgspec.UNSET
@@ -81,9 +82,14 @@ class Attention(
         """What multiplies the scores."""
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
+    @property
+    def gate_size(self) -> int:
+        """Rows of the projection that opens the result, 0 where there is none."""
+        return self.n_heads if self.gated == "heads" else self.q_size * self.gated
+
     def worked(self, hidden: int) -> int:
         """Return the numbers of a token that a step works in: q, k, v, the gate and the result."""
-        return (3 if self.gated else 2) * self.q_size + 2 * self.kv_size * self.owns
+        return 2 * self.q_size + self.gate_size + 2 * self.kv_size * self.owns
 
     def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
         """Yield (name, shape) of its tensors, without its norms over the hidden size."""
@@ -97,7 +103,7 @@ class Attention(
             if self.owns:
                 yield "k_norm", (self.kv_size if whole else self.head_dim,)
         if self.gated:
-            yield "gate", (self.q_size, hidden)
+            yield "gate", (self.gate_size, hidden)
         yield from linear("o", hidden, self.q_size, self.output_bias)
 
 

@@ -34,7 +34,7 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "two_sizes": not decoder.alike and _is_of_two_sizes(decoder),
         "convolutions": bool(decoder.convolving),
         "delta_rules": bool(decoder.correcting),
-        "gated": attention.gated,
+        "gated": bool(attention.gated),
         "bidirectional": decoder.at_once,
         "untied": not decoder.tied,
         "head_dim": attention.q_size != decoder.hidden_size,

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.bundle.rope import LongRopeScaling
 from edgepack_packager.targets.mlx.features import features
 from edgepack_packager.targets.mlx.rope import parameters
@@ -102,24 +102,39 @@ def _gemma3_fields(decoder: Decoder) -> Fields:
     }
 
 
-def _gemma4_fields(decoder: Decoder) -> Fields:
-    """The file takes an absent softcap for one of 30; ropes stand in one place alone."""
-    layers, shared = decoder.attentions, decoder.n_layers - len(decoder.keeping)
-    kinds = {bool(layer.window): layer for layer in layers}
+def _by_type(decoder: Decoder) -> Fields:
+    """Say of layers with a window and without what each type has of its own; a rope stands in this place alone."""
     names = {True: "sliding_attention", False: "full_attention"}
-    ropes = {names[local]: layer for local, layer in kinds.items()}
+    ropes = {names[bool(layer.window)]: layer for layer in decoder.attentions if layer.rope}
     return {
-        "hidden_activation": "gelu_pytorch_tanh",
-        "head_dim": kinds.get(True, layers[0]).head_dim,
-        "global_head_dim": kinds.get(False, layers[0]).head_dim,
-        "sliding_window": max(layer.window or 0 for layer in layers) or decoder.context,
-        "layer_types": [names[bool(layer.window)] for layer in layers],
+        "layer_types": [
+            names[bool(layer.mixer.window)] if isinstance(layer.mixer, Attention) else "conv"
+            for layer in decoder.layers
+        ],
         "rope_parameters": {
             kind: parameters(layer.rope, layer.head_dim) for kind, layer in ropes.items() if layer.rope
         },
         "rope_scaling": None,
-        "num_kv_shared_layers": shared,
-        "use_double_wide_mlp": decoder.layer(decoder.n_layers - 1).mlp.size != decoder.layer(0).mlp.size,
+    }
+
+
+def _lfm3_fields(decoder: Decoder) -> Fields:
+    sandwiched, gated = decoder.layer(0).post_norms, bool(decoder.attentions[0].gated)
+    return {**_by_type(decoder), "use_sandwich_norm": sandwiched, "use_attention_gate": gated}
+
+
+def _gemma4_fields(decoder: Decoder) -> Fields:
+    """The file takes an absent softcap for one of 30."""
+    layers = decoder.attentions
+    sizes = {bool(layer.window): layer.head_dim for layer in layers}
+    return {
+        **_by_type(decoder),
+        "hidden_activation": "gelu_pytorch_tanh",
+        "head_dim": sizes.get(True, layers[0].head_dim),
+        "global_head_dim": sizes.get(False, layers[0].head_dim),
+        "sliding_window": max(layer.window or 0 for layer in layers) or decoder.context,
+        "num_kv_shared_layers": decoder.n_layers - len(decoder.keeping),
+        "use_double_wide_mlp": decoder.layers[-1].mlp.size != decoder.layers[0].mlp.size,
         "hidden_size_per_layer_input": decoder.inputs,
         "vocab_size_per_layer_input": decoder.n_vocab,
         "attention_k_eq_v": False,
@@ -294,6 +309,14 @@ MODEL_TYPES = (
         names={"self_attn.q_norm": "self_attn.query_layernorm", "self_attn.k_norm": "self_attn.key_layernorm"},
     ),
     ModelType("lfm2", "Lfm2ForCausalLM", frozenset({"convolutions", "qk_norm"}), frozenset(), names=_LFM2),
+    # In LFM3's words, of which mlx-lm knows none.
+    ModelType(
+        "edgepack",
+        "Lfm3ForCausalLM",
+        frozenset({"convolutions", "qk_norm", "proportional"}),
+        frozenset({"post_norms", "gated", "windows", "mixed_layers", "two_ropes", "two_thetas", "head_dim", "untied"}),
+        _lfm3_fields,
+    ),
     ModelType(
         "edgepack_gemma",
         None,
