@@ -30,16 +30,25 @@ class Building:
         self._made_by = {name: node for node in found.nodes for name in node.outputs}
         self._shapes = dict(decoder.tensors())
 
-    def _norm(self, name: str, inputs: str) -> str:
-        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
+    def _norm(self, name: str, inputs: str, gain: str = "") -> str:
         return self._add(
             "SimplifiedLayerNormalization",
-            [inputs, weight],
+            [inputs, gain or self._stored(f"{name}.weight", F32, *self._shapes[name])],
             f"{name}.output",
             epsilon=self._decoder.norm_eps,
             axis=-1,
             stash_type=1,
         )
+
+    def _head_norm(self, name: str, inputs: str, heads: int, size: int, gain: str = "") -> str:
+        split = self._add("Reshape", [inputs, self._integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
+        return self._add("Reshape", [self._norm(name, split, gain), self._integers("flat", 0, 0, -1)], f"{name}.flat")
+
+    def _ones(self, size: int) -> str:
+        name = f"ones.{size}"
+        if all(name not in node.outputs for node in self.graph.nodes):
+            self._add("Expand", [self._number("unit", 1.0), self._integers(f"{name}.shape", size)], name)
+        return name
 
     def _norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
         weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
@@ -49,6 +58,30 @@ class Building:
             "SkipSimplifiedLayerNormalization", [inputs, residual, weight], *outputs, epsilon=self._decoder.norm_eps
         )
         return output, total
+
+    def _scaled(self, name: str, inputs: str, scale: float) -> str:
+        return self._add("Mul", [inputs, self._number(f"{name}.scale", scale)], f"{name}.scaled")
+
+    def _gathered(self, name: str) -> str:
+        """The rows of a table that the tokens name, without what fills their last blocks."""
+        shape = rows, columns = self._shapes[name]
+        weight, gathered = f"{name}.weight", f"{name}.rows"
+        if not (form := self._form(gathered)):
+            kind = self._float_type(weight)
+            output = self._add("Gather", [self._stored(weight, kind, *shape), "input_ids"], gathered)
+            return output if kind == F32 else self._cast(output, f"{name}.output", F32)
+        bits, size = form
+        count = -(-columns // size)
+        self._stored(weight, U8, rows, count * size * bits // 8)
+        inputs = [weight, "input_ids", *self._steps(name, rows, count, bits)]
+        output = self._add(
+            "GatherBlockQuantized", inputs, gathered, block_size=size, bits=bits, gather_axis=0, quantize_axis=1
+        )
+        if columns % size == 0:
+            return output
+        end = "hidden_size" if name == "embedding" else f"{name}.columns"
+        bounds = [self._integers("zero", 0), self._integers(end, columns)]
+        return self._add("Slice", [output, *bounds, self._integers("hidden_axis", 2)], f"{name}.output")
 
     def _linear(self, name: str, inputs: str) -> str:
         bias = f"{name}.bias"

@@ -13,7 +13,7 @@ from typing import Final
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_runtimes.onnx.building import Building
-from edgepack_runtimes.onnx.operators import F16, F32, I32, U8, Attribute, Graph
+from edgepack_runtimes.onnx.operators import F16, F32, I32, Attribute, Graph, Tensor
 
 _TABLES: Final = 7
 _SCALES: Final = 12
@@ -62,6 +62,8 @@ class _Decoding(Building):
     def decode(self) -> None:
         """From token ids to logits, or to states."""
         residual, output = self._embedded(), ""
+        if self._decoder.inputs:
+            self._token_inputs(residual)
         mixers = {"attention": self._attention, "convolution": self._convolution, "delta": self._delta}
         for index, layer in enumerate(self._decoder.layers):
             mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
@@ -69,7 +71,8 @@ class _Decoding(Building):
             output = self._left(layer, mixes, mixers[layer.mixer.room](index, inputs))
             inputs, residual = self._entered(layer, feeds, output, residual)
             output = self._left(layer, feeds, self._mlp(layer.mlp, feeds, inputs))
-        self._head(self._norm_of_sum("norm", output, residual)[0])
+            output, residual = self._finished(layer, f"layers.{index}", output, residual)
+        self._head(self._norm_of_sum("norm", output, residual)[0] if output else self._norm("norm", residual))
 
     def _entered(self, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
         """The output before is added to the stream, mostly by the norm: return what a block reads, and the stream."""
@@ -84,81 +87,114 @@ class _Decoding(Building):
         """What a layer makes of a block's output before it joins the stream."""
         if layer.post_norms:
             output = self._norm(f"{block}.post_norm", output)
-        if layer.residual_scale == 1:
-            return output
-        return self._add("Mul", [output, self._number(f"{block}.scale", layer.residual_scale)], f"{block}.scaled")
+        return output if layer.residual_scale == 1 else self._scaled(block, output, layer.residual_scale)
 
     def _embedded(self) -> str:
-        shape = rows, columns = self._shapes["embedding"]
-        weight, gathered = "embedding.weight", "embedding.rows"
-        if form := self._form(gathered):
-            bits, size = form
-            count = -(-columns // size)
-            self._stored(weight, U8, rows, count * size * bits // 8)
-            inputs = [weight, "input_ids", *self._steps("embedding", rows, count, bits)]
-            output = self._add(
-                "GatherBlockQuantized", inputs, gathered, block_size=size, bits=bits, gather_axis=0, quantize_axis=1
-            )
-            if columns % size:
-                bounds = [self._integers("zero", 0), self._integers("hidden_size", columns)]
-                output = self._add("Slice", [output, *bounds, self._integers("hidden_axis", 2)], "embedding.output")
-        else:
-            kind = self._float_type(weight)
-            output = self._add("Gather", [self._stored(weight, kind, *shape), "input_ids"], gathered)
-            output = output if kind == F32 else self._cast(output, "embedding.output", F32)
-        if self._decoder.embedding_scale == 1.0:
-            return output
-        scale = self._number("embedding.scale", self._decoder.embedding_scale)
-        return self._add("Mul", [output, scale], "embedding.scaled")
+        rows, scale = self._gathered("embedding"), self._decoder.embedding_scale
+        return rows if scale == 1.0 else self._scaled("embedding", rows, scale)
+
+    def _token_inputs(self, embedded: str) -> None:
+        """What each layer gets of the tokens: of their rows of a table, and of their scaled embeddings."""
+        n, size = self._decoder.n_layers, self._decoder.inputs
+        rows = self._gathered("inputs.embedding")
+        rows = self._scaled("inputs.embedding", rows, size**0.5)
+        projected = self._linear("inputs.projection", embedded)
+        projected = self._scaled("inputs.projection", projected, self._decoder.hidden_size**-0.5)
+        total = self._add("Add", [self._head_norm("inputs.norm", projected, n, size), rows], "inputs.sum")
+        parts = (f"layers.{layer}.inputs" for layer in range(n))
+        self._add("Split", [self._scaled("inputs", total, 2**-0.5)], *parts, axis=-1, num_outputs=n)
+
+    def _finished(self, layer: Layer, name: str, output: str, residual: str) -> tuple[str, str]:
+        """What follows a layer's blocks, of the stream with the output of the last: return both as ``_entered``."""
+        if layer.inputs:
+            residual = self._add("Add", [output, residual], f"{name}.inputs.residual")
+            gate = self._activated(layer.mlp, f"{name}.inputs", self._linear(f"{name}.inputs.gate", residual))
+            product = self._add("Mul", [gate, f"{name}.inputs"], f"{name}.inputs.product")
+            output = self._norm(f"{name}.inputs.post_norm", self._linear(f"{name}.inputs.out", product))
+        if not layer.scaled:
+            return output, residual
+        total = self._add("Add", [output, residual], f"{name}.residual")
+        return "", self._add("Mul", [total, self._stored(f"{name}.scale.weight", F32, 1)], f"{name}.scaled")
 
     def _attention(self, layer: int, inputs: str) -> str:
-        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
-        q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-        if kind.qk_norm == "width":
-            q, k = self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)
-        if kind.qk_norm == "head":
-            q, k = self._head_norms(name, kind, q, k)
-        tables: list[str] = []
-        if kind.rope:
-            table = (decoder.context, kind.rope.dim // 2)
-            tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
-            if not self._rotates_inside(kind, kind.rope):
-                q = self._rotated(f"{name}.q", q, kind.n_heads, kind.rope, tables)
-                k = self._rotated(f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
-                tables = []
-        if kind.qk_norm == "rotated":
-            q, k = self._head_norms(name, kind, q, k)
-        if kind.temperature:
-            q = self._add("Mul", [q, _growth_name(kind.temperature)], f"{name}.q.grown")
-        if self._half:
-            q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
-        scales: list[str] = []
-        kinds: dict[str, Attribute] = {}
-        if self._bytes:
-            shape = (1, kind.n_kv_heads, 1, kind.head_dim)
-            unused = [""] * (_SCALES - _TABLES - len(tables))
-            scales = [*unused, *(self._stored(f"{name}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
-            kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
-        caches = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        output = self._add(
-            "GroupQueryAttention",
-            [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
-            f"{name}.output",
-            *(f"present.{layer}.{part}" for part in ("key", "value")),
-            num_heads=kind.n_heads,
-            kv_num_heads=kind.n_kv_heads,
-            do_rotary=int(bool(tables)),
-            local_window_size=min(kind.window, decoder.context) if kind.window else -1,
-            scale=kind.score_scale,
-            softcap=kind.softcap or 0.0,
-            domain="",
-            **kinds,
-        )
+        name, kind = f"layers.{layer}.attention", self._decoder.attention(layer)
+        output = self._attended(layer, *self._parts(name, kind, inputs))
         output = self._cast(output, f"{name}.output.single", F32) if self._half else output
         if kind.gated:
             opened = self._add("Sigmoid", [self._linear(f"{name}.gate", inputs)], f"{name}.opened")
             output = self._add("Mul", [output, opened], f"{name}.gated")
         return self._linear(f"{name}.o", output)
+
+    def _parts(self, name: str, kind: Attention, inputs: str) -> tuple[dict[str, str], list[str]]:
+        """q, and what the layer has of k and v, as attention takes them, and the tables that it rotates them by."""
+        heads = {"q": kind.n_heads, "k": kind.n_kv_heads, "v": kind.n_kv_heads} if kind.owns else {"q": kind.n_heads}
+        parts = {part: self._linear(f"{name}.{part}", inputs) for part in heads}
+        turned = [part for part in parts if part != "v"]
+        if kind.qk_norm == "width":
+            parts |= {part: self._norm(f"{name}.{part}_norm", parts[part]) for part in turned}
+        if kind.qk_norm == "head":
+            self._norm_heads(name, kind, parts, turned)
+        if kind.v_norm and kind.owns:
+            gain = self._ones(kind.head_dim)
+            parts["v"] = self._head_norm(f"{name}.v_norm", parts["v"], kind.n_kv_heads, kind.head_dim, gain)
+        tables: list[str] = []
+        if kind.rope:
+            table = (self._decoder.context, kind.rope.dim // 2)
+            tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
+            if not self._rotates_inside(kind, kind.rope):
+                for part in turned:
+                    parts[part] = self._rotated(f"{name}.{part}", parts[part], heads[part], kind.rope, tables)
+                tables = []
+        if kind.qk_norm == "rotated":
+            self._norm_heads(name, kind, parts, turned)
+        if kind.temperature:
+            parts["q"] = self._add("Mul", [parts["q"], _growth_name(kind.temperature)], f"{name}.q.grown")
+        if self._half:
+            parts = {part: self._cast(each, f"{name}.{part}.half", F16) for part, each in parts.items()}
+        return parts, tables
+
+    def _norm_heads(self, name: str, kind: Attention, parts: dict[str, str], turned: list[str]) -> None:
+        for part in turned:
+            heads = kind.n_heads if part == "q" else kind.n_kv_heads
+            parts[part] = self._head_norm(f"{name}.{part}_norm", parts[part], heads, kind.head_dim)
+
+    def _attended(self, layer: int, parts: dict[str, str], tables: list[str]) -> str:
+        """Attention to the layer's own keys and values, or to those that another layer keeps."""
+        name, kind = f"layers.{layer}.attention", self._decoder.attention(layer)
+        keeper = kind.kv_layer if isinstance(kind.kv_layer, int) else layer
+        scales: list[str] = []
+        kinds: dict[str, Attribute] = {}
+        if self._bytes:
+            shape, kept = (1, kind.n_kv_heads, 1, kind.head_dim), f"layers.{keeper}.attention"
+            unused = [""] * (_SCALES - _TABLES - len(tables))
+            scales = [*unused, *(self._stored(f"{kept}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
+            kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
+        present = [f"present.{keeper}.{part}" for part in ("key", "value")]
+        if kind.owns:
+            given, past = [parts["k"], parts["v"]], [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        else:
+            given, past = [self._nothing(kind.kv_size)] * 2, present
+            copies = self._half or self._bytes
+            present = [f"{name}.{part}.copy" for part in ("key", "value")] if copies else []
+        return self._add(
+            "GroupQueryAttention",
+            [parts["q"], *given, *past, "seqlens_k", "total_sequence_length", *tables, *scales],
+            f"{name}.output",
+            *present,
+            num_heads=kind.n_heads,
+            kv_num_heads=kind.n_kv_heads,
+            do_rotary=int(bool(tables)),
+            local_window_size=min(kind.window, self._decoder.context) if kind.window else -1,
+            scale=kind.score_scale,
+            softcap=kind.softcap or 0.0,
+            domain="",
+            **kinds,
+        )
+
+    def _nothing(self, width: int) -> str:
+        """The keys, or values, of no position."""
+        self.graph.tensors[f"nothing.{width}"] = Tensor(F16 if self._half else F32, (1, 0, width), ())
+        return f"nothing.{width}"
 
     def _convolution(self, layer: int, inputs: str) -> str:
         name, kind = f"layers.{layer}.convolution", self._decoder.convolving[layer]
@@ -222,11 +258,14 @@ class _Decoding(Building):
 
     def _mlp(self, mlp: Mlp, name: str, inputs: str) -> str:
         gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))
+        product = self._add("Mul", [self._activated(mlp, name, gate), up], f"{name}.product")
+        return self._linear(f"{name}.down", product)
+
+    def _activated(self, mlp: Mlp, name: str, inputs: str) -> str:
         if mlp.activation == "silu":
-            output = self._add("Mul", [gate, self._add("Sigmoid", [gate], f"{name}.sigmoid")], f"{name}.activated")
-        else:
-            output = self._add("Gelu", [gate], f"{name}.activated", approximate=b"tanh")
-        return self._linear(f"{name}.down", self._add("Mul", [output, up], f"{name}.product"))
+            sigmoid = self._add("Sigmoid", [inputs], f"{name}.sigmoid")
+            return self._add("Mul", [inputs, sigmoid], f"{name}.activated")
+        return self._add("Gelu", [inputs], f"{name}.activated", approximate=b"tanh")
 
     def _head(self, inputs: str) -> None:
         name, headless = output_name(self._decoder), self._decoder.headless
@@ -273,16 +312,6 @@ class _Decoding(Building):
             num_heads=heads,
             rotary_embedding_dim=rope.dim,
         )
-
-    def _head_norms(self, name: str, kind: Attention, q: str, k: str) -> tuple[str, str]:
-        return (
-            self._head_norm(f"{name}.q_norm", q, kind.n_heads, kind.head_dim),
-            self._head_norm(f"{name}.k_norm", k, kind.n_kv_heads, kind.head_dim),
-        )
-
-    def _head_norm(self, name: str, inputs: str, heads: int, size: int) -> str:
-        split = self._add("Reshape", [inputs, self._integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
-        return self._add("Reshape", [self._norm(name, split), self._integers("flat", 0, 0, -1)], f"{name}.flat")
 
 
 def _growth_name(temperature: Temperature) -> str:
