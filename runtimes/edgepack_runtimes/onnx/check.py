@@ -13,7 +13,7 @@ from pathlib import Path
 from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.errors import EngineError
 from edgepack_runtimes.onnx.graph import expected
-from edgepack_runtimes.onnx.operators import BYTES, F32, I64, OPSETS, Attribute, Graph, Node, Tensor
+from edgepack_runtimes.onnx.operators import BYTES, F16, F32, I64, OPSETS, Attribute, Graph, Node, Tensor
 from edgepack_runtimes.onnx.wire import (
     DATA_FILE,
     ENTRY,
@@ -164,7 +164,7 @@ def _tensor(tensor: memoryview, size: int) -> tuple[str, Tensor]:
     if len(values) > _MAX_VALUES or len(dims) > 4:
         raise MalformedError(f"the tensor {name!r} has too many numbers in the graph")
     if location != EXTERNAL:
-        if entries or kind not in (F32, I64):
+        if entries or kind not in (F16, F32, I64):
             raise MalformedError(f"the tensor {name!r} has no place")
         return name, Tensor(kind, tuple(dims), tuple(values))
     if values:

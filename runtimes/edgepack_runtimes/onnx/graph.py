@@ -10,19 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
-
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
-from edgepack_runtimes.onnx.operators import F16, F32, I32, I64, U8, Attribute, Graph, Node, Tensor
+from edgepack_runtimes.onnx.building import Building
+from edgepack_runtimes.onnx.operators import F16, F32, I32, Attribute, Graph, Tensor
 
-_CONTRIB: Final = "com.microsoft"
-_CONTRIBUTED: Final = frozenset({"CausalConvWithState", "FusedMatMul", "GatedDeltaNet", "GatedRMSNorm",
-                                 "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "RotaryEmbedding",
-                                 "SkipSimplifiedLayerNormalization"})  # fmt: skip
-_FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
-_ASYMMETRIC_BITS: Final = 4
-_ACCURACY_LEVELS: Final = range(5)
 _TABLES: Final = 7
 _SCALES: Final = 12
 
@@ -34,18 +26,15 @@ def output_name(decoder: Decoder) -> str:
 
 def expected(decoder: Decoder, found: Graph) -> Graph:
     """Return the graph of a decoder that stores its matrices as the one that was found does."""
-    building = _Building(decoder, found)
+    building = _Decoding(decoder, found)
     building.lengths()
     building.decode()
     return building.graph
 
 
-class _Building:
+class _Decoding(Building):
     def __init__(self, decoder: Decoder, found: Graph) -> None:
-        self.graph = Graph()
-        self._decoder, self._found = decoder, found
-        self._made_by = {name: node for node in found.nodes for name in node.outputs}
-        self._shapes = dict(decoder.tensors())
+        super().__init__(decoder, found)
         self._ropes = {rope: f"rope.{index}" for index, rope in enumerate(decoder.ropes)}
         self._half = f"layers.{min(decoder.attending)}.attention.q.half" in self._made_by
         self._bytes = found.quantized_cache
@@ -73,6 +62,8 @@ class _Building:
     def decode(self) -> None:
         """From token ids to logits, or to states."""
         residual, output = self._embedded(), ""
+        if self._decoder.inputs:
+            self._token_inputs(residual)
         mixers = {"attention": self._attention, "convolution": self._convolution, "delta": self._delta}
         for index, layer in enumerate(self._decoder.layers):
             mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
@@ -80,7 +71,8 @@ class _Building:
             output = self._left(layer, mixes, mixers[layer.mixer.room](index, inputs))
             inputs, residual = self._entered(layer, feeds, output, residual)
             output = self._left(layer, feeds, self._mlp(layer.mlp, feeds, inputs))
-        self._head(self._norm_of_sum("norm", output, residual)[0])
+            output, residual = self._finished(layer, f"layers.{index}", output, residual)
+        self._head(self._norm_of_sum("norm", output, residual)[0] if output else self._norm("norm", residual))
 
     def _entered(self, layer: Layer, block: str, output: str, residual: str) -> tuple[str, str]:
         """The output before is added to the stream, mostly by the norm: return what a block reads, and the stream."""
@@ -95,81 +87,114 @@ class _Building:
         """What a layer makes of a block's output before it joins the stream."""
         if layer.post_norms:
             output = self._norm(f"{block}.post_norm", output)
-        if layer.residual_scale == 1:
-            return output
-        return self._add("Mul", [output, self._number(f"{block}.scale", layer.residual_scale)], f"{block}.scaled")
+        return output if layer.residual_scale == 1 else self._scaled(block, output, layer.residual_scale)
 
     def _embedded(self) -> str:
-        shape = rows, columns = self._shapes["embedding"]
-        weight, gathered = "embedding.weight", "embedding.rows"
-        if form := self._form(gathered):
-            bits, size = form
-            count = -(-columns // size)
-            self._stored(weight, U8, rows, count * size * bits // 8)
-            inputs = [weight, "input_ids", *self._steps("embedding", rows, count, bits)]
-            output = self._add(
-                "GatherBlockQuantized", inputs, gathered, block_size=size, bits=bits, gather_axis=0, quantize_axis=1
-            )
-            if columns % size:
-                bounds = [self._integers("zero", 0), self._integers("hidden_size", columns)]
-                output = self._add("Slice", [output, *bounds, self._integers("hidden_axis", 2)], "embedding.output")
-        else:
-            kind = self._float_type(weight)
-            output = self._add("Gather", [self._stored(weight, kind, *shape), "input_ids"], gathered)
-            output = output if kind == F32 else self._cast(output, "embedding.output", F32)
-        if self._decoder.embedding_scale == 1.0:
-            return output
-        scale = self._number("embedding.scale", self._decoder.embedding_scale)
-        return self._add("Mul", [output, scale], "embedding.scaled")
+        rows, scale = self._gathered("embedding"), self._decoder.embedding_scale
+        return rows if scale == 1.0 else self._scaled("embedding", rows, scale)
+
+    def _token_inputs(self, embedded: str) -> None:
+        """What each layer gets of the tokens: of their rows of a table, and of their scaled embeddings."""
+        n, size = self._decoder.n_layers, self._decoder.inputs
+        rows = self._gathered("inputs.embedding")
+        rows = self._scaled("inputs.embedding", rows, size**0.5)
+        projected = self._linear("inputs.projection", embedded)
+        projected = self._scaled("inputs.projection", projected, self._decoder.hidden_size**-0.5)
+        total = self._add("Add", [self._head_norm("inputs.norm", projected, n, size), rows], "inputs.sum")
+        parts = (f"layers.{layer}.inputs" for layer in range(n))
+        self._add("Split", [self._scaled("inputs", total, 2**-0.5)], *parts, axis=-1, num_outputs=n)
+
+    def _finished(self, layer: Layer, name: str, output: str, residual: str) -> tuple[str, str]:
+        """What follows a layer's blocks, of the stream with the output of the last: return both as ``_entered``."""
+        if layer.inputs:
+            residual = self._add("Add", [output, residual], f"{name}.inputs.residual")
+            gate = self._activated(layer.mlp, f"{name}.inputs", self._linear(f"{name}.inputs.gate", residual))
+            product = self._add("Mul", [gate, f"{name}.inputs"], f"{name}.inputs.product")
+            output = self._norm(f"{name}.inputs.post_norm", self._linear(f"{name}.inputs.out", product))
+        if not layer.scaled:
+            return output, residual
+        total = self._add("Add", [output, residual], f"{name}.residual")
+        return "", self._add("Mul", [total, self._stored(f"{name}.scale.weight", F32, 1)], f"{name}.scaled")
 
     def _attention(self, layer: int, inputs: str) -> str:
-        decoder, name, kind = self._decoder, f"layers.{layer}.attention", self._decoder.attention(layer)
-        q, k, v = (self._linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
-        if kind.qk_norm == "width":
-            q, k = self._norm(f"{name}.q_norm", q), self._norm(f"{name}.k_norm", k)
-        if kind.qk_norm == "head":
-            q, k = self._head_norms(name, kind, q, k)
-        tables: list[str] = []
-        if kind.rope:
-            table = (decoder.context, kind.rope.dim // 2)
-            tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
-            if not self._rotates_inside(kind, kind.rope):
-                q = self._rotated(f"{name}.q", q, kind.n_heads, kind.rope, tables)
-                k = self._rotated(f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
-                tables = []
-        if kind.qk_norm == "rotated":
-            q, k = self._head_norms(name, kind, q, k)
-        if kind.temperature:
-            q = self._add("Mul", [q, _growth_name(kind.temperature)], f"{name}.q.grown")
-        if self._half:
-            q, k, v = (self._cast(each, f"{name}.{part}.half", F16) for each, part in ((q, "q"), (k, "k"), (v, "v")))
-        scales: list[str] = []
-        kinds: dict[str, Attribute] = {}
-        if self._bytes:
-            shape = (1, kind.n_kv_heads, 1, kind.head_dim)
-            unused = [""] * (_SCALES - _TABLES - len(tables))
-            scales = [*unused, *(self._stored(f"{name}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
-            kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
-        caches = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
-        output = self._add(
-            "GroupQueryAttention",
-            [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
-            f"{name}.output",
-            *(f"present.{layer}.{part}" for part in ("key", "value")),
-            num_heads=kind.n_heads,
-            kv_num_heads=kind.n_kv_heads,
-            do_rotary=int(bool(tables)),
-            local_window_size=min(kind.window, decoder.context) if kind.window else -1,
-            scale=kind.score_scale,
-            softcap=kind.softcap or 0.0,
-            domain="",
-            **kinds,
-        )
+        name, kind = f"layers.{layer}.attention", self._decoder.attention(layer)
+        output = self._attended(layer, *self._parts(name, kind, inputs))
         output = self._cast(output, f"{name}.output.single", F32) if self._half else output
         if kind.gated:
             opened = self._add("Sigmoid", [self._linear(f"{name}.gate", inputs)], f"{name}.opened")
             output = self._add("Mul", [output, opened], f"{name}.gated")
         return self._linear(f"{name}.o", output)
+
+    def _parts(self, name: str, kind: Attention, inputs: str) -> tuple[dict[str, str], list[str]]:
+        """q, and what the layer has of k and v, as attention takes them, and the tables that it rotates them by."""
+        heads = {"q": kind.n_heads, "k": kind.n_kv_heads, "v": kind.n_kv_heads} if kind.owns else {"q": kind.n_heads}
+        parts = {part: self._linear(f"{name}.{part}", inputs) for part in heads}
+        turned = [part for part in parts if part != "v"]
+        if kind.qk_norm == "width":
+            parts |= {part: self._norm(f"{name}.{part}_norm", parts[part]) for part in turned}
+        if kind.qk_norm == "head":
+            self._norm_heads(name, kind, parts, turned)
+        if kind.v_norm and kind.owns:
+            gain = self._ones(kind.head_dim)
+            parts["v"] = self._head_norm(f"{name}.v_norm", parts["v"], kind.n_kv_heads, kind.head_dim, gain)
+        tables: list[str] = []
+        if kind.rope:
+            table = (self._decoder.context, kind.rope.dim // 2)
+            tables = [self._stored(f"{self._ropes[kind.rope]}.{each}", F32, *table) for each in ("cosine", "sine")]
+            if not self._rotates_inside(kind, kind.rope):
+                for part in turned:
+                    parts[part] = self._rotated(f"{name}.{part}", parts[part], heads[part], kind.rope, tables)
+                tables = []
+        if kind.qk_norm == "rotated":
+            self._norm_heads(name, kind, parts, turned)
+        if kind.temperature:
+            parts["q"] = self._add("Mul", [parts["q"], _growth_name(kind.temperature)], f"{name}.q.grown")
+        if self._half:
+            parts = {part: self._cast(each, f"{name}.{part}.half", F16) for part, each in parts.items()}
+        return parts, tables
+
+    def _norm_heads(self, name: str, kind: Attention, parts: dict[str, str], turned: list[str]) -> None:
+        for part in turned:
+            heads = kind.n_heads if part == "q" else kind.n_kv_heads
+            parts[part] = self._head_norm(f"{name}.{part}_norm", parts[part], heads, kind.head_dim)
+
+    def _attended(self, layer: int, parts: dict[str, str], tables: list[str]) -> str:
+        """Attention to the layer's own keys and values, or to those that another layer keeps."""
+        name, kind = f"layers.{layer}.attention", self._decoder.attention(layer)
+        keeper = kind.kv_layer if isinstance(kind.kv_layer, int) else layer
+        scales: list[str] = []
+        kinds: dict[str, Attribute] = {}
+        if self._bytes:
+            shape, kept = (1, kind.n_kv_heads, 1, kind.head_dim), f"layers.{keeper}.attention"
+            unused = [""] * (_SCALES - _TABLES - len(tables))
+            scales = [*unused, *(self._stored(f"{kept}.{part}.cache.scales", F32, *shape) for part in ("k", "v"))]
+            kinds = {"k_quant_type": b"PER_CHANNEL", "v_quant_type": b"PER_CHANNEL", "kv_cache_bit_width": 8}
+        present = [f"present.{keeper}.{part}" for part in ("key", "value")]
+        if kind.owns:
+            given, past = [parts["k"], parts["v"]], [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        else:
+            given, past = [self._nothing(kind.kv_size)] * 2, present
+            copies = self._half or self._bytes
+            present = [f"{name}.{part}.copy" for part in ("key", "value")] if copies else []
+        return self._add(
+            "GroupQueryAttention",
+            [parts["q"], *given, *past, "seqlens_k", "total_sequence_length", *tables, *scales],
+            f"{name}.output",
+            *present,
+            num_heads=kind.n_heads,
+            kv_num_heads=kind.n_kv_heads,
+            do_rotary=int(bool(tables)),
+            local_window_size=min(kind.window, self._decoder.context) if kind.window else -1,
+            scale=kind.score_scale,
+            softcap=kind.softcap or 0.0,
+            domain="",
+            **kinds,
+        )
+
+    def _nothing(self, width: int) -> str:
+        """The keys, or values, of no position."""
+        self.graph.tensors[f"nothing.{width}"] = Tensor(F16 if self._half else F32, (1, 0, width), ())
+        return f"nothing.{width}"
 
     def _convolution(self, layer: int, inputs: str) -> str:
         name, kind = f"layers.{layer}.convolution", self._decoder.convolving[layer]
@@ -233,11 +258,14 @@ class _Building:
 
     def _mlp(self, mlp: Mlp, name: str, inputs: str) -> str:
         gate, up = (self._linear(f"{name}.{part}", inputs) for part in ("gate", "up"))
+        product = self._add("Mul", [self._activated(mlp, name, gate), up], f"{name}.product")
+        return self._linear(f"{name}.down", product)
+
+    def _activated(self, mlp: Mlp, name: str, inputs: str) -> str:
         if mlp.activation == "silu":
-            output = self._add("Mul", [gate, self._add("Sigmoid", [gate], f"{name}.sigmoid")], f"{name}.activated")
-        else:
-            output = self._add("Gelu", [gate], f"{name}.activated", approximate=b"tanh")
-        return self._linear(f"{name}.down", self._add("Mul", [output, up], f"{name}.product"))
+            sigmoid = self._add("Sigmoid", [inputs], f"{name}.sigmoid")
+            return self._add("Mul", [inputs, sigmoid], f"{name}.activated")
+        return self._add("Gelu", [inputs], f"{name}.activated", approximate=b"tanh")
 
     def _head(self, inputs: str) -> None:
         name, headless = output_name(self._decoder), self._decoder.headless
@@ -284,114 +312,6 @@ class _Building:
             num_heads=heads,
             rotary_embedding_dim=rope.dim,
         )
-
-    def _head_norms(self, name: str, kind: Attention, q: str, k: str) -> tuple[str, str]:
-        return (
-            self._head_norm(f"{name}.q_norm", q, kind.n_heads, kind.head_dim),
-            self._head_norm(f"{name}.k_norm", k, kind.n_kv_heads, kind.head_dim),
-        )
-
-    def _head_norm(self, name: str, inputs: str, heads: int, size: int) -> str:
-        split = self._add("Reshape", [inputs, self._integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
-        return self._add("Reshape", [self._norm(name, split), self._integers("flat", 0, 0, -1)], f"{name}.flat")
-
-    def _norm(self, name: str, inputs: str) -> str:
-        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
-        return self._add(
-            "SimplifiedLayerNormalization",
-            [inputs, weight],
-            f"{name}.output",
-            epsilon=self._decoder.norm_eps,
-            axis=-1,
-            stash_type=1,
-        )
-
-    def _norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
-        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
-        output, total = f"{name}.output", f"{name}.residual"
-        outputs = (output, "", "", total)
-        self._add(
-            "SkipSimplifiedLayerNormalization", [inputs, residual, weight], *outputs, epsilon=self._decoder.norm_eps
-        )
-        return output, total
-
-    def _linear(self, name: str, inputs: str) -> str:
-        bias = f"{name}.bias"
-        if bias not in self._shapes:
-            return self._product(name, name, inputs, f"{name}.output")
-        product = self._product(name, name, inputs, f"{name}.product")
-        return self._add("Add", [product, self._stored(bias, F32, *self._shapes[bias])], f"{name}.output")
-
-    def _product(self, name: str, stored: str, inputs: str, output: str) -> str:
-        """Inputs times a stored matrix, whose bytes a quantised head has under a name and a shape of its own."""
-        rows, columns = self._shapes[stored]
-        if form := self._form(output):
-            bits, size = form
-            count = -(-columns // size)
-            weight = self._stored(f"{name}.weight", U8, rows, count, size * bits // 8)
-            steps = self._steps(stored, rows, count, bits)
-            level = self._made_by[output].attributes.get("accuracy_level")
-            level = level if isinstance(level, int) and level in _ACCURACY_LEVELS else 4
-            return self._add(
-                "MatMulNBits",
-                [inputs, weight, *steps],
-                output,
-                K=columns,
-                N=rows,
-                bits=bits,
-                block_size=size,
-                accuracy_level=level,
-            )
-        weight = f"{stored}.weight"
-        kind = self._float_type(weight)
-        self._stored(weight, kind, rows, columns)
-        if kind == F16:
-            weight = self._cast(weight, f"{name}.weight.f32", F32)
-        return self._add("FusedMatMul", [inputs, weight], output, transB=1)
-
-    def _steps(self, stored: str, rows: int, count: int, bits: int) -> list[str]:
-        """The scales of a matrix's blocks, and of asymmetric ones the zero points, two in a byte."""
-        scales, zeros = self._stored(f"{stored}.scales", F32, rows, count), f"{stored}.zeros"
-        if bits != _ASYMMETRIC_BITS or zeros not in self._found.tensors:
-            return [scales]
-        return [scales, self._stored(zeros, U8, rows, -(-count * bits // 8))]
-
-    def _form(self, output: str) -> tuple[int, int] | None:
-        """Return the bits of a code and the columns of a block that the operator of an output reads, None for none."""
-        node = self._made_by.get(output)
-        sizes = (node.attributes.get("bits"), node.attributes.get("block_size")) if node else ()
-        return next((form for form in _FORMS if form == sizes), None)
-
-    def _float_type(self, weight: str) -> int:
-        tensor = self._found.tensors.get(weight)
-        return F16 if tensor and tensor.type == F16 else F32
-
-    def _stored(self, name: str, type: int, *dims: int) -> str:
-        self.graph.tensors[name] = Tensor(type, dims)
-        return name
-
-    def _integers(self, name: str, *values: int) -> str:
-        self.graph.tensors[name] = Tensor(I64, (len(values),), values)
-        return name
-
-    def _end(self) -> str:
-        return self._integers("end", 2**63 - 1)
-
-    def _number(self, name: str, value: float) -> str:
-        self.graph.tensors[name] = Tensor(F32, (), (float(np.float32(value)),))
-        return name
-
-    def _cast(self, inputs: str, output: str, type: int) -> str:
-        return self._add("Cast", [inputs], output, to=type)
-
-    def _add(self, operator: str, inputs: list[str], *outputs: str, domain: str = "", **attributes: Attribute) -> str:
-        rounded = {
-            name: float(np.float32(value)) if isinstance(value, float) else value for name, value in attributes.items()
-        }
-        self.graph.nodes.append(
-            Node(operator, _CONTRIB if operator in _CONTRIBUTED else "", tuple(inputs), outputs, rounded)
-        )
-        return outputs[0]
 
 
 def _growth_name(temperature: Temperature) -> str:

@@ -149,7 +149,7 @@ class OnnxSession(Stepping):
 
 def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """Yield where the graph reads and where it writes each cache, by name, and its KV heads and head dimension."""
-    for layer, attention in decoder.attending.items():
+    for layer, attention in decoder.keeping.items():
         for part in ("key", "value"):
             yield (
                 f"past_key_values.{layer}.{part}",

@@ -48,8 +48,8 @@ class OnnxTarget:
         return OnnxTarget(None if kv_cache == "f32" else kv_cache)
 
     def floor(self, decoder: Decoder) -> str:
-        """Return 1.27; what keeps states is onnxruntime's own from 1.32 on."""
-        return "1.32" if decoder.states else "1.27"
+        """Return 1.27; states, and attention to the keys of another layer, are onnxruntime's own from 1.32 on."""
+        return "1.32" if decoder.states or decoder.keeping != decoder.attending else "1.27"
 
     def nmse(self, decoder: Decoder) -> float:
         """Return 1e-10: onnxruntime computes in float32, but for what an f16 or q8 cache rounds."""

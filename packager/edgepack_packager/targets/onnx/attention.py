@@ -12,6 +12,13 @@ RMSNorm of f16 also sums the squares in f16 (onnxruntime issue 29034).
 With a cache of q8 the operator rounds keys and values to whole multiples of a scale for each channel when it appends
 them, and attends in float32 over what that makes of them; q it does not round (measured with 1.27 to 1.32, by what it
 leaves in the cache and by the same attention in float64: 2e-14).
+
+A layer that reads the keys of another gives none: its key and value are empty, [1, 0, KV heads x head dimension], and
+its past is the other's present, which the operator reads where it lies. Measured with 1.32, against the same attention
+with the keys given again: no difference with windows, softcap and rotation, in one shot, in chunks and token by token.
+The batch is one there; the operator continues no larger one by several tokens anyway. With a cache of q8 it wants a
+present in any case, and on CUDA with one of f16 (which is not measured): a copy that nobody reads, of 8000 positions
+with 256 numbers each in a millisecond.
 """
 
 from __future__ import annotations
@@ -52,37 +59,71 @@ def lengths(nodes: Nodes, decoder: Decoder) -> None:
 def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     """Add a layer's attention from its normed input to its output projection."""
     name, kind = f"layers.{layer}.attention", decoder.attention(layer)
-    q, k, v = (nodes.linear(f"{name}.{part}", inputs) for part in ("q", "k", "v"))
+    output = _attended(nodes, decoder, layer, *_parts(nodes, name, kind, inputs))
+    if nodes.kv_cache == "f16":
+        output = nodes.cast(output, f"{name}.output.single", "f32")
+    if kind.gated:
+        opened = nodes.add("Sigmoid", [nodes.linear(f"{name}.gate", inputs)], f"{name}.opened")
+        output = nodes.add("Mul", [output, opened], f"{name}.gated")
+    return nodes.linear(f"{name}.o", output)
+
+
+def _parts(nodes: Nodes, name: str, kind: Attention, inputs: str) -> tuple[dict[str, str], list[str]]:
+    """Add q, and k and v where the layer has its own, up to the operator; return them and the tables it rotates by."""
+    heads = {"q": kind.n_heads} | ({"k": kind.n_kv_heads, "v": kind.n_kv_heads} if kind.owns else {})
+    parts = {part: nodes.linear(f"{name}.{part}", inputs) for part in heads}
+    turned = [part for part in parts if part != "v"]
+
+    def head_norms() -> None:
+        for part in turned:
+            parts[part] = head_norm(nodes, f"{name}.{part}_norm", parts[part], heads[part], kind.head_dim)
+
     if kind.qk_norm == "width":
-        q, k = (nodes.norm(f"{name}.{part}_norm", each) for part, each in (("q", q), ("k", k)))
+        parts |= {part: nodes.norm(f"{name}.{part}_norm", parts[part]) for part in turned}
     if kind.qk_norm == "head":
-        q, k = _head_norms(nodes, name, kind, q, k)
+        head_norms()
+    if kind.v_norm and kind.owns:
+        ones = nodes.ones(kind.head_dim)
+        parts["v"] = head_norm(nodes, f"{name}.v_norm", parts["v"], heads["v"], kind.head_dim, ones)
     tables: list[str] = []
     if kind.rope:
-        cosine, sine = nodes.layout.tables[kind.rope]
-        tables = [nodes.stored(cosine), nodes.stored(sine)]
+        tables = [nodes.stored(table) for table in nodes.layout.tables[kind.rope]]
         if not _rotates_inside(nodes, kind, kind.rope):
-            q = _rotate(nodes, f"{name}.q", q, kind.n_heads, kind.rope, tables)
-            k = _rotate(nodes, f"{name}.k", k, kind.n_kv_heads, kind.rope, tables)
+            for part in turned:
+                parts[part] = _rotate(nodes, f"{name}.{part}", parts[part], heads[part], kind.rope, tables)
             tables = []
     if kind.qk_norm == "rotated":
-        q, k = _head_norms(nodes, name, kind, q, k)
+        head_norms()
     if kind.temperature:
-        q = nodes.add("Mul", [q, _growth_name(kind.temperature)], f"{name}.q.grown")
+        parts["q"] = nodes.add("Mul", [parts["q"], _growth_name(kind.temperature)], f"{name}.q.grown")
     if nodes.kv_cache == "f16":
-        q, k, v = (nodes.cast(each, f"{name}.{part}.half", "f16") for each, part in ((q, "q"), (k, "k"), (v, "v")))
+        parts = {part: nodes.cast(each, f"{name}.{part}.half", "f16") for part, each in parts.items()}
+    return parts, tables
+
+
+def _attended(nodes: Nodes, decoder: Decoder, layer: int, parts: dict[str, str], tables: list[str]) -> str:
+    """Add the operator, over the layer's own keys and values or over those that another one keeps."""
+    name, kind = f"layers.{layer}.attention", decoder.attention(layer)
+    keeper = kind.kv_layer if isinstance(kind.kv_layer, int) else layer
     scales: list[str] = []
     kinds: dict[str, str | int] = {}
     if nodes.kv_cache == "q8":
         unused = [""] * (_SCALES - _TABLES - len(tables))
-        scales = [*unused, *(nodes.stored(nodes.layout.caches[f"{name}.{part}"]) for part in ("k", "v"))]
+        kept = nodes.layout.caches
+        scales = [*unused, *(nodes.stored(kept[f"layers.{keeper}.attention.{part}"]) for part in ("k", "v"))]
         kinds = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
-    caches = [PAST.format(layer, part) for part in ("key", "value")]
-    output = nodes.contrib(
+    if kind.owns:
+        given = [parts[part] for part in ("k", "v")]
+        caches, made = ([pattern.format(layer, part) for part in ("key", "value")] for pattern in (PAST, PRESENT))
+    else:
+        given = [nodes.nothing(kind.kv_size)] * 2
+        caches = [PRESENT.format(keeper, part) for part in ("key", "value")]
+        made = [] if nodes.kv_cache == "f32" else [f"{name}.{part}.copy" for part in ("key", "value")]
+    return nodes.contrib(
         "GroupQueryAttention",
-        [q, k, v, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
+        [parts["q"], *given, *caches, "seqlens_k", "total_sequence_length", *tables, *scales],
         f"{name}.output",
-        *(PRESENT.format(layer, part) for part in ("key", "value")),
+        *made,
         num_heads=kind.n_heads,
         kv_num_heads=kind.n_kv_heads,
         do_rotary=int(bool(tables)),
@@ -91,12 +132,6 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
         softcap=kind.softcap or 0.0,
         **kinds,
     )
-    if nodes.kv_cache == "f16":
-        output = nodes.cast(output, f"{name}.output.single", "f32")
-    if kind.gated:
-        opened = nodes.add("Sigmoid", [nodes.linear(f"{name}.gate", inputs)], f"{name}.opened")
-        output = nodes.add("Mul", [output, opened], f"{name}.gated")
-    return nodes.linear(f"{name}.o", output)
 
 
 def _needs_positions(nodes: Nodes, attention: Attention) -> bool:
@@ -126,18 +161,10 @@ def _rotates_inside(nodes: Nodes, attention: Attention, rope: Rope) -> bool:
     return nodes.kv_cache != "f16" and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
 
 
-def _head_norms(nodes: Nodes, name: str, kind: Attention, q: str, k: str) -> tuple[str, str]:
-    return (
-        _head_norm(nodes, f"{name}.q_norm", q, (kind.n_heads, kind.head_dim)),
-        _head_norm(nodes, f"{name}.k_norm", k, (kind.n_kv_heads, kind.head_dim)),
-    )
-
-
-def _head_norm(nodes: Nodes, name: str, inputs: str, heads: tuple[int, int]) -> str:
-    """Add an RMSNorm over each head of [batch, sequence, heads x head dimension]."""
-    apart = nodes.integers("x".join(map(str, heads)), 0, 0, *heads)
-    split = nodes.add("Reshape", [inputs, apart], f"{name}.heads")
-    return nodes.add("Reshape", [nodes.norm(name, split), nodes.integers("flat", 0, 0, -1)], f"{name}.flat")
+def head_norm(nodes: Nodes, name: str, inputs: str, heads: int, size: int, gain: str = "") -> str:
+    """Add an RMSNorm over each head of [batch, sequence, heads x size], by its own gain or by another."""
+    split = nodes.add("Reshape", [inputs, nodes.integers(f"{heads}x{size}", 0, 0, heads, size)], f"{name}.heads")
+    return nodes.add("Reshape", [nodes.norm(name, split, gain), nodes.integers("flat", 0, 0, -1)], f"{name}.flat")
 
 
 def _rotate(nodes: Nodes, name: str, inputs: str, heads: int, rope: Rope, tables: list[str]) -> str:

@@ -26,6 +26,12 @@ _TYPE = "llama"
 _SEARCH_LENGTH = 4096
 
 
+def runs(decoder: Decoder) -> bool:
+    """Whether onnxruntime-genai runs such a graph: it gives every layer a cache of one size, and nothing else."""
+    sizes = {(attention.n_kv_heads, attention.head_dim) for attention in decoder.keeping.values()}
+    return len(decoder.keeping) == decoder.n_layers and len(sizes) == 1
+
+
 def config(decoder: Decoder, text: Text) -> bytes:
     """Return the file's bytes: JSON, two-space indent, a final newline."""
     inputs = {

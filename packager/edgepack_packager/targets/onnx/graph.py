@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp
 from edgepack.runtime import KvCache
 from edgepack_packager.targets.onnx import stateful
-from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, lengths
+from edgepack_packager.targets.onnx.attention import PAST, PRESENT, attention, head_norm, lengths
 from edgepack_packager.targets.onnx.layout import Layout
 from edgepack_packager.targets.onnx.nodes import Nodes, onnx_type
 
@@ -69,7 +69,7 @@ def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> l
 
     return [
         helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape(attention))
-        for layer, attention in decoder.attending.items()
+        for layer, attention in decoder.keeping.items()
         for part in ("key", "value")
     ]
 
@@ -87,14 +87,16 @@ def _decode(nodes: Nodes, decoder: Decoder) -> None:
     """Add the nodes from token ids to logits. A block's output is added to the residual stream by the next norm."""
     lengths(nodes, decoder)
     residual, output = _embed(nodes, decoder), ""
+    if decoder.inputs:
+        _token_inputs(nodes, decoder, residual)
     for index, layer in enumerate(decoder.layers):
         mixes, feeds = f"layers.{index}.{layer.mixer.room}", f"layers.{index}.mlp"
         inputs, residual = _entered(nodes, layer, mixes, output, residual)
         output = _left(nodes, layer, mixes, _MIXERS[type(layer.mixer)](nodes, decoder, index, inputs))
         inputs, residual = _entered(nodes, layer, feeds, output, residual)
         output = _left(nodes, layer, feeds, _mlp(nodes, layer.mlp, feeds, inputs))
-    normed, _ = nodes.norm_of_sum("norm", output, residual)
-    _head(nodes, decoder, normed)
+        output, residual = _finished(nodes, layer, index, output, residual)
+    _head(nodes, decoder, nodes.norm_of_sum("norm", output, residual)[0] if output else nodes.norm("norm", residual))
 
 
 _MIXERS = {Attention: attention, Convolution: stateful.convolution, Delta: stateful.delta}
@@ -113,30 +115,63 @@ def _left(nodes: Nodes, layer: Layer, block: str, output: str) -> str:
     """Add what a layer makes of a block's output before it joins the stream."""
     if layer.post_norms:
         output = nodes.norm(f"{block}.post_norm", output)
-    if layer.residual_scale != 1:
-        output = nodes.add("Mul", [output, nodes.number(f"{block}.scale", layer.residual_scale)], f"{block}.scaled")
-    return output
+    return output if layer.residual_scale == 1 else _scaled(nodes, block, output, layer.residual_scale)
+
+
+def _finished(nodes: Nodes, layer: Layer, index: int, output: str, residual: str) -> tuple[str, str]:
+    """Add what follows a layer's blocks: what it makes of its inputs, and its scale; return as ``_entered`` takes it.
+
+    Both are of the whole stream, with the output of the block before.
+    """
+    name = f"layers.{index}"
+    if layer.inputs:
+        residual = nodes.add("Add", [output, residual], f"{name}.inputs.residual")
+        gate = _activated(nodes, layer.mlp, f"{name}.inputs", nodes.linear(f"{name}.inputs.gate", residual))
+        product = nodes.add("Mul", [gate, _inputs_of(index)], f"{name}.inputs.product")
+        output = nodes.norm(f"{name}.inputs.post_norm", nodes.linear(f"{name}.inputs.out", product))
+    if not layer.scaled:
+        return output, residual
+    total = nodes.add("Add", [output, residual], f"{name}.residual")
+    scale = nodes.stored(nodes.layout.tensors[f"{name}.scale"].weight)
+    return "", nodes.add("Mul", [total, scale], f"{name}.scaled")
+
+
+def _token_inputs(nodes: Nodes, decoder: Decoder, embedded: str) -> None:
+    """Add what each layer gets of the tokens: of their rows of a table, and of their scaled embeddings."""
+    n, size = decoder.n_layers, decoder.inputs
+    rows = _scaled(nodes, "inputs.embedding", _gather(nodes, "inputs.embedding"), size**0.5)
+    projected = nodes.linear("inputs.projection", embedded)
+    projected = _scaled(nodes, "inputs.projection", projected, decoder.hidden_size**-0.5)
+    total = nodes.add("Add", [head_norm(nodes, "inputs.norm", projected, n, size), rows], "inputs.sum")
+    parts = map(_inputs_of, range(n))
+    nodes.add("Split", [_scaled(nodes, "inputs", total, 2**-0.5)], *parts, axis=-1, num_outputs=n)
+
+
+def _inputs_of(layer: int) -> str:
+    return f"layers.{layer}.inputs"
+
+
+def _scaled(nodes: Nodes, name: str, inputs: str, scale: float) -> str:
+    return nodes.add("Mul", [inputs, nodes.number(f"{name}.scale", scale)], f"{name}.scaled")
 
 
 def _embed(nodes: Nodes, decoder: Decoder) -> str:
     """Add the rows of the embedding that the tokens name, times the embedding's scale."""
-    rows = _gather(nodes)
-    if decoder.embedding_scale == 1.0:
-        return rows
-    scale = nodes.number("embedding.scale", decoder.embedding_scale)
-    return nodes.add("Mul", [rows, scale], "embedding.scaled")
+    rows = _gather(nodes, "embedding")
+    return rows if decoder.embedding_scale == 1.0 else _scaled(nodes, "embedding", rows, decoder.embedding_scale)
 
 
-def _gather(nodes: Nodes) -> str:
-    stored, output = nodes.layout.tensors["embedding"], "embedding.output"
+def _gather(nodes: Nodes, name: str) -> str:
+    """Add the rows of a table that the tokens name."""
+    stored, output = nodes.layout.tensors[name], f"{name}.output"
     weight = stored.weight
     if stored.blocks is None or stored.scales is None:
-        rows = nodes.add("Gather", [nodes.stored(weight), "input_ids"], "embedding.rows")
+        rows = nodes.add("Gather", [nodes.stored(weight), "input_ids"], f"{name}.rows")
         return rows if weight.element == "f32" else nodes.cast(rows, output, "f32")
     rows = nodes.contrib(
         "GatherBlockQuantized",
         [nodes.stored(weight, shape=(weight.shape[0], weight.row_bytes)), "input_ids", *nodes.steps(stored)],
-        "embedding.rows",
+        f"{name}.rows",
         block_size=stored.blocks.size,
         bits=stored.blocks.bits,
         gather_axis=0,
@@ -144,18 +179,21 @@ def _gather(nodes: Nodes) -> str:
     )
     if stored.columns % stored.blocks.size == 0:
         return rows
-    bounds = [nodes.integers("zero", 0), nodes.integers("hidden_size", stored.columns)]
+    end = "hidden_size" if name == "embedding" else f"{name}.columns"
+    bounds = [nodes.integers("zero", 0), nodes.integers(end, stored.columns)]
     return nodes.add("Slice", [rows, *bounds, nodes.integers("hidden_axis", 2)], output)
 
 
 def _mlp(nodes: Nodes, mlp: Mlp, name: str, inputs: str) -> str:
     gate, up = nodes.linear(f"{name}.gate", inputs), nodes.linear(f"{name}.up", inputs)
-    activated = f"{name}.activated"
-    if mlp.activation == "silu":
-        nodes.add("Mul", [gate, nodes.add("Sigmoid", [gate], f"{name}.sigmoid")], activated)
-    else:
-        nodes.add("Gelu", [gate], activated, approximate="tanh")
+    activated = _activated(nodes, mlp, name, gate)
     return nodes.linear(f"{name}.down", nodes.add("Mul", [activated, up], f"{name}.product"))
+
+
+def _activated(nodes: Nodes, mlp: Mlp, name: str, inputs: str) -> str:
+    if mlp.activation == "silu":
+        return nodes.add("Mul", [inputs, nodes.add("Sigmoid", [inputs], f"{name}.sigmoid")], f"{name}.activated")
+    return nodes.add("Gelu", [inputs], f"{name}.activated", approximate="tanh")
 
 
 def _head(nodes: Nodes, decoder: Decoder, inputs: str) -> None:

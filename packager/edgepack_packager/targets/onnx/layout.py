@@ -114,15 +114,16 @@ class Layout:
 
         Vectors and scales stay mapped from the file. The matrix of a product is repacked: as float32, or as codes,
         scales and one float32 sum for each block. The largest is there twice while that is done; in its place come
-        later the rows of the embedding that tokens touch. The rope tables, too, are touched row by row: they are less
+        later the rows of the embeddings that tokens touch. The rope tables, too, are touched row by row: they are less
         than a hundredth of the KV cache, and do not count.
         """
         embedding, products = self.tensors["embedding"], dict(self.tensors)
-        gathered = sum(region.size for region in embedding.regions)
+        own = products.pop("inputs.embedding", None)
+        gathered = sum(region.size for table in (embedding, own) if table for region in table.regions)
         if "head" in products:
             del products["embedding"]
-        elif embedding.scales is not None:
-            gathered = embedding.weight.size  # the head keeps the scales and zero points
+        elif embedding.scales is not None:  # the head keeps the scales and zero points
+            gathered -= sum(region.size for region in embedding.regions[1:])
         return sum(map(_packed_bytes, products.values())) + max(gathered, *map(_source_bytes, products.values()))
 
     @property
@@ -173,7 +174,7 @@ def layout(decoder: Decoder, scheme: str, kv_cache: KvCache = "f32", forms: Form
         f"layers.{layer}.attention.{part}": placer.place(
             f"layers.{layer}.attention.{part}.cache.scales", "f32", (1, attention.n_kv_heads, 1, attention.head_dim)
         )
-        for layer, attention in (decoder.attending if kv_cache == "q8" else {}).items()
+        for layer, attention in (decoder.keeping if kv_cache == "q8" else {}).items()
         for part in ("k", "v")
     }
     return Layout(scheme, tensors, tables, caches, placer.end, frozenset(forms))

@@ -75,9 +75,24 @@ class Nodes:
         """Add the scales of quantised blocks, and the zero points of asymmetric ones."""
         return [self.stored(region) for region in stored.regions[1:]]
 
-    def norm(self, name: str, inputs: str) -> str:
-        """Add an RMSNorm over the last axis."""
-        node = [inputs, self.stored(self.layout.tensors[name].weight)]
+    def nothing(self, width: int) -> str:
+        """Add the keys, or values, of no position: of the element type that attention takes, [1, 0, width]."""
+        from onnx import helper
+
+        name, element = f"nothing.{width}", onnx_type("f16" if self.kv_cache == "f16" else "f32")
+        self.initializers[name] = helper.make_tensor(name, element, [1, 0, width], [])
+        return name
+
+    def ones(self, size: int) -> str:
+        """Add a gain that changes nothing, unless it is there; the engine makes it once, when it loads the graph."""
+        name = f"ones.{size}"
+        if all(node.output[0] != name for node in self.nodes):
+            self.add("Expand", [self.number("unit", 1.0), self.integers(f"{name}.shape", size)], name)
+        return name
+
+    def norm(self, name: str, inputs: str, gain: str = "") -> str:
+        """Add an RMSNorm over the last axis, by the gain of its name or by another."""
+        node = [inputs, gain or self.stored(self.layout.tensors[name].weight)]
         output = f"{name}.output"
         return self.add("SimplifiedLayerNormalization", node, output, epsilon=self._epsilon, axis=-1, stash_type=1)
 

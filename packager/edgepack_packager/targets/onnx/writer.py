@@ -20,9 +20,8 @@ from edgepack_packager.targets.onnx.layout import DATA_FILE, GRAPH_FILE, Region,
 
 
 class OnnxWriter:
-    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model that writes,
-    ``genai_config.json`` with the tokenizer's files; onnxruntime-genai gets none for a model with states beside its KV
-    cache."""
+    """One variant that is being written: ``model.onnx``, ``model.onnx.data`` and, for a model that writes, what
+    onnxruntime-genai needs: the tokenizer's files, and ``genai_config.json`` where it runs the graph."""
 
     def __init__(self, folder: Path, model: Model, scheme: str, kv_cache: KvCache) -> None:
         self._path = folder / DATA_FILE
@@ -35,7 +34,7 @@ class OnnxWriter:
         try:
             (folder / GRAPH_FILE).write_bytes(graph.serialize(model.decoder, self._layout, kv_cache))
             if model.text is not None and not model.decoder.headless:  # of which onnxruntime-genai has no use
-                if not model.decoder.states:
+                if genai.runs(model.decoder):
                     (folder / genai.FILE).write_bytes(genai.config(model.decoder, model.text))
                 for name in genai.TOKENIZER_FILES:
                     if name in model.text.files:

@@ -20,8 +20,8 @@ import pytest
 from decoders import Positions, changed, describe
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, Rope
+from edgepack.bundle.decoder import Decoder, arranged
+from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, ProportionalScaling, Rope
 from edgepack.errors import BuildError, UnsupportedModelError, UsageError
 from edgepack_packager.checkpoint.weights import Float32, blocks
 from edgepack_packager.targets import Model, Written, find
@@ -56,7 +56,22 @@ def elaborate(**fields: Any) -> Decoder:
     return decoder(**{"rope": None, "activation": "gelu_tanh", "qkv_bias": True, **rest, **caps, **fields})
 
 
-DECODERS = {"llama": decoder, "elaborate": elaborate}
+def shared(**fields: Any) -> Decoder:
+    """A decoder whose last two layers read the keys of the first two, with inputs for each, and layers of two sizes."""
+    alike = decoder(**{"n_layers": 4, "qk_norm": "head", "norms": "both", **fields})
+    layer, change = alike.layer(0), msgspec.structs.replace
+    near = change(alike.attentions[0], window=24)
+    far = change(near, head_dim=32, rope=Rope(theta=1e6, dim=32, scaling=ProportionalScaling(4)), window=None)
+    own = [change(each, v_norm=True) for each in (near, far)]
+    mixers = [*own, change(near, kv_layer=0), change(far, kv_layer=1)]
+    mlps = [change(layer.mlp, size=size) for size in (172, 172, 344, 344)]
+    layers = [
+        change(layer, mixer=mixer, mlp=mlp, inputs=9, scaled=True) for mixer, mlp in zip(mixers, mlps, strict=True)
+    ]
+    return change(alike, **arranged(layers))
+
+
+DECODERS = {"llama": decoder, "elaborate": elaborate, "shared": shared}
 
 
 def random_tensors(described: Decoder, seed: int = 0) -> dict[str, Float32]:
@@ -306,12 +321,34 @@ def test_an_unpacked_matrix_is_kept_as_float32() -> None:
     assert f16.resident_bytes == f32.resident_bytes
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_of_inputs_is_only_gathered(tied: bool) -> None:
+    """Its rows come in the place of what is packed, with those of the embedding."""
+    described = msgspec.structs.replace(llama_1b(), tied=tied)
+    fed = msgspec.structs.replace(
+        described, kinds=(msgspec.structs.replace(described.kinds[0], inputs=256, scaled=True),)
+    )
+    table, vectors = 128256 * 16 * 256, 256 + 16 * (2048 + 1)
+    before, after = layout(described, "int4"), layout(fed, "int4")
+    products = fed.n_parameters - described.n_parameters - table - vectors
+    assert after.tensor_bytes - before.tensor_bytes == (products + table) * 5 // 8 + vectors * 4
+    assert after.resident_bytes - before.resident_bytes == products * 7 // 8 + table * 5 // 8 + vectors * 4
+
+
+def test_a_cache_of_q8_has_scales_for_the_layers_that_keep_one() -> None:
+    found = layout(shared(), "f32", "q8").caches
+    assert {name: region.shape for name, region in found.items()} == {
+        f"layers.{layer}.attention.{part}": (1, 2, 1, size) for layer, size in enumerate((16, 32)) for part in "kv"
+    }
+
+
 # The files -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["elaborate", "shared"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str) -> None:
-    described = elaborate(tied=False, mlp_bias=True, output_bias=True)
+def test_what_is_read_back_is_within_the_bound(tmp_path: Path, scheme: str, kind: str) -> None:
+    described = DECODERS[kind](tied=False, mlp_bias=True, output_bias=True)
     tensors = random_tensors(described)
     pack(tmp_path, described, tensors, scheme)
     reader = find("onnx").read(tmp_path, described)
@@ -488,9 +525,14 @@ def test_a_quantization_maps_to_its_scheme(asked: str, scheme: str) -> None:
     assert find("onnx").scheme(asked, Model("tiny", decoder(), "f32")) == scheme
 
 
+@pytest.mark.parametrize("kind", ["elaborate", "shared"])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_every_feature_can_be_expressed_in_every_scheme(scheme: str) -> None:
-    assert find("onnx").scheme(scheme, Model("tiny", elaborate(wide=True), "bf16")) == scheme
+def test_every_feature_can_be_expressed_in_every_scheme(scheme: str, kind: str) -> None:
+    assert find("onnx").scheme(scheme, Model("tiny", DECODERS[kind](wide=True), "bf16")) == scheme
+
+
+def test_an_engine_that_attends_to_the_keys_of_another_layer_is_asked_for() -> None:
+    assert [OnnxTarget().floor(each()) for each in (decoder, elaborate, shared)] == ["1.27", "1.27", "1.32"]
 
 
 def test_an_unknown_quantization_is_a_usage_error() -> None:
@@ -628,6 +670,14 @@ def test_the_folder_of_a_model_with_text_has_what_genai_needs(tmp_path: Path) ->
     layers = range(model["decoder"]["num_hidden_layers"])
     caches = {named[f"past_{part}_names"] % layer for part in ("key", "value") for layer in layers}
     assert inputs == {named["input_ids"], named["attention_mask"], *caches}
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (0, 1)], ids=["fewer caches than layers", "caches of two sizes"])
+def test_genai_is_told_nothing_of_caches_that_it_would_not_make(tmp_path: Path, layers: tuple[int, int]) -> None:
+    whole = shared()
+    described = msgspec.structs.replace(whole, n_layers=2, **arranged([whole.layer(layer) for layer in layers]))
+    pack(tmp_path, described, random_tensors(described), "f32", text_side())
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data", "chat_template.jinja"}
 
 
 def test_a_template_for_tools_lies_where_other_tools_look_for_it(tmp_path: Path) -> None:
