@@ -34,7 +34,8 @@ _STATED: tuple[Marks, ...] = (
 
 def marks_of(template_source: str) -> tuple[Marks, ...]:
     """Return the marks of thoughts in the answers of a model with this chat template."""
-    return _THINK, *(pair for pair in _STATED if all(mark in template_source for mark in pair))
+    # Some of Gemma's templates only take thoughts out of earlier answers, and do not name the channel that they are in.
+    return _THINK, *(pair for pair in _STATED if all(mark.removesuffix("thought") in template_source for mark in pair))
 
 
 def opened(prompt: str, marks: tuple[Marks, ...]) -> str:

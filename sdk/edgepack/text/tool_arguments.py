@@ -2,6 +2,7 @@
 
 Small models write ``"3"`` for 3, ``3.0`` for 3 and ``"true"`` for true. What could mean something else stays as it is
 and is refused: a fraction for an integer, a number for a text, a text with a space around it.
+Some formats have no types at all: there a text is what it is, unless its schema asks for something else.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
+from edgepack.errors import ToolCallError
+from edgepack.text.tool_values import PYTHON, after_space, json_at, value_at
+
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,999}")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_TYPING = ("type", "enum", "const")  # what a schema says of a value's type
 _EXACT = 2.0**53  # up to which every integer has a float of its own
 
 
@@ -25,6 +30,21 @@ def strict(kind: Any) -> Any:
         return isinstance(value, int) and not isinstance(value, bool)
 
     return extend(kind, type_checker=kind.TYPE_CHECKER.redefine("integer", is_integer))
+
+
+def typed(validator: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments that were all written as texts, with the values of those that their schema wants as such.
+
+    A value is read as JSON, or as Python writes it. A text that is neither stays, and so does one that may be a text.
+    """
+    from referencing.exceptions import Unresolvable
+
+    try:
+        errors = [error for error in _leaves(validator.iter_errors(arguments)) if error.validator in _TYPING]
+    except (RecursionError, Unresolvable):
+        return arguments
+    wanted = {error.absolute_path[0] for error in errors if len(error.absolute_path) == 1}
+    return {key: _read(value) if key in wanted else value for key, value in arguments.items()}
 
 
 def coerced(validator: Any, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,6 +87,20 @@ def _leaves(errors: Iterable[Any]) -> Iterator[Any]:
             yield from _leaves(error.context)
         else:
             yield error
+
+
+def _read(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    begin = after_space(value, 0)
+    for found_at in (json_at, lambda text, at: value_at(text, at, PYTHON)):
+        try:
+            found, end = found_at(value, begin)
+        except ToolCallError:
+            continue
+        if after_space(value, end) == len(value):
+            return found
+    return value
 
 
 def _as(value: object, wanted: str | Collection[str]) -> int | float | None:

@@ -1,21 +1,22 @@
 """How models write tool calls: one row a format, chosen by what a chat template writes itself.
 
 An answer is text, then marked calls, or nothing but calls whose mark is a special token and so has no text. Small
-models leave the mark out, or write code in a fence: where nothing else is said, that is a call as well. What is found
-is JSON as the model wrote it: whether it is a call of a known tool with valid arguments is not known here.
+models leave the mark out, or write code in a fence: where nothing else is said, JSON is a call as well. What is found
+is as the model wrote it: whether it is a call of a known tool with valid arguments is not known here. What stands
+between the marks is read by ``edgepack.text.tool_readers``.
 Every character is looked at a bounded number of times, because a hostile text can be as long as a context.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from edgepack.errors import SchemaError, ToolCallError
+from edgepack.text.tool_readers import Reader, braced, bracketed, objects, pythonic, tagged
+from edgepack.text.tool_values import after_space, json_at
 
 # The templates of families differ in the key; models also write the other one.
 ARGUMENTS = ("arguments", "parameters")
@@ -32,9 +33,12 @@ _FENCE = re.compile(r"```(?:json|JSON)?\s*")
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One way to write calls: JSON between ``opening`` and ``closing``, an object or a list of objects.
+    """One way to write calls: what a reader reads between ``opening`` and ``closing``, of JSON where nothing else is
+    said an object or a list of objects.
 
     ``markers``: what a template that teaches the format has in its text, backslashes aside, all of them.
+    ``inside``: the marks that stand between those two; some tokenizers have them as special tokens.
+    ``untyped``: every argument is written as a text, and its schema alone says what it is.
     ``bare``: the character that an answer without the opening mark begins with when it is nothing but calls, None
     where the mark is always text. ``separator`` joins several objects after one mark.
     ``in_system``: the template takes the definitions from the field ``tools`` of a system message, as text.
@@ -47,6 +51,9 @@ class Format:
     bare: str | None = None
     separator: str | None = None
     in_system: bool = False
+    reads: Reader = objects
+    inside: tuple[str, ...] = ()
+    untyped: bool = False
 
     def split(self, text: str, names: Collection[str], start: int) -> tuple[str, list[Any]]:
         """Return the text without its calls, and the JSON of each call; the text as it is where it has none.
@@ -55,7 +62,7 @@ class Format:
         ``start`` was only thought.
         Raises ``ToolCallError`` for a text that begins a call and does not end it in the format.
         """
-        at = _after_space(text, start)
+        at = after_space(text, start)
         bare = self._bare_calls(text, at, names)
         if bare is None:
             bare = _alone(text, at, names)
@@ -105,25 +112,57 @@ class Format:
         """Return the objects that begin at an index, and the index of what follows them and white space."""
         values: list[Any] = []
         while True:
-            value, at = _json(text, _after_space(text, at))
-            if value == []:
-                raise ToolCallError("A list of tool calls is empty.", text=text)
-            values += value if isinstance(value, list) else [value]
-            at = _after_space(text, at)
+            found, at = self.reads(text, after_space(text, at))
+            values += found
+            at = after_space(text, at)
             if self.separator is None or not text.startswith(self.separator, at):
                 return values, at
             at += len(self.separator)
 
 
+_QWEN = tagged(("<function=", ">"), ("<parameter=", ">"), ends="</parameter>", pad=("\n", "\n"))
+_SEED = tagged(("<function=", ">"), ("<parameter=", ">"), ends="</parameter>")
+_MINICPM = tagged(("", '">'), ('<param name="', '">'), ends="</param>", pad=("<![CDATA[", "]]>"), whole=False)
+_TAGS = ("<tool_call>", "</tool_call>")
+_SEED_TAGS = ("<seed:tool_call>", "</seed:tool_call>")
+_LFM2 = ("<|tool_call_start|>", "<|tool_call_end|>")
+
 # The more specific before the more general. Templates of the same models that teach other forms (calls in XML tags of
-# their own, in Python, after a name) have none of these markers.
+# their own, after a name) have none of these markers.
 FORMATS = (
-    Format("Hermes", ("<tool_call>", '"arguments":'), "<tool_call>", "</tool_call>"),
+    Format("Hermes", ("<tool_call>", '"arguments":'), *_TAGS),
     Format("Llama 3", ('{"name": function name, "parameters":',), "<|python_tag|>", bare="{", separator=";"),
     Format("Mistral", ("[TOOL_CALLS][",), "[TOOL_CALLS]", bare="["),
     Format("Mistral", ("[TOOL_CALLS] [",), "[TOOL_CALLS]", bare="["),
+    Format("Ministral 3", ("[TOOL_CALLS]", "[ARGS]"), "[TOOL_CALLS]", reads=bracketed, inside=("[CALL_ID]", "[ARGS]")),
     Format("Phi-4-mini", ("<|tool|>", "<|/tool|>"), "<|tool_call|>", "<|/tool_call|>", bare="[", in_system=True),
     Format("Granite", ("<|tool_call|>",), "<|tool_call|>", bare="["),
+    Format(
+        "Gemma 4", ("<|tool_call>", '<|"|>'), "<|tool_call>", "<tool_call|>", reads=braced('<|"|>'), inside=('<|"|>',)
+    ),
+    Format(
+        "FunctionGemma",
+        ("<start_function_call>", "<escape>"),
+        "<start_function_call>",
+        "<end_function_call>",
+        reads=braced("<escape>"),
+        inside=("<escape>",),
+    ),
+    Format("Qwen3.5", ("<tool_call>", "<parameter="), *_TAGS, reads=_QWEN, untyped=True),
+    Format("Seed-OSS", ("<seed:tool_call>", "<parameter="), *_SEED_TAGS, reads=_SEED, untyped=True),
+    Format(
+        "MiniCPM5",
+        ('<function name="', '<param name="'),
+        '<function name="',
+        "</function>",
+        reads=_MINICPM,
+        inside=('<param name="', "</param>", "<![CDATA[", "]]>"),
+        untyped=True,
+    ),
+    # Three templates of theirs, of which one alone writes calls.
+    Format("LFM2", ("<|tool_call_start|>",), *_LFM2, reads=pythonic),
+    Format("LFM2", ("<|tool_list_start|>",), *_LFM2, reads=pythonic),
+    Format("LFM2", ("List of tools: [", "<|im_start|>"), *_LFM2, reads=pythonic),
 )
 
 
@@ -155,19 +194,13 @@ def _alone(text: str, at: int, names: Collection[str]) -> list[Any] | None:
     if not text.startswith(("{", "["), begin):
         return None
     try:
-        value, end = _json(text, begin)
+        value, end = json_at(text, begin)
     except ToolCallError:
         return None
     if text[end:].strip() != ("```" if fence else ""):
         return None
     values = value if isinstance(value, list) else [value]
     return values if all(_is_call(each, names) and _is_whole(each, names) for each in values) else []
-
-
-def _after_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
 
 
 def _is_call(value: object, names: Collection[str]) -> bool:
@@ -187,24 +220,3 @@ def _begins_call(answer: str, names: Collection[str]) -> bool:
     if head["closed"]:
         return head["name"] in names or head["key"] is not None
     return any(name.startswith(head["name"]) for name in names)
-
-
-def _json(text: str, at: int) -> tuple[Any, int]:
-    try:
-        return _DECODER.raw_decode(text, at)
-    except RecursionError:
-        reason = "too many brackets inside one another"
-    except ValueError as error:
-        reason = str(error)
-    raise ToolCallError(f"A tool call is not JSON: {reason}.", text=text)
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"{number[:20]} is no finite number")
-    return value
-
-
-# Not strict: small models write line breaks inside strings, which leaves no doubt what is meant.
-_DECODER = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=_finite)

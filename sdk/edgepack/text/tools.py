@@ -18,7 +18,7 @@ from edgepack.prefix import common_length
 from edgepack.text.detokenize import Detokenizer
 from edgepack.text.messages import plain
 from edgepack.text.thoughts import after, marks_of
-from edgepack.text.tool_arguments import coerced, place_of, strict
+from edgepack.text.tool_arguments import coerced, place_of, strict, typed
 from edgepack.text.tool_formats import ARGUMENTS, format_of
 from edgepack.text.tool_signature import definition_of
 
@@ -68,7 +68,7 @@ class Spoken(NamedTuple):
     def of(cls, ids: Sequence[int], tokenizer: Tokenizer, template_source: str, *, at_start: bool) -> Spoken:
         """Return an answer with the special tokens that mark a call or a thought, which have no text of their own."""
         form = format_of(template_source)
-        marks = "\0".join((form.opening, form.closing, *chain(*marks_of(template_source))))
+        marks = "\0".join((form.opening, *form.inside, form.closing, *chain(*marks_of(template_source))))
         words, pieces, names = Detokenizer(tokenizer, at_start=at_start), [], []
         for id in ids:
             pieces.append(words.push(id))
@@ -141,7 +141,7 @@ class Tools:
         whole = begun + spoken.text
         try:
             content, found = form.split(whole, self._validators, after(whole, marks_of(template_source)))
-            calls = tuple(self._call(value, text) for value in found)
+            calls = tuple(self._call(value, text, form.untyped) for value in found)
         except ToolCallError as error:
             error.text = text
             raise
@@ -163,21 +163,25 @@ class Tools:
 
         return parse
 
-    def _call(self, value: object, text: str) -> ToolCall:
+    def _call(self, value: object, text: str, untyped: bool) -> ToolCall:
         name = value.get("name") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(name, str):
             raise ToolCallError("A tool call is not an object with a name.", text=text)
         if name not in self._validators:
             hint = f"It was given: {', '.join(self._validators)}."
             raise ToolCallError(f"The model called {name[:64]!r}, which is no tool.", text=text, hint=hint)
-        given = [value[key] for key in ARGUMENTS if key in value]
-        if len(given) != 1 or not isinstance(given[0], dict):
+        given = [key for key in ARGUMENTS if key in value]
+        if len(given) != 1 or not isinstance(value[given[0]], dict):
             raise ToolCallError(f"A call of {name!r} has no object of arguments.", text=text)
+        arguments: dict[str, Any] = value[given[0]]
+        if untyped:
+            arguments = typed(self._validators[name], arguments)
         try:
-            plain(value, f"A call of {name!r}")  # what could not be told again in the next turn
+            plain(
+                {**value, given[0]: arguments}, f"A call of {name!r}"
+            )  # what could not be told again in the next turn
         except UsageError as error:
             raise ToolCallError(error.message, text=text) from None
-        arguments: dict[str, Any] = given[0]
         written: dict[str, Any] = {}
         if reason := _fault(self._validators[name], arguments):
             arguments, written = coerced(self._validators[name], arguments)

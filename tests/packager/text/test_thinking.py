@@ -95,6 +95,38 @@ KINDS: dict[str, tuple[str, Thinking | None]] = {
             field="content",
         ),
     ),
+    "left out of earlier answers, from a channel that is named nowhere": (  # as Gemma 4's smaller models have it
+        "{% if enable_thinking %}<turn>system\n<|think|></turn>\n{% endif %}"
+        + AS_IT_IS.replace("m.content", "m.content.split('<|channel>')[0] + m.content.split('<channel|>')[-1]"
+                           " if '<channel|>' in m.content else m.content")
+        + ASKS + "{% endif %}",
+        Thinking(
+            opening="<|channel>thought",
+            closing="<channel|>",
+            ending="\n<channel|>\n\n",
+            default=False,
+            switch=ENABLE,
+            field="content",
+        ),
+    ),
+    "printed beside calls, an empty one for a model that is not to think": (  # as Gemma 4's larger models have it
+        "{% if enable_thinking %}<turn>system\n<|think|></turn>\n{% endif %}"
+        "{% for m in messages %}<turn>{{ m.role }}\n"
+        "{% if m.tool_calls and m.reasoning_content %}"
+        "<|channel>thought\n{{ m.reasoning_content }}\n<channel|>{% endif %}"
+        "{% for c in m.tool_calls or [] %}<|tool_call>call:{{ c.function.name }}{}<tool_call|>{% endfor %}"
+        "{{ m.content.split('<channel|>')[-1] }}</turn>\n{% endfor %}"
+        + ASKS + "{% if not enable_thinking %}<|channel>thought\n<channel|>{% endif %}{% endif %}",
+        Thinking(
+            opening="<|channel>thought",
+            closing="<channel|>",
+            ending="<channel|>",
+            skipped="<|channel>thought\n<channel|>",
+            default=False,
+            switch=ENABLE,
+            field="reasoning_content",
+        ),
+    ),
     "left out of all but the last answer": (  # as LFM2.5 has it
         AS_IT_IS.replace(
             "m.content",

@@ -801,9 +801,8 @@ def test_known_templates_pass_the_check(source: str) -> None:
     "source",
     [
         "{{ messages }}{{ tools }}",
-        "<tool_call>\\n<function=f>\\n<parameter=p>\\nv\\n</parameter>\\n</function>\\n</tool_call>{{ c.arguments }}",
         "<tool_call>{name}<arg_key>{key}</arg_key><arg_value>{value}</arg_value></tool_call>{{ tc.arguments }}",
-        "[TOOL_CALLS]{{ name }}[ARGS]{{ arguments|tojson }}",
+        "[TOOL_CALLS]{{ name }}{{ arguments|tojson }}",
         "<function=example_function_name>{\"example_name\": \"example_value\"}</function>",
     ],
 )  # fmt: skip
