@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, arranged, layer_of
-from edgepack.bundle.rope import Rope
+from edgepack.bundle.rope import ProportionalScaling, Rope
 from edgepack_packager import families
 from edgepack_packager.checkpoint.weights import Float32
 
@@ -69,6 +69,21 @@ QWEN3_5: Mapping[str, Any] = {
 """A model of delta rules, of whose five layers the fourth attends."""
 
 
+LFM3: Mapping[str, Any] = {
+    "n_layers": 6,
+    "qk_norm": "head",
+    "gated": "heads",
+    "norms": "both",
+    "convolution": Convolution(length=7),
+    "convolving": (0, 1, 3, 5),
+    "pattern": (
+        *[Positions(Rope(1000000.0, 16, ProportionalScaling(4)))] * 4,
+        *[Positions(Rope(10000.0, 16), 24)] * 2,
+    ),
+}
+"""A model of convolutions, of whose six layers the third attends to all and the fifth to a window, heads with gates."""
+
+
 def changed(decoder: Decoder, **fields: Any) -> Decoder:
     """Return a decoder whose layers are alike, but for how they see positions, with some facts changed in all."""
     return _decoder(facts(decoder) | fields)
@@ -124,9 +139,8 @@ def facts(decoder: Decoder) -> dict[str, Any]:
         found |= {"convolving": tuple(convolving), "convolution": next(iter(convolving.values()))}
     if correcting := decoder.correcting:
         found |= {"correcting": tuple(correcting), "delta": next(iter(correcting.values()))}
-    if decoder.states:
-        return found | {"pattern": tuple(Positions(each.rope, each.window) for each in decoder.attentions[:1])}
-    mixers = [decoder.attention(index) for index in range(len(decoder.pattern))]
+    first, attending = decoder.attentions[0], decoder.attending
+    mixers = [attending.get(index, first) for index in range(len(decoder.pattern))]
     return found | {"pattern": tuple(Positions(each.rope, each.window) for each in mixers)}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, ProportionalScaling, Rope, YarnScaling
 
 
@@ -151,6 +151,9 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
         case "exaone4":
             letters = "".join("L" if layer.window else "G" for layer in layers[: len(decoder.pattern)])
             fields["sliding_window_pattern"] = letters if "L" in letters else None
+        case "edgepack" if decoder.convolving and _proportional(decoder):
+            fields |= _by_type(decoder)
+            fields |= {"use_sandwich_norm": decoder.layer(0).post_norms, "use_attention_gate": bool(layers[0].gated)}
         case "gemma4_text":
             fields |= _gemma4_fields(decoder)
         case "lfm2":
@@ -169,23 +172,37 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
     return fields
 
 
-def _gemma4_fields(decoder: Decoder) -> dict[str, object]:
-    layers = {bool(layer.window): layer for layer in decoder.attentions}
+def _proportional(decoder: Decoder) -> bool:
+    return any(isinstance(rope.scaling, ProportionalScaling) for rope in decoder.ropes)
+
+
+def _by_type(decoder: Decoder) -> dict[str, object]:
+    """What layers with a window and without have of their own, each type in its place."""
     names = {True: "sliding_attention", False: "full_attention"}
-    ropes = {names[local]: layer.rope for local, layer in layers.items() if layer.rope}
-    fields: dict[str, object] = {
-        "layer_types": [names[bool(layer.window)] for layer in decoder.attentions],
+    ropes = {names[bool(layer.window)]: layer.rope for layer in decoder.attentions if layer.rope}
+    return {
+        "layer_types": [
+            names[bool(layer.mixer.window)] if isinstance(layer.mixer, Attention) else "conv"
+            for layer in decoder.layers
+        ],
         "rope_parameters": {
             kind: {"rope_theta": rope.theta, **(_scaling(rope) or {"rope_type": "default"})}
             for kind, rope in ropes.items()
         },
         "rope_scaling": None,
+    }
+
+
+def _gemma4_fields(decoder: Decoder) -> dict[str, object]:
+    sizes = {bool(layer.window): layer.head_dim for layer in decoder.attentions}
+    return {
+        **_by_type(decoder),
+        "global_head_dim": sizes.get(False, decoder.attentions[0].head_dim),
         "num_kv_shared_layers": decoder.n_layers - len(decoder.keeping),
         "use_double_wide_mlp": decoder.layers[-1].mlp.size != decoder.layers[0].mlp.size,
         "hidden_size_per_layer_input": decoder.inputs,
         "vocab_size_per_layer_input": decoder.n_vocab,
     }
-    return fields | {"global_head_dim": layers[False].head_dim if False in layers else decoder.attentions[0].head_dim}
 
 
 def _scaling(rope: Rope) -> dict[str, Any] | None:

@@ -121,9 +121,19 @@ class _Decoding(Building):
         output = self._attended(layer, *self._parts(name, kind, inputs))
         output = self._cast(output, f"{name}.output.single", F32) if self._half else output
         if kind.gated:
-            opened = self._add("Sigmoid", [self._linear(f"{name}.gate", inputs)], f"{name}.opened")
-            output = self._add("Mul", [output, opened], f"{name}.gated")
+            output = self._opened(name, kind, inputs, output)
         return self._linear(f"{name}.o", output)
+
+    def _opened(self, name: str, kind: Attention, inputs: str, output: str) -> str:
+        opened = self._add("Sigmoid", [self._linear(f"{name}.gate", inputs)], f"{name}.opened")
+        if kind.gated != "heads":
+            return self._add("Mul", [output, opened], f"{name}.gated")
+        apart = [
+            self._add("Reshape", [of, self._integers(f"{kind.n_heads}x{size}", 0, 0, kind.n_heads, size)], made)
+            for of, size, made in ((output, kind.head_dim, f"{name}.heads"), (opened, 1, f"{name}.gates"))
+        ]
+        product = self._add("Mul", apart, f"{name}.gated")
+        return self._add("Reshape", [product, self._integers("flat", 0, 0, -1)], f"{name}.flat")
 
     def _parts(self, name: str, kind: Attention, inputs: str) -> tuple[dict[str, str], list[str]]:
         """q, and what the layer has of k and v, as attention takes them, and the tables that it rotates them by."""

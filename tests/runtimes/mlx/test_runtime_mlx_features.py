@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import variants
-from decoders import LFM2, QWEN3_5, Positions, RandomWeights, changed, describe
+from decoders import LFM2, LFM3, QWEN3_5, Positions, RandomWeights, changed, describe
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
@@ -164,6 +164,7 @@ CASES = {
         {**LFM2, "convolution": Convolution(length=3, bias=True)}, "lfm2", {"convolution": Convolution(length=3)}
     ),
     "convolutions and a head": Case({**LFM2, "tied": False}, "edgepack", {"qk_norm": None}),
+    "gates of heads between convolutions": Case(LFM3, "edgepack", {"gated": False}),
     "delta rules": Case(QWEN3_5, "edgepack", {"gated": False}),
     "temperature": Case({"temperature": Temperature(0.3, 64)}, "ministral3", {"temperature": Temperature(0.3, 65)}),
     "temperature and yarn": Case(

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from decoders import LFM2, QWEN3_5, Positions, RandomWeights, changed, describe
+from decoders import LFM2, LFM3, QWEN3_5, Positions, RandomWeights, changed, describe
 from variants import nmse
 
 from edgepack.bundle.decoder import Convolution, Decoder, Temperature
@@ -106,6 +106,7 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "gelu": ({"activation": "gelu_tanh"}, [{"activation": "silu"}]),
     "convolutions": (LFM2, [{"qk_norm": None}]),
+    "gates of heads between convolutions": (LFM3, [{"gated": False}, {"norms": "before"}]),
     "convolutions with biases": (
         {**LFM2, "convolution": Convolution(length=3, bias=True)},
         [{"convolution": Convolution(length=3)}],

@@ -63,9 +63,23 @@ def attention(nodes: Nodes, decoder: Decoder, layer: int, inputs: str) -> str:
     if nodes.kv_cache == "f16":
         output = nodes.cast(output, f"{name}.output.single", "f32")
     if kind.gated:
-        opened = nodes.add("Sigmoid", [nodes.linear(f"{name}.gate", inputs)], f"{name}.opened")
-        output = nodes.add("Mul", [output, opened], f"{name}.gated")
+        output = _opened(nodes, name, kind, inputs, output)
     return nodes.linear(f"{name}.o", output)
+
+
+def _opened(nodes: Nodes, name: str, kind: Attention, inputs: str, output: str) -> str:
+    """Add the gate of each element of the attention's result, or of each head's."""
+    opened = nodes.add("Sigmoid", [nodes.linear(f"{name}.gate", inputs)], f"{name}.opened")
+    if kind.gated != "heads":
+        return nodes.add("Mul", [output, opened], f"{name}.gated")
+    parts = {"heads": (output, kind.head_dim), "gates": (opened, 1)}
+    apart = [
+        nodes.add("Reshape", [of, nodes.integers(f"{kind.n_heads}x{size}", 0, 0, kind.n_heads, size)], f"{name}.{part}")
+        for part, (of, size) in parts.items()
+    ]
+    return nodes.add(
+        "Reshape", [nodes.add("Mul", apart, f"{name}.gated"), nodes.integers("flat", 0, 0, -1)], f"{name}.flat"
+    )
 
 
 def _parts(nodes: Nodes, name: str, kind: Attention, inputs: str) -> tuple[dict[str, str], list[str]]:
