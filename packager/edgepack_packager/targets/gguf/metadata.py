@@ -10,7 +10,8 @@ import numpy as np
 from edgepack.bundle.decoder import Decoder, Delta
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, YarnScaling
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.gguf.architecture import YARN_TURNS, Architecture, choose, ropes
+from edgepack_packager.targets.gguf.architecture import Architecture, choose
+from edgepack_packager.targets.gguf.features import YARN_TURNS, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
 from edgepack_packager.targets.gguf.recipe import SCHEMES
