@@ -160,8 +160,12 @@ class RandomWeights:
 
 def _draw(decoder: Decoder, name: str, shape: tuple[int, ...], seed: int, gain: float) -> Float32:
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
+    if name.endswith("q_norm") and decoder.attention(layer_of(name)).scale == 1:  # nothing else keeps scores small
+        return (1 + np.float32(0.2) * normal) * np.float32(shape[0] ** -0.5)
     if name.endswith("norm"):
         return 1 + np.float32(0.2) * normal
+    if name.endswith(".scale"):
+        return np.float32(0.9) + np.float32(0.1) * normal
     if name.endswith(".bias"):
         return np.float32(0.5) * normal
     if name == "embedding" and not decoder.tied:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from edgepack.bundle.bounds import MAX_LAYERS
 from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, YarnScaling
+from edgepack.bundle.rope import Llama3Scaling, LongRopeScaling, ProportionalScaling, YarnScaling
 from edgepack_runtimes.gguf.graphs import EXAONE4_OF_64, GRAPHS, Graph
 from edgepack_runtimes.gguf.header import Array, Header, damaged
 from edgepack_runtimes.gguf.keys import Keys, float32
+from edgepack_runtimes.gguf.layers import check_layers
 from edgepack_runtimes.gguf.positions import check_positions
 from edgepack_runtimes.gguf.tensors import check_tensors
 
@@ -35,22 +36,30 @@ def check(header: Header, decoder: Decoder, path: Path) -> str:
     _check_numbers(keys, graph, decoder)
     check_positions(keys, graph, decoder)
     keys.check_all_read()
-    check_tensors(header, decoder, path)
+    check_tensors(header, graph, decoder, path)
     return architecture
 
 
 def _check_graph(keys: Keys, graph: Graph, decoder: Decoder) -> None:
     layer, attention = decoder.layer(0), decoder.attentions[0]
-    if not decoder.alike:
+    if graph.by_layer:
+        check_layers(keys, decoder)
+    elif not decoder.alike:
         raise keys.fail("its architecture has layers of one shape, the model of several")
     _check_convolutions(keys, graph, decoder)
     _check_delta_rules(keys, graph, decoder)
-    partial = any(rope.dim != attention.head_dim for rope in decoder.ropes)
+    partial = any(each.rope and each.rope.dim != each.head_dim for each in decoder.attentions)
+    still = any(isinstance(rope.scaling, ProportionalScaling) for rope in decoder.ropes)
+    scaled = any(kind.scaled for kind in decoder.kinds)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
         "attention to what comes after": (False, decoder.at_once),
         "activation": (graph.activation, layer.mlp.activation),
         "norm of q and k": (graph.qk_norm, attention.qk_norm),
+        "norm of v": (graph.v_norm, any(each.v_norm for each in decoder.attentions)),
+        "inputs of layers": (decoder.inputs * graph.by_layer, decoder.inputs),
+        "scale of layers": (graph.by_layer and scaled, scaled),
+        "rotation of the first pairs alone": (graph.by_layer and still, still),
         "place of the norms": (graph.norms, layer.norms),
         "softcap on the scores": (graph.attention_softcap is not None, attention.softcap is not None),
         "softcap on the logits": (graph.logits_softcap is not None and capped, capped),
@@ -123,19 +132,26 @@ def _check_scales(keys: Keys, graph: Graph, decoder: Decoder) -> None:
 
 
 def _check_numbers(keys: Keys, graph: Graph, decoder: Decoder) -> None:
-    attention = decoder.attentions[0]
+    attention = next((each for each in decoder.attentions if not each.window), decoder.attentions[0])
     head = decoder.hidden_size // attention.n_heads
     sizes = {  # (what the model has, what llama.cpp assumes for a key that is absent)
         "block_count": (decoder.n_layers, None),
         "embedding_length": (decoder.hidden_size, None),
-        "feed_forward_length": (decoder.layer(0).mlp.size, None),
         "attention.head_count": (attention.n_heads, None),
         "attention.key_length": (attention.head_dim, head),
         "attention.value_length": (attention.head_dim, head),
         "vocab_size": (decoder.n_vocab, decoder.n_vocab),
     }
-    if not graph.convolutions:
-        sizes["attention.head_count_kv"] = (attention.n_kv_heads, attention.n_heads)
+    mlps = [layer.mlp.size for layer in decoder.layers]
+    kv_heads = [each.n_kv_heads for each in decoder.attentions]
+    if graph.by_layer:
+        keys.check("feed_forward_length", keys.each("feed_forward_length", decoder.n_layers), mlps)
+        found = keys.each("attention.head_count_kv", decoder.n_layers, attention.n_heads)
+        keys.check("attention.head_count_kv", found, kv_heads)
+    else:
+        sizes["feed_forward_length"] = (mlps[0], None)
+        if not graph.convolutions:
+            sizes["attention.head_count_kv"] = (kv_heads[0], attention.n_heads)
     for key, (wanted, assumed) in sizes.items():
         keys.check(key, keys.integer(key, assumed), wanted)
     if decoder.n_layers > MAX_LAYERS:
@@ -147,13 +163,21 @@ def _check_numbers(keys: Keys, graph: Graph, decoder: Decoder) -> None:
         "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
         "rope.scaling.attn_factor": (_attention_factor(decoder), 1.0),
         "attn_logit_softcapping": (attention.softcap, graph.attention_softcap),
-        "final_logit_softcapping": (decoder.logits_softcap, graph.logits_softcap or None),
     }
     for key, (number, assumption) in numbers.items():
         keys.check(key, keys.number(key, assumption), float32(number))
+    keys.check("final_logit_softcapping", _logits_softcap(keys, graph), float32(decoder.logits_softcap))
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, Array) and tokens.length != decoder.n_vocab:
         raise keys.fail(f"tokenizer.ggml.tokens has {tokens.length} entries, the model's vocabulary {decoder.n_vocab}")
+
+
+def _logits_softcap(keys: Keys, graph: Graph) -> float | None:
+    """What a key says or llama.cpp assumes. Where layers differ, 0 is none."""
+    found = keys.get("final_logit_softcapping")
+    if graph.by_layer and type(found) is float and found == 0:
+        return None
+    return keys.number("final_logit_softcapping", graph.logits_softcap or None)
 
 
 def _epsilon(graph: Graph, decoder: Decoder) -> float:

@@ -46,6 +46,15 @@ class Keys:
         found = self.get(key)
         self.check(key, [*map(int, found.values)] if isinstance(found, Array) else found, wanted)
 
+    def each(self, key: str, layers: int, default: int | None = None) -> list[int | None]:
+        """Return the number that each layer has: the one of all, or its own of a list."""
+        found = self.get(key)
+        if not isinstance(found, Array):
+            return [self.integer(key, default)] * layers
+        if len(found.values) != layers or any(type(value) is not int for value in found.values):
+            raise self.wrong(key, found, f"{layers} integers")
+        return [*map(int, found.values)]
+
     def wrong(self, key: str, found: object, wanted: str) -> EngineError:
         return damaged(self._path, f"{self._prefix}{key} is {found}, not {wanted}")
 

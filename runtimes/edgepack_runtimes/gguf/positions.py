@@ -80,13 +80,15 @@ def _positions(keys: Keys, graph: Graph, decoder: Decoder) -> list[_Position]:
         factor, yarn = 1.0, _Yarn(factor, original, fast, slow)
     else:
         keys.check("rope.scaling.type", kind, "linear")
-    dim = keys.integer("rope.dimension_count", decoder.attentions[0].head_dim)
+    full = next((each for each in decoder.attentions if not each.window), decoder.attentions[0])
+    dim = keys.integer("rope.dimension_count", full.head_dim)
+    local_dim = keys.integer("rope.dimension_count_swa", dim) if graph.by_layer else dim
     local = position = _Position(base, dim, factor, yarn, None)
     window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
     if window:
         local_base = keys.number("rope.freq_base_swa", graph.local_base or base)
         local = _Position(
-            base if graph.one_base else local_base, dim, factor if graph.local_scaling else 1.0, None, window
+            base if graph.one_base else local_base, local_dim, factor if graph.local_scaling else 1.0, None, window
         )
     is_local = _local_layers(keys, graph, decoder)
     if graph.window and not (window and any(is_local)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import UnsupportedModelError
 from edgepack_packager.checkpoint.gguf import names
 from edgepack_packager.targets.gguf.features import Feature, features
@@ -25,7 +25,9 @@ class Architecture:
     windows. ``needs_window``: llama.cpp ends the process where no layer has one. ``huge_layers``: with so many layers
     llama.cpp takes a model for the one of 27 B, whose scores are scaled by (hidden size / heads) ** -0.5. ``layers``:
     the graph is of models with so many layers alone (0: of any number), ``not_layers``: of all others alone.
-    ``scales``: keys say what embeddings, scores, blocks and logits are multiplied by.
+    ``scales``: keys say what embeddings, scores, blocks and logits are multiplied by. ``by_layer``: keys say how many
+    layers share keys, what layers get of a token, and their sizes; a table says which pairs turn in those without
+    window, the scores are as they are, and there must be layers with a window and others.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Architecture:
     layers: int = 0
     not_layers: int = 0
     scales: bool = False
+    by_layer: bool = False
 
     def lacks(self, decoder: Decoder) -> list[str]:
         """Return what keeps a decoder from being written as this architecture, in the order of ``Feature``."""
@@ -47,6 +50,8 @@ class Architecture:
             missing.append(f"has windows in models of {self.layers} layers alone")
         if decoder.n_layers == self.not_layers:
             missing.append(f"always has windows in models of {self.not_layers} layers")
+        if self.by_layer and len({bool(each.window) for each in decoder.attentions}) < 2:
+            missing.append("always has layers with a window and layers without")
         return missing
 
     def embedding_scale(self, decoder: Decoder) -> float:
@@ -55,13 +60,15 @@ class Architecture:
             return decoder.embedding_scale
         return sqrt(decoder.hidden_size) if Feature.EMBEDDING_SCALE in self.always else 1.0
 
-    def score_scale(self, decoder: Decoder) -> float:
-        """Return what this architecture multiplies the scores by."""
+    def score_scale(self, decoder: Decoder, attention: Attention) -> float:
+        """Return what this architecture multiplies the scores of a layer by."""
         if self.scales:
-            return decoder.attentions[0].score_scale
+            return attention.score_scale
+        if self.by_layer:
+            return 1.0
         if decoder.n_layers == self.huge_layers:
-            return 1 / sqrt(decoder.hidden_size // decoder.attentions[0].n_heads)
-        return 1 / sqrt(decoder.attentions[0].head_dim)
+            return 1 / sqrt(decoder.hidden_size // attention.n_heads)
+        return 1 / sqrt(attention.head_dim)
 
     @property
     def fused(self) -> bool:
@@ -73,6 +80,9 @@ _F = Feature
 _ANY = frozenset({_F.QKV_BIAS, _F.HEAD, _F.LINEAR})
 _LLAMA = _ANY | {_F.OUTPUT_BIAS, _F.MLP_BIAS, _F.OTHER_WIDTH, _F.LLAMA3, _F.YARN}
 _GEMMA = frozenset({_F.GELU, _F.EMBEDDING_SCALE})
+_BY_LAYER = frozenset(
+    {_F.HEADS_BY_WINDOW, _F.KV_HEADS, _F.MLP_SIZES, _F.SHARED_KEYS, _F.INPUTS, _F.SCALED_LAYERS, _F.PROPORTIONAL}
+)
 _EXAONE4 = frozenset({_F.QK_NORM, _F.NORMS_AFTER})
 
 ARCHITECTURES = (
@@ -98,6 +108,13 @@ ARCHITECTURES = (
         may=_ANY | {_F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.FULL_SCALING, _F.LOCAL_ROPE},
         period=6,
         huge_layers=62,
+    ),
+    Architecture(
+        "gemma4",
+        always=_GEMMA | {_F.POST_NORMS, _F.QK_NORM, _F.V_NORM},
+        may=_BY_LAYER | {_F.HEAD, _F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.LOCAL_ROPE, _F.FULL_SCALING},
+        period=1,
+        by_layer=True,
     ),
     Architecture("mistral3", may=_LLAMA | {_F.TEMPERATURE, _F.OTHER_TURNS}),
     Architecture(

@@ -5,16 +5,31 @@ from __future__ import annotations
 from enum import StrEnum
 from math import sqrt
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Decoder
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.bundle.decoder import Attention, Decoder, Layer
+from edgepack.bundle.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
 
 
 class Feature(StrEnum):
     """What a decoder may have that not every architecture has, in the words of an error message."""
 
     UNLIKE = "layers of several shapes"
+    HEADS_BY_WINDOW = "heads of another size in layers with a window"
+    KV_HEADS = "several numbers of KV heads"
+    MLP_SIZES = "MLPs of several sizes"
+    SHARED_KEYS = "layers that read the keys of others"
+    OTHER_SHARED_KEYS = "shared keys of others than the last two layers that have some, with a window and without"
+    INPUTS = "inputs of layers"
+    SCALED_LAYERS = "scaled layers"
     CONVOLUTIONS = "short convolutions"
     CONVOLUTION_BIAS = "biases in convolutions"
     DELTA_RULES = "gated delta rules"
@@ -27,6 +42,7 @@ class Feature(StrEnum):
     QK_NORM = "norms of q and k"
     WIDE_QK_NORM = "norms of all heads of q and k together"
     ROTATED_QK_NORM = "norms of q and k after their rotation"
+    V_NORM = "norms of v"
     TEMPERATURE = "queries that grow with their position"
     OTHER_TEMPERATURE = "queries that grow by another length than the original context of their rope"
     POST_NORMS = "norms after each block"
@@ -47,6 +63,8 @@ class Feature(StrEnum):
     LONGROPE = "longrope scaling"
     YARN = "yarn rope scaling"
     YARN_LOCAL = "yarn rope scaling in layers with a window"
+    PROPORTIONAL = "proportional rope scaling"
+    PROPORTIONAL_LOCAL = "proportional rope scaling in layers with a window"
     OTHER_TURNS = "a yarn ramp between other turns than 32 and 1"
     OTHER_RAMP = "a yarn ramp that is not one between two whole pairs"
     FOURTH_WITHOUT_ROPE = "every fourth layer without rope"
@@ -64,6 +82,12 @@ _SCALINGS = {
     Llama3Scaling: Feature.LLAMA3,
     LongRopeScaling: Feature.LONGROPE,
     YarnScaling: Feature.YARN,
+    ProportionalScaling: Feature.PROPORTIONAL,
+}
+_LOCAL = {
+    Feature.LINEAR: Feature.LINEAR_LOCAL,
+    Feature.YARN: Feature.YARN_LOCAL,
+    Feature.PROPORTIONAL: Feature.PROPORTIONAL_LOCAL,
 }
 
 YARN_TURNS = (32.0, 1.0)
@@ -74,7 +98,12 @@ def features(decoder: Decoder) -> frozenset[Feature]:
     """Return a decoder's features."""
     layer, attention = decoder.layer(0), decoder.attentions[0]
     has = {
-        Feature.UNLIKE: not decoder.alike,
+        Feature.UNLIKE: _unlike(decoder),
+        Feature.HEADS_BY_WINDOW: len({each.head_dim for each in decoder.attentions}) > 1,
+        Feature.KV_HEADS: len({each.n_kv_heads for each in decoder.attentions}) > 1,
+        Feature.MLP_SIZES: len({kind.mlp.size for kind in decoder.kinds}) > 1,
+        Feature.INPUTS: bool(decoder.inputs),
+        Feature.SCALED_LAYERS: any(kind.scaled for kind in decoder.kinds),
         Feature.CONVOLUTIONS: bool(decoder.convolving),
         Feature.DELTA_RULES: bool(decoder.correcting),
         Feature.OTHER_DELTA_HEADS: any(
@@ -90,6 +119,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.QK_NORM: attention.qk_norm == "head",
         Feature.WIDE_QK_NORM: attention.qk_norm == "width",
         Feature.ROTATED_QK_NORM: attention.qk_norm == "rotated",
+        Feature.V_NORM: any(each.v_norm for each in decoder.keeping.values()),
         Feature.TEMPERATURE: attention.temperature is not None,
         Feature.OTHER_TEMPERATURE: _grows_by_another_length(decoder),
         Feature.POST_NORMS: layer.norms == "both",
@@ -100,14 +130,40 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.ATTENTION_SOFTCAP: attention.softcap is not None,
         Feature.LOGITS_SOFTCAP: decoder.logits_softcap is not None,
         Feature.HEAD: not decoder.tied,
-        Feature.OTHER_WIDTH: attention.q_size != decoder.hidden_size,
+        Feature.OTHER_WIDTH: any(each.q_size != decoder.hidden_size for each in decoder.attentions),
     }
     found = {feature for feature, present in has.items() if present}
     if decoder.embedding_scale != 1:
         # The published scales are the root, rounded to the weights' type: bf16 has 8 bits.
         rounded = abs(decoder.embedding_scale / sqrt(decoder.hidden_size) - 1) <= 2**-8
         found.add(Feature.EMBEDDING_SCALE if rounded else Feature.OTHER_EMBEDDING_SCALE)
-    return frozenset(found | _of_positions(decoder))
+    return frozenset(found | _of_sharing(decoder) | _of_positions(decoder))
+
+
+def _unlike(decoder: Decoder) -> bool:
+    """Whether layers with the same type of mixer differ in what no architecture's layers differ in."""
+    normed = {bool(each.v_norm) for each in decoder.keeping.values()}
+    sizes = {(bool(each.window), each.head_dim) for each in decoder.attentions}
+    if len(normed) > 1 or len(sizes) > len({windowed for windowed, _ in sizes}):
+        return True
+    return len({_common(kind) for kind in decoder.kinds}) > len({type(kind.mixer) for kind in decoder.kinds})
+
+
+def _common(layer: Layer) -> Layer:
+    """Return a layer without what has a feature of its own where layers differ in it."""
+    mixer = layer.mixer
+    if isinstance(mixer, Attention):
+        mixer = replace(mixer, rope=None, window=None, head_dim=1, n_kv_heads=1, v_norm=UNSET, kv_layer=UNSET)
+    return replace(layer, mixer=mixer, mlp=replace(layer.mlp, size=1), scaled=UNSET)
+
+
+def _of_sharing(decoder: Decoder) -> set[Feature]:
+    read = {index: each.kv_layer for index, each in decoder.attending.items() if not each.owns}
+    own = len(decoder.keeping)
+    last = {index: own - (2 if each.window else 1) for index, each in decoder.attending.items() if index >= own}
+    if not read:
+        return set()
+    return {Feature.SHARED_KEYS} if read == last else {Feature.SHARED_KEYS, Feature.OTHER_SHARED_KEYS}
 
 
 def ropes(decoder: Decoder) -> tuple[Rope, Rope]:
@@ -130,25 +186,22 @@ def _of_positions(decoder: Decoder) -> set[Feature]:
             found.add(Feature.SEVERAL_WINDOWS)
     local = {layer.rope for layer in layers if layer.rope and layer.window}
     other = {layer.rope for layer in layers if layer.rope and not layer.window}
-    if Feature.WINDOW not in found and len(local | other) == 1:
+    proportional = any(isinstance(rope.scaling, ProportionalScaling) for rope in local)
+    if Feature.WINDOW not in found and len(local | other) == 1 and not proportional:
         local, other = set(), local | other  # windows that hide nothing, on which nothing else depends
     if len(local) > 1 or len(other) > 1:
         found.add(Feature.OTHER_ROPES)
     elif local and other and local != other:
         plain = {replace(rope, scaling=None) for rope in other}
         found.add(Feature.FULL_SCALING if local == plain else Feature.LOCAL_ROPE)
+    if any(layer.rope and layer.rope.dim != layer.head_dim for layer in layers):
+        found.add(Feature.PARTIAL)
     for rope in local | other:
-        if rope.dim != decoder.attentions[0].head_dim:
-            found.add(Feature.PARTIAL)
         if isinstance(yarn := rope.scaling, YarnScaling):
             found |= _of_yarn(yarn)
     found |= {_SCALINGS[type(rope.scaling)] for rope in other if rope.scaling}
-    found |= {_local(_SCALINGS[type(rope.scaling)]) for rope in local if rope.scaling}
-    return found
-
-
-def _local(scaling: Feature) -> Feature:
-    return {Feature.LINEAR: Feature.LINEAR_LOCAL, Feature.YARN: Feature.YARN_LOCAL}.get(scaling, scaling)
+    scaled = (_SCALINGS[type(rope.scaling)] for rope in local if rope.scaling)
+    return found | {_LOCAL.get(scaling, scaling) for scaling in scaled}
 
 
 def _without_rope(decoder: Decoder) -> set[Feature]:

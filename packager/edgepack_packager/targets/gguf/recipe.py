@@ -166,9 +166,13 @@ def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: 
 def sizes(decoder: Decoder, rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each type that it may be given: of ``_OFFERED`` those whose blocks fill its rows,
     and the half precision that the decoder's activations fit in."""
-    offered = [*_OFFERED, "bf16" if decoder.wide else "f16"]
+    offered = [*_OFFERED, _half(decoder)]
     fitting = {kind: of for kind, of in FORMATS.items() if kind in offered and columns % of.block == 0}
     return {kind: rows * of.row_bytes(columns) for kind, of in fitting.items()}
+
+
+def _half(decoder: Decoder) -> Kind:
+    return "bf16" if decoder.wide else "f16"
 
 
 def _fitting(kind: Kind, columns: int) -> Kind:
@@ -185,10 +189,14 @@ def _asked(
         return "f32"
     if FORMATS[kind].block == 1:
         # What the file multiplies, 16 bits would round a second time.
-        return "f32" if name == "embedding" and factor(decoder, name) != 1 else kind
-    if name == "head" or (name == "embedding" and decoder.tied):
+        again = name.endswith(("embedding", "inputs.gate")) and factor(decoder, name) != 1
+        return "f32" if again else kind
+    if name == "inputs.projection":
+        return _half(decoder)  # llama.cpp leaves it as it is: in a converter's file, in 16 bits
+    looked_up = name in ("embedding", "inputs.embedding")
+    if name == "head" or (looked_up and decoder.tied):
         return "q8_0" if kind == "q8_0" else "q6_K"
-    if name == "embedding":
+    if looked_up:
         # which is hardly ever on the grid of the other matrices; llama.cpp knows that of q2_0 alone
         return "q4_K" if kind in GRIDS else kind
     layer = int(name.split(".")[1])
