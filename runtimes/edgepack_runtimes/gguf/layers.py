@@ -21,7 +21,7 @@ def check_layers(keys: Keys, decoder: Decoder) -> None:
     for index, each in decoder.attending.items():
         read = UNSET if index < own else own - (2 if each.window else 1)
         if each.kv_layer != read:
-            raise keys.fail(f"layer {index} of its architecture reads the keys of {_of(read)}, the model's of another")
+            raise keys.fail(f"layer {index} of its architecture {_reads(read)}, the model's another's")
     local = [int(bool(each.window)) for each in decoder.attentions]
     if len(set(local)) < 2:
         raise keys.fail("its architecture has layers with a window and layers without, the model one kind")
@@ -54,5 +54,5 @@ def _common(layer: Layer) -> Layer:
     return replace(layer, mixer=mixer, mlp=replace(layer.mlp, size=1), scaled=UNSET)
 
 
-def _of(layer: object) -> str:
-    return "its own" if layer is UNSET else f"layer {layer}"
+def _reads(layer: object) -> str:
+    return "has keys of its own" if layer is UNSET else f"reads the keys of layer {layer}"
