@@ -166,6 +166,7 @@ def gemma4(
     scale: float | None = 1.0,
     inputs: int = 32,
     scaled: bool = True,
+    mlp: int = 96,
     wider: int = 2,
     **changes: Any,
 ) -> Decoder:
@@ -190,8 +191,8 @@ def gemma4(
             v_norm=UNSET if shared else True,
             kv_layer=own - 1 - windowed if shared else UNSET,
         )
-        mlp = Mlp(size=96 * (wider if shared else 1), activation="gelu_tanh")
-        return Layer(mixer=mixer, mlp=mlp, norms="both", inputs=inputs or UNSET, scaled=scaled or UNSET)
+        block = Mlp(size=mlp * (wider if shared else 1), activation="gelu_tanh")
+        return Layer(mixer=mixer, mlp=block, norms="both", inputs=inputs or UNSET, scaled=scaled or UNSET)
 
     kinds = layers.replace(" ", "")
     facts: dict[str, Any] = {

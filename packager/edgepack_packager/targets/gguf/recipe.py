@@ -211,19 +211,21 @@ def _asked(
 
 
 def _value(decoder: Decoder, architecture: Architecture, scheme: str, layer: int) -> Kind:
+    """It counts the layers that have one."""
     kind = SCHEMES[scheme].kind
-    attention = decoder.attention(layer)
-    shared = attention.n_heads // attention.n_kv_heads >= 4
+    keeping = [*decoder.keeping]
+    place, first = keeping.index(layer), decoder.attentions[0]
+    shared = first.n_heads // first.n_kv_heads >= 4
     match scheme:
         case "q2_k":
             kind = "q4_K" if shared else "q3_K"
         case "q3_k_m":
-            kind = "q5_K" if layer < 2 else "q4_K"
+            kind = "q5_K" if place < 2 else "q4_K"
         case "iq3_s" if shared:
             kind = "q4_K"
         case "iq4_nl" | "iq4_xs" if shared:
             kind = "q5_K"
-        case "q4_k_m" | "q5_k_m" if _more_bits(layer, decoder.n_layers):
+        case "q4_k_m" | "q5_k_m" if _more_bits(place, len(keeping)):
             kind = "q6_K"
     return "q5_K" if kind in ("q3_K", "q4_K") and _is_70b(decoder, architecture) else kind
 
