@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from decoders import LFM2, QWEN3_5, Positions, describe
+from msgspec import UNSET
 
-from edgepack.bundle.decoder import Convolution, Decoder, Delta, Temperature
-from edgepack.bundle.rope import LinearScaling, Llama3Scaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, Temperature, arranged, check
+from edgepack.bundle.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
 
 WINDOW = 24
 
@@ -148,7 +156,77 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
-DECODERS: dict[str, Decoder] = {name: describe(**fields) for name, fields in FIELDS.items()}
+
+def gemma4(
+    layers: str = "sfsf sf",
+    *,
+    head_dims: tuple[int, int] = (16, 32),
+    kv_heads: tuple[int, int] = (2, 2),
+    turned: int | None = 4,
+    scale: float | None = 1.0,
+    inputs: int = 32,
+    scaled: bool = True,
+    mlp: int = 96,
+    wider: int = 2,
+    **changes: Any,
+) -> Decoder:
+    """Return a small Gemma 4: "s" is a layer with a window, "f" one without, and those behind the space share keys.
+
+    Pairs are of layers with a window and without; ``turned`` pairs of a head turn in the latter, None: all. MLPs of
+    layers that share keys are ``wider``.
+    """
+    own = len(layers.split(" ")[0])
+
+    def layer(index: int, kind: str) -> Layer:
+        windowed, shared = kind == "s", index >= own
+        dim = head_dims[not windowed]
+        mixer = Attention(
+            n_heads=4,
+            n_kv_heads=kv_heads[not windowed],
+            head_dim=dim,
+            rope=rope(dim=dim) if windowed else rope(1e6, dim, scaling=turned and ProportionalScaling(turned)),
+            window=WINDOW if windowed else None,
+            scale=scale,
+            qk_norm="head",
+            v_norm=UNSET if shared else True,
+            kv_layer=own - 1 - windowed if shared else UNSET,
+        )
+        block = Mlp(size=mlp * (wider if shared else 1), activation="gelu_tanh")
+        return Layer(mixer=mixer, mlp=block, norms="both", inputs=inputs or UNSET, scaled=scaled or UNSET)
+
+    kinds = layers.replace(" ", "")
+    facts: dict[str, Any] = {
+        "family": "gemma4",
+        "architecture": "Gemma4ForCausalLM",
+        "n_layers": len(kinds),
+        "hidden_size": 64,
+        "n_vocab": 128,
+        "context": 512,
+        "trained_context": 512,
+        "norm_eps": 1e-6,
+        "tied": True,
+        "embedding_scale": 8.0,
+        "logits_softcap": 6.0,
+        **arranged([layer(index, kind) for index, kind in enumerate(kinds)]),
+    }
+    decoder = Decoder(**facts | changes)
+    check(decoder)
+    return decoder
+
+
+GEMMA4: dict[str, Decoder] = {
+    "gemma4": gemma4(),
+    "gemma4: untied, no inputs, nothing scaled, other KV heads": gemma4(
+        inputs=0, scaled=False, tied=False, logits_softcap=None, kv_heads=(2, 1)
+    ),
+    "gemma4: nothing shared, heads and MLPs of one size, a plain rope": gemma4(
+        "sfs", head_dims=(16, 16), turned=None, wider=1
+    ),
+    "gemma4: rounded embedding scale": gemma4(embedding_scale=8.03125),
+    "gemma4: scores": gemma4("ssf f", scale=None),
+}
+
+DECODERS: dict[str, Decoder] = {name: describe(**fields) for name, fields in FIELDS.items()} | GEMMA4
 
 
 def architecture(name: str) -> str:

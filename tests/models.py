@@ -381,7 +381,7 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     gemma, gemma4 = (_architecture(fields).startswith(name) for name in ("Gemma", "Gemma4"))
     less_one = (gemma and not gemma4) or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
     if gemma4 and name.endswith("q_norm.weight"):  # nothing else keeps its scores small
-        return _gain(name, normal, gemma) * np.float32(shape[0] ** -0.5)
+        return _gain(name, normal, gemma) * np.float32(0.5 * shape[0] ** -0.5)
     if "norm" in name:
         return _gain(name, normal, gemma) - np.float32(less_one)
     if name.endswith(("A_log", "dt_bias")):  # what is kept from one position to the next: a half, or nearly all

@@ -17,7 +17,8 @@ class Graph:
     well. ``scales``: keys say what scores, embeddings, blocks and logits are multiplied by. ``temperature``: queries
     may grow with their position. ``yarn``: a rope may be scaled so; ``turns``: keys may say where its ramp lies.
     ``convolutions``: a layer without heads of keys and values has one. ``delta_rules``: layers that a key names have
-    one, and the output of the others is gated.
+    one, and the output of the others is gated. ``v_norm``: as in ``Attention``. ``by_layer``: as in ``layers``; a table
+    says which pairs turn in those without window.
     """
 
     activation: str = "silu"
@@ -40,6 +41,8 @@ class Graph:
     local_scaling: bool = False
     convolutions: bool = False
     delta_rules: bool = False
+    v_norm: bool = False
+    by_layer: bool = False
 
 
 _GEMMA: Final = Graph("gelu_tanh", scaled_embedding=True)
@@ -53,6 +56,9 @@ GRAPHS: Final[Mapping[str, Graph]] = {
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA2, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
     "gemma3": replace(_GEMMA2, qk_norm="head", period=6, local_base=10000.0),
+    "gemma4": replace(
+        _GEMMA2, qk_norm="head", v_norm=True, logits_softcap=30.0, period=1, local_base=10000.0, by_layer=True
+    ),
     "mistral3": Graph(temperature=True, yarn=True, turns=True),
     "granite": Graph(scales=True, yarn=True),
     "olmo2": Graph(qk_norm="width", norms="after", yarn=True, period=4, one_base=True),

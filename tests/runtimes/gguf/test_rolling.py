@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decoders import RandomWeights, describe
-from gguf_decoders import GEMMA2, GEMMA3, WINDOW
+from gguf_decoders import GEMMA2, GEMMA3, WINDOW, gemma4
 from variants import nmse, token_ids
 
 from edgepack import runtime
@@ -23,6 +23,7 @@ from edgepack_runtimes.gguf.ring import Ring, rearranged
 CONTEXT, CHUNK, CELLS = 1024, 16, 256
 KEPT = CELLS - WINDOW + 1  # tokens that can be taken back once the ring is full
 DECODERS = {name: describe(context=CONTEXT, **fields) for name, fields in (("gemma2", GEMMA2), ("gemma3", GEMMA3))}
+DECODERS["gemma4"] = gemma4(context=CONTEXT)  # whose layers share cells, those with values as wide as the widest
 IDS = token_ids(DECODERS["gemma3"], CONTEXT)
 
 Open = Callable[..., Session]
@@ -32,7 +33,7 @@ class WithoutMlps(RandomWeights):
     """A model whose MLPs add nothing, so that ggml's rounded gelu does not make more of small differences."""
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
-        return super().rows(name, start, stop) * np.float32(not name.endswith("mlp.down"))
+        return super().rows(name, start, stop) * np.float32(not name.endswith(("mlp.down", "inputs.out")))
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,10 @@ def test_what_is_computed_is_what_a_whole_cache_gives(name: str, kv_cache: str, 
     assert nmse(rolling.forward_all(IDS), other.forward_all(IDS)) <= {"f32": 1e-12, "f16": 1e-5}[kv_cache]
 
 
-def test_a_long_context_keeps_a_window_of_tokens_that_can_be_taken_back(opening: Open, whole: Open) -> None:
-    expected = whole().forward_all(IDS)
-    session = opening()
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
+def test_a_long_context_keeps_a_window_of_tokens_that_can_be_taken_back(name: str, opening: Open, whole: Open) -> None:
+    expected = whole(name).forward_all(IDS)
+    session = opening(name)
     length = 3 * CELLS
     for back in (1, 7, WINDOW, KEPT):
         session.rewind(0)
@@ -103,11 +105,12 @@ def test_until_the_ring_is_full_everything_can_be_taken_back(opening: Open) -> N
         assert nmse(session.forward_all(IDS[length:CELLS]), expected[length:]) <= 1e-12
 
 
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_kept_is_what_the_same_steps_give_bit_for_bit(seed: int, opening: Open) -> None:
+def test_what_is_kept_is_what_the_same_steps_give_bit_for_bit(seed: int, name: str, opening: Open) -> None:
     """Forwards and rewinds at random, and the steps that were kept of them in a session that knows of no others."""
     draw = np.random.default_rng(seed)
-    session, again = opening(), opening()
+    session, again = opening(name), opening(name)
     steps: list[list[int]] = []
     crossed = 0
     for _ in range(400):
@@ -136,10 +139,11 @@ def test_what_is_kept_is_what_the_same_steps_give_bit_for_bit(seed: int, opening
 
 @pytest.mark.parametrize("length", [CELLS - 7, CELLS, CELLS + 1, CELLS + WINDOW - 1, CELLS + WINDOW, 3 * CELLS - 20])
 @pytest.mark.parametrize("back", [0, 9, KEPT - 40])
+@pytest.mark.parametrize("name", ["gemma3", "gemma4"])
 def test_a_snapshot_goes_on_bit_for_bit_and_forgets_what_the_cache_forgot(
-    length: int, back: int, opening: Open, whole: Open
+    name: str, length: int, back: int, opening: Open, whole: Open
 ) -> None:
-    session, again, other = opening(), opening(), whole()
+    session, again, other = opening(name), opening(name), whole(name)
     assert isinstance(session, Snapshots)
     assert isinstance(again, Snapshots)
     assert isinstance(other, Snapshots)

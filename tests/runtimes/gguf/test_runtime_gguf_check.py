@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,11 +24,13 @@ from gguf_decoders import (
     WINDOW,
     YARN,
     architecture,
+    gemma4,
     rope,
 )
+from msgspec import UNSET
 
-from edgepack.bundle.decoder import Decoder, Temperature
-from edgepack.bundle.rope import YarnScaling
+from edgepack.bundle.decoder import Attention, Convolution, Decoder, Layer, Temperature, arranged
+from edgepack.bundle.rope import ProportionalScaling, YarnScaling
 from edgepack.errors import EngineError
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import header as encoding
@@ -40,10 +44,17 @@ from edgepack_runtimes.gguf.check import check
 Change = Callable[[dict[str, Value]], None]
 
 
-def file_of(folder: Path, decoder: Decoder, change: Change = lambda keys: None) -> Path:
+def file_of(
+    folder: Path,
+    decoder: Decoder,
+    change: Change = lambda keys: None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """A file whose header is complete and whose tensors are zero, but for the tables of the rope."""
     keys, layout = metadata(Model("tiny", decoder, "f32"), "f32"), place(decoder, "f32")
     change(keys)
+    named = [replace(tensor, name=renamed.get(tensor.name, tensor.name)) for tensor in layout.tensors]
+    layout = Layout(tuple(named), layout.canonical, ())
     head = encoding.encode(keys, layout)
     data = bytearray(layout.data_bytes)
     for tensor in layout.tensors:
@@ -280,6 +291,208 @@ def test_keys_that_make_another_model_are_refused(name: str, change: Change, com
     with pytest.raises(EngineError, match=complaint) as error:
         check(found, DECODERS[name], path)
     assert str(path) in str(error.value)
+
+
+ONE_HEAD = "gemma4: nothing shared, heads and MLPs of one size, a plain rope"
+UNTIED = "gemma4: untied, no inputs, nothing scaled, other KV heads"
+
+
+def _numbers(*numbers: int) -> Value:
+    return np.array(numbers, np.int32)
+
+
+LAYERS: list[tuple[str, Change, str]] = [
+    ("gemma4", _set("gemma4.attention.shared_kv_layers", U32(1)), "shared_kv_layers is 1, the model's is 2"),
+    ("gemma4", _set("gemma4.attention.shared_kv_layers", U32(6)), "shared_kv_layers is 6"),
+    ("gemma4", _without("gemma4.attention.shared_kv_layers"), "shared_kv_layers is 0, the model's is 2"),
+    (ONE_HEAD, _without("gemma4.attention.shared_kv_layers"), "^$"),
+    ("gemma4", _set("gemma4.embedding_length_per_layer_input", U32(0)), "per_layer_input is 0, the model's is 32"),
+    (UNTIED, _without("gemma4.embedding_length_per_layer_input"), "per_layer_input is None, the model's is 0"),
+    ("gemma4", _set("gemma4.attention.key_length", U32(16)), "key_length is 16, the model's is 32"),
+    ("gemma4", _set("gemma4.attention.key_length_swa", U32(32)), "key_length_swa is 32, the model's is 16"),
+    ("gemma4", _set("gemma4.attention.value_length_swa", U32(32)), "value_length_swa is 32, the model's is 16"),
+    ("gemma4", _without("gemma4.attention.key_length_swa"), "key_length_swa is None"),
+    ("gemma4", _set("gemma4.rope.dimension_count", U32(16)), "the rope's dimension of layer 1 is 16"),
+    ("gemma4", _set("gemma4.rope.dimension_count_swa", U32(8)), "the rope's dimension of layer 0 is 8"),
+    ("gemma4", _without("gemma4.rope.dimension_count_swa"), "the rope's dimension of layer 0 is 32"),
+    ("gemma4", _set("gemma4.rope.freq_base_swa", F32(1e6)), "the rope's base of layer 0 is 1000000.0"),
+    ("gemma4", _without("gemma4.rope.freq_base_swa"), "^$"),
+    ("gemma4", _without("gemma4.rope.freq_base"), "the rope's base of layer 1 is 10000.0"),
+    ("gemma4", _set("gemma4.rope.scaling.factor", F32(2.0)), "the rope's linear factor of layer 1 is 2.0"),
+    ("gemma4", _without("gemma4.attention.sliding_window"), "the rope's base of layer 0|the window of layer 0"),
+    ("gemma4", _without("gemma4.attention.sliding_window_pattern"), "sliding_window_pattern is None"),
+    ("gemma4", _set("gemma4.attention.sliding_window_pattern", U32(2)), "sliding_window_pattern is 2"),
+    (
+        "gemma4",
+        _set("gemma4.attention.sliding_window_pattern", _numbers(0, 1, 0, 1, 0, 1)),
+        "sliding_window_pattern is",
+    ),
+    ("gemma4", _set("gemma4.attention.sliding_window_pattern", _numbers(1, 0, 1, 0, 1)), "sliding_window_pattern is"),
+    ("gemma4", _set("gemma4.feed_forward_length", U32(96)), "feed_forward_length is"),
+    ("gemma4", _set("gemma4.feed_forward_length", _numbers(96, 96, 96, 192, 192, 192)), "feed_forward_length is"),
+    ("gemma4", _set("gemma4.feed_forward_length", _numbers(96, 96, 96, 96, 192)), "feed_forward_length is .* 6 integ"),
+    ("gemma4", _set("gemma4.feed_forward_length", np.array([96.0] * 6, np.float32)), "is .*, not 6 integers"),
+    (ONE_HEAD, _set("gemma4.feed_forward_length", _numbers(96, 96, 96)), "^$"),
+    (UNTIED, _set("gemma4.attention.head_count_kv", U32(2)), "head_count_kv is"),
+    (UNTIED, _set("gemma4.attention.head_count_kv", _numbers(1, 2, 1, 2, 1, 2)), "head_count_kv is"),
+    ("gemma4", _set("gemma4.attention.head_count", _numbers(*[4] * 6)), "head_count is .*, not an integer"),
+    (UNTIED, _without("gemma4.final_logit_softcapping"), "final_logit_softcapping is 30.0, the model's is None"),
+    ("gemma4", _set("gemma4.final_logit_softcapping", F32(0.0)), "final_logit_softcapping is None, the model's is 6.0"),
+    ("gemma4", _set("gemma4.attn_logit_softcapping", F32(50.0)), "attn_logit_softcapping is 50.0"),
+    ("gemma3", _set("gemma3.final_logit_softcapping", F32(0.0)), "final_logit_softcapping is 0.0, not a positive"),
+    ("gemma4", _set("gemma4.expert_count", U32(8)), "expert_count is not one that edgepack writes"),
+    ("gemma3", _set("gemma3.attention.shared_kv_layers", U32(1)), "shared_kv_layers is not one that edgepack writes"),
+    ("gemma3", _set("gemma3.attention.key_length_swa", U32(8)), "key_length_swa is not one that edgepack writes"),
+    ("gemma4", _renamed("gemma4", "gemma3"), "its architecture has layers of one shape, the model of several"),
+    (ONE_HEAD, _renamed("gemma4", "gemma3"), "the norm of v of its architecture is False, the model's is True"),
+    ("gemma3", _renamed("gemma3", "gemma4"), "its architecture has norms of v, the model has none in a layer"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "complaint"), LAYERS)
+def test_what_layers_have_of_their_own_is_held_to_the_model(
+    name: str, change: Change, complaint: str, tmp_path: Path
+) -> None:
+    test_keys_that_make_another_model_are_refused(name, change, complaint, tmp_path)
+
+
+TABLE = "rope_freqs.weight"
+
+
+@pytest.mark.parametrize(
+    ("renamed", "complaint"),
+    [
+        ({"blk.2.attn_v.weight": "blk.2.attn_u.weight"}, r"it has a tensor blk\.2\.attn_u\.weight"),
+        ({"blk.2.attn_v.weight": "blk.4.attn_v.weight"}, r"it has no tensor blk\.2\.attn_v\.weight"),
+        ({"blk.3.layer_output_scale.weight": "blk.3.layer_output_scale.bias"}, r"it has a tensor blk\.3\.layer_outp"),
+        ({"blk.0.inp_gate.weight": "blk.0.attn_q.scale"}, r"it has a tensor blk\.0\.attn_q\.scale"),
+        ({"blk.0.inp_gate.weight": "blk.0.ffn_gate_inp.weight"}, r"it has a tensor blk\.0\.ffn_gate_inp\.weight"),
+        ({"per_layer_token_embd.weight": "output.weight"}, r"it has no tensor per_layer_token_embd\.weight"),
+        ({TABLE: "rope_factors_long.weight"}, r"it has a tensor rope_factors_long\.weight|it has no tensor rope_freqs"),
+    ],
+)
+def test_layers_with_other_tensors_are_refused(renamed: dict[str, str], complaint: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path, DECODERS["gemma4"], renamed=renamed)
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), DECODERS["gemma4"], path)
+
+
+@pytest.mark.parametrize("turned", [None, 3, 5, 15])
+def test_a_table_of_other_pairs_is_refused(turned: int | None, tmp_path: Path) -> None:
+    path = file_of(tmp_path, gemma4(turned=turned))
+    with pytest.raises(EngineError, match=r"rope_freqs\.weight holds other factors than the model's rope"):
+        check(header.read(path), DECODERS["gemma4"], path)
+
+
+def _layers(change: Callable[[int, Layer], Mapping[str, Any]]) -> Callable[[Decoder], Decoder]:
+    """Change layers, each by its index and what it was."""
+
+    def apply(decoder: Decoder) -> Decoder:
+        found = [msgspec.structs.replace(layer, **change(index, layer)) for index, layer in enumerate(decoder.layers)]
+        return msgspec.structs.replace(decoder, **arranged(found))
+
+    return apply
+
+
+def _mixers(**changes: Callable[[int, Attention], object]) -> Callable[[Decoder], Decoder]:
+    def change(index: int, layer: Layer) -> Mapping[str, Any]:
+        mixer = layer.mixer
+        assert isinstance(mixer, Attention)
+        found = {name: value(index, mixer) for name, value in changes.items()}
+        return {"mixer": msgspec.structs.replace(mixer, **found)}
+
+    return _layers(change)
+
+
+MODELS: dict[str, tuple[str, Callable[[Decoder], Decoder], str]] = {
+    "another source of keys": (
+        "gemma4",
+        _mixers(kv_layer=lambda index, each: 0 if index == 4 else each.kv_layer),
+        "layer 4 of its architecture reads the keys of layer 2, the model's another's",
+    ),
+    "keys shared in the middle": (
+        "gemma4",
+        _mixers(
+            kv_layer=lambda index, each: {2: 0, 4: UNSET}.get(index, each.kv_layer),
+            v_norm=lambda index, each: True,
+        ),
+        "layer 2 of its architecture has keys of its own, the model's another's",
+    ),
+    "keys not shared": (
+        "gemma4",
+        _mixers(kv_layer=lambda index, each: UNSET, v_norm=lambda index, each: True),
+        "shared_kv_layers is 2, the model's is 0",
+    ),
+    "v not normed": ("gemma4", _mixers(v_norm=lambda index, each: UNSET), "norms of v, the model has none in a layer"),
+    "other windows": (
+        "gemma4: scores",
+        _mixers(window=lambda index, each: None),
+        "layers differ in what those of its architecture have alike|reads the keys of",
+    ),
+    "no windows": (
+        ONE_HEAD,
+        _mixers(window=lambda index, each: None),
+        "its architecture has layers with a window and layers without, the model one kind",
+    ),
+    "windows everywhere": (ONE_HEAD, _mixers(window=lambda index, each: WINDOW), "the model one kind"),
+    "sizes by another rule": (
+        ONE_HEAD,
+        _mixers(head_dim=lambda index, each: 32 if index == 2 else each.head_dim),
+        "layers differ in what those of its architecture have alike",
+    ),
+    "more heads in a layer": (
+        ONE_HEAD,
+        _mixers(n_heads=lambda index, each: 8 if index == 2 else each.n_heads),
+        "layers differ in what those of its architecture have alike",
+    ),
+    "pairs that stay in layers with a window": (
+        ONE_HEAD,
+        _mixers(rope=lambda index, each: rope(dim=16, scaling=ProportionalScaling(4))),
+        "its architecture scales no rope but by a table, in layers without window",
+    ),
+    "a scaled rope": (
+        ONE_HEAD,
+        _mixers(rope=lambda index, each: each.rope if each.window else rope(1e6, scaling=LLAMA3)),
+        "its architecture scales no rope but by a table",
+    ),
+    "a layer without rope": (
+        ONE_HEAD,
+        _mixers(rope=lambda index, each: each.rope if each.window else None),
+        "the rope's base of layer 1 is 1000000.0, the model's is None",
+    ),
+    "a layer not scaled": (
+        "gemma4",
+        _layers(lambda index, layer: {"scaled": UNSET if index == 3 else True}),
+        r"it has a tensor blk\.3\.layer_output_scale\.weight",
+    ),
+    "a layer scaled": (
+        UNTIED,
+        _layers(lambda index, layer: {"scaled": True if index == 3 else UNSET}),
+        r"it has no tensor blk\.3\.layer_output_scale\.weight",
+    ),
+    "no inputs": ("gemma4", _layers(lambda index, layer: {"inputs": UNSET}), "per_layer_input is 32, the model's is 0"),
+    "inputs of layers": ("llama", _layers(lambda index, layer: {"inputs": 16}), "the inputs of layers of its archit"),
+    "scaled layers": ("llama", _layers(lambda index, layer: {"scaled": True}), "the scale of layers of its archit"),
+    "norms of v": ("llama", _mixers(v_norm=lambda index, each: True), "the norm of v of its architecture is False"),
+    "pairs that stay": (
+        "llama",
+        _mixers(rope=lambda index, each: rope(scaling=ProportionalScaling(4))),
+        "the rotation of the first pairs alone of its architecture is False",
+    ),
+    "convolutions": (
+        "gemma4",
+        _layers(lambda index, layer: {"mixer": Convolution(length=4)} if index == 1 else {}),
+        "layers differ in what those of its architecture have alike",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_whose_layers_differ_otherwise_is_refused(case: str, tmp_path: Path) -> None:
+    name, change, complaint = MODELS[case]
+    path = file_of(tmp_path, DECODERS[name])
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), change(DECODERS[name]), path)
 
 
 def test_more_layers_than_llama_cpp_allows(tmp_path: Path) -> None:

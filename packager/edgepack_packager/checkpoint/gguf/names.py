@@ -17,7 +17,14 @@ INTERLEAVED = frozenset({"llama", "smollm3", "mistral3", "granite"})
 FUSED = frozenset({"phi3"})
 """Architectures that have q, k and v in one tensor, and the gate and up projections in another."""
 
-_ROOTS = {"embedding": "token_embd", "norm": "output_norm", "head": "output"}
+_ROOTS = {
+    "embedding": "token_embd",
+    "inputs.embedding": "per_layer_token_embd",
+    "inputs.projection": "per_layer_model_proj",
+    "inputs.norm": "per_layer_proj_norm",
+    "norm": "output_norm",
+    "head": "output",
+}
 _OTHERWISE = {("lfm2", "norm"): "token_embd_norm", ("qwen35", "mlp.norm"): "post_attention_norm"}
 """What an architecture calls a tensor that others call by another name."""
 
@@ -54,6 +61,10 @@ _BLOCKS = {
     "mlp.up": "ffn_up",
     "mlp.down": "ffn_down",
     "mlp.post_norm": "post_ffw_norm",
+    "inputs.gate": "inp_gate",
+    "inputs.out": "proj",
+    "inputs.post_norm": "post_norm",
+    "scale": "layer_output_scale",
 }
 _TOGETHER = {
     "attention.q": "attn_qkv",

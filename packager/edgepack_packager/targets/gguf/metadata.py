@@ -7,10 +7,11 @@ from math import log
 
 import numpy as np
 
-from edgepack.bundle.decoder import Decoder, Delta
+from edgepack.bundle.decoder import Attention, Decoder, Delta
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, YarnScaling
 from edgepack_packager.targets import Model
-from edgepack_packager.targets.gguf.architecture import YARN_TURNS, Architecture, choose, ropes
+from edgepack_packager.targets.gguf.architecture import Architecture, choose
+from edgepack_packager.targets.gguf.features import YARN_TURNS, ropes
 from edgepack_packager.targets.gguf.header import F32, U32, Value
 from edgepack_packager.targets.gguf.layout import ALIGNMENT
 from edgepack_packager.targets.gguf.recipe import SCHEMES
@@ -45,7 +46,11 @@ def metadata(model: Model, scheme: str) -> dict[str, Value]:
         "general.quantization_version": U32(_QUANTIZATION_VERSION),
         "general.file_type": U32(SCHEMES[scheme].file_type),
     }
-    keys = _sizes(model.decoder) | _positions(model.decoder, architecture) | _caps(model.decoder)
+    keys = (
+        _sizes(model.decoder, architecture)
+        | _positions(model.decoder, architecture)
+        | _caps(model.decoder, architecture)
+    )
     keys |= _scales(model.decoder, architecture)
     if model.embedding is not None:
         keys["pooling_type"] = U32(_POOLING[model.embedding.pooling])
@@ -63,28 +68,49 @@ def _name(name: str, text: Text | None) -> str:
     return re.sub("(phi)-?(3)", r"\1 \2", name, flags=re.IGNORECASE)
 
 
-def _sizes(decoder: Decoder) -> dict[str, Value]:
+def _sizes(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
     attention = decoder.attentions[0]
-    states: dict[str, Value] = {}
-    kv_heads: Value = U32(attention.n_kv_heads)
+    more: dict[str, Value] = {}
+    mixers = [layer.mixer for layer in decoder.layers]
+    # by the zeros llama.cpp knows which layers have convolutions
+    kv_heads = [each.n_kv_heads if isinstance(each, Attention) else 0 for each in mixers]
     if convolving := decoder.convolving:
-        layers = [0 if index in convolving else attention.n_kv_heads for index in range(decoder.n_layers)]
-        kv_heads = np.array(layers, np.int32)  # by the zeros llama.cpp knows which layers attend
-        states["shortconv.l_cache"] = U32(next(iter(convolving.values())).length)
+        more["shortconv.l_cache"] = U32(next(iter(convolving.values())).length)
     if correcting := decoder.correcting:
-        states |= _delta(decoder, next(iter(correcting.values())))
+        kv_heads = [attention.n_kv_heads]
+        more |= _delta(decoder, next(iter(correcting.values())))
+    if architecture.by_layer:
+        attention = next(each for each in decoder.attentions if not each.window)
+        more |= _by_layer(decoder)
     return {
         "block_count": U32(decoder.n_layers),
         "context_length": U32(decoder.context),
         "embedding_length": U32(decoder.hidden_size),
-        "feed_forward_length": U32(decoder.layer(0).mlp.size),
+        "feed_forward_length": _each([layer.mlp.size for layer in decoder.layers]),
         "attention.head_count": U32(attention.n_heads),
-        "attention.head_count_kv": kv_heads,
+        "attention.head_count_kv": _each(kv_heads),
         "attention.layer_norm_rms_epsilon": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
         "attention.key_length": U32(attention.head_dim),
         "attention.value_length": U32(attention.head_dim),
         "vocab_size": U32(decoder.n_vocab),
-        **states,
+        **more,
+    }
+
+
+def _each(numbers: list[int]) -> Value:
+    """Return the number of all layers, or the list of their numbers."""
+    return U32(numbers[0]) if len(set(numbers)) == 1 else np.array(numbers, np.int32)
+
+
+def _by_layer(decoder: Decoder) -> dict[str, Value]:
+    local = next(each for each in decoder.attentions if each.window)
+    _, rope = ropes(decoder)
+    return {
+        "attention.shared_kv_layers": U32(decoder.n_layers - len(decoder.keeping)),
+        "attention.key_length_swa": U32(local.head_dim),
+        "attention.value_length_swa": U32(local.head_dim),
+        "rope.dimension_count_swa": U32(rope.dim),
+        "embedding_length_per_layer_input": U32(decoder.inputs),
     }
 
 
@@ -151,10 +177,12 @@ def _windows(decoder: Decoder, architecture: Architecture) -> list[int]:
     return windows if any(windows) or not architecture.needs_window else [decoder.context] * decoder.n_layers
 
 
-def _caps(decoder: Decoder) -> dict[str, Value]:
+def _caps(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
+    # Where layers differ llama.cpp assumes a cap of 30, and takes 0 for none.
+    none = 0.0 if architecture.by_layer else None
     caps = {
         "attn_logit_softcapping": decoder.attentions[0].softcap,
-        "final_logit_softcapping": decoder.logits_softcap,
+        "final_logit_softcapping": decoder.logits_softcap or none,
     }
     return {key: F32(cap) for key, cap in caps.items() if cap is not None}
 
@@ -163,7 +191,7 @@ def _scales(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
     if not architecture.scales:
         return {}
     return {
-        "attention.scale": F32(architecture.score_scale(decoder)),
+        "attention.scale": F32(architecture.score_scale(decoder, decoder.attentions[0])),
         "embedding_scale": F32(architecture.embedding_scale(decoder)),
         "residual_scale": F32(decoder.layer(0).residual_scale),
         "logit_scale": F32(1 / decoder.logits_scale),  # a divisor

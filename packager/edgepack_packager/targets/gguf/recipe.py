@@ -166,9 +166,13 @@ def choices(decoder: Decoder, scheme: str, forms: Forms = NO_FORMS, calibrated: 
 def sizes(decoder: Decoder, rows: int, columns: int) -> dict[str, int]:
     """Return the bytes of a matrix in each type that it may be given: of ``_OFFERED`` those whose blocks fill its rows,
     and the half precision that the decoder's activations fit in."""
-    offered = [*_OFFERED, "bf16" if decoder.wide else "f16"]
+    offered = [*_OFFERED, _half(decoder)]
     fitting = {kind: of for kind, of in FORMATS.items() if kind in offered and columns % of.block == 0}
     return {kind: rows * of.row_bytes(columns) for kind, of in fitting.items()}
+
+
+def _half(decoder: Decoder) -> Kind:
+    return "bf16" if decoder.wide else "f16"
 
 
 def _fitting(kind: Kind, columns: int) -> Kind:
@@ -185,10 +189,14 @@ def _asked(
         return "f32"
     if FORMATS[kind].block == 1:
         # What the file multiplies, 16 bits would round a second time.
-        return "f32" if name == "embedding" and factor(decoder, name) != 1 else kind
-    if name == "head" or (name == "embedding" and decoder.tied):
+        again = name.endswith(("embedding", "inputs.gate")) and factor(decoder, name) != 1
+        return "f32" if again else kind
+    if name == "inputs.projection":
+        return _half(decoder)  # llama.cpp leaves it as it is: in a converter's file, in 16 bits
+    looked_up = name in ("embedding", "inputs.embedding")
+    if name == "head" or (looked_up and decoder.tied):
         return "q8_0" if kind == "q8_0" else "q6_K"
-    if name == "embedding":
+    if looked_up:
         # which is hardly ever on the grid of the other matrices; llama.cpp knows that of q2_0 alone
         return "q4_K" if kind in GRIDS else kind
     layer = int(name.split(".")[1])
@@ -203,19 +211,21 @@ def _asked(
 
 
 def _value(decoder: Decoder, architecture: Architecture, scheme: str, layer: int) -> Kind:
+    """It counts the layers that have one."""
     kind = SCHEMES[scheme].kind
-    attention = decoder.attention(layer)
-    shared = attention.n_heads // attention.n_kv_heads >= 4
+    keeping = [*decoder.keeping]
+    place, first = keeping.index(layer), decoder.attentions[0]
+    shared = first.n_heads // first.n_kv_heads >= 4
     match scheme:
         case "q2_k":
             kind = "q4_K" if shared else "q3_K"
         case "q3_k_m":
-            kind = "q5_K" if layer < 2 else "q4_K"
+            kind = "q5_K" if place < 2 else "q4_K"
         case "iq3_s" if shared:
             kind = "q4_K"
         case "iq4_nl" | "iq4_xs" if shared:
             kind = "q5_K"
-        case "q4_k_m" | "q5_k_m" if _more_bits(layer, decoder.n_layers):
+        case "q4_k_m" | "q5_k_m" if _more_bits(place, len(keeping)):
             kind = "q6_K"
     return "q5_K" if kind in ("q3_K", "q4_K") and _is_70b(decoder, architecture) else kind
 

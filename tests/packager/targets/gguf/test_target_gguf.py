@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoders import Positions, describe
+from decoders import LFM2, Positions, describe
+from gguf_decoders import gemma4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -81,6 +82,16 @@ GEMMA = {
     "pattern": (Positions(Rope(theta=10000.0, dim=64), 24), WHOLE),
 }
 
+GEMMA4: dict[str, Any] = {
+    "head_dims": (64, 128),
+    "mlp": 256,
+    "inputs": 256,
+    "hidden_size": 256,
+    "n_vocab": 96,
+    "embedding_scale": 16.0,
+    "wide": True,
+}
+
 
 def tensor(name: str, shape: tuple[int, ...]) -> Array:
     """Values that every numpy makes: a hash of name and position, spread over +-1/16 in bf16's precision."""
@@ -121,7 +132,9 @@ def digest(path: Path) -> str:
 
 
 # What llama.cpp's own llama_model_quantize makes of the f32 file (build 11549, x86-64, from its source). Of the iq
-# schemes, q2_k and q3_k_m: the types by its llama_tensor_get_type, compiled alone, the bytes by ggml_quantize_chunk.
+# schemes, q2_k and q3_k_m: the types by its llama_tensor_get_type, compiled alone, the bytes by ggml_quantize_chunk. Of
+# lfm2 and gemma4 all is what llama_model_quantize of llama-cpp-python 0.3.36 makes, of gemma4 from the bf16 file, as it
+# leaves one matrix in the type that it has.
 LLAMA_CPP: dict[tuple[str, str], str] = {
     ("tied", "f16"): "2bdfc7cf7d983b72",
     ("tied", "bf16"): "d91ddd398ce9ad37",
@@ -243,6 +256,31 @@ LLAMA_CPP: dict[tuple[str, str], str] = {
     ("gemma3", "iq3_s"): "b6bace69981bd908",
     ("gemma3", "iq4_xs"): "08841e3278a316d1",
     ("gemma3", "iq4_nl"): "c9890825f2a68e69",
+    ("gemma4", "bf16"): "a7a6216dbae20f8b",
+    ("gemma4", "q8_0"): "7f901ba1d50f47a8",
+    ("gemma4", "q4_0"): "82b4c1a4f66b3295",
+    ("gemma4", "q4_k_m"): "3ab06a4a90ccbb7b",
+    ("gemma4", "q5_k_m"): "4c90ca7fc3cf94b0",
+    ("gemma4", "q6_k"): "8ebea04b985f0ee5",
+    ("gemma4", "q2_k"): "8656d75d4a15b42a",
+    ("gemma4", "q3_k_m"): "940e02cd9de2bc38",
+    ("gemma4", "iq3_s"): "8dba986f720d5992",
+    ("gemma4", "iq4_xs"): "451cf91827891d10",
+    ("gemma4", "iq4_nl"): "4b9595eec739faf0",
+    ("gemma4 untied", "bf16"): "6d3214d69e26b2ec",
+    ("gemma4 untied", "q8_0"): "1ebf98a513a69067",
+    ("gemma4 untied", "q4_0"): "2ea5894ab451c13c",
+    ("gemma4 untied", "q4_k_m"): "407fa939f2ab583e",
+    ("gemma4 untied", "q5_k_m"): "04a77fc02b780fc4",
+    ("gemma4 untied", "q6_k"): "4980860af59eac76",
+    ("gemma4 untied", "q2_k"): "aec3950e1ad6449a",
+    ("gemma4 untied", "q3_k_m"): "469481b847d8a119",
+    ("gemma4 untied", "iq3_s"): "d729f57b10cd7e91",
+    ("gemma4 untied", "iq4_xs"): "5bf201082296888d",
+    ("gemma4 untied", "iq4_nl"): "d7bf326d7eabb1cc",
+    ("lfm2", "q3_k_m"): "ccd5b1a682bad9e1",
+    ("lfm2", "q4_k_m"): "b2bc1d91ab295aac",
+    ("lfm2", "q5_k_m"): "83626297037fe5ca",
 }
 
 MODELS: dict[str, Decoder] = {
@@ -256,6 +294,9 @@ MODELS: dict[str, Decoder] = {
     "smollm3": decoder(n_layers=4, pattern=(WHOLE, WHOLE, WHOLE, Positions(None))),
     "gemma2": decoder(**GEMMA, attention_softcap=50.0, logits_softcap=30.0),
     "gemma3": decoder(**GEMMA, qk_norm="head"),
+    "lfm2": decoder(**LFM2 | {"n_layers": 16, "n_kv_heads": 1, "convolving": (0, 1, 3, 4, 6, 7, 9, 11, 13, 15)}),
+    "gemma4": gemma4("sssfsssf sssfsssf", **GEMMA4),
+    "gemma4 untied": gemma4("sssfsssf sssfsssf", **GEMMA4, tied=False, kv_heads=(1, 2)),
 }
 
 
@@ -312,10 +353,29 @@ def test_values_that_four_heads_share_and_a_calibration_have_rules_of_their_own(
     assert {kind: found.count(kind) for kind in found} == expected
 
 
+def test_what_reads_the_embeddings_for_all_layers_keeps_16_bits() -> None:
+    for wide, half in ((True, "bf16"), (False, "f16")):
+        facts = gemma4("ssf", **GEMMA4 | {"wide": wide})
+        for scheme in ("q8_0", "q4_k_m", "q2_0"):
+            found = {choice.tensor: choice for choice in choices(facts, scheme)}
+            assert (found["inputs.projection"].kind, found["inputs.projection"].fallback) == (half, None)
+            assert found["layers.0.scale"].kind == found["inputs.norm"].kind == "f32"
+    assert {choice.kind for choice in choices(facts, "f32")} == {"f32"}
+
+
+def test_16_bits_hold_nothing_that_is_multiplied() -> None:
+    facts = gemma4("ssf", **GEMMA4 | {"embedding_scale": 16.0625})
+    kinds = {choice.tensor: choice.kind for choice in choices(facts, "bf16") if len(choice.shape) == 2}
+    assert {name.split(".", 2)[-1] for name, kind in kinds.items() if kind == "f32"} == {"inputs.gate"}
+    assert "f32" not in {choice.kind for choice in choices(MODELS["gemma4"], "bf16") if len(choice.shape) == 2}
+
+
 def test_what_is_looked_up_lies_on_no_grid_of_a_few_levels() -> None:
     for scheme in GRIDS:
         kinds = {choice.tensor: choice.kind for choice in choices(decoder(tied=False), scheme)}
         assert (kinds["embedding"], kinds["head"], kinds["layers.0.mlp.up"]) == ("q4_K", "q6_K", scheme)
+        kinds = {choice.tensor: choice.kind for choice in choices(MODELS["gemma4 untied"], scheme)}
+        assert (kinds["inputs.embedding"], kinds["layers.0.inputs.out"]) == ("q4_K", scheme)
 
 
 def test_fallbacks_are_reported() -> None:

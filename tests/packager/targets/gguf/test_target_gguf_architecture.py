@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,23 +28,28 @@ from gguf_decoders import (
     OLMO2,
     OTHER_TURNS,
     QWEN35,
+    WINDOW,
     YARN,
     architecture,
+    gemma4,
     rope,
 )
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Convolution, Decoder
+from edgepack.bundle.decoder import Convolution, Decoder, arranged
+from edgepack.bundle.rope import ProportionalScaling
 from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack_packager.checkpoint.gguf.parse import parse
 from edgepack_packager.checkpoint.weights import blocks
 from edgepack_packager.targets import Model
 from edgepack_packager.targets.gguf import GgufTarget
 from edgepack_packager.targets.gguf.architecture import choose
+from edgepack_packager.targets.gguf.header import U32
 from edgepack_packager.targets.gguf.layout import place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.recipe import GRIDS, SCHEMES
-from edgepack_packager.targets.gguf.tensors import factor
+from edgepack_packager.targets.gguf.tensors import factor, tables
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -147,6 +154,70 @@ def test_what_no_architecture_computes_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def _other(layers: str = "sfsf sf", changes: Mapping[int, Mapping[str, Any]] = MappingProxyType({})) -> Decoder:
+    """A Gemma 4 with another attention in some of its layers."""
+    decoder = gemma4(layers)
+    found = [
+        replace(layer, mixer=replace(layer.mixer, **changes.get(index, {})))
+        for index, layer in enumerate(decoder.layers)
+    ]
+    return replace(decoder, **arranged(found))
+
+
+def _everywhere(decoder: Decoder, **changes: Any) -> Decoder:
+    return replace(decoder, **arranged([replace(layer, **changes) for layer in decoder.layers]))
+
+
+OTHERS: list[tuple[Decoder, str]] = [
+    (
+        _other(changes={5: {"kv_layer": 1}}),
+        "gemma4 lacks shared keys of others than the last two layers that have some",
+    ),
+    (_other(changes={4: {"kv_layer": 0}}), "gemma4 lacks shared keys of others"),
+    (
+        _other("sfsfsf", {2: {"kv_layer": 0, "v_norm": UNSET}}),
+        "gemma4 lacks shared keys of others than the last two layers that have some",
+    ),
+    (_other("sfsfsf", {0: {"v_norm": UNSET}}), "gemma4 lacks layers of several shapes"),
+    (_other(changes={index: {"v_norm": UNSET} for index in range(6)}), "gemma4 always has norms of v"),
+    (_other("ssss"), "gemma4 always has layers with a window and layers without"),
+    (_other("ffff"), "gemma4 always has layers with a window and layers without"),
+    (_other("sfsf", {0: {"head_dim": 32, "rope": rope(dim=32)}}), "gemma4 lacks layers of several shapes"),
+    (_other("sfsf", {0: {"n_heads": 8}}), "gemma4 lacks layers of several shapes"),
+    (_other("sfsf", {0: {"window": 48}}), "gemma4 lacks windows of several sizes"),
+    (_other("sf", {0: {"softcap": 50.0}, 1: {"softcap": 50.0}}), "gemma4 lacks a softcap on the scores"),
+    (_other("sfsf", {1: {"rope": rope(dim=32)}}), "gemma4 lacks ropes that do not follow the windows"),
+    (
+        _other("sf", {0: {"rope": rope(dim=16, scaling=ProportionalScaling(4))}}),
+        "gemma4 lacks proportional rope scaling in layers with a window",
+    ),
+    (_other("sf", {1: {"rope": rope(1e6, 32, scaling=LINEAR)}}), "gemma4 lacks linear rope scaling"),
+    (_other("sf", {1: {"rope": rope(1e6, 16)}}), "gemma4 lacks heads of which a part is rotated"),
+    (_other("sf", {1: {"rope": None}}), "gemma4 lacks no rope in layers without window"),
+    (gemma4(embedding_scale=1.0), "gemma4 always has embeddings times the root of their size"),
+    (_everywhere(describe(), inputs=16), "llama lacks inputs of layers"),
+    (_everywhere(describe(), scaled=True), "llama lacks scaled layers"),
+    (describe(rope=rope(scaling=ProportionalScaling(4))), "llama lacks proportional rope scaling"),
+]
+
+
+@pytest.mark.parametrize(("decoder", "complaint"), OTHERS)
+def test_layers_that_differ_otherwise_are_refused(decoder: Decoder, complaint: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=complaint):
+        choose(decoder)
+
+
+def test_a_window_as_long_as_the_context_is_one_yet() -> None:
+    """As layers with a window read other keys, and have no table of their rope."""
+    decoder = gemma4("sf", head_dims=(16, 16), context=WINDOW)
+    assert choose(decoder).name == "gemma4"
+    keys = metadata(Model("tiny", decoder, "f32"), "f32")
+    assert keys["gemma4.attention.sliding_window"] == U32(WINDOW)
+    both = Positions(rope(scaling=ProportionalScaling(4)), WINDOW), Positions(rope(scaling=ProportionalScaling(4)))
+    with pytest.raises(UnsupportedModelError, match="proportional rope scaling in layers with a window"):
+        choose(describe(pattern=both, context=WINDOW))
+
+
 def test_of_several_that_lack_the_same_the_first_is_named() -> None:
     with pytest.raises(UnsupportedModelError) as error:
         choose(describe(qk_norm="head", rope=rope(scaling=LLAMA3)))
@@ -209,6 +280,7 @@ def test_only_what_must_be_is_multiplied() -> None:
     assert {architecture(name) for name in normed} == {
         "qwen3",
         "gemma3",
+        "gemma4",
         "olmo2",
         "exaone4",
         "hunyuan-dense",
@@ -217,6 +289,8 @@ def test_only_what_must_be_is_multiplied() -> None:
     for name in normed:
         assert all(t.endswith(".q_norm") for t in scaled[name])
     assert all(t.endswith("post_norm") for t in scaled["gemma3: rounded embedding scale"])
+    ends = ("attention.post_norm", "mlp.post_norm", "inputs.post_norm", "inputs.gate")
+    assert {t.split(".", 2)[2] for t in scaled["gemma4: rounded embedding scale"]} == {*ends}
     rounded = scaled["gemma: rounded embedding scale, linear rope, scores"]
     assert {t for t in rounded if not t.endswith((".q", ".q.bias"))} == {"embedding", "norm"}
 
@@ -322,22 +396,64 @@ KEYS += [
 ]
 
 
+KEYS += [
+    (
+        "gemma4",
+        {
+            "gemma4.attention.shared_kv_layers": 2,
+            "gemma4.attention.head_count_kv": 2,
+            "gemma4.attention.key_length": 32,
+            "gemma4.attention.value_length_swa": 16,
+            "gemma4.embedding_length_per_layer_input": 32,
+            "gemma4.rope.dimension_count": 32,
+            "gemma4.rope.dimension_count_swa": 16,
+            "gemma4.rope.freq_base": 1e6,
+            "gemma4.final_logit_softcapping": 6.0,
+        },
+    ),
+    (
+        "gemma4: untied, no inputs, nothing scaled, other KV heads",
+        {"gemma4.embedding_length_per_layer_input": 0, "gemma4.final_logit_softcapping": 0.0},
+    ),
+    (
+        "gemma4: nothing shared, heads and MLPs of one size, a plain rope",
+        {"gemma4.attention.shared_kv_layers": 0, "gemma4.feed_forward_length": 96},
+    ),
+]
+
+
 @pytest.mark.parametrize(("name", "expected"), KEYS)
 def test_the_keys_of_an_architecture(name: str, expected: dict[str, float | str | int], tmp_path: Path) -> None:
     _write(tmp_path, DECODERS[name], "f32")
     found = parse(memoryview((tmp_path / "model.gguf").read_bytes()), BuildError).keys
     assert expected.items() <= found.items()
-    assert not [key for key in found if key.endswith("sliding_window_pattern")]
+    assert architecture(name) == "gemma4" or not [key for key in found if key.endswith("sliding_window_pattern")]
+
+
+def _list(name: str, key: str) -> list[int]:
+    value = metadata(Model("tiny", DECODERS[name], "f32"), "f32")[f"{architecture(name)}.{key}"]
+    assert isinstance(value, np.ndarray)
+    return [int(number) for number in value]
+
+
+def test_numbers_that_differ_are_a_list() -> None:
+    assert _list("gemma4", "feed_forward_length") == [96] * 4 + [192] * 2
+    other = "gemma4: untied, no inputs, nothing scaled, other KV heads"
+    assert _list(other, "attention.head_count_kv") == [2, 1] * 3
+
+
+@pytest.mark.parametrize("turned", [1, 4, None])
+def test_a_table_says_which_pairs_turn(turned: int | None) -> None:
+    (table,) = tables(gemma4(turned=turned)).values()
+    turning = turned or 16
+    assert table.tolist() == [1.0] * turning + [float(np.float32(1e30))] * (16 - turning)
 
 
 def test_a_pattern_that_llama_cpp_does_not_assume_is_written() -> None:
     def pattern(name: str) -> list[int]:
-        decoder = DECODERS[name]
-        key = f"{architecture(name)}.attention.sliding_window_pattern"
-        value = metadata(Model("tiny", decoder, "f32"), "f32")[key]
-        assert isinstance(value, np.ndarray)
-        return [int(local) for local in value]
+        return _list(name, "attention.sliding_window_pattern")
 
+    assert pattern("gemma4: scores") == [1, 1, 0, 0]
     assert pattern("gemma2: windows on odd layers, linear rope, scores") == [0, 1, 0, 1]
     assert pattern("gemma2: no windows") == [1, 1, 1, 1]  # as long as the context
     assert pattern("gemma3: three to one, softcap, untied, scores") == [1, 1, 1, 0] * 3

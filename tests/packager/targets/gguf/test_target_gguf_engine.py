@@ -26,11 +26,12 @@ from gguf_decoders import (
     YARN,
     rope,
 )
+from msgspec import UNSET
 from variants import nmse
 
 from edgepack import runtime
-from edgepack.bundle.decoder import Decoder, Temperature
-from edgepack.bundle.rope import YarnScaling
+from edgepack.bundle.decoder import Attention, Decoder, Temperature, arranged
+from edgepack.bundle.rope import ProportionalScaling, YarnScaling
 from edgepack.errors import EngineMissingError
 from edgepack.runtime import Options, Session
 from edgepack_packager import reference
@@ -69,7 +70,7 @@ class WithoutMlps(RandomWeights):
     """A model whose MLPs add nothing, so that ggml's rounded gelu is not heard."""
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
-        return super().rows(name, start, stop) * np.float32(not name.endswith("mlp.down"))
+        return super().rows(name, start, stop) * np.float32(not name.endswith(("mlp.down", "inputs.out")))
 
 
 def exact(decoder: Decoder) -> RandomWeights:
@@ -120,6 +121,7 @@ def test_large_heads_far_along_are_within_the_limit(tmp_path: Path) -> None:
 
 CROSSING = ["gemma2", "gemma3: linear rope on global layers", "phi3: beyond the original context", "smollm3"]
 CROSSING += ["mistral3", "olmo2: windows, yarn on the other layers", "exaone4: of 64 layers"]
+CROSSING += ["gemma4", "gemma4: untied, no inputs, nothing scaled, other KV heads", "gemma4: rounded embedding scale"]
 
 
 @pytest.mark.parametrize("chunk", [1, WINDOW - 5, 128])
@@ -188,6 +190,52 @@ def _before(weights: RandomWeights) -> None:
 
 def _not_given_back(weights: RandomWeights) -> None:
     weights.tensors["norm"] *= np.float32(8.03125 / 8)
+
+
+def _mixers(change: Callable[[int, Attention], dict[str, Any]]) -> Callable[[RandomWeights], None]:
+    """Change what layers' attention is, by its index and what it was."""
+
+    def apply(weights: RandomWeights) -> None:
+        old = weights.decoder
+        layers = [
+            msgspec.structs.replace(
+                layer, mixer=msgspec.structs.replace(layer.mixer, **change(index, old.attention(index)))
+            )
+            for index, layer in enumerate(old.layers)
+        ]
+        weights.decoder = msgspec.structs.replace(old, **arranged(layers))
+
+    return apply
+
+
+def _read_from(window: int, full: int) -> Callable[[RandomWeights], None]:
+    return _mixers(lambda index, each: {} if each.owns else {"kv_layer": window if each.window else full})
+
+
+def _turning(pairs: int) -> Callable[[RandomWeights], None]:
+    """So many pairs turn in layers without window."""
+
+    def change(index: int, each: Attention) -> dict[str, Any]:
+        assert each.rope
+        return {} if each.window else {"rope": msgspec.structs.replace(each.rope, scaling=ProportionalScaling(pairs))}
+
+    return _mixers(change)
+
+
+def _next_inputs(weights: RandomWeights) -> None:
+    for name in ("inputs.embedding", "inputs.projection"):
+        weights.tensors[name] = np.roll(weights.tensors[name], 32, axis=int(name == "inputs.embedding"))
+
+
+def _unscaled(name: str) -> Callable[[RandomWeights], None]:
+    def unscale(weights: RandomWeights) -> None:
+        weights.tensors[name] = np.ones_like(weights.tensors[name])
+
+    return unscale
+
+
+def _without_inputs(weights: RandomWeights) -> None:
+    weights.tensors |= {name: 0 * rows for name, rows in weights.tensors.items() if name.endswith("inputs.out")}
 
 
 def _yarn(yarn: YarnScaling, theta: float = 10000.0, **changes: Any) -> Positions:
@@ -274,6 +322,16 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
         {"pattern": (Positions(EXAONE4["rope"]),) * 3 + (Positions(None),)},
     ),
     "no rope base": ("qwen2", {"pattern": (GLOBAL,)}),
+    "keys of another layer with a window": ("gemma4", _read_from(0, 3)),
+    "keys of another layer without window": ("gemma4", _read_from(2, 1)),
+    "all pairs turn": ("gemma4", _turning(16)),
+    "a pair more turns": ("gemma4", _turning(5)),
+    "values are not normed": ("gemma4", _mixers(lambda index, each: {"v_norm": UNSET})),
+    "each layer has the inputs of the next": ("gemma4", _next_inputs),
+    "no inputs": ("gemma4", _without_inputs),
+    "a layer is not scaled": ("gemma4", _unscaled("layers.4.scale")),
+    "the inputs are not normed": ("gemma4", _unscaled("inputs.norm")),
+    "scores by the size of a head": ("gemma4: scores", _mixers(lambda index, each: {"scale": 1.0})),
 }
 
 

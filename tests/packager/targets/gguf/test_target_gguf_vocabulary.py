@@ -440,6 +440,29 @@ def test_gemmas_vocabulary(tmp_path: Path) -> None:
     assert answer["ends"] == [2, end]
 
 
+@pytest.mark.parametrize("tools", [True, False])
+def test_words_of_gemma_4_that_llama_cpp_knows(tools: bool, tmp_path: Path) -> None:
+    """It ends at three of them, and beside the third takes "</s>" for what merges make; so does tokenizer.json."""
+    tokenizer = sentencepiece(normalizer=SPACES_TO_BLOCKS, pre_tokenizer=AT_SPACES)
+    words, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    renamed = {"<s>": "<bos>", "</s>": "<eos>"}
+    words |= {new: words.pop(old) for old, new in renamed.items()}
+    words |= {word: len(words) + place for place, word in enumerate(sorted({*"</s>"} - words.keys()))}
+    words |= {word: len(words) + place for place, word in enumerate(("</", "</s", "</s>"))}
+    merges += [["<", "/"], ["</", "s"], ["</s", ">"]]
+    names = ["<turn|>", *(["<|tool_response>"] if tools else [])]
+    tokenizer["added_tokens"] += [
+        {"id": len(words) + place, "content": name, "special": True} for place, name in enumerate(names)
+    ]
+    for added in tokenizer["added_tokens"]:
+        added.update(single_word=False, lstrip=False, rstrip=False, normalized=False)
+        added["content"] = renamed.get(added["content"], added["content"])
+    texts = [*TEXTS, "a </s> b", "</s>", "<turn|>\n<|tool_response> x </s><eos>"]
+    check(tokenizer, tmp_path, texts)
+    ends = llama_tokenize(as_model(tokenizer), ["x"], tmp_path)["ends"]
+    assert {words["<eos>"], *range(len(words), len(words) + len(names))} <= {*ends}
+
+
 def test_runs_of_spaces_that_merges_make_are_merged(tmp_path: Path) -> None:
     """Added tokens that are written in blocks are in no text of spaces: merges make them, in their own order."""
     tokenizer = sentencepiece(normalizer=SPACES_TO_BLOCKS, pre_tokenizer=AT_SPACES)
