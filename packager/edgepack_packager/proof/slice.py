@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from edgepack.bundle.decoder import Attention, Decoder, Layer, arranged
@@ -27,22 +28,27 @@ class Slice:
     def __init__(self, weights: Weights, vocabulary: Sequence[int]) -> None:
         self._weights = weights
         whole = weights.decoder
-        self.decoder: Decoder = replace(
-            whole,
-            n_layers=_enough(whole),
-            n_vocab=len(vocabulary),
-            **arranged([_near(layer, whole.context) for layer in whole.layers]),
-        )
+        self._layers = _chosen(whole)
+        layers = [_near(_renumbered(whole.layer(layer), self._layers), whole.context) for layer in self._layers]
+        self.decoder: Decoder = replace(whole, n_layers=len(layers), n_vocab=len(vocabulary), **arranged(layers))
         self.dtype = "f32"
-        columns = dict(self.decoder.tensors())
-        vocabularies = {"embedding", "inputs.embedding", "head"} & columns.keys()
-        self._own = {name: _picked(weights, name, vocabulary)[:, : columns[name][1]] for name in vocabularies}
+        vocabularies = {"embedding", "inputs.embedding", "head"} & {name for name, _ in self.decoder.tensors()}
+        self._own = {name: _picked(weights, name, vocabulary) for name in vocabularies}
+        if size := whole.inputs:
+            parts = [row for layer in self._layers for row in range(layer * size, (layer + 1) * size)]
+            self._own["inputs.embedding"] = self._own["inputs.embedding"][:, parts]
+            self._own["inputs.projection"] = _picked(weights, "inputs.projection", parts)
         embedding = self._own["embedding"]
         embedding[1::2] *= _quiet(embedding * np.float32(whole.embedding_scale), whole.norm_eps)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows of a canonical tensor of the slice: float32."""
-        return self._own[name][start:stop] if name in self._own else self._weights.rows(name, start, stop)
+        if name in self._own:
+            return self._own[name][start:stop]
+        if name.startswith("layers."):
+            _, layer, part = name.split(".", 2)
+            name = f"layers.{self._layers[int(layer)]}.{part}"
+        return self._weights.rows(name, start, stop)
 
 
 def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
@@ -50,6 +56,32 @@ def cut(weights: Weights, ids: Sequence[int]) -> tuple[Slice, list[int]]:
     vocabulary = sorted(set(ids))
     position = {row: index for index, row in enumerate(vocabulary)}
     return Slice(weights, vocabulary), [position[i] for i in ids]
+
+
+def _chosen(whole: Decoder) -> list[int]:
+    """Return the layers that show all that layers are and what follows what.
+
+    They are the first ones, as an engine may tell a layer's kind by its number; but where layers read the keys of
+    others, those that show something new, and the layers that are read.
+    """
+    sources = {each.kv_layer for each in whole.attentions}
+    if sources == {UNSET}:
+        return list(range(_enough(whole)))
+    kinds = [whole.kinds.index(layer) for layer in whole.layers]
+    unseen, chosen = {*pairwise(kinds)}, [0]
+    for layer in range(1, whole.n_layers):
+        pair = kinds[chosen[-1]], kinds[layer]
+        if pair in unseen or layer in sources:
+            unseen.discard(pair)
+            chosen.append(layer)
+    return chosen
+
+
+def _renumbered(layer: Layer, chosen: Sequence[int]) -> Layer:
+    mixer = layer.mixer
+    if not isinstance(mixer, Attention) or not isinstance(mixer.kv_layer, int):
+        return layer
+    return replace(layer, mixer=replace(mixer, kv_layer=chosen.index(mixer.kv_layer)))
 
 
 def _enough(whole: Decoder) -> int:

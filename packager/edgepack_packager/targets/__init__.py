@@ -313,7 +313,7 @@ class Request:
         return frozenset(
             name
             for name, shape in decoder.tensors()
-            if len(shape) == 2 and name != "embedding" and (forms.get(name) in self.target.fed or self._open)
+            if len(shape) == 2 and not name.endswith("embedding") and (forms.get(name) in self.target.fed or self._open)
         )
 
     @property

@@ -161,7 +161,7 @@ def cells_of(runtime: str, options: Options, window: int | None) -> int:
 def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
     """Return the bytes of a KV cache for ``context`` tokens, which layers with a window may not all hold.
 
-    In q8 a value takes 34/32 bytes in llama.cpp.
+    In q8 a value takes 34/32 bytes in llama.cpp. Else it keeps the values of each layer as wide as the widest layer's.
     """
     scale = 16 / Q8_BLOCK[runtime] if kv_cache == "q8" and runtime in Q8_BLOCK else 0
     options = Options(context, 1, kv_cache, chunk)
@@ -169,8 +169,10 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     def cells(window: int | None) -> int:
         return context if window is None else min(context, cells_of(runtime, options, window))
 
-    values = sum(attention.kv_size * cells(attention.window) for attention in decoder.keeping.values())
-    return int(2 * values * (_KV_BITS[kv_cache] + scale) / 8)
+    keeping = decoder.keeping.values()
+    widest = max(attention.kv_size for attention in keeping) if runtime == "gguf" and kv_cache != "q8" else 0
+    values = sum((each.kv_size + max(each.kv_size, widest)) * cells(each.window) for each in keeping)
+    return int(values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
 def state_bytes(decoder: Decoder, runtime: str) -> int:

@@ -35,6 +35,7 @@ class Feature(StrEnum):
     DELTA_RULES = "gated delta rules"
     OTHER_DELTA_HEADS = "delta rules with other heads of values than of keys"
     GATED = "a gate on the attention's output"
+    HEAD_GATES = "a gate on each head"
     BIDIRECTIONAL = "attention to what comes after"
     QKV_BIAS = "biases on q, k and v"
     OUTPUT_BIAS = "a bias on the attention's output"
@@ -110,7 +111,8 @@ def features(decoder: Decoder) -> frozenset[Feature]:
             (each.n_key_heads, each.key_dim) != (each.n_value_heads, each.value_dim)
             for each in decoder.correcting.values()
         ),
-        Feature.GATED: attention.gated,
+        Feature.GATED: attention.gated is True,
+        Feature.HEAD_GATES: attention.gated == "heads",
         Feature.CONVOLUTION_BIAS: any(each.bias for each in decoder.convolving.values()),
         Feature.BIDIRECTIONAL: decoder.at_once,
         Feature.QKV_BIAS: attention.qkv_bias,
