@@ -478,6 +478,7 @@ LFM3: Mapping[str, Any] = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
     },
     "sliding_window": 24,
+    "torch_dtype": "float16",
 }
 
 # Heads of keys and of values of other sizes than those of the hub, which are alike.
@@ -590,6 +591,6 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "lfm2": _model(LFM2, seed=45),
     "lfm2-biased": _model(LFM2_BIASED, seed=46),
     "qwen3.5": _model(QWEN3_5, seed=47, dtype="f16"),
-    "lfm3": _model(LFM3, seed=49),
+    "lfm3": _model(LFM3, seed=49, dtype="f16"),
     "gemma4": _model(GEMMA4, seed=48, dtype="bf16"),
 }

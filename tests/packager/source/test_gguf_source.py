@@ -57,7 +57,17 @@ EXACT = 1e-10
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 384, 120)]
 
 # What llama.cpp computes without, and no file of it can say.
-UNWRITTEN = {"phi3-4k", "qwen2-window", "mistral", "ministral", "exaone4", "exaone4-full", "lfm2-biased", "qwen3.5"}
+UNWRITTEN = {
+    "phi3-4k",
+    "qwen2-window",
+    "mistral",
+    "ministral",
+    "exaone4",
+    "exaone4-full",
+    "lfm2-biased",
+    "lfm3",
+    "qwen3.5",
+}
 # What llama.cpp's graphs hold and no file is read of yet; a Seed-OSS is a Llama with biases that no Llama has.
 UNREAD = {"ministral3", "granite", "granite4", "gemma", "gemma4", "olmo2", "olmo3", "seed-oss", "hunyuan", "lfm2"}
 
