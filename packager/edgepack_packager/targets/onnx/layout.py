@@ -114,16 +114,16 @@ class Layout:
 
         Vectors and scales stay mapped from the file. The matrix of a product is repacked: as float32, or as codes,
         scales and one float32 sum for each block. The largest is there twice while that is done; in its place come
-        later the rows of the embeddings that tokens touch. The rope tables, too, are touched row by row: they are less
-        than a hundredth of the KV cache, and do not count.
+        later the rows of the embedding that tokens touch. The rope tables, too, and what layers get of a token, are
+        touched row by row: tables of hundreds of megabytes of which a context needs some, and do not count.
         """
         embedding, products = self.tensors["embedding"], dict(self.tensors)
-        own = products.pop("inputs.embedding", None)
-        gathered = sum(region.size for table in (embedding, own) if table for region in table.regions)
+        products.pop("inputs.embedding", None)
+        gathered = sum(region.size for region in embedding.regions)
         if "head" in products:
             del products["embedding"]
-        elif embedding.scales is not None:  # the head keeps the scales and zero points
-            gathered -= sum(region.size for region in embedding.regions[1:])
+        elif embedding.scales is not None:
+            gathered = embedding.weight.size  # the head keeps the scales and zero points
         return sum(map(_packed_bytes, products.values())) + max(gathered, *map(_source_bytes, products.values()))
 
     @property

@@ -323,7 +323,7 @@ def test_an_unpacked_matrix_is_kept_as_float32() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_table_of_inputs_is_only_gathered(tied: bool) -> None:
-    """Its rows come in the place of what is packed, with those of the embedding."""
+    """It stays mapped: of 785 M parameters in int8 the process took all but its 180 MiB."""
     described = msgspec.structs.replace(llama_1b(), tied=tied)
     fed = msgspec.structs.replace(
         described, kinds=(msgspec.structs.replace(described.kinds[0], inputs=256, scaled=True),)
@@ -332,7 +332,7 @@ def test_a_table_of_inputs_is_only_gathered(tied: bool) -> None:
     before, after = layout(described, "int4"), layout(fed, "int4")
     products = fed.n_parameters - described.n_parameters - table - vectors
     assert after.tensor_bytes - before.tensor_bytes == (products + table) * 5 // 8 + vectors * 4
-    assert after.resident_bytes - before.resident_bytes == products * 7 // 8 + table * 5 // 8 + vectors * 4
+    assert after.resident_bytes - before.resident_bytes == products * 7 // 8 + vectors * 4
 
 
 def test_a_cache_of_q8_has_scales_for_the_layers_that_keep_one() -> None:
