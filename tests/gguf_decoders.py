@@ -146,6 +146,14 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "lfm2": LFM2,
     "lfm2: untied, scores": {**LFM2, "tied": False, "attention_scale": 0.4, "convolution": Convolution(length=3)},
+    "stablelm": {"norm": "layer", "tied": False, "rope": rope(dim=4)},
+    "stablelm: biases, linear rope, scores": {
+        "norm": "layer",
+        "tied": False,
+        "qkv_bias": True,
+        "rope": rope(scaling=LINEAR),
+        "attention_scale": 0.4,
+    },
     "hunyuan-dense": {"qk_norm": "rotated", "head_dim": 32, "rope": rope(1e6, 32)},
     "hunyuan-dense: untied, linear rope, biases, scores": {
         "qk_norm": "rotated",

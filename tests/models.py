@@ -175,10 +175,12 @@ def shapes(fields: Mapping[str, Any]) -> dict[str, Shape]:
     found = dict(_weights(fields))
     text, architecture = text_of(fields), _architecture(fields)
     patterns = {
-        r"self_attn\.[qkv]_proj\.weight$": architecture in ("Qwen2ForCausalLM", "SeedOssForCausalLM"),
+        r"self_attn\.[qkv]_proj\.weight$": architecture in ("Qwen2ForCausalLM", "SeedOssForCausalLM")
+        or text.get("use_qkv_bias"),
         r"self_attn\..*_proj\.weight$": text.get("attention_bias") and architecture != "SeedOssForCausalLM",
         r"mlp\..*_proj\.weight$": text.get("mlp_bias"),
         r"_proj\.weight$": text.get("use_bias"),
+        r"norm\.weight$": architecture == "StableLmForCausalLM",
     }
     biased = [name for pattern, asked in patterns.items() if asked for name in found if re.search(pattern, name)]
     return found | {name.removesuffix("weight") + "bias": found[name][:1] for name in biased}
@@ -382,7 +384,7 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     less_one = (gemma and not gemma4) or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
     if gemma4 and name.endswith("q_norm.weight"):  # nothing else keeps its scores small
         return _gain(name, normal, gemma) * np.float32(0.5 * shape[0] ** -0.5)
-    if "norm" in name:
+    if "norm" in name and not name.endswith(".bias"):
         return _gain(name, normal, gemma) - np.float32(less_one)
     if name.endswith(("A_log", "dt_bias")):  # what is kept from one position to the next: a half, or nearly all
         return normal - np.float32(1)

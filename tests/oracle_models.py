@@ -535,6 +535,20 @@ GEMMA4: Mapping[str, Any] = {
     "torch_dtype": "bfloat16",
 }
 
+# Heads of 32, a quarter of which turns; eps in the field of a LayerNorm.
+STABLELM: Mapping[str, Any] = {
+    **{key: value for key, value in _SMALL.items() if key != "rms_norm_eps"},
+    "architectures": ["StableLmForCausalLM"],
+    "model_type": "stablelm",
+    "hidden_act": "silu",
+    "layer_norm_eps": 1e-5,
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "use_qkv_bias": True,
+    "torch_dtype": "float16",
+}
+
 
 def _llama(**arguments: Any) -> Fixture:
     return Fixture(partial(make_llama, **arguments))
@@ -593,4 +607,5 @@ ORACLE_MODELS: Mapping[str, Fixture] = {
     "qwen3.5": _model(QWEN3_5, seed=47, dtype="f16"),
     "lfm3": _model(LFM3, seed=49, dtype="f16"),
     "gemma4": _model(GEMMA4, seed=48, dtype="bf16"),
+    "stablelm": _model(STABLELM, seed=50, dtype="f16"),
 }

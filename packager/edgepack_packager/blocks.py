@@ -81,8 +81,11 @@ class Model:
             yield start, products.reshape(*x.shape[:-1], stop - start)
 
     def norm(self, name: str, x: Float32) -> Float32:
-        """RMSNorm over the last axis: w x / sqrt(mean(x^2) + eps)."""
-        return self.divided(x) * self.weights.rows(name, 0, x.shape[-1])
+        """RMSNorm over the last axis, w x / sqrt(mean(x^2) + eps); with a bias LayerNorm, which is of x - mean(x)."""
+        size, gain = x.shape[-1], self.weights.rows(name, 0, x.shape[-1])
+        if f"{name}.bias" not in self.shapes:
+            return self.divided(x) * gain
+        return self.divided(x - self.by.total(x) / np.float32(size)) * gain + self.weights.rows(f"{name}.bias", 0, size)
 
     def divided(self, x: Float32) -> Float32:
         """x / sqrt(mean(x^2) + eps), an RMSNorm without its gain."""

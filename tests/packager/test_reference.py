@@ -326,6 +326,10 @@ FAULTS: Mapping[str, tuple[str, Plant]] = {
     "the own embedding of layers dropped": ("gemma4", made("inputs.embedding", np.zeros_like)),
     "the own embedding of layers not scaled": ("gemma4", made("inputs.embedding", lambda rows: rows / 8)),
     "the scale of layers dropped": ("gemma4", layers(scaled=UNSET)),
+    "an RMSNorm in place of each LayerNorm": ("stablelm", facts(norm=UNSET)),
+    "the biases of the norms dropped": ("stablelm", made("norm.bias", np.zeros_like)),
+    "the bias of the last norm before the MLP's": ("stablelm", swap("layers.3.mlp.norm.bias", "norm.bias")),
+    "all of a head rotates beside LayerNorms": ("stablelm", ropes(lambda rope: replace(rope, dim=32))),
     "the norms of q and k swapped": ("qwen3", swap("layers.0.attention.q_norm", "layers.0.attention.k_norm")),
 }
 
@@ -366,6 +370,15 @@ def test_golden_logits_hear_that_q_and_k_rotate_before_their_norm(
     monkeypatch.setattr(decoder_blocks.Model, "norm", without_gain)
     monkeypatch.setattr(decoder_blocks, "_rotate", lambda x, cos, sin: rotate(x, cos, sin) * gains.pop(0))
     assert deviation("qwen3", tmp_path, lambda weights: weights) > 1e-8
+
+
+def test_golden_logits_hear_that_a_layer_norm_keeps_the_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_mean(model: Any, name: str, x: Float32) -> Float32:
+        gain, bias = (model.weights.rows(each, 0, x.shape[-1]) for each in (name, f"{name}.bias"))
+        return np.asarray(model.divided(x) * gain + bias, np.float32)
+
+    monkeypatch.setattr(decoder_blocks.Model, "norm", with_mean)
+    assert deviation("stablelm", tmp_path, lambda weights: weights) > 1e-8
 
 
 def deviation(name: str, scratch: Path, plant: Plant) -> float:

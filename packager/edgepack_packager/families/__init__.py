@@ -35,6 +35,7 @@ from edgepack_packager.families import (
     qwen3_5,
     seed_oss,
     smollm3,
+    stablelm,
     unbuilt,
 )
 from edgepack_packager.families.gguf import GgufWeights
@@ -95,6 +96,7 @@ FAMILIES: tuple[Family, ...] = (
     lfm2,
     lfm3,
     qwen3_5,
+    stablelm,
 )
 
 

@@ -1,9 +1,10 @@
 """A slice of a model that is small enough to prove in f32: its first layers, and the vocabulary rows of a probe.
 
-Half of the rows speak softly: they are scaled by a power of two, so that their mean square is close to the epsilon of
-the norms. A wrong epsilon changes the logits of an ordinary row by 1e-10 only, which no limit could tell from rounding;
-it changes those of a quiet row by percents. Windows longer than ``WINDOW`` are cut to it, so that a probe crosses them:
-a window's length is a number in the payload, and which layers have one, and what it means, is in the code under test.
+Half of the rows speak softly: they are scaled by a power of two, so that their mean square, or the variance that a
+LayerNorm takes, is close to the epsilon of the norms. A wrong epsilon changes the logits of an ordinary row by 1e-10
+only, which no limit could tell from rounding; it changes those of a quiet row by percents. Windows longer than
+``WINDOW`` are cut to it, so that a probe crosses them: a window's length is a number in the payload, and which layers
+have one, and what it means, is in the code under test.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Slice:
             self._own["inputs.embedding"] = self._own["inputs.embedding"][:, parts]
             self._own["inputs.projection"] = _picked(weights, "inputs.projection", parts)
         embedding = self._own["embedding"]
-        embedding[1::2] *= _quiet(embedding * np.float32(whole.embedding_scale), whole.norm_eps)
+        heard = embedding - embedding.mean(axis=1, keepdims=True) if whole.norm else embedding
+        embedding[1::2] *= _quiet(heard * np.float32(whole.embedding_scale), whole.norm_eps)
 
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows of a canonical tensor of the slice: float32."""

@@ -56,6 +56,7 @@ def _check_graph(keys: Keys, graph: Graph, decoder: Decoder) -> None:
         "attention to what comes after": (False, decoder.at_once),
         "activation": (graph.activation, layer.mlp.activation),
         "norm of q and k": (graph.qk_norm, attention.qk_norm),
+        "LayerNorm": (graph.layer_norms, bool(decoder.norm)),
         "norm of v": (graph.v_norm, any(each.v_norm for each in decoder.attentions)),
         "inputs of layers": (decoder.inputs * graph.by_layer, decoder.inputs),
         "scale of layers": (graph.by_layer and scaled, scaled),
@@ -160,13 +161,15 @@ def _check_numbers(keys: Keys, graph: Graph, decoder: Decoder) -> None:
     if decoder.headless:
         keys.integer("pooling_type")  # for others: what this runtime asks for are the states
     numbers = {
-        "attention.layer_norm_rms_epsilon": (_epsilon(graph, decoder), None),
+        f"attention.layer_norm_{'' if graph.layer_norms else 'rms_'}epsilon": (_epsilon(graph, decoder), None),
         "rope.scaling.attn_factor": (_attention_factor(decoder), 1.0),
         "attn_logit_softcapping": (attention.softcap, graph.attention_softcap),
     }
     for key, (number, assumption) in numbers.items():
         keys.check(key, keys.number(key, assumption), float32(number))
     keys.check("final_logit_softcapping", _logits_softcap(keys, graph), float32(decoder.logits_softcap))
+    if graph.layer_norms:
+        keys.check("use_parallel_residual", keys.get("use_parallel_residual"), False)
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, Array) and tokens.length != decoder.n_vocab:
         raise keys.fail(f"tokenizer.ggml.tokens has {tokens.length} entries, the model's vocabulary {decoder.n_vocab}")

@@ -17,7 +17,8 @@ class Graph:
     well. ``scales``: keys say what scores, embeddings, blocks and logits are multiplied by. ``temperature``: queries
     may grow with their position. ``yarn``: a rope may be scaled so; ``turns``: keys may say where its ramp lies.
     ``convolutions``: a layer without heads of keys and values has one. ``delta_rules``: layers that a key names have
-    one, and the output of the others is gated. ``v_norm``: as in ``Attention``. ``by_layer``: as in ``layers``; a table
+    one, and the output of the others is gated. ``layer_norms``: the norms over the hidden size are LayerNorms, and what
+    a file lacks of one makes another graph. ``v_norm``: as in ``Attention``. ``by_layer``: as in ``layers``; a table
     says which pairs turn in those without window.
     """
 
@@ -41,6 +42,7 @@ class Graph:
     local_scaling: bool = False
     convolutions: bool = False
     delta_rules: bool = False
+    layer_norms: bool = False
     v_norm: bool = False
     by_layer: bool = False
 
@@ -64,6 +66,7 @@ GRAPHS: Final[Mapping[str, Graph]] = {
     "olmo2": Graph(qk_norm="width", norms="after", yarn=True, period=4, one_base=True),
     "exaone4": Graph(qk_norm="head", norms="after"),
     "hunyuan-dense": Graph(qk_norm="rotated"),
+    "stablelm": Graph(layer_norms=True, partial_rotation=True),
     "lfm2": Graph(qk_norm="head", convolutions=True),
     "qwen35": Graph(qk_norm="head", partial_rotation=True, delta_rules=True),
 }

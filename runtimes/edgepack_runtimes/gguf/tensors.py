@@ -32,8 +32,8 @@ _SCALE: Final = ("layer_output_scale",)
 def check_tensors(header: Header, graph: Graph, decoder: Decoder, path: Path) -> None:
     """Check those that llama.cpp does without where they are absent; it looks for all others itself."""
     tensors = {tensor.name: tensor for tensor in header.tensors}
-    if graph.by_layer:
-        _check_names(tensors, decoder, path)
+    if graph.by_layer or graph.layer_norms:
+        _check_names(tensors, _of_layer_norms(decoder) if graph.layer_norms else _by_layer(decoder), path)
     embedding = tensors.get("token_embd.weight")
     if embedding is None or embedding.shape != (decoder.hidden_size, decoder.n_vocab):
         raise damaged(path, f"token_embd.weight has shape {embedding and embedding.shape}")
@@ -43,8 +43,9 @@ def check_tensors(header: Header, graph: Graph, decoder: Decoder, path: Path) ->
     qkv = ("attn_qkv",) if "blk.0.attn_qkv.weight" in tensors else ("attn_q", "attn_k", "attn_v")
     attention, mlp = decoder.attentions[0], decoder.layer(0).mlp
     biases = qkv * attention.qkv_bias + ("attn_output",) * attention.output_bias
-    biases += ("ffn_gate", "ffn_up", "ffn_down") * mlp.bias
-    wanted = Counter(biases * decoder.n_layers) + Counter({"ssm_dt": len(decoder.correcting)})
+    biases += ("ffn_gate", "ffn_up", "ffn_down") * mlp.bias + ("attn_norm", "ffn_norm") * graph.layer_norms
+    once = Counter({"ssm_dt": len(decoder.correcting), "output_norm": int(graph.layer_norms)})
+    wanted = Counter(biases * decoder.n_layers) + once
     if found != wanted:
         raise damaged(path, f"it has biases on {', '.join(sorted(found)) or 'nothing'}, unlike the model")
     expected = _pairs(decoder) if graph.by_layer else _tables(decoder)
@@ -64,14 +65,29 @@ def _check_table(tensor: Tensor, expected: NDArray[np.float32]) -> None:
         raise damaged(path, f"{tensor.name} holds other factors than the model's rope")
 
 
-def _check_names(tensors: Collection[str], decoder: Decoder, path: Path) -> None:
+def _check_names(tensors: Collection[str], wanted: set[str], path: Path) -> None:
     """Check that there are the tensors of each layer and no others, which would make another layer of it."""
+    for name in sorted((wanted ^ {*tensors}) - {"output.weight"}):
+        raise damaged(path, f"it has {'no' if name in wanted else 'a'} tensor {name}, unlike the model")
+
+
+def _of_layer_norms(decoder: Decoder) -> set[str]:
+    """Without a norm before the MLP llama.cpp adds both blocks to the stream at once; norms of heads it does if any."""
+    layers = [f"blk.{index}." for index in range(decoder.n_layers)]
+    norms = ["output_norm", *(f"{layer}{norm}" for layer in layers for norm in ("attn_norm", "ffn_norm"))]
+    qkv = [f"{layer}{part}" for layer in layers for part in ("attn_q", "attn_k", "attn_v")]
+    others = [f"{layer}{part}" for layer in layers for part in ("attn_output", "ffn_gate", "ffn_up", "ffn_down")]
+    biased = norms + qkv * decoder.attentions[0].qkv_bias
+    weights = (f"{name}.weight" for name in ("token_embd", *norms, *qkv, *others))
+    return {*weights, *(f"{name}.bias" for name in biased)}
+
+
+def _by_layer(decoder: Decoder) -> set[str]:
     wanted = {f"{name}.weight" for name in _ROOT + _ROOT_INPUTS * bool(decoder.inputs)}
     for index, layer in enumerate(decoder.layers):
         names = _LAYER + _KEYS * (index in decoder.keeping) + _INPUTS * bool(layer.inputs) + _SCALE * bool(layer.scaled)
         wanted |= {f"blk.{index}.{name}.weight" for name in names}
-    for name in sorted((wanted ^ {*tensors}) - {"output.weight"}):
-        raise damaged(path, f"it has {'no' if name in wanted else 'a'} tensor {name}, unlike the model")
+    return wanted
 
 
 def _pairs(decoder: Decoder) -> dict[str, NDArray[np.float32]]:

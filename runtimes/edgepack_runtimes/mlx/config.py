@@ -60,6 +60,7 @@ SPELLINGS: Mapping[str, Spelling] = {
     "seed_oss": Spelling(),
     "ministral3": Spelling(),
     "hunyuan_v1_dense": Spelling(names={"q_norm": "query_layernorm", "k_norm": "key_layernorm"}),
+    "stablelm": Spelling(),
     "lfm2": Spelling(names=_LFM2),
     "edgepack": Spelling(),  # what no model file of mlx-lm expresses
     "edgepack_gemma": Spelling(gain_offset=1.0),
@@ -90,7 +91,7 @@ def _block_fields(decoder: Decoder) -> dict[str, object]:
         "num_key_value_heads": attention.n_kv_heads,
         "head_dim": attention.head_dim,
         "hidden_act": _ACTIVATIONS[mlp.activation],
-        "rms_norm_eps": decoder.norm_eps,
+        "layer_norm_eps" if decoder.norm else "rms_norm_eps": decoder.norm_eps,
         "attention_bias": attention.qkv_bias,
         "mlp_bias": mlp.bias,
         "tie_word_embeddings": decoder.tied,
@@ -159,6 +160,10 @@ def _own_fields(kind: str, decoder: Decoder) -> dict[str, object]:
         case "lfm2":
             fields |= {"norm_eps": decoder.norm_eps, "block_auto_adjust_ff_dim": False}
             fields |= {"block_dim": decoder.hidden_size, "block_ff_dim": decoder.layer(0).mlp.size}
+        case "stablelm":
+            rope, attention = decoder.ropes[0], layers[0]
+            fields |= {"use_qkv_bias": attention.qkv_bias, "partial_rotary_factor": rope.dim / attention.head_dim}
+            fields |= {"use_parallel_residual": False, "qk_layernorm": False}
         case "seed_oss":
             fields["attention_out_bias"] = layers[0].output_bias
         case "ministral3":

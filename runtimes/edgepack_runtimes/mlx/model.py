@@ -63,7 +63,7 @@ class Layers(nn.Module):
         rotations = {(rope, size): Rotation(rope, size) if rope else None for rope, size in turned}
         self.embed_tokens = nn.Embedding(decoder.n_vocab, decoder.hidden_size)
         self.layers = [Block(decoder, layer, fused, rotations) for layer in decoder.layers]
-        self.norm = nn.RMSNorm(decoder.hidden_size, decoder.norm_eps)
+        self.norm = hidden_norm(decoder)
         self._parts = (decoder.n_layers, decoder.inputs)
         if decoder.inputs:
             width = decoder.n_layers * decoder.inputs
@@ -117,7 +117,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         hidden, epsilon = decoder.hidden_size, decoder.norm_eps
-        norm = partial(nn.RMSNorm, hidden, epsilon)
+        norm = partial(hidden_norm, decoder)
         self._pre_norms, self._post_norms = layer.pre_norms, layer.post_norms
         self._scale = layer.residual_scale
         if isinstance(layer.mixer, Convolution):
@@ -165,6 +165,11 @@ class Block(nn.Module):
 
     def _scaled(self, x: mx.array) -> mx.array:
         return x if self._scale == 1 else x * self._scale
+
+
+def hidden_norm(decoder: Decoder) -> nn.Module:
+    """Return a norm over the hidden size."""
+    return (nn.LayerNorm if decoder.norm else nn.RMSNorm)(decoder.hidden_size, decoder.norm_eps)
 
 
 class SelfAttention(nn.Module):

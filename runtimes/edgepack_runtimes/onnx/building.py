@@ -15,7 +15,7 @@ from edgepack_runtimes.onnx.operators import F16, F32, I64, U8, Attribute, Graph
 _CONTRIB: Final = "com.microsoft"
 _CONTRIBUTED: Final = frozenset({"CausalConvWithState", "FusedMatMul", "GatedDeltaNet", "GatedRMSNorm",
                                  "GatherBlockQuantized", "GroupQueryAttention", "MatMulNBits", "RotaryEmbedding",
-                                 "SkipSimplifiedLayerNormalization"})  # fmt: skip
+                                 "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})  # fmt: skip
 _FORMS: Final = frozenset({(bits, size) for bits in (2, 4, 8) for size in (32, 64, 128)})
 _ASYMMETRIC_BITS: Final = 4
 _ACCURACY_LEVELS: Final = range(5)
@@ -31,9 +31,10 @@ class Building:
         self._shapes = dict(decoder.tensors())
 
     def _norm(self, name: str, inputs: str, gain: str = "") -> str:
+        weights = [gain] if gain else self._norm_weights(name)
         return self._add(
-            "SimplifiedLayerNormalization",
-            [inputs, gain or self._stored(f"{name}.weight", F32, *self._shapes[name])],
+            "LayerNormalization" if len(weights) > 1 else "SimplifiedLayerNormalization",
+            [inputs, *weights],
             f"{name}.output",
             epsilon=self._decoder.norm_eps,
             axis=-1,
@@ -51,13 +52,17 @@ class Building:
         return name
 
     def _norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
-        weight = self._stored(f"{name}.weight", F32, *self._shapes[name])
+        weights = self._norm_weights(name)
+        operator = "SkipLayerNormalization" if len(weights) > 1 else "SkipSimplifiedLayerNormalization"
         output, total = f"{name}.output", f"{name}.residual"
         outputs = (output, "", "", total)
-        self._add(
-            "SkipSimplifiedLayerNormalization", [inputs, residual, weight], *outputs, epsilon=self._decoder.norm_eps
-        )
+        self._add(operator, [inputs, residual, *weights], *outputs, epsilon=self._decoder.norm_eps)
         return output, total
+
+    def _norm_weights(self, name: str) -> list[str]:
+        """The gain of a norm, and the bias that only a LayerNorm has."""
+        bias, weights = f"{name}.bias", [self._stored(f"{name}.weight", F32, *self._shapes[name])]
+        return [*weights, self._stored(bias, F32, *self._shapes[bias])] if bias in self._shapes else weights
 
     def _scaled(self, name: str, inputs: str, scale: float) -> str:
         return self._add("Mul", [inputs, self._number(f"{name}.scale", scale)], f"{name}.scaled")

@@ -30,6 +30,10 @@ KvCache = Literal["f32", "f16", "q8"]
 """The element type of a KV cache; "q8": 8 bits and a scale for some of them, as the engine has it."""
 
 
+NormKind = Literal["layer"] | msgspec.UnsetType
+"""What the norms over the hidden size are: LayerNorms, each with a bias, or RMSNorms where nothing is said."""
+
+
 class Mlp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """down(activation(gate(x)) * up(x)), ``size`` elements wide between."""
 
@@ -47,7 +51,7 @@ class Mlp(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Two blocks, each added to what comes in: the mixer, through which positions see each other, and the MLP.
 
-    ``norms`` are RMSNorms of a block's input, of its output "after", or of "both". What is added is multiplied by
+    ``norms`` are norms of a block's input, of its output "after", or of "both". What is added is multiplied by
     ``residual_scale``. With ``inputs`` a third block follows, of what the layer gets of the token itself, so many
     elements p (see ``Decoder``): norm(out(activation(gate(x)) * p)), with the MLP's activation. With ``scaled`` the
     layer's result is multiplied by a number of its own.
@@ -70,19 +74,19 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         """Whether there is a norm of each block's output."""
         return self.norms != "before"
 
-    def tensors(self, hidden: int) -> Iterator[tuple[str, Shape]]:
+    def tensors(self, hidden: int, norm: NormKind = msgspec.UNSET) -> Iterator[tuple[str, Shape]]:
         """Yield (name within the layer, shape) in model order; a matrix is [output rows, input columns]."""
         for block, name in ((self.mixer, self.mixer.room), (self.mlp, "mlp")):
             if self.pre_norms:
-                yield f"{name}.norm", (hidden,)
+                yield from _norm(f"{name}.norm", hidden, norm)
             for part, shape in block.tensors(hidden):
                 yield f"{name}.{part}", shape
             if self.post_norms:
-                yield f"{name}.post_norm", (hidden,)
+                yield from _norm(f"{name}.post_norm", hidden, norm)
         if self.inputs:
             yield "inputs.gate", (self.inputs, hidden)
             yield "inputs.out", (hidden, self.inputs)
-            yield "inputs.post_norm", (hidden,)
+            yield from _norm("inputs.post_norm", hidden, norm)
         if self.scaled:
             yield "scale", (1,)
 
@@ -115,6 +119,8 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Where layers have ``inputs`` of s elements, those of all are (norm(projection(x) / root of the hidden size) + e root
     of s) / root of 2: x is the scaled embedding of the token, e its row of ``inputs.embedding``, and the norm that of
     each layer's part.
+    Norms over the hidden size are RMSNorms, w x / sqrt(mean(x^2) + eps), or with ``norm`` "layer" LayerNorms,
+    w (x - mean(x)) / sqrt(var(x) + eps) + b. All other norms are RMSNorms.
     ``wide``: activations exceed the range of f16, so that an engine that computes in 16 bits must take bf16.
 
     A ``headless`` one ends at the last norm: what it gives after each token is a state, of which an embedding is made.
@@ -133,6 +139,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     context: Count
     trained_context: Count
     norm_eps: Positive
+    norm: NormKind = msgspec.UNSET
     kinds: Annotated[tuple[Layer, ...], msgspec.Meta(min_length=1, max_length=MAX_LAYERS)]
     pattern: Annotated[tuple[int, ...], msgspec.Meta(min_length=1, max_length=MAX_LAYERS)] = (0,)
     tied: bool
@@ -263,11 +270,17 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             yield "inputs.projection", (self.n_layers * self.inputs, self.hidden_size)
             yield "inputs.norm", (self.inputs,)
         for index in range(self.n_layers):
-            for name, shape in self.layer(index).tensors(self.hidden_size):
+            for name, shape in self.layer(index).tensors(self.hidden_size, self.norm):
                 yield f"layers.{index}.{name}", shape
-        yield "norm", (self.hidden_size,)
+        yield from _norm("norm", self.hidden_size, self.norm)
         if not self.tied:
             yield "head", (self.n_vocab, self.hidden_size)
+
+
+def _norm(name: str, size: int, kind: NormKind) -> Iterator[tuple[str, Shape]]:
+    yield name, (size,)
+    if kind:
+        yield f"{name}.bias", (size,)
 
 
 def layer_of(name: str) -> int:

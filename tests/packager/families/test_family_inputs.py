@@ -37,6 +37,7 @@ READ_AS = {
     ("granite4", "intermediate_size"): "shared_intermediate_size",
     **{(name, "intermediate_size"): "block_ff_dim" for name in ("lfm2", "lfm2-biased")},
     **{(name, "rms_norm_eps"): "norm_eps" for name in ("lfm2", "lfm2-biased", "lfm3")},
+    ("stablelm", "rms_norm_eps"): "layer_norm_eps",
 }
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import golden_models
 import numpy as np
 import pytest
-from decoders import Alike, Positions, changed
+from decoders import Alike, Positions, RandomWeights, changed, describe
+from msgspec import UNSET
 from msgspec.structs import replace
 from oracle_models import ORACLE_MODELS
 
@@ -24,7 +25,7 @@ from edgepack.errors import UnsupportedModelError
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32, Weights
-from edgepack_packager.proof import compare, engine, probe, structure
+from edgepack_packager.proof import compare, engine, probe, slice, structure
 from edgepack_packager.targets import FixesKvCache, Model, Request, Target, Written, kv_cache
 from edgepack_packager.write import write
 
@@ -123,6 +124,18 @@ def without_qk_norm(name: str, rows: Float32) -> Float32:
     return np.ones_like(rows) if name.endswith(("q_norm", "k_norm")) else rows
 
 
+def without_norm_bias(name: str, rows: Float32) -> Float32:
+    return np.zeros_like(rows) if name.endswith("norm.bias") else rows
+
+
+def root_mean_squares(decoder: Decoder) -> dict[str, Any]:
+    return {"norm": UNSET}
+
+
+def larger_epsilon(decoder: Decoder) -> dict[str, Any]:
+    return {"norm_eps": 2 * decoder.norm_eps}
+
+
 def unscaled(decoder: Decoder) -> dict[str, Any]:
     return {"embedding_scale": 1.0}
 
@@ -189,12 +202,26 @@ FAULTS: dict[str, tuple[str, Callable[[Decoder], dict[str, Any]], Change]] = {
     "global rope on local layers": ("gemma3", one_rope, as_it_is),
     "no norms of q and k": ("qwen3", unchanged, without_qk_norm),
     "a bias dropped": ("qwen2", unchanged, without_bias),
+    "the biases of the norms dropped": ("stablelm", unchanged, without_norm_bias),
+    "RMSNorms in place of LayerNorms": ("stablelm", root_mean_squares, as_it_is),
+    "another epsilon in LayerNorms": ("stablelm", larger_epsilon, as_it_is),
     "whole heads rotated": ("phi4", whole_heads_rotate, as_it_is),
     "other factors": ("phi3-long", other_factors, as_it_is),
     "no magnitude": ("phi3-long", no_magnitude, as_it_is),
     "rope on the other layers": ("smollm3", inverted_nope, as_it_is),
     "rope_parameters not read": ("v5-spelling", unread_rope, as_it_is),
 }
+
+
+@pytest.mark.parametrize("norm", ["layer", UNSET])
+def test_half_of_the_rows_of_a_slice_are_as_small_as_epsilon_to_its_norms(norm: Any) -> None:
+    weights = RandomWeights(describe(norm=norm, tied=False))
+    weights.tensors["embedding"] += np.float32(30)
+    part, _ = slice.cut(weights, range(64))
+    rows = part.rows("embedding", 0, 64).astype(np.float64)
+    seen = rows.var(axis=1) if norm else np.square(rows).mean(axis=1)
+    assert seen[::2].mean() > 0.5
+    assert 0.4 < seen[1::2].mean() / part.decoder.norm_eps < 2.5
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -69,7 +69,10 @@ UNWRITTEN = {
     "qwen3.5",
 }
 # What llama.cpp's graphs hold and no file is read of yet; a Seed-OSS is a Llama with biases that no Llama has.
-UNREAD = {"ministral3", "granite", "granite4", "gemma", "gemma4", "olmo2", "olmo3", "seed-oss", "hunyuan", "lfm2"}
+UNREAD = {
+    *("ministral3", "granite", "granite4", "gemma", "gemma4", "olmo2", "olmo3", "seed-oss", "hunyuan", "lfm2"),
+    "stablelm",
+}
 
 
 def logits(origin: source.Source, ids: Sequence[int], context: int | None = None) -> np.ndarray:

@@ -91,6 +91,11 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"attention_softcap": 50.0}, "the softcap on the scores"),
     ("llama", {"logits_softcap": 30.0}, "the softcap on the logits"),
     ("llama", {"embedding_scale": 8.0}, "its architecture multiplies embeddings by 1, the model by 8"),
+    ("llama", {"norm": "layer"}, "the LayerNorm of its architecture is False, the model's is True"),
+    ("stablelm", {"norm": UNSET}, "the LayerNorm of its architecture is True, the model's is False"),
+    ("stablelm", {"norm_eps": 2e-5}, r"stablelm\.attention\.layer_norm_epsilon is .*, the model's is"),
+    ("stablelm", {"qkv_bias": True}, r"it has no tensor blk\.0\.attn_k\.bias, unlike the model"),
+    ("stablelm: biases, linear rope, scores", {"qkv_bias": False}, r"it has a tensor blk\.0\.attn_k\.bias"),
     ("llama", {"tied": False}, "it has no head of its own"),
     ("llama", {"qkv_bias": True}, "it has biases on nothing"),
     ("llama: everything", {"mlp_bias": False}, "it has biases on attn_k, attn_output"),
@@ -247,6 +252,14 @@ KEYS: list[tuple[str, Change, str]] = [
         _renamed("granite", "llama"),
         "its architecture multiplies the blocks' outputs by 1, the model by 0.22",
     ),
+    ("stablelm", _set("stablelm.use_parallel_residual", True), "use_parallel_residual is True, the model's is False"),
+    ("stablelm", _without("stablelm.use_parallel_residual"), "use_parallel_residual is None"),
+    ("stablelm", _without("stablelm.attention.layer_norm_epsilon"), "layer_norm_epsilon is None, the model's is"),
+    ("stablelm", _set("stablelm.attention.layer_norm_epsilon", F32(1e-6)), "layer_norm_epsilon is .*, the model's is"),
+    ("stablelm", _set("stablelm.attention.layer_norm_rms_epsilon", F32(1e-5)), "layer_norm_rms_epsilon is not one"),
+    ("stablelm", _set("stablelm.rope.dimension_count", U32(16)), "the rope's dimension of layer 0 is 16"),
+    ("stablelm", _renamed("stablelm", "phi3"), "the LayerNorm of its architecture is False, the model's is True"),
+    ("llama", _renamed("llama", "stablelm"), "the LayerNorm of its architecture is True, the model's is False"),
     ("olmo2: windows, one rope", _without("olmo2.attention.sliding_window"), "the window of layer 0 is None"),
     ("olmo2: windows, one rope", _set("olmo2.rope.freq_base_swa", F32(2e4)), "^$"),
     ("exaone4", _set("exaone4.block_count", U32(64)), r"exaone4\.block_count is 64, the model's is 2"),
@@ -375,6 +388,29 @@ def test_layers_with_other_tensors_are_refused(renamed: dict[str, str], complain
     path = file_of(tmp_path, DECODERS["gemma4"], renamed=renamed)
     with pytest.raises(EngineError, match=complaint):
         check(header.read(path), DECODERS["gemma4"], path)
+
+
+@pytest.mark.parametrize(
+    ("renamed", "complaint"),
+    [
+        # llama.cpp does without each of these.
+        ({"blk.1.ffn_norm.bias": "blk.1.ffn_norm.scale"}, r"it has no tensor blk\.1\.ffn_norm\.bias"),
+        ({"blk.1.ffn_norm.weight": "blk.1.other.weight"}, r"it has no tensor blk\.1\.ffn_norm\.weight"),
+        ({"blk.0.ffn_norm.bias": "blk.1.attn_q.bias"}, r"it has no tensor blk\.0\.ffn_norm\.bias"),
+        ({"blk.0.attn_norm.bias": "blk.0.attn_q_norm.weight"}, r"it has no tensor blk\.0\.attn_norm\.bias"),
+        ({"output_norm.bias": "blk.0.attn_k_norm.weight"}, r"it has a tensor blk\.0\.attn_k_norm\.weight"),
+    ],
+)
+def test_a_layer_norm_without_its_tensors_is_refused(renamed: dict[str, str], complaint: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path, DECODERS["stablelm"], renamed=renamed)
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), DECODERS["stablelm"], path)
+
+
+def test_a_bias_on_a_norm_that_has_none_is_refused(tmp_path: Path) -> None:
+    path = file_of(tmp_path, DECODERS["qwen2"], renamed={"blk.1.attn_q.bias": "blk.1.attn_norm.bias"})
+    with pytest.raises(EngineError, match="it has biases on attn_k, attn_norm, attn_q, attn_v, unlike the model"):
+        check(header.read(path), DECODERS["qwen2"], path)
 
 
 @pytest.mark.parametrize("turned", [None, 3, 5, 15])

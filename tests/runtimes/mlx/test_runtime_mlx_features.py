@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import variants
 from decoders import LFM2, LFM3, QWEN3_5, Positions, RandomWeights, changed, describe
+from msgspec import UNSET
 from numpy.typing import NDArray
 from variants import nmse, token_ids
 
@@ -108,6 +109,15 @@ CASES = {
     "norms after the blocks alone": Case({"norms": "after"}, "edgepack", {"norms": "both"}),
     "a norm of all heads": Case({"qk_norm": "width", "tied": False}, "edgepack", {"qk_norm": "head"}),
     "norms of rotated q and k": Case({"qk_norm": "rotated"}, "hunyuan_v1_dense", {"qk_norm": "head"}),
+    "LayerNorms": Case(
+        {"norm": "layer", "tied": False, "qkv_bias": True, "rope": Rope(10000.0, 4)}, "stablelm", {"norm": UNSET}
+    ),
+    "LayerNorms of rows whose variance is not far from epsilon": Case(
+        {"norm": "layer", "norm_eps": 1e-2, "tied": False}, "stablelm", {"norm_eps": 1e-3}
+    ),
+    "LayerNorms around the blocks, RMSNorms of heads": Case(
+        {"norm": "layer", "norms": "both", "qk_norm": "head"}, "edgepack", {"norm": UNSET}
+    ),
     "residual scale": Case({"residual_scale": 0.22}, "granite", {"residual_scale": 0.23}),
     "logits scale": Case({"logits_scale": 0.125}, "granite", {"logits_scale": 1.0}),
     "all scales": Case(
@@ -372,6 +382,12 @@ def test_f16_weights_of_a_wide_decoder_are_refused(tmp_path: Path) -> None:
     ("yarn on the layers without a window", "rope_local_base_freq"),
     ("rope where there is a window", "sliding_window_pattern"),
     ("bias of q, k and v beside a head dimension", "attention_out_bias"),
+    ("LayerNorms", "layer_norm_eps"),
+    ("LayerNorms", "use_qkv_bias"),
+    ("LayerNorms", "partial_rotary_factor"),
+    ("LayerNorms", "use_parallel_residual"),
+    ("LayerNorms", "qk_layernorm"),
+    ("LayerNorms around the blocks, RMSNorms of heads", "layer_norm_eps"),
     ("temperature and yarn", "rope_parameters"),
     ("yarn", "rope_scaling"),
 ])  # fmt: skip

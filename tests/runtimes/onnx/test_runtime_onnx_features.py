@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from decoders import LFM2, LFM3, QWEN3_5, Positions, RandomWeights, changed, describe
+from msgspec import UNSET
 from variants import nmse
 
 from edgepack.bundle.decoder import Convolution, Decoder, Temperature
 from edgepack.bundle.rope import LinearScaling, LongRopeScaling, Rope, YarnScaling
+from edgepack.errors import EngineError
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
@@ -21,6 +24,7 @@ from edgepack_packager.proof.execution import ReadBack
 from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 from edgepack_packager.text.side import Text
+from edgepack_runtimes.onnx.check import check
 
 # Longer than any window here, and not a multiple of one.
 POSITIONS = 300
@@ -89,6 +93,15 @@ FEATURES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     "norms after a block alone": ({"norms": "after", "norm_eps": 1e-2}, [{"norm_eps": 1e-3}]),
     "a norm of all heads": ({"qk_norm": "width"}, [{"qk_norm": None}, {"qk_norm": "head"}]),
     "norms of rotated q and k": ({"qk_norm": "rotated", "tied": False}, [{"qk_norm": "head"}]),
+    "LayerNorms": (
+        {"norm": "layer", "norm_eps": 1e-2, "tied": False, "qkv_bias": True, "rope": rope(dim=4)},
+        [{"norm": UNSET}, {"norm_eps": 1e-3}],
+    ),
+    "LayerNorms around the blocks, RMSNorms of heads": (
+        {"norm": "layer", "norms": "both", "qk_norm": "head"},
+        [{"norm": UNSET}, {"norms": "before"}],
+    ),
+    "LayerNorms after the blocks alone": ({"norm": "layer", "norms": "after"}, [{"norm": UNSET}]),
     "a residual scale": ({"residual_scale": 0.22}, [{"residual_scale": 1.0}, {"residual_scale": 0.23}]),
     "a logits scale": ({"logits_scale": 0.125}, [{"logits_scale": 1.0}]),
     "a logits scale and a softcap": ({"logits_scale": 2.0, "logits_softcap": 6.0}, [{"logits_scale": 1.0}]),
@@ -192,6 +205,63 @@ def test_a_graph_of_another_description_is_far_from_the_reference(
     assert nmse(run(tmp_path, written, ids), reference.logits(weights, ids)) > 1e-6
 
 
+def _operator(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == name)
+
+
+def take_root_mean_squares(model: onnx.ModelProto) -> None:
+    node = _operator(model, "SkipLayerNormalization")
+    node.op_type = "SkipSimplifiedLayerNormalization"
+    del node.input[3]
+
+
+def take_a_root_mean_square_first(model: onnx.ModelProto) -> None:
+    node = _operator(model, "LayerNormalization")
+    node.op_type = "SimplifiedLayerNormalization"
+    del node.input[2]
+
+
+def drop_a_bias(model: onnx.ModelProto) -> None:
+    del _operator(model, "SkipLayerNormalization").input[3]
+
+
+def drop_the_first_bias(model: onnx.ModelProto) -> None:
+    del _operator(model, "LayerNormalization").input[2]
+
+
+def read_the_bias_of_another(model: onnx.ModelProto) -> None:
+    _operator(model, "SkipLayerNormalization").input[3] = "norm.bias"
+
+
+def set_another_epsilon(model: onnx.ModelProto) -> None:
+    node = _operator(model, "SkipLayerNormalization")
+    next(each for each in node.attribute if each.name == "epsilon").f = 1e-5
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        take_root_mean_squares,
+        take_a_root_mean_square_first,
+        drop_a_bias,
+        drop_the_first_bias,
+        read_the_bias_of_another,
+        set_another_epsilon,
+    ],
+)
+def test_a_graph_with_other_norms_never_reaches_the_engine(
+    edit: Callable[[onnx.ModelProto], None], tmp_path: Path
+) -> None:
+    decoder = decoder_of("LayerNorms")
+    pack(tmp_path, RandomWeights(decoder))
+    check(tmp_path, decoder)
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    edit(model)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match="is not the graph of this decoder"):
+        check(tmp_path, decoder)
+
+
 def test_heads_that_are_short_are_divided_by_what_transformers_divides_them_by(tmp_path: Path) -> None:
     """An epsilon is part of their squares: without it the shortest would be off by 4e-5 of themselves."""
     weights, ids = RandomWeights(decoder_of("delta rules"), gain=0.2), token_ids()
@@ -214,7 +284,7 @@ def test_a_rewind_across_windows_leaves_nothing_behind(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", "int4_mixed"])
-@pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "biases of q, k and v alone"])
+@pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3", "96 of 128 rotate", "biases of q, k and v alone", "LayerNorms"])
 def test_a_quantised_graph_computes_with_the_numbers_that_were_written(tmp_path: Path, name: str, scheme: str) -> None:
     """Exactly so but for the engine's own rounding of activations, which is relative: it holds for large ones too."""
     weights, ids = RandomWeights(decoder_of(name)), token_ids(100)

@@ -56,6 +56,17 @@ def test_a_built_in_kv_cache_is_told_and_no_other(kind: str, features: list[str]
     assert b'"kv_cache": null' not in encode(manifest)
 
 
+def test_the_kind_of_the_norms_is_told_where_they_are_no_rms_norms() -> None:
+    document = plain()
+    assert b'"norm"' not in encode(decode(as_bytes(document)))
+    document["decoder"]["norm"] = "layer"
+    manifest = decode(as_bytes(document))
+    assert encode(manifest).count(b'"norm": "layer"') == 1
+    rms, layer = (dict(decode(data).decoder.tensors()) for data in (SEED, encode(manifest)))
+    assert layer.keys() - rms.keys() == {f"{name}.bias" for name in rms if name.endswith("norm")}
+    assert {layer[name] for name in layer.keys() - rms.keys()} == {(manifest.decoder.hidden_size,)}
+
+
 def exported(**changes: object) -> dict[str, Any]:
     """Return a manifest of a model that an exporter wrote, with ``changes`` of its graph."""
     document = plain() | {"schema": {"version": 2, "features": ["exported"]}}
@@ -111,6 +122,8 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("variants.0.surprise", 1, "variants"),
         ("decoder.n_layers", 0, "decoder.n_layers"),
         ("decoder.n_layers", "2", "decoder.n_layers"),
+        ("decoder.norm", "rms", "decoder.norm"),
+        ("decoder.norm", None, "decoder.norm"),
         ("decoder.kinds.0.mixer.rope.scaling", {"type": "yarn"}, "scaling"),
         ("files.0.sha256", "ABC", "files"),
         ("files.0.size", -1, "files"),

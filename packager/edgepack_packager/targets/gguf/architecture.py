@@ -142,6 +142,8 @@ ARCHITECTURES = (
         always=frozenset({_F.DELTA_RULES, _F.GATED, _F.QK_NORM}),
         may=frozenset({_F.HEAD, _F.OTHER_WIDTH, _F.PARTIAL}),
     ),
+    # It looks for a head.
+    Architecture("stablelm", always=frozenset({_F.LAYER_NORMS, _F.HEAD}), may=_ANY | {_F.PARTIAL}),
     Architecture("lfm2", always=frozenset({_F.CONVOLUTIONS, _F.QK_NORM}), may=frozenset({_F.HEAD})),
     Architecture("hunyuan-dense", always=frozenset({_F.ROTATED_QK_NORM}), may=_ANY | {_F.OTHER_WIDTH}),
 )

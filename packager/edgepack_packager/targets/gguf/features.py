@@ -46,6 +46,7 @@ class Feature(StrEnum):
     V_NORM = "norms of v"
     TEMPERATURE = "queries that grow with their position"
     OTHER_TEMPERATURE = "queries that grow by another length than the original context of their rope"
+    LAYER_NORMS = "LayerNorms with biases"
     POST_NORMS = "norms after each block"
     NORMS_AFTER = "norms after each block and none before"
     RESIDUAL_SCALE = "blocks whose output is scaled"
@@ -124,6 +125,7 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.V_NORM: any(each.v_norm for each in decoder.keeping.values()),
         Feature.TEMPERATURE: attention.temperature is not None,
         Feature.OTHER_TEMPERATURE: _grows_by_another_length(decoder),
+        Feature.LAYER_NORMS: bool(decoder.norm),
         Feature.POST_NORMS: layer.norms == "both",
         Feature.NORMS_AFTER: layer.norms == "after",
         Feature.RESIDUAL_SCALE: layer.residual_scale != 1,

@@ -82,6 +82,9 @@ def _sizes(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
     if architecture.by_layer:
         attention = next(each for each in decoder.attentions if not each.window)
         more |= _by_layer(decoder)
+    if decoder.norm:
+        more["use_parallel_residual"] = False
+    epsilon = "layer_norm_epsilon" if decoder.norm else "layer_norm_rms_epsilon"
     return {
         "block_count": U32(decoder.n_layers),
         "context_length": U32(decoder.context),
@@ -89,7 +92,7 @@ def _sizes(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:
         "feed_forward_length": _each([layer.mlp.size for layer in decoder.layers]),
         "attention.head_count": U32(attention.n_heads),
         "attention.head_count_kv": _each(kv_heads),
-        "attention.layer_norm_rms_epsilon": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
+        f"attention.{epsilon}": F32(decoder.norm_eps * stream_factor(decoder) ** 2),
         "attention.key_length": U32(attention.head_dim),
         "attention.value_length": U32(attention.head_dim),
         "vocab_size": U32(decoder.n_vocab),

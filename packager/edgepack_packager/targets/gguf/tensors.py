@@ -30,19 +30,20 @@ def factor(decoder: Decoder, canonical: str) -> float:
     q, or the norm of q where there is one, takes the model's scale of the scores over the architecture's. The norms
     after each block take ``stream_factor``, and the matrix that reads the states without a norm gives it back. Where
     there are no such norms, the embedding takes what is missing in its scale, and the last norm, which the head
-    follows, gives it back: the embedding is the head. No other tensor changes.
+    follows, gives it back: the embedding is the head. A bias takes what its tensor does. No other tensor changes.
     """
-    if canonical in ("embedding", "norm") and stream_factor(decoder) == 1:
+    whole = canonical.removesuffix(".bias")
+    if whole in ("embedding", "norm") and stream_factor(decoder) == 1:
         missing = _ratio(decoder.embedding_scale, choose(decoder).embedding_scale(decoder))
-        return missing if canonical == "embedding" else 1 / missing
-    role = canonical.partition("attention.")[2].removesuffix(".bias")
+        return missing if whole == "embedding" else 1 / missing
+    role = whole.partition("attention.")[2]
     if role in ("q", "q_norm"):
         attention = decoder.attention(layer_of(canonical))
         if role == ("q_norm" if attention.qk_norm else "q"):
             return _ratio(attention.score_scale, choose(decoder).score_scale(decoder, attention))
     if canonical.endswith("inputs.gate"):
         return 1 / stream_factor(decoder)
-    return stream_factor(decoder) if canonical.endswith("post_norm") else 1.0
+    return stream_factor(decoder) if whole.endswith("post_norm") else 1.0
 
 
 def stream_factor(decoder: Decoder) -> float:

@@ -53,7 +53,7 @@ def config_json(model: Model, scheme: str) -> bytes:
         "head_dim": attention.head_dim,
         "max_position_embeddings": decoder.context,
         "hidden_act": _ACTIVATIONS[mlp.activation],
-        "rms_norm_eps": decoder.norm_eps,
+        "layer_norm_eps" if decoder.norm else "rms_norm_eps": decoder.norm_eps,
         "attention_bias": attention.qkv_bias,
         "mlp_bias": mlp.bias,
         "tie_word_embeddings": decoder.tied,

@@ -51,6 +51,7 @@ def _block_marks(decoder: Decoder) -> dict[str, bool]:
         "unscaled_scores": all(each.score_scale == 1 for each in decoder.attentions),
         "temperature": attention.temperature is not None,
         "other_temperature": _starts_elsewhere(decoder),
+        "layer_norms": bool(decoder.norm),
         "post_norms": layer.norms == "both",
         "norms_after": layer.norms == "after",
         "residual_scale": layer.residual_scale != 1,

@@ -12,6 +12,7 @@ What mlx-lm computes less exactly than the decoder says, and is accepted all the
 - gemma2 and gemma4_text round the scale of the embeddings to the type of the activations, gemma3_text to bfloat16.
 - granite, granitemoehybrid and ministral3 round the scale of the embeddings and the temperature of the queries to the
   type of the activations, and so does every file the magnitude of yarn.
+- stablelm computes queries, keys and scores in float32, the runtime in the type of the activations.
 - A rope that is given by its theta uses mlx's own powers: angles are off by 1e-6 of their size.
 
 What has a file of its own and does not get it:
@@ -21,6 +22,7 @@ What has a file of its own and does not get it:
 - Granite 4 gets granite where it rotates.
 - The first Gemma gets "edgepack_gemma", a type of edgepack's own that keeps norms less one as its checkpoints do: the
   file gemma computes the exact gelu, and they mean the tanh approximation.
+- A tied StableLM gets "edgepack": the file stablelm has a head of its own.
 - A tied Seed-OSS gets "edgepack": the file seed_oss multiplies by the embedding as it is stored, packed or not.
 """
 
@@ -33,7 +35,7 @@ from typing import Any
 from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.bundle.rope import LongRopeScaling
 from edgepack_packager.targets.mlx.features import features
-from edgepack_packager.targets.mlx.rope import parameters
+from edgepack_packager.targets.mlx.rope import parameters, partial_factor
 
 Fields = dict[str, Any]
 
@@ -180,6 +182,19 @@ def _seed_oss_fields(decoder: Decoder) -> Fields:
     return {"attention_out_bias": decoder.attentions[0].output_bias}
 
 
+def _stablelm_fields(decoder: Decoder) -> Fields:
+    """The file has no rope but by these, and where nothing is said of a part, transformers turns a quarter."""
+    attention, rope = decoder.attentions[0], decoder.ropes[0]
+    part = {"partial_rotary_factor": partial_factor(rope, attention.head_dim)}
+    return {
+        **part,
+        "rope_parameters": {**parameters(rope, attention.head_dim), **part},
+        "use_qkv_bias": attention.qkv_bias,
+        "use_parallel_residual": False,
+        "qk_layernorm": False,
+    }
+
+
 def _ministral3_fields(decoder: Decoder) -> Fields:
     """All of the rope is read from here, and where the queries begin to grow is the rope's original context."""
     attention = decoder.attentions[0]
@@ -307,6 +322,13 @@ MODEL_TYPES = (
         frozenset({"rotated_qk_norm"}),
         frozenset({"attention_bias", "untied", "head_dim"}),
         names={"self_attn.q_norm": "self_attn.query_layernorm", "self_attn.k_norm": "self_attn.key_layernorm"},
+    ),
+    ModelType(
+        "stablelm",
+        "StableLmForCausalLM",
+        frozenset({"layer_norms", "untied"}),
+        frozenset({"qkv_bias", "partial_rope"}),
+        _stablelm_fields,
     ),
     ModelType("lfm2", "Lfm2ForCausalLM", frozenset({"convolutions", "qk_norm"}), frozenset(), names=_LFM2),
     # In LFM3's words, of which mlx-lm knows none.

@@ -21,7 +21,7 @@ def rope_fields(decoder: Decoder) -> dict[str, Any]:
         fields |= {"rope_theta": rope.theta, "rope_scaling": _scaling(rope)}
         fields["rope_parameters"] = parameters(rope, head_dim)
         if rope.dim != head_dim:
-            fields["partial_rotary_factor"] = _partial_factor(rope, head_dim)
+            fields["partial_rotary_factor"] = partial_factor(rope, head_dim)
     for rope in decoder.ropes[:-1]:
         fields["rope_local_base_freq"] = rope.theta
     return fields
@@ -33,10 +33,10 @@ def parameters(rope: Rope, head_dim: int) -> dict[str, Any]:
     if isinstance(rope.scaling, LongRopeScaling):
         found |= {"rope_type": "longrope", "original_max_position_embeddings": rope.scaling.original_context}
         found |= {"attention_factor": rope.scaling.magnitude}
-    return found if rope.dim == head_dim else {**found, "partial_rotary_factor": _partial_factor(rope, head_dim)}
+    return found if rope.dim == head_dim else {**found, "partial_rotary_factor": partial_factor(rope, head_dim)}
 
 
-def _partial_factor(rope: Rope, head_dim: int) -> float:
+def partial_factor(rope: Rope, head_dim: int) -> float:
     """Return the part of a head that rotates; its readers take int(head_dim * factor)."""
     factor = rope.dim / head_dim
     return math.nextafter(factor, 1) if head_dim * factor < rope.dim else factor

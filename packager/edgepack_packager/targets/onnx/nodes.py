@@ -91,17 +91,22 @@ class Nodes:
         return name
 
     def norm(self, name: str, inputs: str, gain: str = "") -> str:
-        """Add an RMSNorm over the last axis, by the gain of its name or by another."""
-        node = [inputs, gain or self.stored(self.layout.tensors[name].weight)]
-        output = f"{name}.output"
-        return self.add("SimplifiedLayerNormalization", node, output, epsilon=self._epsilon, axis=-1, stash_type=1)
+        """Add a norm over the last axis, by the gain of its name or by another: a LayerNorm where it has a bias."""
+        node, output = [inputs, *([gain] if gain else self._norm_weights(name))], f"{name}.output"
+        operator = "LayerNormalization" if len(node) > 2 else "SimplifiedLayerNormalization"
+        return self.add(operator, node, output, epsilon=self._epsilon, axis=-1, stash_type=1)
 
     def norm_of_sum(self, name: str, inputs: str, residual: str) -> tuple[str, str]:
-        """Add an RMSNorm of a sum; return its output and the sum."""
-        node = [inputs, residual, self.stored(self.layout.tensors[name].weight)]
-        output, total = f"{name}.output", f"{name}.residual"
-        self.contrib("SkipSimplifiedLayerNormalization", node, output, "", "", total, epsilon=self._epsilon)
+        """Add the norm of a sum; return its output and the sum."""
+        node, output, total = [inputs, residual, *self._norm_weights(name)], f"{name}.output", f"{name}.residual"
+        operator = "SkipLayerNormalization" if len(node) > 3 else "SkipSimplifiedLayerNormalization"
+        self.contrib(operator, node, output, "", "", total, epsilon=self._epsilon)
         return output, total
+
+    def _norm_weights(self, name: str) -> list[str]:
+        """Add the gain of a norm, and its bias where it has one."""
+        tensors = self.layout.tensors
+        return [self.stored(tensors[each].weight) for each in (name, f"{name}.bias") if each in tensors]
 
     def linear(self, name: str, inputs: str) -> str:
         """Add inputs @ weight.T, and its bias where the layout has one."""

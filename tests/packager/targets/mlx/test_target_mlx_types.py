@@ -45,6 +45,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "seed_oss": oracle_models.SEED_OSS,
     "hunyuan": oracle_models.HUNYUAN,
     "lfm2": oracle_models.LFM2,
+    "stablelm": oracle_models.STABLELM,
 }
 
 
@@ -256,6 +257,15 @@ CHOICES: list[tuple[dict[str, Any], str]] = [
     ({"temperature": Temperature(0.1, 64), "qkv_bias": True, "output_bias": True}, "edgepack"),
     ({"temperature": Temperature(0.1, 64), "pattern": (LOCAL,)}, "edgepack"),
     ({"pattern": (Positions(PLAIN), Positions(GLOBAL))}, "edgepack"),
+    ({"norm": "layer", "tied": False}, "stablelm"),
+    ({"norm": "layer", "tied": False, "qkv_bias": True, "rope": Rope(10000.0, 4)}, "stablelm"),
+    ({"norm": "layer"}, "edgepack"),
+    ({"norm": "layer", "tied": False, "qk_norm": "head"}, "edgepack"),
+    ({"norm": "layer", "tied": False, "mlp_bias": True}, "edgepack"),
+    ({"norm": "layer", "tied": False, "pattern": (LOCAL,)}, "edgepack"),
+    ({"norm": "layer", "tied": False, "head_dim": 32}, "edgepack"),
+    ({"norm": "layer", "tied": False, "rope": SCALED}, "edgepack"),
+    ({"norm": "layer", "norms": "both"}, "edgepack"),
     (LFM2, "lfm2"),
     (QWEN3_5, "edgepack"),
     ({**LFM2, "convolution": Convolution(length=3, bias=True)}, "lfm2"),
