@@ -144,6 +144,14 @@ FIELDS: dict[str, dict[str, Any]] = {
         "rope": rope(1e6, 24),
         "delta": Delta(n_key_heads=4, n_value_heads=4, key_dim=32, value_dim=32, length=3),
     },
+    "qwen35: twice the heads of values": {
+        **QWEN35,
+        "delta": Delta(n_key_heads=2, n_value_heads=4, key_dim=32, value_dim=32, length=4),
+    },
+    "qwen35: three times the heads of values, in blocks of 256": {
+        **QWEN35,
+        "delta": Delta(n_key_heads=4, n_value_heads=12, key_dim=64, value_dim=64, length=3),
+    },
     "lfm2": LFM2,
     "lfm2: untied, scores": {**LFM2, "tied": False, "attention_scale": 0.4, "convolution": Convolution(length=3)},
     "stablelm": {"norm": "layer", "tied": False, "rope": rope(dim=4)},

@@ -105,8 +105,10 @@ def _check_delta_rules(keys: Keys, graph: Graph, decoder: Decoder) -> None:
     }
     for key, number in wanted.items():
         keys.check(key, keys.integer(key), number)
-    if (delta.n_key_heads, delta.key_dim) != (delta.n_value_heads, delta.value_dim):
-        raise keys.fail("its architecture has as many heads of keys as of values, all of one size, unlike the model")
+    if delta.key_dim != delta.value_dim:
+        raise keys.fail("its architecture has heads of keys and of values of one size, unlike the model")
+    if delta.n_value_heads % delta.n_key_heads:
+        raise keys.fail(f"its {delta.n_value_heads} heads of values do not share {delta.n_key_heads} heads of keys")
     keys.check_integers("attention.recurrent_layers", [int(each in correcting) for each in range(decoder.n_layers)])
     pairs = decoder.ropes[0].dim // 2
     keys.check_integers("rope.dimension_sections", [*(-(-(pairs - turn) // 3) for turn in range(3)), 0])

@@ -32,7 +32,7 @@ from edgepack_packager.write import write
 TARGETS = ("gguf", "mlx", "onnx", "onnx with an f16 cache")
 # What an engine has no exact formulation for: llama.cpp runs windows of Phi, Qwen and Mistral as full attention, and
 # its EXAONE 4 has heads that together are as wide as the hidden size, and windows in 64 layers alone. Its LFM2 has no
-# biases, nothing of it is LFM3's, and what of its Qwen3.5 a file has is not written.
+# biases, nothing of it is LFM3's, and the heads of its Qwen3.5 are of one size.
 REFUSED = {
     *((name, "gguf") for name in ("phi3-4k", "qwen2-window", "mistral", "ministral", "exaone4", "exaone4-full")),
     *((name, "gguf") for name in ("lfm2-biased", "lfm3", "qwen3.5")),

@@ -306,6 +306,47 @@ def test_keys_that_make_another_model_are_refused(name: str, change: Change, com
     assert str(path) in str(error.value)
 
 
+TWICE = "qwen35: twice the heads of values"
+
+DELTA: list[tuple[str, int, str]] = [
+    ("time_step_rank", 2, r"qwen35\.ssm\.time_step_rank is 2, the model's is 4"),
+    ("group_count", 4, r"qwen35\.ssm\.group_count is 4, the model's is 2"),
+    ("inner_size", 64, r"qwen35\.ssm\.inner_size is 64, the model's is 128"),
+    ("state_size", 64, r"qwen35\.ssm\.state_size is 64, the model's is 32"),
+]
+
+
+@pytest.mark.parametrize(("key", "number", "complaint"), DELTA)
+def test_other_heads_of_a_delta_rule_are_refused(key: str, number: int, complaint: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path, DECODERS[TWICE], _set(f"qwen35.ssm.{key}", U32(number)))
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), DECODERS[TWICE], path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys", "complaint"),
+    [
+        ({"value_dim": 64}, {"inner_size": 256}, "has heads of keys and of values of one size, unlike the model"),
+        (
+            {"n_key_heads": 3},
+            {"group_count": 3},
+            "its 4 heads of values do not share 3 heads of keys",
+        ),
+    ],
+)
+def test_heads_at_which_llama_cpp_would_end_the_process_are_refused(
+    changes: dict[str, int], keys: dict[str, int], complaint: str, tmp_path: Path
+) -> None:
+    """The file and the model agree, and no graph computes them."""
+    delta = next(iter(DECODERS[TWICE].correcting.values()))
+    decoder = changed(DECODERS[TWICE], delta=msgspec.structs.replace(delta, **changes))
+    path = file_of(
+        tmp_path, DECODERS[TWICE], lambda found: found.update({f"qwen35.ssm.{key}": U32(keys[key]) for key in keys})
+    )
+    with pytest.raises(EngineError, match=complaint):
+        check(header.read(path), decoder, path)
+
+
 ONE_HEAD = "gemma4: nothing shared, heads and MLPs of one size, a plain rope"
 UNTIED = "gemma4: untied, no inputs, nothing scaled, other KV heads"
 

@@ -15,6 +15,7 @@ from edgepack.errors import UsageError
 from edgepack.extras import needed
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.gguf.dequantize import dequantize
+from edgepack_packager.checkpoint.gguf.names import columns
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import (
     NO_FORMS,
@@ -36,6 +37,7 @@ from edgepack_packager.targets.gguf.quantize import FED, encode, keep_grids
 from edgepack_packager.targets.gguf.reader import GgufReader
 from edgepack_packager.targets.gguf.recipe import FORMATS, GRIDS, NEEDS_CALIBRATION, SCHEMES, Kind, sizes
 from edgepack_packager.targets.gguf.tensors import parts
+from edgepack_packager.targets.gguf.tiles import moved, moved_back
 from edgepack_packager.targets.gguf.writer import GgufWriter
 
 FILE = "model.gguf"
@@ -122,10 +124,13 @@ class GgufTarget:
     def rounded(self, model: Model, name: str, rows: Float32, form: str) -> Float32:
         """Return rows as a file with that type holds them, but for what they are multiplied by there."""
         kind = cast(Kind, form)
-        feedback = model.feedback.get(name) if form in self.fed else None
-        encoded = encode(kind, rows, name, model.importance.get(name), feedback)
+        importance, feedback = model.importance.get(name), model.feedback.get(name) if form in self.fed else None
+        if tiles := columns(model.decoder, name):
+            rows, importance, feedback = moved(tiles, rows, importance, feedback)
+        encoded = encode(kind, rows, name, importance, feedback)
         keep_grids(kind, rows, 1.0, encoded, name)
-        return dequantize(form.upper(), encoded)
+        found = dequantize(form.upper(), encoded)
+        return moved_back(tiles, found) if tiles else found
 
     def open(self, folder: Path, model: Model, scheme: str) -> Writer:
         """Create ``model.gguf``, sized, with its header complete, and return the writer of its tensors.

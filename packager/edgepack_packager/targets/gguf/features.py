@@ -33,7 +33,8 @@ class Feature(StrEnum):
     CONVOLUTIONS = "short convolutions"
     CONVOLUTION_BIAS = "biases in convolutions"
     DELTA_RULES = "gated delta rules"
-    OTHER_DELTA_HEADS = "delta rules with other heads of values than of keys"
+    OTHER_DELTA_SIZES = "delta rules with heads of values of another size than those of keys"
+    NARROW_DELTA_HEADS = "delta rules with more heads of values than of keys, of a size that is no multiple of 32"
     GATED = "a gate on the attention's output"
     HEAD_GATES = "a gate on each head"
     BIDIRECTIONAL = "attention to what comes after"
@@ -92,6 +93,9 @@ _LOCAL = {
     Feature.PROPORTIONAL: Feature.PROPORTIONAL_LOCAL,
 }
 
+BLOCK = 32
+"""Columns of which any type but those for grids has a scale of their own, or of fewer."""
+
 YARN_TURNS = (32.0, 1.0)
 """Between how many turns in the original context llama.cpp has yarn's ramp, where no key says otherwise."""
 
@@ -108,9 +112,10 @@ def features(decoder: Decoder) -> frozenset[Feature]:
         Feature.SCALED_LAYERS: any(kind.scaled for kind in decoder.kinds),
         Feature.CONVOLUTIONS: bool(decoder.convolving),
         Feature.DELTA_RULES: bool(decoder.correcting),
-        Feature.OTHER_DELTA_HEADS: any(
-            (each.n_key_heads, each.key_dim) != (each.n_value_heads, each.value_dim)
-            for each in decoder.correcting.values()
+        Feature.OTHER_DELTA_SIZES: any(each.key_dim != each.value_dim for each in decoder.correcting.values()),
+        # Their columns are moved: in a block are neighbours of the model as well if a head fills it.
+        Feature.NARROW_DELTA_HEADS: any(
+            each.n_value_heads != each.n_key_heads and each.value_dim % BLOCK for each in decoder.correcting.values()
         ),
         Feature.GATED: attention.gated is True,
         Feature.HEAD_GATES: attention.gated == "heads",

@@ -11,12 +11,13 @@ from edgepack.bundle.decoder import Decoder, layer_of
 from edgepack.errors import BuildError
 from edgepack.runtime import KvCache
 from edgepack_packager.checkpoint.gguf.file import GgufFile
-from edgepack_packager.checkpoint.gguf.names import rotates
+from edgepack_packager.checkpoint.gguf.names import Part, rotates
 from edgepack_packager.checkpoint.gguf.parse import Info
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Form, kv_cache
 from edgepack_packager.targets.gguf.architecture import choose
 from edgepack_packager.targets.gguf.tensors import factor, parts
+from edgepack_packager.targets.gguf.tiles import moved_back
 from edgepack_packager.targets.kv_cache import Cache
 
 # Half precision: unit roundoff, and half of the smallest subnormal.
@@ -46,21 +47,14 @@ class GgufReader:
         tensor = self._tensor(name)
         if not 0 <= start <= stop <= self._shapes[name][0]:
             raise ValueError(f"rows {start} to {stop} of {name}, which has {self._shapes[name][0]}")
-        first = self._parts[name].first
-        if (stated := self._parts[name].stated) is not None:  # a convolution's kernel, which is small
-            return self._file.rows(tensor, 0, stated[0]).reshape(-1)[start:stop]
+        if rotates(name, self._architecture):
+            rows = self._file.half_split(tensor, self._decoder.attention(layer_of(name)).head_dim, start, stop)
+        else:
+            rows = self._placed(tensor, self._parts[name], start, stop)
         if name.endswith("delta.decay"):
-            return np.log(-self._file.rows(tensor, start, stop))
-        if head := self._parts[name].woven:
-            above, below = start // head, -(-stop // head)
-            both = self._file.rows(tensor, 2 * above * head, 2 * below * head)
-            own = both.reshape(below - above, 2, head, -1)[:, int(first > 0)].reshape(-1, both.shape[1])
-            return np.ascontiguousarray(own[start - above * head : stop - above * head])
-        rows = (
-            self._file.half_split(tensor, self._decoder.attention(layer_of(name)).head_dim, start, stop)
-            if rotates(name, self._architecture)
-            else self._file.rows(tensor, first + start, first + stop)
-        )
+            return np.log(-rows)
+        if columns := self._parts[name].columns:
+            rows = moved_back(columns, rows)
         ratio = factor(self._decoder, name)
         return rows if ratio == 1 else rows / np.float32(ratio)
 
@@ -115,6 +109,19 @@ class GgufReader:
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         self._file.close()
+
+    def _placed(self, tensor: Info, part: Part, start: int, stop: int) -> Float32:
+        """Return the rows of a part in canonical order, read as they lie together."""
+        # a convolution's kernel is small
+        whole = None if part.stated is None else self._file.rows(tensor, 0, part.stated[0]).reshape(-1)
+
+        def read(first: int, last: int) -> Float32:
+            place = part.place(first)
+            end = place + last - first
+            return self._file.rows(tensor, place, end) if whole is None else whole[place:end]
+
+        found = [read(first, last) for first, last in part.runs(start, stop)] or [read(0, 0)]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _tensor(self, name: str) -> Info:
         part = self._parts.get(name)

@@ -18,6 +18,7 @@ from edgepack_packager.targets.gguf.layout import Tensor, place
 from edgepack_packager.targets.gguf.metadata import metadata
 from edgepack_packager.targets.gguf.quantize import Bytes, encode, keep_grids
 from edgepack_packager.targets.gguf.tensors import factor, tables
+from edgepack_packager.targets.gguf.tiles import moved
 
 
 class GgufWriter:
@@ -57,20 +58,21 @@ class GgufWriter:
                 f"{self._place(name)} has the shape {tensor.shape} and {self._written[name]} rows so far; "
                 f"rows of shape {rows.shape} at {start} do not follow."
             )
+        assert tensor.part
+        counts, feedback = self._importance.get(name), self._feedback.get(name)
+        if tensor.part.columns:
+            rows, counts, feedback = moved(tensor.part.columns, rows, counts, feedback)
         ratio = factor(self._decoder, name)
         scaled = rows if ratio == 1 else rows * np.float32(ratio)
         if name.endswith("delta.decay"):
             scaled = -np.exp(rows)  # what the file multiplies a softplus by
-        counts, feedback = self._importance.get(name), self._feedback.get(name)
         encoded = encode(tensor.kind, scaled, self._place(name), counts, feedback)
         keep_grids(tensor.kind, rows, ratio, encoded, self._place(name))
         if rotates(name, self._architecture):
             encoded = self._interleave(encoded, name)
-        assert tensor.part
-        step = tensor.part.woven or max(1, len(rows))
-        for first in range(0, len(rows), step):
-            at = tensor.part.place(start + first) * tensor.row_bytes
-            self._put(encoded[first : first + step], self._data + tensor.offset + at)
+        for first, last in tensor.part.runs(start, start + len(rows)):
+            at = tensor.part.place(first) * tensor.row_bytes
+            self._put(encoded[first - start : last - start], self._data + tensor.offset + at)
         self._written[name] += len(rows)
 
     def finish(self) -> Written:

@@ -37,7 +37,7 @@ from gguf_decoders import (
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from edgepack.bundle.decoder import Convolution, Decoder, arranged
+from edgepack.bundle.decoder import Convolution, Decoder, Delta, arranged
 from edgepack.bundle.rope import ProportionalScaling
 from edgepack.errors import BuildError, UnsupportedModelError
 from edgepack_packager.checkpoint.gguf.parse import parse
@@ -108,7 +108,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (MISTRAL3 | {"pattern": (LOCAL,)}, "mistral3 lacks attention windows", "--context 24"),
     (MISTRAL3 | {"rope": rope(dim=12)}, "heads of which a part is rotated", ""),
     ({**LFM2, "convolution": Convolution(length=4, bias=True)}, "lfm2 lacks biases in convolutions", "other targets"),
-    (QWEN3_5, "qwen35 lacks delta rules with other heads of values than of keys", "other targets"),
+    (QWEN3_5, "qwen35 lacks delta rules with heads of values of another size than those of keys", "other targets"),
+    (
+        {**QWEN35, "delta": Delta(n_key_heads=2, n_value_heads=4, key_dim=16, value_dim=16, length=4)},
+        "qwen35 lacks delta rules with more heads of values than of keys, of a size that is no multiple of 32",
+        "other targets",
+    ),
     ({**QWEN35, "gated": False}, "qwen35 always has a gate on the attention's output", ""),
     ({**LFM2, "qk_norm": None}, "lfm2 always has norms of q and k", ""),
     ({**LFM2, "rope": rope(scaling=LINEAR)}, "lfm2 lacks linear rope scaling", ""),
