@@ -17,7 +17,7 @@ def test_the_catalogue_is_told_with_what_each_template_takes(capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     assert "takes no system prompt: gemma-2-2b" in lines
     assert any(line.startswith("calls tools: ") and "qwen3-0.6b" in line for line in lines)
-    assert any(line.startswith("thinks unless told not to (--no-think): ") for line in lines)
+    assert any(line.startswith("thinks, or not, as it is told (--think, --no-think): ") for line in lines)
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:

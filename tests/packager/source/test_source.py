@@ -73,12 +73,16 @@ def test_every_model_is_small_and_its_terms_decide_whether_it_is_gated() -> None
 
 
 def test_the_command_lists_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    assert main(["models"]) == 0
-    shown = capsys.readouterr().out
-    for entry in catalog.entries():
-        assert f"{entry.alias} " in shown
-        assert f"{entry.repository} " in shown
+    for width in ("60", "80", "160"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main(["models"]) == 0
+        rows, _, _ = capsys.readouterr().out.partition("\n\n")
+        assert max(map(len, rows.splitlines())) <= max(int(width), 80)
+        assert len(rows.splitlines()) == 1 + len(ALIASES)
+        for row, entry in zip(rows.splitlines()[1:], catalog.entries(), strict=True):
+            assert row.split()[0] == entry.alias
+            assert f" {entry.licence.removeprefix('LicenseRef-')}" in row
+            assert row.rstrip().endswith(entry.repository) == (width == "160")
     assert main(["models", "--json"]) == 0
     (listed,) = [each for each in json.loads(capsys.readouterr().out)["models"] if each["alias"] == "gemma-2-2b"]
     assert listed["repository"] == "google/gemma-2-2b-it"
