@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
-from models import make_llama
+from models import make_llama, shapes
 
 from edgepack.cli import main
 from edgepack.errors import BuildError, ExtraMissingError, SourceError
@@ -95,6 +99,24 @@ def test_the_catalogue_carries_the_sizes_of_every_model() -> None:
     assert set(catalog.configs()) == set(ALIASES)
     for alias, entry in ALIASES.items():
         assert families.describe(catalog.configs()[alias].config).n_parameters == entry.parameters
+
+
+def test_the_benchmark_of_the_catalogue_has_a_config_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a checkpoint can be made of, alike but for what a class fills in."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    benchmark = import_module("catalogue")
+    for alias in {name.removesuffix("-base") for name in ALIASES} - benchmark.MODELS.keys():
+        config, carried = benchmark.carried_config(alias), catalog.configs()[alias].config
+        assert families.describe(config) == families.describe(carried), alias
+        stored = {name: shape for name, shape in shapes(config).items() if not _unread(name, config)}
+        assert sum(math.prod(shape) for shape in stored.values()) == ALIASES[alias].parameters, alias
+
+
+def _unread(name: str, config: Mapping[str, Any]) -> bool:
+    """Say whether a layer that reads the keys of another stores some of its own."""
+    own = re.match(r"model\.layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm)", name)
+    shared = config.get("num_kv_shared_layers", 0)
+    return own is not None and int(own[1]) >= config["num_hidden_layers"] - shared
 
 
 @pytest.mark.parametrize("name", ["qwen3-0.6b", "Qwen3-0.6B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B"])
