@@ -2,10 +2,10 @@
 
     python benchmarks/catalogue.py SHARED --scratch /tmp/catalogue [--only phi-3.5-mini ...]
 
-SHARED holds published configs and tokenizers (configs/NAME.json, tokenizers/NAME/); a model whose config is not there
-gets a sibling's with the published sizes, one whose tokenizer is not there a small byte-level one. Layers are cut to
-one whole attention pattern, at least two. Each build is the command line as a user types it; a line of JSON for each
-goes to SCRATCH/builds.jsonl, and a build that is there already is not repeated.
+SHARED holds published configs and tokenizers (configs/NAME.json, tokenizers/NAME/). A model whose config is not there
+gets a sibling's with the published sizes, or what the catalogue carries; one whose tokenizer is not there a small
+byte-level one. Layers are cut to one whole attention pattern, at least two. Each build is the command line as a user
+types it; a line of JSON for each goes to SCRATCH/builds.jsonl, and a build that is there already is not repeated.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from make_model import make
+from make_model import cut, make
 
 from edgepack_packager import families
 from edgepack_packager.source import catalog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from embedding_models import make_embedding
 from hub import TOKEN, Hub
 from text_side import write_json
 
@@ -68,17 +69,22 @@ _SMOLLM3 = {
     "bos_token_id": 128000,
     "eos_token_id": 128012,
 }
+_PHI4 = {"<|endofprompt|>": 199999, "<|end|>": 200020}
 _TINYLLAMA = {**_sizes(2048, 22, 32, 4, 5632), "vocab_size": 32000, "max_position_embeddings": 2048}
 
 MODELS: Mapping[str, Facts] = {
     "llama-3.2-1b": Facts("Llama-3.2-1B-Instruct", "llama-3.2"),
     "llama-3.2-3b": Facts("Llama-3.2-3B-Instruct", "llama-3.2"),
     "phi-3.5-mini": Facts("Phi-3.5-mini-instruct", "phi-3.5-mini"),
-    "phi-4-mini": Facts("Phi-4-mini-reasoning", tokens={"<|endofprompt|>": 199999, "<|end|>": 200020}),
+    "phi-4-mini": Facts("Phi-4-mini-reasoning", tokens=_PHI4),
+    "phi-4-mini-reasoning": Facts("Phi-4-mini-reasoning", tokens=_PHI4),
     "gemma-2-2b": Facts("gemma-2-2b-it"),
     "gemma-3-270m": Facts("gemma-3-270m-it"),
     "gemma-3-1b": Facts("gemma-3-1b-it"),
+    "gemma-3-1b-qat": Facts("gemma-3-1b-it"),
     "gemma-3-4b": Facts("gemma-3-4b-it"),
+    "gemma-3-4b-qat": Facts("gemma-3-4b-it"),
+    "functiongemma-270m": Facts("gemma-3-270m-it"),
     "qwen2.5-0.5b": Facts("Qwen2.5-0.5B-Instruct", "qwen3"),
     "qwen2.5-1.5b": Facts("Qwen2.5-0.5B-Instruct", "qwen3", _sizes(1536, 28, 12, 2, 8960)),
     "qwen3-0.6b": Facts("Qwen3-0.6B", "qwen3"),
@@ -107,7 +113,7 @@ def main() -> None:
     for entry in sorted(catalog.entries(), key=lambda entry: (entry.parameters, entry.alias)):
         if entry.alias in done or (asked.only and entry.alias not in asked.only):
             continue
-        folder = _model(entry.alias.removesuffix("-base"), asked.shared, asked.scratch)
+        folder = _model(entry, asked.shared, asked.scratch)
         row = _build(
             entry, folder, asked.scratch, [*(f"--target={name}" for name in asked.targets), "--quant", asked.quant]
         )
@@ -124,18 +130,40 @@ def config_of(facts: Facts, shared: Path) -> dict[str, Any]:
     return config
 
 
-def _model(name: str, shared: Path, scratch: Path) -> Path:
+def carried_config(name: str) -> dict[str, Any]:
+    """Return what the catalogue carries of a model's config.json, as that of a text model which states its sizes."""
+    carried = catalog.configs()[name].config
+    decoder = families.describe(carried)
+    attention, bidirectional = decoder.attentions[0], any(each.bidirectional for each in decoder.attentions)
+    stated = {
+        "num_hidden_layers": decoder.n_layers,
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.n_kv_heads,
+        "head_dim": attention.head_dim,
+        **({} if "block_ff_dim" in carried else {"intermediate_size": decoder.layer(0).mlp.size}),
+        "vocab_size": decoder.n_vocab,
+        "tie_word_embeddings": decoder.tied,
+    }
+    own = {key: value for key, value in carried.items() if key not in ("architectures", "text_config")}
+    architecture = "Gemma3TextModel" if bidirectional else decoder.architecture
+    return {"architectures": [architecture], **stated, **own, **carried.get("text_config", {})}
+
+
+def _model(entry: catalog.Entry, shared: Path, scratch: Path) -> Path:
     """Return the checkpoint of a model, making it and dropping the one before."""
-    folder = scratch / "models" / name
+    folder = scratch / "models" / entry.alias.removesuffix("-base")
     if folder.exists():
         return folder
     shutil.rmtree(folder.parent, ignore_errors=True)
-    facts = MODELS[name]
-    config = config_of(facts, shared)
+    facts = MODELS.get(entry.alias.removesuffix("-base"))
+    config = config_of(facts, shared) if facts else carried_config(entry.alias)
     layers = max(2, len(families.describe(config).pattern))
-    text = shared / "tokenizers" / facts.tokenizer if facts.tokenizer else None
+    if entry.embeds:
+        pooling = "mean_tokens" if config["architectures"] == ["Gemma3TextModel"] else "lasttoken"
+        return make_embedding(folder, pooling=pooling, fields=cut(config, layers))
+    text = shared / "tokenizers" / facts.tokenizer if facts and facts.tokenizer else None
     make(config, folder, layers=layers, text=text)
-    if facts.tokens:
+    if facts and facts.tokens:
         _add_tokens(folder, facts.tokens)
     return folder
 
@@ -172,9 +200,9 @@ def _build(entry: catalog.Entry, folder: Path, scratch: Path, recipe: list[str])
     row |= {"layers": manifest["decoder"]["n_layers"], "context": manifest["context"]["profile"]}
     for variant in manifest["variants"]:
         gates = {gate["name"]: gate["value"] for gate in variant["proof"]["gates"]}
-        lost = variant["proof"]["loss"]["text"]
+        lost = variant["proof"]["loss"].get("text", {})  # a model that embeds writes none
         row[variant["id"]] = {name: gates[name] for name in ("structure.nmse", "engine.nmse")}
-        row[variant["id"]] |= {name: lost[name] for name in ("kl", "top1")}
+        row[variant["id"]] |= {name: lost[name] for name in ("kl", "top1") if name in lost}
     return row
 
 

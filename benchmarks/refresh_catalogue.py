@@ -4,7 +4,8 @@
     python benchmarks/refresh_catalogue.py --shared SHARED           # published copies and sizes, as catalogue.py
 
 A field is carried where the sizes change without it, at the default context or at the model's own. Each config must
-have as many parameters as catalog.toml says. Of those from SHARED no commit is known, which the file says.
+have as many parameters as catalog.toml says. Of those from SHARED no commit is known, which the file says; what SHARED
+has no config of stays as it is.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def main() -> None:
     carried = dict(catalog.configs()) if FILE.exists() else {}
     for entry in catalog.entries():
         if asked.only and entry.alias not in asked.only:
+            continue
+        if asked.shared and entry.alias.removesuffix("-base") not in MODELS:
             continue
         config, revision = read(entry, asked.shared)
         parameters = families.describe(config).n_parameters

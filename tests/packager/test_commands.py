@@ -15,9 +15,9 @@ from edgepack_packager.source import catalog
 def test_the_catalogue_is_told_with_what_each_template_takes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "takes no system prompt: gemma-2-2b" in lines
+    assert "takes no system prompt: gemma-2-2b, gemma-1-2b" in lines
     assert any(line.startswith("calls tools: ") and "qwen3-0.6b" in line for line in lines)
-    assert any(line.startswith("thinks unless told not to (--no-think): ") for line in lines)
+    assert any(line.startswith("thinks, or not, as it is told (--think, --no-think): ") for line in lines)
 
 
 def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
@@ -35,7 +35,8 @@ def test_the_newest_model_stands_first(capsys: pytest.CaptureFixture[str]) -> No
 def test_models_are_chosen_by_licence_and_by_what_their_templates_take(capsys: pytest.CaptureFixture[str]) -> None:
     permissive = listed(capsys, "--licence", "permissive")
     assert {"phi-4-mini", "qwen3-0.6b"} <= {*permissive}
-    assert not {"llama-3.2-1b", "gemma-3-1b"} & {*permissive}
+    assert not {"llama-3.2-1b", "gemma-3-1b", "lfm2-350m", "hunyuan-0.5b"} & {*permissive}
+    assert not {"exaone-4-1.2b", "qwen2.5-coder-3b"} & {*permissive}, "not for commerce"
     assert {*listed(capsys, "--licence", "mit")} < {*permissive}
     assert "llama-3.2-1b" in listed(capsys, "--licence", "llama3.2")
     assert listed(capsys, "--licence", "LicenseRef-gemma") == listed(capsys, "--licence", "gemma")

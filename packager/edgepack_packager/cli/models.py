@@ -21,8 +21,10 @@ _PERMISSIVE = "permissive"
 _NARROW = 80
 """Columns of the table: names are to be copied, so a narrower terminal may wrap them, but not cut them off."""
 
+_COLUMNS = ("name", "params", "since", "licence", "repository")
+_GAP = 2
 
-_ACCEPTED = {"tools": "calls tools", "thinking": "thinks unless told not to (--no-think)"}
+_ACCEPTED = {"tools": "calls tools", "thinking": "thinks, or not, as it is told (--think, --no-think)"}
 
 
 def devices(incomplete: str) -> list[str]:
@@ -72,12 +74,14 @@ def models(
         return
     console = screen.out()
     console.width = max(console.width, _NARROW)
-    table = screen.table("name", "repository", "params", "since", "licence", right=("params",))
+    rows = [_cells(entry) for entry in found]
+    whole = sum(max(map(len, column)) + _GAP for column in zip(*rows, strict=True)) - _GAP <= console.width
+    shown = len(_COLUMNS) if whole else len(_COLUMNS) - 1
+    table = screen.table(*_COLUMNS[:shown], right=("params",))
+    for row in rows:
+        table.add_row(*row[:shown])
     notes: dict[str, list[str]] = {}
     for entry in found:
-        terms = _short(entry.licence) + (", gated" if entry.gated else "")
-        size = f"{entry.parameters / 1e9:.2f} B"
-        table.add_row(entry.alias, entry.repository, size, entry.released, terms)
         accepted = [said for name, said in _ACCEPTED.items() if name in entry.accepts]
         if entry.embeds:
             accepted.append("makes vectors of texts (edgepack embed), and writes none")
@@ -91,7 +95,14 @@ def models(
     console.print()
     for note, names in notes.items():
         screen.say(console, screen.styled("dim", f"{note}: {', '.join(names)}"))
+    if not whole:
+        screen.say(console, screen.styled("dim", "Their repositories: a wider terminal, or --json."))
     screen.next_step("edgepack", "fit", found[0].alias)
+
+
+def _cells(entry: Entry) -> tuple[str, ...]:
+    terms = _short(entry.licence) + (", gated" if entry.gated else "")
+    return entry.alias, f"{entry.parameters / 1e9:.2f} B", entry.released, terms, entry.repository
 
 
 def _licensed(name: str | None) -> list[Entry]:

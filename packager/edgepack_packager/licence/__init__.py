@@ -62,6 +62,7 @@ _TITLES: tuple[tuple[str, str], ...] = (
     (r"Apache License\s+Version 2\.0\b", "Apache-2.0"),
     (r"(META )?LLAMA (?P<version>[\d.]*\d) COMMUNITY LICENSE AGREEMENT\b", r"LicenseRef-llama\g<version>"),
     (r"Gemma Terms of Use\b", "LicenseRef-gemma"),
+    (r"TENCENT HUNYUAN COMMUNITY LICENSE AGREEMENT\b", "LicenseRef-tencent-hunyuan-community"),
 )
 
 

@@ -104,6 +104,23 @@ TERMS: Mapping[str, Terms] = MappingProxyType(
             changes=True,
             limit="Not for commercial use by who has a yearly revenue of 10 million US dollars or more.",
         ),
+        # Version 1.2 is for research and teaching alone.
+        "LicenseRef-exaone": Terms("EXAONE AI Model License Agreement", asks=True, limit=NON_COMMERCIAL),
+        # Clause 3: (a) the text, (b) modified files, (d) the notice; clauses 5.b and 5.c.
+        "LicenseRef-tencent-hunyuan-community": Terms(
+            "Tencent Hunyuan Community License Agreement",
+            "https://github.com/Tencent-Hunyuan/Hunyuan-7B/blob/main/LICENSE",
+            asks=True,
+            notice=(
+                "Tencent Hunyuan is licensed under the Tencent Hunyuan Community License Agreement, "
+                "Copyright © 2025 Tencent. All Rights Reserved. "
+                "The trademark rights of “Tencent Hunyuan” are owned by Tencent or its affiliate."
+            ),
+            changes=True,
+            limit=(
+                "Not in the European Union, the United Kingdom and South Korea, and not for improving another AI model."
+            ),
+        ),
         # Clauses 2.a, 3.b and 3.c; 4.b asks for the display from models that were made with it.
         "LicenseRef-qwen-research": Terms(
             "Qwen Research License Agreement",

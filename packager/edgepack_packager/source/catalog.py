@@ -37,7 +37,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the catalogue carries of a config.json, and the commit of the repository that it was read at.
 
-    ``revision`` is None where it was put together from published facts instead.
+    ``revision`` is None where it was put together from published facts instead. Such a one has every size; it may lack
+    what no size depends on, as the base of a rope.
     """
 
     config: dict[str, Any]

@@ -72,6 +72,7 @@ def test_the_card_tells_the_link_and_the_gate(card: str, link: str | None, gated
         ("META LLAMA 3 COMMUNITY LICENSE AGREEMENT", "LicenseRef-llama3"),
         ("LLAMA 2 COMMUNITY LICENSE AGREEMENT", "LicenseRef-llama2"),
         ("Gemma Terms of Use\n", "LicenseRef-gemma"),
+        ("TENCENT HUNYUAN COMMUNITY LICENSE AGREEMENT\n", "LicenseRef-tencent-hunyuan-community"),
     ],
 )
 def test_a_text_without_a_card_is_known_by_its_title(title: str, licence: str, tmp_path: Path) -> None:

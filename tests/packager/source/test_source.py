@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
-from models import make_llama
+from models import make_llama, shapes
 
 from edgepack.cli import main
 from edgepack.errors import BuildError, ExtraMissingError, SourceError
 from edgepack_packager import families, source
 from edgepack_packager.fit import element_type
 from edgepack_packager.licence import read_licence
+from edgepack_packager.licence.terms import TERMS
 from edgepack_packager.source import catalog, needed, space
 from edgepack_packager.source.space import Need
 from edgepack_packager.text.files import CARRIED
@@ -67,18 +72,23 @@ def test_a_base_and_its_instruct_model_have_the_same_size_and_terms() -> None:
 
 def test_every_model_is_small_and_its_terms_decide_whether_it_is_gated() -> None:
     for entry in catalog.entries():
-        assert 1e8 < entry.parameters < 5e9
-        # LFM2's own licence is accepted by use.
-        assert entry.gated == (entry.licence.startswith("LicenseRef-") and "lfm" not in entry.licence)
+        assert 1e8 < entry.parameters < 1e10
+        # The other licences of their own are accepted by use.
+        assert entry.gated == entry.licence.startswith(("LicenseRef-gemma", "LicenseRef-llama"))
+        assert entry.licence in TERMS
 
 
 def test_the_command_lists_them(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
-    assert main(["models"]) == 0
-    shown = capsys.readouterr().out
-    for entry in catalog.entries():
-        assert f"{entry.alias} " in shown
-        assert f"{entry.repository} " in shown
+    for width in ("60", "80", "160"):
+        monkeypatch.setenv("COLUMNS", width)
+        assert main(["models"]) == 0
+        rows, _, _ = capsys.readouterr().out.partition("\n\n")
+        assert max(map(len, rows.splitlines())) <= max(int(width), 80)
+        assert len(rows.splitlines()) == 1 + len(ALIASES)
+        for row, entry in zip(rows.splitlines()[1:], catalog.entries(), strict=True):
+            assert row.split()[0] == entry.alias
+            assert f" {entry.licence.removeprefix('LicenseRef-')}" in row
+            assert row.rstrip().endswith(entry.repository) == (width == "160")
     assert main(["models", "--json"]) == 0
     (listed,) = [each for each in json.loads(capsys.readouterr().out)["models"] if each["alias"] == "gemma-2-2b"]
     assert listed["repository"] == "google/gemma-2-2b-it"
@@ -89,6 +99,24 @@ def test_the_catalogue_carries_the_sizes_of_every_model() -> None:
     assert set(catalog.configs()) == set(ALIASES)
     for alias, entry in ALIASES.items():
         assert families.describe(catalog.configs()[alias].config).n_parameters == entry.parameters
+
+
+def test_the_benchmark_of_the_catalogue_has_a_config_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a checkpoint can be made of, alike but for what a class fills in."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    benchmark = import_module("catalogue")
+    for alias in {name.removesuffix("-base") for name in ALIASES} - benchmark.MODELS.keys():
+        config, carried = benchmark.carried_config(alias), catalog.configs()[alias].config
+        assert families.describe(config) == families.describe(carried), alias
+        stored = {name: shape for name, shape in shapes(config).items() if not _unread(name, config)}
+        assert sum(math.prod(shape) for shape in stored.values()) == ALIASES[alias].parameters, alias
+
+
+def _unread(name: str, config: Mapping[str, Any]) -> bool:
+    """Say whether a layer that reads the keys of another stores some of its own."""
+    own = re.match(r"model\.layers\.(\d+)\.self_attn\.(k_proj|v_proj|k_norm)", name)
+    shared = config.get("num_kv_shared_layers", 0)
+    return own is not None and int(own[1]) >= config["num_hidden_layers"] - shared
 
 
 @pytest.mark.parametrize("name", ["qwen3-0.6b", "Qwen3-0.6B", "Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B"])
