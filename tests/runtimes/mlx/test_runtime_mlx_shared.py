@@ -137,6 +137,9 @@ OTHERS: dict[str, Callable[[Decoder], Decoder]] = {
     "keys of another layer than the last": FAULTS["keys of an earlier layer"],
     "scaled scores": lambda decoder: remixed(decoder, lambda found: replace(found, scale=0.5)),
     "values as they are": FAULTS["values as they are"],
+    "values as they are in layers without window": lambda decoder: remixed(
+        decoder, lambda found: found if found.window else replace(found, v_norm=UNSET)
+    ),
     "layers that are not scaled": FAULTS["no scale"],
 }
 

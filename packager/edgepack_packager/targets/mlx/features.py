@@ -99,11 +99,13 @@ def _is_of_two_sizes(decoder: Decoder) -> bool:
     regular = [*decoder.attending] == [*keeping, *shared] == [*range(decoder.n_layers)] and all(
         attention.kv_layer == last.get(bool(attention.window)) for attention in shared.values()
     )
+    normed = {bool(attention.v_norm) for attention in keeping.values()}
     sizes = [layer.mlp.size for layer in decoder.layers]
     own, others = {*sizes[: len(keeping)]}, {*sizes[len(keeping) :]}
     wide = len(own) == 1 and (not others or others in (own, {2 * size for size in own}))
     heads = {(bool(each.window), each.head_dim) for each in decoder.attentions}
-    return regular and wide and len(heads) == len(last) and len({_of_one_size(layer) for layer in decoder.layers}) == 1
+    even = len(normed) == 1 and len(heads) == len(last)
+    return regular and wide and even and len({_of_one_size(layer) for layer in decoder.layers}) == 1
 
 
 def _of_one_size(layer: Layer) -> Layer:
