@@ -195,8 +195,6 @@ def _draw(decoder: Decoder, name: str, shape: tuple[int, ...], seed: int, gain: 
         return np.float32(0.8) + np.float32(0.1) * normal
     if name.endswith("norm"):
         return 1 + np.float32(0.2) * normal
-    if name.endswith(".scale"):
-        return np.float32(0.9) + np.float32(0.1) * normal
     if name.endswith(".bias"):
         return np.float32(0.5) * normal
     if name == "embedding" and not decoder.tied:

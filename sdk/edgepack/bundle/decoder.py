@@ -7,7 +7,7 @@ names, file formats or engines: a family turns a checkpoint into this descriptio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -300,9 +300,10 @@ def check(decoder: Decoder) -> None:
             raise ValueError(f"{kind.mixer.n_value_heads} heads do not share {kind.mixer.n_key_heads} - {place}")
     if len({kind.inputs for kind in decoder.kinds}) > 1:
         raise ValueError("layers get unlike parts of a token - at `$.decoder.kinds`")
-    for index, attention in decoder.attending.items():
-        _check_source(decoder, index, attention)
-    if not decoder.attending:
+    attending = decoder.attending
+    for index, attention in attending.items():
+        _check_source(attending, index, attention)
+    if not attending:
         raise ValueError("no layer is an attention - at `$.decoder.pattern`")
     if decoder.headless and (not decoder.tied or decoder.logits_scale != 1 or decoder.logits_softcap):
         raise ValueError("a model without a head has one that is not the embedding - at `$.decoder.headless`")
@@ -326,10 +327,10 @@ def _check_attention(attention: Attention, place: str) -> None:
         raise ValueError(f"a rope of {rope.dim} has {len(rope.scaling.factors)} factors - {place}")
 
 
-def _check_source(decoder: Decoder, index: int, attention: Attention) -> None:
+def _check_source(attending: Mapping[int, Attention], index: int, attention: Attention) -> None:
     if isinstance(attention.kv_layer, msgspec.UnsetType):
         return
-    source = decoder.attending.get(attention.kv_layer) if attention.kv_layer < index else None
+    source = attending.get(attention.kv_layer) if attention.kv_layer < index else None
     like = ("n_kv_heads", "head_dim", "window", "bidirectional")
     if not source or not source.owns or any(getattr(source, each) != getattr(attention, each) for each in like):
         raise ValueError(f"layer {index} cannot read the keys of layer {attention.kv_layer} - at `$.decoder.pattern`")

@@ -177,9 +177,8 @@ class Tools:
         if untyped:
             arguments = typed(self._validators[name], arguments)
         try:
-            plain(
-                {**value, given[0]: arguments}, f"A call of {name!r}"
-            )  # what could not be told again in the next turn
+            # What could not be told again in the next turn.
+            plain({**value, given[0]: arguments}, f"A call of {name!r}")
         except UsageError as error:
             raise ToolCallError(error.message, text=text) from None
         written: dict[str, Any] = {}

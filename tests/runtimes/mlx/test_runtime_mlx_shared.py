@@ -15,10 +15,9 @@ import variants
 from decoders import RandomWeights, relayered, remixed
 from msgspec import UNSET
 from msgspec.structs import replace
-from numpy.typing import NDArray
 from variants import nmse, token_ids
 
-from edgepack.bundle.decoder import Decoder, Layer
+from edgepack.bundle.decoder import Decoder, arranged
 from edgepack.errors import EngineError
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint.weights import blocks
@@ -26,14 +25,15 @@ from edgepack_packager.targets import Model
 from edgepack_packager.targets import find as find_target
 
 TOKENS = 200
+GEMMA4 = families.describe(oracle_models.GEMMA4)
 
 
 class Packed:
-    """A random Gemma 4 in a folder, with some facts changed, and the reference's logits."""
+    """A random Gemma 4 in a folder, or one that differs, and the reference's logits."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, decoder: Decoder = GEMMA4) -> None:
         self.folder = folder
-        self.weights = RandomWeights(replace(families.describe(oracle_models.GEMMA4), **changes), seed=3)
+        self.weights = RandomWeights(decoder, seed=3)
         self.decoder, self.ids = self.weights.decoder, token_ids(self.weights.decoder, TOKENS)
         writer = find_target("mlx").open(folder, Model("tiny", self.decoder, "f32"), "f32")
         for name, start, stop in blocks(self.decoder):
@@ -74,7 +74,7 @@ def test_mlx_lm_computes_the_same_model(tmp_path: Path) -> None:
     """It takes the root of the hidden size as the type of the activations has it: in float32 unrounded."""
     from mlx_lm.utils import load_model
 
-    packed = Packed(tmp_path, embedding_scale=128**0.5)
+    packed = Packed(tmp_path, replace(GEMMA4, embedding_scale=128**0.5))
     with mx.stream(mx.cpu):
         found = np.array(load_model(packed.folder)[0](mx.array([packed.ids]))[0].astype(mx.float32))
     assert nmse(found, packed.expected) <= 1e-9
@@ -124,16 +124,14 @@ def test_a_field_that_says_something_else_is_refused(packed: Packed, field: str,
         variants.start("mlx", tmp_path, packed.decoder)
 
 
-def unlike(decoder: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
-    from edgepack.bundle.decoder import arranged
-
-    return replace(decoder, **arranged([change(index, layer) for index, layer in enumerate(decoder.layers)]))
+def one_wide(decoder: Decoder) -> Decoder:
+    layers = list(decoder.layers)
+    layers[1] = replace(layers[1], mlp=replace(layers[1].mlp, size=300))
+    return replace(decoder, **arranged(layers))
 
 
 OTHERS: dict[str, Callable[[Decoder], Decoder]] = {
-    "one wide layer": lambda decoder: unlike(
-        decoder, lambda index, layer: replace(layer, mlp=replace(layer.mlp, size=300)) if index == 1 else layer
-    ),
+    "one wide layer": one_wide,
     "keys of another layer than the last": FAULTS["keys of an earlier layer"],
     "scaled scores": lambda decoder: remixed(decoder, lambda found: replace(found, scale=0.5)),
     "values as they are": FAULTS["values as they are"],
@@ -146,14 +144,8 @@ OTHERS: dict[str, Callable[[Decoder], Decoder]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_mlx_lm_would_compute_otherwise_gets_a_type_that_it_refuses(name: str, tmp_path: Path) -> None:
-    weights = RandomWeights(OTHERS[name](families.describe(oracle_models.GEMMA4)), seed=3)
-    writer = find_target("mlx").open(tmp_path, Model("tiny", weights.decoder, "f32"), "f32")
-    for tensor, start, stop in blocks(weights.decoder):
-        writer.write(tensor, start, weights.rows(tensor, start, stop))
-    writer.finish()
+    packed = Packed(tmp_path, OTHERS[name](GEMMA4))
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "edgepack"
-    ids = token_ids(weights.decoder, 60)
-    session = variants.start("mlx", tmp_path, weights.decoder, chunk=64)
-    found: NDArray[np.float32] = session.forward_all(ids)
-    assert nmse(found, reference.logits(weights, ids)) <= 1e-10
+    session = packed.start(chunk=64)
+    assert nmse(session.forward_all(packed.ids), packed.expected) <= 1e-10
     session.close()
