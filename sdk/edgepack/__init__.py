@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from edgepack.errors import SchemaError as SchemaError
     from edgepack.errors import SourceError as SourceError
     from edgepack.errors import ToolCallError as ToolCallError
+    from edgepack.errors import TransferError as TransferError
+    from edgepack.errors import TrustError as TrustError
     from edgepack.errors import UnknownOptionError as UnknownOptionError
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
     from edgepack.errors import UsageError as UsageError
@@ -106,6 +108,8 @@ _NAMES = {
         "BundleError",
         "BundleNotFoundError",
         "BundleTooNewError",
+        "TransferError",
+        "TrustError",
         "Cancelled",
         "ContextError",
         "ContextTooLargeError",

@@ -14,6 +14,8 @@ EdgepackError
 │   ├── BundleNotFoundError (FileNotFoundError)
 │   ├── BundleDamagedError
 │   ├── BundleTooNewError
+│   ├── TrustError                       a signature or a policy refuses a bundle
+│   ├── TransferError                    a registry or a web folder did not give, or take, what it should
 │   └── ReplayError                      the bundle's vectors give something else with this machine's libraries
 ├── ExtraMissingError (ImportError)      packages that an extra brings, and that this install was not given
 ├── EngineError (RuntimeError)           an engine that failed
@@ -182,6 +184,20 @@ class BundleTooNewError(BundleError):
     """The bundle needs a newer edgepack.
 
     Next step: upgrade edgepack on this machine.
+    """
+
+
+class TrustError(BundleError):
+    """A bundle that is not signed as it should be, or that the policy of this device does not admit.
+
+    Next step: get the bundle from whoever signs for this device; where you are that, sign it.
+    """
+
+
+class TransferError(BundleError):
+    """A registry or a web folder did not give, or did not take, what it should; nothing half-done is in use.
+
+    Next step: what the sentence says; the same command goes on where it ended.
     """
 
 

@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import msgspec
+
+from edgepack.bundle import installed
 from edgepack.bundle import manifest as manifest_file
 from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError, brief
 
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
+"""Who vouches for the bundle: it stands beside the manifest, which cannot list it."""
+VARIANTS = "variants"
 DRAFT = "draft"
 BLOCK = 1024 * 1024
 # A manifest describes files, it does not hold them: anything larger is not one, and is not worth the memory.
@@ -57,8 +63,9 @@ _REBUILD = "Build or copy the bundle again."
 class Bundle:
     """An open bundle. ``id`` is the sha256 of its manifest, ``path`` its folder with every link resolved.
 
-    ``foreign`` are the files and folders that were passed over: see ``edgepack.bundle.foreign``. ``draft`` is the
-    bundle of its draft model, None without one.
+    ``manifest`` has the variants that are here. ``absent`` are the ids of those that it lists besides, and whose
+    folders were left out of this copy. ``foreign`` are the files and folders that were passed over: see
+    ``edgepack.bundle.foreign``. ``draft`` is the bundle of its draft model, None without one.
     """
 
     path: Path
@@ -66,6 +73,7 @@ class Bundle:
     id: str
     foreign: tuple[str, ...] = ()
     draft: Bundle | None = None
+    absent: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         held = ", ".join(variant.id for variant in self.manifest.variants) or "no variant"
@@ -88,16 +96,18 @@ class Bundle:
         return data
 
     def variant(self, id: str) -> Variant:
-        """Return the variant of that id. Raises ``UsageError`` where there is none."""
+        """Return the variant of that id. Raises ``UsageError`` where there is none here."""
         for variant in self.manifest.variants:
             if variant.id == id:
                 return variant
         known = ", ".join(variant.id for variant in self.manifest.variants) or "none"
+        if id in self.absent:
+            raise UsageError(f"The variant {id!r} is not in this copy of {self.path.name}.", hint=f"It holds: {known}.")
         raise UsageError(f"{self.path.name} holds no variant {id!r}.", hint=f"It holds: {known}.")
 
     def variant_path(self, id: str) -> Path:
         """Return the folder of the variant of that id, for its engine. Raises ``UsageError`` where there is none."""
-        return self.path / "variants" / self.variant(id).id
+        return self.path / VARIANTS / self.variant(id).id
 
     def check(
         self,
@@ -136,7 +146,7 @@ class Bundle:
     def _files(self, variants: Iterable[str] | None) -> Iterator[tuple[str, File]]:
         yield from ((file.path, file) for file in self.manifest.files)
         for variant in self.manifest.variants if variants is None else [self.variant(id) for id in variants]:
-            yield from ((f"variants/{variant.id}/{file.path}", file) for file in variant.files)
+            yield from ((f"{VARIANTS}/{variant.id}/{file.path}", file) for file in variant.files)
         if variants is None and self.draft is not None:
             yield from ((f"{DRAFT}/{name}", file) for name, file in self.draft._files(None))
 
@@ -146,8 +156,10 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle's folder and check it against its manifest.
 
-    Both levels refuse a missing file, an unlisted one that is not ``foreign``, anything but regular files and folders,
-    and a wrong size; "full" compares every sha256 as well. ``id`` is the only bundle that may lie there ("sha256:...").
+    ``path`` is the folder, or, where nothing has that path, the name of a bundle that is installed. Both levels refuse
+    a missing file, an unlisted one that is not ``foreign``, anything but regular files and folders, and a wrong size;
+    "full" compares every sha256 as well. A variant without a folder is not here, and all else is whole. ``id`` is the
+    only bundle that may lie there ("sha256:...").
     Raises ``BundleNotFoundError``, ``BundleTooNewError``, or ``BundleDamagedError``, which names the file and what
     differs.
     """
@@ -158,11 +170,22 @@ def open_bundle(
     found = hashlib.sha256(data).hexdigest()
     check_id(folder, found, id)
     manifest = manifest_file.decode(data)
-    passed_over = _check_tree(folder, listed(manifest), manifest.draft is not None)
-    bundle = Bundle(folder, manifest, found, passed_over, _open_draft(folder, manifest.draft))
+    files = listed(manifest)
+    here, absent = _here(folder, manifest)
+    passed_over = _check_tree(folder, files, manifest.draft is not None, absent)
+    bundle = Bundle(folder, here, found, passed_over, _open_draft(folder, manifest.draft), absent)
     if verify == "full":
         bundle.check()
     return bundle
+
+
+def _here(folder: Path, manifest: Manifest) -> tuple[Manifest, tuple[str, ...]]:
+    """Return the manifest with the variants whose folders are there, and the ids of the others."""
+    absent = tuple(each.id for each in manifest.variants if not os.path.lexists(folder / VARIANTS / each.id))
+    if not absent:
+        return manifest, absent
+    held = [each for each in manifest.variants if each.id not in absent]
+    return msgspec.structs.replace(manifest, variants=held), absent
 
 
 def _open_draft(folder: Path, id: str | None) -> Bundle | None:
@@ -208,11 +231,11 @@ def listed(manifest: Manifest) -> dict[str, File]:
             raise _damaged(MANIFEST, f"the variant id {variant.id!r} stands there twice")
         ids.add(variant.id)
     entries = [(file.path, file) for file in manifest.files]
-    if any(name == MANIFEST or name.split("/")[0] == "variants" for name, _ in entries):
-        raise _damaged(MANIFEST, f"'files' lists {MANIFEST} or a file below variants/")
+    if any(name in (MANIFEST, SIGNATURE) or name.split("/")[0] == VARIANTS for name, _ in entries):
+        raise _damaged(MANIFEST, f"'files' lists {MANIFEST}, {SIGNATURE} or a file below {VARIANTS}/")
     if manifest.draft is not None and any(name.split("/")[0] == DRAFT for name, _ in entries):
         raise _damaged(MANIFEST, f"'files' lists a file below {DRAFT}/, which has a manifest of its own")
-    entries += [(f"variants/{v.id}/{file.path}", file) for v in manifest.variants for file in v.files]
+    entries += [(f"{VARIANTS}/{v.id}/{file.path}", file) for v in manifest.variants for file in v.files]
     for name, file in entries:
         if name in files or "\0" in name:
             raise _damaged(MANIFEST, f"the path {name!r} is listed twice or holds a null character")
@@ -230,6 +253,8 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
         if not folder.exists():
+            folder = installed.find(os.fspath(path)) or folder
+        if not folder.exists():
             raise _none(path, f"There is no bundle at {path}.", "Check the path.")
         if not folder.is_dir():
             raise _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
@@ -246,13 +271,14 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _check_tree(folder: Path, files: dict[str, File], with_draft: bool) -> tuple[str, ...]:
+def _check_tree(folder: Path, files: dict[str, File], with_draft: bool, absent: tuple[str, ...]) -> tuple[str, ...]:
     """Walk the folder once, but for that of a draft: every file is listed, regular and of its size, and every listed
-    file is there.
+    file is there, but for those of variants that are absent.
 
     Return what is foreign.
     """
-    missing = set(files)
+    left_out = tuple(f"{VARIANTS}/{id}/" for id in absent)
+    missing = {name for name in files if not name.startswith(left_out)}
     within = {name[: end + 1] for name in files for end, letter in enumerate(name) if letter == "/"}
     passed_over = []
     pending = [""]
@@ -273,6 +299,8 @@ def _check_tree(folder: Path, files: dict[str, File], with_draft: bool) -> tuple
                             pending.append(name + "/")
                     elif name not in files and entry.is_file(follow_symlinks=False) and foreign(entry.name, False):
                         passed_over.append(name)
+                    elif name == SIGNATURE:
+                        _check_regular(name, entry.stat(follow_symlinks=False))
                     elif name != MANIFEST:
                         _check_entry(name, entry.stat(follow_symlinks=False), files.get(name))
                         missing.discard(name)
@@ -286,10 +314,14 @@ def _check_tree(folder: Path, files: dict[str, File], with_draft: bool) -> tuple
 def _check_entry(name: str, found: os.stat_result, file: File | None) -> None:
     if file is None:
         raise _damaged(name, "the manifest does not list it", hint="Delete it, or copy the bundle again.")
-    if not stat.S_ISREG(found.st_mode):
-        raise _damaged(name, "it is not a regular file")
+    _check_regular(name, found)
     if found.st_size != file.size:
         raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {file.size:,}")
+
+
+def _check_regular(name: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise _damaged(name, "it is not a regular file")
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:
@@ -321,8 +353,7 @@ def _opened(folder: Path, name: str, size: int | None) -> Iterator[int]:
         raise BundleError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
     try:
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise _damaged(name, "it is not a regular file")
+        _check_regular(name, found)
         if size is not None and found.st_size != size:
             raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
         yield descriptor

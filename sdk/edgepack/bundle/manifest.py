@@ -29,8 +29,12 @@ CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE = "chat_parts", "chat_leading", "chat_to
 CHAT_THINKING = "chat_thinking"
 DRAFT = "draft"
 EXPORTED, EMBEDDING = "exported", "embedding"
+SEQUENCE, PARENT = "sequence", "parent"
 FEATURES: frozenset[str] = frozenset(
-    {KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING, DRAFT, EXPORTED, EMBEDDING}
+    {
+        *(KV_CACHE, KV_CACHE_Q8, LOSS, CHAT_PARTS, CHAT_LEADING, CHAT_TOOL_USE, CHAT_THINKING),
+        *(DRAFT, EXPORTED, EMBEDDING, SEQUENCE, PARENT),
+    }
 )
 
 HIGH_LOSS = 0.25
@@ -320,7 +324,11 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
 
 class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """The whole document. ``draft`` is the id of the bundle in its folder ``draft``, a small model that guesses what
-    this one says; left out without one. ``embedding`` is there where the model has no head."""
+    this one says; left out without one. ``embedding`` is there where the model has no head.
+
+    ``sequence`` counts what was released under one name: a device takes no lower one for an update. ``parent`` is the
+    id of the bundle that this one was made of, by leaving variants out or by adding some.
+    """
 
     schema: Schema
     name: str
@@ -338,6 +346,8 @@ class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     variants: Annotated[list[Variant], msgspec.Meta(max_length=256)]
     draft: Sha256 | None = None
     embedding: Embedding | None = None
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] = 0
+    parent: Sha256 | None = None
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -110,7 +110,7 @@ def encode(receipt: Receipt) -> bytes:
 
 
 def read(bundle: Bundle) -> Receipt | None:
-    """Return a bundle's receipt, None where it has none.
+    """Return a bundle's receipt, with the variants that are here; None where it has none, or none of those.
 
     Raises ``BundleTooNewError`` for a newer version, and ``BundleDamagedError`` for one that is no receipt, is of
     another source or of variants that the bundle does not have, or differs from its digest.
@@ -132,13 +132,14 @@ def read(bundle: Bundle) -> Receipt | None:
     except (msgspec.DecodeError, RecursionError) as error:
         raise _damaged(f"is no receipt: {error}") from None
     _check(receipt, bundle)
-    return receipt
+    here = [each for each in receipt.variants if each.variant not in bundle.absent]
+    return msgspec.structs.replace(receipt, variants=here) if here else None
 
 
 def _check(receipt: Receipt, bundle: Bundle) -> None:
     if receipt.source != source_digest(bundle.manifest.source.files):
         raise _damaged("was measured against another source than the bundle's")
-    known = {variant.id for variant in bundle.manifest.variants}
+    known = {*bundle.absent, *(variant.id for variant in bundle.manifest.variants)}
     told = [each.variant for each in receipt.variants]
     if stranger := next((name for name in told if name not in known), None):
         raise _damaged(f"speaks of a variant {stranger!r}, which the bundle does not have")

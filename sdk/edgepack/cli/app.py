@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from edgepack.cli import completing
-from edgepack.cli.help import Command, Group, examples_of
+from edgepack.cli.help import Command, Group, examples_of, heading_of
 from edgepack.errors import EdgepackError, visible
 
 _OWN = {
@@ -30,7 +30,6 @@ _OWN = {
 }
 """The SDK's commands, each a function in a module of its name, and the heading that it stands under."""
 
-_MORE = "Make a bundle"
 _NAME = "edgepack"
 
 
@@ -78,9 +77,9 @@ def app_for(argv: Sequence[str]) -> typer.Typer:
             continue
         loaded = _load(entry)
         if isinstance(loaded, typer.Typer):  # a group of commands
-            app.add_typer(loaded, name=entry.name, rich_help_panel=_MORE)
+            app.add_typer(loaded, name=entry.name, rich_help_panel="Make a bundle")
         else:
-            _add(app, entry.name, loaded, _MORE)
+            _add(app, entry.name, loaded, heading_of(loaded))
     for name, panel in _OWN.items():
         if name in wanted:
             _add(app, name, getattr(import_module(f"edgepack.cli.{name}"), name), panel)

@@ -13,14 +13,23 @@ _REST = "Options"
 _WHOLE = 1000  # letters, more than any sentence has
 
 
-def examples(*lines: str) -> Callable[[_Function], _Function]:
-    """Give a command the examples that stand at the end of its help, each a whole command line."""
+def examples(*lines: str, heading: str | None = None) -> Callable[[_Function], _Function]:
+    """Give a command the examples that stand at the end of its help, each a whole command line.
+
+    ``heading`` is where a command of another package stands in the list of all: "Make a bundle", where it says none.
+    """
 
     def give(function: _Function) -> _Function:
         function.__dict__["examples"] = lines
+        function.__dict__["heading"] = heading
         return function
 
     return give
+
+
+def heading_of(function: Callable[..., object]) -> str:
+    """Return the heading under which the command of another package is listed."""
+    return getattr(function, "heading", None) or "Make a bundle"
 
 
 def examples_of(function: Callable[..., object]) -> str | None:

@@ -38,8 +38,8 @@ def inspect(bundle: BundlePath, json: AsJson = False) -> None:
 
 
 def as_mapping(bundle: Bundle) -> dict[str, Any]:
-    """Return the manifest as JSON values, with the bundle's id, whether each variant is proven, its receipt or null,
-    and in the place of the draft's id the same of its bundle."""
+    """Return the manifest as JSON values, with the bundle's id, whether each variant is proven, the ids of those that
+    are not in this copy, its receipt or null, and in the place of the draft's id the same of its bundle."""
     import msgspec
 
     from edgepack.bundle.receipt import read
@@ -49,7 +49,7 @@ def as_mapping(bundle: Bundle) -> dict[str, Any]:
         values["proven"] = values["proof"] is not None
     if bundle.draft is not None:
         plain["draft"] = as_mapping(bundle.draft)
-    return {"id": bundle.id} | plain | {"receipt": msgspec.to_builtins(read(bundle))}
+    return {"id": bundle.id} | plain | {"absent": list(bundle.absent), "receipt": msgspec.to_builtins(read(bundle))}
 
 
 def show(bundle: Bundle) -> None:
@@ -75,6 +75,8 @@ def show(bundle: Bundle) -> None:
         )
     console.print()
     console.print(rows)
+    if bundle.absent:
+        say(console, Text(f"not in this copy: {', '.join(bundle.absent)}", "yellow"))
     gates = table("variant", "gate", "measured", "", "limit", "", right=("measured",))
     for variant in manifest.variants:
         for gate in variant.proof.gates if variant.proof else ():

@@ -35,7 +35,12 @@ def _engines(incomplete: str) -> list[str]:
     return [name for name in runtime.names() if name.startswith(incomplete)]
 
 
-BundlePath = Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.", show_default=False)]
+BundlePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BUNDLE", help="The bundle's folder, or the name of one that is installed.", show_default=False
+    ),
+]
 Backend = Annotated[
     str | None,
     typer.Option(

@@ -85,6 +85,7 @@ def _as_mapping(bundle: Bundle, replays: Sequence[Replay]) -> dict[str, Any]:
         "files": len(bundle.files()),
         "bytes": bundle.size(),
         "foreign": list(bundle.foreign),
+        "absent": list(bundle.absent),
         "replays": [asdict(each) for each in replays],
     }
 
@@ -100,6 +101,8 @@ def show(bundle: Bundle, replays: Sequence[Replay]) -> None:
     say(console, styled("bold", bundle.manifest.name, f"  sha256:{bundle.id}"))
     said = f": {count} files, {human(bundle.size())}, every size and sha256 as the manifest says"
     console.print(styled("green", "sound", said))
+    if bundle.absent:
+        say(console, Text(f"not in this copy: {', '.join(bundle.absent)}", "yellow"))
     if bundle.foreign:
         say(console, Text(f"passed over, and not the bundle's: {', '.join(bundle.foreign)}", "yellow"))
     if not replays:
