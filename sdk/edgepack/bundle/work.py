@@ -21,14 +21,14 @@ _TRIES = 100  # of a hundredth of a second
 
 
 @contextmanager
-def folder(out: Path, force: bool = False, what: str = "The build") -> Iterator[Path]:
+def folder(out: Path, force: bool = False, what: str = "The build", mark: str = MANIFEST) -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
     Who was killed cannot clean up: the folder is removed by the next that writes beside it, whatever that is named,
-    which tells it from one that still grows by the lock. Raises ``OutputExistsError`` where ``out`` exists, and
-    ``BuildError`` as ``refusals`` does.
+    which tells it from one that still grows by the lock. Raises ``OutputExistsError`` where ``out`` exists, see
+    ``refuse_existing``, and ``BuildError`` as ``refusals`` does.
     """
-    refuse_existing(out, force)
+    refuse_existing(out, force, mark)
     # Named before it is made, so that an interrupt at any moment finds it.
     work = out.parent / f".{out.name}.{token_hex(8)}.partial"
     with refusals(out, what), ExitStack() as locks:
@@ -110,14 +110,14 @@ def _failed(out: Path, error: OSError, what: str, sealed: bool) -> BuildError:
     return BuildError(f"{what} failed: {reason}.", hint=hint)
 
 
-def publish(bundle: Path, out: Path, force: bool = False) -> None:
+def publish(bundle: Path, out: Path, force: bool = False, mark: str = MANIFEST) -> None:
     """Flush every file of a finished bundle and give it its name in one step.
 
     With ``force`` an older bundle of that name makes room first, and comes back where that step fails.
     """
     for path in [*bundle.rglob("*"), bundle]:
         flush(path)
-    refuse_existing(out, force)
+    refuse_existing(out, force, mark)
     before = bundle.with_suffix(".before")  # it goes with the folder in which the bundle grew
     if there := out.exists():
         os.rename(out, before)
@@ -130,10 +130,11 @@ def publish(bundle: Path, out: Path, force: bool = False) -> None:
     flush(out.parent)
 
 
-def refuse_existing(out: Path, force: bool = False) -> None:
+def refuse_existing(out: Path, force: bool = False, mark: str = MANIFEST) -> None:
     """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless a bundle.
 
-    What a build left beside it that was killed is removed in any case.
+    ``mark`` is the file that tells a folder that may be replaced: a bundle's manifest, or what stands in its place in
+    what else is written like one. What a build left beside it that was killed is removed in any case.
     """
     _remove_abandoned(out.parent)
     try:
@@ -142,10 +143,11 @@ def refuse_existing(out: Path, force: bool = False) -> None:
         raise _unwritable(out, error) from None
     if not there:
         return
-    bundle = not out.is_symlink() and (out / MANIFEST).is_file()
+    bundle = not out.is_symlink() and (out / mark).is_file()
     if force and not bundle:
+        kind = "is no bundle" if mark == MANIFEST else f"has no {mark}"
         raise OutputExistsError(
-            f"{out} is no bundle, and --force replaces nothing else.", hint="Remove it or choose another --out."
+            f"{out} {kind}, and --force replaces nothing else.", hint="Remove it or choose another --out."
         )
     if not force:
         replaces = ", replace it with --force," if bundle else ""
