@@ -85,13 +85,14 @@ def export(
 def _show(made: Exported) -> None:
     from edgepack.cli import screen
     from edgepack.device.memory import human
+    from edgepack.errors import visible
 
     console = screen.out()
     screen.say(console, screen.styled("bold", str(made.path), f"  {human(made.size)}"))
     of = f"variant {made.variant}" if made.variant else "the source"
     screen.say(console, f"{of} of sha256:{made.id[:12]}, for {made.system}")
     for each in made.differs:
-        screen.say(console, screen.styled("yellow", "otherwise", f": {each}"))
+        screen.say(console, screen.styled("yellow", "otherwise", f": {visible(each)}"))
     screen.say(console, f"\nIn {made.path}:")
     for command in made.use:
         screen.say(console, f"  {command}")

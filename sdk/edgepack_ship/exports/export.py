@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -46,6 +47,11 @@ class Export:
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest
+
+    @property
+    def name(self) -> str:
+        """The model's name, of letters, digits, dots, dashes and underlines: what files and commands can be called."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.manifest.name).strip("-.") or "model"
 
     @property
     def context(self) -> int:

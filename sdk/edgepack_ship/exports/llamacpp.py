@@ -79,7 +79,7 @@ def _readme(asked: Export, variant: str, commands: list[str], differs: tuple[str
     manifest = asked.manifest
     limit = manifest.context.profile
     lines = [
-        f"# {manifest.name} for llama.cpp",
+        f"# {asked.name} for llama.cpp",
         "",
         f"Variant {variant} of the bundle sha256:{asked.bundle.id}, licence {manifest.license.id}.",
         "",

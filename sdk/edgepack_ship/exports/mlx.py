@@ -13,6 +13,7 @@ from typing import Any
 
 from edgepack.bundle.files import VARIANTS
 from edgepack.bundle.manifest import Variant
+from edgepack.errors import BundleDamagedError
 from edgepack_ship.exports.export import Export, Made
 from edgepack_ship.exports.llamacpp import left_behind, templated
 
@@ -34,12 +35,16 @@ def write(asked: Export, folder: Path) -> Made:
 
 
 def object_of(asked: Export, variant: Variant, name: str) -> Mapping[str, Any]:
-    """Return a JSON object of a variant, of the bundle where the variant has none, or an empty one."""
+    """Return a JSON object of a variant, of the bundle where the variant has none, or an empty one. Raises
+    ``BundleDamagedError`` for what is no JSON."""
     own = f"{VARIANTS}/{variant.id}/{name}"
     known = own if any(file.path == name for file in variant.files) else next(iter(asked.shared(name)), None)
     if known is None:
         return {}
-    found = json.loads(asked.bundle.read(known))
+    try:
+        found = json.loads(asked.bundle.read(known))
+    except (ValueError, RecursionError):
+        raise BundleDamagedError(f"{known} of the bundle is no JSON.", hint="Build the bundle again.") from None
     return found if isinstance(found, dict) else {}
 
 
