@@ -65,9 +65,11 @@ class Form:
             inside = f"{{{{ if and $.System (eq $i 1) }}}}{{{{ $.System }}}}{after}{{{{ end }}}}"
         elif self.system is not None:
             before, after = literal(self.system.before), literal(self.system.after)
-            begin = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{begin}{{{{ end }}}}"
+            otherwise = f"{{{{ else }}}}{begin}" if begin else ""
+            begin = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{otherwise}{{{{ end }}}}"
         user = f"{literal(self.user.before)}{inside}{{{{ .Content }}}}{literal(self.user.after)}"
-        asks = f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{literal(self.asks)}{{{{ end }}}}"
+        asks = literal(self.asks)
+        asks = asks and f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{asks}{{{{ end }}}}"
         answer = f"{literal(self.assistant.before)}{{{{ .Content }}}}"
         after = f"{{{{ if ne (len (slice $.Messages $i)) 1 }}}}{literal(self.assistant.after)}{{{{ end }}}}"
         user = f'{{{{ if eq .Role "user" }}}}{user}{asks}'

@@ -223,7 +223,7 @@ def test_a_modelfile_has_all_that_the_bundle_says(tmp_path: Path) -> None:
 def test_a_name_writes_no_line_of_a_modelfile(tmp_path: Path) -> None:
     made = export(small(tmp_path / "b", name="My model\nFROM ./other; rm -r"), "ollama", tmp_path / "out")
     assert (tmp_path / "out/Modelfile").read_text().count("\nFROM ") == 1
-    assert made.use[0] == "ollama create my-model-from-.-other-rm-r -f Modelfile"
+    assert made.use[0] == "ollama create my-model-from-.-other-rm--r -f Modelfile"
 
 
 def test_a_template_without_goldens_to_compare_with_is_left_out_and_said(tmp_path: Path) -> None:
