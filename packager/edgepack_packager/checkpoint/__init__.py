@@ -43,6 +43,10 @@ class Checkpoint:
         self.tensors: Mapping[str, Entry] = {name: shard.entries[name] for name, shard in shards.items()}
         self._shards = shards
 
+    def file_of(self, name: str) -> Path:
+        """Return the file that a tensor lies in."""
+        return self._shards[name].path
+
     def rows(self, name: str, start: int, stop: int) -> Float32:
         """Return rows [start, stop) of a tensor as float32: [stop - start, columns], or [stop - start] of a vector.
 

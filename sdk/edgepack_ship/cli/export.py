@@ -41,12 +41,18 @@ Variant = Annotated[
     ),
 ]
 Source = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--source",
         help="vllm: the model that the bundle was built from. Default: the recorded repository.",
-        metavar="FOLDER",
+        metavar="MODEL",
         show_default=False,
+    ),
+]
+Adapters = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapter", help="vllm: an adapter that the build merged, in its order.", metavar="FOLDER", show_default=False
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an export that is there.")]
@@ -63,6 +69,7 @@ def export(
     out: Out,
     variant: Variant = None,
     source: Source = None,
+    adapter: Adapters = None,
     force: Force = False,
     json: AsJson = False,
 ) -> None:
@@ -75,7 +82,7 @@ def export(
 
     with Interrupts(), screen.steps() as progress:
         progress.add_task(f"Exporting to {to}", total=None)
-        made = write(bundle, to, out, variant=variant, source=source, force=force)
+        made = write(bundle, to, out, variant=variant, source=source, adapters=adapter or (), force=force)
     if json:
         screen.as_json(asdict(made))
     else:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from edgepack import extras
 from edgepack.bundle import work
 from edgepack.bundle.files import VARIANTS, Bundle, Progress, listed, open_bundle
 from edgepack.bundle.manifest import Manifest, Variant
@@ -34,14 +35,16 @@ TEXT_SIDE: Final = (
 class Export:
     """What is exported, and to which system.
 
-    ``asked`` is the id of the variant that was asked for, ``source`` the folder of the model that the bundle was built
-    from, None where nothing was said. ``progress`` gets the name and the length in bytes of each block that is copied.
+    ``asked`` is the id of the variant that was asked for, ``source`` the model that the bundle was built from, as a
+    build names it, None where nothing was said; ``adapters`` are the folders of what was merged into it.
+    ``progress`` gets the name and the length in bytes of each block that is copied.
     """
 
     bundle: Bundle
     system: str
     asked: str | None = None
-    source: Path | None = None
+    source: str | None = None
+    adapters: tuple[Path, ...] = ()
     progress: Progress | None = None
 
     @property
@@ -116,6 +119,19 @@ class Export:
         return sum(known[name].size for name in files)
 
 
+class Result(Protocol):
+    """What a system's ``write`` returns, which may be of another package: see ``Made``."""
+
+    @property
+    def variant(self) -> str | None: ...
+
+    @property
+    def differs(self) -> tuple[str, ...]: ...
+
+    @property
+    def use(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """What a system's ``write`` made: of which variant (None: of the source), what the system does otherwise than
@@ -126,7 +142,7 @@ class Made:
     use: tuple[str, ...] = ()
 
 
-Write = Callable[[Export, Path], Made]
+Write = Callable[[Export, Path], Result]
 """Writes an export into a folder that exists and is empty."""
 
 
@@ -154,7 +170,8 @@ def export(
     out: Path,
     *,
     variant: str | None = None,
-    source: Path | None = None,
+    source: str | None = None,
+    adapters: Iterable[Path] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -164,7 +181,7 @@ def export(
     ``OutputExistsError`` unless ``force`` replaces an earlier export, and ``BuildError``.
     """
     write = _find(system)
-    asked = Export(open_bundle(bundle, verify="sizes"), system, variant, source, progress)
+    asked = Export(open_bundle(bundle, verify="sizes"), system, variant, source, tuple(adapters), progress)
     with work.folder(out, force, "The export", RECORD) as scratch:
         folder = scratch / "export"
         folder.mkdir()
@@ -177,12 +194,13 @@ def export(
 
 def _find(system: str) -> Write:
     for entry in entry_points(group=GROUP, name=system):
-        write: Write = entry.load()
+        with extras.needed(f"Exporting to {system}", *entry.extras):
+            write: Write = entry.load()
         return write
     raise UsageError(f"No system is called {system!r}.", hint=f"There are: {', '.join(systems())}.")
 
 
-def _record(asked: Export, made: Made) -> dict[str, object]:
+def _record(asked: Export, made: Result) -> dict[str, object]:
     manifest = asked.manifest
     return {
         "system": asked.system,
