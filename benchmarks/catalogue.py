@@ -8,8 +8,8 @@ gets a sibling's with the published sizes, or what the catalogue carries. DIR ho
 TOKENIZERS names them; what is in neither gets a small byte-level one. Layers are cut to one whole attention pattern, or
 to the first that have every kind where no pattern repeats, at least two. Each build is the command line as a user types
 it, with its defaults. Its bundle is verified, and the bytes of its weights are compared with what ``fit`` says of the
-same layers of what the catalogue carries. A line of JSON for each goes to SCRATCH/builds.jsonl, and a build that is
-there already is not repeated; --table says them in Markdown.
+same layers of what the catalogue carries. A line of JSON for each goes to SCRATCH/builds.jsonl, and a build that
+went well is not repeated; --table says them in Markdown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ from edgepack.bundle.decoder import Attention, Decoder
 from edgepack.errors import BuildError
 from edgepack_packager import families
 from edgepack_packager.checkpoint.gguf.parse import parse
-from edgepack_packager.fit import devices, fit
+from edgepack_packager.fit import devices, element_type, fit
 from edgepack_packager.source import catalog
+from edgepack_packager.targets import names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from embedding_models import make_embedding
@@ -168,7 +171,7 @@ def main() -> None:
     if asked.table:
         print(table(rows))
         return
-    done = {row["alias"] for row in rows}
+    done = {row["alias"] for row in rows if row["exit"] == 0}
     places = [folder for folder in (asked.tokenizers, asked.shared / "tokenizers") if folder]
     folder, made = asked.scratch / "model", None
     for entry in sorted(catalog.entries(), key=lambda entry: (entry.parameters, entry.alias)):
@@ -177,7 +180,8 @@ def main() -> None:
         model = model_of(entry, asked.shared, places)
         if model != made:
             shutil.rmtree(folder, ignore_errors=True)
-            write_model(model, folder)
+            with ProcessPoolExecutor(1, get_context("spawn")) as other:  # whose memory is not counted as the build's
+                other.submit(write_model, model, folder).result()
             made = model
         row = _build(entry, model, folder, asked.scratch, asked.recipe)
         print(json.dumps(row), flush=True)
@@ -242,8 +246,9 @@ def model_of(entry: catalog.Entry, shared: Path, places: Sequence[Path]) -> Mode
 def write_model(model: Model, folder: Path) -> None:
     """Write the checkpoint."""
     if model.embeds:
-        mean = model.config["architectures"] == ["Gemma3TextModel"]
-        make_embedding(folder, pooling="mean_tokens" if mean else "lasttoken", fields=model.config)
+        gemma = model.config["architectures"] == ["Gemma3TextModel"]
+        pooling, dense = ("mean_tokens", (3072, 768)) if gemma else ("lasttoken", ())
+        make_embedding(folder, pooling=pooling, dense=dense, fields=model.config, dtype=element_type(model.config))
     else:
         make(model.config, folder, text=model.tokenizer)
     if model.tokens and model.tokenizer is None:
@@ -284,17 +289,23 @@ def _build(entry: catalog.Entry, model: Model, folder: Path, scratch: Path, reci
     resident memory of the largest of them."""
     out = scratch / "bundle"
     shutil.rmtree(out, ignore_errors=True)
+    decoder = families.describe(model.config)
+    carried = cut(carried_config(entry.alias), decoder.n_layers)
+    predicted = {each.id: each for each in fit(carried, devices.with_memory(1 << 40), decoder.context).rows}
+    targets = {each.target for each in predicted.values()}
+    fewer = [f"--target={name}" for name in sorted(targets)] if len(targets) < len(names()) else []
     start = time.perf_counter()
     with Hub({entry.repository: folder}, gated={entry.repository} if entry.gated else ()) as hub:
         home = scratch / "home"
         environment = hub.env(home, HF_TOKEN=TOKEN)
-        options = [*recipe, f"--out={out}", "--accept-licence", "--json"]
+        options = [*fewer, *recipe, f"--out={out}", "--accept-licence", "--json"]
         code, said, usage = _run(["build", entry.alias, *options], environment, scratch)
     shutil.rmtree(home, ignore_errors=True)
+    facts = MODELS.get(entry.alias.removesuffix("-base"))
     row: dict[str, Any] = {
         "alias": entry.alias,
         "exit": code,
-        "config": facts.config if (facts := MODELS.get(entry.alias.removesuffix("-base"))) else None,
+        "config": facts.config if facts else None,
         "tokenizer": model.tokenizer.name if model.tokenizer else None,
         "seconds": round(time.perf_counter() - start),
         "cpu_s": round(usage.ru_utime + usage.ru_stime),
@@ -305,34 +316,34 @@ def _build(entry: catalog.Entry, model: Model, folder: Path, scratch: Path, reci
     manifest = json.loads(said)
     row["sound"] = _run(["verify", str(out)], environment, scratch)[0] == 0
     row |= {"layers": manifest["decoder"]["n_layers"], "context": manifest["context"]["profile"]}
-    carried = cut(carried_config(entry.alias), row["layers"])
-    predicted = {each.id: each.file_bytes for each in fit(carried, devices.with_memory(1 << 40), row["context"]).rows}
     for variant in manifest["variants"]:
         name = variant["id"]
         gates = {gate["name"]: gate["value"] for gate in variant["proof"]["gates"]}
         lost = variant["proof"]["loss"].get("text", {})  # a model that embeds writes none
         row[name] = {gate: gates[gate] for gate in ("structure.nmse", "engine.nmse")}
         row[name] |= {figure: lost[figure] for figure in ("kl", "top1") if figure in lost}
-        row[name] |= {"bytes": weight_bytes(out / "variants" / name), "predicted": predicted[name]}
+        row[name] |= {"bytes": weight_bytes(out / "variants" / name), "predicted": predicted[name].file_bytes}
     return row
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], scratch: Path) -> tuple[int, str, Any]:
-    """Run an edgepack command; return its status, what it printed, or its errors, and what it and its own used."""
+    """Run an edgepack command; return its status, what it printed, or why it failed, and what it and its own used."""
     with open(scratch / "stdout", "w+") as out, open(scratch / "stderr", "w+") as errors:
         child = subprocess.Popen(
             [sys.executable, "-m", "edgepack", *command], env=environment, stdout=out, stderr=errors
         )
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        said = errors if child.returncode else out
-        said.seek(0)
-        return child.returncode, said.read().strip(), usage
+        for file in (out, errors):
+            file.seek(0)
+        said = out.read() + (errors.read() if child.returncode else "")
+        return child.returncode, said.strip(), usage
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what was built, in Markdown: a row for each kind of tokenizer, and what all of them took."""
-    built = [row for row in rows if row["exit"] == 0 and row["sound"]]
+    last = list({row["alias"]: row for row in rows}.values())
+    built = [row for row in last if row["exit"] == 0 and row["sound"]]
     variants = [value for row in built for value in row.values() if isinstance(value, dict)]
     exact = sum(each["bytes"] == each["predicted"] for each in variants)
     slowest, largest = (max(built, key=lambda row: row[figure]) for figure in ("cpu_s", "peak_mib"))
@@ -350,7 +361,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "most CPU seconds": f"{slowest['cpu_s']} ({slowest['alias']})",
         "largest resident memory of a process, MiB": f"{largest['peak_mib']} ({largest['alias']})",
     }
-    failed = ", ".join(row["alias"] for row in rows if row not in built)
+    failed = ", ".join(row["alias"] for row in last if row not in built)
     if failed:
         lines["failed"] = failed
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines.items())])
