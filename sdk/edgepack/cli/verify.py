@@ -24,20 +24,13 @@ WithReplay = Annotated[
 @examples("edgepack verify demo.edgepack", "edgepack verify demo.edgepack --replay --json")
 def verify(bundle: BundlePath, replay: WithReplay = False, id: BundleId = None, json: AsJson = False) -> None:
     """Compare every file of a bundle with its manifest; with --replay, run its vectors on this machine."""
-    from edgepack.errors import EngineError
-
     opened = _checked(bundle, id)
-    replays = _replayed(opened) if replay else []
+    replays = replayed(opened) if replay else []
     if json:
         as_json(_as_mapping(opened, replays))
     else:
         show(opened, replays)
-    wrong = [each for each in replays if each.verdict == "differs"]
-    if wrong:
-        raise EngineError(
-            f"{wrong[0].name} does not give here what its bundle records: {wrong[0].reason.rstrip('.')}.",
-            hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
-        )
+    refuse_differing(replays)
     if not json:
         words = (use_of(opened.manifest), str(bundle)) if replay else ("verify", str(bundle), "--replay")
         next_step("edgepack", *words)
@@ -53,7 +46,20 @@ def _checked(path: Path, id: str | None) -> Bundle:
     return opened
 
 
-def _replayed(bundle: Bundle) -> list[Replay]:
+def refuse_differing(replays: Sequence[Replay]) -> None:
+    """Raise ``EngineError`` for the first replay that does not give what its bundle records."""
+    from edgepack.errors import EngineError
+
+    for wrong in replays:
+        if wrong.verdict == "differs":
+            raise EngineError(
+                f"{wrong.name} does not give here what its bundle records: {wrong.reason.rstrip('.')}.",
+                hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
+            )
+
+
+def replayed(bundle: Bundle) -> list[Replay]:
+    """Return what the tokenizer's, the template's and each variant's own vectors give on this machine."""
     from dataclasses import replace
 
     from edgepack.device.hardware import detect

@@ -9,24 +9,16 @@ import typer
 
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
-from edgepack.cli.screen import as_json, bar, next_step, out, say, styled
 from edgepack_ship.cli import SHIP
+from edgepack_ship.cli.options import Kept
 
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out",
-        "-o",
-        help="The file. Default: the name of the bundle's folder, .tar.",
-        metavar="FILE",
-        show_default=False,
+        "--out", "-o", help="The file. Default: the bundle's name and .tar, here.", metavar="FILE", show_default=False
     ),
 ]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--variant", help="Only this variant. Repeatable.", metavar="ID", show_default=False),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace a packed bundle of that name.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a packed bundle that is there.")]
 
 
 @examples(
@@ -34,33 +26,30 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a packed bundle of
     "edgepack pack demo.edgepack --variant gguf-q4_0 -o pi.edgepack.tar",
     heading=SHIP,
 )
-def pack(bundle: BundlePath, to: Out = None, variant: Only = None, force: Force = False, json: AsJson = False) -> None:
-    """Pack a bundle into one file, an uncompressed tar, and compare it with its manifest on the way.
+def pack(bundle: BundlePath, to: Out = None, variant: Kept = None, force: Force = False, json: AsJson = False) -> None:
+    """Pack a bundle into one file, compared with its manifest on the way: the same bytes, whoever packs it and when."""
+    from dataclasses import asdict
 
-    The same bundle gives the same bytes, whoever packs it and when. A bundle that is packed already can be packed
-    again, with fewer variants.
-    """
+    from edgepack.cli import screen
+    from edgepack.cli.interrupts import Interrupts
     from edgepack.device.memory import human
     from edgepack_ship import packing
     from edgepack_ship.incoming import opened
+    from edgepack_ship.store import place
 
-    with opened(str(bundle), lambda id: None) as incoming, bar() as progress:
-        chosen = incoming.variants() if variant is None else incoming.contents().chosen(variant)
-        total = sum(file.size for file in incoming.contents().files(chosen).values())
-        task = progress.add_task("Packing", total=total)
+    out = Path(f"{bundle.resolve().name.removesuffix('.tar')}.tar") if to is None else to
+    with Interrupts(), opened(str(bundle), place.default().present) as incoming, screen.bar() as progress:
+        files = incoming.contents().files(variant or incoming.variants())
+        task = progress.add_task("Packing", total=sum(file.size for file in files.values()))
         packed = packing.pack(
-            incoming,
-            to or Path(f"{Path(bundle).resolve().name.removesuffix('.tar')}.tar"),
-            chosen,
-            force=force,
-            progress=lambda _, count: progress.advance(task, count),
+            incoming, out, variant, force=force, progress=lambda _, count: progress.advance(task, count)
         )
     if json:
-        as_json(packed)
+        screen.as_json(asdict(packed))
         return
-    console = out()
-    say(console, styled("bold", str(packed.path), f"  {human(packed.size)}"))
-    say(console, f"holds {', '.join(packed.variants) or 'no variant'} of sha256:{packed.id}")
+    console = screen.out()
+    screen.say(console, screen.styled("bold", str(packed.path), f"  {human(packed.size)}"))
+    screen.say(console, f"sha256:{packed.id} with {', '.join(packed.variants) or 'no variant'}")
     if packed.absent:
-        say(console, styled("yellow", f"not in this file: {', '.join(packed.absent)}"))
-    next_step("edgepack", "unpack", str(packed.path))
+        screen.say(console, screen.styled("yellow", f"not in this file: {', '.join(packed.absent)}"))
+    screen.next_step("edgepack", "install", str(packed.path))

@@ -1,4 +1,4 @@
-"""``edgepack unpack``: the folder of a packed bundle."""
+"""``edgepack unpack``: the folder of a bundle that is one file."""
 
 from __future__ import annotations
 
@@ -9,65 +9,57 @@ import typer
 
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson
-from edgepack.cli.screen import as_json, bar, next_step, out, say, styled, use_of
 from edgepack_ship.cli import DEVICE
+from edgepack_ship.cli.options import Kept
 
-File = Annotated[
+Packed = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="What edgepack pack wrote, or a tar of a bundle's folder.", show_default=False),
+    typer.Argument(metavar="FILE", help="A packed bundle, or a tar of a bundle's folder.", show_default=False),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", help="The bundle's folder. Default: the name of FILE, without .tar.", metavar="FOLDER",
-        show_default=False,
+        "--out", "-o", help="The folder. Default: FILE without .tar, here.", metavar="FOLDER", show_default=False
     ),
-]  # fmt: skip
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--variant", help="Only this variant. Repeatable.", metavar="ID", show_default=False),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle of that name.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples(
-    "edgepack unpack demo.edgepack.tar -o demo.edgepack",
+    "edgepack unpack demo.edgepack.tar",
     "edgepack unpack demo.edgepack.tar --variant gguf-q4_0 -o pi.edgepack",
     heading=DEVICE,
 )
-def unpack(file: File, to: Out = None, variant: Only = None, force: Force = False, json: AsJson = False) -> None:
-    """Unpack a bundle that is one file: only what its manifest names, and whole or not at all."""
+def unpack(file: Packed, to: Out = None, variant: Kept = None, force: Force = False, json: AsJson = False) -> None:
+    """Write the folder of a packed bundle: what its manifest names alone, checked, and whole or not at all."""
+    from edgepack.cli import screen
+    from edgepack.cli.interrupts import Interrupts
     from edgepack.device.memory import human
     from edgepack.errors import UsageError
     from edgepack_ship.archive.packed import Archive
     from edgepack_ship.writing import write_bundle
 
-    folder = to or Path(file.name.removesuffix(".tar"))
-    if to is None and folder.name == file.name:
+    if to is None and file.suffix != ".tar":
         raise UsageError(f"{file} does not end in .tar, so that its folder has no name.", hint="Name it with --out.")
-    with Archive(file) as incoming, bar() as progress:
-        chosen = incoming.variants() if variant is None else incoming.contents().chosen(variant)
-        total = sum(each.size for each in incoming.contents().files(chosen).values())
-        task = progress.add_task("Unpacking", total=total)
+    out = Path(file.stem) if to is None else to
+    with Interrupts(), Archive(file) as incoming, screen.bar() as progress:
+        files = incoming.contents().files(variant or incoming.variants())
+        task = progress.add_task("Unpacking", total=sum(each.size for each in files.values()))
         bundle = write_bundle(
             incoming,
-            folder,
-            chosen,
+            out,
+            variant,
             force=force,
             what="The unpacking",
             progress=lambda _, count: progress.advance(task, count),
         )
+    held = [each.id for each in bundle.manifest.variants]
     if json:
-        held = [each.id for each in bundle.manifest.variants]
-        as_json({"path": str(folder), "id": bundle.id, "variants": held, "absent": list(bundle.absent)})
+        screen.as_json({"path": str(out), "id": bundle.id, "variants": held, "absent": list(bundle.absent)})
         return
-    console = out()
-    size = human(sum(each.size for each in bundle.files().values()))
-    say(console, styled("bold", str(folder), f"  {size}, every sha256 as the manifest says"))
-    say(
-        console,
-        f"holds {', '.join(each.id for each in bundle.manifest.variants) or 'no variant'} of sha256:{bundle.id}",
-    )
+    console = screen.out()
+    screen.say(console, screen.styled("bold", str(out), f"  {human(bundle.size())}, every sha256 as the manifest says"))
+    screen.say(console, f"sha256:{bundle.id} with {', '.join(held) or 'no variant'}")
     if bundle.absent:
-        say(console, styled("yellow", f"not in this copy: {', '.join(bundle.absent)}"))
-    next_step("edgepack", use_of(bundle.manifest), str(folder))
+        screen.say(console, screen.styled("yellow", f"not in this copy: {', '.join(bundle.absent)}"))
+    screen.next_step("edgepack", screen.use_of(bundle.manifest), str(out))
