@@ -365,15 +365,16 @@ def _opened(folder: Path, name: str, size: int | None) -> Iterator[int]:
             raise _damaged(name, "it is a symbolic link, and a bundle holds none") from None
         raise BundleError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
     try:
-        found = os.fstat(descriptor)
-        _check_regular(name, found)
-        if size is not None and found.st_size != size:
-            raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
-        yield descriptor
+        try:
+            found = os.fstat(descriptor)
+            _check_regular(name, found)
+            if size is not None and found.st_size != size:
+                raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(name: str, what: str, *, hint: str = _REBUILD) -> BundleDamagedError:
