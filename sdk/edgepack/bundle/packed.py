@@ -16,5 +16,9 @@ def is_packed(path: Path) -> bool:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError:
         return False
-    with open(descriptor, "rb", buffering=0) as file:
-        return stat.S_ISREG(os.fstat(descriptor).st_mode) and file.read(_AT + len(_MAGIC))[_AT:] == _MAGIC
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode) and os.read(descriptor, _AT + len(_MAGIC))[_AT:] == _MAGIC
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -19,7 +19,7 @@ END = bytes(2 * UNIT)
 
 MAX_EXTENSION = 1 << 20
 """Bytes that other records of one member may have, as its extended attributes."""
-MAX_RECORDS = 256
+MAX_RECORDS = 64
 MAX_NAME = 4096
 
 Kind = Literal["file", "folder", "pax", "long name"]
@@ -116,7 +116,7 @@ def records(data: bytes) -> tuple[bytes | None, int | None]:
     else:
         raise MalformedError(f"a member has more than {MAX_RECORDS} records")
     size = found.get("size")
-    if size is not None and not re.fullmatch(rb"\d{1,16}", size):
+    if size is not None and not re.fullmatch(rb"\d{1,20}", size):
         raise MalformedError(f"{size[:20]!r} is no size")
     return found.get("path"), None if size is None else _bounded(int(size))
 
@@ -207,7 +207,7 @@ def _number(field: bytes, what: str) -> int:
 
 def _bounded(size: int) -> int:
     if size > _MAX_SIZE:
-        raise MalformedError(f"a member of {size:.3g} bytes is none")
+        raise MalformedError(f"a member says that it has {size:,} bytes")
     return size
 
 

@@ -131,8 +131,7 @@ def _opened(path: Path) -> FileIO:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BundleError(f"{path} cannot be read: {reason}.", hint="Check the path.") from None
-    file = open(descriptor, "rb", buffering=0)  # noqa: SIM115 - the archive closes it
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return file
-    file.close()
-    raise BundleError(f"{path} is no file, and no packed bundle.", hint="Check the path.")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{path} is no file, and no packed bundle.", hint="Check the path.")
+    return open(descriptor, "rb", buffering=0)
