@@ -30,6 +30,7 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.packing import Packed
 
 
 class Evaluations(TypedDict):
@@ -54,6 +55,15 @@ class Verified(TypedDict):
     bytes: int
     foreign: list[str]
     replays: list[Replay]
+
+
+class Unpacked(TypedDict):
+    """``edgepack unpack``: the folder, and the ids of the variants that it holds and of those that were left out."""
+
+    path: str
+    id: str
+    variants: list[str]
+    absent: list[str]
 
 
 class Engines(TypedDict):
@@ -109,6 +119,8 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
+    "pack": (Packed, {}),
+    "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
     "bench": (BenchReport, {}),
     "tune": (TuneReport, {}),

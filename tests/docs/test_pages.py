@@ -18,6 +18,8 @@ from edgepack_packager.build import Built
 from edgepack_packager.cli import engine as engine_command
 from edgepack_packager.engine import build as engine_build
 from edgepack_packager.engine.wheel import Facts
+from edgepack_ship.incoming import Folder
+from edgepack_ship.packing import pack
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ci" / "site"))
@@ -90,6 +92,8 @@ REPORTS = {
     "quality": "quality BUNDLE",
     "build": "build demo --target gguf --out OUT",
     "verify": "verify BUNDLE --replay",
+    "pack": "pack BUNDLE --out OUT.tar",
+    "unpack": "unpack FILE --out OUT.again",
     "plan": "plan BUNDLE",
     "run": "run BUNDLE Hello --max-tokens 3 --logprobs",
     "replay": "replay RESULT",
@@ -109,7 +113,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     (folder / "text").write_text("Edgepack packs small language models.\n")
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT")}
+    pack(Folder(demo_bundle.path), folder / "file", ["gguf-f32"])
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT")}
     return named | {"BUNDLE": str(demo_bundle.path)}
 
 
@@ -117,7 +122,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
 def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [re.sub("BUNDLE|TEXT|RESULT|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()]
+    words = [
+        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()
+    ]
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), reports.schema_of(command))

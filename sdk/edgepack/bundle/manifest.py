@@ -50,6 +50,8 @@ TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 MAX_DEPTH = 64
 """Levels of a manifest; the tools of a golden conversation are what is nested most."""
+MAX_PATH, MAX_PARTS = 1024, 16
+"""Letters and parts of a path: who looks at every folder of every path ends some day."""
 
 # What is outside of strings, brackets excepted; a string that does not end goes to the end.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -403,6 +405,10 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def _check_path(path: str, place: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
-        raise BundleDamagedError(f"{place}: the path {path!r} leaves the bundle or is not in its plain form.")
+    parts = PurePosixPath(path[:MAX_PATH]).parts
+    plain = 0 < len(parts) <= MAX_PARTS and ".." not in parts and "\\" not in path and not path.startswith("/")
+    if not plain or str(PurePosixPath(path)) != path or len(path) > MAX_PATH:
+        which = f"{place}: the path {path[:80]!r}"
+        if len(path) > MAX_PATH or len(parts) > MAX_PARTS:
+            raise BundleDamagedError(f"{which} has more than {MAX_PATH} letters, or than {MAX_PARTS} parts.")
+        raise BundleDamagedError(f"{which} leaves the bundle or is not in its plain form.")
