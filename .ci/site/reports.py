@@ -30,7 +30,11 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.kit.making import Kit
 from edgepack_ship.packing import Packed
+from edgepack_ship.store.install import Installed
+from edgepack_ship.store.listing import Entry as Listed
+from edgepack_ship.store.names import Changed
 
 
 class Evaluations(TypedDict):
@@ -47,13 +51,15 @@ class Qualities(TypedDict):
 
 
 class Verified(TypedDict):
-    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's."""
+    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
+    the ids of variants that are not in this copy."""
 
     id: str
     name: str
     files: int
     bytes: int
     foreign: list[str]
+    absent: list[str]
     replays: list[Replay]
 
 
@@ -64,6 +70,12 @@ class Unpacked(TypedDict):
     id: str
     variants: list[str]
     absent: list[str]
+
+
+class Freed(TypedDict):
+    """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
+
+    freed: int
 
 
 class Engines(TypedDict):
@@ -106,6 +118,7 @@ _TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer
 _MANIFEST = {
     "Manifest": {
         "id": _TEXT,
+        "absent": {"type": "array", "items": _TEXT},
         "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]},
         "receipt": {"anyOf": [{"$ref": "#/$defs/Receipt"}, {"type": "null"}]},
     },
@@ -119,6 +132,14 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
+    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "install": (Installed, {}),
+    "list": (list[Listed], {}),
+    "use": (Changed, {}),
+    "rollback": (Changed, {}),
+    "remove": (Freed, {}),
+    "gc": (Freed, {}),
+    "kit": (Kit, {}),
     "pack": (Packed, {}),
     "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
