@@ -30,6 +30,8 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.mirroring import Mirror
+from edgepack_ship.pushing import Pushed
 
 
 class Evaluations(TypedDict):
@@ -107,6 +109,9 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "push": (Pushed, {}),
+    "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),

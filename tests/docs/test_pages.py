@@ -89,6 +89,7 @@ REPORTS = {
     "inspect": "inspect BUNDLE",
     "quality": "quality BUNDLE",
     "build": "build demo --target gguf --out OUT",
+    "mirror": "mirror BUNDLE --out WWW",
     "verify": "verify BUNDLE --replay",
     "plan": "plan BUNDLE",
     "run": "run BUNDLE Hello --max-tokens 3 --logprobs",
@@ -109,7 +110,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     (folder / "text").write_text("Edgepack packs small language models.\n")
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT")}
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT", "WWW")}
     return named | {"BUNDLE": str(demo_bundle.path)}
 
 
@@ -117,7 +118,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
 def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [re.sub("BUNDLE|TEXT|RESULT|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()]
+    words = [
+        re.sub("BUNDLE|TEXT|RESULT|OUT|WWW", lambda found: texts[found[0]], word) for word in REPORTS[command].split()
+    ]
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), reports.schema_of(command))
