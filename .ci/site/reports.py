@@ -31,7 +31,9 @@ from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
 from edgepack_ship.kit.making import Kit
+from edgepack_ship.mirroring import Mirror
 from edgepack_ship.packing import Packed
+from edgepack_ship.pushing import Pushed
 from edgepack_ship.store.install import Installed
 from edgepack_ship.store.listing import Entry as Listed
 from edgepack_ship.store.names import Changed
@@ -130,6 +132,9 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "push": (Pushed, {}),
+    "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
     "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),

@@ -94,6 +94,7 @@ REPORTS = {
     "inspect": "inspect BUNDLE",
     "quality": "quality BUNDLE",
     "build": "build demo --target gguf --out OUT",
+    "mirror": "mirror BUNDLE --out WWW",
     "verify": "verify BUNDLE --replay",
     "pack": "pack BUNDLE --out OUT.tar",
     "unpack": "unpack FILE --out OUT.again",
@@ -127,7 +128,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     store = Store(folder / "shelf")
     for incoming in (Folder(demo_bundle.path), Part(demo_bundle.path, ["gguf-f32"])):
         install(store, incoming, "small", ["gguf-f32"])
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF")}
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF", "WWW")}
     return named | {"BUNDLE": str(demo_bundle.path), "ID": demo_bundle.id}
 
 
@@ -136,7 +137,7 @@ def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|ID", lambda found: texts[found[0]], word)
+        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|WWW|ID", lambda found: texts[found[0]], word)
         for word in REPORTS[command].split()
     ]
     assert main([*words, "--json"]) == 0

@@ -207,7 +207,7 @@ def _open_draft(folder: Path, id: str | None) -> Bundle | None:
     return draft
 
 
-def check_id(path: Path, found: str, wanted: str | None) -> None:
+def check_id(path: Path | str, found: str, wanted: str | None) -> None:
     """Raise ``BundleError`` for a bundle that is not the one that is wanted, ``UsageError`` where that is no id."""
     if wanted is None:
         return
