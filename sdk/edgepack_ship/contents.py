@@ -14,6 +14,8 @@ from edgepack.bundle.files import DRAFT, MANIFEST, VARIANTS, listed
 from edgepack.bundle.manifest import File, Manifest
 from edgepack.errors import BundleDamagedError, UsageError
 
+MAX_SIGNATURE = 4 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:

@@ -11,10 +11,9 @@ from typing import Protocol, Self
 from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, SIGNATURE, open_bundle
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleError
-from edgepack_ship.contents import Contents, contents
+from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.delta.difference import Difference, recognised
 from edgepack_ship.reading import blocks_of, bytes_of
-
-MAX_SIGNATURE = 4 << 20
 
 Bases = Callable[[str], Path | None]
 """Returns the folder of an installed bundle by its id, None where it is not: what a difference is applied to."""
@@ -92,4 +91,6 @@ def opened(where: str, bases: Bases) -> Incoming:
     path = Path(where)
     if path.is_dir() or not path.exists():
         return Folder(path)
+    if recognised(path):
+        return Difference(path, bases)
     raise BundleError(f"{where} is no bundle: it has no {MANIFEST}, and is no archive.", hint="Check the path.")
