@@ -1,14 +1,16 @@
 """What an update by a difference costs, beside other tools on the same pairs of bundles.
 
-    edgepack build smollm2-135m -q q4 --unproven --out old
-    edgepack build smollm2-135m -q q4 --unproven --adapter ADAPTER --out merged
-    python benchmarks/delta.py "LoRA of two projections, q4=old:merged" [--tools rsync xdelta3] [--json delta.json]
+    python benchmarks/delta.py --prepare SMOLLM2 made            (its folder: writes made/adapter and made/template)
+    edgepack build SMOLLM2 -q q4 --unproven --name smollm2 --out old
+    edgepack build SMOLLM2 -q q4 --unproven --name smollm2 --adapter made/adapter --out merged
+    edgepack build made/template -q q4 --unproven --name smollm2 --out template
+    python benchmarks/delta.py "a LoRA of two projections, q4=old:merged" [--tools rsync xdelta3] [--json delta.json]
     python benchmarks/delta.py --large 5
 
 Each tool makes what leads from the old folder to the new one, and applies it to a copy of the old; the result is
-compared. ``rsync`` writes a batch, ``xdelta3`` and ``bsdiff`` get both bundles as one tar each; bsdiff takes 17 times
-the bytes as memory. CPU seconds and the peak of memory are those of the tool's process. ``--large`` makes a bundle of
-so many GiB, mostly of zeros, and another whose payload has moved by 32 bytes, and takes edgepack alone.
+compared. ``rsync`` writes a batch, ``xdelta3`` and ``bsdiff`` get both bundles as one tar each; bsdiff holds 8 times
+the bytes and takes minutes. CPU seconds and the peak of memory are those of the tool's process. ``--large`` makes a
+bundle of so many GiB, mostly of zeros, and another whose payload has moved by 32 bytes, and takes edgepack alone.
 """
 
 from __future__ import annotations
@@ -120,6 +122,25 @@ def check(new: Path, out: Path) -> None:
     assert all(filecmp.cmp(new / name, out / name, shallow=False) for name in files)
 
 
+def prepare(model: Path, out: Path) -> None:
+    """Write a LoRA of rank 8 for two projections of SmolLM2, and the model's folder with another system prompt."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import lora
+
+    modules = [f"model.layers.{layer}.self_attn.q_proj" for layer in (14, 15)]
+    tensors = {name: 0.3 * each for module in modules for name, each in lora.pair(module, 576, 576, rank=8).items()}
+    lora.write_peft(out / "adapter", tensors, {"r": 8, "lora_alpha": 16})
+    shutil.copytree(model, out / "template")
+    place = out / "template" / "tokenizer_config.json"
+    before = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    after = (
+        "You are the guide of this museum. Answer in two sentences, and say in which room one finds what you speak of."
+    )
+    text = place.read_text()
+    assert before in text
+    place.write_text(text.replace(before, after))
+
+
 def large(gigabytes: int, within: Path) -> None:
     """Write a bundle whose payload is mostly a hole, and another in which all of it lies 32 bytes further on."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -146,10 +167,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("pairs", nargs="*", metavar="NAME=OLD:NEW")
     parser.add_argument("--tools", nargs="*", default=[], choices=[name for name in TOOLS if name != "edgepack"])
     parser.add_argument("--large", type=int, metavar="GIB")
+    parser.add_argument("--prepare", type=Path, nargs=2, metavar=("SMOLLM2", "FOLDER"))
     parser.add_argument("--within", type=Path, help="the folder for what is made on the way")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(words)
     rows = []
+    if given.prepare:
+        prepare(*given.prepare)
+        return
 
     def measure(pair: str, old: Path, new: Path, tools: Sequence[str]) -> None:
         whole = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
