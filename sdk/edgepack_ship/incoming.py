@@ -15,6 +15,7 @@ from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleError
 from edgepack_ship.archive.packed import Archive
 from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.delta.difference import Difference, recognised
 from edgepack_ship.reading import blocks_of, bytes_of
 from edgepack_ship.registry.address import is_address
 
@@ -103,4 +104,6 @@ def opened(where: str, bases: Bases, plain_http: bool = False) -> Incoming:
         return Folder(path)
     if is_packed(path):
         return Archive(path)
+    if recognised(path):
+        return Difference(path, bases)
     raise BundleError(f"{where} is no bundle: it has no {MANIFEST}, and is no archive.", hint="Check the path.")
