@@ -24,7 +24,7 @@ and its picture are written by one command, which runs everything that it shows:
 python benchmarks/fidelity.py --scratch /tmp/fidelity --peers mlx-lm genai llama.cpp --write docs/fidelity.md
 ```
 
-Each family is a random bf16 checkpoint of 4 to 7 layers, with its published features and a short window or original
+Each family is a random bf16 checkpoint of 4 to 8 layers, with its published features and a short window or original
 context. Each tool converts it, and {TOKENS} random tokens run through the result on a processor. The proof's
 [reference](proof.md), which agrees with transformers in fp32, says what the logits should be.
 
