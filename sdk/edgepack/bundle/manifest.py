@@ -294,7 +294,8 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``.
     ``vector_test`` is the self-test of a model that embeds.
 
-    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one.
+    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one. ``loading_bytes`` are
+    those of ``weights_bytes`` that a load needs for a second copy; none in bundles from before there was the field.
     """
 
     id: PlainName
@@ -304,6 +305,7 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     kv_cache: KvCache | None = None
     quantization: Quantization
     weights_bytes: Size
+    loading_bytes: Size = 0
     files: list[File]
     proof: Proof | None
     self_test: SelfTest | None

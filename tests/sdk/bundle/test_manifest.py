@@ -148,6 +148,7 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("decoder.pattern", [0, 1], "decoder.pattern"),
         ("decoder.pattern", [-1], "decoder.pattern"),
         ("variants.0.weights_bytes", 2**60, "weights_bytes"),
+        ("variants.0.loading_bytes", -1, "loading_bytes"),
         ("variants", [{}] * 257, "variants"),
         ("chat", [[]] * 10 + [json.loads("[" * 99 + "]" * 99)], "levels deep"),
     ],
