@@ -4,10 +4,9 @@
         [--json memory.json]
 
 The process does what an application does: it loads the variant, and fills the context in four turns, each with the text
-before it as its beginning, and the last eight tokens by generating them; or it makes a
-vector of such a text. The text is README.md and docs/sdk.md, whose
-words touch many rows of an embedding. Its peak resident memory is compared with ``Memory.peak`` of the plan. On Linux
-that is VmHWM of the process: ``ru_maxrss`` starts with the parent's.
+before it as its beginning, and the last eight tokens by generating them; or it makes a vector of such a text. The text
+is README.md and docs/sdk.md, whose words touch many rows of an embedding. Its peak resident memory is compared with
+``Memory.peak`` of the plan. On Linux that is VmHWM of the process: ``ru_maxrss`` starts with the parent's.
 """
 
 from __future__ import annotations
