@@ -8,13 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, SIGNATURE, open_bundle
+from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, open_bundle
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleError
 from edgepack_ship.contents import Contents, contents
 from edgepack_ship.reading import blocks_of, bytes_of
-
-MAX_SIGNATURE = 4 << 20
 
 Bases = Callable[[str], Path | None]
 """Returns the folder of an installed bundle by its id, None where it is not: what a difference is applied to."""
