@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numba  # noqa: F401  # what the proof compiles its loops with: where it is missing, no build begins
 from threadpoolctl import ThreadpoolController
 
+from edgepack.bundle import work
 from edgepack.bundle.files import DRAFT, Bundle, open_bundle
 from edgepack.bundle.manifest import File, Manifest
 from edgepack.bundle.receipt import Receipt
@@ -22,13 +23,13 @@ from edgepack_packager import (
     adapters,
     calibration,
     coarse,
+    evidence,
     exporting,
     families,
     reference,
     seal,
     source,
     spoken,
-    work,
 )
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.allot import Allotment
@@ -223,7 +224,7 @@ def _sealed(
         built = Built(ready.out, identity, manifest)
     lost = [part for part in parts if part.verdict.missed]
     seal.write_evidence(scratch / ready.failed.name, lost)
-    work.replace(scratch / ready.failed.name, ready.failed)
+    evidence.replace(scratch / ready.failed.name, ready.failed)
     if lost or built is None:
         raise VariantsFailedError({part.request.id: part.verdict.missed for part in lost}, built, ready.failed)
     return built

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from edgepack.errors import SourceError
-from edgepack_packager import seal, work
+from edgepack_packager import evidence, seal
 from edgepack_packager.prepare import Prepared, prepare
 from edgepack_packager.progress import Progress
 from edgepack_packager.recipe import Recipe
@@ -42,7 +42,7 @@ def prepare_draft(ready: Prepared, recipe: Recipe, progress: Progress) -> Prepar
     if small.model.embedding is not None:
         raise SourceError(f"{small.model.name} cannot draft: it embeds, and says no next token.", hint=_HINT)
     check_same_tokens(ready, small)
-    return replace(small, failed=work.evidence_of_failures(beside))
+    return replace(small, failed=evidence.evidence_of_failures(beside))
 
 
 def check_same_tokens(ready: Prepared, small: Prepared) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepack import extras
+from edgepack.bundle import work
 from edgepack.bundle.manifest import File
 from edgepack.device.hardware import detect
 from edgepack.errors import EdgepackError, EngineMissingError, SourceError, UsageError
@@ -20,13 +21,13 @@ from edgepack_packager import (
     calibration,
     coarse,
     embedding,
+    evidence,
     exporting,
     families,
     foresight,
     licence,
     seal,
     source,
-    work,
 )
 from edgepack_packager.adapters import Asked
 from edgepack_packager.calibration import dictation
@@ -272,7 +273,7 @@ def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: 
     called = recipe.name or origin.name
     out = out or Path(f"{called}.edgepack")
     work.refuse_existing(out, force)
-    failed = work.evidence_of_failures(out)
+    failed = evidence.evidence_of_failures(out)
     source.fetch_text(origin)
     source.refuse_unsigned(origin, recipe.source_key)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)

@@ -17,12 +17,12 @@ from limited import Ended, in_child
 from models import make_llama
 from traced import READING, WRITING, counts, record, run_traced, traced
 
+from edgepack.bundle import work
 from edgepack.bundle.files import open_bundle
 from edgepack.cli.interrupts import Interrupts
 from edgepack.isolation import probing
 from edgepack.runtime import Support
 from edgepack_packager import build as building
-from edgepack_packager import work
 from edgepack_packager.recipe import Recipe
 
 pytestmark = pytest.mark.hostile

@@ -15,9 +15,9 @@ import pytest
 from models import make_llama
 from traced import Call, record, run_traced
 
+from edgepack.bundle import work
 from edgepack.isolation import probing
 from edgepack.runtime import Support
-from edgepack_packager import work
 from edgepack_packager.build import build
 from edgepack_packager.recipe import Recipe
 

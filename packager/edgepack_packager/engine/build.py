@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edgepack.bundle import work
 from edgepack.device.hardware import Hardware, detect
 from edgepack.device.state import state_folder
 from edgepack.errors import BuildError
 from edgepack.isolation.process import words
-from edgepack_packager import programs, work
+from edgepack_packager import programs
 from edgepack_packager.engine import compile, processors, sources, toolchain, wheel
 from edgepack_packager.engine.toolchain import Accelerator, Compiler
 from edgepack_packager.engine.wheel import Facts

@@ -18,11 +18,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from edgepack.bundle import work
 from edgepack.device.memory import human
 from edgepack.device.state import state_folder
 from edgepack.errors import BuildError, OutputExistsError, SourceError, UsageError
 from edgepack.isolation.process import words
-from edgepack_packager import programs, work
+from edgepack_packager import programs
 from edgepack_packager.progress import Progress
 
 OFFLINE: Final = "HF_HUB_OFFLINE"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from edgepack.bundle import work
 from edgepack.errors import BuildError, OutputExistsError
-from edgepack_packager import work
 
 
 def test_published_bundle_is_all_that_is_left(tmp_path: Path) -> None:

@@ -15,24 +15,23 @@ from secrets import token_hex
 
 from edgepack.bundle.files import MANIFEST
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
-from edgepack_packager.positions import BINARY
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
 _TRIES = 100  # of a hundredth of a second
 
 
 @contextmanager
-def folder(out: Path, force: bool = False) -> Iterator[Path]:
+def folder(out: Path, force: bool = False, what: str = "The build") -> Iterator[Path]:
     """Yield an empty folder beside ``out``, and remove it when the block ends, however it ends.
 
-    A build that was killed cannot clean up: its folder is removed by the next build that writes beside it, whatever
-    that is named, which tells it from one that still runs by the lock. Raises ``OutputExistsError`` where ``out``
-    exists, and ``BuildError`` as ``refusals`` does.
+    Who was killed cannot clean up: the folder is removed by the next that writes beside it, whatever that is named,
+    which tells it from one that still grows by the lock. Raises ``OutputExistsError`` where ``out`` exists, and
+    ``BuildError`` as ``refusals`` does.
     """
     refuse_existing(out, force)
     # Named before it is made, so that an interrupt at any moment finds it.
     work = out.parent / f".{out.name}.{token_hex(8)}.partial"
-    with refusals(out), ExitStack() as locks:
+    with refusals(out, what), ExitStack() as locks:
         try:
             try:
                 _make(out.parent)
@@ -50,15 +49,15 @@ def folder(out: Path, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def refusals(out: Path) -> Iterator[None]:
-    """Turn whatever the system refuses in the block, as a full disk does, into a ``BuildError``."""
+def refusals(out: Path, what: str = "The build") -> Iterator[None]:
+    """Turn whatever the system refuses in the block, as a full disk does, into a ``BuildError``: ``what`` failed."""
     before = _identity(out)
     try:
         yield
     except OSError as error:
         if isinstance(error, EdgepackError):
             raise
-        raise _failed(out, error, sealed=_identity(out) not in (before, None)) from None
+        raise _failed(out, error, what, sealed=_identity(out) not in (before, None)) from None
 
 
 @contextmanager
@@ -97,7 +96,7 @@ def _identity(out: Path) -> tuple[int, int] | None:
     return None
 
 
-def _failed(out: Path, error: OSError, sealed: bool) -> BuildError:
+def _failed(out: Path, error: OSError, what: str, sealed: bool) -> BuildError:
     reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if sealed:
         return BuildError(
@@ -108,7 +107,7 @@ def _failed(out: Path, error: OSError, sealed: bool) -> BuildError:
         hint = "Free some space and repeat, or choose another place with --out."
     else:
         hint = "Nothing is sealed; the system's log may say what is wrong with the disk."
-    return BuildError(f"The build failed: {reason}.", hint=hint)
+    return BuildError(f"{what} failed: {reason}.", hint=hint)
 
 
 def publish(bundle: Path, out: Path, force: bool = False) -> None:
@@ -129,33 +128,6 @@ def publish(bundle: Path, out: Path, force: bool = False) -> None:
             os.rename(before, out)
         raise
     _flush(out.parent)
-
-
-def evidence_of_failures(out: Path) -> Path:
-    """Return the folder for the evidence of variants that fail: ``NAME.failed`` beside ``NAME.edgepack``.
-
-    Each build of ``out`` leaves there what failed in it, and so nothing where nothing did. Raises
-    ``OutputExistsError`` for a folder that holds anything but evidence.
-    """
-    folder = out.with_name(out.name.removesuffix(".edgepack") + ".failed")
-    if folder.is_symlink() or (folder.exists() and not _holds_evidence(folder)):
-        raise OutputExistsError(
-            f"{folder} exists already, and is not the evidence of an earlier build.",
-            hint="Remove it or choose another --out.",
-        )
-    return folder
-
-
-def _holds_evidence(folder: Path) -> bool:
-    return folder.is_dir() and all(path.is_file() and path.suffix == ".json" for path in folder.iterdir())
-
-
-def replace(folder: Path, out: Path) -> None:
-    """Give a finished folder of evidence its name in place of an earlier one; an empty folder leaves nothing there."""
-    if out.exists():
-        os.rename(out, folder.with_suffix(".before"))
-    if any(folder.iterdir()):
-        publish(folder, out)
 
 
 def refuse_existing(out: Path, force: bool = False) -> None:
@@ -222,7 +194,7 @@ def _flush(path: Path) -> None:
         if path.is_dir():
             return
         flags = os.O_RDWR
-    descriptor = os.open(path, flags | BINARY)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(descriptor)
     finally:
