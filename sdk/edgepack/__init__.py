@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from edgepack.errors import ReplayError as ReplayError
     from edgepack.errors import SchemaError as SchemaError
     from edgepack.errors import SourceError as SourceError
+    from edgepack.errors import StoreError as StoreError
     from edgepack.errors import ToolCallError as ToolCallError
     from edgepack.errors import TransferError as TransferError
     from edgepack.errors import TrustError as TrustError
@@ -108,6 +109,7 @@ _NAMES = {
         "BundleError",
         "BundleNotFoundError",
         "BundleTooNewError",
+        "StoreError",
         "TransferError",
         "TrustError",
         "Cancelled",

@@ -15,6 +15,7 @@ EdgepackError
 │   ├── BundleDamagedError
 │   ├── BundleTooNewError
 │   ├── TrustError                       a signature or a policy refuses a bundle
+│   ├── StoreError                       a store of installed bundles cannot be read or written
 │   ├── TransferError                    a registry or a web folder did not give, or take, what it should
 │   └── ReplayError                      the bundle's vectors give something else with this machine's libraries
 ├── ExtraMissingError (ImportError)      packages that an extra brings, and that this install was not given
@@ -191,6 +192,13 @@ class TrustError(BundleError):
     """A bundle that is not signed as it should be, or that the policy of this device does not admit.
 
     Next step: get the bundle from whoever signs for this device; where you are that, sign it.
+    """
+
+
+class StoreError(BundleError):
+    """A store of installed bundles that cannot be read or written; what was installed is there as before.
+
+    Next step: what the hint says of space or permissions, then the same command again.
     """
 
 

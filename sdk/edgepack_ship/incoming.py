@@ -64,8 +64,7 @@ class Folder:
         return contents(lambda name: bytes_of(self._bundle.path / name, MAX_MANIFEST))
 
     def signature(self) -> bytes | None:
-        path = self._bundle.path / SIGNATURE
-        return bytes_of(path, MAX_SIGNATURE) if os.path.lexists(path) else None
+        return signature_of(self._bundle.path)
 
     def variants(self) -> tuple[str, ...]:
         return tuple(each.id for each in self._bundle.manifest.variants)
@@ -78,6 +77,12 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def signature_of(folder: Path) -> bytes | None:
+    """Return the model.sig of a bundle's folder, None where it has none. Raises ``BundleError``."""
+    path = folder / SIGNATURE
+    return bytes_of(path, MAX_SIGNATURE) if os.path.lexists(path) else None
 
 
 def opened(where: str, bases: Bases) -> Incoming:

@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from secrets import token_hex
 
 from edgepack.bundle import work
 from edgepack.bundle.files import SIGNATURE, Bundle, Progress, open_bundle
 from edgepack.bundle.manifest import File
+from edgepack.bundle.work import flush
 from edgepack.errors import BundleDamagedError
 from edgepack_ship.incoming import Incoming
 
@@ -66,6 +68,20 @@ def write_file(path: Path, blocks: Iterable[bytes]) -> None:
             rest = memoryview(block)
             while rest:
                 rest = rest[file.write(rest) :]
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in the place of another, in one step, which is on the disk when this returns. Raises ``OSError``."""
+    # Readers of bundles pass over such a name, so that what a crash leaves is not a file too many.
+    beside = path.with_name(f"._{path.name}.{token_hex(8)}")
+    try:
+        write_file(beside, [data])
+        flush(beside)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
 
 
 def checked(blocks: Iterable[bytes], name: str, file: File, progress: Progress | None = None) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import small_bundle
 
 import edgepack
 from edgepack.cli import main
@@ -18,6 +19,7 @@ from edgepack_packager.build import Built
 from edgepack_packager.cli import engine as engine_command
 from edgepack_packager.engine import build as engine_build
 from edgepack_packager.engine.wheel import Facts
+from edgepack_ship.signing import keys
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ci" / "site"))
@@ -100,6 +102,8 @@ REPORTS = {
     "engine list": "engine list",
     "models": "models",
     "fit": "fit demo --memory 4GB",
+    "keygen": "keygen --out OUT",
+    "sign": "sign COPY --key KEY",
 }
 
 
@@ -109,7 +113,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     (folder / "text").write_text("Edgepack packs small language models.\n")
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT")}
+    keys.make("ed25519").write(folder / "own")
+    small_bundle.write(folder / "copy")
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT", "COPY")} | {
+        "KEY": str(folder / "own.key")
+    }
     return named | {"BUNDLE": str(demo_bundle.path)}
 
 
@@ -117,7 +125,10 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
 def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [re.sub("BUNDLE|TEXT|RESULT|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()]
+    words = [
+        re.sub("BUNDLE|TEXT|RESULT|OUT|COPY|KEY", lambda found: texts[found[0]], word)
+        for word in REPORTS[command].split()
+    ]
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), reports.schema_of(command))

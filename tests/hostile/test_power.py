@@ -145,18 +145,18 @@ def without_folders(flush: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("mutant", [without_files, without_folders])
-def test_the_model_hears_a_flush_that_is_missing(
+def test_the_model_hears_aflush_that_is_missing(
     mutant: Callable[[Callable[[Path], None]], Callable[[Path], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "_flush", mutant(work._flush))
+    monkeypatch.setattr(work, "flush", mutant(work.flush))
     assert any("is not whole on the disk" in each for each in recorded(tmp_path))
 
 
-def test_the_model_hears_a_name_that_comes_before_the_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_hears_a_name_that_comes_before_theflush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def early(bundle: Path, out: Path, force: bool = False) -> None:
         bundle.rename(out)
         for path in [*out.rglob("*"), out, out.parent]:
-            work._flush(path)
+            work.flush(path)
 
     monkeypatch.setattr(work, "publish", early)
     assert any("is not whole on the disk" in each for each in recorded(tmp_path))

@@ -162,7 +162,7 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle's folder and check it against its manifest.
 
-    ``path`` is the folder, or, where nothing has that path, the name of a bundle that is installed. Both levels refuse
+    ``path`` is the folder, or, where no bundle has that path, the name of one that is installed. Both levels refuse
     a missing file, an unlisted one that is not ``foreign``, anything but regular files and folders, and a wrong size;
     "full" compares every sha256 as well. A variant without a folder is not here, and all else is whole. ``id`` is the
     only bundle that may lie there ("sha256:...").
@@ -258,8 +258,8 @@ def _none(path: str | os.PathLike[str], message: str, hint: str) -> BundleNotFou
 def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
-        if not folder.exists():
-            folder = installed.find(os.fspath(path)) or folder
+        if not os.path.lexists(folder / MANIFEST):
+            folder = (installed.find(os.fspath(path)) or folder).resolve()
         if not folder.exists():
             raise _none(path, f"There is no bundle at {path}.", "Check the path.")
         if not folder.is_dir():

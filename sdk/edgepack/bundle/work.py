@@ -81,7 +81,7 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
 def _unwritable(out: Path, error: OSError) -> BuildError:
@@ -116,7 +116,7 @@ def publish(bundle: Path, out: Path, force: bool = False) -> None:
     With ``force`` an older bundle of that name makes room first, and comes back where that step fails.
     """
     for path in [*bundle.rglob("*"), bundle]:
-        _flush(path)
+        flush(path)
     refuse_existing(out, force)
     before = bundle.with_suffix(".before")  # it goes with the folder in which the bundle grew
     if there := out.exists():
@@ -127,7 +127,7 @@ def publish(bundle: Path, out: Path, force: bool = False) -> None:
         if there:
             os.rename(before, out)
         raise
-    _flush(out.parent)
+    flush(out.parent)
 
 
 def refuse_existing(out: Path, force: bool = False) -> None:
@@ -188,7 +188,8 @@ def _take(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk hold a file's bytes, or a folder's names, before this returns. Raises ``OSError``."""
     flags = os.O_RDONLY
     if not hasattr(os, "O_DIRECTORY"):  # Windows flushes what may be written to, and no folder
         if path.is_dir():

@@ -47,22 +47,16 @@ def verify(
 ) -> None:
     """Compare every file of a bundle with its manifest, and ask who signed it; with --replay, run its vectors here."""
     from edgepack.bundle.files import open_bundle
-    from edgepack.errors import EngineError
 
     opened = open_bundle(bundle, verify="sizes", id=id)
     signers = _signers(opened, key, policy)
     _check(opened)
-    replays = _replayed(opened) if replay else []
+    replays = replayed(opened) if replay else []
     if json:
         as_json(_as_mapping(opened, replays, signers))
     else:
         show(opened, replays, signers)
-    wrong = [each for each in replays if each.verdict == "differs"]
-    if wrong:
-        raise EngineError(
-            f"{wrong[0].name} does not give here what its bundle records: {wrong[0].reason.rstrip('.')}.",
-            hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
-        )
+    refuse_differing(replays)
     if not json:
         words = (use_of(opened.manifest), str(bundle)) if replay else ("verify", str(bundle), "--replay")
         next_step("edgepack", *words)
@@ -81,7 +75,20 @@ def _check(bundle: Bundle) -> None:
         bundle.check(progress=lambda _, count: progress.advance(task, count))
 
 
-def _replayed(bundle: Bundle) -> list[Replay]:
+def refuse_differing(replays: Sequence[Replay]) -> None:
+    """Raise ``EngineError`` for the first replay that does not give what its bundle records."""
+    from edgepack.errors import EngineError
+
+    for wrong in replays:
+        if wrong.verdict == "differs":
+            raise EngineError(
+                f"{wrong.name} does not give here what its bundle records: {wrong.reason.rstrip('.')}.",
+                hint="The bundle is whole, so the engine is at fault: try another version or another variant.",
+            )
+
+
+def replayed(bundle: Bundle) -> list[Replay]:
+    """Return what the tokenizer's, the template's and each variant's own vectors give on this machine."""
     from dataclasses import replace
 
     from edgepack.device.hardware import detect

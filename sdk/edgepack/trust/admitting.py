@@ -10,6 +10,7 @@ import datetime
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,21 @@ def admit(rules: Rules, contents: Contents, signature: bytes | None, *, today: d
     if (broken := rules.policy.broken(contents)) is not None:
         raise TrustError(f"{rules.place} does not admit {name}: {broken}.", hint="Take a bundle that it admits.")
     return signed[refusals.index(None)][1]
+
+
+def gate(
+    given: str | os.PathLike[str] | None = None, store: Path | None = None
+) -> Callable[[Contents, bytes | None], None]:
+    """Return what raises ``TrustError`` for contents and a signature that one of the policies does not admit: those that
+    apply to a store, and the one that is given. Raises as ``applying``.
+    """
+    held = applying(given, store)
+
+    def asked(contents: Contents, signature: bytes | None) -> None:
+        for each in held:
+            admit(each, contents, signature)
+
+    return asked
 
 
 def admit_bundle(bundle: Bundle, given: str | os.PathLike[str] | None = None) -> list[Signer]:
