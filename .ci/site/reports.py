@@ -47,8 +47,8 @@ class Qualities(TypedDict):
 
 
 class Verified(TypedDict):
-    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent`` the
-    variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
+    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
+    the variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
 
     id: str
     name: str

@@ -115,8 +115,9 @@ def admit(rules: Rules, contents: Contents, signature: bytes | None, *, today: d
 def gate(
     given: str | os.PathLike[str] | None = None, store: Path | None = None
 ) -> Callable[[Contents, bytes | None], None]:
-    """Return what raises ``TrustError`` for contents and a signature that one of the policies does not admit: those that
-    apply to a store, and the one that is given. Raises as ``applying``.
+    """Return what raises ``TrustError`` for contents and a signature that a policy does not admit, of all that apply.
+
+    Arguments and errors are those of ``applying``.
     """
     held = applying(given, store)
 

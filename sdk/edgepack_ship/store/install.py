@@ -21,8 +21,8 @@ from edgepack_ship.store.staging import known_files, receive, settle
 from edgepack_ship.writing import refuse_missing, replace_file, write_file
 
 Admit = Callable[[Contents, bytes | None], None]
-"""Raises ``TrustError`` for a bundle that must not come in. It gets the contents and the signature. Where none is given,
-it is the policies that apply: ``edgepack.trust.admitting.gate``."""
+"""Raises ``TrustError`` for a bundle that must not come in. It gets the contents and the signature. None: the policies
+that apply to the store, ``edgepack.trust.admitting.gate``."""
 
 Check = Callable[[Path], None]
 """Raises for a bundle that must not be used here, as one that its engine does not replay. It gets the folder."""
