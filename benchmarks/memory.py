@@ -4,8 +4,8 @@
         [--json memory.json]
 
 The process does what an application does: it loads the variant, fills the context with a prompt but for eight tokens,
-and generates those. Its peak resident memory is compared with ``Memory.peak`` of the plan. On Linux that is VmHWM of
-the process: ``ru_maxrss`` starts with the parent's.
+and generates those, or makes a vector of such a text. Its peak resident memory is compared with ``Memory.peak`` of the
+plan. On Linux that is VmHWM of the process: ``ru_maxrss`` starts with the parent's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ bundle, backend, variant, context, kv_cache = sys.argv[1:]
 with edgepack.load(bundle, backend, int(context), kv_cache, variant=variant) as model:
     text = "A child counted twelve apples, four in each of three baskets, and gave one of them away. "
     ids = model.tokenize(text * (int(context) // 8))
-    model.generate(model.detokenize(ids[: int(context) - 8]), max_tokens=8, temperature=0)
+    text = model.detokenize(ids[: int(context) - 8])
+    model.embed(text) if model.manifest.embedding else model.generate(text, max_tokens=8, temperature=0)
     if sys.platform == "linux":
         with open("/proc/self/status") as status:
             print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM")))

@@ -146,7 +146,7 @@ def facts(decoder: Decoder) -> dict[str, Any]:
 
 _MIXER = {
     **{name: name for name in ("n_heads", "n_kv_heads", "head_dim", "qkv_bias", "output_bias")},
-    **{name: name for name in ("qk_norm", "temperature", "gated")},
+    **{name: name for name in ("qk_norm", "temperature", "gated", "bidirectional")},
     "attention_scale": "scale",
     "attention_softcap": "softcap",
 }

@@ -45,6 +45,7 @@ GEMMA: dict[str, Any] = {
 }
 GEMMA2 = GEMMA | {"pattern": (LOCAL, GLOBAL), "attention_softcap": 4.0, "logits_softcap": 6.0}
 GEMMA3 = GEMMA | {"pattern": (LOCAL,) * 5 + (FAR,), "qk_norm": "head", "n_layers": 12}
+BOTH_SIDES = GEMMA3 | {"bidirectional": True, "headless": True}
 GEMMA1: dict[str, Any] = {name: value for name, value in GEMMA.items() if name != "norms"}
 MISTRAL3 = {"temperature": Temperature(0.3, 64), "rope": rope(1e6, scaling=OTHER_TURNS), "tied": False}
 GRANITE = {"embedding_scale": 12.0, "attention_scale": 0.1, "residual_scale": 0.22, "logits_scale": 0.125}
@@ -100,6 +101,11 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "gemma3: rounded embedding scale": GEMMA3 | {"embedding_scale": 8.03125},
     "gemma3: no windows": GEMMA3 | {"pattern": (FAR_LINEAR,), "n_layers": 2},
+    "gemma-embedding": BOTH_SIDES,
+    "gemma-embedding: three to one, linear rope on global layers, biases, scores": BOTH_SIDES
+    | {"pattern": (Positions(rope(5e4), WINDOW),) * 3 + (FAR_LINEAR,), "qkv_bias": True, "attention_scale": 0.2},
+    "gemma-embedding: rounded embedding scale": BOTH_SIDES | {"embedding_scale": 8.03125},
+    "gemma-embedding: each token alone in some layers": BOTH_SIDES | {"pattern": (Positions(rope(), 1), FAR)},
     "llama: yarn": {"rope": rope(scaling=YARN)},
     "qwen2: yarn": {"qkv_bias": True, "rope": rope(1e6, scaling=YARN)},
     "qwen3: yarn": {"qk_norm": "head", "rope": rope(1e6, scaling=YARN)},

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from limited import Ended, in_child
 
-WRITING = ("openat", "mkdir", "write", "pwrite64", "fallocate", "ftruncate", "fsync", "rename", "unlinkat", "rmdir")
+WRITING = ("openat", "mkdir", "write", "pwrite64", "fallocate", "ftruncate", "fsync", "rename", "link", "linkat",
+           "unlink", "unlinkat", "rmdir", "fchmod")  # fmt: skip
 READING = ("read", "pread64", "newfstatat", "getdents64", "lseek", "close")
 PR_SET_PTRACER = 0x59616D61
 

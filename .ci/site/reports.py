@@ -31,6 +31,11 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.kit.making import Kit
+from edgepack_ship.packing import Packed
+from edgepack_ship.store.install import Installed
+from edgepack_ship.store.listing import Entry as Listed
+from edgepack_ship.store.names import Changed
 
 
 class Evaluations(TypedDict):
@@ -48,7 +53,7 @@ class Qualities(TypedDict):
 
 class Verified(TypedDict):
     """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
-    the variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
+    the ids of variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
 
     id: str
     name: str
@@ -78,6 +83,21 @@ class Signed(TypedDict):
     signature: str
     type: str
     fingerprint: str
+
+
+class Unpacked(TypedDict):
+    """``edgepack unpack``: the folder, and the ids of the variants that it holds and of those that were left out."""
+
+    path: str
+    id: str
+    variants: list[str]
+    absent: list[str]
+
+
+class Freed(TypedDict):
+    """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
+
+    freed: int
 
 
 class Engines(TypedDict):
@@ -120,6 +140,7 @@ _TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer
 _MANIFEST = {
     "Manifest": {
         "id": _TEXT,
+        "absent": {"type": "array", "items": _TEXT},
         "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]},
         "receipt": {"anyOf": [{"$ref": "#/$defs/Receipt"}, {"type": "null"}]},
     },
@@ -135,6 +156,16 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "verify": (Verified, {}),
     "keygen": (KeyPair, {}),
     "sign": (Signed, {}),
+    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "install": (Installed, {}),
+    "list": (list[Listed], {}),
+    "use": (Changed, {}),
+    "rollback": (Changed, {}),
+    "remove": (Freed, {}),
+    "gc": (Freed, {}),
+    "kit": (Kit, {}),
+    "pack": (Packed, {}),
+    "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
     "bench": (BenchReport, {}),
     "tune": (TuneReport, {}),

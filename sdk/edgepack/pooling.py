@@ -25,8 +25,8 @@ def first_needed(embedding: Embedding, n: int) -> int:
 def matrices(embedding: Embedding, data: bytes) -> list[Float32]:
     """Return the matrices of ``DENSE_FILE``: float32 [rows, columns] each. Raises ``BundleDamagedError``."""
     sizes = [each.rows * each.columns for each in embedding.dense]
-    if len(data) != 4 * sum(sizes):
-        raise BundleDamagedError(f"{DENSE_FILE} of the bundle has {len(data)} bytes, not {4 * sum(sizes)}.")
+    if len(data) != embedding.dense_bytes:
+        raise BundleDamagedError(f"{DENSE_FILE} of the bundle has {len(data)} bytes, not {embedding.dense_bytes}.")
     parts = np.split(np.frombuffer(data, "<f4"), np.cumsum(sizes, dtype=int))  # and nothing behind the last
     return [part.reshape(each.rows, each.columns) for part, each in zip(parts, embedding.dense, strict=False)]
 

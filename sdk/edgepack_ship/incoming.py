@@ -10,7 +10,9 @@ from typing import Protocol, Self
 
 from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, open_bundle
 from edgepack.bundle.manifest import File
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleError
+from edgepack_ship.archive.packed import Archive
 from edgepack_ship.contents import Contents, contents
 from edgepack_ship.reading import blocks_of, bytes_of
 
@@ -90,4 +92,6 @@ def opened(where: str, bases: Bases) -> Incoming:
     path = Path(where)
     if path.is_dir() or not path.exists():
         return Folder(path)
+    if is_packed(path):
+        return Archive(path)
     raise BundleError(f"{where} is no bundle: it has no {MANIFEST}, and is no archive.", hint="Check the path.")

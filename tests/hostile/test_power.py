@@ -7,11 +7,11 @@ be on the disk at once, before anything that was not flushed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from disks import Disk
 from models import make_llama
 from traced import Call, record, run_traced
 
@@ -22,77 +22,6 @@ from edgepack_packager.build import build
 from edgepack_packager.recipe import Recipe
 
 pytestmark = pytest.mark.hostile
-
-Tree = dict[str, "Tree | int"]
-
-
-class Node:
-    """A file or a folder: what it is now, and what of it would outlive the power. A file's content is the number of
-    changes to it, a folder's are the nodes by name."""
-
-    def __init__(self, is_folder: bool) -> None:
-        self.is_folder = is_folder
-        self.names: dict[str, Node] = {}
-        self.flushed: dict[str, Node] = {}
-        self.changes = 0
-        self.kept = 0
-
-    def flush(self) -> None:
-        self.flushed, self.kept = dict(self.names), self.changes
-
-    def now(self) -> Tree | int:
-        return {name: node.now() for name, node in self.names.items()} if self.is_folder else self.changes
-
-    def lasting(self) -> Tree | int:
-        return {name: node.lasting() for name, node in self.flushed.items()} if self.is_folder else self.kept
-
-
-class Disk:
-    """A disk below a folder that was there before; of all else it knows nothing."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.top = root, Node(True)
-
-    def find(self, path: str) -> tuple[Node, str] | None:
-        """Return the folder of a path and the name in it, None for a path outside, or of the root itself."""
-        if not Path(path).is_relative_to(self.root) or Path(path) == self.root:
-            return None
-        node = self.top
-        *folders, name = Path(path).relative_to(self.root).parts
-        for each in folders:
-            if each not in node.names:
-                return None
-            node = node.names[each]
-        return node, name
-
-    def node(self, path: str) -> Node | None:
-        if Path(path) == self.root:
-            return self.top
-        found = self.find(path)
-        return found and found[0].names.get(found[1])
-
-    def play(self, call: Call) -> None:
-        """Do what a call did."""
-        if call.returned.startswith("-1"):
-            return
-        paths = re.findall(r'"([^"]*)"', call.arguments)
-        at = re.match(r"\d+<([^>]*)>", call.arguments)
-        if call.name == "openat" and "O_CREAT" in call.arguments and (found := self.find(paths[0])):
-            folder, name = found
-            node = folder.names.setdefault(name, Node(False))
-            node.changes += 1
-        elif call.name == "mkdir" and (found := self.find(paths[0])):
-            found[0].names[found[1]] = Node(True)
-        elif call.name == "rename" and (old := self.find(paths[0])) and (new := self.find(paths[1])):
-            new[0].names[new[1]] = old[0].names.pop(old[1])
-        elif call.name in ("write", "pwrite64", "ftruncate", "fallocate") and at and (written := self.node(at[1])):
-            written.changes += 1
-        elif call.name == "fsync" and at and (flushed := self.node(at[1])):
-            flushed.flush()
-        elif call.name in ("unlinkat", "rmdir") and paths:
-            base = at[1] if at else ""
-            if found := self.find(str(Path(base, paths[0]))):
-                found[0].names.pop(found[1])
 
 
 def faults(calls: list[Call], root: Path, out: Path) -> list[str]:
@@ -145,14 +74,14 @@ def without_folders(flush: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("mutant", [without_files, without_folders])
-def test_the_model_hears_aflush_that_is_missing(
+def test_the_model_hears_a_flush_that_is_missing(
     mutant: Callable[[Callable[[Path], None]], Callable[[Path], None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "flush", mutant(work.flush))
     assert any("is not whole on the disk" in each for each in recorded(tmp_path))
 
 
-def test_the_model_hears_a_name_that_comes_before_theflush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_hears_a_name_that_comes_before_the_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def early(bundle: Path, out: Path, force: bool = False) -> None:
         bundle.rename(out)
         for path in [*out.rglob("*"), out, out.parent]:

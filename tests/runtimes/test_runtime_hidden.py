@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from embedding_models import make_embedding
+from embedding_models import MODELS, make_embedding
 from variants import nmse
 
 from edgepack import runtime
@@ -15,7 +16,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.errors import PromptTooLongError, UsageError
 from edgepack.fake import FakeRuntime
 from edgepack.isolation.isolate import IsolatedRuntime
-from edgepack.runtime import Hidden, Options, Session
+from edgepack.runtime import Hidden, KvCache, Options, Session, Snapshots
 from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32
@@ -101,3 +102,45 @@ def test_what_is_refused_leaves_the_cache(opening: Open) -> None:
     with pytest.raises(PromptTooLongError):
         session.hidden(IDS)
     assert session.length == 5
+
+
+WITHOUT_FAKE = [engine for engine in ENGINES if engine != "fake"]
+
+
+@pytest.fixture(scope="module")
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> Variants:
+    """The same of a model whose tokens see those after them."""
+    folder = tmp_path_factory.mktemp("at-once")
+    with open_checkpoint(MODELS["gemma"](folder / "source")) as checkpoint:
+        weights = families.open_model(checkpoint, headless=True)
+        requests = [Request(targets.find(name), "f32", "f32") for name in targets.names()]
+        write(weights, requests, folder, Model("tiny", weights.decoder, weights.dtype))
+        return folder, weights.decoder, reference.hidden(weights, IDS)[0]
+
+
+@pytest.mark.parametrize("kv_cache", ["f32", "f16", "q8"])
+@pytest.mark.parametrize("engine", WITHOUT_FAKE)
+def test_a_text_at_once(engine: str, kv_cache: KvCache, at_once: Variants) -> None:
+    """A text is a step, however long a chunk is, and nothing of it is left; llama.cpp has no cache to be of a type."""
+    folder, decoder, expected = at_once
+    name, *how = engine.split()
+    if kv_cache != "f32" and name != "gguf":
+        pytest.skip("f32 is what the payload has")
+    limit = 1e-6 if name == "gguf" else 1e-10  # ggml's gelu, see GgufTarget.nmse
+    options = Options(context=CONTEXT, threads=1, kv_cache=kv_cache, chunk=16)
+    with closing(
+        (IsolatedRuntime(name) if how else runtime.find(name)).open(folder / f"{name}-f32", decoder, options)
+    ) as session:
+        assert isinstance(session, Hidden)
+        whole = session.hidden(IDS)
+        assert session.length == 0
+        assert nmse(whole, expected) <= limit
+        for first in (1, 16, 50, CONTEXT - 1):  # with no rewind between
+            assert np.array_equal(session.hidden(IDS, first), whole[first:]), first
+        short = session.hidden(IDS[:40])
+        assert nmse(short, whole[:40]) > 1e-3  # what follows is seen
+        with pytest.raises(PromptTooLongError):
+            session.hidden([*IDS, 1])
+        if isinstance(session, Snapshots):
+            session.restore(session.snapshot())
+        assert np.array_equal(session.hidden(IDS), whole)

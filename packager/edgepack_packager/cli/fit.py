@@ -148,6 +148,7 @@ def show(found: Fit, model: str, turn: Turn) -> None:
     decoder, device, context = found.decoder, found.device, found.decoder.context
     kinds = sorted(get_args(KvCache))
     caches = ", ".join(f"{human(kv_bytes(decoder, 'gguf', kind, context))} in {kind}" for kind in kinds)
+    caches = "none, since a text is evaluated at once" if decoder.at_once else caches
     size = f"{decoder.n_parameters / 1e6:,.1f} M parameters, context {context} of {decoder.trained_context}"
     screen.say(console, Text.assemble((model, "bold"), f"  {size}"))
     screen.say(console, f"{device.name}: {human(device.memory)} for a model ({device.basis})")
@@ -215,8 +216,10 @@ def _verdict(found: Fit) -> str:
     choice, context = found.choice, found.decoder.context
     if choice is None:
         smallest = min((row for row in found.rows if row.served), key=lambda row: row.memory.total, default=None)
-        what = f" {smallest.id}, the smallest, needs {human(smallest.memory.total)}." if smallest else ""
-        return f"No: not one token fits.{what} Take a smaller model, or a device with more memory."
+        if smallest is None:
+            return f"No: no engine on {found.device.name} serves a target that can be built. Take another device."
+        what = f"{smallest.id}, the smallest, needs {human(smallest.memory.total)}"
+        return f"No: not one token fits. {what}. Take a smaller model, or a device with more memory."
     needs = f"{choice.id} needs {human(choice.memory.total)}"
     if found.fits:
         return f"Yes: {needs}, and the largest context that fits is {choice.fits_context}."

@@ -176,6 +176,7 @@ def _row(
     kv_cache = default_kv_cache(scheme, device.engines.get(target.runtime, ()))
     written = target.measure(decoder, element_type(config), scheme)
 
+    bandwidth = None if decoder.at_once else device.bandwidth  # which says something of an answer alone
     bits = written.bits(decoder)
     cache = kv_bytes(decoder, target.runtime, kv_cache, turn.prompt + turn.answer // 2)
 
@@ -201,7 +202,7 @@ def _row(
         fits_context=largest_context(total, decoder.trained_context, device.memory),
         served=target.runtime in device.engines,
         default=default,
-        decode_at_best_s=at_best(decoder, bits, cache, device.bandwidth, turn) if device.bandwidth else None,
+        decode_at_best_s=at_best(decoder, bits, cache, bandwidth, turn) if bandwidth else None,
     )
 
 

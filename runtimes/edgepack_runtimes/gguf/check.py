@@ -53,7 +53,7 @@ def _check_graph(keys: Keys, graph: Graph, decoder: Decoder) -> None:
     scaled = any(kind.scaled for kind in decoder.kinds)
     capped = decoder.logits_softcap is not None
     facts = {  # (what the graph has, what the model has)
-        "attention to what comes after": (False, decoder.at_once),
+        "attention to what comes after": (graph.both_sides, decoder.at_once),
         "activation": (graph.activation, layer.mlp.activation),
         "norm of q and k": (graph.qk_norm, attention.qk_norm),
         "LayerNorm": (graph.layer_norms, bool(decoder.norm)),

@@ -19,7 +19,8 @@ class Graph:
     ``convolutions``: a layer without heads of keys and values has one. ``delta_rules``: layers that a key names have
     one, and the output of the others is gated. ``layer_norms``: the norms over the hidden size are LayerNorms, and what
     a file lacks of one makes another graph. ``v_norm``: as in ``Attention``. ``by_layer``: as in ``layers``; a table
-    says which pairs turn in those without window.
+    says which pairs turn in those without window. ``both_sides``: a token sees what comes after, and a key says how
+    many tokens a window has on both sides together, without its own.
     """
 
     activation: str = "silu"
@@ -45,10 +46,12 @@ class Graph:
     layer_norms: bool = False
     v_norm: bool = False
     by_layer: bool = False
+    both_sides: bool = False
 
 
 _GEMMA: Final = Graph("gelu_tanh", scaled_embedding=True)
 _GEMMA2: Final = replace(_GEMMA, norms="both", logits_softcap=0.0)
+_GEMMA3: Final = replace(_GEMMA2, qk_norm="head", period=6, local_base=10000.0)
 GRAPHS: Final[Mapping[str, Graph]] = {
     "llama": Graph(yarn=True),
     "qwen2": Graph(yarn=True),
@@ -57,10 +60,11 @@ GRAPHS: Final[Mapping[str, Graph]] = {
     "smollm3": Graph(fourth_without_rope=True),
     "gemma": _GEMMA,
     "gemma2": replace(_GEMMA2, attention_softcap=50.0, logits_softcap=30.0, period=2, window=4096, local_scaling=True),
-    "gemma3": replace(_GEMMA2, qk_norm="head", period=6, local_base=10000.0),
+    "gemma3": _GEMMA3,
     "gemma4": replace(
         _GEMMA2, qk_norm="head", v_norm=True, logits_softcap=30.0, period=1, local_base=10000.0, by_layer=True
     ),
+    "gemma-embedding": replace(_GEMMA3, logits_softcap=None, both_sides=True),
     "mistral3": Graph(temperature=True, yarn=True, turns=True),
     "granite": Graph(scales=True, yarn=True),
     "olmo2": Graph(qk_norm="width", norms="after", yarn=True, period=4, one_base=True),

@@ -33,3 +33,13 @@ class HiddenSession(WithoutHead, GgufSession):
             self._step(part, 0)
             states[begin - first : begin - first + len(part)] = native.results(len(part))
         return states
+
+
+class AtOnceSession(HiddenSession):
+    """Of a model whose tokens see those after them: a text is one batch, of which llama.cpp keeps nothing."""
+
+    def _run(self, ids: list[int], first: int) -> Float32:
+        self._step(ids, 0)
+        self._length = self._placed = 0
+        states: Float32 = self._native.results(len(ids))[first:].copy()
+        return states

@@ -14,7 +14,7 @@ from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
 from edgepack_runtimes.gguf import abi, header, log, own
 from edgepack_runtimes.gguf.check import check
-from edgepack_runtimes.gguf.hidden import HiddenSession
+from edgepack_runtimes.gguf.hidden import AtOnceSession, HiddenSession
 from edgepack_runtimes.gguf.library import BUILD, Library
 from edgepack_runtimes.gguf.placement import device_of
 from edgepack_runtimes.gguf.ring import Ring
@@ -39,6 +39,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     parsed, states = header.read(path), bool(decoder.headless)
     architecture = check(parsed, decoder, path)
     native = library.native
+    chunk = options.context if decoder.at_once else min(options.chunk, options.context)
     params = _model_params(library, parsed, architecture, decoder, options.repack)
     with log.errors() as errors, log.lines() as lines:
         model = native.llama_model_load_from_file(os.fsencode(path), params)
@@ -46,14 +47,13 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
             raise _failed(f"llama.cpp cannot load {path}", errors)
         try:
             ring = _ring(decoder, options)
-            settings = _context_params(library, options, ring is not None, states)
+            settings = _context_params(library, decoder, options, chunk, rolls=ring is not None)
             context = native.llama_init_from_model(model, settings)
             if not context:
                 raise _failed(f"llama.cpp cannot make a context of {options.context} tokens for {path}", errors)
         except BaseException:
             native.llama_model_free(model)
             raise
-    chunk = min(options.chunk, options.context)
     n_vocab = native.llama_vocab_n_tokens(native.llama_model_get_vocab(model))
     handle = Native(library, model, context, decoder.outputs, chunk, options.threads, states=states)
     if n_vocab != decoder.n_vocab:
@@ -63,7 +63,7 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     facts["windows"] = "whole" if ring is None else f"in {ring.cells} cells"
     device = device_of(lines, library.accelerators(), decoder.n_layers)
     asleep = own.ASLEEP if library.pools else 0.0
-    return (HiddenSession if states else GgufSession)(
+    return _kind(decoder)(
         handle,
         path=path,
         device=device,
@@ -79,6 +79,12 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
         else Threads(options.threads, watch.free, asleep=asleep),
         spin=options.spin,
     )
+
+
+def _kind(decoder: Decoder) -> type[GgufSession]:
+    if decoder.at_once:
+        return AtOnceSession
+    return HiddenSession if decoder.headless else GgufSession
 
 
 def _check_options(options: Options, decoder: Decoder, library: Library) -> None:
@@ -125,35 +131,37 @@ def _model_params(
 
 
 def _ring(decoder: Decoder, options: Options) -> Ring | None:
-    """Return the ring that layers with a window share, None where their cache holds the context whole."""
-    for window in decoder.windows:  # llama.cpp has one
+    """Return the ring that layers with a window share, None where their cache holds the context whole, or nothing."""
+    for window in () if decoder.at_once else decoder.windows:  # llama.cpp has one
         cells = cells_of("gguf", options, window)
         if cells < cells_of("gguf", options, None):
             return Ring(window, cells)
     return None
 
 
-def _context_params(library: Library, options: Options, rolls: bool, states: bool) -> ctypes.Structure:
-    chunk = min(options.chunk, options.context)
+def _context_params(
+    library: Library, decoder: Decoder, options: Options, chunk: int, *, rolls: bool
+) -> ctypes.Structure:
     params: ctypes.Structure = library.native.llama_context_default_params()
+    kv_cache: KvCache = "f32" if decoder.at_once else options.kv_cache  # of a cache that is not there
     fields = {
         "n_ctx": options.context,
         "n_batch": chunk,
         "n_ubatch": chunk,
-        "n_outputs_max": min(chunk, OUTPUTS),
+        "n_outputs_max": chunk if decoder.at_once else min(chunk, OUTPUTS),
         "n_outputs_max_per_seq": 0,  # all of them
         "n_threads": options.threads,
         "n_threads_batch": options.threads,
-        "type_k": abi.GGML_TYPE_IDS[options.kv_cache],
-        "type_v": abi.GGML_TYPE_IDS[options.kv_cache],
+        "type_k": abi.GGML_TYPE_IDS[kv_cache],
+        "type_v": abi.GGML_TYPE_IDS[kv_cache],
         # It rounds to f16 inside: NMSE 1e-7 even with an f32 cache, against 1e-12 without. With an f16 cache it gains
         # 15 % of prefill and costs 21 % of decode after 1024 tokens (the same model and processor as above), half of it
         # after 4096. Values of 8 bits have no other way, and lose no speed by it.
-        "flash_attn_type": abi.FLASH_ATTENTION_ENABLED if options.kv_cache == "q8" else abi.FLASH_ATTENTION_DISABLED,
+        "flash_attn_type": abi.FLASH_ATTENTION_ENABLED if kv_cache == "q8" else abi.FLASH_ATTENTION_DISABLED,
         "swa_full": not rolls,
         "no_perf": True,
     }
-    if states:
+    if decoder.headless:
         fields |= {"embeddings": True, "pooling_type": abi.POOLING_NONE}
     if rolls:
         # The cells of a layer with a window are one window for each sequence, and a step (llama_kv_cache_iswa). With

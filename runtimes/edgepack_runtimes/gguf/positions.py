@@ -85,6 +85,8 @@ def _positions(keys: Keys, graph: Graph, decoder: Decoder) -> list[_Position]:
     local_dim = keys.integer("rope.dimension_count_swa", dim) if graph.by_layer else dim
     local = position = _Position(base, dim, factor, yarn, None)
     window = keys.integer("attention.sliding_window", graph.window) if graph.period else None
+    if window is not None and graph.both_sides:
+        window = window // 2 + 1
     if window:
         local_base = keys.number("rope.freq_base_swa", graph.local_base or base)
         local = _Position(
@@ -94,6 +96,8 @@ def _positions(keys: Keys, graph: Graph, decoder: Decoder) -> list[_Position]:
     if graph.window and not (window and any(is_local)):
         # The engine ends the process.
         raise keys.fail("no layer has a window, and its architecture needs one")
+    if graph.both_sides and len(set(is_local)) < 2:  # nor does it survive a mask that no layer uses
+        raise keys.fail("its architecture has layers with a window and layers without, the file one kind")
     positions = [local if one else position for one in is_local]
     if graph.fourth_without_rope:
         positions[3::4] = [_SILENT] * len(positions[3::4])

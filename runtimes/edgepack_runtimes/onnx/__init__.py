@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
-from edgepack.errors import EngineError, EngineMissingError, UsageError
+from edgepack.errors import EngineMissingError, UsageError
 from edgepack.runtime import Options, Speed, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.exported import ExportedSession
@@ -63,8 +63,6 @@ class OnnxRuntime:
                 f"The runtime onnx cannot be told repack={options.repack}.",
                 hint="onnxruntime lays out the weights by itself.",
             )
-        if decoder.at_once:
-            raise EngineError(f"{variant}: onnxruntime's attention sees no token after its own, as the model's does.")
         if decoder.exported:
             return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.

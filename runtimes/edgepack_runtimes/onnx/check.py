@@ -7,13 +7,25 @@ have (subgraphs, functions, sparse tensors: each could name a file as well) is r
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
 from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.errors import EngineError
 from edgepack_runtimes.onnx.graph import expected
-from edgepack_runtimes.onnx.operators import BYTES, F16, F32, I64, OPSETS, Attribute, Graph, Node, Tensor
+from edgepack_runtimes.onnx.operators import (
+    BYTES,
+    F16,
+    F32,
+    I64,
+    OPSETS,
+    OPSETS_AT_ONCE,
+    Attribute,
+    Graph,
+    Node,
+    Tensor,
+)
 from edgepack_runtimes.onnx.wire import (
     DATA_FILE,
     ENTRY,
@@ -49,7 +61,7 @@ def check(variant: Path, decoder: Decoder, kv_cache: KvCache = "f32") -> None:
     except OSError as error:
         raise EngineError(f"{error.filename} could not be read: {error.strerror}.") from error
     try:
-        found = _model(memoryview(content), size)
+        found = _model(memoryview(content), size, OPSETS_AT_ONCE if decoder.at_once else OPSETS)
     except MalformedError as error:
         raise EngineError(f"{path} is not a model that edgepack wrote: {error}.", hint="Build it again.") from None
     if found.quantized_cache != (kv_cache == "q8"):
@@ -77,7 +89,7 @@ def _difference(found: Graph, wanted: Graph) -> str | None:
     return next(iter(sorted(names)), None)
 
 
-def _model(model: memoryview, size: int) -> Graph:
+def _model(model: memoryview, size: int, wanted: Mapping[str, int]) -> Graph:
     graph, opsets = None, {}
     for number, value in fields(model, "model", _MODEL):
         if number == 7:
@@ -89,7 +101,7 @@ def _model(model: memoryview, size: int) -> Graph:
             opsets[text(entry.get(1, memoryview(b"")))] = entry.get(2)
     if graph is None:
         raise MalformedError("it has no graph")
-    if opsets != OPSETS:
+    if opsets != wanted:
         raise MalformedError(f"it asks for the operators of {opsets}")
     return graph
 

@@ -13,7 +13,7 @@ from typing import Final
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
 from edgepack_runtimes.onnx.building import Building
-from edgepack_runtimes.onnx.operators import F16, F32, I32, Attribute, Graph, Tensor
+from edgepack_runtimes.onnx.operators import BOOL, F16, F32, I32, Attribute, Graph, Tensor
 
 _TABLES: Final = 7
 _SCALES: Final = 12
@@ -41,6 +41,9 @@ class _Decoding(Building):
 
     def lengths(self) -> None:
         """What every layer's attention needs of the mask."""
+        if self._decoder.at_once:
+            self._sights()
+            return
         one = self._integers("one", 1)
         count = self._add("ReduceSum", ["attention_mask", one], "mask.count", keepdims=0)
         last = self._add("Sub", [count, one], "mask.last")
@@ -49,15 +52,35 @@ class _Decoding(Building):
         self._cast(total, "total_sequence_length", I32)
         if not any(self._needs_positions(each) for each in self._decoder.attentions):
             return
-        zero = self._integers("zero", 0)
-        counts = self._add("CumSum", ["attention_mask", one], "mask.counts")
-        numbers = self._add("Sub", [counts, one], "mask.numbers")
-        positions = self._add("Max", [numbers, zero], "mask.positions")
+        positions = self._positions("mask.positions")
         length = self._add("Shape", ["input_ids"], "input.length", start=1, end=2)
         start = self._add("Neg", [length], "input.start")
         self._add("Slice", [positions, start, self._end(), one], "position_ids")
         for temperature in self._decoder.temperatures:
             self._growth(temperature)
+
+    def _positions(self, name: str) -> str:
+        one, zero = self._integers("one", 1), self._integers("zero", 0)
+        counts = self._add("CumSum", ["attention_mask", one], "mask.counts")
+        return self._add("Max", [self._add("Sub", [counts, one], "mask.numbers"), zero], name)
+
+    def _sights(self) -> None:
+        """Which tokens each one sees of a text that is evaluated at once, for every reach."""
+        positions = self._cast(self._positions("position_ids"), "sight.positions", F32)
+        row_axes, column_axes = self._integers("row_axes", 1, 3), self._integers("column_axes", 1, 2)
+        rows = self._add("Unsqueeze", [positions, row_axes], "sight.rows")
+        columns = self._add("Unsqueeze", [positions, column_axes], "sight.columns")
+        distance = self._add("Abs", [self._add("Sub", [rows, columns], "sight.differences")], "sight.distances")
+        there = self._add("Unsqueeze", [self._cast("attention_mask", "sight.tokens", BOOL), column_axes], "sight.there")
+        for reach in sorted({self._reach(each) for each in self._decoder.attentions}):
+            near = self._add("Less", [distance, self._number(f"reach.{reach}", reach)], f"sight.{reach}.near")
+            self._add("And", [near, there], f"sight.{reach}")
+        for temperature in self._decoder.temperatures:
+            self._growth(temperature)
+
+    def _reach(self, kind: Attention) -> int:
+        """From which distance on a token sees no other."""
+        return min(kind.window or self._decoder.context, self._decoder.context)
 
     def decode(self) -> None:
         """From token ids to logits, or to states."""
@@ -171,6 +194,16 @@ class _Decoding(Building):
     def _attended(self, layer: int, parts: dict[str, str], tables: list[str]) -> str:
         """Attention to the layer's own keys and values, or to those that another layer keeps."""
         name, kind = f"layers.{layer}.attention", self._decoder.attention(layer)
+        if kind.bidirectional:
+            return self._add(
+                "Attention",
+                [parts["q"], parts["k"], parts["v"], f"sight.{self._reach(kind)}"],
+                f"{name}.output",
+                q_num_heads=kind.n_heads,
+                kv_num_heads=kind.n_kv_heads,
+                scale=kind.score_scale,
+                softcap=kind.softcap or 0.0,
+            )
         keeper = kind.kv_layer if isinstance(kind.kv_layer, int) else layer
         scales: list[str] = []
         kinds: dict[str, Attribute] = {}
@@ -310,7 +343,7 @@ class _Decoding(Building):
         self._add("Unsqueeze", [grown, axis], name)
 
     def _rotates_inside(self, attention: Attention, rope: Rope) -> bool:
-        if attention.qk_norm == "rotated":
+        if attention.qk_norm == "rotated" or attention.bidirectional:
             return False
         return not self._half and attention.head_dim % 16 == 0 and rope.dim % 16 == 0
 

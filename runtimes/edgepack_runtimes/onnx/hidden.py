@@ -20,4 +20,6 @@ class HiddenSession(WithoutHead, OnnxSession):
         check_first(first, len(ids))
         states = np.empty((len(ids) - first, self._decoder.outputs), np.float32)
         self._evaluate(ids, states)
+        if self._decoder.at_once:
+            self._length = 0  # nothing of it was kept
         return states

@@ -10,9 +10,11 @@ F32: Final = 1
 U8: Final = 2
 I32: Final = 6
 I64: Final = 7
+BOOL: Final = 9
 F16: Final = 10
 BYTES: Final[Mapping[int, int]] = {F32: 4, U8: 1, I32: 4, I64: 8, F16: 2}
 OPSETS: Final[Mapping[str, int]] = {"": 22, "com.microsoft": 1}
+OPSETS_AT_ONCE: Final[Mapping[str, int]] = {**OPSETS, "": 23}  # the first with an attention to both sides
 
 Attribute = int | float | bytes
 

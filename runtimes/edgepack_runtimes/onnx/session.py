@@ -64,7 +64,9 @@ class OnnxSession(Stepping):
         values: Numbers = np.frombuffer(payload[: len(payload) - whole], DTYPES[self._options.kv_cache])
         kept: Numbers = np.frombuffer(payload[len(payload) - whole :], np.float32)
         sizes = [length * math.prod(shape) for _, _, shape in _caches(self._decoder)]
-        parts = np.split(values, np.cumsum(sizes)[:-1])
+        *parts, rest = np.split(values, np.cumsum(sizes, dtype=int))
+        if len(rest):
+            raise ValueError("the snapshot has more than the keys and values of its tokens")
         for cache, saved, (_, _, (heads, size)) in zip(self._caches, parts, _caches(self._decoder), strict=True):
             cache.write(saved.reshape(heads, length, size))
         self._length = length
@@ -149,7 +151,7 @@ class OnnxSession(Stepping):
 
 def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
     """Yield where the graph reads and where it writes each cache, by name, and its KV heads and head dimension."""
-    for layer, attention in decoder.keeping.items():
+    for layer, attention in decoder.cached.items():
         for part in ("key", "value"):
             yield (
                 f"past_key_values.{layer}.{part}",

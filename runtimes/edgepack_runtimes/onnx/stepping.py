@@ -60,7 +60,8 @@ class Stepping(ABC):
         self._threads = Threads(options.threads, watch.free) if options.spin is None and device == "cpu" else None
         self._pool = Pool(self._engine, options.threads)
         self._binding = self._engine.io_binding()
-        self._ids = np.zeros(max(1, min(options.chunk, options.context)), np.int64)
+        chunk = options.context if decoder.at_once else min(options.chunk, options.context)
+        self._ids = np.zeros(max(1, chunk), np.int64)
         self._mask = np.ones(options.context, np.int64)
 
     @property

@@ -197,6 +197,11 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return {index: attention for index, attention in self.attending.items() if attention.owns}
 
     @property
+    def cached(self) -> dict[int, Attention]:
+        """The attention of each layer that keeps the keys and values of a step for the next, by its index, in order."""
+        return {} if self.at_once else self.keeping
+
+    @property
     def convolving(self) -> dict[int, Convolution]:
         """The short convolution of each layer that has one, by its index, in order."""
         return self._having(Convolution)
@@ -243,7 +248,7 @@ class Decoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def kv_values_per_token(self) -> int:
         """Elements that one token adds to the KV cache over all layers."""
-        return 2 * sum(attention.kv_size for attention in self.keeping.values())
+        return 2 * sum(attention.kv_size for attention in self.cached.values())
 
     @property
     def states(self) -> dict[tuple[str, int], Shape]:
@@ -330,8 +335,9 @@ def _check_attention(attention: Attention, place: str) -> None:
 def _check_source(attending: Mapping[int, Attention], index: int, attention: Attention) -> None:
     if isinstance(attention.kv_layer, msgspec.UnsetType):
         return
-    source = attending.get(attention.kv_layer) if attention.kv_layer < index else None
-    like = ("n_kv_heads", "head_dim", "window", "bidirectional")
+    kept = attention.kv_layer < index and not attention.bidirectional
+    source = attending.get(attention.kv_layer) if kept else None
+    like = ("n_kv_heads", "head_dim", "window")
     if not source or not source.owns or any(getattr(source, each) != getattr(attention, each) for each in like):
         raise ValueError(f"layer {index} cannot read the keys of layer {attention.kv_layer} - at `$.decoder.pattern`")
 

@@ -56,6 +56,11 @@ class Embedding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     dense: list[Dense] = []
     probes: list[TextIds] = []
 
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the matrices that a vector is multiplied with, in the bundle and in memory."""
+        return 4 * sum(each.rows * each.columns for each in self.dense)
+
 
 class Nearness(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What quantisation cost: the mean and the least cosine between the vectors of a variant and the source's, over so

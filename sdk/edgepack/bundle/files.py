@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from edgepack.bundle import installed
 from edgepack.bundle import manifest as manifest_file
 from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError, brief
 
 MANIFEST = "manifest.json"
@@ -255,6 +257,17 @@ def _none(path: str | os.PathLike[str], message: str, hint: str) -> BundleNotFou
     return error
 
 
+def _file(path: str | os.PathLike[str], file: Path) -> BundleNotFoundError:
+    if not is_packed(file):
+        return _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
+    # What lies beside it under a like name is not what was meant: there is no filename to look for.
+    named = shlex.quote(os.fspath(path))
+    return BundleNotFoundError(
+        f"{path} is a packed bundle, and engines read folders.",
+        hint=f"Unpack it with: edgepack unpack {named}, or install it with: edgepack install {named}",
+    )
+
+
 def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
@@ -263,7 +276,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
         if not folder.exists():
             raise _none(path, f"There is no bundle at {path}.", "Check the path.")
         if not folder.is_dir():
-            raise _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
+            raise _file(path, folder)
         if not os.path.lexists(folder / MANIFEST):
             raise _none(path, f"{path} is not a bundle: it has no {MANIFEST}.", "Make one with: edgepack build")
     except ValueError as error:
@@ -358,15 +371,16 @@ def _opened(folder: Path, name: str, size: int | None) -> Iterator[int]:
             raise _damaged(name, "it is a symbolic link, and a bundle holds none") from None
         raise BundleError(f"{name} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
     try:
-        found = os.fstat(descriptor)
-        _check_regular(name, found)
-        if size is not None and found.st_size != size:
-            raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
-        yield descriptor
+        try:
+            found = os.fstat(descriptor)
+            _check_regular(name, found)
+            if size is not None and found.st_size != size:
+                raise _damaged(name, f"it has {found.st_size:,} bytes where the manifest says {size:,}")
+            yield descriptor
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BundleError(f"{name} cannot be read: {error.strerror}.") from None
-    finally:
-        os.close(descriptor)
 
 
 def _damaged(name: str, what: str, *, hint: str = _REBUILD) -> BundleDamagedError:

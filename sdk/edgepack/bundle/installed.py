@@ -79,12 +79,12 @@ def read(store: Path, name: str) -> Reference | None:
     place = store / NAMES / f"{name}.json"
     try:
         descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            data = file.read(_LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise BundleError(f"{place} cannot be read: {error.strerror}.", hint="Check its permissions.") from None
-    with open(descriptor, "rb") as file:
-        data = file.read(_LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
     try:
         return msgspec.json.decode(data, type=Reference)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -225,11 +225,12 @@ def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:
         yield "delta rule", f"{len(correcting)} of {decoder.n_layers} layers, {heads}"
     verified = f"{context.verified} verified" if context.verified else "UNPROVEN"
     kv_cache: KvCache = "f32" if decoder.exported else "f16"
+    kept = f"KV cache {human(kv_bytes(decoder, 'gguf', kv_cache, 1))} a token in {kv_cache}"
     yield (
         "context",
         (
             f"{context.trained} trained, {context.profile} packed for, {verified}; "
-            f"KV cache {human(kv_bytes(decoder, 'gguf', kv_cache, 1))} a token in {kv_cache}"
+            f"{'no KV cache, as a text is evaluated at once' if decoder.at_once else kept}"
         ),
     )
     if (embedding := manifest.embedding) is not None:

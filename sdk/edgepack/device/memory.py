@@ -123,10 +123,15 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     return Memory(
         weights=payload.weights + _repacked_bytes(payload, options.repack) + _widened_bytes(payload, options.kv_cache),
         kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime),
-        overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, min(options.chunk, options.context)),
+        overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, _step(decoder, options)),
         engine=(engine.code if payload.code is None else payload.code) + engine.token * payload.rows,
         available=available,
     )
+
+
+def _step(decoder: Decoder, options: Options) -> int:
+    """Return the tokens of the longest step: of a text that is evaluated at once, all that the context holds."""
+    return options.context if decoder.at_once else min(options.chunk, options.context)
 
 
 def draft_bytes(payload: Payload, options: Options) -> int:
@@ -169,9 +174,9 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     def cells(window: int | None) -> int:
         return context if window is None else min(context, cells_of(runtime, options, window))
 
-    keeping = decoder.keeping.values()
-    widest = max(attention.kv_size for attention in keeping) if runtime == "gguf" and kv_cache != "q8" else 0
-    values = sum((each.kv_size + max(each.kv_size, widest)) * cells(each.window) for each in keeping)
+    cached = decoder.cached.values()
+    widest = max((each.kv_size for each in cached), default=0) if runtime == "gguf" and kv_cache != "q8" else 0
+    values = sum((each.kv_size + max(each.kv_size, widest)) * cells(each.window) for each in cached)
     return int(values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
@@ -200,6 +205,9 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
       exporter wrote, which moreover makes logits of the whole chunk, and in onnx writes each step's KV cache beside the
       one that it read.
 
+    A text that is evaluated at once meets no cache. llama.cpp then has two masks, of windows and of none; ONNX Runtime
+    keeps the scores, and makes its masks of distances: as much as four in float32.
+
     Once: two rows of logits (the engine's and the caller's).
     """
     attentions = decoder.attentions
@@ -207,15 +215,18 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     row += 2 * decoder.n_layers * decoder.inputs
     mlp = 3 * max(kind.mlp.size for kind in decoder.kinds)
     scores = max(each.n_heads for each in attentions) * context
+    at_once = decoder.at_once
+    kv_cache = "f32" if at_once else kv_cache
     if runtime == "gguf":
         copied = scores // 2 if kv_cache == "f16" else 0
-        row += mlp + context // 2 if kv_cache == "q8" else max(mlp, scores + context) + copied
+        masks = (1 + at_once) * context
+        row += mlp + context // 2 if kv_cache == "q8" else max(mlp, scores + masks) + copied
     elif decoder.exported:
         again = decoder.kv_values_per_token * context if runtime == "onnx" else 0
         row += mlp + 3 * scores + decoder.n_vocab + again // chunk
     elif runtime == "onnx":
-        plain = not any(each.softcap or each.window for each in attentions)
-        row += mlp + (0 if plain and kv_cache == "f32" else scores)
+        plain = not at_once and not any(each.softcap or each.window for each in attentions)
+        row += mlp + (0 if plain and kv_cache == "f32" else scores) + 4 * at_once * context
     else:
         row += mlp + 3 * scores
     return 4 * (chunk * row + 2 * decoder.n_vocab)

@@ -239,7 +239,7 @@ def _candidate(
         decoder=manifest.decoder,
         runtime=variant.runtime,
         scheme=variant.quantization.scheme,
-        weights=variant.weights_bytes,
+        weights=variant.weights_bytes + (manifest.embedding.dense_bytes if manifest.embedding else 0),
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
         code=support.code if support else None,

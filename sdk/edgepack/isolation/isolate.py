@@ -173,8 +173,8 @@ class IsolatedSession:
             self._running = False
 
     def _run(self, ids: NDArray[np.int32], ask: Asking) -> None:
-        child, size = self._living(), max(1, self._job.options.chunk)
-        size = max(size, len(ids)) if self._job.decoder.at_once else size
+        child, size, at_once = self._living(), max(1, self._job.options.chunk), self._job.decoder.at_once
+        size = max(size, len(ids)) if at_once else size
         try:
             for begin in range(0, len(ids), size):
                 self._check_cancelled()
@@ -185,7 +185,7 @@ class IsolatedSession:
                 if child.alive:
                     self._cut(self._length)
             raise
-        self._length += len(ids)
+        self._length += 0 if at_once else len(ids)
 
     def _cut(self, length: int) -> int:
         answer, _ = self._child.ask(wire.Rewind(length))

@@ -30,7 +30,7 @@ Replay = Annotated[
 @examples(
     "edgepack install smollm2.edgepack",
     "edgepack install /media/usb/smollm2.edgepack.tar --replay",
-    "edgepack install oci://registry.example/models/smollm2:3 --variant gguf-q4_k_m --name assistant",
+    "edgepack install oci://registry.example/models/smollm2:3 --name assistant",
     heading=DEVICE,
 )
 def install(

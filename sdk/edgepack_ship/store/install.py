@@ -75,7 +75,7 @@ def install(
         after = following(before, inside)
         if after != before:
             point(store, called, after)
-    there = open_bundle(path, verify="sizes")
+        there = open_bundle(path, verify="sizes")
     return Installed(called, inside.id, path, after.previous, tuple(each.id for each in there.manifest.variants))
 
 

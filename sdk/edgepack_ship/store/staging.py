@@ -53,7 +53,7 @@ def receive(
         if _there(place, name, file, progress) or _linked(known(file), place, name, file, progress):
             continue
         part = partial / file.sha256
-        again = part.is_file() and 0 < part.stat().st_size <= file.size
+        again = part.is_file() and part.stat().st_size > 0
         try:
             _append(part, incoming, name, file, progress)
         except BundleDamagedError:  # by whom? what an earlier try left is not worth more than the question

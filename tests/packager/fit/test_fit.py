@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import decoders
+import embedding_models
 import msgspec
 import pytest
 from decoders import Positions
@@ -45,6 +46,7 @@ def row(found: Fit, variant: str) -> Row:
 
 CHECKPOINTS: dict[str, Fixture] = {
     **ORACLE_MODELS,
+    "embeddinggemma": Fixture(embedding_models.MODELS["gemma"]),
     # In the type that its config names.
     "phi4": Fixture(partial(make_model, fields=PHI4, dtype="f32"), 512),
     # Rows that fill no block and no group, whose tensors fall back.
@@ -438,3 +440,12 @@ def test_the_command_needs_no_engine_and_no_weights_library(folder: str) -> None
         "assert not {'mlx', 'onnxruntime', 'torch', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_text_at_once_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedding_models.MODELS["gemma"](tmp_path / "source")
+    assert main(["fit", str(tmp_path / "source"), "--device", "pi5-8gb"]) == 0
+    said = capsys.readouterr().out
+    assert "KV cache none, since a text is evaluated at once" in said
+    assert "of an answer" not in said
+    assert "Yes: " in said

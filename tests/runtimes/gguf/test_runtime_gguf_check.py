@@ -129,6 +129,13 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("gemma3", {"logits_softcap": 30.0}, r"gemma3\.final_logit_softcapping is None"),
     ("gemma3", {"pattern": (LOCAL,) * 5 + (GLOBAL,)}, "the rope's base of layer 5 is 1000000.0"),
     ("gemma3", {"pattern": (*(LOCAL,) * 4, FAR, LOCAL)}, "the rope's base of layer 4 is 10000.0"),
+    ("gemma-embedding", {"bidirectional": UNSET}, "attention to what comes after of its architecture is True"),
+    ("gemma3", {"bidirectional": True}, "attention to what comes after of its architecture is False"),
+    (
+        "gemma-embedding",
+        {"pattern": (Positions(rope(), WINDOW + 1),) * 5 + (FAR,)},
+        "the window of layer 0 is 24, the model's is 25",
+    ),
     (
         "gemma3: linear rope on global layers",
         {"pattern": (Positions(rope(scaling=LINEAR), WINDOW),) * 5 + (Positions(rope(1e6, scaling=LINEAR)),)},
@@ -274,6 +281,22 @@ KEYS: list[tuple[str, Change, str]] = [
     ("gemma3", _without("gemma3.attention.sliding_window"), "the rope's base of layer 0 is 1000000.0"),
     ("gemma3", _set("gemma3.rope.freq_base_swa", F32(2e4)), "the rope's base of layer 0 is 20000.0"),
     ("gemma3", _without("gemma3.rope.freq_base_swa"), "^$"),
+    ("gemma-embedding", _set("gemma-embedding.attention.sliding_window", U32(47)), "^$"),  # half of it is the same
+    ("gemma-embedding", _set("gemma-embedding.attention.sliding_window", U32(24)), "the window of layer 0 is 13"),
+    ("gemma-embedding", _set("gemma-embedding.attention.sliding_window", U32(48)), "the window of layer 0 is 25"),
+    ("gemma-embedding", _set("gemma-embedding.attention.sliding_window", U32(0)), "the window of layer 0 is 1,"),
+    *(
+        (
+            "gemma-embedding",
+            _set("gemma-embedding.attention.sliding_window_pattern", np.full(12, kind, np.int32)),
+            "its architecture has layers with a window and layers without, the file one kind",
+        )
+        for kind in (0, 1)
+    ),
+    ("gemma-embedding", _set("gemma-embedding.attention.causal", True), r"attention\.causal is not one"),
+    ("gemma-embedding", _set("gemma-embedding.dense_2_feat_out", U32(96)), r"dense_2_feat_out is not one"),
+    ("gemma-embedding", _set("gemma-embedding.final_logit_softcapping", F32(6.0)), "softcapping is 6.0"),
+    ("gemma-embedding", _renamed("gemma-embedding", "gemma3"), "attention to what comes after"),
     (
         "gemma3: three to one, softcap, untied, scores",
         _without("gemma3.attention.sliding_window_pattern"),

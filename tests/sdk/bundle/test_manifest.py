@@ -132,6 +132,8 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
         ("files.0.path", "a//b", "a//b"),
         ("files.0.path", "a\\b", "a"),
         ("files.0.path", "", "files"),
+        ("files.0.path", "a" * 1025, "more than 1024 letters"),
+        ("files.0.path", "a/" * 16 + "a", "than 16 parts"),
         ("variants.0.id", "a/b", "variants"),
         ("source.revision", "main", "source.revision"),
         ("variants.0.proof.gates.0.holds", "<", "holds"),

@@ -205,6 +205,19 @@ def test_a_step_works_in_what_the_widest_mixer_does() -> None:
         assert found == 4 * (chunk * (4 * hidden + widest + 3 * size) + 2 * vocabulary)
 
 
+@pytest.mark.parametrize("kv_cache", ["f32", "f16", "q8"])
+@pytest.mark.parametrize(("runtime", "masks", "scores"), [("gguf", 2, 4), ("onnx", 4, 4), ("mlx", 0, 12)])
+def test_a_text_at_once_takes_the_square_of_the_context(
+    runtime: str, masks: int, scores: int, kv_cache: KvCache
+) -> None:
+    """Of no cache, whatever its type, and in no chunks: masks, and the scores of four heads."""
+    sizes = [memory(runtime, n, kv_cache, bidirectional=True, headless=True) for n in (1024, 2048, 3072)]
+    assert not any(each.kv_cache for each in sizes)
+    first, second, third = (each.overhead for each in sizes)
+    assert third - 2 * second + first == 4 * (masks + scores) * 2 * 1024**2
+    assert memory(runtime, 2048, kv_cache, chunk=512, bidirectional=True, headless=True) == sizes[1]
+
+
 @pytest.mark.parametrize(
     ("scheme", "kv_cache", "device", "more"),
     [("f32", "f32", "cpu", 0), ("f16", "f32", "cpu", 500_000), ("f16", "f32", "metal", 0), ("f16", "f16", "metal", 0),

@@ -27,7 +27,8 @@ class Architecture:
     the graph is of models with so many layers alone (0: of any number), ``not_layers``: of all others alone.
     ``scales``: keys say what embeddings, scores, blocks and logits are multiplied by. ``by_layer``: keys say how many
     layers share keys, what layers get of a token, and their sizes; a table says which pairs turn in those without
-    window, the scores are as they are, and there must be layers with a window and others.
+    window, the scores are as they are, and there must be layers with a window and others. ``both_sides``: a window is
+    one to both sides, by a key that has the tokens of both, and there must be layers of both kinds here too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Architecture:
     not_layers: int = 0
     scales: bool = False
     by_layer: bool = False
+    both_sides: bool = False
 
     def lacks(self, decoder: Decoder) -> list[str]:
         """Return what keeps a decoder from being written as this architecture, in the order of ``Feature``."""
@@ -50,7 +52,7 @@ class Architecture:
             missing.append(f"has windows in models of {self.layers} layers alone")
         if decoder.n_layers == self.not_layers:
             missing.append(f"always has windows in models of {self.not_layers} layers")
-        if self.by_layer and len({bool(each.window) for each in decoder.attentions}) < 2:
+        if (self.by_layer or self.both_sides) and len({bool(each.window) for each in decoder.attentions}) < 2:
             missing.append("always has layers with a window and layers without")
         return missing
 
@@ -115,6 +117,13 @@ ARCHITECTURES = (
         may=_BY_LAYER | {_F.HEAD, _F.LOGITS_SOFTCAP, _F.OTHER_WIDTH, _F.WINDOW, _F.LOCAL_ROPE, _F.FULL_SCALING},
         period=1,
         by_layer=True,
+    ),
+    Architecture(
+        "gemma-embedding",
+        always=_GEMMA | {_F.POST_NORMS, _F.QK_NORM, _F.BIDIRECTIONAL},
+        may=frozenset({_F.QKV_BIAS, _F.LINEAR, _F.OTHER_WIDTH, _F.WINDOW, _F.FULL_SCALING, _F.LOCAL_ROPE}),
+        period=6,
+        both_sides=True,
     ),
     Architecture("mistral3", may=_LLAMA | {_F.TEMPERATURE, _F.OTHER_TURNS}),
     Architecture(

@@ -151,7 +151,7 @@ def _positions(decoder: Decoder, architecture: Architecture) -> dict[str, Value]
     if architecture.period:
         windows = _windows(decoder, architecture)
         if any(windows):
-            keys["attention.sliding_window"] = U32(max(windows))
+            keys["attention.sliding_window"] = U32(_window(max(windows), architecture))
             keys["rope.freq_base_swa"] = F32(local_rope.theta)
         local = [window > 0 for window in windows]
         # Only where it differs from what llama.cpp assumes, as the converter does.
@@ -178,6 +178,11 @@ def _windows(decoder: Decoder, architecture: Architecture) -> list[int]:
     """Return each layer's window, 0 for none. A window may be longer than the context, and then hides nothing."""
     windows = [attention.window or 0 for attention in decoder.attentions]
     return windows if any(windows) or not architecture.needs_window else [decoder.context] * decoder.n_layers
+
+
+def _window(window: int, architecture: Architecture) -> int:
+    """Return what a key says of a window. Of one to both sides llama.cpp halves it, without the position itself."""
+    return max(1, 2 * (window - 1)) if architecture.both_sides else window
 
 
 def _caps(decoder: Decoder, architecture: Architecture) -> dict[str, Value]:

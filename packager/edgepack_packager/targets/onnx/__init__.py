@@ -78,10 +78,10 @@ class OnnxTarget:
                 f"A head dimension of {odd[0]} does not fit onnxruntime's attention, which takes multiples of 8.",
                 hint="Build the other targets.",
             )
-        if model.decoder.at_once:
-            raise UnsupportedModelError(
-                "onnxruntime's attention sees no token after its own, as this model's does.",
-                hint="Build another target.",
+        if model.decoder.at_once and self.kv_cache:
+            raise UsageError(
+                f"A KV cache of {self.kv_cache} was asked for, and this model keeps none: it evaluates a text at once.",
+                hint="Leave --kv-cache out.",
             )
         _require_onnx()
         return chosen

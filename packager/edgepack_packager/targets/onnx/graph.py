@@ -1,4 +1,5 @@
-"""The graph: a decoder in operators of ONNX opset 22 and of onnxruntime's com.microsoft domain.
+"""The graph: a decoder in operators of ONNX opset 22, or 23 for attention to both sides, and of onnxruntime's
+com.microsoft domain.
 
 Inputs and outputs are those that onnxruntime-genai expects. One input more, ``logits_start``, has a default: logits
 are computed from that position of ``input_ids`` on (0: all of them; n - 1: the last only; n: none). A model without a
@@ -33,10 +34,11 @@ def _model(decoder: Decoder, layout: Layout, kv_cache: KvCache) -> ModelProto:
     nodes = Nodes(layout, decoder.norm_eps, kv_cache)
     _decode(nodes, decoder)
     inputs, outputs = _inputs(decoder, kv_cache), _outputs(decoder, kv_cache)
+    opset, version = (23, 11) if decoder.at_once else (22, 10)
     return helper.make_model(
         helper.make_graph(nodes.nodes, "decoder", inputs, outputs, list(nodes.initializers.values())),
-        opset_imports=[helper.make_opsetid("", 22), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=10,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=version,
         producer_name="edgepack",
     )
 
@@ -69,7 +71,7 @@ def _caches(decoder: Decoder, pattern: str, length: str, kv_cache: KvCache) -> l
 
     return [
         helper.make_tensor_value_info(pattern.format(layer, part), onnx_type(kv_cache), shape(attention))
-        for layer, attention in decoder.keeping.items()
+        for layer, attention in decoder.cached.items()
         for part in ("key", "value")
     ]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from decoders import LFM2, QWEN3_5, Positions, RandomWeights, describe
 from gguf_decoders import (
+    BOTH_SIDES,
     DECODERS,
     EXAONE4,
     EXAONE4_OF_64,
@@ -87,6 +88,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (GEMMA3 | {"pattern": (LOCAL, GLOBAL, FAR)}, "ropes that do not follow the windows", ""),
     (GEMMA3 | {"embedding_scale": 8.1}, "embeddings times another number", ""),
     (GEMMA | {"attention_softcap": 4.0}, "always has a softcap on the logits", ""),
+    (BOTH_SIDES | {"qk_norm": None}, "gemma-embedding always has norms of q and k", ""),
+    (BOTH_SIDES | {"tied": False}, "gemma-embedding lacks a head of its own", ""),
+    (BOTH_SIDES | {"pattern": (LOCAL, Positions(rope(), 48))}, "gemma-embedding lacks windows of several sizes", ""),
+    (BOTH_SIDES | {"pattern": (LOCAL,)}, "gemma-embedding always has layers with a window and layers without", ""),
+    (BOTH_SIDES | {"pattern": (FAR,)}, "gemma-embedding always has layers with a window and layers without", ""),
+    ({"bidirectional": True, "headless": True}, "llama lacks attention to what comes after", "other targets"),
     (GEMMA1 | {"embedding_scale": 3.0}, "granite lacks gelu", ""),
     (GEMMA1 | {"tied": False}, "gemma lacks a head of its own", ""),
     (GEMMA1 | {"output_bias": True}, "gemma lacks a bias on the attention's output", ""),
@@ -292,6 +299,7 @@ def test_only_what_must_be_is_multiplied() -> None:
         "qwen3",
         "gemma3",
         "gemma4",
+        "gemma-embedding",
         "olmo2",
         "exaone4",
         "hunyuan-dense",

@@ -33,7 +33,7 @@ from edgepack import runtime
 from edgepack.bundle.decoder import Attention, Decoder, Temperature, arranged
 from edgepack.bundle.rope import ProportionalScaling, YarnScaling
 from edgepack.errors import EngineMissingError
-from edgepack.runtime import Options, Session
+from edgepack.runtime import Hidden, Options, Session
 from edgepack_packager import reference
 from edgepack_packager.checkpoint.weights import Float32, Weights, blocks
 from edgepack_packager.targets import Model
@@ -66,6 +66,11 @@ def opened(folder: Path, decoder: Decoder, chunk: int = 512) -> Iterator[Session
     session.close()
 
 
+def evaluated(session: Session) -> Float32:
+    """What a model gives after each of ``IDS``: logits, or without a head states."""
+    return session.hidden(IDS) if isinstance(session, Hidden) else session.forward_all(IDS)
+
+
 class WithoutMlps(RandomWeights):
     """A model whose MLPs add nothing, so that ggml's rounded gelu is not heard."""
 
@@ -85,9 +90,7 @@ def test_f32_is_the_reference(name: str, tmp_path: Path) -> None:
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
         exact = 5e-11 if decoder.correcting else 2e-11  # a delta rule carries what is rounded from position to position
-        assert nmse(session.forward_all(IDS), expected) <= (
-            exact if decoder.layer(0).mlp.activation == "silu" else 2e-7
-        )
+        assert nmse(evaluated(session), expected) <= (exact if decoder.layer(0).mlp.activation == "silu" else 2e-7)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,7 @@ def test_gelu_is_all_that_differs(name: str, tmp_path: Path) -> None:
     weights = WithoutMlps(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= 1e-11
+        assert nmse(evaluated(session), expected) <= 1e-11
     assert GgufTarget().nmse(decoder) == 1e-6
 
 
@@ -108,7 +111,7 @@ def test_a_rounded_embedding_scale_is_exact_for_rows_as_small_as_epsilon(tmp_pat
     weights.tensors["embedding"][::2] *= np.float32(2**-13)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= 1e-11
+        assert nmse(evaluated(session), expected) <= 1e-11
 
 
 def test_large_heads_far_along_are_within_the_limit(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_large_heads_far_along_are_within_the_limit(tmp_path: Path) -> None:
     weights = RandomWeights(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= GgufTarget().nmse(decoder) == 1e-9
+        assert nmse(evaluated(session), expected) <= GgufTarget().nmse(decoder) == 1e-9
 
 
 CROSSING = ["gemma2", "gemma3: linear rope on global layers", "phi3: beyond the original context", "smollm3"]
@@ -132,7 +135,7 @@ def test_chunks_across_a_window_change_nothing(name: str, chunk: int, tmp_path: 
     write(tmp_path, weights)
     expected = reference.logits(weights, IDS)
     with opened(tmp_path, decoder, chunk) as session:
-        assert nmse(session.forward_all(IDS), expected) <= 2e-11
+        assert nmse(evaluated(session), expected) <= 2e-11
 
 
 @pytest.mark.parametrize("name", CROSSING)
@@ -141,7 +144,7 @@ def test_what_follows_a_rewind_behind_a_window_is_what_it_was(name: str, tmp_pat
     weights = exact(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights), decoder, chunk=64) as session:
-        session.forward_all(IDS)
+        evaluated(session)
         for length in (200, 30, 100):  # the last one: what was written twice
             session.forward_all(IDS[session.rewind(length) : length + 1])
             session.forward_all(IDS[length : length + 80][::-1])
@@ -156,7 +159,7 @@ def test_half_precision_stays_close(name: str, scheme: str, limit: float, tmp_pa
     weights = RandomWeights(decoder)
     expected = reference.logits(weights, IDS)
     with opened(write(tmp_path, weights, scheme), decoder) as session:
-        assert nmse(session.forward_all(IDS), expected) <= limit * (2 if decoder.correcting else 1)
+        assert nmse(evaluated(session), expected) <= limit * (2 if decoder.correcting else 1)
 
 
 def _missing_one(weights: RandomWeights) -> None:
@@ -242,6 +245,10 @@ def _yarn(yarn: YarnScaling, theta: float = 10000.0, **changes: Any) -> Position
     return Positions(rope(theta, scaling=msgspec.structs.replace(yarn, **changes)))
 
 
+def _local(window: int) -> tuple[Positions, ...]:
+    return (Positions(rope(), window),) * 5 + (FAR,)
+
+
 FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] = {
     "the other layers have the windows": ("gemma2", {"pattern": (GLOBAL, LOCAL)}),
     "a window of one more": ("gemma2", {"pattern": (Positions(rope(), WINDOW + 1), GLOBAL)}),
@@ -266,6 +273,11 @@ FAULTS: dict[str, tuple[str, dict[str, Any] | Callable[[RandomWeights], None]]] 
             + (FAR_LINEAR,)
         },
     ),
+    "only what comes before is seen": ("gemma-embedding", {"bidirectional": UNSET}),
+    "a window of one more to both sides": ("gemma-embedding", {"pattern": _local(WINDOW + 1)}),
+    "a window of one less to both sides": ("gemma-embedding", {"pattern": _local(WINDOW - 1)}),
+    "a window of both sides on each": ("gemma-embedding", {"pattern": _local(2 * WINDOW - 1)}),
+    "windows on no layer": ("gemma-embedding", {"pattern": _local(512)}),
     "the embedding scale is not rounded": ("gemma3: rounded embedding scale", {"embedding_scale": 8.0}),
     "norms of q and k swapped": ("qwen3", _swapped("attention.q_norm", "attention.k_norm")),
     "no rotation of the last pairs": (
