@@ -86,7 +86,8 @@ def write_file(path: Path, blocks: Iterable[bytes]) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file in the place of another, in one step, which is on the disk when this returns. Raises ``OSError``."""
-    beside = path.with_name(f".{path.name}.{token_hex(8)}")
+    # Readers of bundles pass over such a name, so that what a crash leaves is not a file too many.
+    beside = path.with_name(f"._{path.name}.{token_hex(8)}")
     try:
         write_file(beside, [data])
         flush(beside)
