@@ -26,10 +26,18 @@ from edgepack.measuring.doctor import DoctorReport
 from edgepack.measuring.evaluate import EvalReport
 from edgepack.measuring.rerun import Rerun
 from edgepack.text.replay import Replay
+from edgepack.trust.admitting import Signer
 from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.kit.making import Kit
+from edgepack_ship.mirroring import Mirror
+from edgepack_ship.packing import Packed
+from edgepack_ship.pushing import Pushed
+from edgepack_ship.store.install import Installed
+from edgepack_ship.store.listing import Entry as Listed
+from edgepack_ship.store.names import Changed
 
 
 class Evaluations(TypedDict):
@@ -46,14 +54,58 @@ class Qualities(TypedDict):
 
 
 class Verified(TypedDict):
-    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's."""
+    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
+    the ids of variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
 
     id: str
     name: str
     files: int
     bytes: int
     foreign: list[str]
+    absent: list[str]
+    signed: bool
+    signers: list[Signer]
     replays: list[Replay]
+
+
+class KeyPair(TypedDict):
+    """``edgepack keygen``: the files of the keys; ``fingerprint`` is the sha256 of the public one's PEM."""
+
+    private: str
+    public: str
+    type: str
+    fingerprint: str
+    encrypted: bool
+
+
+class Signed(TypedDict):
+    """``edgepack sign``: the bundle's id, the file of the signature, and the key that made it."""
+
+    id: str
+    signature: str
+    type: str
+    fingerprint: str
+
+
+class Unpacked(TypedDict):
+    """``edgepack unpack``: the folder, and the ids of the variants that it holds and of those that were left out."""
+
+    path: str
+    id: str
+    variants: list[str]
+    absent: list[str]
+
+
+class Shelf(TypedDict):
+    """``edgepack list``: the bundles of the stores."""
+
+    bundles: list[Listed]
+
+
+class Freed(TypedDict):
+    """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
+
+    freed: int
 
 
 class Engines(TypedDict):
@@ -96,6 +148,7 @@ _TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer
 _MANIFEST = {
     "Manifest": {
         "id": _TEXT,
+        "absent": {"type": "array", "items": _TEXT},
         "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]},
         "receipt": {"anyOf": [{"$ref": "#/$defs/Receipt"}, {"type": "null"}]},
     },
@@ -107,8 +160,23 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "push": (Pushed, {}),
+    "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
+    "keygen": (KeyPair, {}),
+    "sign": (Signed, {}),
+    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "install": (Installed, {}),
+    "list": (Shelf, {}),
+    "use": (Changed, {}),
+    "rollback": (Changed, {}),
+    "remove": (Freed, {}),
+    "gc": (Freed, {}),
+    "kit": (Kit, {}),
+    "pack": (Packed, {}),
+    "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
     "bench": (BenchReport, {}),
     "tune": (TuneReport, {}),

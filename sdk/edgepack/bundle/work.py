@@ -14,6 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from edgepack.bundle.files import MANIFEST
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
@@ -131,7 +132,8 @@ def publish(bundle: Path, out: Path, force: bool = False, mark: str = MANIFEST) 
 
 
 def refuse_existing(out: Path, force: bool = False, mark: str = MANIFEST) -> None:
-    """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless a bundle.
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless it is a
+    bundle, packed or not.
 
     ``mark`` is the file that tells a folder that may be replaced: a bundle's manifest, or what stands in its place in
     what else is written like one. What a build left beside it that was killed is removed in any case.
@@ -143,7 +145,8 @@ def refuse_existing(out: Path, force: bool = False, mark: str = MANIFEST) -> Non
         raise _unwritable(out, error) from None
     if not there:
         return
-    bundle = not out.is_symlink() and (out / mark).is_file()
+    packed = mark == MANIFEST and is_packed(out)
+    bundle = not out.is_symlink() and ((out / mark).is_file() or packed)
     if force and not bundle:
         kind = "is no bundle" if mark == MANIFEST else f"has no {mark}"
         raise OutputExistsError(

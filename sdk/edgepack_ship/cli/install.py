@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import AsJson
+from edgepack.cli.options import AsJson, PolicyFile
 from edgepack_ship.cli import DEVICE
-from edgepack_ship.cli.options import AllowDowngrade, Kept, StoreFolder, store_of, waiting
+from edgepack_ship.cli.options import AllowDowngrade, Kept, PlainHttp, StoreFolder, store_of, waiting
 
 if TYPE_CHECKING:
     from edgepack_ship.store.install import Installed
@@ -30,7 +30,7 @@ Replay = Annotated[
 @examples(
     "edgepack install smollm2.edgepack",
     "edgepack install /media/usb/smollm2.edgepack.tar --replay",
-    "edgepack install oci://registry.example/models/smollm2:3 --variant gguf-q4_k_m --name assistant",
+    "edgepack install oci://registry.example/models/smollm2:3 --name assistant",
     heading=DEVICE,
 )
 def install(
@@ -39,7 +39,9 @@ def install(
     variant: Kept = None,
     replay: Replay = False,
     allow_downgrade: AllowDowngrade = False,
+    policy: PolicyFile = None,
     store: StoreFolder = None,
+    plain_http: PlainHttp = False,
     json: AsJson = False,
 ) -> None:
     """Install a bundle so that nothing can break it: whole, checked, and the one before kept for a rollback."""
@@ -47,11 +49,12 @@ def install(
 
     from edgepack.cli import screen
     from edgepack.cli.interrupts import Interrupts
+    from edgepack.trust.admitting import gate
     from edgepack_ship.incoming import opened
     from edgepack_ship.store.install import install as into
 
     place = store_of(store)
-    with Interrupts(), opened(bundle, place.present) as incoming, screen.bar() as progress:
+    with Interrupts(), opened(bundle, place.present, plain_http) as incoming, screen.bar() as progress:
         inside = incoming.contents()
         files = inside.files(variant or incoming.variants())
         task = progress.add_task("Installing", total=sum(file.size for file in files.values()))
@@ -60,6 +63,7 @@ def install(
             incoming,
             name,
             variant,
+            admit=gate(policy, place.folder),
             check=_replayed if replay else _unchecked,
             allow_downgrade=allow_downgrade,
             waiting=waiting,
