@@ -31,6 +31,7 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.exports.export import Exported
 from edgepack_ship.kit.making import Kit
 from edgepack_ship.mirroring import Mirror
 from edgepack_ship.packing import Packed
@@ -175,6 +176,7 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "remove": (Freed, {}),
     "gc": (Freed, {}),
     "kit": (Kit, {}),
+    "export": (Exported, {}),
     "pack": (Packed, {}),
     "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),

@@ -101,6 +101,7 @@ REPORTS = {
     "pack": "pack BUNDLE --out OUT.tar",
     "unpack": "unpack FILE --out OUT.again",
     "split": "split BUNDLE --variant gguf-f32 --out OUT.part",
+    "export": "export BUNDLE --to llamacpp --out OUT.export",
     "install": "install FILE --name packed --store SHELF",
     "list": "list --all --store SHELF",
     "use": "use small ID --store SHELF",

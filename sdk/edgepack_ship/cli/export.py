@@ -61,6 +61,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an export that is 
 @examples(
     "edgepack export smollm2.edgepack --to ollama -o for-ollama",
     "edgepack export smollm2.edgepack --to mlx --variant mlx-4bit -o for-the-mac",
+    "edgepack export my-model.edgepack --to vllm --source ./my-model --adapter ./my-lora -o for-vllm",
     heading=SHIP,
 )
 def export(
@@ -80,9 +81,18 @@ def export(
     from edgepack.cli.interrupts import Interrupts
     from edgepack_ship.exports.export import export as write
 
-    with Interrupts(), screen.steps() as progress:
-        progress.add_task(f"Exporting to {to}", total=None)
-        made = write(bundle, to, out, variant=variant, source=source, adapters=adapter or (), force=force)
+    with Interrupts(), screen.bar() as progress:
+        task = progress.add_task(f"Exporting to {to}", total=None)
+        made = write(
+            bundle,
+            to,
+            out,
+            variant=variant,
+            source=source,
+            adapters=adapter or (),
+            force=force,
+            progress=lambda _, count: progress.advance(task, count),
+        )
     if json:
         screen.as_json(asdict(made))
     else:

@@ -89,7 +89,7 @@ CONVERSATIONS: list[list[dict[str, object]]] = [
 
 
 def _template(source: str) -> ChatTemplate:
-    return ChatTemplate(source, bos_token="<s>", eos_token="</s>", date=None)
+    return ChatTemplate(source, bos_token="<s>", eos_token="</s>", date="2026-01-02")
 
 
 def _goldens(source: str) -> list[Golden]:
@@ -140,6 +140,25 @@ def test_an_answer_that_is_last_is_left_open() -> None:
 
 def test_a_template_that_counts_its_messages_is_left_out() -> None:
     assert regular(_template(COUNTED), _goldens(COUNTED)) is None
+
+
+WHITE = "White space around a message stays, which the model's template takes away."
+PUBLISHED = {
+    "Qwen-Qwen2.5-7B-Instruct": [],
+    "Qwen-Qwen3-0.6B": [],
+    "microsoft-Phi-3.5-mini-instruct": [],
+    "meta-llama-Llama-3.2-3B-Instruct": [WHITE],
+    "google-gemma-2-2b-it": [WHITE, "A system prompt is left out: the template has no form for one."],
+}
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_templates_have_a_form(shared: Path, name: str) -> None:
+    source = (shared / "chat-templates" / f"{name}.jinja").read_text("utf-8")
+    found = regular(_template(source), _goldens(source))
+    assert found is not None
+    assert found[2] == PUBLISHED[name]
 
 
 def test_a_form_that_writes_another_text_than_the_goldens_is_refused() -> None:
