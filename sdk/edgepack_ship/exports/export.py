@@ -63,7 +63,12 @@ class Export:
 
     def variant(self, *targets: str) -> Variant:
         """Return the variant that goes out: the one that was asked for, or of the first of the targets that the bundle
-        has the one of the fewest bits, a proven one before others. Raises ``UsageError`` where there is none."""
+        has the one of the fewest bits, a proven one before others. Raises ``UsageError`` where there is none, and where
+        a source was named, which a variant does not need."""
+        if self.source is not None or self.adapters:
+            raise UsageError(
+                f"{self.system} gets a variant, which the bundle holds.", hint="Leave --source and --adapter out."
+            )
         if self.asked is not None:
             variant = self.bundle.variant(self.asked)
             if variant.target not in targets:

@@ -79,6 +79,14 @@ def test_what_the_bundle_does_not_hold_is_said_with_what_it_does(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+def test_a_source_is_nothing_for_a_variant(tmp_path: Path) -> None:
+    bundle = small(tmp_path / "b")
+    for named in ({"source": "demo"}, {"adapters": [tmp_path]}):
+        with pytest.raises(UsageError, match="llamacpp gets a variant, which the bundle holds") as caught:
+            export(bundle, "llamacpp", tmp_path / "out", **named)
+        assert caught.value.hint == "Leave --source and --adapter out."
+
+
 @pytest.mark.parametrize("system", ["llamacpp", "mlx", "ort-genai"])
 def test_a_damaged_payload_leaves_nothing(tmp_path: Path, system: str) -> None:
     bundle = small(tmp_path / "b")

@@ -239,6 +239,17 @@ def test_a_modelfile_has_all_that_the_bundle_says(tmp_path: Path) -> None:
     assert made.use == ("ollama create small -f Modelfile", "ollama run small")
 
 
+def test_a_bos_that_ollama_adds_and_the_template_does_not_is_said(tmp_path: Path) -> None:
+    golden = {"name": "user", "messages": [{"role": "user", "content": "Hi"}], "text": "<|user|>Hi<|assistant|>"}
+    bundle = small(
+        tmp_path / "b",
+        chat={"roles": ["user", "assistant"], "date": None, "goldens": [golden]},
+        tokenizer={"rows": 260, "bos": 256, "add_bos": True, "probes": []},
+    )
+    made = export(bundle, "ollama", tmp_path / "out")
+    assert "Ollama begins a prompt with <s>, the model's template does not." in made.differs
+
+
 def test_a_name_writes_no_line_of_a_modelfile(tmp_path: Path) -> None:
     made = export(small(tmp_path / "b", name="My model\nFROM ./other; rm -r"), "ollama", tmp_path / "out")
     assert (tmp_path / "out/Modelfile").read_text().count("\nFROM ") == 1
