@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from edgepack.text.chat import TEMPLATE
+from edgepack_ship.exports.differences import left_behind, templated
 from edgepack_ship.exports.export import CARD, TEXT_SIDE, Export, Made, as_json, write_text
-from edgepack_ship.exports.llamacpp import left_behind, templated
 from edgepack_ship.exports.memory import report
 
 LIMIT = 1_500_000_000

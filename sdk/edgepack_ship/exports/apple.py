@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgepack_ship.exports.differences import left_behind, templated
 from edgepack_ship.exports.export import CARD, Export, Made, as_json, write_text
-from edgepack_ship.exports.llamacpp import left_behind, templated
 from edgepack_ship.exports.memory import report
 
 PLATFORMS = ("iOS", "macOS", "visionOS")

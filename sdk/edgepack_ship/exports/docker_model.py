@@ -14,12 +14,12 @@ from pathlib import Path
 from edgepack.bundle.files import VARIANTS, listed
 from edgepack.bundle.manifest import Variant
 from edgepack.text.chat import TEMPLATE
-from edgepack_ship.exports.export import Export, Made, as_json, write_text
-from edgepack_ship.exports.llamacpp import MODEL, left_behind, templated
+from edgepack_ship.exports.differences import left_behind, templated
+from edgepack_ship.exports.export import GGUF, Export, Made, as_json, write_text
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.docker.ai.model.config.v0.1+json"
-GGUF = "application/vnd.docker.ai.gguf.v3"
+WEIGHTS = "application/vnd.docker.ai.gguf.v3"
 LICENCE = "application/vnd.docker.ai.license"
 CHAT_TEMPLATE = "application/vnd.docker.ai.chat.template.jinja"
 REFERENCE = "org.opencontainers.image.ref.name"
@@ -31,8 +31,8 @@ Descriptor = dict[str, str | int]
 def write(asked: Export, folder: Path) -> Made:
     """Write oci-layout, index.json and the blobs: the weights, the licence, the template, the config, the manifest."""
     variant = asked.variant("gguf")
-    model = f"{VARIANTS}/{variant.id}/{MODEL}"
-    kinds = {model: GGUF, **dict.fromkeys(asked.manifest.license.files, LICENCE)}
+    model = f"{VARIANTS}/{variant.id}/{GGUF}"
+    kinds = {model: WEIGHTS, **dict.fromkeys(asked.manifest.license.files, LICENCE)}
     kinds |= dict.fromkeys(asked.shared(TEMPLATE), CHAT_TEMPLATE)
     known = listed(asked.manifest)
     layers = [_descriptor(kind, known[name].sha256, known[name].size) for name, kind in kinds.items()]

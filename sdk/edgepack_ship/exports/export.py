@@ -16,7 +16,7 @@ from edgepack.bundle.files import VARIANTS, Bundle, Progress, listed, open_bundl
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.device.limits import context_limit
 from edgepack.device.planning import DEFAULT_CONTEXT
-from edgepack.errors import UsageError
+from edgepack.errors import BundleDamagedError, UsageError
 from edgepack_ship.reading import blocks_of
 from edgepack_ship.writing import checked, write_file
 
@@ -24,6 +24,7 @@ GROUP = "edgepack.exports"
 RECORD = "edgepack-export.json"
 """What an export says of itself; it tells a folder that ``--force`` may replace."""
 CARD = "README.md"
+GGUF = "model.gguf"
 TEXT_SIDE: Final = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
     "chat_template.jinja", "additional_chat_templates/tool_use.jinja",
@@ -109,6 +110,19 @@ class Export:
         own = self.variant_files(variant)
         missing = [name for name in TEXT_SIDE if name not in own.values()]
         return {**own, **self.shared(*missing, *self.manifest.license.files, CARD)}
+
+    def json_of(self, variant: Variant, name: str) -> Mapping[str, object]:
+        """Return a JSON object of a variant, of the bundle where the variant has none, or an empty one. Raises
+        ``BundleDamagedError`` for what is no JSON."""
+        own = f"{VARIANTS}/{variant.id}/{name}"
+        known = own if any(file.path == name for file in variant.files) else next(iter(self.shared(name)), None)
+        if known is None:
+            return {}
+        try:
+            found = json.loads(self.bundle.read(known))
+        except (ValueError, RecursionError):
+            raise BundleDamagedError(f"{known} of the bundle is no JSON.", hint="Build the bundle again.") from None
+        return found if isinstance(found, dict) else {}
 
     def copy(self, files: Mapping[str, str], folder: Path) -> None:
         """Copy files of the bundle, by their paths in it, to paths in a folder. Raises ``BundleDamagedError`` where one

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edgepack.bundle.manifest import Manifest
 from edgepack.text.chat import TEMPLATE
-from edgepack_ship.exports.export import CARD, Export, Made, as_json, write_text
+from edgepack_ship.exports.differences import left_behind, templated
+from edgepack_ship.exports.export import CARD, GGUF, Export, Made, as_json, write_text
 
-MODEL = "model.gguf"
 POOLING = {"last": "last", "mean": "mean", "first": "cls"}
 
 
@@ -23,8 +23,8 @@ def write(asked: Export, folder: Path) -> Made:
     card = dict.fromkeys(asked.shared(CARD), "MODEL_CARD.md")
     asked.copy(asked.variant_files(variant) | asked.shared(TEMPLATE, *manifest.license.files) | card, folder)
     options = shlex.join(_options(asked))
-    server = f"llama-server -m {MODEL} {options}"
-    commands = [server] if manifest.embedding else [f"llama-cli -m {MODEL} {options}", server]
+    server = f"llama-server -m {GGUF} {options}"
+    commands = [server] if manifest.embedding else [f"llama-cli -m {GGUF} {options}", server]
     differs = (*_embedding(manifest), *templated(manifest, "llama.cpp"), *left_behind(asked))
     write_text(folder / "README.md", _readme(asked, variant.id, commands, differs))
     return Made(variant.id, differs, tuple(commands))
@@ -55,24 +55,6 @@ def _embedding(manifest: Manifest) -> tuple[str, ...]:
     if manifest.embedding is None or not manifest.embedding.dense:
         return ()
     return ("llama.cpp gives the pooled states: the matrices behind the pooling, dense.f32, are not applied.",)
-
-
-def templated(manifest: Manifest, system: str) -> tuple[str, ...]:
-    """Return what differs where a system renders the bundle's Jinja template with an engine and a clock of its own."""
-    chat, told = manifest.chat, []
-    if chat is None:
-        return () if manifest.embedding else ("The model has no chat template: give it texts to continue.",)
-    if chat.date is not None:
-        told.append(f"{system} prints today's date in prompts, where edgepack prints {chat.date.day} or the day given.")
-    if chat.tool_use is not None:
-        told.append(f"{system} has one template: the one that the model has for tools is left out.")
-    told.append(f"{system} makes control tokens of their names in what users write; edgepack makes text of them.")
-    return tuple(told)
-
-
-def left_behind(asked: Export) -> tuple[str, ...]:
-    """Return what differs where a bundle has a draft model, which no other system is handed."""
-    return () if asked.bundle.draft is None else ("The draft model stays behind.",)
 
 
 def _readme(asked: Export, variant: str, commands: list[str], differs: tuple[str, ...]) -> str:

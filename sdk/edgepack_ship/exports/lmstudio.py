@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack_ship.exports.differences import left_behind, templated
 from edgepack_ship.exports.export import CARD, Export, Made, write_text
-from edgepack_ship.exports.llamacpp import left_behind, templated
 from edgepack_ship.exports.memory import figures
 
 PUBLISHER = "edgepack"

@@ -15,9 +15,9 @@ from edgepack.bundle.manifest import Golden
 from edgepack.errors import EdgepackError
 from edgepack.text.chat import ChatTemplate
 from edgepack.text.opening import special_tokens, template_of
-from edgepack_ship.exports.export import CARD, Export, Made, licence, write_text
+from edgepack_ship.exports.differences import left_behind
+from edgepack_ship.exports.export import CARD, GGUF, Export, Made, licence, write_text
 from edgepack_ship.exports.go_template import Message, rendered
-from edgepack_ship.exports.llamacpp import MODEL, left_behind
 from edgepack_ship.exports.regular import Form, form_of
 
 _ROLES = ("system", "user", "assistant")
@@ -34,7 +34,7 @@ def write(asked: Export, folder: Path) -> Made:
     asked.copy(asked.variant_files(variant) | asked.shared(*manifest.license.files, CARD), folder)
     lines = [
         f"# {asked.name}: variant {variant.id} of the bundle sha256:{asked.bundle.id}",
-        f"FROM ./{MODEL}",
+        f"FROM ./{GGUF}",
         f"PARAMETER num_ctx {asked.context}",
     ]
     differs: list[str] = []

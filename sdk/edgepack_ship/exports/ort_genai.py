@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepack.errors import UsageError
+from edgepack_ship.exports.differences import left_behind, missing_stops, templated
 from edgepack_ship.exports.export import Export, Made
-from edgepack_ship.exports.llamacpp import left_behind, templated
-from edgepack_ship.exports.mlx import missing_stops, object_of
 
 CONFIG = "genai_config.json"
 
@@ -29,7 +28,7 @@ def write(asked: Export, folder: Path) -> Made:
             hint="Run it with edgepack, or with onnxruntime alone.",
         )
     asked.copy(asked.hub_folder(variant), folder)
-    model = object_of(asked, variant, CONFIG).get("model")
+    model = asked.json_of(variant, CONFIG).get("model")
     found = model.get("eos_token_id") if isinstance(model, dict) else None
     differs = (
         *missing_stops(asked, found, "onnxruntime-genai", "their ids to whoever ends the loop"),
