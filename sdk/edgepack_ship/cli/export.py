@@ -61,7 +61,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an export that is 
 @examples(
     "edgepack export smollm2.edgepack --to ollama -o for-ollama",
     "edgepack export smollm2.edgepack --to mlx --variant mlx-4bit -o for-the-mac",
-    "edgepack export my-model.edgepack --to vllm --source ./my-model --adapter ./my-lora -o for-vllm",
+    "edgepack export mine.edgepack --to vllm --source ./mine -o for-vllm",
     heading=SHIP,
 )
 def export(

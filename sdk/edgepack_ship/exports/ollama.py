@@ -74,7 +74,7 @@ def quoted(text: str) -> str:
     """
     if '"' not in text and "\n" not in text:
         return f'"{text}"'
-    apart = text.replace('""', '" "')
+    apart = text.replace('"""', '"" "')
     return f'"""{apart} """' if apart.endswith('"') else f'"""{apart}"""'
 
 
