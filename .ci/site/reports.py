@@ -31,6 +31,7 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.diffing import Report as Difference
 from edgepack_ship.kit.making import Kit
 from edgepack_ship.mirroring import Mirror
 from edgepack_ship.packing import Packed
@@ -155,19 +156,23 @@ _MANIFEST = {
     "Variant": {"proven": _YES},
 }
 
+_WRITTEN = {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}
+
 REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "run": (edgepack.Result, {"ToolCall": {"coerced": {"type": "object"}}}),
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
-    "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
-    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "build": (Manifest, _WRITTEN),
+    "pull": (Manifest, _WRITTEN),
     "push": (Pushed, {}),
+    "diff": (Difference, {}),
+    "patch": (Manifest, _WRITTEN),
     "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
     "keygen": (KeyPair, {}),
     "sign": (Signed, {}),
-    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "split": (Manifest, _WRITTEN),
     "install": (Installed, {}),
     "list": (Shelf, {}),
     "use": (Changed, {}),
