@@ -275,7 +275,7 @@ def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: 
     work.refuse_existing(out, force)
     failed = evidence.evidence_of_failures(out)
     source.fetch_text(origin)
-    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
+    licence.check(seal.licence_of(origin, recipe, called), name, called, recipe.accept_licence)
     return called, out, failed
 
 

@@ -46,6 +46,8 @@ class Recipe:
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     ``exporter`` is one of ``exporting.EXPORTERS``, which writes in the place of edgepack's own targets; what only those
     know is refused beside it.
+    ``version`` and ``sequence`` are the bundle's, as its manifest has them. ``licence`` is a file with the terms of a
+    model whose source has none.
     """
 
     targets: tuple[str, ...]
@@ -66,11 +68,24 @@ class Recipe:
     receipt: str | None = None
     table: str | None = None
     exporter: str | None = None
+    version: str = "1"
+    sequence: int = 0
+    licence: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
             raise UsageError(
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", self.version):
+            raise UsageError(
+                f"{self.version!r} cannot be a bundle's version.",
+                hint="Use up to 64 letters, digits and the signs . _ + - in it.",
+            )
+        if not 0 <= self.sequence < 1 << 53:
+            raise UsageError(
+                f"{self.sequence} cannot be a bundle's sequence.",
+                hint="Count its releases: 1 for the first, and so on.",
             )
         if self.exporter is not None and (alone := self._of_targets_alone()):
             raise UsageError(

@@ -54,9 +54,12 @@ def build(
     adapter: asks.Adapters = None,
     draft: asks.Draft = None,
     name: asks.Name = None,
+    bundle_version: asks.Version = "1",
+    sequence: asks.Sequence = 0,
     date: asks.Date = None,
     no_chat: asks.NoChat = False,
     thinks: asks.Thinks = False,
+    licence: asks.LicenceFile = None,
     accept_licence: asks.AcceptLicence = False,
     max_kl: asks.MaxKl = None,
     receipt: asks.Receipt = None,
@@ -76,7 +79,8 @@ def build(
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
     asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
-    asked = replace(asked, exporter=exporter)
+    asked = replace(asked, exporter=exporter, version=bundle_version, sequence=sequence)
+    asked = replace(asked, licence=None if licence is None else str(licence))
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
