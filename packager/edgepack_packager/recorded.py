@@ -196,8 +196,10 @@ def _calibration(manifest: Manifest, recorded: _Recorded, given: Given, scratch:
     return text
 
 
-def _text(manifest: Manifest, name: str | None, given: str | None, option: str, scratch: Path) -> str:
+def _text(manifest: Manifest, name: str, given: str | None, option: str, scratch: Path) -> str:
     """Return a given text's file under the name that was recorded."""
+    if name in ("", ".", "..") or not name.isprintable() or Path(name).name != name:
+        raise cannot(manifest, f"its recipe names a text {name!r}, which is no name of a file", "Build it anew.")
     if given is None:
         raise cannot(
             manifest, f"its recipe names the text {name}, which is not in the bundle", f"Give it: {option} FILE"
@@ -206,7 +208,9 @@ def _text(manifest: Manifest, name: str | None, given: str | None, option: str, 
         data = Path(given).read_bytes()
     except OSError as error:
         raise cannot(manifest, f"{given} cannot be read: {error.strerror}", f"Give {option} the text.") from None
-    return _written(scratch, name or "", data)
+    folder = scratch / option.lstrip("-")
+    folder.mkdir(exist_ok=True)
+    return _written(folder, name, data)
 
 
 def _draft(bundle: Bundle, manifest: Manifest, given: Given) -> str:
@@ -233,6 +237,6 @@ def _carried(bundle: Bundle, name: str, scratch: Path) -> str:
 
 
 def _written(scratch: Path, name: str, data: bytes) -> str:
-    path = scratch / Path(name).name
+    path = scratch / name
     path.write_bytes(data)
     return str(path)

@@ -22,7 +22,7 @@ from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, allocation, licence
+from edgepack_packager import adapters, allocation, licence, provenance
 from edgepack_packager.adapters import Asked as Adapter
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
@@ -92,7 +92,8 @@ def seal(
     ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
     ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with, ``receipt``
     what they lost on a held-out text, ``made`` how their forms were chosen, by id. Adds the text side, the licence, the
-    model card, the evidence, the receipt and the recipe of forms, and writes the manifest last.
+    model card, the evidence, the receipt, the recipe of forms and the documents of
+    ``provenance``, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
@@ -141,6 +142,15 @@ def seal(
         embedding=model.embedding,
         sequence=recipe.sequence,
     )
+    return finish(bundle, manifest, receipt)
+
+
+def finish(bundle: Path, manifest: Manifest, receipt: Receipt | None) -> tuple[Manifest, str]:
+    """Add the documents of where a bundle comes from, and write its manifest; return that and the bundle's id."""
+    documents = provenance.documents(manifest, receipt)
+    for name, document in documents.items():
+        (bundle / name).write_bytes(document)
+    manifest = provenance.listed(manifest, documents)
     data = manifests.encode(manifest)
     (bundle / MANIFEST).write_bytes(data)
     return manifest, hashlib.sha256(data).hexdigest()
@@ -188,7 +198,7 @@ def _producer(
     receipt: Receipt | None,
 ) -> manifests.Producer:
     unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:.12g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"exporter": recipe.exporter} if recipe.exporter else {}

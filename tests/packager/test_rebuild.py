@@ -159,6 +159,7 @@ def test_other_tools_are_named(source: Path, bundle: Path, tmp_path: Path, capsy
         ({"calibrate": "notes.txt", "calibrate_sha256": "0" * 64}, Given(), "its recipe names the text notes.txt"),
         ({"calibrate": "n", "calibrate_sha256": "0" * 64}, Given(calibrate="README"), "README cannot be read"),
         ({"receipt": "judge.txt"}, Given(), "its recipe names the text judge.txt"),
+        ({"receipt": "../judge.txt"}, Given(receipt="x"), "its recipe names a text '../judge.txt'"),
         ({"adapters": ["mine"]}, Given(), "the adapter mine is not here"),
         ({"draft": 1}, Given(), "its draft model is in no repository"),
         ({"targets": 3}, Given(), "its recipe is recorded in a way unknown here"),
