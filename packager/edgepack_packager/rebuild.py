@@ -46,7 +46,7 @@ def rebuild(bundle: Bundle, given: Given, out: Path | None = None, *, progress: 
         raise recorded.cannot(
             whole,
             f"it was made of the bundle sha256:{whole.parent} by leaving variants out or adding some",
-            "Check that one.",
+            "Rebuild that one.",
         )
     with TemporaryDirectory(prefix="edgepack-") as folder:
         scratch = Path(folder)

@@ -47,7 +47,7 @@ class Recipe:
     ``exporter`` is one of ``exporting.EXPORTERS``, which writes in the place of edgepack's own targets; what only those
     know is refused beside it.
     ``version`` and ``sequence`` are the bundle's, as its manifest has them. ``licence`` is a file with the terms of a
-    model whose source has none.
+    model whose source has none. ``present`` are the ids of variants that are there already, and not made again.
     """
 
     targets: tuple[str, ...]
@@ -71,6 +71,7 @@ class Recipe:
     version: str = "1"
     sequence: int = 0
     licence: str | None = None
+    present: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
@@ -203,6 +204,10 @@ class Recipe:
             if request.id in found:
                 raise UsageError(f"{request.id} is asked for twice.", hint="Give it another name in the recipe.")
             found[request.id] = request
+        there = [id for id in found if id in self.present]
+        found = {id: request for id, request in found.items() if id not in self.present}
+        if there and not found:
+            raise UsageError(f"{', '.join(there)} is in the bundle already.", hint="Name another quantisation.")
         for request in found.values():
             request.target.check(replace(model, forms=request.forms), request.scheme)
         if not found:

@@ -7,7 +7,7 @@ compared with the digests that were recorded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ class Given:
     draft: str | None = None
 
 
-class _Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True):
     """``producer.recipe`` of a manifest."""
 
     targets: tuple[str, ...]
@@ -96,39 +96,52 @@ def recipe_of(bundle: Bundle, manifest: Manifest, given: Given, scratch: Path) -
     ``manifest`` is the bundle's whole. Files that the bundle carries, and texts under their recorded names, are written
     into ``scratch``. Raises ``BuildError`` where something is missing, or is not what was recorded.
     """
-    try:
-        recorded = msgspec.convert(manifest.producer.recipe, _Recorded)
-        max_kl = None if recorded.max_kl is None else float(recorded.max_kl)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise cannot(manifest, f"its recipe is recorded in a way unknown here ({error})", "Build it anew.") from None
-    calibrate = _calibration(manifest, recorded, given, scratch)
+    recorded = recipe_in(manifest)
     receipt = recorded.receipt
     if receipt not in (None, HELD_OUT):
         receipt = _text(manifest, receipt, given.receipt, "--receipt", scratch)
+    return replace(
+        model_of(bundle, manifest, given, scratch),
+        unproven=bool(recorded.unproven),
+        kv_cache=recorded.kv_cache,
+        max_kl=None if recorded.max_kl is None else float(recorded.max_kl),
+        draft=_draft(bundle, manifest, given) if recorded.draft else None,
+        calibrate=_calibration(manifest, recorded, given, scratch),
+        quality=recorded.quality,
+        receipt=receipt,
+        table=_table(bundle, manifest, scratch) if recorded.recipe else None,
+        exporter=recorded.exporter,
+    )
+
+
+def model_of(bundle: Bundle, manifest: Manifest, given: Given, scratch: Path) -> Recipe:
+    """Return what a bundle's recipe says of the model, whichever variants are made of it; as ``recipe_of``."""
+    recorded = recipe_in(manifest)
     date = manifest.chat.date if manifest.chat else None
     return Recipe(
         recorded.targets,
         recorded.quants,
         recorded.context,
-        bool(recorded.unproven),
-        manifest.name,
-        manifest.license.accepted,
-        None if date is None else "passed" if date.policy == "passed" else date.day,
-        recorded.kv_cache,
-        max_kl,
-        bool(recorded.no_chat),
-        draft=_draft(bundle, manifest, given) if recorded.draft else None,
+        name=manifest.name,
+        accept_licence=manifest.license.accepted,
+        date=None if date is None else "passed" if date.policy == "passed" else date.day,
+        no_chat=bool(recorded.no_chat),
         thinks=bool(recorded.thinks),
         adapters=_adapters(manifest, recorded.adapters, given.adapters),
-        calibrate=calibrate,
-        quality=recorded.quality,
-        receipt=receipt,
-        table=_table(bundle, manifest, scratch) if recorded.recipe else None,
-        exporter=recorded.exporter,
         version=manifest.version,
         sequence=manifest.sequence,
         licence=_carried(bundle, "LICENSE", scratch) if recorded.licence else None,
     )
+
+
+def recipe_in(manifest: Manifest) -> Recorded:
+    """Return ``producer.recipe`` of a manifest. Raises ``BuildError`` for one that says it otherwise."""
+    try:
+        recorded = msgspec.convert(manifest.producer.recipe, Recorded)
+        float(recorded.max_kl or 0)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise cannot(manifest, f"its recipe is recorded in a way unknown here ({error})", "Build it anew.") from None
+    return recorded
 
 
 def _found(recorded: manifests.Source) -> str | None:
@@ -183,7 +196,7 @@ def _adapters(manifest: Manifest, recorded: Sequence[str], given: Sequence[str])
     return asked
 
 
-def _calibration(manifest: Manifest, recorded: _Recorded, given: Given, scratch: Path) -> str | None:
+def _calibration(manifest: Manifest, recorded: Recorded, given: Given, scratch: Path) -> str | None:
     """Return the text to calibrate with; None where the recipe's other parts come to the built-in one themselves."""
     if recorded.calibrate in (None, BUILT_IN, AUTO):
         asked = any(variant.id.endswith(SUFFIXES["calibrated"]) for variant in manifest.variants)

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from gguf_files import packed
+from hub import Hub
 from lora import pair, write_peft
 from models import make_llama
 
@@ -120,6 +122,26 @@ def test_the_built_in_text_is_asked_for_where_a_scheme_was_calibrated(
         variants=variants,
     )
     assert recipe_of(open_bundle(bundle), found, Given(), tmp_path).calibrate == text
+
+
+def test_a_repository_is_fetched_at_its_revision_or_given_as_a_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub({"acme/model": source}) as hub:
+        hub.use(monkeypatch, tmp_path / "home")
+        built = build("acme/model", Recipe(("gguf",), ("q8",), unproven=True), tmp_path / "out")
+        assert built.manifest.source.revision
+        assert rebuild(built.open(), Given()).same
+    assert rebuild(built.open(), Given(str(source))).same
+
+
+def test_a_gguf_file_is_found_by_its_name(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = packed(source, tmp_path / "files")
+    built = build(str(file), Recipe(("onnx",), ("q8",), unproven=True), tmp_path / "out")
+    monkeypatch.chdir(file.parent)
+    assert rebuild(built.open(), Given()).same
+    with pytest.raises(BuildError, match=r"config\.json of .* is not the file that it was made of"):
+        rebuild(built.open(), Given(str(source)))
 
 
 def test_the_folder_is_found_by_its_name(

@@ -85,9 +85,9 @@ def build(
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
         if error.built:
-            _show(error.built, json)
+            show(error.built, json)
         raise
-    _show(built, json)
+    show(built, json)
     if not json:
         screen.next_step("edgepack", screen.use_of(built.manifest), str(built.path))
 
@@ -141,7 +141,7 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
         screen.say(console, f"{out} is there already and is used as it is.\n")
     else:
         _building()
-        _show(_build(DEMO, Recipe(_runnable(), ("q4",)), out))
+        show(_build(DEMO, Recipe(_runnable(), ("q4",)), out))
         console.print()
     bundle = open_bundle(out)
     plans.show(bundle, plan(bundle))
@@ -194,13 +194,14 @@ def _build(model: str, recipe: Recipe, out: Path | None, force: bool = False) ->
     return built
 
 
-def _show(built: Built, json: bool = False) -> None:
+def show(built: Built, json: bool = False) -> None:
+    """Print what was sealed, and where."""
     from rich.text import Text
 
-    from edgepack.cli.inspect import as_mapping, show
+    from edgepack.cli import inspect
 
     if json:
-        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
+        screen.as_json({"path": str(built.path)} | inspect.as_mapping(built.open()))
         return
-    show(built.open())
+    inspect.show(built.open())
     screen.say(screen.out(), Text.assemble("\nSealed ", (str(built.path), "bold")))

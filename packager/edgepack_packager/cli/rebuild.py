@@ -9,6 +9,7 @@ import typer
 
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
+from edgepack_packager.cli import again
 
 if TYPE_CHECKING:
     from edgepack_packager.rebuild import Rebuilt
@@ -17,20 +18,6 @@ Check = Annotated[bool, typer.Option("--check", help="Keep nothing of what is bu
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Keep it, in this folder.", metavar="FOLDER", show_default=False),
-]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        help="The folder or GGUF file that it was made of, where that is in no repository.",
-        metavar="FOLDER",
-        show_default=False,
-    ),
-]
-Adapters = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="An adapter that was merged. Repeatable, in order.", metavar="FOLDER[:SCALE]", show_default=False
-    ),
 ]
 Calibrate = Annotated[
     str | None, typer.Option(help="The text that it was calibrated with.", metavar="FILE", show_default=False)
@@ -47,8 +34,8 @@ def rebuild(
     bundle: BundlePath,
     check: Check = False,
     out: Out = None,
-    source: Source = None,
-    adapter: Adapters = None,
+    source: again.Source = None,
+    adapter: again.Adapters = None,
     calibrate: Calibrate = None,
     receipt: Receipt = None,
     draft: Draft = None,
@@ -67,12 +54,12 @@ def rebuild(
     opened = open_bundle(bundle)
     with needed("A build", "build"):
         require("A build", "build")
-        from edgepack_packager.rebuild import rebuild as again
+        from edgepack_packager import rebuild as rebuilding
         from edgepack_packager.recorded import Given
 
     given = Given(source, tuple(adapter or ()), calibrate, receipt, draft)
     with Interrupts() as interrupts, Bar(interrupts) as progress:
-        found = again(opened, given, out, progress=progress)
+        found = rebuilding.rebuild(opened, given, out, progress=progress)
     if json:
         screen.as_json({"path": str(bundle), **_as_mapping(found)})
     else:
