@@ -11,6 +11,8 @@ SCRATCH/results/FAMILY.* to measure a family again.
 from __future__ import annotations
 
 import argparse
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +38,7 @@ from fidelity_tools import (
 from edgepack_packager import families, reference
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32
-from edgepack_packager.proof.compare import difference
+from edgepack_packager.proof import compare
 
 
 def main() -> None:
@@ -73,6 +75,7 @@ def _family(family: str, tools: Sequence[Tool], scratch: Path) -> Iterator[Resul
     specimen, checkpoint = SPECIMENS[family], scratch / "models" / family
     if not checkpoint.exists():
         make(specimen, empty(checkpoint))
+    empty(scratch / "run")
     for case in cases(family):
         prompt, first = _prompt(specimen.boundary, case)
         expected = _reference(checkpoint, prompt)
@@ -105,7 +108,9 @@ def _measure(
     result: Result, tool: Tool, checkpoint: Path, prompt: Sequence[int], expected: Float32, first: int, scratch: Path
 ) -> Result:
     """Return the result with what the tool's logits, from the first that counts, are from the expected ones."""
-    precision, run_folder = CASES[result.case], empty(scratch / "run")
+    precision = CASES[result.case]
+    run_folder = scratch / "run" / f"{tool.name}.{precision}"
+    run_folder.mkdir(exist_ok=True)
     if precision not in tool.schemes:
         return result
     try:
@@ -113,10 +118,20 @@ def _measure(
         if run.logits.shape != expected.shape or not np.isfinite(run.logits).all():
             raise ToolError(f"its logits are not finite numbers of the shape {list(expected.shape)}")
     except ToolError as error:
-        return msgspec.structs.replace(result, reason=str(error).replace(str(run_folder), "").replace("\n", " "))
-    lost = difference(run.logits[first:], expected[first:], prompt[first:], 0)
-    figures = {"nmse": lost.nmse} if precision == "f32" else {"kl": lost.kl, "top1": lost.top1}
+        return msgspec.structs.replace(result, reason=_reason(error, scratch))
+    rows = run.logits[first:], expected[first:]
+    if precision == "f32":
+        figures = {"nmse": compare.nmse(*rows)}
+    else:
+        lost = compare.positions(*rows, prompt[first:])
+        figures = {"kl": float(lost.kl.mean()), "top1": float(lost.same.mean())}
     return msgspec.structs.replace(result, scheme=run.scheme, engine=run.engine, **figures)
+
+
+def _reason(error: ToolError, scratch: Path) -> str:
+    """Return why there is no figure, without the places and times of this run, and not at any length."""
+    text = re.sub(rf"^.*\[ERROR\] - |{re.escape(str(scratch))}/((run/[^/]*|models)/)?", "", str(error))
+    return textwrap.shorten(text, 320, placeholder=" ...")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,21 @@ def main() -> None:
 
     def without_vocabulary(*arguments: Any, **options: Any) -> Any:
         found = find(*arguments, **options)
-        found.set_vocab = lambda model: model._set_vocab_none()
+        for kind in _kinds(conversion.TextModel):  # some hold an object of another, which writes
+            kind.set_vocab = lambda model: model._set_vocab_none()
         return found
 
     conversion.get_model_class = without_vocabulary
     script = str(source / "convert_hf_to_gguf.py")
     sys.argv = [script, *sys.argv[2:]]
     runpy.run_path(script, run_name="__main__")
+
+
+def _kinds(kind: Any) -> Iterator[Any]:
+    """Yield a class and all below it."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The picture of ``fidelity.py``: a dot for each family and tool on a logarithmic scale, as an SVG of plain shapes."""
+"""The picture of ``fidelity.py``: a mark for each family and tool on a logarithmic scale, as an SVG of plain shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import log10
 
-LEFT, TOP, DECADE, LANE = 130, 64, 44, 9
+LEFT, TOP, DECADE, LANE = 130, 80, 44, 10
 FIRST, LAST = -13, 0
 WIDTH = LEFT + DECADE * (LAST - FIRST) + 30
-# One colour for a format; edgepack is a disc, the peer of the format a ring.
+# One colour and lane for a format; edgepack is a disc, the peer of the format a ring around it where both are alike.
 COLOURS = {"gguf": "#0072b2", "onnx": "#d55e00", "mlx": "#009e73"}
 FORMATS = {"llama.cpp": "gguf", "genai": "onnx", "mlx-lm": "mlx"}
 
@@ -16,8 +16,9 @@ Rows = Sequence[tuple[str, Sequence[float | None]]]
 
 
 def draw(rows: Rows, tools: Sequence[str], limit: float) -> str:
-    """Return the picture. A row is a title and a value for each tool, None for no dot; ``limit`` is a dashed line."""
-    height = LANE * (len(tools) + 1)
+    """Return the picture. A row is a title and a value for each tool, None for no mark; ``limit`` is a dashed line."""
+    lanes = list(dict.fromkeys(_format(tool) for tool in tools))
+    height = LANE * (len(lanes) + 1)
     bottom = TOP + height * len(rows)
     shapes = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{bottom + 30}" font-family="sans-serif" '
@@ -31,10 +32,14 @@ def draw(rows: Rows, tools: Sequence[str], limit: float) -> str:
         top = TOP + height * number
         shapes.append(f'<text x="{LEFT - 10}" y="{top + height / 2 + 4:.1f}" text-anchor="end">{title}</text>')
         shapes.append(f'<path d="M{LEFT} {top + height}H{WIDTH - 30}" stroke="#ccc"/>')
-        for lane, (tool, value) in enumerate(zip(tools, values, strict=True), start=1):
+        for tool, value in zip(tools, values, strict=True):
             if value is not None:
-                shapes.append(_dot(tool, _x(value), top + lane * LANE))
+                shapes.append(_dot(tool, _x(value), top + LANE * (lanes.index(_format(tool)) + 1)))
     return "\n".join([*shapes, "</svg>", ""])
+
+
+def _format(tool: str) -> str:
+    return FORMATS.get(tool) or tool.split()[-1]
 
 
 def _x(value: float) -> float:
@@ -42,9 +47,9 @@ def _x(value: float) -> float:
 
 
 def _dot(tool: str, x: float, y: float) -> str:
-    colour = COLOURS[FORMATS.get(tool) or tool.split()[-1]]
-    fill = "white" if tool in FORMATS else colour
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>'
+    colour = COLOURS[_format(tool)]
+    shape = 'r="4.5" fill="none"' if tool in FORMATS else f'r="2.5" fill="{colour}"'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" {shape} stroke="{colour}" stroke-width="1.2"/>'
 
 
 def _legend(tools: Sequence[str]) -> Iterator[str]:
@@ -55,9 +60,10 @@ def _legend(tools: Sequence[str]) -> Iterator[str]:
 
 
 def _axis(bottom: int) -> Iterator[str]:
-    title = "worst structural NMSE: wrong right of the dashed line; no dot where a tool refused or failed"
-    yield f'<text x="{LEFT}" y="{TOP - 22}">{title}</text>'
+    title = "worst structural NMSE: wrong right of the dashed line; no mark where a tool refused or failed"
+    yield f'<text x="{LEFT}" y="{TOP - 32}">{title}</text>'
     for power in range(FIRST, LAST + 1):
         x = LEFT + DECADE * (power - FIRST)
         yield f'<path d="M{x} {TOP}V{bottom}" stroke="#eee"/>'
-        yield f'<text x="{x}" y="{bottom + 18}" text-anchor="middle" font-size="10">1e{power}</text>'
+        for y in (TOP - 8, bottom + 18):
+            yield f'<text x="{x}" y="{y}" text-anchor="middle" font-size="10">1e{power}</text>'

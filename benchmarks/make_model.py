@@ -147,13 +147,17 @@ def _values(name: str, shape: Shape, gain: float, fields: Mapping[str, Any]) -> 
 
 
 def cut(fields: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """Return the config of the model's first layers."""
+    """Return the config of a model's first layers, of which half at most read the keys of others as its last do."""
     if "text_config" in fields:
         return {**fields, "text_config": cut(fields["text_config"], layers)}
     short = {**fields, "num_hidden_layers": min(layers, fields["num_hidden_layers"])}
     for name in ("layer_types", "no_rope_layers"):
         if name in short:
             short[name] = short[name][:layers]
+    if "full_attn_idxs" in short:
+        short["full_attn_idxs"] = [index for index in short["full_attn_idxs"] if index < layers]
+    if "num_kv_shared_layers" in short:
+        short["num_kv_shared_layers"] = min(short["num_kv_shared_layers"], layers // 2)
     return short
 
 

@@ -3,9 +3,10 @@
     python benchmarks/memory.py BUNDLE [--variants gguf-f32 onnx-int4] [--contexts 64 1024] [--kv-cache q8]
         [--json memory.json]
 
-The process does what an application does: it loads the variant, fills the context with a prompt but for eight tokens,
-and generates those, or makes a vector of such a text. Its peak resident memory is compared with ``Memory.peak`` of the
-plan. On Linux that is VmHWM of the process: ``ru_maxrss`` starts with the parent's.
+The process does what an application does: it loads the variant, and fills the context in four turns, each with the text
+before it as its beginning, and the last eight tokens by generating them; or it makes a vector of such a text. The text
+is README.md and docs/sdk.md, whose words touch many rows of an embedding. Its peak resident memory is compared with
+``Memory.peak`` of the plan. On Linux that is VmHWM of the process: ``ru_maxrss`` starts with the parent's.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ _APPLICATION = """
 import sys
 import edgepack
 
-bundle, backend, variant, context, kv_cache = sys.argv[1:]
+bundle, backend, variant, context, kv_cache, *texts = sys.argv[1:]
 with edgepack.load(bundle, backend, int(context), kv_cache, variant=variant) as model:
-    text = "A child counted twelve apples, four in each of three baskets, and gave one of them away. "
-    ids = model.tokenize(text * (int(context) // 8))
-    text = model.detokenize(ids[: int(context) - 8])
-    model.embed(text) if model.manifest.embedding else model.generate(text, max_tokens=8, temperature=0)
+    text = "".join(open(each, encoding="ascii", errors="ignore").read() for each in texts)
+    ids, room = model.tokenize(text), int(context) - 8
+    assert len(ids) >= room
+    if model.manifest.embedding:
+        model.embed(model.detokenize(ids[:room]))
+    else:
+        for turn in range(1, 5):
+            model.generate(model.detokenize(ids[: room * turn // 4]), max_tokens=2 * turn, temperature=0)
     if sys.platform == "linux":
         with open("/proc/self/status") as status:
             print(next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM")))
@@ -43,7 +48,9 @@ with edgepack.load(bundle, backend, int(context), kv_cache, variant=variant) as 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(peak if sys.platform == "darwin" else peak << 10)
 """
-_PARTS = ("weights", "kv_cache", "overhead", "engine")
+_ROOT = Path(__file__).parents[1]
+_TEXTS = (str(_ROOT / "README.md"), str(_ROOT / "docs" / "sdk.md"))
+_PARTS = ("weights", "kv_cache", "overhead", "engine", "loading")
 
 
 def main() -> None:
@@ -58,7 +65,7 @@ def main() -> None:
     bundle = open_bundle(asked.bundle, verify="sizes")
     names = asked.variants or [variant.id for variant in bundle.manifest.variants]
     head = ("variant", "context", "KV", *_PARTS, "process", "predicted", "measured", "ratio")
-    print("{:14}{:>8}{:>5}{:>9}{:>9}{:>9}{:>8}{:>8}{:>10}{:>9}{:>7}".format(*head))
+    print("{:14}{:>8}{:>5}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>10}{:>9}{:>7}".format(*head))
     rows = []
     for name in names:
         for context in asked.contexts:
@@ -97,7 +104,7 @@ def row_of(bundle: Bundle, candidate: Candidate) -> dict[str, Any]:
 def measure(bundle: Path, candidate: Candidate) -> int:
     """Return the peak resident memory in bytes of a process that loads a candidate and fills its context."""
     options = candidate.options
-    arguments = (str(bundle), candidate.runtime, candidate.variant, str(options.context), options.kv_cache)
+    arguments = (str(bundle), candidate.runtime, candidate.variant, str(options.context), options.kv_cache, *_TEXTS)
     done = subprocess.run([sys.executable, "-c", _APPLICATION, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{candidate.variant} failed at {options.context} tokens:\n{done.stderr}")
@@ -108,7 +115,7 @@ def line_of(row: Mapping[str, Any]) -> str:
     """Return a row as text, in MiB."""
     sizes = [row[name] / MIB for name in (*_PARTS, "process", "predicted", "measured")]
     start = f"{row['variant']:14}{row['context']:8}{row['kv_cache_type']:>5}"
-    widths = (9, 9, 9, 8, 8, 10, 9)
+    widths = (9, 9, 9, 8, 8, 8, 10, 9)
     return start + "".join(f"{size:{w}.1f}" for size, w in zip(sizes, widths, strict=True)) + f"{row['ratio']:7.3f}"
 
 

@@ -29,14 +29,6 @@ from edgepack_packager.source import catalog
 
 FILE = Path(catalog.__file__).with_name("configs.json")
 
-BASES: Mapping[str, Mapping[str, Any]] = {
-    "qwen2.5-1.5b-base": {"max_position_embeddings": 131072},
-    "qwen3-0.6b-base": {"max_position_embeddings": 32768},
-    "qwen3-1.7b-base": {"max_position_embeddings": 32768},
-    "qwen3-4b-base": {"max_position_embeddings": 32768},
-}
-"""Where a pretrained model's config has other sizes than that of the model which follows instructions: Qwen's cards."""
-
 
 def facts(config: Mapping[str, Any]) -> object:
     """Return all that ``fit`` takes from a config, None where it cannot be read."""
@@ -61,8 +53,7 @@ def needed(config: Mapping[str, Any]) -> dict[str, Any]:
 def read(entry: catalog.Entry, shared: Path | None) -> tuple[dict[str, Any], str | None]:
     """Return a model's whole config.json and the commit that it is from."""
     if shared is not None:
-        config = config_of(MODELS[entry.alias.removesuffix("-base")], shared)
-        return config | BASES.get(entry.alias, {}), None
+        return config_of(entry.alias, shared), None
     found = source.find(entry.alias)
     return read_object(found.folder / CONFIG), found.revision
 

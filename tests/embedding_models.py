@@ -90,6 +90,7 @@ def make_embedding(
     fields: Mapping[str, Any] = QWEN3,
     seed: int = 7,
     dense: Sequence[int] = (),
+    dtype: str = "f32",
 ) -> Path:
     """Write a checkpoint into ``folder`` and return the folder.
 
@@ -102,7 +103,7 @@ def make_embedding(
         for name, shape in shapes(fields).items()
         if not name.startswith("lm_head")
     }
-    write_safetensors(folder, tensors, "f32")
+    write_safetensors(folder, tensors, dtype)
     write_json(folder / "config.json", fields)
     write_text_side(folder, fields["vocab_size"], add_bos=False)
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}

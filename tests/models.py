@@ -381,11 +381,10 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
     """Return the values of one tensor, which follow from the seed, its name and its shape."""
     normal = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
     gemma, gemma4 = (_architecture(fields).startswith(name) for name in ("Gemma", "Gemma4"))
-    less_one = (gemma and not gemma4) or (_architecture(fields).startswith("Qwen3_5") and "linear_attn" not in name)
     if gemma4 and name.endswith("q_norm.weight"):  # nothing else keeps its scores small
         return _gain(name, normal, gemma) * np.float32(0.5 * shape[0] ** -0.5)
     if "norm" in name and not name.endswith(".bias"):
-        return _gain(name, normal, gemma) - np.float32(less_one)
+        return _gain(name, normal, gemma) - np.float32(less_one(name, fields))
     if name.endswith(("A_log", "dt_bias")):  # what is kept from one position to the next: a half, or nearly all
         return normal - np.float32(1)
     if name.endswith(".bias"):
@@ -403,6 +402,14 @@ def draw(name: str, shape: Shape, seed: int, scale: float, fields: Mapping[str, 
         # Gemma multiplies its embeddings by sqrt(hidden): this much less, and none of them drowns the blocks.
         gain = 0.3
     return np.float32(scale * gain / np.sqrt(shape[1])) * normal
+
+
+def less_one(name: str, fields: Mapping[str, Any]) -> bool:
+    """Say whether a norm's tensor is its gain less one."""
+    architecture = _architecture(fields)
+    if architecture.startswith("Qwen3_5"):
+        return "linear_attn" not in name
+    return architecture.startswith("Gemma") and not architecture.startswith("Gemma4")
 
 
 def _gain(name: str, normal: NDArray[np.float32], gemma: bool) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -30,6 +30,13 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.kit.making import Kit
+from edgepack_ship.mirroring import Mirror
+from edgepack_ship.packing import Packed
+from edgepack_ship.pushing import Pushed
+from edgepack_ship.store.install import Installed
+from edgepack_ship.store.listing import Entry as Listed
+from edgepack_ship.store.names import Changed
 
 
 class Evaluations(TypedDict):
@@ -46,14 +53,50 @@ class Qualities(TypedDict):
 
 
 class Verified(TypedDict):
-    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's."""
+    """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
+    the ids of variants that are not in this copy."""
 
     id: str
     name: str
     files: int
     bytes: int
     foreign: list[str]
+    absent: list[str]
     replays: list[Replay]
+
+
+class Unpacked(TypedDict):
+    """``edgepack unpack``: the folder, and the ids of the variants that it holds and of those that were left out."""
+
+    path: str
+    id: str
+    variants: list[str]
+    absent: list[str]
+
+
+class Tool(TypedDict):
+    """A package or an engine: its version when the bundle was built, and here; None where it took no part."""
+
+    recorded: str | None
+    here: str | None
+
+
+class Again(TypedDict):
+    """``edgepack rebuild``: the ids of the bundle and of what was built again, the names of the files that are not the
+    same, and the tools whose versions are not, by name."""
+
+    path: str
+    verdict: Literal["same", "differs"]
+    id: str
+    rebuilt: str
+    differing: list[str]
+    tools: dict[str, Tool]
+
+
+class Freed(TypedDict):
+    """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
+
+    freed: int
 
 
 class Engines(TypedDict):
@@ -96,6 +139,7 @@ _TEXT, _YES, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer
 _MANIFEST = {
     "Manifest": {
         "id": _TEXT,
+        "absent": {"type": "array", "items": _TEXT},
         "draft": {"anyOf": [{"$ref": "#/$defs/Manifest"}, {"type": "null"}]},
         "receipt": {"anyOf": [{"$ref": "#/$defs/Receipt"}, {"type": "null"}]},
     },
@@ -107,8 +151,23 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "add": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "rebuild": (Again, {}),
+    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "push": (Pushed, {}),
+    "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
+    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "install": (Installed, {}),
+    "list": (list[Listed], {}),
+    "use": (Changed, {}),
+    "rollback": (Changed, {}),
+    "remove": (Freed, {}),
+    "gc": (Freed, {}),
+    "kit": (Kit, {}),
+    "pack": (Packed, {}),
+    "unpack": (Unpacked, {}),
     "plan": (edgepack.Plan, {"Candidate": {"eligible": _YES}, "Memory": {"total": _COUNT}}),
     "bench": (BenchReport, {}),
     "tune": (TuneReport, {}),

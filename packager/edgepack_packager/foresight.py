@@ -68,6 +68,7 @@ def _variant(model: Model, request: Request) -> Variant:
             asked=request.asked, scheme=request.scheme, bits=written.bits(model.decoder), fallbacks=[]
         ),
         weights_bytes=written.weights_bytes,
+        loading_bytes=written.loading_bytes,
         files=[],
         proof=None,
         self_test=None,

@@ -244,6 +244,7 @@ def _variant(part: Part, decoder: Decoder, folder: Path) -> manifests.Variant:
             fallbacks=list(written.fallbacks),
         ),
         weights_bytes=written.weights_bytes,
+        loading_bytes=written.loading_bytes,
         files=files_of(folder),
         proof=part.verdict.proof,
         self_test=test if isinstance(test, manifests.SelfTest) else None,

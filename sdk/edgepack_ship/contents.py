@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from edgepack.bundle import manifest as manifests
-from edgepack.bundle.files import DRAFT, MANIFEST, VARIANTS, listed
+from edgepack.bundle.files import DRAFT, MANIFEST, SIGNATURE, VARIANTS, listed
 from edgepack.bundle.manifest import File, Manifest
 from edgepack.errors import BundleDamagedError, UsageError
+
+MAX_SIGNATURE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +75,21 @@ def contents(read: Callable[[str], bytes]) -> Contents:
         if draft.id != manifest.draft or draft.draft is not None:
             what = "has a draft of its own" if draft.draft is not None else f"is another bundle, sha256:{draft.id}"
             raise BundleDamagedError(f"{DRAFT}/ of the bundle is damaged: it {what}.", hint="Get the bundle again.")
-    return Contents(data, hashlib.sha256(data).hexdigest(), manifest, draft)
+    found = Contents(data, hashlib.sha256(data).hexdigest(), manifest, draft)
+    _check_names((*found.files(), *found.manifests(), SIGNATURE))
+    return found
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise ``BundleDamagedError`` for names that are one where a file system tells neither cases nor forms of Unicode
+    apart, and for a file that is a folder as well."""
+    spelled: dict[str, tuple[str, bool]] = {}
+    for name in names:
+        folders = [name[:end] for end, letter in enumerate(name) if letter == "/"]
+        for each in (*((folder, True) for folder in folders), (name, False)):
+            other = spelled.setdefault(normalize("NFC", normalize("NFD", each[0]).casefold()), each)
+            if other != each:
+                raise BundleDamagedError(
+                    f"{MANIFEST} of the bundle is damaged: {other[0]!r} and {each[0]!r} are one place on some systems.",
+                    hint="Get the bundle again.",
+                )

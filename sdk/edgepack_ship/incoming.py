@@ -8,13 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from edgepack import extras
 from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, SIGNATURE, open_bundle
 from edgepack.bundle.manifest import File
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleError
-from edgepack_ship.contents import Contents, contents
+from edgepack_ship.archive.packed import Archive
+from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.delta.difference import Difference, recognised
 from edgepack_ship.reading import blocks_of, bytes_of
-
-MAX_SIGNATURE = 4 << 20
+from edgepack_ship.registry.address import is_address
 
 Bases = Callable[[str], Path | None]
 """Returns the folder of an installed bundle by its id, None where it is not: what a difference is applied to."""
@@ -87,9 +90,20 @@ def signature_of(folder: Path) -> bytes | None:
     return bytes_of(path, MAX_SIGNATURE) if os.path.lexists(path) else None
 
 
-def opened(where: str, bases: Bases) -> Incoming:
-    """Return the bundle that lies at a path or an address. Raises ``BundleError`` where none does."""
+def opened(where: str, bases: Bases, plain_http: bool = False) -> Incoming:
+    """Return the bundle that lies at a path or an address. Raises ``BundleError`` where none does.
+
+    ``plain_http`` allows to ask other machines than this by http, where anybody on the way can read and change it.
+    """
+    if is_address(where):
+        with extras.needed("A bundle on the network", "ship"):
+            from edgepack_ship.registry import opening  # which loads urllib3
+        return opening.opened(where, plain_http)
     path = Path(where)
     if path.is_dir() or not path.exists():
         return Folder(path)
+    if is_packed(path):
+        return Archive(path)
+    if recognised(path):
+        return Difference(path, bases)
     raise BundleError(f"{where} is no bundle: it has no {MANIFEST}, and is no archive.", hint="Check the path.")

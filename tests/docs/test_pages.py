@@ -18,6 +18,11 @@ from edgepack_packager.build import Built
 from edgepack_packager.cli import engine as engine_command
 from edgepack_packager.engine import build as engine_build
 from edgepack_packager.engine.wheel import Facts
+from edgepack_ship.incoming import Folder
+from edgepack_ship.packing import pack
+from edgepack_ship.parts import Part
+from edgepack_ship.store.install import install
+from edgepack_ship.store.place import Store
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / ".ci" / "site"))
@@ -89,7 +94,17 @@ REPORTS = {
     "inspect": "inspect BUNDLE",
     "quality": "quality BUNDLE",
     "build": "build demo --target gguf --out OUT",
+    "mirror": "mirror BUNDLE --out WWW",
     "verify": "verify BUNDLE --replay",
+    "pack": "pack BUNDLE --out OUT.tar",
+    "unpack": "unpack FILE --out OUT.again",
+    "split": "split BUNDLE --variant gguf-f32 --out OUT.part",
+    "install": "install FILE --name packed --store SHELF",
+    "list": "list --all --store SHELF",
+    "use": "use small ID --store SHELF",
+    "rollback": "rollback small --store SHELF",
+    "remove": "remove small --store SHELF",
+    "gc": "gc --store SHELF",
     "plan": "plan BUNDLE",
     "run": "run BUNDLE Hello --max-tokens 3 --logprobs",
     "replay": "replay RESULT",
@@ -109,15 +124,22 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     (folder / "text").write_text("Edgepack packs small language models.\n")
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "OUT")}
-    return named | {"BUNDLE": str(demo_bundle.path)}
+    pack(Folder(demo_bundle.path), folder / "file", ["gguf-f32"])
+    store = Store(folder / "shelf")
+    for incoming in (Folder(demo_bundle.path), Part(demo_bundle.path, ["gguf-f32"])):
+        install(store, incoming, "small", ["gguf-f32"])
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF", "WWW")}
+    return named | {"BUNDLE": str(demo_bundle.path), "ID": demo_bundle.id}
 
 
 @pytest.mark.parametrize("command", REPORTS)
 def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [re.sub("BUNDLE|TEXT|RESULT|OUT", lambda found: texts[found[0]], word) for word in REPORTS[command].split()]
+    words = [
+        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|WWW|ID", lambda found: texts[found[0]], word)
+        for word in REPORTS[command].split()
+    ]
     assert main([*words, "--json"]) == 0
     printed = capsys.readouterr().out
     jsonschema.validate(json.loads(printed), reports.schema_of(command))

@@ -98,7 +98,7 @@ class Fits:
                 f"No engine serves {target.name} on {self.name}.", hint="Leave the target out, or take another device."
             )
         kv_cache = target.kv_cache or default_kv_cache(request.scheme, self.device.engines[target.runtime])
-        return memory(target, request.scheme, decoder, written.weights_bytes, kv_cache, self.device).total
+        return memory(target, request.scheme, decoder, written, kv_cache, self.device).total
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ Sequence = Annotated[
 
 
 @examples(
-    "edgepack add smollm2-135m.edgepack --target mlx --quant 8bit -o with-mlx.edgepack",
-    "edgepack add my-finetune.edgepack -t gguf -q q8 --source ./my-finetune --sequence 22 --force",
+    "edgepack add smollm2-135m.edgepack -t mlx -q 8bit -o with-mlx.edgepack",
+    "edgepack add mine.edgepack -t gguf -q q8 --source ./mine -o 2.edgepack",
 )
 def add(
     bundle: BundlePath,

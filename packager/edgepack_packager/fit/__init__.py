@@ -23,7 +23,7 @@ from edgepack.runtime import KvCache, Options
 from edgepack_packager import families, targets
 from edgepack_packager.coarse import is_coarse
 from edgepack_packager.fit.devices import Device
-from edgepack_packager.targets import Model, Target
+from edgepack_packager.targets import Model, Target, Written
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -187,8 +187,7 @@ def _row(
         # What an engine keeps of weights follows from what the layers are, which a context seldom changes.
         alike = replace(packed, context=decoder.context) == decoder
         found = written if alike else target.measure(packed, element_type(config), scheme)
-        weights = found.weights_bytes
-        return memory(target, scheme, packed, weights, kv_cache, device).total
+        return memory(target, scheme, packed, found, kv_cache, device).total
 
     return Row(
         target=target.name,
@@ -197,7 +196,7 @@ def _row(
         bits=bits,
         file_bytes=written.data_bytes,
         kv_cache=kv_cache,
-        memory=memory(target, scheme, decoder, written.weights_bytes, kv_cache, device),
+        memory=memory(target, scheme, decoder, written, kv_cache, device),
         # Where an engine refuses some contexts, it is the longer ones.
         fits_context=largest_context(total, decoder.trained_context, device.memory),
         served=target.runtime in device.engines,
@@ -206,11 +205,14 @@ def _row(
     )
 
 
-def memory(target: Target, scheme: str, decoder: Decoder, weights: int, kv_cache: KvCache, device: Device) -> Memory:
-    """Return what a variant whose engine keeps so many bytes of weights needs on a device, at the decoder's context."""
+def memory(
+    target: Target, scheme: str, decoder: Decoder, written: Written, kv_cache: KvCache, device: Device
+) -> Memory:
+    """Return what a variant of these sizes needs on a device, at the decoder's context."""
     # A tokenizer has as many entries as the embedding has rows, or a few less.
     computes = "metal" if "mlx" in device.engines else "cpu"
-    payload = Payload(decoder, target.runtime, scheme, weights, decoder.n_vocab, computes)
+    sizes = written.weights_bytes, written.loading_bytes
+    payload = Payload(decoder, target.runtime, scheme, sizes[0], decoder.n_vocab, computes, loading=sizes[1])
     found = needed(payload, Options(decoder.context, 1, kv_cache), device.memory)
     # As a plan does: without the copy that llama.cpp rearranges where only that is too much.
     return found if found.fits else needed(payload, Options(decoder.context, 1, kv_cache, repack=False), device.memory)

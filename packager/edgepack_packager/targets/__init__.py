@@ -80,13 +80,15 @@ class Written:
 
     ``data_bytes``: of the weight files, as far as a config can tell: all but a header that holds a tokenizer, which
     GGUF has; ``tensor_bytes``: of the
-    canonical tensors alone; ``weights_bytes``: what the engine keeps in memory for them.
+    canonical tensors alone; ``weights_bytes``: what the engine takes of memory for them, of which it needs
+    ``loading_bytes`` for a second copy while it loads, and later only for what tokens touch of it.
     """
 
     data_bytes: int
     tensor_bytes: int
     weights_bytes: int
     fallbacks: tuple[Fallback, ...]
+    loading_bytes: int = 0
 
     def bits(self, decoder: Decoder) -> float:
         """Effective bits per weight, to two digits after the point: 8 times the bytes over the decoder's parameters."""

@@ -206,6 +206,8 @@ class MlxSession:
             hidden = self._model.hidden(chunk, self._layers)
             states = [array for layer in self._states for array in layer.state.values()]
             mx.eval(hidden, [(layer.keys, layer.values) for layer in self._cache], states)
+            if len(chunk) > 1:  # scores of a longer context would not fit in what those of this one leave
+                mx.clear_cache()
             yield hidden
         self._check_cancelled()
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from edgepack.bundle import installed
 from edgepack.bundle import manifest as manifest_file
 from edgepack.bundle.foreign import foreign
 from edgepack.bundle.manifest import File, Manifest, Variant
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError, UsageError, brief
 
 MANIFEST = "manifest.json"
@@ -205,7 +207,7 @@ def _open_draft(folder: Path, id: str | None) -> Bundle | None:
     return draft
 
 
-def check_id(path: Path, found: str, wanted: str | None) -> None:
+def check_id(path: Path | str, found: str, wanted: str | None) -> None:
     """Raise ``BundleError`` for a bundle that is not the one that is wanted, ``UsageError`` where that is no id."""
     if wanted is None:
         return
@@ -249,6 +251,17 @@ def _none(path: str | os.PathLike[str], message: str, hint: str) -> BundleNotFou
     return error
 
 
+def _file(path: str | os.PathLike[str], file: Path) -> BundleNotFoundError:
+    if not is_packed(file):
+        return _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
+    # What lies beside it under a like name is not what was meant: there is no filename to look for.
+    named = shlex.quote(os.fspath(path))
+    return BundleNotFoundError(
+        f"{path} is a packed bundle, and engines read folders.",
+        hint=f"Unpack it with: edgepack unpack {named}, or install it with: edgepack install {named}",
+    )
+
+
 def _folder(path: str | os.PathLike[str]) -> Path:
     try:
         folder = Path(path).resolve()
@@ -257,7 +270,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
         if not folder.exists():
             raise _none(path, f"There is no bundle at {path}.", "Check the path.")
         if not folder.is_dir():
-            raise _none(path, f"{path} is a file; a bundle is a folder.", f"Name the folder of {MANIFEST}.")
+            raise _file(path, folder)
         if not os.path.lexists(folder / MANIFEST):
             raise _none(path, f"{path} is not a bundle: it has no {MANIFEST}.", "Make one with: edgepack build")
     except ValueError as error:

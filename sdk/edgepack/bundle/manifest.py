@@ -6,16 +6,11 @@ features say beforehand whether this reader understands the document.
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
 
-from edgepack.bundle import earlier, embedding
+from edgepack.bundle import earlier, embedding, form
 from edgepack.bundle.bounds import Count, Width
 from edgepack.bundle.decoder import Decoder, KvCache, check
 from edgepack.bundle.embedding import Embedding, Nearness, VectorTest
@@ -47,13 +42,6 @@ PlainName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$
 Day = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 ProbePart = Literal["text", "random"]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-
-MAX_DEPTH = 64
-"""Levels of a manifest; the tools of a golden conversation are what is nested most."""
-
-# What is outside of strings, brackets excepted; a string that does not end goes to the end.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -306,7 +294,8 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     """One payload: what one engine loads. ``proof`` is null when it was built ``--unproven``.
     ``vector_test`` is the self-test of a model that embeds.
 
-    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one.
+    ``kv_cache`` is left out where the runtime chooses the type of the KV cache, or has only one. ``loading_bytes`` are
+    those of ``weights_bytes`` that a load needs for a second copy; none in bundles from before there was the field.
     """
 
     id: PlainName
@@ -316,6 +305,7 @@ class Variant(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     kv_cache: KvCache | None = None
     quantization: Quantization
     weights_bytes: Size
+    loading_bytes: Size = 0
     files: list[File]
     proof: Proof | None
     self_test: SelfTest | None
@@ -362,7 +352,7 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
     that the types or the path rules do not allow; the message names the field.
     """
     try:
-        _check_form(data)
+        form.check(data)
         schema = msgspec.json.decode(data, type=_Head).schema
         if schema.version > VERSION or (unknown := sorted(set(schema.features) - FEATURES)):
             what = f"schema {schema.version}" if schema.version > VERSION else f"the feature {unknown[0]!r}"
@@ -379,30 +369,9 @@ def decode(data: bytes, place: str = "manifest.json") -> Manifest:
         raise BundleDamagedError(f"{place} is not a valid manifest: {error}.", hint="Build the bundle again.") from None
     for owner, files in [("files", manifest.files)] + [(f"variants/{v.id}", v.files) for v in manifest.variants]:
         for file in files:
-            _check_path(file.path, f"{place}: {owner}")
+            form.check_path(file.path, f"{place}: {owner}")
     return manifest
 
 
 class _Head(msgspec.Struct):
     schema: Schema
-
-
-def _check_form(data: bytes) -> None:
-    """Raise ``ValueError`` for nesting that a reader would have to follow, and for a name that stands twice."""
-    brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _NO_BRACKETS), np.uint8)
-    depths = np.cumsum(np.where(brackets & 0x7 == 0x3, 1, -1), dtype=np.int32)  # the low bits of "[" and "{"
-    if depths.max(initial=0) > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
-    json.loads(data, object_pairs_hook=_once)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    ((name, times),) = Counter(name for name, _ in pairs).most_common(1) or [("", 1)]
-    if times > 1:
-        raise ValueError(f"the field {name[:40]!r} stands there twice")
-
-
-def _check_path(path: str, place: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or str(PurePosixPath(path)) != path:
-        raise BundleDamagedError(f"{place}: the path {path!r} leaves the bundle or is not in its plain form.")

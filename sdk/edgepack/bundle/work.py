@@ -14,6 +14,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from edgepack.bundle.files import MANIFEST
+from edgepack.bundle.packed import is_packed
 from edgepack.errors import BuildError, EdgepackError, OutputExistsError
 
 _WORK = re.compile(r"\..+\.[0-9a-f]{16}\.partial", re.DOTALL)
@@ -131,7 +132,8 @@ def publish(bundle: Path, out: Path, force: bool = False) -> None:
 
 
 def refuse_existing(out: Path, force: bool = False) -> None:
-    """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless a bundle.
+    """Raise ``OutputExistsError`` where the output exists, even as an empty folder; with ``force``, unless it is a
+    bundle, packed or not.
 
     What a build left beside it that was killed is removed in any case.
     """
@@ -142,7 +144,7 @@ def refuse_existing(out: Path, force: bool = False) -> None:
         raise _unwritable(out, error) from None
     if not there:
         return
-    bundle = not out.is_symlink() and (out / MANIFEST).is_file()
+    bundle = not out.is_symlink() and ((out / MANIFEST).is_file() or is_packed(out))
     if force and not bundle:
         raise OutputExistsError(
             f"{out} is no bundle, and --force replaces nothing else.", hint="Remove it or choose another --out."

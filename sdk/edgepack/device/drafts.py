@@ -79,6 +79,7 @@ def find_draft(
         decoder=small.decoder,
         scheme=chosen.quantization.scheme,
         weights=chosen.weights_bytes,
+        loading=chosen.loading_bytes,
         rows=small.tokenizer.rows,
     )
     return Small(chosen.id, loaded, context_limit(small)[0])

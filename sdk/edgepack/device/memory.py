@@ -35,6 +35,10 @@ MARKS = 4
 ROOM = 2
 """How many windows such a layer holds: one that the next token sees, and one that can be taken back."""
 
+_TOUCHED = 64 << 10
+"""The bytes of a mapped file that become resident with one that is read: Linux maps so many around it, where the file
+cache has them (``fault_around_bytes``; more of it in large folios)."""
+
 _REPACKED: Mapping[str, tuple[int, float]] = {"q4_0": (32, 4.5), "iq4_nl": (32, 4.5), "q4_k_m": (256, 3.8)}
 """The blocks that a row must consist of for llama.cpp to rearrange it, and the bits of a layer's weight that it then
 rearranges: all of them, and all but those in q6_K, a seventh. What q4_k_m has in their place in other rows has no such
@@ -72,7 +76,8 @@ class Memory:
 
     ``weights`` are as the engine keeps them, with the copy that it may rearrange for this processor; ``kv_cache`` is
     that of a full context, with states that do not grow; ``overhead`` is what one prefill step works in; ``engine`` is
-    its code and the tokenizer; ``draft`` is what a draft model adds to all of these.
+    its code and the tokenizer; ``loading`` is what the load takes beyond all these, before there is a cache or a step;
+    ``draft`` is what a draft model adds to all of these.
     """
 
     weights: int
@@ -80,15 +85,16 @@ class Memory:
     overhead: int
     engine: int
     available: int | None
+    loading: int = 0
     draft: int = 0
 
     @property
     def total(self) -> int:
-        """What the load and a full context add to this process: the figure that is compared with ``available``.
+        """The most that a load or a full context adds to this process: the figure that is compared with ``available``.
 
         Pages of a mapped file count, though the system could drop them: every token would read them again.
         """
-        return self.weights + self.kv_cache + self.overhead + self.engine + self.draft
+        return self.weights + self.kv_cache + self.overhead + self.engine + self.loading + self.draft
 
     @property
     def peak(self) -> int:
@@ -103,8 +109,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What is loaded, and on which device: ``weights`` is the manifest's ``weights_bytes``, ``rows`` are the entries of
-    the tokenizer, ``code`` is the engine's own where it says so, see ``Support``."""
+    """What is loaded, and on which device: ``weights`` and ``loading`` are the manifest's ``weights_bytes`` and
+    ``loading_bytes``, ``rows`` are the entries of the tokenizer, ``code`` is the engine's own where it says so, see
+    ``Support``."""
 
     decoder: Decoder
     runtime: str
@@ -113,19 +120,32 @@ class Payload:
     rows: int
     device: str = "cpu"
     code: int | None = None
+    loading: int = 0
 
 
 def needed(payload: Payload, options: Options, available: int | None = None) -> Memory:
-    """Return what a payload needs under the options. It never falls as the context grows."""
+    """Return what a payload needs under the options: at most what a load takes, or a full context.
+
+    A load has ``payload.loading`` for a second copy of a matrix, and neither cache nor step. A full context has both,
+    and of that matrix, which is the embedding or no smaller, what its tokens touch: ``_TOUCHED`` each, and no rows
+    without an entry of the tokenizer. The total never falls as the context grows.
+    """
     decoder, runtime = payload.decoder, payload.runtime
     engine = _ENGINES.get(runtime, _OTHER)
     cells = cells_of(runtime, options, None)
+    second = min(payload.loading, payload.weights)
+    entries = min(payload.rows, decoder.n_vocab)
+    touched = min(second * entries // decoder.n_vocab, _TOUCHED * options.context)
+    kept = payload.weights - second + touched
+    cache = kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime)
+    overhead = overhead_bytes(decoder, runtime, options.kv_cache, cells, _step(decoder, options))
     return Memory(
-        weights=payload.weights + _repacked_bytes(payload, options.repack) + _widened_bytes(payload, options.kv_cache),
-        kv_cache=kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime),
-        overhead=overhead_bytes(decoder, runtime, options.kv_cache, cells, _step(decoder, options)),
+        weights=kept + _repacked_bytes(payload, options.repack) + _widened_bytes(payload, options.kv_cache),
+        kv_cache=cache,
+        overhead=overhead,
         engine=(engine.code if payload.code is None else payload.code) + engine.token * payload.rows,
         available=available,
+        loading=max(0, second - touched - cache - overhead),
     )
 
 
@@ -138,7 +158,7 @@ def draft_bytes(payload: Payload, options: Options) -> int:
     """Return the bytes that a draft model adds to an engine and a tokenizer that are loaded already."""
     own = needed(payload, options)
     vocabulary = _ENGINES.get(payload.runtime, _OTHER).token - _OTHER.token  # of the engine alone
-    return own.weights + own.kv_cache + own.overhead + vocabulary * payload.rows
+    return own.weights + own.kv_cache + own.overhead + own.loading + vocabulary * payload.rows
 
 
 def largest_context(total: Callable[[int], float], limit: int, available: int | None) -> int:
@@ -201,7 +221,7 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
       cache it keeps none, and the mask in f16.
     - ONNX Runtime keeps none from 1.28 on, but for a softcap, a window or an f16 cache, which its tiled attention does
       not do.
-    - MLX, and whatever is not known, keeps them, their softmax and a buffer of an earlier step. So does what an
+    - MLX, and whatever is not known, keeps them, what a mask leaves of them and their softmax. So does what an
       exporter wrote, which moreover makes logits of the whole chunk, and in onnx writes each step's KV cache beside the
       one that it read.
 

@@ -38,14 +38,13 @@ _Rule = tuple[bool, int, float, str]
 class Candidate:
     """One variant on the best device that its runtime offers here, and why it stands where it does.
 
-    ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds,
-    0 where not even one token fits. ``engine`` is its version, ``package`` the distribution that it came in with that
-    one's. ``obstacle`` is what keeps the candidate from running
-    (None: nothing), ``reason`` the same in words, or else what it has in its favour; ``hint`` is the next step where
-    there is one. ``tuning`` is what was measured of it on this device, as far as ``options`` come from there; ``idle``
-    is an accelerator of the machine that it does not use. ``seconds`` is what an answer takes, as far as it is known:
-    from ``tuning``, or else predicted from the engine's own speed. ``draft`` is what guesses for it, None where nothing
-    does. ``place`` is the variant's on a CPU where neither is known.
+    ``device`` is None where the runtime offers none. ``fits_context`` is the largest context that the memory holds, 0
+    where not even one token fits. ``engine`` is its version, ``package`` its distribution with that one's. ``obstacle``
+    is what keeps the candidate from running (None: nothing), ``reason`` the same in words, or else what it has in its
+    favour; ``hint`` is the next step, if any. ``tuning`` is what was measured of it on this device, as far as
+    ``options`` come from there; ``idle`` is an accelerator of the machine that it does not use. ``seconds`` is what an
+    answer takes, as far as it is known: from ``tuning``, or else predicted from the engine's own speed. ``draft`` is
+    what guesses for it, None where nothing does. ``place`` is the variant's on a CPU where neither is known.
     """
 
     variant: str
@@ -243,6 +242,7 @@ def _candidate(
         rows=manifest.tokenizer.rows,
         device=device or "cpu",
         code=support.code if support else None,
+        loading=variant.loading_bytes,
     )
     small = find_draft(asked.small, asked.draft, variant.id, payload, options, tuning)
     memory = needed(payload, options, available)

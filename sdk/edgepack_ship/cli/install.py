@@ -10,7 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson
 from edgepack_ship.cli import DEVICE
-from edgepack_ship.cli.options import AllowDowngrade, Kept, StoreFolder, store_of, waiting
+from edgepack_ship.cli.options import AllowDowngrade, Kept, PlainHttp, StoreFolder, store_of, waiting
 
 if TYPE_CHECKING:
     from edgepack_ship.store.install import Installed
@@ -30,7 +30,7 @@ Replay = Annotated[
 @examples(
     "edgepack install smollm2.edgepack",
     "edgepack install /media/usb/smollm2.edgepack.tar --replay",
-    "edgepack install oci://registry.example/models/smollm2:3 --variant gguf-q4_k_m --name assistant",
+    "edgepack install oci://registry.example/models/smollm2:3 --name assistant",
     heading=DEVICE,
 )
 def install(
@@ -40,6 +40,7 @@ def install(
     replay: Replay = False,
     allow_downgrade: AllowDowngrade = False,
     store: StoreFolder = None,
+    plain_http: PlainHttp = False,
     json: AsJson = False,
 ) -> None:
     """Install a bundle so that nothing can break it: whole, checked, and the one before kept for a rollback."""
@@ -51,7 +52,7 @@ def install(
     from edgepack_ship.store.install import install as into
 
     place = store_of(store)
-    with Interrupts(), opened(bundle, place.present) as incoming, screen.bar() as progress:
+    with Interrupts(), opened(bundle, place.present, plain_http) as incoming, screen.bar() as progress:
         inside = incoming.contents()
         files = inside.files(variant or incoming.variants())
         task = progress.add_task("Installing", total=sum(file.size for file in files.values()))

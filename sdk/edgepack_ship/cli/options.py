@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgepack.cli.options import TRUST
+
 if TYPE_CHECKING:
+    from edgepack.bundle.files import Progress
     from edgepack_ship.store.names import Changed
     from edgepack_ship.store.place import Store
 
@@ -27,6 +32,13 @@ Kept = Annotated[
 ]
 AllowDowngrade = Annotated[
     bool, typer.Option("--allow-downgrade", help="Take a lower sequence than the name had before.")
+]
+
+PlainHttp = Annotated[
+    bool,
+    typer.Option(
+        "--plain-http", help="Ask by http, where anybody on the way can read and change it.", rich_help_panel=TRUST
+    ),
 ]
 
 
@@ -67,3 +79,13 @@ def freed(what: str, count: int, json: bool) -> None:
         screen.as_json({"freed": count})
     else:
         screen.say(screen.out(), f"{what}; {human(count)} are free now.")
+
+
+@contextmanager
+def shown(what: str, size: int) -> Iterator[Progress]:
+    """Show how many of so many bytes are on their way, under a title."""
+    from edgepack.cli.screen import bar
+
+    with bar() as progress:
+        task = progress.add_task(what, total=size)
+        yield lambda _, count: progress.advance(task, count)

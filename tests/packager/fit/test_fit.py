@@ -208,7 +208,9 @@ def test_the_memory_is_what_the_plan_computes(config: dict[str, Any]) -> None:
         kv_cache = "f16" if each.target == "gguf" and each.scheme != "f32" else "f32" if each.served else each.kv_cache
         assert each.kv_cache == kv_cache
         written = targets.find(each.target).measure(decoder, "bf16", each.scheme)
-        payload = Payload(decoder, each.runtime, each.scheme, written.weights_bytes, decoder.n_vocab)
+        payload = Payload(
+            decoder, each.runtime, each.scheme, written.weights_bytes, decoder.n_vocab, loading=written.loading_bytes
+        )
         assert each.memory == needed(payload, Options(100, 1, each.kv_cache), ANY.memory)
         assert each.bits == written.bits(decoder)
 
@@ -413,7 +415,7 @@ def test_the_command_as_json(folder: str, capsys: pytest.CaptureFixture[str]) ->
     assert (report["fits"], report["choice"], report["context"]) == (True, "mlx-4bit_mixed", 512)
     (chosen,) = (each for each in report["variants"] if each["variant"] == report["choice"])
     memory = chosen["memory"]
-    assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))
+    assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine", "loading"))
     assert report["command"].endswith("-t mlx -q 4bit_mixed -c 512")
 
 

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from models import make_llama, shapes
+from msgspec import UNSET
+from msgspec.structs import replace
 
+from edgepack.bundle.decoder import Attention, Layer
 from edgepack.cli import main
 from edgepack.errors import BuildError, ExtraMissingError, SourceError
 from edgepack_packager import families, source
@@ -101,15 +105,37 @@ def test_the_catalogue_carries_the_sizes_of_every_model() -> None:
         assert families.describe(catalog.configs()[alias].config).n_parameters == entry.parameters
 
 
-def test_the_benchmark_of_the_catalogue_has_a_config_for_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that a checkpoint can be made of, alike but for what a class fills in."""
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The builds of the catalogue."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    benchmark = import_module("catalogue")
-    for alias in {name.removesuffix("-base") for name in ALIASES} - benchmark.MODELS.keys():
+    return import_module("catalogue")
+
+
+def test_the_benchmark_of_the_catalogue_has_a_config_for_every_model(benchmark: ModuleType) -> None:
+    """One that a checkpoint can be made of, alike but for what a class fills in."""
+    for alias, entry in ALIASES.items():
+        if alias.removesuffix("-base") in benchmark.MODELS:
+            continue
         config, carried = benchmark.carried_config(alias), catalog.configs()[alias].config
         assert families.describe(config) == families.describe(carried), alias
         stored = {name: shape for name, shape in shapes(config).items() if not _unread(name, config)}
-        assert sum(math.prod(shape) for shape in stored.values()) == ALIASES[alias].parameters, alias
+        assert sum(math.prod(shape) for shape in stored.values()) == entry.parameters, alias
+
+
+def test_the_benchmark_of_the_catalogue_keeps_every_kind_of_layer(benchmark: ModuleType) -> None:
+    for alias in ALIASES:
+        config = benchmark.carried_config(alias)
+        whole = families.describe(config)
+        short = families.describe(benchmark.cut(config, benchmark.kept_layers(whole)))
+        assert {*map(_kind, short.kinds)} == {*map(_kind, whole.kinds)}, alias
+        assert short.n_layers <= 12
+
+
+def _kind(layer: Layer) -> Layer:
+    """The same for all layers that read the keys of another."""
+    shares = isinstance(layer.mixer, Attention) and layer.mixer.kv_layer is not UNSET
+    return replace(layer, mixer=replace(layer.mixer, kv_layer=0)) if shares else layer
 
 
 def _unread(name: str, config: Mapping[str, Any]) -> bool:

@@ -357,7 +357,7 @@ def test_plan(invoke: Invoke, bundle: str) -> None:
     assert report["context"] == 100
     assert candidate["eligible"] is True
     memory = candidate["memory"]
-    assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine"))
+    assert memory["total"] == sum(memory[part] for part in ("weights", "kv_cache", "overhead", "engine", "loading"))
 
 
 def test_verify(invoke: Invoke, bundle: str) -> None:

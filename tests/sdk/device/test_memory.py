@@ -97,11 +97,11 @@ def test_a_tokenizer_takes_what_was_predicted(name: str, shared: Path, tmp_path:
 
 
 def test_the_total_is_what_a_load_adds_and_the_peak_the_whole_process() -> None:
-    found = Memory(weights=1, kv_cache=20, overhead=300, engine=4000, available=4321)
-    assert found.total == 4321
-    assert found.peak == 4321 + PROCESS
+    found = Memory(weights=1, kv_cache=20, overhead=300, engine=4000, available=54321, loading=50000)
+    assert found.total == 54321
+    assert found.peak == 54321 + PROCESS
     assert found.fits
-    assert not replace(found, available=4320).fits
+    assert not replace(found, available=54320).fits
     assert replace(found, available=None).fits
 
 
@@ -114,6 +114,25 @@ def test_working_memory_is_what_each_engine_keeps() -> None:
     assert memory("gguf", 1024, "f16").overhead == 4 * (128 * (row + scores + 1024 + scores // 2) + logits)
     assert memory("gguf", 256, intermediate_size=8192).overhead == 4 * (128 * (row + 3 * 8192) + logits)
     assert memory("gguf", 1024, "q8").overhead == 4 * (128 * (row + mlp + 1024 // 2) + logits)
+
+
+def test_a_second_copy_at_load_and_a_full_context_are_not_there_at_once() -> None:
+    weights, second = 20_000_000, 8_000_000
+
+    def found(context: int, rows: int = 260, loading: int = second) -> Memory:
+        payload = Payload(decoder(), "onnx", "int8", weights, rows, loading=loading)
+        return needed(payload, Options(context, 1, "f32"))
+
+    short, long = found(16), found(8192)
+    load = weights + short.engine
+    assert short.total == load  # the copy is more than the cache, a step and 16 times 64 KiB
+    assert short.weights == weights - second + 16 * 65536
+    assert long.loading == 0  # the whole embedding is touched, and the cache comes on top
+    assert long.total == load + long.kv_cache + long.overhead
+    # Rows of no token stay in the file, and a manifest from before there was the field counts both.
+    assert found(8192, rows=130).weights == weights - second // 2
+    assert found(16, loading=0).total == load + short.kv_cache + short.overhead
+    assert found(16, loading=2 * weights).total == load
 
 
 def test_a_layer_with_a_window_holds_two_of_them_in_a_long_context() -> None:
