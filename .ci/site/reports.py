@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -103,6 +103,25 @@ class Shelf(TypedDict):
     bundles: list[Listed]
 
 
+class Tool(TypedDict):
+    """A package or an engine: its version when the bundle was built, and here; None where it took no part."""
+
+    recorded: str | None
+    here: str | None
+
+
+class Again(TypedDict):
+    """``edgepack rebuild``: the ids of the bundle and of what was built again, the names of the files that are not the
+    same, and the tools whose versions are not, by name."""
+
+    path: str
+    verdict: Literal["same", "differs"]
+    id: str
+    rebuilt: str
+    differing: list[str]
+    tools: dict[str, Tool]
+
+
 class Freed(TypedDict):
     """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
 
@@ -163,6 +182,8 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
     "build": (Manifest, _WRITTEN),
+    "add": (Manifest, _WRITTEN),
+    "rebuild": (Again, {}),
     "pull": (Manifest, _WRITTEN),
     "push": (Pushed, {}),
     "diff": (Difference, {}),
