@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -31,6 +31,7 @@ from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
 from edgepack_packager.source.catalog import Entry
+from edgepack_ship.diffing import Report as Difference
 from edgepack_ship.exports.export import Exported
 from edgepack_ship.kit.making import Kit
 from edgepack_ship.mirroring import Mirror
@@ -103,6 +104,25 @@ class Shelf(TypedDict):
     bundles: list[Listed]
 
 
+class Tool(TypedDict):
+    """A package or an engine: its version when the bundle was built, and here; None where it took no part."""
+
+    recorded: str | None
+    here: str | None
+
+
+class Again(TypedDict):
+    """``edgepack rebuild``: the ids of the bundle and of what was built again, the names of the files that are not the
+    same, and the tools whose versions are not, by name."""
+
+    path: str
+    verdict: Literal["same", "differs"]
+    id: str
+    rebuilt: str
+    differing: list[str]
+    tools: dict[str, Tool]
+
+
 class Freed(TypedDict):
     """``edgepack remove`` and ``edgepack gc``: the bytes that are free now."""
 
@@ -156,19 +176,25 @@ _MANIFEST = {
     "Variant": {"proven": _YES},
 }
 
+_WRITTEN = {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}
+
 REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "run": (edgepack.Result, {"ToolCall": {"coerced": {"type": "object"}}}),
     "replay": (Rerun, {"ToolCall": {"coerced": {"type": "object"}}}),
     "inspect": (Manifest, _MANIFEST),
-    "build": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
-    "pull": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "build": (Manifest, _WRITTEN),
+    "add": (Manifest, _WRITTEN),
+    "rebuild": (Again, {}),
+    "pull": (Manifest, _WRITTEN),
     "push": (Pushed, {}),
+    "diff": (Difference, {}),
+    "patch": (Manifest, _WRITTEN),
     "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
     "keygen": (KeyPair, {}),
     "sign": (Signed, {}),
-    "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
+    "split": (Manifest, _WRITTEN),
     "install": (Installed, {}),
     "list": (Shelf, {}),
     "use": (Changed, {}),

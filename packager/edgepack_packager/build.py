@@ -44,6 +44,7 @@ from edgepack_packager.progress import Progress, Silent, Within
 from edgepack_packager.proof import probe
 from edgepack_packager.proof.prover import Prover
 from edgepack_packager.recipe import Recipe
+from edgepack_packager.source import Source
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.write import write
 
@@ -81,9 +82,15 @@ class VariantsFailedError(ProofError):
 
 
 def build(
-    name: str, recipe: Recipe, out: Path | None = None, *, force: bool = False, progress: Progress | None = None
+    model: str | Source,
+    recipe: Recipe,
+    out: Path | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Built:
-    """Convert the model that ``source.find`` finds and seal the bundle at ``out``, ``./NAME.edgepack`` by default.
+    """Convert the model that ``source.find`` finds, or found, and seal the bundle at ``out``, by default
+    ``./NAME.edgepack``.
 
     With ``force`` an older bundle at ``out`` is replaced, once the new one is sealed. Whatever can be refused without
     the weights is refused before they are fetched. Raises ``UsageError``, ``SourceError``, ``LicenceError``,
@@ -94,7 +101,7 @@ def build(
     progress = progress or Silent()
     # The threads of BLAS spin while they wait for work, and the products here are small or beside other work.
     with _POOLS.limit(limits=1, user_api="blas"):
-        ready = prepare(name, recipe, out, progress, force)
+        ready = prepare(model, recipe, out, progress, force)
         if recipe.exporter is not None:
             with work.refusals(ready.out):
                 return _export(ready, exporting.find(recipe.exporter), progress)

@@ -21,6 +21,7 @@ def recipe_of(recipe: Recipe) -> Recipe:
     plain = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=(), source_key=None)
     quants = [_scheme(quant) if recipe.goal(quant) else quant for quant in recipe.quants] or ["q4"]
     plain = replace(plain, quality=None if recipe.quality == "calibrated" else recipe.quality, calibrate=None)
+    plain = replace(plain, version="1", sequence=0, licence=None)
     return replace(plain, quants=tuple(dict.fromkeys(quants)), table=None, receipt=None)
 
 

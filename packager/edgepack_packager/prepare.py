@@ -166,10 +166,12 @@ class Prepared:
         return [told]
 
 
-def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
+def prepare(model: str | Source, recipe: Recipe, out: Path | None, progress: Progress, force: bool = False) -> Prepared:
     """Settle all that needs no weights; arguments and errors are those of ``build.build``."""
+    name = model if isinstance(model, str) else model.name
     try:
-        return _prepare(name, recipe, out, progress, force)
+        origin = source.find(model) if isinstance(model, str) else model
+        return _prepare(name, origin, recipe, out, progress, force)
     except OSError as error:
         if isinstance(error, EdgepackError):
             raise
@@ -177,8 +179,7 @@ def prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, for
         raise SourceError(f"{place} cannot be read: {error.strerror}.", hint="Check its path and its rights.") from None
 
 
-def _prepare(name: str, recipe: Recipe, out: Path | None, progress: Progress, force: bool) -> Prepared:
-    origin = source.find(name)
+def _prepare(name: str, origin: Source, recipe: Recipe, out: Path | None, progress: Progress, force: bool) -> Prepared:
     config = read_object(origin.folder / CONFIG)
     if recipe.exporter is not None:
         return _for_export(name, exporting.find(recipe.exporter), origin, config, recipe, out, progress, force)
@@ -276,7 +277,7 @@ def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: 
     failed = evidence.evidence_of_failures(out)
     source.fetch_text(origin)
     source.refuse_unsigned(origin, recipe.source_key)
-    licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
+    licence.check(seal.licence_of(origin, recipe, called), name, called, recipe.accept_licence)
     return called, out, failed
 
 

@@ -46,6 +46,8 @@ class Recipe:
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     ``exporter`` is one of ``exporting.EXPORTERS``, which writes in the place of edgepack's own targets; what only those
     know is refused beside it. ``source_key`` is the PEM file of the public key that must have signed the source.
+    ``version`` and ``sequence`` are the bundle's, as its manifest has them. ``licence`` is a file with the terms of a
+    model whose source has none. ``present`` are the ids of variants that are there already, and not made again.
     """
 
     targets: tuple[str, ...]
@@ -67,11 +69,25 @@ class Recipe:
     table: str | None = None
     exporter: str | None = None
     source_key: str | None = None
+    version: str = "1"
+    sequence: int = 0
+    licence: str | None = None
+    present: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):
             raise UsageError(
                 f"{self.name!r} cannot be a bundle's name.", hint="Use letters, digits and the signs . _ + - in it."
+            )
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", self.version):
+            raise UsageError(
+                f"{self.version!r} cannot be a bundle's version.",
+                hint="Use up to 64 letters, digits and the signs . _ + - in it.",
+            )
+        if not 0 <= self.sequence < 1 << 53:
+            raise UsageError(
+                f"{self.sequence} cannot be a bundle's sequence.",
+                hint="Count its releases: 1 for the first, and so on.",
             )
         if self.exporter is not None and (alone := self._of_targets_alone()):
             raise UsageError(
@@ -189,6 +205,10 @@ class Recipe:
             if request.id in found:
                 raise UsageError(f"{request.id} is asked for twice.", hint="Give it another name in the recipe.")
             found[request.id] = request
+        there = [id for id in found if id in self.present]
+        found = {id: request for id, request in found.items() if id not in self.present}
+        if there and not found:
+            raise UsageError(f"{', '.join(there)} is in the bundle already.", hint="Name another quantisation.")
         for request in found.values():
             request.target.check(replace(model, forms=request.forms), request.scheme)
         if not found:

@@ -22,11 +22,11 @@ from edgepack.bundle.receipt import Receipt
 from edgepack.errors import SourceError
 from edgepack.text.tables import FILE, decode
 from edgepack.text.tokenizer import Tokenizer
-from edgepack_packager import adapters, allocation
+from edgepack_packager import adapters, allocation, licence, provenance
 from edgepack_packager.adapters import Asked as Adapter
 from edgepack_packager.allocation import Allocation
 from edgepack_packager.calibration.text import Corpus
-from edgepack_packager.licence import carry
+from edgepack_packager.licence import Licence
 from edgepack_packager.proof.prover import Verdict
 from edgepack_packager.recipe import Recipe
 from edgepack_packager.source import Source
@@ -38,7 +38,6 @@ from edgepack_packager.text.side import Text
 MANIFEST = "manifest.json"
 VARIANTS = "variants"
 EVIDENCE = "evidence"
-BUNDLE_VERSION = "1"
 
 
 def tokenizer_of(text: Text) -> Tokenizer:
@@ -93,13 +92,14 @@ def seal(
     ``source_files`` are config.json, the weights and the adapters, ``notes`` what was passed over in the source,
     ``draft`` is the id of the bundle in its folder "draft", ``corpus`` what variants were calibrated with, ``receipt``
     what they lost on a held-out text, ``made`` how their forms were chosen, by id. Adds the text side, the licence, the
-    model card, the evidence, the receipt and the recipe of forms, and writes the manifest last.
+    model card, the evidence, the receipt, the recipe of forms and the documents of
+    ``provenance``, and writes the manifest last.
     """
     text = text_of(model)
     for name, data in text.files.items():
         (bundle / name).parent.mkdir(exist_ok=True)
         (bundle / name).write_bytes(data)
-    licence = carry(origin.folder, bundle, _described(origin), recipe.accept_licence)
+    terms = licence_of(origin, recipe, model.name)
     write_evidence(bundle / EVIDENCE, parts)
     if corpus is not None and corpus.kept is not None:
         (bundle / EVIDENCE / corpus.kept).write_text(corpus.text, "utf-8", newline="\n")
@@ -112,9 +112,9 @@ def seal(
     decoder = model.decoder
     proven = all(part.verdict.proof for part in parts)
     manifest = Manifest(
-        schema=Schema(VERSION, [*_features(vectors, parts, decoder), *([manifests.DRAFT] if draft else [])]),
+        schema=Schema(VERSION, _features(vectors, parts, decoder, draft, recipe.sequence)),
         name=model.name,
-        version=BUNDLE_VERSION,
+        version=recipe.version,
         producer=_producer(recipe, model, parts, notes, corpus, receipt),
         source=manifests.Source(
             name=origin.name,
@@ -122,7 +122,7 @@ def seal(
             revision=origin.revision,
             files=list(source_files),
         ),
-        license=licence,
+        license=licence.carry(terms, origin.folder, bundle, _described(origin), recipe.accept_licence),
         decoder=decoder,
         tokenizer=manifests.Tokenizer(
             rows=len(entries(text.tokenizer)), bos=text.bos, add_bos=text.add_bos, probes=vectors.probes
@@ -140,10 +140,26 @@ def seal(
         variants=[_variant(part, decoder, bundle / VARIANTS / part.request.id) for part in parts],
         draft=draft,
         embedding=model.embedding,
+        sequence=recipe.sequence,
     )
+    return finish(bundle, manifest, receipt)
+
+
+def finish(bundle: Path, manifest: Manifest, receipt: Receipt | None) -> tuple[Manifest, str]:
+    """Add the documents of where a bundle comes from, and write its manifest; return that and the bundle's id."""
+    documents = provenance.documents(manifest, receipt)
+    for name, document in documents.items():
+        (bundle / name).write_bytes(document)
+    manifest = provenance.listed(manifest, documents)
     data = manifests.encode(manifest)
     (bundle / MANIFEST).write_bytes(data)
     return manifest, hashlib.sha256(data).hexdigest()
+
+
+def licence_of(origin: Source, recipe: Recipe, name: str) -> Licence:
+    """Return the licence of a source, or the one that was given for it, in a bundle of that name."""
+    found = licence.read_licence(origin.folder)
+    return found if recipe.licence is None else licence.given(found, Path(recipe.licence), name)
 
 
 def write_evidence(folder: Path, parts: Sequence[Part]) -> None:
@@ -161,14 +177,16 @@ def text_of(model: Model) -> Text:
     return model.text
 
 
-def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder) -> list[str]:
+def _features(vectors: Vectors, parts: Sequence[Part], decoder: Decoder, draft: str | None, sequence: int) -> list[str]:
     caches = {part.request.target.kv_cache for part in parts}
     cache = [KV_CACHE] if caches - {None} else []
     cache += [KV_CACHE_Q8] if "q8" in caches else []
     loss = [LOSS] if any(part.verdict.proof and part.verdict.proof.loss for part in parts) else []
     exported = [EXPORTED] if decoder.exported else []
     exported += [manifests.EMBEDDING] if decoder.headless else []
-    return [*cache, *loss, *exported, *(vectors.chat.features if vectors.chat else [])]
+    chat = vectors.chat.features if vectors.chat else []
+    released = [manifests.SEQUENCE] if sequence else []
+    return [*cache, *loss, *exported, *chat, *([manifests.DRAFT] if draft else []), *released]
 
 
 def _producer(
@@ -180,12 +198,13 @@ def _producer(
     receipt: Receipt | None,
 ) -> manifests.Producer:
     unusual: dict[str, str | int | list[str]] = {} if recipe.kv_cache == "f32" else {"kv_cache": recipe.kv_cache}
-    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:g}"}
+    unusual |= {} if recipe.max_kl is None else {"max_kl": f"{recipe.max_kl:.12g}"}
     unusual |= {"no_chat": 1} if recipe.no_chat else {}
     unusual |= {"draft": 1} if recipe.draft else {}
     unusual |= {"exporter": recipe.exporter} if recipe.exporter else {}
     unusual |= {"recipe": 1} if recipe.table else {}
     unusual |= {"thinks": 1} if recipe.thinks else {}
+    unusual |= {"licence": 1} if recipe.licence else {}
     unusual |= {"adapters": [adapters.asked(text).name for text in recipe.adapters]} if recipe.adapters else {}
     unusual |= {"quality": recipe.quality} if recipe.quality else {}
     unusual |= {"calibrate": corpus.name, "calibrate_sha256": corpus.sha256} if corpus else {}

@@ -100,6 +100,8 @@ REPORTS = {
     "verify": "verify BUNDLE --replay",
     "pack": "pack BUNDLE --out OUT.tar",
     "unpack": "unpack FILE --out OUT.again",
+    "diff": "diff BUNDLE BUNDLE --out OUT.delta",
+    "patch": "patch BUNDLE OUT.delta --out OUT.patched",
     "split": "split BUNDLE --variant gguf-f32 --out OUT.part",
     "export": "export BUNDLE --to llamacpp --out OUT.export",
     "install": "install FILE --name packed --store SHELF",

@@ -54,9 +54,12 @@ def build(
     adapter: asks.Adapters = None,
     draft: asks.Draft = None,
     name: asks.Name = None,
+    bundle_version: asks.Version = "1",
+    sequence: asks.Sequence = 0,
     date: asks.Date = None,
     no_chat: asks.NoChat = False,
     thinks: asks.Thinks = False,
+    licence: asks.LicenceFile = None,
     accept_licence: asks.AcceptLicence = False,
     max_kl: asks.MaxKl = None,
     receipt: asks.Receipt = None,
@@ -77,14 +80,15 @@ def build(
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
     asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
-    asked = replace(asked, exporter=exporter, source_key=source_key)
+    asked = replace(asked, exporter=exporter, source_key=source_key, version=bundle_version, sequence=sequence)
+    asked = replace(asked, licence=None if licence is None else str(licence))
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:
         if error.built:
-            _show(error.built, json)
+            show(error.built, json)
         raise
-    _show(built, json)
+    show(built, json)
     if not json:
         screen.next_step("edgepack", screen.use_of(built.manifest), str(built.path))
 
@@ -138,7 +142,7 @@ def demo(out: DemoOut = Path("demo.edgepack"), prompt: Prompt = "What is edgepac
         screen.say(console, f"{out} is there already and is used as it is.\n")
     else:
         _building()
-        _show(_build(DEMO, Recipe(_runnable(), ("q4",)), out))
+        show(_build(DEMO, Recipe(_runnable(), ("q4",)), out))
         console.print()
     bundle = open_bundle(out)
     plans.show(bundle, plan(bundle))
@@ -191,13 +195,14 @@ def _build(model: str, recipe: Recipe, out: Path | None, force: bool = False) ->
     return built
 
 
-def _show(built: Built, json: bool = False) -> None:
+def show(built: Built, json: bool = False) -> None:
+    """Print what was sealed, and where."""
     from rich.text import Text
 
-    from edgepack.cli.inspect import as_mapping, show
+    from edgepack.cli import inspect
 
     if json:
-        screen.as_json({"path": str(built.path)} | as_mapping(built.open()))
+        screen.as_json({"path": str(built.path)} | inspect.as_mapping(built.open()))
         return
-    show(built.open())
+    inspect.show(built.open())
     screen.say(screen.out(), Text.assemble("\nSealed ", (str(built.path), "bold")))

@@ -131,6 +131,28 @@ Name = Annotated[
         help="The bundle's name. Default: the model's.", metavar="NAME", show_default=False, rich_help_panel=WHAT
     ),
 ]
+Version = Annotated[
+    str,
+    typer.Option("--bundle-version", help="The bundle's version.", metavar="TEXT", rich_help_panel=WHAT),
+]
+Sequence = Annotated[
+    int,
+    typer.Option(
+        help="The number of this release among those of its name: a device takes no lower one for an update.",
+        metavar="NUMBER",
+        rich_help_panel=WHAT,
+    ),
+]
+LicenceFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--licence",
+        help="The licence of a model of your own, whose folder has none.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=PROOF,
+    ),
+]
 AcceptLicence = Annotated[
     bool,
     typer.Option(

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile
 
 from edgepack.bundle.manifest import License, Obligation
-from edgepack.errors import LicenceError, SourceError
-from edgepack_packager.licence.terms import UNKNOWN, Terms, standard_text, terms_of
+from edgepack.errors import LicenceError, SourceError, UsageError
+from edgepack_packager.licence.terms import TERMS, UNKNOWN, Terms, standard_text, terms_of
 
 CARD = "README.md"
 TEXT = "LICENSE"
@@ -71,12 +71,20 @@ class Licence:
     """An SPDX identifier or a LicenseRef, and the names of the source's files that carry the terms, sorted.
 
     ``link`` is where the card says that the text is; ``gated`` says that the source's host asks for agreement first.
+    ``given`` is the text in UTF-8 where the builder gave it, and the source has none.
     """
 
     id: str
     files: tuple[str, ...]
     link: str | None = None
     gated: bool = False
+    given: bytes | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is an agreement, which a build must be told to accept; one's own text is none to its author."""
+        own = self.given is not None and self.id not in TERMS
+        return terms_of(self.id).asks and not own
 
     @property
     def url(self) -> str | None:
@@ -111,6 +119,27 @@ def read_licence(folder: Path) -> Licence:
     )
 
 
+def given(licence: Licence, path: Path, name: str) -> Licence:
+    """Return the licence of a source without a text, with that of a file, for a bundle called ``name``.
+
+    It is what its title says, else what the card says, else a LicenseRef with the bundle's name. Raises ``UsageError``
+    where the source has a text, or says that it is under another licence, ``SourceError`` for a file that is no text.
+    """
+    if licence.texts:
+        raise UsageError(
+            f"--licence was given, and the source has its licence in {licence.texts[0]}.", hint="Leave it out."
+        )
+    text = _text(path)
+    found = _from_title(text)
+    if found and licence.id not in (UNKNOWN, found):
+        raise UsageError(
+            f"{path} is the text of {found}, and the model's card says {licence.id}.",
+            hint=f"Correct one of them: {CARD} of the source, or --licence.",
+        )
+    own = licence.id if licence.id != UNKNOWN else f"LicenseRef-{re.sub(r'[^A-Za-z0-9.-]+', '-', name).strip('-')}"
+    return replace(licence, id=found or own, given=text.encode())
+
+
 def check(licence: Licence, model: str, name: str, accepted: bool) -> None:
     """Raise ``LicenceError`` where the licence of ``model`` asks for what a build as ``name`` was not given.
 
@@ -118,7 +147,7 @@ def check(licence: Licence, model: str, name: str, accepted: bool) -> None:
     """
     terms = terms_of(licence.id)
     command = f"edgepack build {shlex.quote(model)}"
-    if terms.asks and not accepted:
+    if licence.asks and not accepted:
         place = licence.url or ", ".join(licence.texts) or "see the model's page"
         raise LicenceError(
             f"{model} is under the {terms.name} ({place}), which must be accepted.",
@@ -128,23 +157,24 @@ def check(licence: Licence, model: str, name: str, accepted: bool) -> None:
         better = shlex.quote(f"{terms.prefix.replace(' ', '-')}-{name}")
         raise LicenceError(
             f"The {terms.name} wants the name of a model to begin with {terms.prefix!r}, unlike {name!r}.",
-            hint=f"Name the bundle: {command}{' --accept-licence' if terms.asks else ''} --name {better}",
+            hint=f"Name the bundle: {command}{' --accept-licence' if licence.asks else ''} --name {better}",
         )
 
 
-def carry(folder: Path, bundle: Path, origin: str, accepted: bool) -> License:
-    """Copy the card and all files of the licence into a bundle, add what is missing, and return the manifest's record.
+def carry(licence: Licence, folder: Path, bundle: Path, origin: str, accepted: bool) -> License:
+    """Copy the card and all files of a folder's licence into a bundle, add what is missing, and return the manifest's
+    record.
 
-    Missing may be the text, where it is a standard one, and a NOTICE with the sentence that the licence wants and a
-    statement of the change; ``origin`` names in it what was converted. A NOTICE of the source is kept and continued.
+    Missing may be the text, where it was given or is a standard one, and a NOTICE with the sentence that the licence
+    wants and a statement of the change; ``origin`` names in it what was converted. A NOTICE of the source is kept and
+    continued.
     """
-    licence = read_licence(folder)
     terms = terms_of(licence.id)
     files = set(licence.files)
     for name in [*files, CARD]:
         if (folder / name).is_file():
             copyfile(folder / name, bundle / name)
-    text = None if licence.texts else standard_text(licence.id)
+    text = None if licence.texts else licence.given or standard_text(licence.id)
     if text is not None:
         (bundle / TEXT).write_bytes(text)
         files.add(TEXT)
@@ -157,7 +187,7 @@ def carry(folder: Path, bundle: Path, origin: str, accepted: bool) -> License:
         files=sorted(files),
         notice=terms.notice,
         obligations=list(_obligations(terms, licence, lacks_text=not licence.texts and text is None)),
-        accepted=terms.asks and accepted,
+        accepted=licence.asks and accepted,
         gated=licence.gated,
     )
 
@@ -217,9 +247,31 @@ def _identifier(name: str) -> str | None:
 
 
 def _from_titles(folder: Path, files: tuple[str, ...]) -> str | None:
-    for name in files:
-        start = (folder / name).read_text("utf-8", errors="replace")[:200].lstrip()
-        for pattern, identifier in _TITLES:
-            if found := re.match(pattern, start, re.IGNORECASE):
-                return found.expand(identifier)
+    texts = ((folder / name).read_text("utf-8", errors="replace") for name in files)
+    return next(filter(None, map(_from_title, texts)), None)
+
+
+def _from_title(text: str) -> str | None:
+    start = text[:200].lstrip()
+    for pattern, identifier in _TITLES:
+        if found := re.match(pattern, start, re.IGNORECASE):
+            return found.expand(identifier)
     return None
+
+
+def _text(path: Path) -> str:
+    """Return the text of a licence's file. Raises ``SourceError`` for one that nobody can read."""
+    try:
+        if not path.is_file():
+            raise SourceError(f"{path} is no file.", hint="Give --licence the file with the text of the licence.")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is no text in UTF-8: see byte {error.start}.", hint="Save it as UTF-8.") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}.", hint="Check its path and its rights.") from None
+    if not text.strip() or len(data) > _MOST_BYTES:
+        what = "more bytes than any text" if text.strip() else "no text"
+        raise SourceError(f"{path} has {what}.", hint="Give --licence the file with the text of the licence.")
+    return text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from shutil import rmtree
@@ -28,7 +28,18 @@ from edgepack_packager.progress import Progress
 from edgepack_packager.source import catalog, gguf, place, signed, space
 from edgepack_packager.source.space import Need
 
-__all__ = ["DEMO", "Need", "Source", "described", "fetch_text", "fetch_weights", "find", "open_weights", "read_config"]
+__all__ = [
+    "DEMO",
+    "Need",
+    "Source",
+    "described",
+    "fetch_text",
+    "fetch_weights",
+    "find",
+    "known_as",
+    "open_weights",
+    "read_config",
+]
 
 DEMO = "demo"
 
@@ -89,6 +100,13 @@ def find(model: str) -> Source:
     raise SourceError(
         f"{model!r} is neither a folder nor a model of the catalogue.", hint=catalog.suggestion(name) or _LISTED
     )
+
+
+def known_as(source: Source, name: str, repository: str | None, revision: str | None) -> Source:
+    """Return a source under the name, the repository and the revision that it had before."""
+    called = replace(source, name=name, repository=repository, revision=revision)
+    finalize(called, lambda _: None, source)  # which keeps the folder of an unfolded file
+    return called
 
 
 def carried(model: str) -> str | None:

@@ -61,7 +61,8 @@ def show(bundle: Bundle) -> None:
 
     console = out()
     manifest = bundle.manifest
-    say(console, Text(f"{manifest.name} {manifest.version}", "bold"))
+    release = f", release {manifest.sequence}" if manifest.sequence else ""
+    say(console, Text(f"{manifest.name} {manifest.version}{release}", "bold"))
     console.print(facts([("bundle", bundle.id), *_facts(bundle), *_draft(bundle.draft)]))
     rows = table("variant", "format", "bits", "size", "in memory", "proof", right=("bits", "size", "in memory"))
     for variant in manifest.variants:

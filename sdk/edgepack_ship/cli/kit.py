@@ -34,7 +34,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a kit that is ther
 
 @examples(
     "edgepack kit smollm2.edgepack --platform linux-aarch64 --python 3.11 -o kit",
-    "edgepack kit smollm2.edgepack --platform linux-x86_64 --python 3.12 --policy policy.toml -o kit",
+    "edgepack kit demo.edgepack --platform linux-x86_64 --python 3.12 -o kit",
     heading=SHIP,
 )
 def kit(

@@ -20,8 +20,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is t
 
 
 @examples(
-    "edgepack pull oci://registry.example/models/smollm2:1 --variant gguf-q4_k_m -o smollm2.edgepack",
-    "edgepack pull https://models.example/edge/#smollm2 -o smollm2.edgepack",
+    "edgepack pull oci://registry.example/smollm2:1 -o smollm2.edgepack",
+    "edgepack pull 'https://models.example/edge/#smollm2' -o smollm2.edgepack",
     heading=DEVICE,
 )
 def pull(

@@ -89,8 +89,8 @@ def _template(asked: Export) -> tuple[list[str], list[str]]:
     if found is None:
         why = "prints a day that the application names" if dated else "treats messages of one role in several ways"
         return [], [
-            f"TEMPLATE is left out, because the model's {why}, and Ollama guesses one: hand it prompts that edgepack "
-            "rendered, with raw.",
+            f"TEMPLATE is left out, because the model's own {why}, and Ollama guesses one: hand it prompts that "
+            "edgepack rendered, with raw.",
             *_unsaid(asked, jinja),
         ]
     form, compared, differs = found

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from models import make_llama
 
+from edgepack.bundle.files import open_bundle
 from edgepack.bundle.manifest import License, Obligation
-from edgepack.errors import LicenceError, UsageError
+from edgepack.errors import LicenceError, SourceError, UsageError
 from edgepack_packager.build import build
-from edgepack_packager.licence import Licence, carry, check, read_licence
+from edgepack_packager.licence import Licence, carry, check, given, read_licence
 from edgepack_packager.licence.terms import TERMS, terms_of
 from edgepack_packager.recipe import Recipe
 
@@ -40,7 +41,8 @@ def fill(folder: Path, contents: Mapping[str, str]) -> Path:
 def carried(tmp_path: Path, contents: Mapping[str, str]) -> tuple[License, dict[str, str]]:
     """What a bundle gets of a source with these files: the manifest's record, and its files with their text."""
     bundle = fill(tmp_path / "bundle", {})
-    record = carry(fill(tmp_path / "source", contents), bundle, "owner/model at 0123", accepted=True)
+    source = fill(tmp_path / "source", contents)
+    record = carry(read_licence(source), source, bundle, "owner/model at 0123", accepted=True)
     return record, {path.name: path.read_text("utf-8") for path in bundle.iterdir()}
 
 
@@ -211,6 +213,51 @@ def test_every_entry_can_be_shown() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+# A licence that the builder gives
+
+
+@pytest.mark.parametrize(
+    ("text", "card", "licence"),
+    [
+        ("MIT License\n\nCopyright (c) 2026 Me", "", "MIT"),
+        ("Mine. Do not copy.", "", "LicenseRef-my-model"),
+        ("Mine. Do not copy.", "license: other\nlicense_name: mine-1.0\n", "LicenseRef-mine-1.0"),
+        ("                    GNU GENERAL PUBLIC LICENSE", "license: gpl-3.0\n", "GPL-3.0"),
+        ("LLAMA 3.2 COMMUNITY LICENSE AGREEMENT", "license: llama3.2\n", "LicenseRef-llama3.2"),
+    ],
+)
+def test_a_given_licence_is_what_its_text_says(text: str, card: str, licence: str, tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", {"README.md": f"---\n{card}---\n"})
+    (tmp_path / "mine.txt").write_text(text)
+    found = given(read_licence(source), tmp_path / "mine.txt", "my model")
+    assert found.id == licence
+    assert found.asks is (licence in TERMS and TERMS[licence].asks)
+    record = carry(found, source, fill(tmp_path / "bundle", {}), "here", accepted=True)
+    assert "LICENSE" in record.files
+    assert (tmp_path / "bundle" / "LICENSE").read_text() == text
+    assert "text" not in [each.kind for each in record.obligations]
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "error", "told"),
+    [
+        ({"LICENSE.md": "MIT License"}, b"Mine.", UsageError, "has its licence in LICENSE.md"),
+        ({"README.md": "---\nlicense: apache-2.0\n---\n"}, b"MIT License", UsageError, "card says Apache-2.0"),
+        ({}, b" \n", SourceError, "has no text"),
+        ({}, b"\xff\xfe", SourceError, "no text in UTF-8: see byte 0"),
+        ({}, None, SourceError, "is no file"),
+    ],
+)
+def test_what_cannot_be_given(
+    source: Mapping[str, str], text: bytes | None, error: type[Exception], told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.txt"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(error, match=told):
+        given(read_licence(fill(tmp_path / "source", source)), file, "m")
+
+
 # A whole build
 
 
@@ -253,3 +300,30 @@ def test_an_accepted_licence_travels_with_the_bundle(llama: Path, tmp_path: Path
     assert "Show to users: Built with Llama" in told
     assert "https://www.llama.com/llama3_2/use-policy" in told
     assert "mine (a local folder)" in told
+
+
+def test_a_release_of_ones_own_model(tmp_path: Path) -> None:
+    source, mine = make_llama(tmp_path / "mine"), tmp_path / "terms.txt"
+    mine.write_text("Mine. Ask me first.\n")
+    options = ["--target", "onnx", "--quant", "f32", "--unproven", "--licence", str(mine)]
+    release = ["--bundle-version", "2.1.0-rc1", "--sequence", "21"]
+    command = [sys.executable, "-m", "edgepack"]
+    subprocess.run([*command, "build", str(source), *options, *release], cwd=tmp_path, capture_output=True, check=True)
+    bundle = open_bundle(tmp_path / "mine.edgepack")
+    manifest = bundle.manifest
+    assert (manifest.version, manifest.sequence, manifest.schema.features) == ("2.1.0-rc1", 21, ["sequence"])
+    assert (manifest.license.id, manifest.license.files, manifest.license.accepted) == (
+        "LicenseRef-mine",
+        ["LICENSE"],
+        False,
+    )
+    assert bundle.read("LICENSE") == mine.read_bytes()
+    assert manifest.producer.recipe["licence"] == 1
+    shown = subprocess.run([*command, "inspect", str(bundle.path)], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("mine 2.1.0-rc1, release 21\n")
+
+
+@pytest.mark.parametrize("release", [{"version": ""}, {"version": "1 2"}, {"version": "v" * 65}, {"sequence": -1}])
+def test_a_release_that_cannot_be_recorded(release: Mapping[str, object]) -> None:
+    with pytest.raises(UsageError, match="cannot be a bundle's"):
+        Recipe(**ONNX, **release)
