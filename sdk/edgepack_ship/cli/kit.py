@@ -29,7 +29,6 @@ Wheel = Annotated[
     Path | None,
     typer.Option("--edgepack", help="edgepack's own wheel. Default: made from what is installed.", metavar="WHEEL"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a kit that is there.")]
 
 
 @examples(
@@ -48,7 +47,6 @@ def kit(
     policy: PolicyFile = None,
     glibc: Glibc = "2.35",
     edgepack: Wheel = None,
-    force: Force = False,
     json: AsJson = False,
 ) -> None:
     """Gather a bundle, the wheels that it needs on a device, and a script that installs both without a network."""
@@ -71,7 +69,6 @@ def kit(
             extras=extra or (),
             policy=policy,
             wheel=edgepack,
-            force=force,
             said=lambda text: screen.say(screen.err(), text),
         )
     if json:

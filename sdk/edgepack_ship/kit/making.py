@@ -22,7 +22,7 @@ from edgepack_ship.store.place import plain
 
 POLICY = "policy.toml"
 MAX_POLICY = 1 << 18
-UNITS: Final = ("check", "rollback")
+SCRIPTS: Final = ("install.sh", "device.sh", "point.py", "check.py", "README.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,6 @@ def make(
     extras: Iterable[str] = (),
     policy: Path | None = None,
     wheel: Path | None = None,
-    force: bool = False,
     said: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> Kit:
@@ -61,7 +60,7 @@ def make(
     called = plain(opened.manifest.name if name is None else name)
     kept = tuple(variant.id for variant in opened.manifest.variants) if variants is None else tuple(variants)
     needed = _extras(opened, kept, extras)
-    with work.folder(out, force, "The kit") as scratch:
+    with work.folder(out, what="The kit") as scratch:
         kit = scratch / "kit"
         wheels = kit / "wheels"
         wheels.mkdir(parents=True)
@@ -72,19 +71,27 @@ def make(
         if policy is not None:
             (kit / POLICY).write_bytes(bytes_of(policy, MAX_POLICY))
         _write(kit, called, opened.id, platform, python, locked, len(found))
-        work.publish(kit, out, force)
+        work.publish(kit, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Kit(out, called, opened.id, packed.variants, len(found), size)
 
 
 def _extras(bundle: Bundle, variants: Iterable[str], more: Iterable[str]) -> list[str]:
-    """Return the extras of edgepack that the variants need on a device: engines, the commands and the store, and the
-    tokenizer's library where the compiled tokenizer asks for it. Raises ``UsageError``."""
-    engines = {bundle.variant(id).runtime for id in variants}
-    if not engines:
-        raise UsageError(f"{bundle.path.name} holds no variant.", hint="Build one first.")
+    """Return the extras of edgepack that the variants, and the draft, need on a device: engines, the commands and the
+    store, and the tokenizer's library where the compiled tokenizer asks for it.
+
+    Raises ``UsageError`` where no variant has a self-test: no device could tell whether it answers as it should.
+    """
+    held = [bundle.variant(id) for id in variants]
+    if not any(each.self_test or each.vector_test for each in held):
+        raise UsageError(
+            f"{bundle.path.name} has no variant with a self-test, by which a device knows that it answers.",
+            hint="Build it without --unproven.",
+        )
+    drafts = () if bundle.draft is None else bundle.draft.manifest.variants
     front = tables.decode(bundle.read(tables.FILE)).front
-    return sorted({*engines, "cli", "ship", *(["tokenizers"] if front is None else []), *more})
+    tokenizer = ["tokenizers"] if front is None else []
+    return sorted({*(each.runtime for each in (*held, *drafts)), "cli", "ship", *tokenizer, *more})
 
 
 def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locked: str, count: int) -> None:
@@ -93,6 +100,7 @@ def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locke
     (kit / "lock.txt").write_text(locked)
     facts = {
         "KIT_NAME": name,
+        "KIT_ID": id,
         "KIT_BUNDLE": f"{name}.edgepack.tar",
         "KIT_SYSTEM": platform.system,
         "KIT_MACHINE": platform.machine,
@@ -101,10 +109,9 @@ def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locke
         "KIT_WHEELS": str(count),
     }
     (kit / "kit.env").write_text(settings(facts))
-    for file in ("install.sh", "check.py", "README.txt"):
+    for file in SCRIPTS:
         (kit / file).write_text(filled(file, values))
-    for unit in UNITS:
-        (kit / f"edgepack-{name}-{unit}.service").write_text(filled(f"{unit}.service", values))
+    (kit / f"edgepack-{name}.service").write_text(filled("edgepack.service", values))
     (kit / "install.sh").chmod(0o755)
     listed = sorted(path for path in kit.rglob("*") if path.is_file())
     sums = [f"{sha256_of(path)}  {path.relative_to(kit).as_posix()}\n" for path in listed]

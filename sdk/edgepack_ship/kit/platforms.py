@@ -24,6 +24,25 @@ class Platform:
     machine: str
     tags: tuple[str, ...]
 
+    def markers(self, python: str) -> dict[str, str]:
+        """Return what the markers of requirements are compared with there, of a version of Python as "3.11".
+
+        Its patch is taken for 0, and nothing is said of the version of the system.
+        """
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{python}.0",
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": self.system,
+            "platform_version": "",
+            "python_full_version": f"{python}.0",
+            "python_version": python,
+            "sys_platform": self.system.lower(),
+        }
+
 
 def platform(name: str, glibc: tuple[int, int] = GLIBC) -> Platform:
     """Return the platform of a name, as "linux-aarch64". Raises ``UsageError`` for any other."""
