@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hub import Hub
 
+from edgepack.bundle.installed import STORE
 from edgepack_packager import source, targets
 from edgepack_packager.build import Built
 from edgepack_packager.source import catalog
@@ -41,6 +42,11 @@ def all_end_well(lines: list[str], folder: Path, env: dict[str, str]) -> None:
 def test_its_questions_to_the_demo_end_well(demo_bundle: Built, tmp_path: Path) -> None:
     (tmp_path / "demo.edgepack").symlink_to(demo_bundle.path)
     all_end_well(lines_of("ask"), tmp_path, dict(os.environ))
+
+
+def test_its_way_to_a_device_ends_well(demo_bundle: Built, tmp_path: Path) -> None:
+    (tmp_path / "demo.edgepack").symlink_to(demo_bundle.path)
+    all_end_well(lines_of("ship"), tmp_path, os.environ | {STORE: str(tmp_path / "store")})
 
 
 def test_its_way_to_a_bundle_ends_well_without_an_account(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from edgepack.measuring.doctor import DoctorReport
 from edgepack.measuring.evaluate import EvalReport
 from edgepack.measuring.rerun import Rerun
 from edgepack.text.replay import Replay
+from edgepack.trust.admitting import Signer
 from edgepack.tuning.tune import TuneReport
 from edgepack_packager.engine.build import Built as Compiled
 from edgepack_packager.fit import Refusal, Row
@@ -54,7 +55,7 @@ class Qualities(TypedDict):
 
 class Verified(TypedDict):
     """``edgepack verify``: counts and bytes; ``foreign`` are the names of files that are not the bundle's, ``absent``
-    the ids of variants that are not in this copy."""
+    the ids of variants that are not in this copy; ``signers`` vouch for it, by a key or a policy that was asked."""
 
     id: str
     name: str
@@ -62,7 +63,28 @@ class Verified(TypedDict):
     bytes: int
     foreign: list[str]
     absent: list[str]
+    signed: bool
+    signers: list[Signer]
     replays: list[Replay]
+
+
+class KeyPair(TypedDict):
+    """``edgepack keygen``: the files of the keys; ``fingerprint`` is the sha256 of the public one's PEM."""
+
+    private: str
+    public: str
+    type: str
+    fingerprint: str
+    encrypted: bool
+
+
+class Signed(TypedDict):
+    """``edgepack sign``: the bundle's id, the file of the signature, and the key that made it."""
+
+    id: str
+    signature: str
+    type: str
+    fingerprint: str
 
 
 class Unpacked(TypedDict):
@@ -72,6 +94,12 @@ class Unpacked(TypedDict):
     id: str
     variants: list[str]
     absent: list[str]
+
+
+class Shelf(TypedDict):
+    """``edgepack list``: the bundles of the stores."""
+
+    bundles: list[Listed]
 
 
 class Freed(TypedDict):
@@ -137,9 +165,11 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "mirror": (Mirror, {}),
     "quality": (Qualities, {"Receipt": {"id": _TEXT, "name": _TEXT}, "Measured": {"bytes": _COUNT}}),
     "verify": (Verified, {}),
+    "keygen": (KeyPair, {}),
+    "sign": (Signed, {}),
     "split": (Manifest, {**_MANIFEST, "Manifest": {**_MANIFEST["Manifest"], "path": _TEXT}}),
     "install": (Installed, {}),
-    "list": (list[Listed], {}),
+    "list": (Shelf, {}),
     "use": (Changed, {}),
     "rollback": (Changed, {}),
     "remove": (Freed, {}),

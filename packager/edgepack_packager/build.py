@@ -122,6 +122,8 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         for sentence in weights.notes:
             progress.warn(sentence)
         coarse.refuse(ready.requests, weights)
+        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
+        signed = _as_signed(ready, files, progress)
         model = replace(ready.model, dtype=weights.dtype)
         if any(request.target.kv_cache == "q8" for request in ready.requests):
             progress.stage("Measuring keys and values", weights.decoder.n_layers)
@@ -137,7 +139,6 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
             model = replace(model, importance=counts, feedback=moments.finish())
         bundle = scratch / "bundle"
         draft = None if small is None else _build_draft(small, bundle, progress)
-        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
         files += seal.files_of_adapters(ready.adapters)
         compared = ready.compared(weights, scratch, progress)
         allotment = Allotment(ready, weights, model, progress)
@@ -150,7 +151,7 @@ def _build(ready: Prepared, progress: Progress, small: Prepared | None = None) -
         parts = made(allotment.requests)
         parts = [allotment.settled(part, lambda request: made([request])[0]) for part in parts]
         receipt = prover.receipt([part.verdict for part in parts if not part.verdict.missed])
-        notes = [*ready.notes, *weights.notes, *compared, *allotment.notes]
+        notes = [*ready.notes, *weights.notes, *signed, *compared, *allotment.notes]
         return _sealed(ready, parts, scratch, model, files, notes, draft=draft, receipt=receipt, made=allotment.made)
 
 
@@ -159,6 +160,8 @@ def _export(ready: Prepared, exporter: Exporter, progress: Progress) -> Built:
     size = 4 * ready.model.decoder.n_parameters
     source.fetch_weights(ready.origin, progress, source.Need("the bundle takes", ready.out.parent, 2 * size))
     with open_checkpoint(ready.origin.folder) as checkpoint, work.folder(ready.out, ready.force) as scratch:
+        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
+        signed = _as_signed(ready, files, progress)
         python = environment.ready(exporter.lock, progress)
         probing = probe.make(ready.model.decoder, ready.tokenizer, ready.model.decoder.context)
         scheme = exporting.scheme(exporter, ready.recipe)
@@ -172,8 +175,16 @@ def _export(ready: Prepared, exporter: Exporter, progress: Progress) -> Built:
         variant.parent.mkdir(parents=True)
         made.folder.rename(variant)
         part = seal.Part(made.export, exporting.sizes(exporter, variant), verdict)
-        files = [seal.file_of(path, path.parent) for path in source.described(ready.origin, checkpoint)]
-        return _sealed(ready, [part], scratch, replace(ready.model, decoder=made.decoder), files, ready.notes)
+        model = replace(ready.model, decoder=made.decoder)
+        return _sealed(ready, [part], scratch, model, files, [*ready.notes, *signed])
+
+
+def _as_signed(ready: Prepared, files: Sequence[File], progress: Progress) -> list[str]:
+    """Return a sentence of the source's signature, and tell it. Raises as ``source.as_signed``."""
+    told = source.as_signed(ready.origin, files, ready.recipe.source_key)
+    for sentence in told:
+        progress.warn(sentence)
+    return told
 
 
 def _sealed(

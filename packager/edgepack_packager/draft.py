@@ -18,7 +18,7 @@ _HINT = "A draft is a smaller model with the same tokenizer, mostly of the same 
 def recipe_of(recipe: Recipe) -> Recipe:
     """Return the recipe of the draft model: the same variants, no adapters, which are the other's, and no chat, because
     it gets ids and gives ids. What goals and a recipe say of the other means q4, and no text is the draft's."""
-    plain = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=())
+    plain = replace(recipe, name=None, no_chat=True, draft=None, date=None, thinks=False, adapters=(), source_key=None)
     quants = [_scheme(quant) if recipe.goal(quant) else quant for quant in recipe.quants] or ["q4"]
     plain = replace(plain, quality=None if recipe.quality == "calibrated" else recipe.quality, calibrate=None)
     return replace(plain, quants=tuple(dict.fromkeys(quants)), table=None, receipt=None)

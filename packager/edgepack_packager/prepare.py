@@ -275,6 +275,7 @@ def _placed(name: str, origin: Source, recipe: Recipe, out: Path | None, force: 
     work.refuse_existing(out, force)
     failed = evidence.evidence_of_failures(out)
     source.fetch_text(origin)
+    source.refuse_unsigned(origin, recipe.source_key)
     licence.check(licence.read_licence(origin.folder), name, called, recipe.accept_licence)
     return called, out, failed
 

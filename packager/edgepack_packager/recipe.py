@@ -45,7 +45,7 @@ class Recipe:
     says what forms further variants have.
     ``adapters`` are merged into it one after the other, each "FOLDER" or "FOLDER:scale".
     ``exporter`` is one of ``exporting.EXPORTERS``, which writes in the place of edgepack's own targets; what only those
-    know is refused beside it.
+    know is refused beside it. ``source_key`` is the PEM file of the public key that must have signed the source.
     """
 
     targets: tuple[str, ...]
@@ -66,6 +66,7 @@ class Recipe:
     receipt: str | None = None
     table: str | None = None
     exporter: str | None = None
+    source_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", self.name):

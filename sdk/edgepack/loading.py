@@ -22,6 +22,7 @@ from edgepack.engines import Runtimes, find, open_session, probe_all, with_threa
 from edgepack.errors import ContextTooLargeError, UsageError, check_options
 from edgepack.pooling import dense_of
 from edgepack.runtime import Options, Runtime
+from edgepack.trust.admitting import admit_bundle
 
 if TYPE_CHECKING:
     from edgepack.model import Model
@@ -40,7 +41,8 @@ class LoadOptions(TypedDict, total=False):
     everything ran, or a CPU where the machine has an accelerator. ``isolate`` runs the engine in a process of its own,
     whose crash or hang is an error of the call that meets it. ``draft`` loads the bundle's draft model beside the
     other, which guesses what that will say: None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as
-    ``edgepack verify`` prints it) pins the bundle: any other is refused. ``verify``: "remembered" or "always", see
+    ``edgepack verify`` prints it) pins the bundle: any other is refused. ``policy`` is the path of a policy.toml: who
+    must have signed the bundle, and what else it must be; see ``load``. ``verify``: "remembered" or "always", see
     ``load``. ``runtimes`` replaces the installed ones, for tests of an application: ``{"fake": FakeRuntime()}``.
     """
 
@@ -50,6 +52,7 @@ class LoadOptions(TypedDict, total=False):
     isolate: bool
     draft: bool | None
     id: str | None
+    policy: str | os.PathLike[str] | None
     verify: str | None
     runtimes: Runtimes | None
 
@@ -68,7 +71,8 @@ def load(
 
     ``backend`` is a runtime's name ("gguf", "onnx", "mlx"); ``context`` is in tokens (without one: what the bundle
     allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8". The other options, by keyword:
-    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``verify``, ``runtimes``; see ``LoadOptions``.
+    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``policy``, ``verify``, ``runtimes``; see
+    ``LoadOptions``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
@@ -76,12 +80,17 @@ def load(
     was found whole since the system started is not read for this again if nobody can have written to it meanwhile
     (``edgepack.device.unchanged``); with "always" it is. ``EDGEPACK_VERIFY`` sets it where the argument does not.
 
-    Raises ``BundleError``, ``ContextTooLargeError``, ``EngineMissingError``, ``EngineError`` or ``UsageError``; never
-    tries another candidate than the plan's first.
+    Where policies are, each must admit the bundle before anything else is done with it: ``policy``, or else the one
+    that ``EDGEPACK_POLICY`` names; policy.toml in the store that it is installed in; and the machine's own,
+    /etc/edgepack/policy.toml. What one refuses no other admits.
+
+    Raises ``BundleError`` (``TrustError`` where a policy does not admit the bundle), ``ContextTooLargeError``,
+    ``EngineMissingError``, ``EngineError`` or ``UsageError``; never tries another candidate than the plan's first.
     """
     check_options("load", options, _KNOWN)
     variant, runtimes, verify = options.get("variant"), options.get("runtimes"), _verify(options.get("verify"))
     opened = _open(bundle, options.get("id"))
+    admit_bundle(opened, options.get("policy"))
     asked = [v for v in opened.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
     chosen = _plan(
         opened,

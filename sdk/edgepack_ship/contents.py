@@ -15,8 +15,6 @@ from edgepack.bundle.files import DRAFT, MANIFEST, SIGNATURE, VARIANTS, listed
 from edgepack.bundle.manifest import File, Manifest
 from edgepack.errors import BundleDamagedError, UsageError
 
-MAX_SIGNATURE = 4 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Contents:

@@ -12,9 +12,8 @@ from typing import BinaryIO
 import msgspec
 
 from edgepack.bundle import work
-from edgepack.bundle.files import DRAFT, MANIFEST, SIGNATURE, VARIANTS, Bundle, Progress
+from edgepack.bundle.files import DRAFT, MANIFEST, MAX_SIGNATURE, SIGNATURE, VARIANTS, Bundle, Progress
 from edgepack.errors import BuildError, BundleDamagedError
-from edgepack_ship.contents import MAX_SIGNATURE
 from edgepack_ship.delta.difference import Difference, held
 from edgepack_ship.delta.format import HEADER, MAGIC, MAX_INDEX, VERSION, Index, Made
 from edgepack_ship.delta.pieces import Opened, Pieces

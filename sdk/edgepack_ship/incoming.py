@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from edgepack import extras
-from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, SIGNATURE, open_bundle
+from edgepack.bundle.files import MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, open_bundle
 from edgepack.bundle.manifest import File
 from edgepack.bundle.packed import is_packed
 from edgepack.errors import BundleError
 from edgepack_ship.archive.packed import Archive
-from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.contents import Contents, contents
 from edgepack_ship.delta.difference import Difference, recognised
 from edgepack_ship.reading import blocks_of, bytes_of
 from edgepack_ship.registry.address import is_address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -12,7 +13,8 @@ from edgepack.bundle import work
 from edgepack.bundle.files import SIGNATURE, Bundle, Progress, open_bundle
 from edgepack.bundle.manifest import File
 from edgepack.bundle.work import flush
-from edgepack.errors import BundleDamagedError
+from edgepack.device.memory import human
+from edgepack.errors import BundleDamagedError, StoreError
 from edgepack_ship.incoming import Incoming
 
 
@@ -36,9 +38,11 @@ def write_bundle(
     held = incoming.variants()
     chosen = inside.chosen(held if variants is None else variants)
     refuse_missing(incoming, chosen, held)
+    files = inside.files(chosen)
     with work.folder(out, force, what) as scratch:
+        refuse_without_room(scratch, sum(file.size for file in files.values()))
         bundle = scratch / "bundle"
-        for name, file in inside.files(chosen).items():
+        for name, file in files.items():
             write_file(bundle / name, checked(incoming.blocks(name, file), name, file, progress))
         if (signature := incoming.signature()) is not None:
             write_file(bundle / SIGNATURE, [signature])
@@ -59,6 +63,16 @@ def refuse_missing(incoming: Incoming, chosen: Iterable[str], held: Iterable[str
         )
 
 
+def refuse_without_room(folder: Path, size: int) -> None:
+    """Raise ``StoreError`` where a disk has no room for so many bytes, before any of them comes in."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise StoreError(
+            f"What comes in has {human(size)}, and the disk of {folder.parent} has {human(free)} free.",
+            hint="Free some space, or leave variants out with --variant.",
+        )
+
+
 def write_file(path: Path, blocks: Iterable[bytes]) -> None:
     """Write a file that is not there yet, and the folders above it. Raises ``OSError`` and what ``blocks`` raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +86,8 @@ def write_file(path: Path, blocks: Iterable[bytes]) -> None:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file in the place of another, in one step, which is on the disk when this returns. Raises ``OSError``."""
-    beside = path.with_name(f".{path.name}.{token_hex(8)}")
+    # Readers of bundles pass over such a name, so that what a crash leaves is not a file too many.
+    beside = path.with_name(f"._{path.name}.{token_hex(8)}")
     try:
         write_file(beside, [data])
         flush(beside)

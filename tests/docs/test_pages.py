@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import small_bundle
 
 import edgepack
 from edgepack.cli import main
@@ -21,6 +22,7 @@ from edgepack_packager.engine.wheel import Facts
 from edgepack_ship.incoming import Folder
 from edgepack_ship.packing import pack
 from edgepack_ship.parts import Part
+from edgepack_ship.signing import keys
 from edgepack_ship.store.install import install
 from edgepack_ship.store.place import Store
 
@@ -115,6 +117,8 @@ REPORTS = {
     "engine list": "engine list",
     "models": "models",
     "fit": "fit demo --memory 4GB",
+    "keygen": "keygen --out OUT",
+    "sign": "sign COPY --key KEY",
 }
 
 
@@ -124,12 +128,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     (folder / "text").write_text("Edgepack packs small language models.\n")
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
+    keys.make("ed25519").write(folder / "own")
+    small_bundle.write(folder / "copy")
     pack(Folder(demo_bundle.path), folder / "file", ["gguf-f32"])
     store = Store(folder / "shelf")
     for incoming in (Folder(demo_bundle.path), Part(demo_bundle.path, ["gguf-f32"])):
         install(store, incoming, "small", ["gguf-f32"])
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF", "WWW")}
-    return named | {"BUNDLE": str(demo_bundle.path), "ID": demo_bundle.id}
+    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF", "WWW", "COPY")}
+    return named | {"BUNDLE": str(demo_bundle.path), "ID": demo_bundle.id, "KEY": str(folder / "own.key")}
 
 
 @pytest.mark.parametrize("command", REPORTS)
@@ -137,7 +143,7 @@ def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|WWW|ID", lambda found: texts[found[0]], word)
+        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|WWW|ID|COPY|KEY", lambda found: texts[found[0]], word)
         for word in REPORTS[command].split()
     ]
     assert main([*words, "--json"]) == 0

@@ -16,6 +16,8 @@ from traced import READING, WRITING, counts, record, run_traced
 from edgepack.bundle.files import open_bundle
 from edgepack.bundle.installed import find
 from edgepack.errors import EdgepackError
+from edgepack_ship.delta.difference import Difference
+from edgepack_ship.diffing import diff
 from edgepack_ship.incoming import Folder
 from edgepack_ship.store.install import install
 from edgepack_ship.store.names import gc, remove, rollback
@@ -34,7 +36,10 @@ def made(folder: Path, sequence: int) -> Path:
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
-    return [made(tmp_path / f"bundle {sequence}", sequence) for sequence in (1, 2, 3)]
+    """Three bundles, and the difference from the first to the second."""
+    folders = [made(tmp_path / f"bundle {sequence}", sequence) for sequence in (1, 2, 3)]
+    diff(open_bundle(folders[0]), open_bundle(folders[1]), tmp_path / "delta")
+    return [*folders, tmp_path / "delta"]
 
 
 def _install(number: int, *variants: str) -> Callable[[Store, list[Path]], object]:
@@ -44,6 +49,7 @@ def _install(number: int, *variants: str) -> Callable[[Store, list[Path]], objec
 COMMANDS: dict[str, tuple[list[Callable[[Store, list[Path]], object]], Callable[[Store, list[Path]], object]]] = {
     "install": ([], _install(0)),
     "update": ([_install(0)], _install(1)),
+    "delta": ([_install(0)], lambda store, bundles: install(store, Difference(bundles[3], store.present)).id),
     "another variant": ([_install(0, "fake-q4")], _install(0, "fake-q8")),
     "rollback": ([_install(0), _install(1)], lambda store, _: rollback(store, "small")),
     "remove": ([_install(0), _install(1)], lambda store, _: remove(store, "small")),

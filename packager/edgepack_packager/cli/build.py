@@ -62,6 +62,7 @@ def build(
     receipt: asks.Receipt = None,
     unproven: asks.Unproven = False,
     exporter: asks.Exporter = None,
+    source_key: asks.SourceKey = None,
     json: options.AsJson = False,
 ) -> None:
     """Convert a model, prove that every variant is the same model, and seal the bundle."""
@@ -76,7 +77,7 @@ def build(
     asked = Recipe(targets, tuple(quants), context, unproven, name, accept_licence, date, kv_cache, max_kl, no_chat)
     asked = replace(asked, draft=draft, thinks=thinks, adapters=tuple(adapter or ()), calibrate=calibrate)
     asked = replace(asked, quality=quality, receipt=receipt, table=None if recipe is None else str(recipe))
-    asked = replace(asked, exporter=exporter)
+    asked = replace(asked, exporter=exporter, source_key=source_key)
     try:
         built = _build(model, asked, out, force)
     except building.VariantsFailedError as error:

@@ -214,6 +214,16 @@ Receipt = Annotated[
         rich_help_panel=PROOF,
     ),
 ]
+SourceKey = Annotated[
+    str | None,
+    typer.Option(
+        "--source-key",
+        help="Refuse a source whose model.sig is not of this public key, or does not have its files.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=PROOF,
+    ),
+]
 Adapters = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ and a file is unfolded into one.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,12 +19,13 @@ from typing import Any
 from weakref import finalize
 
 from edgepack import extras
+from edgepack.bundle.manifest import File
 from edgepack.errors import SourceError
 from edgepack_packager.checkpoint import CONFIG, Checkpoint, open_checkpoint
 from edgepack_packager.checkpoint.gguf.file import GgufCheckpoint
 from edgepack_packager.checkpoint.strictjson import read_object
 from edgepack_packager.progress import Progress
-from edgepack_packager.source import catalog, gguf, place, space
+from edgepack_packager.source import catalog, gguf, place, signed, space
 from edgepack_packager.source.space import Need
 
 __all__ = ["DEMO", "Need", "Source", "described", "fetch_text", "fetch_weights", "find", "open_weights", "read_config"]
@@ -154,6 +156,28 @@ def open_weights(source: Source) -> Checkpoint | GgufCheckpoint:
 def described(source: Source, weights: Checkpoint | GgufCheckpoint) -> list[Path]:
     """Return the files that say what the model is: its weights, and a config.json that is not made of them."""
     return [*([] if source.file else [source.folder / CONFIG]), *weights.files]
+
+
+def refuse_unsigned(source: Source, key: str | None) -> None:
+    """Refuse a source that a key did not sign, before its weights are fetched; nothing without a key.
+
+    Raises ``SourceError``, and ``UsageError`` where the file ``key`` is no public key.
+    """
+    if key is not None:
+        signed.by(_root(source), key)
+
+
+def as_signed(source: Source, files: Sequence[File], key: str | None) -> list[str]:
+    """Return a sentence of the source's signature, none where it has none, once ``files`` are what was signed.
+
+    Raises ``SourceError`` where they are not, and as ``refuse_unsigned``.
+    """
+    return signed.compared(_root(source), files, key, whole=source.file is None)
+
+
+def _root(source: Source) -> Path:
+    """Return the folder in which a signature would lie."""
+    return source.folder if source.file is None else source.file.parent
 
 
 def _unfolded(path: Path) -> Source:

@@ -12,6 +12,7 @@ _TEXT = re.compile(
     r"|chat_template\.jinja|additional_chat_templates/[^/]+\.jinja|README\.md"
     r"|modules\.json|config_sentence_transformers\.json|sentence_bert_config\.json"
     r"|\d+_\w+/config\.json|\d+_Dense/model\.safetensors"
+    r"|model\.sig"
     r"|(LICEN[SC]E|NOTICE|USE_POLICY|COPYING)([-_.].*)?",
     re.IGNORECASE,
 )
@@ -25,8 +26,8 @@ def seen(paths: Iterable[str]) -> set[str]:
 
 
 def text(names: Collection[str]) -> list[str]:
-    """Return the files other than weights: configuration, tokenizer, templates, card and licence, and what
-    sentence-transformers reads; none in a folder but those that ``seen`` names."""
+    """Return the files other than weights: configuration, tokenizer, templates, card, licence and
+    signature, and what sentence-transformers reads; none in a folder but those that ``seen`` names."""
     return sorted(name for name in names if _TEXT.fullmatch(name))
 
 

@@ -34,6 +34,8 @@ DRAFT = "draft"
 BLOCK = 1024 * 1024
 # A manifest describes files, it does not hold them: anything larger is not one, and is not worth the memory.
 MAX_MANIFEST = 8 * 1024 * 1024
+# Some 200 bytes for each file.
+MAX_SIGNATURE = 4 * 1024 * 1024
 # What is read as a whole: of the shared files the tokenizer is the largest, some 50 bytes a token.
 MAX_READ = 256 * 1024 * 1024
 
@@ -96,6 +98,10 @@ class Bundle:
         if hashlib.sha256(data).hexdigest() != digest:
             raise _damaged(name, "its sha256 differs from the manifest's")
         return data
+
+    def signature(self) -> bytes | None:
+        """Return its model.sig unchecked, None where it is not signed. Raises ``BundleDamagedError`` for no file."""
+        return _read(self.path, SIGNATURE, MAX_SIGNATURE) if os.path.lexists(self.path / SIGNATURE) else None
 
     def variant(self, id: str) -> Variant:
         """Return the variant of that id. Raises ``UsageError`` where there is none here."""

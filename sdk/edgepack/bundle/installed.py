@@ -79,8 +79,10 @@ def read(store: Path, name: str) -> Reference | None:
     place = store / NAMES / f"{name}.json"
     try:
         descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            data = file.read(_LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        try:
+            data = os.read(descriptor, _LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        finally:
+            os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -17,6 +17,7 @@ from edgepack.cli.options import (
     BundlePath,
     Context,
     KvCache,
+    PolicyFile,
     Strict,
     Threads,
     Variant,
@@ -58,6 +59,7 @@ def embed(
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
+    policy: PolicyFile = None,
     verify: Verify = None,
 ) -> None:
     """Print the vector of each text as a line of JSON: its text, and its embedding."""
@@ -74,6 +76,7 @@ def embed(
         isolate=isolate,
         strict=strict,
         id=id,
+        policy=policy,
         verify=verify,
     ) as model:
         for text, vector in zip(asked, model.embed(asked, prompt), strict=True):

@@ -108,6 +108,17 @@ BundleId = Annotated[
         rich_help_panel=TRUST,
     ),
 ]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        help="Refuse a bundle that this policy.toml does not admit. Default: EDGEPACK_POLICY; the machine's and the "
+        "store's apply besides.",
+        metavar="FILE",
+        show_default=False,
+        rich_help_panel=TRUST,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Report as JSON on standard output, a failure too.")]
 
 Raw = Annotated[

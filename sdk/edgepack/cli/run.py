@@ -19,6 +19,7 @@ from edgepack.cli.options import (
     KvCache,
     MaxTokens,
     MinP,
+    PolicyFile,
     Raw,
     RepetitionPenalty,
     Stop,
@@ -102,6 +103,7 @@ def run(
     isolate: Isolate = False,
     strict: Strict = False,
     id: BundleId = None,
+    policy: PolicyFile = None,
     verify: Verify = None,
     markdown: AsMarkdown = False,
     stats: Stats = False,
@@ -160,6 +162,7 @@ def run(
             strict=strict,
             draft=draft,
             id=id,
+            policy=policy,
             verify=verify,
         )
     with model:

@@ -24,6 +24,7 @@ from edgepack.errors import ContextTooLargeError, EngineError, UsageError
 from edgepack.isolation import process, wire
 from edgepack.measuring.bandwidth import read_bandwidth
 from edgepack.runtime import Options, Session
+from edgepack.trust.admitting import admit_bundle
 
 WARM_UP = 1
 REPEATS = 5
@@ -137,6 +138,7 @@ def bench(
     prompt_tokens, decode_tokens = clip(prompt_tokens, decode_tokens, candidate.options.context)
     decoder = bundle.manifest.decoder
     started = time.perf_counter()
+    admit_bundle(bundle)
     bundle.check([candidate.variant])
     options = with_threads(candidate.options, threads)
     session = open_session(bundle, candidate, options, find(candidate.runtime, runtimes))

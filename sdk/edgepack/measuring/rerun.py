@@ -23,6 +23,7 @@ from edgepack.isolation import isolate
 from edgepack.loading import open_candidate, plan
 from edgepack.prefix import common_length
 from edgepack.runtime import Options
+from edgepack.trust.admitting import admit_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def rerun(recorded: Recorded, bundle: Path | None = None) -> Rerun:
             f"not {then.bundle_id[:12]}.",
             hint="Name the right one with --bundle.",
         )
+    admit_bundle(opened)
     choice = plan(
         opened,
         context=then.context,

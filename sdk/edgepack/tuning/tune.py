@@ -25,6 +25,7 @@ from edgepack.device.tuning import Tuning, write_tunings
 from edgepack.engines import Runtimes, probe_all
 from edgepack.errors import EdgepackError, EngineError
 from edgepack.runtime import Support
+from edgepack.trust.admitting import admit_bundle
 from edgepack.tuning import drafts, rivals
 from edgepack.tuning.rivals import Rival
 from edgepack.tuning.trial import Job, Measurement, run, seconds
@@ -125,6 +126,7 @@ def tune(
     ``watch`` is told of each trial before it begins, how many are done, and how many there may be. Raises as
     ``edgepack.load``, and ``EngineError`` where nothing could be measured.
     """
+    admit_bundle(bundle)
     hardware = detect()
     supports = probe_all(hardware, {each.runtime for each in bundle.manifest.variants}, runtimes)
     plan = make_plan(bundle.manifest, hardware, supports)

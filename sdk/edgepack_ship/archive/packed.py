@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from edgepack.bundle.files import DRAFT, MAX_MANIFEST, SIGNATURE, VARIANTS
+from edgepack.bundle.files import DRAFT, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, VARIANTS
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleDamagedError, BundleError, BundleNotFoundError
 from edgepack_ship.archive import members
 from edgepack_ship.archive.headers import MalformedError, shown
 from edgepack_ship.archive.members import Member
-from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.contents import Contents, contents
 from edgepack_ship.reading import BLOCK
 
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"\x28\xb5\x2f\xfd": "zstd -d", b"\xfd7zXZ": "xz -d", b"BZh": "bzip2 -d"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import AsJson
+from edgepack.cli.options import AsJson, PolicyFile
 from edgepack_ship.cli import DEVICE
 from edgepack_ship.cli.options import AllowDowngrade, Kept, PlainHttp, StoreFolder, store_of, waiting
 
@@ -39,6 +39,7 @@ def install(
     variant: Kept = None,
     replay: Replay = False,
     allow_downgrade: AllowDowngrade = False,
+    policy: PolicyFile = None,
     store: StoreFolder = None,
     plain_http: PlainHttp = False,
     json: AsJson = False,
@@ -48,6 +49,7 @@ def install(
 
     from edgepack.cli import screen
     from edgepack.cli.interrupts import Interrupts
+    from edgepack.trust.admitting import gate
     from edgepack_ship.incoming import opened
     from edgepack_ship.store.install import install as into
 
@@ -61,6 +63,7 @@ def install(
             incoming,
             name,
             variant,
+            admit=gate(policy, place.folder),
             check=_replayed if replay else _unchecked,
             allow_downgrade=allow_downgrade,
             waiting=waiting,

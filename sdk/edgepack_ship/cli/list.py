@@ -30,7 +30,7 @@ def installed(all: All = False, store: StoreFolder = None, json: AsJson = False)
     folders = stores() if store is None else [store]
     found = [each for folder in folders for each in entries(Store(folder)) if all or each.state == "current"]
     if json:
-        screen.as_json([asdict(each) for each in found])
+        screen.as_json({"bundles": [asdict(each) for each in found]})
     elif found:
         _show(found)
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import AsJson
+from edgepack.cli.options import AsJson, PolicyFile
 from edgepack_ship.cli import DEVICE
 from edgepack_ship.cli.options import AllowDowngrade, Name, StoreFolder, changed, store_of, waiting
 
@@ -16,9 +16,17 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="The bundle's id, or its f
 
 @examples("edgepack use smollm2 3ef3053e2700", heading=DEVICE)
 def use(
-    name: Name, id: Id, allow_downgrade: AllowDowngrade = False, store: StoreFolder = None, json: AsJson = False
+    name: Name,
+    id: Id,
+    allow_downgrade: AllowDowngrade = False,
+    policy: PolicyFile = None,
+    store: StoreFolder = None,
+    json: AsJson = False,
 ) -> None:
     """Let a name stand for another bundle that is installed, once all its bytes were compared."""
+    from edgepack.trust.admitting import gate
     from edgepack_ship.store import names
 
-    changed(names.use(store_of(store), name, id, allow_downgrade=allow_downgrade, waiting=waiting), json)
+    place, downgrade = store_of(store), allow_downgrade
+    admit = gate(policy, place.folder)
+    changed(names.use(place, name, id, admit=admit, allow_downgrade=downgrade, waiting=waiting), json)

@@ -13,10 +13,10 @@ from typing import Self
 
 import numpy as np
 
-from edgepack.bundle.files import DRAFT, MANIFEST, MAX_MANIFEST, SIGNATURE, Bundle, open_bundle
+from edgepack.bundle.files import DRAFT, MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, Bundle, open_bundle
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleDamagedError, BundleError
-from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.contents import Contents, contents
 from edgepack_ship.delta import format
 from edgepack_ship.delta.format import HEADER, LITERAL, MAGIC, Made, damaged
 from edgepack_ship.reading import blocks_of, opened_regular, span

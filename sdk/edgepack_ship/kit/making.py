@@ -12,16 +12,17 @@ from edgepack.bundle import work
 from edgepack.bundle.files import Bundle, Progress, open_bundle
 from edgepack.errors import UsageError
 from edgepack.text import tables
+from edgepack.trust import admitting, vouching
+from edgepack.trust.admitting import POLICY
+from edgepack.trust.files import read
+from edgepack.trust.policy import MAX_POLICY
 from edgepack_ship.incoming import Folder
 from edgepack_ship.kit.platforms import Platform
 from edgepack_ship.kit.script import filled, settings
 from edgepack_ship.kit.wheelhouse import gather, lock, sha256_of
 from edgepack_ship.packing import pack
-from edgepack_ship.reading import bytes_of
 from edgepack_ship.store.place import plain
 
-POLICY = "policy.toml"
-MAX_POLICY = 1 << 18
 SCRIPTS: Final = ("install.sh", "device.sh", "point.py", "check.py", "README.txt")
 
 
@@ -54,12 +55,14 @@ def make(
     """Make a kit of a bundle, or of the named ones of its variants, for a device.
 
     ``extras`` of edgepack come along beside those that the bundle needs there, ``policy`` is what the device admits,
-    ``wheel`` is edgepack's own. Raises ``BundleError``, ``UsageError``, ``BuildError`` and ``OutputExistsError``.
+    ``wheel`` is edgepack's own. Raises ``BundleError``, ``TrustError`` for a bundle that the policy does not admit,
+    ``UsageError``, ``BuildError`` and ``OutputExistsError``.
     """
     opened = open_bundle(bundle, verify="sizes")
     called = plain(opened.manifest.name if name is None else name)
     kept = tuple(variant.id for variant in opened.manifest.variants) if variants is None else tuple(variants)
     needed = _extras(opened, kept, extras)
+    rules = None if policy is None else _rules(policy, opened)
     with work.folder(out, what="The kit") as scratch:
         kit = scratch / "kit"
         wheels = kit / "wheels"
@@ -68,8 +71,8 @@ def make(
         locked = lock(found)
         with Folder(opened.path) as incoming:
             packed = pack(incoming, kit / f"{called}.edgepack.tar", kept, progress=progress)
-        if policy is not None:
-            (kit / POLICY).write_bytes(bytes_of(policy, MAX_POLICY))
+        if rules is not None:
+            (kit / POLICY).write_bytes(rules)
         _write(kit, called, opened.id, platform, python, locked, len(found))
         work.publish(kit, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -92,6 +95,18 @@ def _extras(bundle: Bundle, variants: Iterable[str], more: Iterable[str]) -> lis
     front = tables.decode(bundle.read(tables.FILE)).front
     tokenizer = ["tokenizers"] if front is None else []
     return sorted({*(each.runtime for each in (*held, *drafts)), "cli", "ship", *tokenizer, *more})
+
+
+def _rules(path: Path, bundle: Bundle) -> bytes:
+    """Return the bytes of a policy that admits the bundle. Raises ``TrustError``, and ``UsageError`` for one that names
+    a key by a file, which no device has."""
+    rules = admitting.rules(path)
+    if filed := next((key.name for key in rules.policy.key if key.file is not None), None):
+        raise UsageError(
+            f"{path} names the key {filed} by a file, which is not on the device.", hint="Put its text there, as pem."
+        )
+    admitting.admit(rules, vouching.whole(bundle), bundle.signature())
+    return read(path, MAX_POLICY)
 
 
 def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locked: str, count: int) -> None:

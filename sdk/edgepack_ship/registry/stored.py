@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from edgepack.bundle.files import DRAFT, MANIFEST, MAX_MANIFEST, SIGNATURE
+from edgepack.bundle.files import DRAFT, MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE
 from edgepack.bundle.manifest import File
 from edgepack.errors import TransferError
-from edgepack_ship.contents import MAX_SIGNATURE, Contents, contents
+from edgepack_ship.contents import Contents, contents
 from edgepack_ship.registry import artifact
 from edgepack_ship.registry.address import Reference
 from edgepack_ship.registry.artifact import MAX_ARTIFACT, OCI_MANIFEST, Artifact, digest_of

@@ -13,6 +13,7 @@ from edgepack.bundle.files import SIGNATURE, VARIANTS, Progress, open_bundle
 from edgepack.bundle.installed import Reference
 from edgepack.bundle.work import flush
 from edgepack.errors import BundleError, StoreError, TrustError
+from edgepack.trust.admitting import gate
 from edgepack_ship.contents import Contents
 from edgepack_ship.incoming import Incoming
 from edgepack_ship.store.place import Store, plain
@@ -20,7 +21,8 @@ from edgepack_ship.store.staging import known_files, receive, settle
 from edgepack_ship.writing import refuse_missing, replace_file, write_file
 
 Admit = Callable[[Contents, bytes | None], None]
-"""Raises ``TrustError`` for a bundle that must not come in. It gets the contents and the signature."""
+"""Raises ``TrustError`` for a bundle that must not come in. It gets the contents and the signature. None: the policies
+that apply to the store, ``edgepack.trust.admitting.gate``."""
 
 Check = Callable[[Path], None]
 """Raises for a bundle that must not be used here, as one that its engine does not replay. It gets the folder."""
@@ -43,7 +45,7 @@ def install(
     name: str | None = None,
     variants: Iterable[str] | None = None,
     *,
-    admit: Admit = lambda contents, signature: None,
+    admit: Admit | None = None,
     check: Check = lambda folder: None,
     allow_downgrade: bool = False,
     waiting: Callable[[], None] = lambda: None,
@@ -63,7 +65,7 @@ def install(
     chosen = inside.chosen(held if variants is None else variants)
     refuse_missing(incoming, chosen, held)
     signature = incoming.signature()
-    admit(inside, signature)
+    (admit or gate(store=store.folder))(inside, signature)
     with store.writing("The install", waiting):
         before = installed.read(store.folder, called)
         refuse_downgrade(called, inside, before, allow_downgrade)

@@ -14,6 +14,7 @@ from edgepack.bundle.files import MAX_MANIFEST, open_bundle
 from edgepack.bundle.installed import BUNDLES, NAMES, Reference
 from edgepack.bundle.work import flush
 from edgepack.errors import BundleNotFoundError, UsageError
+from edgepack.trust.admitting import gate
 from edgepack_ship.contents import Contents, contents
 from edgepack_ship.incoming import signature_of
 from edgepack_ship.reading import bytes_of
@@ -35,7 +36,7 @@ def use(
     name: str,
     id: str,
     *,
-    admit: Admit = lambda contents, signature: None,
+    admit: Admit | None = None,
     allow_downgrade: bool = False,
     waiting: Callable[[], None] = lambda: None,
 ) -> Changed:
@@ -57,7 +58,7 @@ def rollback(
     store: Store,
     name: str,
     *,
-    admit: Admit = lambda contents, signature: None,
+    admit: Admit | None = None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Changed:
     """Let a name stand for the bundle before, whatever state the present one is in; a second one undoes the first.
@@ -118,12 +119,12 @@ def _found(store: Store, id: str) -> str:
     return found[0]
 
 
-def _sound(store: Store, id: str, admit: Admit) -> Contents:
+def _sound(store: Store, id: str, admit: Admit | None) -> Contents:
     """Return the contents of a bundle of the store whose bytes are right, and which is admitted."""
     path = store.bundle(id)
     open_bundle(path, id=id)
     inside = contents(lambda name: bytes_of(path / name, MAX_MANIFEST))
-    admit(inside, signature_of(path))
+    (admit or gate(store=store.folder))(inside, signature_of(path))
     return inside
 
 

@@ -18,7 +18,7 @@ from edgepack_ship.contents import contents
 from edgepack_ship.incoming import Incoming
 from edgepack_ship.reading import blocks_of, bytes_of
 from edgepack_ship.store.place import Store
-from edgepack_ship.writing import checked, write_file
+from edgepack_ship.writing import checked, refuse_without_room, write_file
 
 Known = Callable[[File], Sequence[Path]]
 """Returns files of the store that should have these bytes."""
@@ -47,6 +47,8 @@ def receive(
     tree, partial = folder / "tree", folder / "partial"
     _prune(tree, files)
     partial.mkdir(parents=True, exist_ok=True)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    refuse_without_room(folder, sum(file.size for file in files.values() if not known(file)) - there)
     for name, file in files.items():
         place = tree / name
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from small_bundle import add, receipt, variant, write, write_with_draft
 
@@ -14,11 +16,13 @@ from edgepack.bundle.files import open_bundle
 from edgepack.bundle.installed import STORE, find
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleDamagedError, BundleNotFoundError, EngineError, StoreError, TrustError, UsageError
+from edgepack_ship.contents import Contents
 from edgepack_ship.incoming import Folder
 from edgepack_ship.parts import split
 from edgepack_ship.store.install import Installed, install
 from edgepack_ship.store.names import gc, remove, rollback, use
 from edgepack_ship.store.place import Store
+from edgepack_ship.writing import write_bundle
 
 
 def bundle(folder: Path, *ids: str, sequence: int = 0, payload: bytes = b"weights") -> Path:
@@ -257,6 +261,26 @@ def test_a_store_that_cannot_be_written_is_an_error_with_its_place(tmp_path: Pat
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match=r"The install failed: .*file"):
         put(Store(tmp_path / "file" / "store"), bundle(tmp_path / "one"))
+
+
+class Huge(Folder):
+    """A bundle whose manifest says that it has more than any disk holds."""
+
+    def contents(self) -> Contents:
+        inside = super().contents()
+        (each,) = inside.manifest.variants
+        (file,) = each.files
+        large = msgspec.structs.replace(each, files=[msgspec.structs.replace(file, size=1 << 50)])
+        return replace(inside, manifest=msgspec.structs.replace(inside.manifest, variants=[large]))
+
+
+def test_what_a_disk_has_no_room_for_is_refused_before_it_comes_in(store: Store, tmp_path: Path) -> None:
+    huge = Huge(bundle(tmp_path / "one"))
+    with pytest.raises(StoreError, match=r"What comes in has 1048576\.0 GiB"):
+        install(store, huge)
+    with pytest.raises(StoreError, match=r"What comes in has .* and the disk of"):
+        write_bundle(huge, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def _race(store: Store, folders: list[Path], failed: multiprocessing.Queue[str]) -> None:
