@@ -13,11 +13,9 @@ from edgepack_ship.cli import SHIP
 from edgepack_ship.cli.options import Kept
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The kit's folder.", metavar="FOLDER")]
-For = Annotated[
-    str, typer.Option("--platform", help="linux-x86_64, linux-aarch64 or macos-arm64.", metavar="SYSTEM-PROCESSOR")
-]
+For = Annotated[str, typer.Option("--platform", help="linux-x86_64 or linux-aarch64.", metavar="SYSTEM-PROCESSOR")]
 Python = Annotated[str, typer.Option("--python", help="The device's Python, as 3.11.", metavar="VERSION")]
-Glibc = Annotated[str, typer.Option("--glibc", help="The device's C library on Linux.", metavar="VERSION")]
+Glibc = Annotated[str, typer.Option("--glibc", help="The device's C library.", metavar="VERSION")]
 As = Annotated[str | None, typer.Option("--name", help="What to install it as. Default: its own name.", metavar="NAME")]
 Extra = Annotated[
     list[str] | None, typer.Option("--extra", help="Another extra of edgepack for the device.", metavar="NAME")

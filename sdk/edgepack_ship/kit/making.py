@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
-from typing import Final
 
 from edgepack.bundle import work
 from edgepack.bundle.files import Bundle, Progress, open_bundle
@@ -18,12 +17,10 @@ from edgepack.trust.files import read
 from edgepack.trust.policy import MAX_POLICY
 from edgepack_ship.incoming import Folder
 from edgepack_ship.kit.platforms import Platform
-from edgepack_ship.kit.script import filled, settings
-from edgepack_ship.kit.wheelhouse import gather, lock, sha256_of
+from edgepack_ship.kit.script import write
+from edgepack_ship.kit.wheelhouse import gather, lock
 from edgepack_ship.packing import pack
 from edgepack_ship.store.place import plain
-
-SCRIPTS: Final = ("install.sh", "device.sh", "point.py", "check.py", "README.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +65,11 @@ def make(
         wheels = kit / "wheels"
         wheels.mkdir(parents=True)
         found = gather(needed, platform, python, wheels, wheel, said)
-        locked = lock(found)
         with Folder(opened.path) as incoming:
             packed = pack(incoming, kit / f"{called}.edgepack.tar", kept, progress=progress)
         if rules is not None:
             (kit / POLICY).write_bytes(rules)
-        _write(kit, called, opened.id, platform, python, locked, len(found))
+        write(kit, called, opened.id, platform, python, lock(found))
         work.publish(kit, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Kit(out, called, opened.id, packed.variants, len(found), size)
@@ -83,7 +79,8 @@ def _extras(bundle: Bundle, variants: Iterable[str], more: Iterable[str]) -> lis
     """Return the extras of edgepack that the variants, and the draft, need on a device: engines, the commands and the
     store, and the tokenizer's library where the compiled tokenizer asks for it.
 
-    Raises ``UsageError`` where no variant has a self-test: no device could tell whether it answers as it should.
+    Raises ``UsageError`` for an extra that there is not, and where no variant has a self-test: no device could tell
+    whether it answers as it should.
     """
     held = [bundle.variant(id) for id in variants]
     if not any(each.self_test or each.vector_test for each in held):
@@ -94,7 +91,11 @@ def _extras(bundle: Bundle, variants: Iterable[str], more: Iterable[str]) -> lis
     drafts = () if bundle.draft is None else bundle.draft.manifest.variants
     front = tables.decode(bundle.read(tables.FILE)).front
     tokenizer = ["tokenizers"] if front is None else []
-    return sorted({*(each.runtime for each in (*held, *drafts)), "cli", "ship", *tokenizer, *more})
+    wanted = {*(each.runtime for each in (*held, *drafts)), "cli", "ship", *tokenizer, *more}
+    known = metadata("edgepack").get_all("Provides-Extra", ())
+    if unknown := sorted(wanted.difference(known)):
+        raise UsageError(f"edgepack has no extra {unknown[0]!r}.", hint=f"It has: {', '.join(sorted(known))}.")
+    return sorted(wanted)
 
 
 def _rules(path: Path, bundle: Bundle) -> bytes:
@@ -107,27 +108,3 @@ def _rules(path: Path, bundle: Bundle) -> bytes:
         )
     admitting.admit(rules, vouching.whole(bundle), bundle.signature())
     return read(path, MAX_POLICY)
-
-
-def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locked: str, count: int) -> None:
-    """Write the script, what it reads, and last the sums of all files."""
-    values = {"name": name, "id": id, "platform": platform.name, "python": python}
-    (kit / "lock.txt").write_text(locked)
-    facts = {
-        "KIT_NAME": name,
-        "KIT_ID": id,
-        "KIT_BUNDLE": f"{name}.edgepack.tar",
-        "KIT_SYSTEM": platform.system,
-        "KIT_MACHINE": platform.machine,
-        "KIT_PYTHON": python,
-        "KIT_LOCK": hashlib.sha256(locked.encode()).hexdigest()[:16],
-        "KIT_WHEELS": str(count),
-    }
-    (kit / "kit.env").write_text(settings(facts))
-    for file in SCRIPTS:
-        (kit / file).write_text(filled(file, values))
-    (kit / f"edgepack-{name}.service").write_text(filled("edgepack.service", values))
-    (kit / "install.sh").chmod(0o755)
-    listed = sorted(path for path in kit.rglob("*") if path.is_file())
-    sums = [f"{sha256_of(path)}  {path.relative_to(kit).as_posix()}\n" for path in listed]
-    (kit / "SHA256SUMS").write_text("".join(sums))

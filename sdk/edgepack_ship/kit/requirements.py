@@ -33,8 +33,8 @@ class Needs:
 
 
 def read(paths: Iterable[Path]) -> dict[str, Wheel]:
-    """Return wheels by their packages' normalised names. Raises ``BuildError`` for a file that is none."""
-    wheels = {}
+    """Return wheels by the normalised names of their packages. Raises ``BuildError`` for a file that is none."""
+    wheels: dict[str, Wheel] = {}
     for path in paths:
         try:
             name, version, _, _ = parse_wheel_filename(path.name)

@@ -26,6 +26,7 @@ else
     units=${EDGEPACK_UNITS-}
 fi
 store=${store%%:*}
+named=${EDGEPACK_STORE:+EDGEPACK_STORE=$store }
 case $prefix:$store in
     /*:/*) ;;
     *) fail "$prefix and $store must be absolute paths." "Set EDGEPACK_PREFIX and EDGEPACK_STORE so." ;;
@@ -37,8 +38,8 @@ esac
 export EDGEPACK_STORE="$store"
 python=${PYTHON:-python$KIT_PYTHON}
 
-[ "$(uname -s) $(uname -m)" = "$KIT_SYSTEM $KIT_MACHINE" ] ||
-    fail "This kit is for $KIT_SYSTEM on $KIT_MACHINE, and this is $(uname -s) on $(uname -m)." "Make one for this device."
+[ "$(uname -s) $(uname -m)" = "Linux $KIT_MACHINE" ] ||
+    fail "This kit is for Linux on $KIT_MACHINE, and this is $(uname -s) on $(uname -m)." "Make one for this device."
 "$python" -Ic "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$KIT_PYTHON')" 2>/dev/null ||
     fail "This kit needs Python $KIT_PYTHON, and $python is not that." "Install it, or name it with PYTHON=..."
 (cd "$kit" && "$python" -I check.py) || fail "The kit is damaged or cut short." "Copy it again."
@@ -51,7 +52,7 @@ exec 9> "$prefix/lock"
 # An environment for each set of wheels, at a path of its own: what runs is never changed.
 env=$prefix/envs/$KIT_LOCK
 if [ ! -e "$env/complete" ]; then
-    say "Installing $KIT_WHEELS packages into $env"
+    say "Installing the packages of lock.txt into $env"
     rm -rf "$env"
     "$python" -Im venv "$env" || fail "$python cannot make an environment." "Debian has that in python$KIT_PYTHON-venv."
     "$env/bin/python" -Im pip --isolated install --quiet --disable-pip-version-check --no-cache-dir --no-index --no-deps \
@@ -70,7 +71,7 @@ if [ -e "$kit/policy.toml" ] && [ ! -e "$store/policy.toml" ]; then
 fi
 
 # The new bundle comes in, and answers, before its name stands for it.
-"$env/bin/edgepack" install "$kit/$KIT_BUNDLE" --name "$KIT_NAME" --replay ||
+"$env/bin/edgepack" install "$kit/$KIT_NAME.edgepack.tar" --name "$KIT_NAME" --replay ||
     { say "$KIT_NAME was not installed; whatever was in use before still is." >&2; exit 1; }
 
 # Its environment is remembered by its id, to come back with it, and takes the place of the one before in one step.
@@ -94,4 +95,4 @@ if [ -n "$units" ] && [ -d "$units" ]; then
         systemctl enable "$unit"
     fi
 fi
-say "Installed. Try: $prefix/current/$KIT_NAME/bin/edgepack run $KIT_NAME"
+say "Installed. Try: $named$prefix/current/$KIT_NAME/bin/edgepack run $KIT_NAME"
