@@ -96,7 +96,7 @@ def kits(demo_bundle: Built, place: Path, python: str) -> Path:
                 top1[at] = (top1[at] + 1) % plain["decoder"]["n_vocab"]
         manifest.write_bytes(encode(decode(json.dumps(plain).encode())))
         edgepack("sign", bundle, "--key", place / "releases.key")
-        device = ["--platform", f"linux-{os.uname().machine}", "--python", version.stdout.decode().strip()]
+        device = ["--platform", f"linux-{os.uname().machine}", "--python", version]
         more = ["--extra", "structured"] if release == 2 else []
         out = ["-o", place / f"kit{release}"]
         edgepack("kit", bundle, "--name", "assistant", "--variant", VARIANT, "--policy", policy, *device, *more, *out)

@@ -16,6 +16,7 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
 
 if [ "$(id -u)" = 0 ]; then
+    umask 022
     prefix=${EDGEPACK_PREFIX:-/opt/edgepack}
     store=${EDGEPACK_STORE:-/var/lib/edgepack/store}
     units=${EDGEPACK_UNITS-/etc/systemd/system}
@@ -71,17 +72,22 @@ if [ -e "$kit/policy.toml" ] && [ ! -e "$store/policy.toml" ]; then
 fi
 
 # The new bundle comes in, and answers, before its name stands for it.
+before=$(readlink "$prefix/current/$KIT_NAME" || true)
+was=$(sed -n 's/.*"current": *"\([0-9a-f]*\)".*/\1/p' "$store/names/$KIT_NAME.json" 2>/dev/null || true)
 "$env/bin/edgepack" install "$kit/$KIT_NAME.edgepack.tar" --name "$KIT_NAME" --replay ||
     { say "$KIT_NAME was not installed; whatever was in use before still is." >&2; exit 1; }
 
 # Its environment is remembered by its id, to come back with it, and takes the place of the one before in one step.
-cp "$kit/point.py" "$prefix/point.py"
-sed "s|@PREFIX@|$prefix|; s|@STORE@|$store|" "$kit/device.sh" > "$prefix/.device.new"
-mv "$prefix/.device.new" "$prefix/device.sh"
+for file in device.sh point.py; do
+    sed "s|@PREFIX@|$prefix|; s|@STORE@|$store|" "$kit/$file" > "$prefix/.new"
+    mv "$prefix/.new" "$prefix/$file"
+done
 device() { sh "$prefix/device.sh" "$1" "$KIT_NAME"; }
-"$env/bin/python" -I "$kit/point.py" "../envs/$KIT_LOCK" "$prefix/proven/$KIT_ID" "$prefix/current/$KIT_NAME"
+point() { "$env/bin/python" -I "$kit/point.py" "$1" "$prefix/proven/$KIT_ID" "$prefix/current/$KIT_NAME"; }
+undo() { if [ "$was" = "$KIT_ID" ]; then point "$before"; else device rollback; fi; }
+point "../envs/$KIT_LOCK"
 device verify || {
-    device rollback || fail "$KIT_NAME does not answer, and nothing was there before." "The lines above say why."
+    undo || fail "$KIT_NAME does not answer, and nothing was there before." "The lines above say why."
     fail "$KIT_NAME does not answer as it should; what was there before is back." "The lines above say why."
 }
 device clean
