@@ -79,9 +79,8 @@ def kits(demo_bundle: Built, place: Path, python: str) -> Path:
     pem = (place / "releases.pub").read_text()
     policy = place / "policy.toml"
     policy.write_text(f"version = 1\n[[key]]\nname = \"releases\"\nbundles = [\"demo\"]\npem = '''{pem}'''\n")
-    version = subprocess.run(
-        [python, "-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"], stdout=-1, check=True
-    )
+    told = [python, "-Ic", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
     for release in (1, 2, 3):
         bundle = place / f"{release}.edgepack"
         shutil.copytree(demo_bundle.path, bundle)

@@ -17,6 +17,8 @@ from packaging.tags import cpython_tags
 from packaging.utils import parse_wheel_filename
 from small_bundle import variant, write
 
+from edgepack.bundle import installed as installation
+from edgepack.cli import main
 from edgepack.errors import BuildError, EdgepackError, TrustError, UsageError
 from edgepack_ship.kit import making, platforms, requirements, script
 from edgepack_ship.kit.wheelhouse import lock
@@ -222,6 +224,15 @@ def test_a_kit_for_another_machine_is_told(kit: Path) -> None:
     done = installed(kit)
     assert done.returncode == 1
     assert done.stderr.startswith("error: This kit is for Linux on s390x")
+
+
+def test_a_bundle_of_which_nothing_can_run_here_is_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write(tmp_path / "small.edgepack", [variant("absent-q4", self_test=TEST)])
+    assert main(["install", str(bundle), "--store", str(tmp_path / "store"), "--replay"]) == 1
+    assert "No variant could be tried here: absent-q4" in capsys.readouterr().err
+    assert installation.read(tmp_path / "store", "small") is None
 
 
 def test_links_are_replaced_in_one_step(kit: Path, tmp_path: Path) -> None:
