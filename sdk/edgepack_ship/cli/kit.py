@@ -31,7 +31,6 @@ Wheel = Annotated[
 
 @examples(
     "edgepack kit smollm2.edgepack --platform linux-aarch64 --python 3.11 -o kit",
-    "edgepack kit smollm2.edgepack --platform linux-x86_64 --python 3.12 --policy policy.toml -o kit",
     heading=SHIP,
 )
 def kit(
