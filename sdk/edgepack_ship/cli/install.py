@@ -80,11 +80,21 @@ def _unchecked(folder: Path) -> None:
 
 
 def _replayed(folder: Path) -> None:
-    """Raise ``EngineError`` for a bundle that does not give here what it records."""
+    """Raise ``EngineError`` for a bundle that does not give here what it records, or of which nothing can run here."""
     from edgepack.bundle.files import open_bundle
     from edgepack.cli.verify import refuse_differing, replayed
+    from edgepack.errors import EngineError
 
-    refuse_differing(replayed(open_bundle(folder, verify="sizes")))
+    bundle = open_bundle(folder, verify="sizes")
+    replays = replayed(bundle)
+    refuse_differing(replays)
+    own = {variant.id for variant in bundle.manifest.variants}
+    skipped = [replay for replay in replays if replay.verdict == "skipped" and replay.name in own]
+    if skipped and len(skipped) == len(own):
+        raise EngineError(
+            f"No variant could be tried here: {skipped[0].name} was not, since {skipped[0].reason}.",
+            hint="edgepack doctor shows the engines that are here; without --replay it is installed untried.",
+        )
 
 
 def _show(done: Installed) -> None:

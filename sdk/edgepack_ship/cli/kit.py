@@ -13,11 +13,9 @@ from edgepack_ship.cli import SHIP
 from edgepack_ship.cli.options import Kept
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The kit's folder.", metavar="FOLDER")]
-For = Annotated[
-    str, typer.Option("--platform", help="linux-x86_64, linux-aarch64 or macos-arm64.", metavar="SYSTEM-PROCESSOR")
-]
+For = Annotated[str, typer.Option("--platform", help="linux-x86_64 or linux-aarch64.", metavar="SYSTEM-PROCESSOR")]
 Python = Annotated[str, typer.Option("--python", help="The device's Python, as 3.11.", metavar="VERSION")]
-Glibc = Annotated[str, typer.Option("--glibc", help="The device's C library on Linux.", metavar="VERSION")]
+Glibc = Annotated[str, typer.Option("--glibc", help="The device's C library.", metavar="VERSION")]
 As = Annotated[str | None, typer.Option("--name", help="What to install it as. Default: its own name.", metavar="NAME")]
 Extra = Annotated[
     list[str] | None, typer.Option("--extra", help="Another extra of edgepack for the device.", metavar="NAME")
@@ -29,7 +27,6 @@ Wheel = Annotated[
     Path | None,
     typer.Option("--edgepack", help="edgepack's own wheel. Default: made from what is installed.", metavar="WHEEL"),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a kit that is there.")]
 
 
 @examples(
@@ -48,7 +45,6 @@ def kit(
     policy: PolicyFile = None,
     glibc: Glibc = "2.35",
     edgepack: Wheel = None,
-    force: Force = False,
     json: AsJson = False,
 ) -> None:
     """Gather a bundle, the wheels that it needs on a device, and a script that installs both without a network."""
@@ -71,7 +67,6 @@ def kit(
             extras=extra or (),
             policy=policy,
             wheel=edgepack,
-            force=force,
             said=lambda text: screen.say(screen.err(), text),
         )
     if json:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
-from typing import Final
 
 from edgepack.bundle import work
 from edgepack.bundle.files import Bundle, Progress, open_bundle
 from edgepack.errors import UsageError
 from edgepack.text import tables
+from edgepack.trust import admitting, vouching
+from edgepack.trust.admitting import POLICY
+from edgepack.trust.files import read
+from edgepack.trust.policy import MAX_POLICY
 from edgepack_ship.incoming import Folder
 from edgepack_ship.kit.platforms import Platform
-from edgepack_ship.kit.script import filled, settings
-from edgepack_ship.kit.wheelhouse import gather, lock, sha256_of
+from edgepack_ship.kit.script import write
+from edgepack_ship.kit.wheelhouse import gather, lock
 from edgepack_ship.packing import pack
-from edgepack_ship.reading import bytes_of
 from edgepack_ship.store.place import plain
-
-POLICY = "policy.toml"
-MAX_POLICY = 1 << 18
-UNITS: Final = ("check", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,64 +46,65 @@ def make(
     extras: Iterable[str] = (),
     policy: Path | None = None,
     wheel: Path | None = None,
-    force: bool = False,
     said: Callable[[str], None] = lambda text: None,
     progress: Progress | None = None,
 ) -> Kit:
     """Make a kit of a bundle, or of the named ones of its variants, for a device.
 
     ``extras`` of edgepack come along beside those that the bundle needs there, ``policy`` is what the device admits,
-    ``wheel`` is edgepack's own. Raises ``BundleError``, ``UsageError``, ``BuildError`` and ``OutputExistsError``.
+    ``wheel`` is edgepack's own. Raises ``BundleError``, ``TrustError`` for a bundle that the policy does not admit,
+    ``UsageError``, ``BuildError`` and ``OutputExistsError``.
     """
     opened = open_bundle(bundle, verify="sizes")
     called = plain(opened.manifest.name if name is None else name)
     kept = tuple(variant.id for variant in opened.manifest.variants) if variants is None else tuple(variants)
     needed = _extras(opened, kept, extras)
-    with work.folder(out, force, "The kit") as scratch:
+    rules = None if policy is None else _rules(policy, opened)
+    with work.folder(out, what="The kit") as scratch:
         kit = scratch / "kit"
         wheels = kit / "wheels"
         wheels.mkdir(parents=True)
         found = gather(needed, platform, python, wheels, wheel, said)
-        locked = lock(found)
         with Folder(opened.path) as incoming:
             packed = pack(incoming, kit / f"{called}.edgepack.tar", kept, progress=progress)
-        if policy is not None:
-            (kit / POLICY).write_bytes(bytes_of(policy, MAX_POLICY))
-        _write(kit, called, opened.id, platform, python, locked, len(found))
-        work.publish(kit, out, force)
+        if rules is not None:
+            (kit / POLICY).write_bytes(rules)
+        write(kit, called, opened.id, platform, python, lock(found))
+        work.publish(kit, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return Kit(out, called, opened.id, packed.variants, len(found), size)
 
 
 def _extras(bundle: Bundle, variants: Iterable[str], more: Iterable[str]) -> list[str]:
-    """Return the extras of edgepack that the variants need on a device: engines, the commands and the store, and the
-    tokenizer's library where the compiled tokenizer asks for it. Raises ``UsageError``."""
-    engines = {bundle.variant(id).runtime for id in variants}
-    if not engines:
-        raise UsageError(f"{bundle.path.name} holds no variant.", hint="Build one first.")
+    """Return the extras of edgepack that the variants, and the draft, need on a device: engines, the commands and the
+    store, and the tokenizer's library where the compiled tokenizer asks for it.
+
+    Raises ``UsageError`` for an extra that there is not, and where no variant has a self-test: no device could tell
+    whether it answers as it should.
+    """
+    held = [bundle.variant(id) for id in variants]
+    if not any(each.self_test or each.vector_test for each in held):
+        raise UsageError(
+            f"{bundle.path.name} has no variant with a self-test, by which a device knows that it answers.",
+            hint="Build it without --unproven.",
+        )
+    drafts = () if bundle.draft is None else bundle.draft.manifest.variants
     front = tables.decode(bundle.read(tables.FILE)).front
-    return sorted({*engines, "cli", "ship", *(["tokenizers"] if front is None else []), *more})
+    tokenizer = ["tokenizers"] if front is None else []
+    wanted = {*(each.runtime for each in (*held, *drafts)), "cli", "ship", *tokenizer, *more}
+    known = metadata("edgepack").get_all("Provides-Extra", ())
+    if unknown := sorted(wanted.difference(known)):
+        raise UsageError(f"edgepack has no extra {unknown[0]!r}.", hint=f"It has: {', '.join(sorted(known))}.")
+    return sorted(wanted)
 
 
-def _write(kit: Path, name: str, id: str, platform: Platform, python: str, locked: str, count: int) -> None:
-    """Write the script, what it reads, and last the sums of all files."""
-    values = {"name": name, "id": id, "platform": platform.name, "python": python}
-    (kit / "lock.txt").write_text(locked)
-    facts = {
-        "KIT_NAME": name,
-        "KIT_BUNDLE": f"{name}.edgepack.tar",
-        "KIT_SYSTEM": platform.system,
-        "KIT_MACHINE": platform.machine,
-        "KIT_PYTHON": python,
-        "KIT_LOCK": hashlib.sha256(locked.encode()).hexdigest()[:16],
-        "KIT_WHEELS": str(count),
-    }
-    (kit / "kit.env").write_text(settings(facts))
-    for file in ("install.sh", "check.py", "README.txt"):
-        (kit / file).write_text(filled(file, values))
-    for unit in UNITS:
-        (kit / f"edgepack-{name}-{unit}.service").write_text(filled(f"{unit}.service", values))
-    (kit / "install.sh").chmod(0o755)
-    listed = sorted(path for path in kit.rglob("*") if path.is_file())
-    sums = [f"{sha256_of(path)}  {path.relative_to(kit).as_posix()}\n" for path in listed]
-    (kit / "SHA256SUMS").write_text("".join(sums))
+def _rules(path: Path, bundle: Bundle) -> bytes:
+    """Return the bytes of a policy that admits the bundle. Raises ``TrustError``, and ``UsageError`` for one that names
+    a key by a file, which no device has."""
+    rules = admitting.rules(path)
+    if filed := next((key.name for key in rules.policy.key if key.file is not None), None):
+        raise UsageError(
+            f"{path} names the key {filed} by a file, which is not on the device.", hint="Put its text there, as pem."
+        )
+    admitting.admit(rules, vouching.whole(bundle), bundle.signature())
+    return read(path, MAX_POLICY)

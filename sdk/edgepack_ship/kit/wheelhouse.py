@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,32 +13,37 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
+from packaging.requirements import Requirement
+from packaging.utils import parse_wheel_filename
+
 from edgepack.errors import BuildError, UsageError, brief
+from edgepack_ship.kit import requirements
 from edgepack_ship.kit.platforms import Platform
 from edgepack_ship.reading import blocks_of
 
-_WHEEL = re.compile(r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(?:-\d[^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
+ROUNDS = 8
 
 
-def own_wheel(given: Path | None, folder: Path) -> Path | None:
-    """Return a wheel of this edgepack: the one that is given, else one made of what it was installed from; None where
-    that was an index, which then has it. Raises ``UsageError`` and ``BuildError``."""
+def own_wheel(given: Path | None, folder: Path) -> Path:
+    """Return a wheel of this edgepack: the one that is given, else one made of what it was installed from, be it an
+    index, a wheel or a checkout. Raises ``UsageError`` and ``BuildError``."""
     if given is not None:
         if not given.is_file() or given.suffix != ".whl":
             raise UsageError(f"{given} is no wheel.", hint="Make one with: pip wheel --no-deps EDGEPACK")
         return given
     told = distribution("edgepack").read_text("direct_url.json")
     if told is None:
-        return None
-    url = urlsplit(json.loads(told)["url"])
-    source = Path(unquote(url.path))
-    if url.scheme != "file" or not source.exists():
-        raise UsageError(
-            "What this edgepack was installed from is no longer there.", hint="Give its wheel with --edgepack."
-        )
-    if source.suffix == ".whl":
-        return source
-    _pip("Making edgepack's wheel", ["wheel", "--no-deps", "--wheel-dir", str(folder), str(source)])
+        source = f"edgepack=={distribution('edgepack').version}"
+    else:
+        url = urlsplit(json.loads(told)["url"])
+        source = unquote(url.path)
+        if url.scheme != "file" or not Path(source).exists():
+            raise UsageError(
+                "What this edgepack was installed from is no longer there.", hint="Give its wheel with --edgepack."
+            )
+        if source.endswith(".whl"):
+            return Path(source)
+    _pip("Making edgepack's wheel", ["wheel", "--no-deps", "--wheel-dir", str(folder), source])
     return next(folder.glob("edgepack-*.whl"))
 
 
@@ -52,30 +57,35 @@ def gather(
 ) -> list[Path]:
     """Fetch the wheels that edgepack with these extras needs on a device into a folder; return them by name.
 
-    Only wheels are taken, since a device compiles nothing. Raises ``BuildError`` with pip's reason where one is not to
-    be had.
+    Only wheels are taken, since a device compiles nothing. pip resolves them, which compares markers with the machine
+    that it runs on; so it is asked for what edgepack needs by the device's markers, and again until all that its
+    packages need by them is there. Raises ``BuildError`` with pip's reason where a wheel is not to be had.
     """
+    named = f"edgepack[{','.join(extras)}]"
+    said(f"Resolving {named} for {platform.name}, Python {python}")
+    fixed = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    tags = [part for tag in platform.tags for part in ("--platform", tag)]
     with TemporaryDirectory() as scratch:
-        own = own_wheel(wheel, Path(scratch))
-        named = f"edgepack[{','.join(extras)}]"
-        wanted = f"{named} @ {own.resolve().as_uri()}" if own else f"{named}=={distribution('edgepack').version}"
-        tags = [part for tag in platform.tags for part in ("--platform", tag)]
-        said(f"Resolving {named} for {platform.name}, Python {python}")
-        fixed = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, "--dest", str(folder)]
-        _pip("Resolving the wheels", ["download", *fixed, *tags, wanted])
-    return sorted(folder.glob("*.whl"))
+        own = own_wheel(wheel, Path(scratch) / "own")
+        known = requirements.read([own])
+        asked = list(requirements.needed(known, Requirement(named), platform.markers(python)).lacking)
+        for round in range(ROUNDS):
+            place = Path(scratch) / str(round)
+            _pip("Resolving the wheels", ["download", *fixed, *tags, "--dest", str(place), str(own), *asked])
+            wheels = requirements.read(place.glob("*.whl"))
+            needs = requirements.needed(wheels, Requirement(named), platform.markers(python))
+            if not needs.lacking:
+                return sorted(Path(shutil.copy(each, folder)) for each in needs.wheels)
+            asked += needs.lacking
+    raise BuildError(
+        f"What {platform.name} needs could not be settled: {', '.join(needs.lacking)}.", hint="Please report this."
+    )
 
 
 def lock(wheels: Sequence[Path]) -> str:
     """Return the requirements of a device: each wheel's name, version and sha256, as ``pip --require-hashes`` asks."""
-    lines = []
-    for wheel in wheels:
-        found = _WHEEL.fullmatch(wheel.name)
-        if found is None:
-            raise BuildError(f"{wheel.name} is not named as wheels are.", hint="Remove it, and make the kit again.")
-        name = re.sub(r"[-_.]+", "-", found["name"]).lower()
-        lines.append(f"{name}=={found['version']} --hash=sha256:{sha256_of(wheel)}")
-    return "".join(f"{line}\n" for line in sorted(lines))
+    named = sorted((*parse_wheel_filename(wheel.name)[:2], wheel) for wheel in wheels)
+    return "".join(f"{name}=={version} --hash=sha256:{sha256_of(wheel)}\n" for name, version, wheel in named)
 
 
 def sha256_of(path: Path) -> str:

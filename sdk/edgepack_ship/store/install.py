@@ -151,7 +151,7 @@ def _whole(path: Path) -> set[str] | None:
     if not os.path.lexists(path):
         return None
     try:
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, id=path.name)
     except BundleError:
         return None
     return {variant.id for variant in bundle.manifest.variants}

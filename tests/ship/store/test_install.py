@@ -185,6 +185,14 @@ def test_what_came_in_before_the_line_was_cut_is_not_fetched_again(store: Store,
     open_bundle(put(store, made).path)
 
 
+def test_a_manifest_that_reads_well_and_is_another_is_made_whole(store: Store, tmp_path: Path) -> None:
+    done = put(store, bundle(tmp_path / "one"))
+    manifest = done.path / "manifest.json"
+    os.chmod(manifest, 0o644)
+    manifest.write_bytes(manifest.read_bytes() + b"\n")
+    assert open_bundle(put(store, tmp_path / "one").path, id=done.id).id == done.id
+
+
 def test_what_an_earlier_try_left_damaged_is_fetched_anew(store: Store, tmp_path: Path) -> None:
     made = bundle(tmp_path / "one")
     cut = Cut(made)

@@ -3,6 +3,7 @@
 #
 #   EDGEPACK_PREFIX   where the environments of Python go
 #   EDGEPACK_STORE    the store of bundles
+#   EDGEPACK_UNITS    where systemd looks for units; empty: install none
 #   PYTHON            the interpreter
 #
 # What was there before stays in use until the new bundle has answered as it should, and comes back where it does not.
@@ -15,34 +16,49 @@ say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\nhint: %s\n' "$1" "$2" >&2; exit 1; }
 
 if [ "$(id -u)" = 0 ]; then
+    umask 022
     prefix=${EDGEPACK_PREFIX:-/opt/edgepack}
     store=${EDGEPACK_STORE:-/var/lib/edgepack/store}
-    units=${EDGEPACK_UNITS:-/etc/systemd/system}
+    units=${EDGEPACK_UNITS-/etc/systemd/system}
 else
-    data=${XDG_DATA_HOME:-$HOME/.local/share}/edgepack
+    data=${XDG_DATA_HOME:-${HOME:?}/.local/share}/edgepack
     prefix=${EDGEPACK_PREFIX:-$data/runtime}
     store=${EDGEPACK_STORE:-$data/store}
-    units=${EDGEPACK_UNITS:-}
+    units=${EDGEPACK_UNITS-}
 fi
-EDGEPACK_STORE=$store
-export EDGEPACK_STORE
+store=${store%%:*}
+named=${EDGEPACK_STORE:+EDGEPACK_STORE=$store }
+case $prefix:$store in
+    /*:/*) ;;
+    *) fail "$prefix and $store must be absolute paths." "Set EDGEPACK_PREFIX and EDGEPACK_STORE so." ;;
+esac
+case $prefix$store in
+    *[!A-Za-z0-9/._+-]*) fail "$prefix or $store has letters that units and scripts read otherwise." \
+        "Set EDGEPACK_PREFIX and EDGEPACK_STORE to paths of plain letters." ;;
+esac
+export EDGEPACK_STORE="$store"
 python=${PYTHON:-python$KIT_PYTHON}
 
-[ "$(uname -s)" = "$KIT_SYSTEM" ] && [ "$(uname -m)" = "$KIT_MACHINE" ] ||
-    fail "This kit is for $KIT_SYSTEM on $KIT_MACHINE, and this is $(uname -s) on $(uname -m)." "Make one for this device."
-"$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$KIT_PYTHON')" 2>/dev/null ||
+[ "$(uname -s) $(uname -m)" = "Linux $KIT_MACHINE" ] ||
+    fail "This kit is for Linux on $KIT_MACHINE, and this is $(uname -s) on $(uname -m)." "Make one for this device."
+"$python" -Ic "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$KIT_PYTHON')" 2>/dev/null ||
     fail "This kit needs Python $KIT_PYTHON, and $python is not that." "Install it, or name it with PYTHON=..."
-(cd "$kit" && "$python" check.py) || fail "The kit is damaged or cut short." "Copy it again."
+(cd "$kit" && "$python" -I check.py) || fail "The kit is damaged or cut short." "Copy it again."
+
+# One install at a time: the lock is this shell's as long as it lives, and nobody's after a loss of power.
+mkdir -p "$prefix/envs" "$prefix/current" "$prefix/proven"
+exec 9> "$prefix/lock"
+"$python" -Ic "import fcntl; fcntl.flock(9, fcntl.LOCK_EX)"
 
 # An environment for each set of wheels, at a path of its own: what runs is never changed.
 env=$prefix/envs/$KIT_LOCK
 if [ ! -e "$env/complete" ]; then
-    say "Installing $KIT_WHEELS packages into $env"
+    say "Installing the packages of lock.txt into $env"
     rm -rf "$env"
-    mkdir -p "$prefix/envs"
-    "$python" -m venv "$env"
-    "$env/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$kit/wheels" \
-        --require-hashes --requirement "$kit/lock.txt"
+    "$python" -Im venv "$env" || fail "$python cannot make an environment." "Debian has that in python$KIT_PYTHON-venv."
+    "$env/bin/python" -Im pip --isolated install --quiet --disable-pip-version-check --no-cache-dir --no-index --no-deps \
+        --only-binary :all: --find-links "$kit/wheels" --require-hashes --requirement "$kit/lock.txt" ||
+        fail "The packages could not be installed; what was there before stays." "Is there space? See above."
     sync
     : > "$env/complete"
 fi
@@ -51,32 +67,38 @@ fi
 if [ -e "$kit/policy.toml" ] && [ ! -e "$store/policy.toml" ]; then
     mkdir -p "$store"
     cp "$kit/policy.toml" "$store/.policy.new"
+    sync
     mv "$store/.policy.new" "$store/policy.toml"
 fi
 
 # The new bundle comes in, and answers, before its name stands for it.
-"$env/bin/edgepack" install "$kit/$KIT_BUNDLE" --name "$KIT_NAME" --replay
+before=$(readlink "$prefix/current/$KIT_NAME" || true)
+was=$(sed -n 's/.*"current": *"\([0-9a-f]*\)".*/\1/p' "$store/names/$KIT_NAME.json" 2>/dev/null || true)
+"$env/bin/edgepack" install "$kit/$KIT_NAME.edgepack.tar" --name "$KIT_NAME" --replay ||
+    { say "$KIT_NAME was not installed; whatever was in use before still is." >&2; exit 1; }
 
-# One step puts the new environment in the place of the old one; another puts it back.
-before=$(readlink "$prefix/current" 2>/dev/null || true)
-point() { "$env/bin/python" -c "import os, sys; os.symlink(sys.argv[1], sys.argv[2] + '.new'); os.replace(sys.argv[2] + '.new', sys.argv[2])" "$1" "$prefix/current"; }
-rm -f "$prefix/current.new"
-point "envs/$KIT_LOCK"
-
-if ! "$prefix/current/bin/edgepack" verify "$KIT_NAME" --replay; then
-    "$env/bin/edgepack" rollback "$KIT_NAME" || true
-    [ -z "$before" ] || point "$before"
-    fail "$KIT_NAME does not answer as it should; what was there before is back." "edgepack list --all shows both."
-fi
+# Its environment is remembered by its id, to come back with it, and takes the place of the one before in one step.
+for file in device.sh point.py; do
+    sed "s|@PREFIX@|$prefix|; s|@STORE@|$store|" "$kit/$file" > "$prefix/.new"
+    mv "$prefix/.new" "$prefix/$file"
+done
+device() { sh "$prefix/device.sh" "$1" "$KIT_NAME"; }
+point() { "$env/bin/python" -I "$kit/point.py" "$1" "$prefix/proven/$KIT_ID" "$prefix/current/$KIT_NAME"; }
+undo() { if [ "$was" = "$KIT_ID" ]; then point "$before"; else device rollback; fi; }
+point "../envs/$KIT_LOCK"
+device verify || {
+    undo || fail "$KIT_NAME does not answer, and nothing was there before." "The lines above say why."
+    fail "$KIT_NAME does not answer as it should; what was there before is back." "The lines above say why."
+}
+device clean
 
 if [ -n "$units" ] && [ -d "$units" ]; then
-    for unit in check rollback; do
-        sed "s|@PREFIX@|$prefix|g; s|@STORE@|$store|g" "$kit/edgepack-$KIT_NAME-$unit.service" > "$units/.edgepack.new"
-        mv "$units/.edgepack.new" "$units/edgepack-$KIT_NAME-$unit.service"
-    done
+    unit=edgepack-$KIT_NAME.service
+    sed "s|@PREFIX@|$prefix|g; s|@STORE@|$store|g" "$kit/$unit" > "$units/.edgepack.new"
+    mv "$units/.edgepack.new" "$units/$unit"
     if command -v systemctl >/dev/null 2>&1 && [ -d /run/systemd/system ]; then
         systemctl daemon-reload
-        systemctl enable "edgepack-$KIT_NAME-check.service"
+        systemctl enable "$unit"
     fi
 fi
-say "Installed. Try: $prefix/current/bin/edgepack run $KIT_NAME"
+say "Installed. Try: $named$prefix/current/$KIT_NAME/bin/edgepack run $KIT_NAME"
