@@ -82,7 +82,7 @@ class Model(Embeds):
         dense: Sequence[NDArray[np.float32]] = (),
         warming: Callable[[Desk], None] = lambda desk: None,
     ) -> None:
-        """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model; then ``warming``
+        """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model; ``warming``
         may fill its cache. ``began`` is ``perf_counter`` when the load began, ``dense`` are the bundle's
         ``pooling.matrices``."""
         self._dense = dense

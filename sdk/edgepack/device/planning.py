@@ -45,7 +45,7 @@ class Candidate:
     favour; ``hint`` is the next step, if any. ``tuning`` is what was measured of it on this device, as far as
     ``options`` come from there; ``idle`` is an accelerator of the machine that it does not use. ``seconds`` is what an
     answer takes, as far as it is known: from ``tuning``, or else predicted from the engine's own speed. ``draft`` is
-    what guesses for it, or None. ``place`` is the variant's on a CPU where neither is known. ``warm``: ``edgepack.warm``.
+    what guesses for it, or None. ``place`` is the variant's on a CPU where neither is known. ``warm``: see ``Warmth``.
     """
 
     variant: str
