@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 import signing
+import small_bundle
+from decoders import LFM2, RandomWeights, describe
+from gguf_decoders import QWEN35
+from small_bundle import entry
 
 import edgepack
 from edgepack import FakeRuntime, Result, loading, warm
@@ -22,16 +27,50 @@ from edgepack.bundle.manifest import File
 from edgepack.bundle.warm import FACTS, STATE, Warm
 from edgepack.errors import UsageError
 from edgepack.runtime import Options, Session
-from edgepack_packager.build import Built
+from edgepack_packager import targets
+from edgepack_packager.targets import Model, Request
+from edgepack_packager.write import write
 from edgepack_ship.warming import Warmed, keep_warm
 
-VARIANTS = ("gguf-q4_k_m", "onnx-f32", "mlx-f32")
-SYSTEM = " ".join(f"Rule {n}: be brief." for n in range(40))
+DECODERS = {
+    "attention": describe(n_vocab=260, context=1024),
+    "convolutions": describe(**LFM2, n_vocab=260, context=1024),
+    "delta rules": describe(**QWEN35, n_vocab=260, context=1024),
+}
+VARIANTS = ("gguf-f32", "onnx-f32", "mlx-f32")
+SYSTEM = " ".join(f"Rule {n}: be brief." for n in range(16))
+
+
+def bundle_of(decoder: Decoder, folder: Path) -> Path:
+    """A bundle of a random model that three engines run."""
+    requests = [Request(targets.find(id.partition("-")[0]), "f32", "f32") for id in VARIANTS]
+    write(RandomWeights(decoder), requests, folder / "variants", Model("tiny", decoder, "f32"))
+    payloads = {
+        id: [entry(path.name, path.read_bytes()) for path in sorted((folder / "variants" / id).iterdir())]
+        for id in VARIANTS
+    }
+    bundle = small_bundle.write(
+        folder / "cold",
+        [small_bundle.variant(id, files=files, floor="0") for id, files in payloads.items()],
+        decoder=json.loads(msgspec.json.encode(decoder)),
+        chat={"roles": ["system", "user", "assistant"], "date": None, "goldens": []},
+        context={"trained": 1024, "profile": 1024, "verified": 1024, "kv_values_per_token": 128},
+    )
+    for id in VARIANTS:
+        shutil.rmtree(bundle / "variants" / id)
+        shutil.move(folder / "variants" / id, bundle / "variants" / id)
+    return bundle
 
 
 @pytest.fixture(scope="module")
-def cold(demo_bundle: Built) -> Path:
-    return demo_bundle.path
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of(DECODERS["attention"], tmp_path_factory.mktemp("attention"))
+
+
+@pytest.fixture(scope="module")
+def fresh(cold: Path) -> dict[str, Result]:
+    """The answers without a state."""
+    return {variant: answer(cold, variant) for variant in VARIANTS}
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +132,25 @@ def _copied(made: Warmed, out: Path, name: str) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_answer_is_the_same_to_the_last_bit_and_the_system_prompt_is_not_evaluated(
-    made: Warmed, cold: Path, variant: str
+    made: Warmed, fresh: dict[str, Result], variant: str
 ) -> None:
-    found, expected = answer(made.path, variant), answer(cold, variant)
+    found, expected = answer(made.path, variant), fresh[variant]
     assert (found.usage.cached_tokens, expected.usage.cached_tokens) == (tokens(made), 0)
     assert found.token_ids == expected.token_ids
     assert found.logprobs == expected.logprobs
     assert told(made.path, variant) == (
         f"warm: the first {tokens(made)} tokens of a system prompt are in the cache once it is loaded"
     )
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "delta rules"])
+def test_layers_that_keep_a_state_are_kept_warm_as_well(kind: str, tmp_path: Path) -> None:
+    cold = bundle_of(DECODERS[kind], tmp_path)
+    made = keep_warm(cold, SYSTEM, tmp_path / "warm", VARIANTS)
+    for variant in VARIANTS:
+        found, expected = answer(made.path, variant), answer(cold, variant)
+        assert (found.usage.cached_tokens, expected.usage.cached_tokens) == (tokens(made), 0)
+        assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
 
 
 def test_it_is_another_bundle_made_of_the_first(made: Warmed, cold: Path) -> None:
@@ -114,9 +163,11 @@ def test_it_is_another_bundle_made_of_the_first(made: Warmed, cold: Path) -> Non
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("said", ["", " ", "\n", "1", "…", "é", "<|im_end|>"])
-def test_whatever_the_user_begins_with_it_is_used(made: Warmed, said: str) -> None:
-    assert answer(made.path, VARIANTS[0], said=said).usage.cached_tokens == tokens(made)
+def test_whatever_the_user_begins_with_it_is_used(made: Warmed) -> None:
+    with edgepack.load(made.path, variant=VARIANTS[0]) as model:
+        for said in ("", " ", "\n", "1", "…", "é", "<|user|>"):
+            messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
+            assert model.chat(messages, max_tokens=1, reuse="exact").usage.cached_tokens == tokens(made)
 
 
 @pytest.mark.parametrize("isolate", [False, True])
@@ -132,15 +183,17 @@ def test_another_system_prompt_is_evaluated_from_where_it_differs(made: Warmed, 
                         ("KV cache", "q8"), ("step", "64 tokens"), ("payload", "0" * 64)]
 )  # fmt: skip
 def test_a_state_of_another_engine_or_of_other_options_is_passed_over(
-    made: Warmed, cold: Path, tmp_path: Path, fact: str, value: str
+    made: Warmed, tmp_path: Path, fact: str, value: str
 ) -> None:
     def other(warm: Warm, state: bytes) -> tuple[Warm, bytes]:
         return msgspec.structs.replace(warm, made=warm.made | {fact: value}), state
 
     bundle = resealed(made, tmp_path / "other", VARIANTS[0], other)
-    found = answer(bundle, VARIANTS[0], warm=True)
-    assert (found.usage.cached_tokens, found.token_ids) == (0, answer(cold, VARIANTS[0]).token_ids)
     assert told(bundle, VARIANTS[0], True).startswith("not warm: it was made with ")
+
+
+def of_another_version(warm: Warm, state: bytes) -> tuple[Warm, bytes]:
+    return msgspec.structs.replace(warm, made=warm.made | {"version of the engine": "0.1"}), state
 
 
 def damaged(warm: Warm, state: bytes) -> tuple[Warm, bytes]:
@@ -164,13 +217,19 @@ def of_half_a_step(warm: Warm, state: bytes) -> tuple[Warm, bytes]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("change", [damaged, cut, of_fewer_tokens, of_tokens_that_are_none, of_half_a_step])
+@pytest.mark.parametrize(
+    "change", [of_another_version, damaged, cut, of_fewer_tokens, of_tokens_that_are_none, of_half_a_step]
+)
 def test_a_state_that_is_none_is_passed_over(
-    made: Warmed, cold: Path, tmp_path: Path, variant: str, change: Callable[[Warm, bytes], tuple[Warm, bytes]]
+    made: Warmed,
+    fresh: dict[str, Result],
+    tmp_path: Path,
+    variant: str,
+    change: Callable[[Warm, bytes], tuple[Warm, bytes]],
 ) -> None:
     bundle = resealed(made, tmp_path / "other", variant, change)
     found = answer(bundle, variant, warm=True)
-    assert (found.usage.cached_tokens, found.token_ids) == (0, answer(cold, variant).token_ids)
+    assert (found.usage.cached_tokens, found.token_ids) == (0, fresh[variant].token_ids)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[" * 5000, b'{"version":1,"made":{},"tokens":[]}'])
