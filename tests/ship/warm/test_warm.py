@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from zlib import crc32
 
 import msgspec
+import numpy as np
 import pytest
 import signing
 import small_bundle
@@ -18,7 +23,7 @@ from gguf_decoders import QWEN35
 from small_bundle import entry
 
 import edgepack
-from edgepack import FakeRuntime, Result, loading, warm
+from edgepack import FakeRuntime, Result, loading, runtime, warm
 from edgepack.bundle import manifest as manifests
 from edgepack.bundle import warm as files
 from edgepack.bundle.decoder import Decoder
@@ -267,6 +272,29 @@ def test_a_state_that_a_policy_admits_is_taken(made: Warmed, tmp_path: Path, mon
 def test_a_load_can_go_without(made: Warmed) -> None:
     assert answer(made.path, VARIANTS[0], warm=False).usage.cached_tokens == 0
     assert told(made.path, VARIANTS[0], False) == "not warm: this load was told to go without"
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:2])
+def test_states_that_were_damaged_with_care_leave_nothing_behind(made: Warmed, variant: str) -> None:
+    bundle, chance = open_bundle(made.path), random.Random(7)
+    state = (bundle.variant_path(variant) / STATE).read_bytes()
+    begin = 20 + struct.unpack_from("<I", state, 16)[0]
+    options = Options(context=512, threads=1, kv_cache="f32")
+    session = runtime.find(variant.partition("-")[0]).open(
+        bundle.variant_path(variant), bundle.manifest.decoder, options
+    )
+    assert isinstance(session, runtime.Snapshots)
+    expected = session.forward([1, 2, 3])
+    for _ in range(100):
+        changed = bytearray(state)
+        place = begin + 4 * chance.randrange(min(400, (len(state) - begin) // 4))
+        struct.pack_into("<I", changed, place, chance.choice((0, 513, 1 << 31, (1 << 32) - 1, chance.getrandbits(32))))
+        struct.pack_into("<I", changed, 12, crc32(memoryview(changed)[16:]))
+        with suppress(ValueError):
+            session.restore(bytes(changed))
+        session.rewind(0)
+    assert np.array_equal(session.forward([1, 2, 3]), expected)
+    session.close()
 
 
 def test_a_short_system_prompt_is_refused(cold: Path, tmp_path: Path) -> None:
