@@ -40,6 +40,7 @@ from edgepack_ship.pushing import Pushed
 from edgepack_ship.store.install import Installed
 from edgepack_ship.store.listing import Entry as Listed
 from edgepack_ship.store.names import Changed
+from edgepack_ship.warming import Warmed
 
 
 class Evaluations(TypedDict):
@@ -194,6 +195,7 @@ REPORTS: Mapping[str, tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
     "verify": (Verified, {}),
     "keygen": (KeyPair, {}),
     "sign": (Signed, {}),
+    "warm": (Warmed, {}),
     "split": (Manifest, _WRITTEN),
     "install": (Installed, {}),
     "list": (Shelf, {}),

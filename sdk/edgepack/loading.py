@@ -23,6 +23,7 @@ from edgepack.errors import ContextTooLargeError, UsageError, check_options
 from edgepack.pooling import dense_of
 from edgepack.runtime import Options, Runtime
 from edgepack.trust.admitting import admit_bundle
+from edgepack.warm import told, warming
 
 if TYPE_CHECKING:
     from edgepack.model import Model
@@ -42,8 +43,10 @@ class LoadOptions(TypedDict, total=False):
     whose crash or hang is an error of the call that meets it. ``draft`` loads the bundle's draft model beside the
     other, which guesses what that will say: None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as
     ``edgepack verify`` prints it) pins the bundle: any other is refused. ``policy`` is the path of a policy.toml: who
-    must have signed the bundle, and what else it must be; see ``load``. ``verify``: "remembered" or "always", see
-    ``load``. ``runtimes`` replaces the installed ones, for tests of an application: ``{"fake": FakeRuntime()}``.
+    must have signed the bundle, and what else it must be; see ``load``. ``warm`` puts the state of a system prompt that
+    lies beside the payload into the cache, where it is that of this engine and these options: None, where this device
+    made it or a policy admits the bundle; True, whoever made it. ``verify``: "remembered" or "always", see ``load``.
+    ``runtimes`` replaces the installed ones, for tests of an application: ``{"fake": FakeRuntime()}``.
     """
 
     variant: str | None
@@ -53,6 +56,7 @@ class LoadOptions(TypedDict, total=False):
     draft: bool | None
     id: str | None
     policy: str | os.PathLike[str] | None
+    warm: bool | None
     verify: str | None
     runtimes: Runtimes | None
 
@@ -71,8 +75,8 @@ def load(
 
     ``backend`` is a runtime's name ("gguf", "onnx", "mlx"); ``context`` is in tokens (without one: what the bundle
     allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8". The other options, by keyword:
-    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``policy``, ``verify``, ``runtimes``; see
-    ``LoadOptions``.
+    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``policy``, ``warm``, ``verify``,
+    ``runtimes``; see ``LoadOptions``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
@@ -90,7 +94,7 @@ def load(
     check_options("load", options, _KNOWN)
     variant, runtimes, verify = options.get("variant"), options.get("runtimes"), _verify(options.get("verify"))
     opened = _open(bundle, options.get("id"))
-    admit_bundle(opened, options.get("policy"))
+    admitted, warm = admit_bundle(opened, options.get("policy")), options.get("warm")
     asked = [v for v in opened.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
     chosen = _plan(
         opened,
@@ -100,6 +104,7 @@ def load(
         kv_cache=kv_cache,
         strict=options.get("strict", False),
         draft=options.get("draft"),
+        warm=True if admitted and warm is None else warm,
         runtimes=runtimes,
         timed=len(asked) > 1,
     ).choice
@@ -116,6 +121,7 @@ def plan(
     kv_cache: str | None = None,
     strict: bool = False,
     draft: bool | None = None,
+    warm: bool | None = None,
     turn: Turn | None = None,
     runtimes: Runtimes | None = None,
 ) -> Plan:
@@ -131,6 +137,7 @@ def plan(
         kv_cache=kv_cache,
         strict=strict,
         draft=draft,
+        warm=warm,
         turn=turn,
         runtimes=runtimes,
         timed=True,
@@ -146,6 +153,7 @@ def _plan(
     kv_cache: str | None,
     strict: bool,
     draft: bool | None,
+    warm: bool | None,
     runtimes: Runtimes | None,
     timed: bool,
     turn: Turn | None = None,
@@ -156,7 +164,7 @@ def _plan(
     # An engine that nobody asked for is not worth the seconds that its probe may take.
     wanted = {backend} & held if backend else held
     supports = probe_all(hardware, wanted, runtimes, schemes(bundle.manifest) if timed else None)
-    return make_plan(
+    made = make_plan(
         bundle.manifest,
         hardware,
         supports,
@@ -170,6 +178,7 @@ def _plan(
         draft=draft,
         turn=turn,
     )
+    return told(bundle, made, warm)
 
 
 def open_candidate(
@@ -198,6 +207,7 @@ def open_candidate(
         raise ContextTooLargeError(short, hint="Raise that limit, or load with fewer threads or a smaller context.")
     tokenizer, template = text_side(bundle)
     check_text(bundle, tokenizer, template)
+    filling = warming(bundle, candidate)
     engine = isolated(candidate.runtime, runtimes) if isolate else find(candidate.runtime, runtimes)
     return Model(
         manifest=bundle.manifest,
@@ -210,6 +220,7 @@ def open_candidate(
         lookup_pays=candidate.tuning is not None and (candidate.tuning.batch_cost or PAYS) < PAYS,
         began=started,
         dense=dense_of(bundle),
+        warming=filling,
     )
 
 

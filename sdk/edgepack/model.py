@@ -6,6 +6,7 @@ stops, characters, counts and times. The engine behind the session knows none of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -79,9 +80,11 @@ class Model(Embeds):
         drafting: Callable[[], Draft] | None = None,
         began: float | None = None,
         dense: Sequence[NDArray[np.float32]] = (),
+        warming: Callable[[Desk], None] = lambda desk: None,
     ) -> None:
-        """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model. ``began`` is
-        ``perf_counter`` when the load began, ``dense`` are the bundle's ``pooling.matrices``."""
+        """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model; ``warming``
+        may fill its cache. ``began`` is ``perf_counter`` when the load began, ``dense`` are the bundle's
+        ``pooling.matrices``."""
         self._dense = dense
         self._manifest = manifest
         self._setup = setup
@@ -90,6 +93,7 @@ class Model(Embeds):
         self._lookup_pays = lookup_pays
         self._stop_ids = frozenset(stop.id for stop in manifest.stops)
         self._desk = Desk(opening, options, drafting)
+        self._desk.call(lambda: warming(self._desk))
         self._load_s = None if began is None else perf_counter() - began
 
     @property
@@ -299,16 +303,12 @@ class Model(Embeds):
         )
         return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
 
-    # The end
-
     def close(self) -> None:
         """Free the engine's memory, and end what runs. Safe to call twice, from any thread."""
         self._desk.close()
 
     async def aclose(self) -> None:
         """``close`` for an event loop."""
-        import asyncio
-
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:

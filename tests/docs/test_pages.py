@@ -104,6 +104,7 @@ REPORTS = {
     "patch": "patch BUNDLE OUT.delta --out OUT.patched",
     "split": "split BUNDLE --variant gguf-f32 --out OUT.part",
     "export": "export BUNDLE --to llamacpp --out OUT.export",
+    "warm": "warm BUNDLE --system PROMPT --variant gguf-q4_k_m --out OUT.warm",
     "install": "install FILE --name packed --store SHELF",
     "list": "list --all --store SHELF",
     "use": "use small ID --store SHELF",
@@ -129,6 +130,7 @@ REPORTS = {
 def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("texts")
     (folder / "text").write_text("Edgepack packs small language models.\n")
+    (folder / "prompt").write_text("Be brief, and kind. " * 40)
     with edgepack.load(demo_bundle.path) as model:
         (folder / "result").write_text(json.dumps(model.generate("Hello", max_tokens=3).to_dict()))
     keys.make("ed25519").write(folder / "own")
@@ -137,7 +139,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory, demo_bundle: Built) -> dict[
     store = Store(folder / "shelf")
     for incoming in (Folder(demo_bundle.path), Part(demo_bundle.path, ["gguf-f32"])):
         install(store, incoming, "small", ["gguf-f32"])
-    named = {name: str(folder / name.lower()) for name in ("TEXT", "RESULT", "FILE", "OUT", "SHELF", "WWW", "COPY")}
+    named = {
+        name: str(folder / name.lower()) for name in ("TEXT", "PROMPT", "RESULT", "FILE", "OUT", "SHELF", "WWW", "COPY")
+    }
     return named | {"BUNDLE": str(demo_bundle.path), "ID": demo_bundle.id, "KEY": str(folder / "own.key")}
 
 
@@ -146,7 +150,7 @@ def test_a_report_is_as_its_schema_says(
     command: str, texts: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        re.sub("BUNDLE|TEXT|RESULT|FILE|OUT|SHELF|WWW|ID|COPY|KEY", lambda found: texts[found[0]], word)
+        re.sub("BUNDLE|TEXT|PROMPT|RESULT|FILE|OUT|SHELF|WWW|ID|COPY|KEY", lambda found: texts[found[0]], word)
         for word in REPORTS[command].split()
     ]
     assert main([*words, "--json"]) == 0

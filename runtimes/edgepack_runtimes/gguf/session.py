@@ -24,7 +24,7 @@ from edgepack.snapshot import Buffer
 from edgepack_runtimes.gguf import abi
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.ring import Bytes, Ring
-from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, write_sequence, write_state
+from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, remove_from, write_sequence, write_state
 from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.threads import Threads
 
@@ -355,15 +355,14 @@ class GgufSession:
         return code
 
     def _forget(self, length: int) -> None:
-        native, ring = self._native, self._ring
-        oldest = self._held_from()
+        native, ring, oldest = self._native, self._ring, self._held_from()
         if ring is not None and oldest > ring.oldest_seen(length):
             length = 0
         if self._marks is not None and length < self._placed:
             length, state = self._marks.back(length)
             if state is not None and not read_rest(native.native, native.context, state):
                 raise EngineError(f"llama.cpp cannot go back to {length} tokens in {self._path}.")
-        if not native.native.llama_memory_seq_rm(native.memory, _SEQUENCE, length, -1):
+        if not remove_from(native.native, native.memory, length):
             raise EngineError(f"llama.cpp cannot remove the tokens after {length} from the cache of {self._path}.")
         if ring is not None and ring.is_crossed(length, self._placed) and not self._has_order(length):
             raise EngineError(f"llama.cpp cannot put the tokens before {length} in order in {self._path}.")

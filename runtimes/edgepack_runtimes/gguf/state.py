@@ -43,6 +43,17 @@ def read_state(native: ctypes.CDLL, context: int | None, payload: memoryview) ->
     return length
 
 
+def remove_from(native: ctypes.CDLL, memory: int | None, position: int) -> bool:
+    """Remove the tokens of the sequence from a position on, False where llama.cpp cannot.
+
+    From the first on, all goes: a state that was refused may have left tokens of other sequences, or before position 0.
+    """
+    if position:
+        return bool(native.llama_memory_seq_rm(memory, _SEQUENCE, position, -1))
+    native.llama_memory_clear(memory, False)
+    return True
+
+
 def write_sequence(native: ctypes.CDLL, context: int | None, flags: int, sequence: int = _SEQUENCE) -> Bytes | None:
     """Return the state of a sequence, None where llama.cpp cannot write it: all of it (``STATE_OF_ALL``), or what
     layers have that do not keep keys and values of all positions (``STATE_OF_THE_REST``)."""

@@ -317,7 +317,7 @@ class Manifest(_Plain, frozen=True, kw_only=True, omit_defaults=True):
     this one says; left out without one. ``embedding`` is there where the model has no head.
 
     ``sequence`` counts what was released under one name: a device takes no lower one for an update. ``parent`` is the
-    id of the bundle that this one was made of, by leaving variants out or by adding some.
+    id of the bundle that this one was made of, by leaving variants out, adding some, or keeping some warm.
     """
 
     schema: Schema

@@ -96,6 +96,15 @@ Draft = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+Warm = Annotated[
+    bool | None,
+    typer.Option(
+        help="Begin with the state of a system prompt that lies beside the payload. Default: where this device made "
+        "it, or a policy admits the bundle.",
+        show_default=False,
+        rich_help_panel=ENGINE,
+    ),
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a substitute for what would come first.", rich_help_panel=ENGINE)
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant
+from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant, Warm
 from edgepack.cli.screen import as_json, next_step, out, say, styled, table, use_of
 from edgepack.cli.spelling import spelled
 from edgepack.device.seconds import ANSWER, PROMPT
@@ -41,6 +41,7 @@ def plan(
     kv_cache: KvCache = None,
     strict: Strict = False,
     draft: Draft = None,
+    warm: Warm = None,
     prompt_tokens: Prompt = PROMPT,
     answer_tokens: Answer = ANSWER,
     json: AsJson = False,
@@ -59,6 +60,7 @@ def plan(
         kv_cache=kv_cache,
         strict=strict,
         draft=draft,
+        warm=warm,
         turn=Turn(prompt_tokens, answer_tokens),
     )
     if json:
@@ -118,6 +120,8 @@ def show(bundle: Bundle, plan: Plan) -> None:
         style = "" if candidate.eligible else "dim"
         chosen = "chosen: " if rank == 1 and candidate.eligible else ""
         reasons.add_row(Text(candidate.variant, style), Text(f"{chosen}{candidate.reason}", style))
+        if candidate.warm is not None:
+            reasons.add_row("", Text(spelled(str(candidate.warm)), style))
         if candidate.hint:
             reasons.add_row("", Text(spelled(candidate.hint), style))
     console.print(reasons)

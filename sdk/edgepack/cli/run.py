@@ -28,6 +28,7 @@ from edgepack.cli.options import (
     TopK,
     TopP,
     Variant,
+    Warm,
 )
 from edgepack.cli.run_options import (
     AsMarkdown,
@@ -99,6 +100,7 @@ def run(
     kv_cache: KvCache = None,
     threads: Threads = None,
     draft: Draft = None,
+    warm: Warm = None,
     prompt_lookup: PromptLookup = None,
     isolate: Isolate = False,
     strict: Strict = False,
@@ -161,6 +163,7 @@ def run(
             isolate=isolate,
             strict=strict,
             draft=draft,
+            warm=warm,
             id=id,
             policy=policy,
             verify=verify,

@@ -7,7 +7,7 @@ import re
 _NAMES = (
     "backend", "context", "control_tokens", "date", "draft", "isolate", "kv_cache", "max_tokens", "on_overflow",
     "policy", "prompt_lookup", "seed", "strict", "temperature", "thinking", "thinking_tokens", "threads",
-    "variant", "verify",
+    "variant", "verify", "warm",
 )  # fmt: skip
 """What is an option of commands under the same name; ``thinking`` is ``--think`` and ``--no-think``."""
 

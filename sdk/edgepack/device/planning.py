@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 
 from edgepack.bundle.decoder import KvCache
 from edgepack.bundle.manifest import Manifest, Variant
+from edgepack.bundle.warm import Warmth
 from edgepack.device.drafts import Draft, Small, check_draft, find_draft
 from edgepack.device.engine import Options, Support, older
 from edgepack.device.hardware import Hardware
@@ -44,7 +45,7 @@ class Candidate:
     favour; ``hint`` is the next step, if any. ``tuning`` is what was measured of it on this device, as far as
     ``options`` come from there; ``idle`` is an accelerator of the machine that it does not use. ``seconds`` is what an
     answer takes, as far as it is known: from ``tuning``, or else predicted from the engine's own speed. ``draft`` is
-    what guesses for it, None where nothing does. ``place`` is the variant's on a CPU where neither is known.
+    what guesses for it, or None. ``place`` is the variant's on a CPU where neither is known. ``warm``: see ``Warmth``.
     """
 
     variant: str
@@ -65,6 +66,7 @@ class Candidate:
     draft: Draft | None = None
     package: str | None = None
     place: int = 0
+    warm: Warmth | None = None
 
     def __repr__(self) -> str:
         device = f" on {self.device}" if self.device else ""
@@ -135,8 +137,7 @@ class Plan:
 
     def _refusal(self) -> EdgepackError:
         asked = [candidate for candidate in self.candidates if candidate.obstacle != "not asked for"]
-        short = [candidate for candidate in asked if candidate.obstacle == "memory"]
-        if short:
+        if short := [candidate for candidate in asked if candidate.obstacle == "memory"]:
             best = max(short, key=lambda candidate: candidate.fits_context)
             message = f"A context of {self.context} does not fit the memory: {best.variant} {best.reason}."
             return ContextTooLargeError(message, hint=best.hint)
@@ -192,9 +193,8 @@ def make_plan(
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
     asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn(), small, draft)
-    known = tunings or {}
     found = [
-        _candidate(manifest, each, hardware, supports.get(each.runtime), asked, known.get(each.id))
+        _candidate(manifest, each, hardware, supports.get(each.runtime), asked, (tunings or {}).get(each.id))
         for each in manifest.variants
     ]
     # Seconds and bits cannot be compared, nor a figure that others disturbed with one that they did not: either all
