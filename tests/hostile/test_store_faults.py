@@ -4,6 +4,7 @@ for the old bundle or the new, whole; an error is a sentence; and the same comma
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,33 @@ COMMANDS: dict[str, tuple[list[Callable[[Store, list[Path]], object]], Callable[
     "gc": ([_install(0), _install(1), _install(2)], lambda store, _: gc(store)),
 }
 """What is done before, and the command that meets the fault."""
+
+
+def _race(store: Store, folders: list[Path], failed: multiprocessing.Queue[str]) -> None:
+    try:
+        for folder in folders:
+            install(store, Folder(folder), "small", allow_downgrade=True)
+    except Exception as error:
+        failed.put(repr(error))
+
+
+def test_two_installers_race_and_the_store_is_whole(
+    bundles: list[Path], tmp_path: Path, portion: Callable[[int], int]
+) -> None:
+    fork = multiprocessing.get_context("fork")
+    for number in range(portion(50)):
+        store, failed = Store(tmp_path / f"race {number}"), fork.Queue()
+        folders = bundles[:3]
+        racers = [fork.Process(target=_race, args=(store, order, failed)) for order in (folders, folders[::-1])]
+        for each in racers:
+            each.start()
+        for each in racers:
+            each.join()
+        assert failed.empty(), failed.get()
+        assert check(store, f"race {number}") == []
+        assert find("small", [store.folder]) is not None
+        assert gc(store) >= 0
+        assert check(store, f"race {number}, cleaned up") == []
 
 
 def check(store: Store, fault: str) -> list[str]:

@@ -43,11 +43,14 @@ def _show(found: list[Entry]) -> None:
     from edgepack.device.memory import human
 
     console = screen.out()
-    rows = screen.table("name", "", "id", "version", "sequence", "size", "variants", right=("sequence", "size"))
-    for each in found:
-        facts = (each.version, str(each.sequence), human(each.bytes), ", ".join(each.variants))
-        rows.add_row(each.name or "-", each.state, each.id[:12], *(("damaged", "", "", "") if each.problem else facts))
-    console.print(rows)
+    for store in dict.fromkeys(each.store for each in found):
+        rows = screen.table("name", "", "id", "version", "sequence", "size", "variants", right=("sequence", "size"))
+        for each in (one for one in found if one.store == store):
+            facts = (each.version, str(each.sequence), human(each.bytes), ", ".join(each.variants))
+            shown = ("damaged", "", "", "") if each.problem else facts
+            rows.add_row(each.name or "-", each.state, each.id[:12], *shown)
+        screen.say(console, screen.styled("dim", store))
+        console.print(rows)
     for each in found:
         if each.problem:
             screen.say(screen.err(), screen.styled("yellow", each.id[:12], f": {each.problem}"))

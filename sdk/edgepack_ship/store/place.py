@@ -63,7 +63,11 @@ class Store:
         found = installed.read(self.folder, plain(name))
         if found is None:
             known = ", ".join(self.names()) or "nothing"
-            raise BundleNotFoundError(f"{name} is not installed in {self.folder}.", hint=f"Installed: {known}.")
+            there = installed.find(name)
+            elsewhere = f"It is in {there.parent.parent}: name that with --store." if there else None
+            raise BundleNotFoundError(
+                f"{name} is not installed in {self.folder}.", hint=elsewhere or f"Installed: {known}."
+            )
         return found
 
     def point(self, name: str, reference: Reference) -> None:

@@ -243,6 +243,15 @@ def test_a_name_is_removed_with_what_it_alone_stands_for(store: Store, tmp_path:
         remove(store, "other")
 
 
+def test_who_looks_in_the_wrong_store_is_told_which_is_right(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, bundle(tmp_path / "one"))
+    monkeypatch.setenv(STORE, str(store.folder))
+    with pytest.raises(BundleNotFoundError, match=f"It is in {store.folder}: name that with --store"):
+        rollback(Store(tmp_path / "other"), "small")
+
+
 def test_a_name_may_be_given_another_installed_bundle(store: Store, tmp_path: Path) -> None:
     first, second = put(store, bundle(tmp_path / "1", sequence=1)), put(store, bundle(tmp_path / "2", sequence=2))
     with pytest.raises(TrustError, match="downgrade"):
