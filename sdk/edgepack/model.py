@@ -80,7 +80,7 @@ class Model(Embeds):
         drafting: Callable[[], Draft] | None = None,
         began: float | None = None,
         dense: Sequence[NDArray[np.float32]] = (),
-        warming: Callable[[Desk], None] = lambda desk: None,
+        warming: Callable[[Desk], None] | None = None,
     ) -> None:
         """Open the engine: ``opening`` runs on its thread, and ``drafting``, which opens a draft model; ``warming``
         may fill its cache. ``began`` is ``perf_counter`` when the load began, ``dense`` are the bundle's
@@ -93,7 +93,8 @@ class Model(Embeds):
         self._lookup_pays = lookup_pays
         self._stop_ids = frozenset(stop.id for stop in manifest.stops)
         self._desk = Desk(opening, options, drafting)
-        self._desk.call(lambda: warming(self._desk))
+        if warming is not None:
+            self._desk.call(lambda: warming(self._desk))
         self._load_s = None if began is None else perf_counter() - began
 
     @property

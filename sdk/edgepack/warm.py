@@ -70,16 +70,16 @@ def warmth(bundle: Bundle, candidate: Candidate, *, use: bool | None = None) -> 
     return Warmth(len(warm.tokens), sizes[STATE], obstacle)
 
 
-def warming(bundle: Bundle, candidate: Candidate) -> Callable[[Desk], None]:
-    """Return what puts the state into an empty cache, on the engine's thread; nothing where the plan says not to.
+def warming(bundle: Bundle, candidate: Candidate) -> Callable[[Desk], None] | None:
+    """Return what puts the state into an empty cache, on the engine's thread; None where the plan says not to.
 
     A state that the session refuses leaves the cache empty. Raises ``BundleDamagedError``.
     """
     if candidate.warm is None or candidate.warm.obstacle is not None:
-        return lambda desk: None
+        return None
     warm = _read(bundle, candidate.variant)
     if _difference(bundle, candidate, warm) is not None:  # it is opened otherwise than as it was planned
-        return lambda desk: None
+        return None
     state, chunk = bundle.read(_place(candidate.variant, STATE)), candidate.options.chunk
 
     def fill(desk: Desk) -> None:
