@@ -30,6 +30,7 @@ Kept = Annotated[
     list[str] | None,
     typer.Option("--variant", help="Only this variant; several may be given.", metavar="ID", show_default=False),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 AllowDowngrade = Annotated[
     bool, typer.Option("--allow-downgrade", help="Take a lower sequence than the name had before.")
 ]

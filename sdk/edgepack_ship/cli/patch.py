@@ -10,6 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson
 from edgepack_ship.cli import DEVICE
+from edgepack_ship.cli.options import Force, Kept
 
 Old = Annotated[
     Path, typer.Argument(metavar="OLD", help="The bundle that the difference was made for: a folder, or a name.")
@@ -18,11 +19,6 @@ Delta = Annotated[Path, typer.Argument(metavar="DIFFERENCE", help="The file that
 Out = Annotated[
     Path, typer.Option("--out", "-o", help="The new bundle's folder.", metavar="FOLDER", show_default=False)
 ]
-Kept = Annotated[
-    list[str] | None,
-    typer.Option("--variant", help="Only this variant; several may be given.", metavar="ID", show_default=False),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples("edgepack patch smollm2-1.edgepack 1-to-2.edgepack-delta -o smollm2-2.edgepack", heading=DEVICE)

@@ -10,13 +10,12 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundleId
 from edgepack_ship.cli import DEVICE
-from edgepack_ship.cli.options import Kept, PlainHttp
+from edgepack_ship.cli.options import Force, Kept, PlainHttp
 
 From = Annotated[
     str, typer.Argument(metavar="ADDRESS", help="oci://HOST/REPOSITORY:TAG, or https://HOST/FOLDER/#NAME.")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The new bundle's folder.", metavar="FOLDER")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples(

@@ -10,10 +10,10 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath
 from edgepack_ship.cli import SHIP
+from edgepack_ship.cli.options import Force
 
 Kept = Annotated[list[str], typer.Option("--variant", help="A variant to keep; several may be given.", metavar="ID")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The new bundle's folder.", metavar="FOLDER")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples("edgepack split smollm2.edgepack --variant gguf-q4_k_m -o for-the-pi.edgepack", heading=SHIP)

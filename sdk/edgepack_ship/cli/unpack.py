@@ -10,7 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson
 from edgepack_ship.cli import DEVICE
-from edgepack_ship.cli.options import Kept
+from edgepack_ship.cli.options import Force, Kept
 
 Packed = Annotated[
     Path,
@@ -22,7 +22,6 @@ Out = Annotated[
         "--out", "-o", help="The folder. Default: FILE without .tar, here.", metavar="FOLDER", show_default=False
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples(

@@ -10,6 +10,7 @@ import typer
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, BundlePath, Context, Date, KvCache
 from edgepack_ship.cli import SHIP
+from edgepack_ship.cli.options import Force
 
 System = Annotated[
     Path, typer.Option("--system", help="The file of the system prompt, in UTF-8.", metavar="FILE", show_default=False)
@@ -24,7 +25,6 @@ Variants = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The new bundle's folder.", metavar="FOLDER")]
-Force = Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")]
 
 
 @examples("edgepack warm demo.edgepack --system concierge.txt -o warm.edgepack", heading=SHIP)
