@@ -6,6 +6,7 @@ A runtime is found through the entry point group ``edgepack.runtimes``: a name a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -85,6 +86,54 @@ class Snapshots(Protocol):
         """Replace the cache with a snapshot; ``length`` is then the snapshot's.
 
         Raises ``ValueError`` for bytes that are no snapshot of such a session, with the cache as it was or empty.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens to append to a sequence: at least one, at most ``Options.chunk``. With ``every``, the logits after each of
+    them are wanted, else those after the last."""
+
+    sequence: int
+    tokens: Sequence[int]
+    every: bool = False
+
+
+@runtime_checkable
+class Sequences(Protocol):
+    """A session that holds several sequences, of ``Options.context`` tokens each, and appends to them together.
+
+    They are numbered from 0, whose calls are also those of ``Session``. After ``Cancelled`` a sequence holds what
+    ``rewind_sequence`` to its length before keeps.
+    """
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        ...
+
+    def length_of(self, sequence: int) -> int:
+        """Return the tokens that a sequence holds."""
+        ...
+
+    def forward_batch(self, steps: Sequence[Step]) -> list[NDArray[np.float32]]:
+        """Append tokens to sequences, to each at most once, and return what each step wants.
+
+        That is float32 [n_vocab], or [n_tokens, n_vocab] with ``every``. Raises as ``Session.forward``, and
+        ``ValueError`` for no step, a sequence that there is not, or two steps of one.
+        """
+        ...
+
+    def rewind_sequence(self, sequence: int, length: int) -> int:
+        """Forget all but the first ``length`` tokens of a sequence: as ``Session.rewind``."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Let a sequence hold the first ``length`` tokens of another, instead of its own, and return how many it holds.
+
+        It is ``length`` or fewer, as in ``Session.rewind``; the other stays as it is. Raises ``ValueError`` unless
+        0 <= length <= the other's length, and they are two.
         """
         ...
 
