@@ -302,7 +302,7 @@ class Model(Embeds):
             trail=repro.cached,
             thinks=self._thinks(repro.thought, repro.thinking_tokens),
         )
-        return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
+        return whole(Stream(self._desk, Generation(self._tokenizer, request)))
 
     def close(self) -> None:
         """Free the engine's memory, and end what runs. Safe to call twice, from any thread."""
@@ -381,7 +381,7 @@ class Model(Embeds):
             thinks=thinks,
             parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),
         )
-        return Generation(self._desk, self._tokenizer, request)
+        return Generation(self._tokenizer, request)
 
     def _thinks(self, thought: Thought | None, most: int | None) -> Thinks | None:
         marks = self._prompts.thinking
