@@ -126,4 +126,5 @@ def setup(manifest: Manifest, options: Options) -> Setup:
         repack=None,
         machine="",
         packages={},
+        sequences=options.sequences,
     )

@@ -193,6 +193,8 @@ def _difference(bundle: Bundle, candidate: Candidate, warm: Warm) -> str | None:
             if name == "payload":
                 return "it was made with another payload"
             return f"it was made with the {name} {made}, and here it is {here}"
+    if candidate.options.sequences > 1:
+        return f"it is that of one text, and this load holds {candidate.options.sequences} at a time"
     if len(warm.tokens) % candidate.options.chunk:
         return f"its {len(warm.tokens)} tokens are no whole steps of {candidate.options.chunk}"
     if max(warm.tokens) >= bundle.manifest.decoder.n_vocab:

@@ -29,7 +29,7 @@ from edgepack.decoding.owner import Bell, Outcome, Owner
 from edgepack.decoding.seat import Ask, Logits, Seat, Seats
 from edgepack.decoding.seating import choose, is_prompt, source, together
 from edgepack.decoding.turn import Holder, Turn, nothing
-from edgepack.errors import EngineError, UsageError
+from edgepack.errors import Cancelled, EngineError, UsageError
 from edgepack.runtime import Options, Session
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ class Desk:
         self._turns: list[Turn | None] = [None] * options.sequences  # of each seat, the last
         self._waiting: deque[Turn] = deque()
         self._round = 0
+        self._closing = False
         # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._lock = RLock()
         self.owner = Owner("edgepack", _weakly(weakref.WeakMethod(self._look)))
@@ -72,7 +73,7 @@ class Desk:
 
     @property
     def parallel(self) -> bool:
-        """Whether several requests run at a time: then a stream runs ahead of its reader, who keeps no other waiting."""
+        """Whether several requests run at a time. Then streams run ahead of their readers."""
         return len(self.seats) > 1
 
     @property
@@ -151,6 +152,16 @@ class Desk:
             raise
         return turn
 
+    def wake(self) -> None:
+        """Have the owner's thread look at what is asked for. From any thread; on that one itself, look at once."""
+        if self.owner.is_current:
+            self._look()
+            return
+        self.owner.wake()
+        if self.owner.rests:  # it came too late to be seen there
+            with self._lock:
+                self._look()
+
     def leave(self, turn: Turn) -> None:
         """Give a turn back, or give up waiting for it. Safe to call twice, at any moment."""
         turn.over = True
@@ -204,13 +215,8 @@ class Desk:
                 hint="Leave its with block first, or load the bundle a second time.",
             )
         self._waiting.append(turn)
-        if not self.owner.is_current:
-            self.owner.wake()
-            if self.owner.rests:  # it came too late to be seen there
-                self._look()
-            return
-        self._look()
-        if not turn.begun:
+        self.wake()
+        if self.owner.is_current and not turn.begun:
             raise UsageError("The engine's own thread cannot wait for the engine.", hint="Ask from another thread.")
 
     def _give_up(self, turn: Turn) -> None:
@@ -253,7 +259,7 @@ class Desk:
         try:
             found = self.seats.evaluate([(turn.seat, ask) for turn, ask in asked if turn.seat is not None])
         except BaseException as error:
-            found = [error] * len(asked)
+            found = [Cancelled("The model is closed.") if self._closing else error] * len(asked)
         for (turn, _), given in zip(asked, found, strict=True):
             turn.served = self._round
             if turn.holder is not None and (holder := turn.holder()) is not None:
@@ -262,24 +268,28 @@ class Desk:
     def _pass_on(self) -> None:
         """Let those begin who wait, as far as seats are free. Where the engine is out of use, all of them are told."""
         while self._waiting:
-            free = [seat for seat in self.seats if self._is_free(seat) or self.out_of_use]
-            if not free:
+            free = [seat for seat in self.seats if self._is_free(seat)]
+            if not free and not self.out_of_use:
                 return
             turn = self._waiting.popleft()
             if turn.over:
                 continue
-            holder = None if turn.holder is None else turn.holder()
-            free.sort(key=self._last_used)
-            prompt = () if holder is None else holder._prompt
-            turn.seat = choose(free, prompt) if self.parallel else free[0]
-            if self.parallel:
-                turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
-            with self._lock:
-                self._turns[turn.seat.number] = turn
-            del holder
+            if not self.out_of_use:
+                self._place(turn, sorted(free, key=self._last_used))
             turn.begun = True
             turn.touch()
-            turn.begin(turn.seat)
+            turn.begin(turn.seat or self.seat)
+
+    def _place(self, turn: Turn, free: Sequence[Seat]) -> None:
+        """Give a turn one of the free seats, the longest unused first."""
+        turn.seat = free[0]
+        if self.parallel:
+            holder = None if turn.holder is None else turn.holder()
+            prompt = () if holder is None else holder._prompt
+            turn.seat = choose(free, prompt)
+            turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
+        with self._lock:
+            self._turns[turn.seat.number] = turn
 
     def _is_free(self, seat: Seat) -> bool:
         turn = self._turns[seat.number]
@@ -319,11 +329,12 @@ class Desk:
         """Stop what runs and close the session. Requests that wait are refused. Safe to call twice."""
         if not self.owner.is_here:
             return
+        self._closing = True
         self.seats.out_of_use = self.seats.out_of_use or "The model is closed."
         if self.parallel:
             self.session.cancel()
         for turn in self._turns:
-            if turn is not None:
+            if turn is not None and not turn.has_ended:
                 turn.cancel()
                 if turn.holder is not None and (holder := turn.holder()) is not None:
                     holder._stop()

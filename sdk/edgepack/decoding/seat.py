@@ -132,8 +132,11 @@ class Seat:
         session = self.seats.session
         with self.seats.watched():
             if length < len(self.cache.tokens):
-                parallel = isinstance(session, Sequences)
-                self.cache.cut(session.rewind_sequence(self.number, length) if parallel else session.rewind(length))
+                if isinstance(session, Sequences):
+                    kept = session.rewind_sequence(self.number, length)
+                else:
+                    kept = session.rewind(length)
+                self.cache.cut(kept)
         return len(self.cache.tokens)
 
     def take(self, other: Seat, length: int) -> None:
@@ -162,7 +165,7 @@ class Seat:
         The cache is the same afterwards.
         """
         session = self.seats.session
-        if not isinstance(session, Snapshots):
+        if not isinstance(session, Snapshots) or isinstance(session, Sequences):
             return b""
         with self.seats.watched():
             whole = session.snapshot()
@@ -177,9 +180,14 @@ class Seat:
         return state
 
     def restore(self, state: bytes, tokens: Sequence[int], steps: Sequence[Step]) -> None:
-        """Put a snapshot of these tokens into the cache; one that the session refuses leaves the cache empty."""
-        self.rewind(0)
+        """Put a snapshot of these tokens into the cache; one that the session refuses leaves the cache empty.
+
+        A session of several sequences takes none, and keeps what it has.
+        """
         session = self.seats.session
+        if isinstance(session, Sequences):
+            return
+        self.rewind(0)
         if isinstance(session, Snapshots):
             with self.seats.watched(), suppress(ValueError):
                 session.restore(state)

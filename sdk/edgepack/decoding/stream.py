@@ -173,22 +173,23 @@ class Stream:
 
     @property
     def _ready(self) -> bool:
-        """Whether there is a piece to take, or none will come."""
+        """Whether there is what who reads waits for: a piece to take, or the end."""
         if self._dropped:
             self._ahead.clear()
             self._dropped, self._cut = False, True
-        return bool(self._ahead) or self._done or self._over
+        return (bool(self._ahead) and not self._whole) or self._done or self._over
 
     def _asking(self, told: Callable[[], object] | None = None) -> Outcome[None] | None:
         """Ask for a piece, and return what is settled when there is one, or the end; None where there is already."""
         if self._ready:
             return None
         self._desk.owner.check()
-        self._asked = outcome = Outcome(told)
+        outcome: Outcome[None] = Outcome(told)
+        self._asked = outcome
         if self._ready:  # it came meanwhile
             self._asked = None
             return None
-        self._desk.owner.wake()
+        self._desk.wake()
         return outcome
 
     def _wait(self) -> None:
@@ -196,6 +197,8 @@ class Stream:
         outcome = self._asking()
         if outcome is not None:
             try:
+                while self._desk.owner.is_current and not outcome.known:
+                    self._desk.wake()
                 outcome.wait()
             except BaseException:
                 self.cancel()
