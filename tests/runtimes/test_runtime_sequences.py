@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cancelling import cancelling
 from decoders import LFM2, LFM3, RandomWeights, describe
-from gguf_decoders import GEMMA3, QWEN35
+from gguf_decoders import GLOBAL, LOCAL, OLMO2, QWEN35
 from models import LLAMA3, make_llama
 
 from edgepack import runtime
@@ -26,7 +26,7 @@ from edgepack_packager.write import write
 
 CONTEXT, COUNT, CHUNK = 96, 4, 16
 DECODERS = {
-    "windows": describe(context=640, wide=True, **GEMMA3),
+    "windows": describe(context=CONTEXT, pattern=(LOCAL, LOCAL, LOCAL, GLOBAL), **OLMO2),
     "convolutions": describe(**LFM2),
     "delta rules": describe(**QWEN35),
     "windows between convolutions": describe(**LFM3),
