@@ -17,6 +17,7 @@ from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.fake import FakeRuntime
+from edgepack.isolation.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Sequences, Session, Step
 from edgepack_packager import families, targets
 from edgepack_packager.checkpoint import open_checkpoint
@@ -32,7 +33,7 @@ DECODERS = {
     "windows between convolutions": describe(**LFM3),
 }
 NO_GGUF = {"windows between convolutions"}
-CASES = ["fake", "gguf"]
+CASES = ["fake", "gguf", "gguf isolated", "onnx"]
 IDS = [[int(i) for i in np.random.default_rng(seed).integers(0, 128, CONTEXT)] for seed in range(COUNT)]
 
 
@@ -41,6 +42,7 @@ class Parallel(Session, Sequences):
 
 
 Open = Callable[..., Parallel]
+Alone = Callable[[Sequence[int]], Float32]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,10 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 @pytest.fixture(params=CASES)
 def engine(request: pytest.FixtureRequest) -> Runtime:
-    return FakeRuntime() if request.param == "fake" else runtime.find(request.param)
+    name, *how = request.param.split()
+    if how:
+        return IsolatedRuntime(name)
+    return FakeRuntime() if name == "fake" else runtime.find(name)
 
 
 @pytest.fixture(params=["llama", *DECODERS])
@@ -70,6 +75,8 @@ def kind(request: pytest.FixtureRequest, engine: Runtime) -> str:
         pytest.skip("llama.cpp has no such graph")
     if engine.name == "fake" and request.param != "llama":
         pytest.skip("the fake has one kind of layer")
+    if isinstance(engine, IsolatedRuntime) and request.param != "convolutions":
+        pytest.skip("another process takes a second to start, and holds what its engine does")
     return str(request.param)
 
 
@@ -96,11 +103,37 @@ def near(found: Float32, expected: Float32) -> None:
     assert error <= 1e-10
 
 
-def alone(opening: Open, tokens: Sequence[int], context: int = CONTEXT) -> Float32:
-    """Return the logits after each of the tokens, from a session that holds one text."""
-    session = opening(sequences=1, context=context)
-    assert not isinstance(session, Sequences)
-    return session.forward_all(tokens)
+@pytest.fixture(scope="module")
+def singles() -> Iterator[dict[tuple[str, str], Session]]:
+    """Sessions that hold one text, by the engine and the model, for as long as the tests of this module run."""
+    opened: dict[tuple[str, str], Session] = {}
+    yield opened
+    for session in opened.values():
+        session.close()
+
+
+@pytest.fixture
+def alone(
+    kind: str,
+    engine: Runtime,
+    variants: tuple[Path, dict[str, Decoder]],
+    singles: dict[tuple[str, str], Session],
+) -> Alone:
+    """Return the logits after each of some tokens, from a session that holds one text."""
+    if (engine.name, kind) not in singles:
+        folder, decoders = variants
+        options = Options(CONTEXT, 1, "f32", CHUNK)
+        found = FakeRuntime() if engine.name == "fake" else runtime.find(engine.name)
+        session = found.open(folder / kind / f"{engine.name}-f32", decoders[kind], options)
+        assert not isinstance(session, Sequences)
+        singles[engine.name, kind] = session
+
+    def logits(tokens: Sequence[int]) -> Float32:
+        session = singles[engine.name, kind]
+        session.rewind(0)
+        return session.forward_all(tokens)
+
+    return logits
 
 
 def test_a_session_of_several_sequences_says_so(opening: Open) -> None:
@@ -110,7 +143,7 @@ def test_a_session_of_several_sequences_says_so(opening: Open) -> None:
     assert [session.length_of(each) for each in range(COUNT)] == [0] * COUNT
 
 
-def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open) -> None:
+def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open, alone: Alone) -> None:
     session, found = opening(), dict[int, list[Float32]]({each: [] for each in range(COUNT)})
     sizes = {0: [16, 1, 1, 1, 5, 1], 1: [3, 1, 16, 1, 1], 2: [1, 1, 1, 1, 1, 1], 3: [7, 16, 1]}
     for turn in range(6):
@@ -125,7 +158,7 @@ def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open) -
             assert rows.ndim == (2 if step.every else 1)
             found[step.sequence].append(rows)
     for each, its in sizes.items():
-        expected, start = alone(opening, IDS[each][: sum(its)]), 0
+        expected, start = alone(IDS[each][: sum(its)]), 0
         assert session.length_of(each) == sum(its)
         for turn, size in enumerate(its):
             rows = expected[start : start + size]
@@ -133,8 +166,8 @@ def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open) -
             start += size
 
 
-def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open) -> None:
-    session, expected = opening(), alone(opening, IDS[0])
+def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open, alone: Alone) -> None:
+    session, expected = opening(), alone(IDS[0])
     session.forward_batch([Step(each, IDS[each][:9]) for each in range(1, COUNT)])
     near(session.forward_all(IDS[0][:40]), expected[:40])
     assert session.length == session.length_of(0) == 40
@@ -146,7 +179,7 @@ def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open) -> None:
 
 
 @pytest.mark.parametrize("busy", range(COUNT))
-def test_sequences_that_rest_are_left_as_they_are(busy: int, opening: Open) -> None:
+def test_sequences_that_rest_are_left_as_they_are(busy: int, opening: Open, alone: Alone) -> None:
     session = opening()
     others = [each for each in range(COUNT) if each != busy]
     session.forward_batch([Step(each, IDS[each][:10]) for each in others])
@@ -155,10 +188,10 @@ def test_sequences_that_rest_are_left_as_they_are(busy: int, opening: Open) -> N
     assert [session.length_of(each) for each in others] == [10] * (COUNT - 1)
     after = session.forward_batch([Step(each, IDS[each][10 : 10 + each + 1], every=True) for each in others])
     for each, rows in zip(others, after, strict=True):
-        near(rows, alone(opening, IDS[each][: 10 + each + 1])[10:])
+        near(rows, alone(IDS[each][: 10 + each + 1])[10:])
 
 
-def test_full_sequences_keep_their_last_token_beside_others(opening: Open) -> None:
+def test_full_sequences_keep_their_last_token_beside_others(opening: Open, alone: Alone) -> None:
     context = 24
     session = opening(context=context)
     for each in (0, 2):
@@ -171,13 +204,13 @@ def test_full_sequences_keep_their_last_token_beside_others(opening: Open) -> No
         session.forward_batch([Step(3, [IDS[3][token]]), Step(1, [IDS[1][token]])])
     for each in (0, 2):
         kept = session.rewind_sequence(each, context - 1)
-        expected = alone(opening, IDS[each][:context], context)
+        expected = alone(IDS[each][:context])
         for start in range(kept, context, CHUNK):
             step = Step(each, IDS[each][start : min(start + CHUNK, context)], every=True)
             near(session.forward_batch([step])[0], expected[start : start + CHUNK])
 
 
-def test_a_rewind_forgets_of_one_sequence(opening: Open) -> None:
+def test_a_rewind_forgets_of_one_sequence(opening: Open, alone: Alone) -> None:
     session = opening()
     for start in (0, CHUNK):
         session.forward_batch([Step(each, IDS[each][start : start + CHUNK]) for each in range(COUNT)])
@@ -186,15 +219,15 @@ def test_a_rewind_forgets_of_one_sequence(opening: Open) -> None:
     assert [session.length_of(each) for each in (0, 1, 3)] == [32] * 3
     steps = [Step(2, IDS[1][kept : kept + CHUNK], every=True), Step(1, IDS[1][32:40], every=True)]
     changed, other = session.forward_batch(steps)
-    near(changed, alone(opening, [*IDS[2][:kept], *IDS[1][kept : kept + CHUNK]])[kept:])
-    near(other, alone(opening, IDS[1][:40])[32:])
+    near(changed, alone([*IDS[2][:kept], *IDS[1][kept : kept + CHUNK]])[kept:])
+    near(other, alone(IDS[1][:40])[32:])
     for length in (-1, kept + CHUNK + 1):
         with pytest.raises(ValueError, match=r"\d"):
             session.rewind_sequence(2, length)
     assert session.rewind_sequence(2, 0) == session.length_of(2) == 0
 
 
-def test_guesses_are_taken_back(opening: Open) -> None:
+def test_guesses_are_taken_back(opening: Open, alone: Alone) -> None:
     session = opening()
     session.forward_batch([Step(1, IDS[1][:CHUNK]), Step(3, IDS[3][:4])])
     session.forward_batch([Step(1, [IDS[1][CHUNK]])])
@@ -202,11 +235,11 @@ def test_guesses_are_taken_back(opening: Open) -> None:
     kept = session.rewind_sequence(1, CHUNK + 2)
     assert kept in (CHUNK + 1, CHUNK + 2)
     (rows,) = session.forward_batch([Step(1, IDS[1][kept : kept + 3], every=True)])
-    near(rows, alone(opening, IDS[1][: kept + 3])[kept:])
+    near(rows, alone(IDS[1][: kept + 3])[kept:])
 
 
 @pytest.mark.parametrize(("source", "target"), [(0, 1), (2, 0), (1, 3)])
-def test_a_copy_is_as_if_its_tokens_had_been_evaluated(source: int, target: int, opening: Open) -> None:
+def test_a_copy_is_as_if_its_tokens_had_been_evaluated(source: int, target: int, opening: Open, alone: Alone) -> None:
     session = opening()
     session.forward_batch([Step(target, IDS[target][:5])])
     for start in (0, CHUNK):
@@ -214,12 +247,12 @@ def test_a_copy_is_as_if_its_tokens_had_been_evaluated(source: int, target: int,
     assert session.copy(source, target, 2 * CHUNK) == session.length_of(target) == 2 * CHUNK
     mine, its = [*IDS[source][:32], *IDS[target][:6]], IDS[source][:40]
     rows = session.forward_batch([Step(target, mine[32:], every=True), Step(source, its[32:], every=True)])
-    near(rows[0], alone(opening, mine)[32:])
-    near(rows[1], alone(opening, its)[32:])
+    near(rows[0], alone(mine)[32:])
+    near(rows[1], alone(its)[32:])
     assert session.length_of(source) == 40
 
 
-def test_a_part_is_copied_as_far_as_it_can_be(opening: Open) -> None:
+def test_a_part_is_copied_as_far_as_it_can_be(opening: Open, alone: Alone) -> None:
     session = opening()
     for start in (0, CHUNK, 2 * CHUNK):
         session.forward_batch([Step(0, IDS[0][start : start + CHUNK])])
@@ -229,8 +262,8 @@ def test_a_part_is_copied_as_far_as_it_can_be(opening: Open) -> None:
     if kept != 40:  # of layers with a state: where it was marked
         assert kept == 32
     rows = session.forward_batch([Step(2, IDS[2][:9], every=True), Step(0, IDS[0][48:50], every=True)])
-    near(rows[0], alone(opening, [*IDS[0][:kept], *IDS[2][:9]])[kept:])
-    near(rows[1], alone(opening, IDS[0][:50])[48:])
+    near(rows[0], alone([*IDS[0][:kept], *IDS[2][:9]])[kept:])
+    near(rows[1], alone(IDS[0][:50])[48:])
     assert session.copy(0, 2, 0) == session.length_of(2) == 0
     for source, target, length in [(0, 0, 3), (0, 2, 51), (0, 2, -1), (0, COUNT, 3), (-1, 2, 0)]:
         with pytest.raises(ValueError, match=r"\d"):
@@ -249,17 +282,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("steps", WRONG.values(), ids=WRONG)
-def test_wrong_batches_are_refused_before_anything_is_evaluated(steps: list[Step], opening: Open) -> None:
+def test_wrong_batches_are_refused_before_anything_is_evaluated(steps: list[Step], opening: Open, alone: Alone) -> None:
     session = opening()
     session.forward_batch([Step(0, IDS[0][:5]), Step(1, IDS[1][:5])])
     with pytest.raises(ValueError, match=r"step|sequence|token"):
         session.forward_batch(steps)
     assert [session.length_of(each) for each in range(COUNT)] == [5, 5, 0, 0]
     (row,) = session.forward_batch([Step(0, IDS[0][5:6])])
-    near(row, alone(opening, IDS[0][:6])[-1])
+    near(row, alone(IDS[0][:6])[-1])
 
 
-def test_a_cancel_leaves_every_sequence_as_it_was(opening: Open) -> None:
+def test_a_cancel_leaves_every_sequence_as_it_was(opening: Open, alone: Alone) -> None:
     session = opening()
     lengths = [16, 3, 0, 8]
     session.forward_batch([Step(each, IDS[each][:length]) for each, length in enumerate(lengths) if length])
@@ -273,7 +306,7 @@ def test_a_cancel_leaves_every_sequence_as_it_was(opening: Open) -> None:
     assert [session.length_of(each) for each in range(COUNT)] == starts
     rows = session.forward_batch([Step(each, IDS[each][start : start + 4]) for each, start in enumerate(starts)])
     for each, start in enumerate(starts):
-        near(rows[each], alone(opening, IDS[each][: start + 4])[-1])
+        near(rows[each], alone(IDS[each][: start + 4])[-1])
 
 
 def test_arrays_belong_to_the_caller(opening: Open) -> None:
