@@ -14,6 +14,7 @@ from edgepack import Chunk, Model, Result
 from edgepack.decoding.options import ChatOptions
 from edgepack.model import AsyncStream
 from edgepack_serve.asked import Asked
+from edgepack_serve.withholding import Withholding
 
 T = TypeVar("T")
 Piece = tuple[int, Chunk | Result]
@@ -50,8 +51,11 @@ async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
 
 async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
     async with _stream(model, asked, choice) as stream:
+        holding = Withholding(model) if asked.options.get("tools") else None
         async for chunk in stream:
-            yield choice, chunk
+            yield choice, chunk if holding is None else holding.push(chunk)
+    if holding is not None and (rest := holding.rest(stream.result)):
+        yield choice, Chunk(rest, ())
     yield choice, stream.result
 
 
