@@ -85,7 +85,9 @@ def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:
     """Return what is known of a model before it is loaded, as the plan of a bundle gives it."""
     memory = Memory(0, 0, 0, 0, None)
     options = Options(context=model.context, threads=1, kv_cache="f32")
-    choice = Candidate("fake-f32", "fake", "cpu", 32.0, True, options, memory, model.context, "1", reason="it is asked for")
+    choice = Candidate(
+        "fake-f32", "fake", "cpu", 32.0, True, options, memory, model.context, "1", reason="it is asked for"
+    )
     return Hosted(name, name, model.manifest, model.bundle_id, choice, **fields)
 
 
