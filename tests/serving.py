@@ -30,6 +30,25 @@ from edgepack_serve.underway import Underway
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hello"}]}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather of a place.",
+            "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+        },
+    }
+]
+HERMES = """
+{%- if tools %}{{ tools | tojson }} in <tool_call>{"name": ..., "arguments": ...}</tool_call>{% endif %}
+{%- for message in messages %}<|start|>{{ message.role }}
+{{ message.content }}{% for call in message.tool_calls or [] %}<tool_call>{{ call | tojson }}</tool_call>{% endfor %}
+<|end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|start|>assistant
+{% endif %}"""
+"""A chat template whose model writes calls as Hermes does."""
 
 
 @dataclass
