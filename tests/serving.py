@@ -92,13 +92,6 @@ class Serving:
         """Return a connection of which the test says every byte."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
-    def on_loop(self, work: Callable[[], object]) -> None:
-        """Do something on the server's own thread, and wait for it."""
-        loop, done = self.server._loop, Event()
-        assert loop is not None
-        loop.call_soon_threadsafe(lambda: (work(), done.set()))
-        assert done.wait(30)
-
 
 def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:
     """Return what is known of a model before it is loaded, as the plan of a bundle gives it."""

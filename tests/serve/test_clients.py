@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -113,14 +114,16 @@ def test_a_client_that_leaves_its_stream(client: OpenAI, served: Serving) -> Non
 
 
 def test_tools() -> None:
+    tools: Any = TOOLS
     says = '<tool_call>\n{"name": "weather", "arguments": {"place": "Bern"}}\n</tool_call>'
     with serving({"fake": lambda: fake.model(says=says, template=HERMES)}) as served:
         client = OpenAI(base_url=f"{served.url}/v1", api_key="any")
-        answer = client.chat.completions.create(model="fake", messages=[ASK], tools=TOOLS, max_tokens=500)  # type: ignore[call-overload]
-        with client.chat.completions.stream(model="fake", messages=[ASK], tools=TOOLS, max_tokens=500) as stream:  # type: ignore[arg-type]
+        answer = client.chat.completions.create(model="fake", messages=[ASK], tools=tools, max_tokens=500)
+        with client.chat.completions.stream(model="fake", messages=[ASK], tools=tools, max_tokens=500) as stream:
             streamed = stream.until_done().get_final_completion()
     for each in (answer, streamed):
-        (call,) = each.choices[0].message.tool_calls
+        (call,) = each.choices[0].message.tool_calls or []
+        assert call.type == "function"
         assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"place": "Bern"})
         assert each.choices[0].finish_reason == "tool_calls"
 
