@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic, sleep
 from typing import Any
 
 from edgepack import Memory, Model
@@ -91,6 +92,14 @@ class Serving:
     def raw(self) -> socket.socket:
         """Return a connection of which the test says every byte."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = monotonic() + 30
+    while not holds():
+        assert monotonic() < deadline
+        sleep(0.005)
 
 
 def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:

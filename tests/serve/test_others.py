@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jsonschema
 import pytest
-from serving import CHAT, HELLO, Serving, serving
+from serving import CHAT, HELLO, Serving, serving, until
 
 from edgepack import fake
 from edgepack_serve.figures import Figures
@@ -97,8 +97,8 @@ def test_no_line_of_the_log_has_a_prompt_or_an_answer(served: Serving, caplog: p
     served.post(CHAT, {**HELLO, "messages": [{"role": "user", "content": "my secret question"}]})
     served.post(CHAT, {**HELLO, "messages": [{"role": "user", "content": "my secret question"}], "n": 99})
     served.ask("GET", "/secret/path?token=secret")
+    until(lambda: sum(record.message == "request" for record in caplog.records) == 3)  # written behind the answers
     lines = [Lines(as_json).format(record) for record in caplog.records for as_json in (True, False)]
-    assert sum('"event":"request"' in line for line in lines) == 3
     assert not [line for line in lines if "secret" in line or "Hi!" in line]
     written = json.loads(next(line for line in lines if '"model":"fake"' in line))
     assert (written["status"], written["outcome"], written["completion_tokens"]) == (200, "answered", 4)
