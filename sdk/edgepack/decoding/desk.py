@@ -74,7 +74,7 @@ class Desk:
     @property
     def parallel(self) -> bool:
         """Whether several requests run at a time. Then streams run ahead of their readers."""
-        return len(self.seats) > 1
+        return len(self._turns) > 1
 
     @property
     def seat(self) -> Seat:
@@ -230,14 +230,16 @@ class Desk:
 
         Returns after how many seconds to look again, None where only a request or its end can change anything.
         """
-        self._pass_on()
+        if self._waiting:
+            self._pass_on()
+        waiting = bool(self._waiting) and any(not each.over for each in self._waiting)
         asked: list[tuple[Turn, Ask]] = []
         again: float | None = None
         for turn in self._turns:
             holder = None if turn is None or turn.over or turn.holder is None else turn.holder()
             if turn is None or holder is None or (turn.awaits and not self._shared(turn, *turn.awaits)):
                 continue
-            wait = _PATIENCE_S - (monotonic() - turn.used) if any(not each.over for each in self._waiting) else None
+            wait = _PATIENCE_S - (monotonic() - turn.used) if waiting else None
             unread = wait is not None and wait <= 0
             if (ask := holder._ask(unread)) is not None:
                 turn.answers = turn.answers or not is_prompt(ask)

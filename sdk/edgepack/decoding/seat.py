@@ -39,6 +39,8 @@ class Seats:
 
     def __init__(self, session: Session, options: Options, draft: Draft | None) -> None:
         self.session = session
+        # Asked once: of a protocol it takes longer than all of a step's bookkeeping.
+        self.several = session if isinstance(session, Sequences) else None
         self.options = options
         self.draft = draft
         self.out_of_use: str | None = None
@@ -61,10 +63,10 @@ class Seats:
     def evaluate(self, asked: Sequence[tuple[Seat, Ask]]) -> list[Logits]:
         """Append to different sequences in one step, and return what each asks for."""
         self.check()
-        session = self.session
+        session, several = self.session, self.several
         try:  # no context, which takes as long to enter and leave as all of the bookkeeping
-            if isinstance(session, Sequences):
-                found = session.forward_batch([Appended(seat.number, ask.tokens, ask.every) for seat, ask in asked])
+            if several is not None:
+                found = several.forward_batch([Appended(seat.number, ask.tokens, ask.every) for seat, ask in asked])
             else:
                 found = [(session.forward_all if ask.every else session.forward)(ask.tokens) for _, ask in asked]
         except EngineError as error:
@@ -109,8 +111,8 @@ class Seat:
     @property
     def held(self) -> int:
         """The tokens that the engine holds of it."""
-        session = self.seats.session
-        return session.length_of(self.number) if isinstance(session, Sequences) else session.length
+        several = self.seats.several
+        return self.seats.session.length if several is None else several.length_of(self.number)
 
     def forward(self, tokens: Sequence[int]) -> Logits:
         """Append tokens as one step and return the logits after the last: float32 [n_vocab]."""
@@ -129,22 +131,22 @@ class Seat:
 
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens and return how many the engine kept, which may be fewer."""
-        session = self.seats.session
+        several = self.seats.several
         with self.seats.watched():
             if length < len(self.cache.tokens):
-                if isinstance(session, Sequences):
-                    kept = session.rewind_sequence(self.number, length)
+                if several is None:
+                    kept = self.seats.session.rewind(length)
                 else:
-                    kept = session.rewind(length)
+                    kept = several.rewind_sequence(self.number, length)
                 self.cache.cut(kept)
         return len(self.cache.tokens)
 
     def take(self, other: Seat, length: int) -> None:
         """Hold the first ``length`` tokens of another sequence, or as many as the engine can copy, and no others."""
-        session = self.seats.session
-        assert isinstance(session, Sequences)
+        several = self.seats.several
+        assert several is not None
         with self.seats.watched():
-            kept = session.copy(other.number, self.number, length)
+            kept = several.copy(other.number, self.number, length)
         self.cache.tokens, self.cache.steps = list(other.cache.tokens), list(other.cache.steps)
         self.cache.cut(kept)
 
@@ -165,7 +167,7 @@ class Seat:
         The cache is the same afterwards.
         """
         session = self.seats.session
-        if not isinstance(session, Snapshots) or isinstance(session, Sequences):
+        if self.seats.several is not None or not isinstance(session, Snapshots):
             return b""
         with self.seats.watched():
             whole = session.snapshot()
@@ -184,10 +186,10 @@ class Seat:
 
         A session of several sequences takes none, and keeps what it has.
         """
-        session = self.seats.session
-        if isinstance(session, Sequences):
+        if self.seats.several is not None:
             return
         self.rewind(0)
+        session = self.seats.session
         if isinstance(session, Snapshots):
             with self.seats.watched(), suppress(ValueError):
                 session.restore(state)
