@@ -232,7 +232,7 @@ class Desk:
         """
         if self._waiting:
             self._pass_on()
-        waiting = bool(self._waiting) and any(not each.over for each in self._waiting)
+        waiting = bool(self._waiting) and any(not each.over for each in tuple(self._waiting))
         asked: list[tuple[Turn, Ask]] = []
         again: float | None = None
         for turn in self._turns:
