@@ -27,6 +27,7 @@ const composer = new Composer({ send, stop });
 const views = new Map();
 let answering = null; // the answer on its way, with what stops it
 let saving = 0;
+let leaving = false;
 
 const deeds = {
   grown: () => following.grown(),
@@ -89,7 +90,7 @@ async function grow(turn, signal, how) {
     }
     turn.ending = ending;
   } catch (fault) {
-    if (fault.status === 401 && (await askForToken(fault.message))) return grow(turn, signal, how);
+    if (fault.status === 401 && (await askForToken())) return grow(turn, signal, how);
     fail(turn, fault);
   }
   views.get(turn.id)?.update();
@@ -130,6 +131,7 @@ function draw() {
 function save() {
   clearTimeout(saving);
   saving = 0;
+  if (leaving) return; // what breaks off because the page is left is found cut at the next visit
   byId("unkept").hidden = keep("turns", conversation.turns);
 }
 
@@ -150,11 +152,17 @@ async function reset() {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && answering && !document.querySelector("dialog[open]")) stop();
 });
-window.addEventListener("pagehide", save);
+window.addEventListener("pagehide", () => {
+  save();
+  leaving = true;
+});
+window.addEventListener("pageshow", () => {
+  leaving = false;
+});
 byId("fresh").addEventListener("click", reset);
 if (kiosk) {
-  composer.touch = true;
   beKiosk({ reset, busy: () => answering !== null });
+  composer.fit();
 } else composer.field.focus();
 draw();
 following.toEnd();

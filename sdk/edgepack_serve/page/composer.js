@@ -2,6 +2,7 @@
 
 import { byId } from "./dom.js";
 import { isEnter } from "./keys.js";
+import { kiosk } from "./kiosk.js";
 
 /** Connect the field and its two buttons. `send(text)` returns whether the text was taken. */
 export class Composer {
@@ -24,13 +25,13 @@ export class Composer {
       event.preventDefault();
       this.submit();
     });
-    // Keyboards on a screen may send no key at all, only the line break that it would make.
+    // A keyboard on a screen may send no key at all, only the line break that it would make.
     this.field.addEventListener("beforeinput", (event) => {
-      if (event.inputType !== "insertLineBreak" || event.isComposing || !this.touch) return;
+      if (event.inputType !== "insertLineBreak" || event.isComposing || !kiosk) return;
       event.preventDefault();
       this.submit();
     });
-    this.touch = false; // Enter on a screen's keyboard sends
+    window.addEventListener("resize", () => this.fit());
     this.fit();
   }
 

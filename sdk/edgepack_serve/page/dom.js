@@ -1,13 +1,13 @@
 // Elements by code: nothing on these pages ever parses a text as HTML.
 
-/** Return a new element. Attributes that are null or false are left out; `on` holds its listeners. */
+/** Return a new element. Attributes and children that are null are left out; `on` holds its listeners. */
 export function make(tag, { on = {}, ...attributes } = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
   }
   for (const [name, heard] of Object.entries(on)) element.addEventListener(name, heard);
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
   return element;
 }
 

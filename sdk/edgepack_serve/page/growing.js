@@ -1,4 +1,4 @@
-// An answer on the page while it grows: what is settled stays as it is, the last block is drawn anew.
+// An answer on the page while it grows: what is settled stays as it is, its end is drawn anew.
 
 import { blocks } from "./blocks.js";
 import { rendered } from "./render.js";
@@ -13,8 +13,8 @@ export class Growing {
     this.drawn = drawn;
     this.text = "";
     this.settled = 0; // the text up to here is drawn for good
-    this.last = []; // the elements of the block that may still change
-    this.code = null; // that block, where it is code
+    this.last = []; // the elements of the blocks that may still change
+    this.code = null; // the only such block, where it is code
     this.earliest = 0;
     this.asked = 0;
   }
@@ -44,14 +44,12 @@ export class Growing {
     const found = blocks(text.slice(this.settled));
     if (!found.length || this.grown(found)) return this.drawn();
     for (const element of this.last) element.remove();
-    this.last = [];
-    for (const block of found) {
-      const element = rendered(block, this.ways);
-      this.place.append(element);
-      if (block === found.at(-1)) this.last = [element];
-    }
-    this.code = found.at(-1).kind === "code" ? found.at(-1) : null;
-    this.settled += start(text, this.settled, found.at(-1).line);
+    const drawn = found.map((block) => rendered(block, this.ways));
+    for (const element of drawn) this.place.append(element);
+    const open = unsettled(found, text);
+    this.last = drawn.slice(-open);
+    this.code = open === 1 && found.at(-1).kind === "code" ? found.at(-1) : null;
+    this.settled = lineStart(text, this.settled, found.at(-open).line);
     return this.drawn();
   }
 
@@ -66,8 +64,14 @@ export class Growing {
   }
 }
 
-function start(text, from, line) {
+/** Return how many blocks at the end may change: an unfinished line may yet belong to the block before it ("3" to "3. c"). */
+function unsettled(found, text) {
+  const last = found.at(-1);
+  return found.length > 1 && last.end - last.line === 1 && !text.endsWith("\n") ? 2 : 1;
+}
+
+function lineStart(text, from, line) {
   let at = from;
   for (let left = line; left > 0; left -= 1) at = text.indexOf("\n", at) + 1;
-  return at - from;
+  return at;
 }

@@ -216,7 +216,7 @@ function emphasised(pieces) {
   const levels = [{ nodes: [] }];
   for (const piece of pieces) {
     if (piece.kind !== "mark") {
-      if (piece.text !== "") levels.at(-1).nodes.push(piece);
+      if (piece.kind !== "text" || piece.text) levels.at(-1).nodes.push(piece);
       continue;
     }
     let left = piece.count;

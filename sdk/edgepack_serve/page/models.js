@@ -28,7 +28,7 @@ export class Models {
     try {
       await this.fetched();
     } catch (fault) {
-      if (fault.status === 401 && (await askForToken(fault.message))) return this.load();
+      if (fault.status === 401 && (await askForToken())) return this.load();
       byId("notice-text").textContent = fault.message;
       byId("notice").hidden = false;
     }

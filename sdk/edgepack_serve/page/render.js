@@ -1,7 +1,6 @@
 // Blocks of Markdown as elements. Nothing of an answer becomes an attribute but checked addresses, and nothing is fetched.
 
 import { linkable } from "./addresses.js";
-import { blocks } from "./blocks.js";
 import { copyButton } from "./copying.js";
 import { direction, make } from "./dom.js";
 import { inline } from "./inline.js";
@@ -12,15 +11,10 @@ export function rendered(block, ways) {
   return BLOCKS[block.kind](block, ways);
 }
 
-/** Return the elements of a whole text. */
-export function renderedText(text, ways) {
-  return blocks(text).map((block) => rendered(block, ways));
-}
-
 const BLOCKS = {
-  paragraph: (block, ways) => make("p", { dir: "auto" }, ...phrases(block.text, ways)),
+  paragraph: (block, ways) => make("p", { dir: "auto" }, phrases(block.text, ways)),
   // All headings of an answer are of one level: a model may begin with any, and an outline must not skip one.
-  heading: (block, ways) => make("h3", { dir: "auto", class: `level-${block.level}` }, ...phrases(block.text, ways)),
+  heading: (block, ways) => make("h3", { dir: "auto", class: `level-${block.level}` }, phrases(block.text, ways)),
   rule: () => make("hr"),
   quote: (block, ways) => directed("blockquote", {}, block.blocks.map((each) => rendered(each, ways))),
   code: codeBlock,
@@ -29,7 +23,7 @@ const BLOCKS = {
 };
 
 function directed(tag, attributes, children) {
-  const element = make(tag, attributes, ...children);
+  const element = make(tag, attributes, children);
   element.dir = direction(element.textContent);
   return element;
 }
@@ -54,15 +48,14 @@ function listItem(item, ways) {
   const task = item.done === null ? [] : [item.done ? `☑ ${words.taskDone} ` : `☐ ${words.taskOpen} `];
   const opening = first?.kind === "paragraph" ? phrases(first.text, ways) : first ? [rendered(first, ways)] : [];
   const label = task.map((text) => make("span", { class: "task" }, text));
-  return make("li", { class: task.length ? "with-task" : null }, ...label, ...opening, ...others.map((each) => rendered(each, ways)));
+  return make("li", { class: task.length ? "with-task" : null }, label, opening, others.map((each) => rendered(each, ways)));
 }
 
 function table(block, ways) {
   const cell = (tag, text, column) =>
-    make(tag, { dir: "auto", class: block.aligned[column] || null, scope: tag === "th" ? "col" : null }, ...phrases(text, ways));
-  const row = (tag, texts) => make("tr", {}, ...texts.map((text, column) => cell(tag, text, column)));
-  const body = make("tbody");
-  for (const texts of block.rows) body.append(row("td", texts));
+    make(tag, { dir: "auto", class: block.aligned[column] || null, scope: tag === "th" ? "col" : null }, phrases(text, ways));
+  const row = (tag, texts) => make("tr", {}, texts.map((text, column) => cell(tag, text, column)));
+  const body = make("tbody", {}, block.rows.map((texts) => row("td", texts)));
   const whole = make("table", {}, make("thead", {}, row(block.head.some(Boolean) ? "th" : "td", block.head)), body);
   return directed("div", { class: "table", tabindex: "0", role: "group", "aria-label": words.table }, [whole]);
 }
@@ -79,7 +72,7 @@ function phrase(piece, ways) {
   if (piece.kind === "code") return make("code", { dir: "ltr" }, piece.text);
   if (piece.kind === "picture") return picture(piece);
   const children = piece.children.map((each) => phrase(each, ways));
-  return piece.kind === "link" ? link(piece.address, children, ways) : make(TAGS[piece.kind], {}, ...children);
+  return piece.kind === "link" ? link(piece.address, children, ways) : make(TAGS[piece.kind], {}, children);
 }
 
 function picture({ text, address }) {
@@ -89,14 +82,14 @@ function picture({ text, address }) {
 
 function link(address, children, ways) {
   const known = linkable(address);
-  const text = make("span", {}, ...children);
+  const text = make("span", {}, children);
   const itself = text.textContent === address;
   if (!known || !ways.links) {
     if (!itself && address) text.append(" (", make("bdi", { class: "target" }, address), ")");
     return text;
   }
   const outside = { href: known.href, target: "_blank", rel: "noopener noreferrer", title: known.href };
-  const whole = make("a", outside, ...children);
+  const whole = make("a", outside, children);
   // A reader sees where a link goes before following it, whatever its text claims.
   if (!itself) whole.append(" ", make("bdi", { class: "target" }, `(${known.shown})`));
   return whole;

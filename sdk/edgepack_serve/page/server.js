@@ -1,6 +1,6 @@
 // The server's doors as this page uses them: the models, the status, and a chat as a stream of pieces.
 
-import { keep, kept } from "./kept.js";
+import { kept } from "./kept.js";
 import { events } from "./sse.js";
 import { words } from "./words.js";
 
@@ -12,9 +12,6 @@ export class Fault extends Error {
     this.retryAfter = retryAfter;
   }
 }
-
-/** Remember the token that the server asks for. */
-export const setToken = (token) => keep("token", token);
 
 /** Return the names of the models. */
 export async function models() {

@@ -21,7 +21,7 @@ async function refresh() {
     byId("notice").hidden = true;
   } catch (fault) {
     if (fault.status === 401) {
-      if (await askForToken(fault.message)) return refresh();
+      if (await askForToken()) return refresh();
       return trouble(fault); // whoever has no token is not asked every few seconds
     }
     trouble(fault);

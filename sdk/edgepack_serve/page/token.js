@@ -1,14 +1,14 @@
 // The question for the token, where the server lets nobody in without one.
 
 import { byId } from "./dom.js";
-import { setToken } from "./server.js";
+import { keep, kept } from "./kept.js";
 import { words } from "./words.js";
 
-/** Ask for the token; returns whether one was given. `message` is what the server said. */
-export function askForToken(message) {
+/** Ask for the token; returns whether one was given. */
+export function askForToken() {
   const dialog = byId("token");
   const field = byId("token-field");
-  byId("token-why").textContent = message || words.tokenWhy;
+  byId("token-why").textContent = kept("token") ? words.tokenWrong : words.tokenWhy;
   field.value = "";
   return new Promise((resolve) => {
     const ended = new AbortController();
@@ -23,7 +23,7 @@ export function askForToken(message) {
       (event) => {
         event.preventDefault();
         if (!field.value.trim()) return;
-        setToken(field.value.trim());
+        keep("token", field.value.trim());
         end(true);
       },
       heard,

@@ -108,7 +108,8 @@ class Answer {
     if (!text) return null;
     const said = make("p", { dir: "auto" }, text);
     const when = turn.fault?.retryAt ? make("p", {}, words.retryAt(new Date(turn.fault.retryAt))) : null;
-    return { element: make("div", { class: `note ${kind}` }, said, when, again("secondary")), again: true };
+    const texts = make("div", {}, said, when);
+    return { element: make("div", { class: `note ${kind}` }, texts, again("secondary")), again: true };
   }
 
   trouble() {

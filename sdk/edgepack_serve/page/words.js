@@ -89,13 +89,14 @@ export const words = {
     top_p: { name: "Top p", hint: "Only the likeliest words that make up this share." },
     top_k: { name: "Top k", hint: "Only so many of the likeliest words." },
     min_p: { name: "Min p", hint: "Only words at least this likely, next to the best." },
-    max_tokens: { name: "Most tokens", hint: "Where an answer ends at the latest." },
+    max_tokens: { name: "Token limit", hint: "Where an answer ends at the latest." },
     seed: { name: "Seed", hint: "The same seed gives the same answer." },
   },
 
   // the token
   tokenTitle: "This server asks for a token",
-  tokenWhy: "Its administrator has it.",
+  tokenWhy: "Whoever started the server has it.",
+  tokenWrong: "The server did not take that token. Whoever started it has the right one.",
   tokenField: "Token",
   tokenHint: "It is kept until this tab is closed.",
   enter: "Enter",
