@@ -1,4 +1,4 @@
-"""A server for the page alone: its files, and answers of /v1/chat/completions as a test lets them come, piece by piece."""
+"""A server for the page alone: its files, and answers to its questions as a test lets them come, piece by piece."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
 
+from edgepack_serve.doors.page import POLICY
+
 PAGE = files("edgepack_serve") / "page"
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-)
 MODEL = {
     "name": "smollm2",
     "state": "loaded",
@@ -170,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str) -> None:
         data = (PAGE / name).read_bytes()
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        self._head(200, {"Content-Type": kind, "Content-Length": str(len(data)), "Content-Security-Policy": CSP})
+        self._head(200, {"Content-Type": kind, "Content-Length": str(len(data)), "Content-Security-Policy": POLICY})
         self.wfile.write(data)
 
     def _json(self, data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The page in a browser. No test of it ends well where something came from elsewhere, broke its policy, or failed unseen."""
+"""The page in a browser. A test fails where something came from elsewhere, broke the policy, or failed unseen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_VIOLATIONS = "addEventListener('securitypolicyviolation', (e) => console.error('policy: ' + e.violatedDirective + ' ' + e.blockedURI))"
+_VIOLATIONS = """
+addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
+  console.error(`policy: ${violatedDirective} ${blockedURI}`);
+});
+"""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +53,10 @@ def context(browser: Browser, server: PageServer, view: dict[str, object]) -> It
     wrong: list[str] = []
     made.on("request", lambda request: None if request.url.startswith(server.url) else wrong.append(request.url))
     # That a request was refused is what some tests are about; whatever else a browser complains of is a defect.
-    made.on("console", lambda said: wrong.append(said.text) if said.type == "error" and "Failed to load" not in said.text else None)
+    made.on(
+        "console",
+        lambda said: wrong.append(said.text) if said.type == "error" and "Failed to load" not in said.text else None,
+    )
     made.on("weberror", lambda error: wrong.append(str(error.error)))
     yield made
     made.close()

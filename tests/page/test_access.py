@@ -11,7 +11,7 @@ from page_server import MODEL, PageServer
 
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
@@ -134,8 +134,25 @@ def status_gone(page: Page, server: PageServer) -> None:
 
 State = Callable[[Page, PageServer], None]
 STATES: list[State] = [
-    welcome, answered, answering, waiting, editing, refused, cut, settings, token, several_models, kiosk, kiosk_answered, status, status_gone,
+    welcome, answered, answering, waiting, editing, refused, cut, settings, token, several_models,
+    kiosk, kiosk_answered, status, status_gone,
 ]  # fmt: skip
+WRONG = """async () => {
+  const { violations } = await axe.run();
+  return violations.map(({ id, nodes }) => [id, nodes.map((node) => [node.html, node.failureSummary])]);
+}"""
+WIDER = """() => {
+  const whole = [document.documentElement, ...document.querySelectorAll("dialog[open]")];
+  return whole.map((element) => element.scrollWidth - element.clientWidth);
+}"""
+STOP = """() => {
+  const { innerText, ariaLabel, id, localName } = document.activeElement;
+  return (innerText || ariaLabel || id || localName).split("\\n")[0];
+}"""
+OUTLINED = """() => {
+  const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+  return outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
+}"""
 
 
 @pytest.mark.parametrize("view", [{"color_scheme": "light"}, {"color_scheme": "dark"}], ids=["light", "dark"])
@@ -144,16 +161,17 @@ def test_axe_finds_nothing(page: Page, server: PageServer, state: State, view: d
     page.emulate_media(reduced_motion="reduce")
     state(page, server)
     page.evaluate(axe)
-    found = page.evaluate("axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, nodes.map((one) => [one.html, one.failureSummary])]))")
+    found = page.evaluate(WRONG)
     assert found == []
 
 
 @pytest.mark.parametrize("view", [{"viewport": {"width": 320, "height": 640}}], ids=["320"])
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_nothing_is_wider_than_320_pixels(page: Page, server: PageServer, state: State, view: dict[str, object]) -> None:
+def test_nothing_is_wider_than_320_pixels(
+    page: Page, server: PageServer, state: State, view: dict[str, object]
+) -> None:
     state(page, server)
-    wider = page.evaluate("[document.documentElement, ...document.querySelectorAll('dialog[open]')].map((e) => e.scrollWidth - e.clientWidth)")
-    assert set(wider) == {0}
+    assert set(page.evaluate(WIDER)) == {0}
     for button in page.locator("button:visible, select:visible, textarea:visible").all():
         box = button.bounding_box()
         assert box is not None
@@ -168,9 +186,8 @@ def test_all_by_keyboard(page: Page, server: PageServer) -> None:
     page.locator(".skip").focus()
     stops = []
     for _ in range(13):
-        stops.append(page.evaluate("(({ innerText, ariaLabel, id, localName }) => (innerText || ariaLabel || id || localName).split('\\n')[0])(document.activeElement)"))
-        shown = page.evaluate("(() => { const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement.id === 'question' ? document.querySelector('.box') : document.activeElement); return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2; })()")
-        assert shown, f"the focus on {stops[-1]} is not to be seen"
+        stops.append(page.evaluate(STOP))
+        assert page.evaluate(OUTLINED), f"the focus on {stops[-1]} is not to be seen"
         page.keyboard.press("Tab")
     assert stops == [
         "Skip to the question", "New chat", "Status", "Settings", "Dark theme", "Edit", "Copy", "Thoughts",
@@ -219,23 +236,41 @@ def test_a_finished_answer_is_said_once_and_politely(page: Page, server: PageSer
     answer.end()
     expect(page.locator(".answer[aria-busy=false]")).to_have_count(1)
     assert page.evaluate("heard") == ["Waiting for the first word", "One, two, three."]
-    live = page.evaluate("[...document.querySelectorAll('[aria-live], [role=status], [role=alert], [role=log]')].map((e) => e.id)")
+    live = page.evaluate(
+        "[...document.querySelectorAll('[aria-live], [role=status], [role=alert], [role=log]')].map((e) => e.id)"
+    )
     assert live == ["said"]
 
 
-ARABIC = "النماذج **الصغيرة** هنا:\n\n- سريعة\n- `code` رخيصة\n\n> اقتباس\n\n| عمود | b |\n|-|-|\n| 1 | 2 |\n\nEnglish again.\n\n```\nprint(1)\n```"
+ARABIC = """النماذج **الصغيرة** هنا:
+
+- سريعة
+- `code` رخيصة
+
+> اقتباس
+
+| عمود | b |
+|---|---|
+| 1 | 2 |
+
+English again.
+
+```
+print(1)
+```
+"""
+DIRECTIONS = """() => {
+  const found = [...document.querySelectorAll(".bubble, .body > *, .body td")];
+  return found.map((element) => `${element.localName} ${getComputedStyle(element).direction}`);
+}"""
 
 
 def test_each_block_has_its_own_direction(page: Page, server: PageServer) -> None:
     server.answer(ARABIC)
     ask(page, "ما هي؟")
     expect(page.locator(".answer[aria-busy=false]")).to_have_count(1)
-    directions = page.evaluate(
-        "[...document.querySelectorAll('.bubble, .body > *, .body td')].map((e) => [e.localName, getComputedStyle(e).direction])"
-    )
-    assert directions == [
-        ["div", "rtl"], ["p", "rtl"], ["ul", "rtl"], ["blockquote", "rtl"], ["div", "rtl"], ["td", "ltr"], ["td", "ltr"], ["p", "ltr"], ["div", "ltr"],
-    ]  # fmt: skip
+    found = page.evaluate(DIRECTIONS)
+    assert found == ["div rtl", "p rtl", "ul rtl", "blockquote rtl", "div rtl", "td ltr", "td ltr", "p ltr", "div ltr"]
     page.locator("#question").fill("שלום")
     assert page.evaluate("getComputedStyle(document.getElementById('question')).direction") == "rtl"
 
@@ -258,10 +293,16 @@ def test_nothing_moves_for_who_wants_no_motion(page: Page, server: PageServer) -
     assert page.evaluate("document.getAnimations().length") > 0
 
 
+EDGE = """(place) => {
+  const { borderTopStyle, borderTopColor } = getComputedStyle(document.querySelector(place));
+  return [borderTopStyle, borderTopColor];
+}"""
+
+
 def test_forced_colours_keep_the_edges(page: Page, server: PageServer) -> None:
     page.emulate_media(forced_colors="active")
     refused(page, server)
     for place in (".bubble", ".box", ".note.fault", ".note.fault .secondary", "#open-settings"):
-        style = page.evaluate("(at) => { const s = getComputedStyle(document.querySelector(at)); return [s.borderTopStyle, s.borderTopWidth, s.borderTopColor]; }", place)
+        style = page.evaluate(EDGE, place)
         assert style[0] == "solid"
-        assert style[2] not in ("rgba(0, 0, 0, 0)", "transparent"), place
+        assert style[1] not in ("rgba(0, 0, 0, 0)", "transparent"), place

@@ -60,7 +60,9 @@ def test_the_hostile_text_of_a_refusal_is_text(page: Page, server: PageServer) -
 
 def test_a_fault_in_the_middle_keeps_what_came(page: Page, server: PageServer) -> None:
     answer = server.answer().text("The beginning")
-    answer.event({"error": {"message": "The engine failed. Ask again.", "type": "server_error", "param": None, "code": None}})
+    answer.event(
+        {"error": {"message": "The engine failed. Ask again.", "type": "server_error", "param": None, "code": None}}
+    )
     answer.cut()
     ask(page)
     expect(page.locator(".answer .note.fault")).to_contain_text("The engine failed. Ask again.")
@@ -155,6 +157,7 @@ def test_an_answer_that_was_cut_goes_on_where_it_ended(page: Page, server: PageS
     note.get_by_role("button", name="Go on").click()
     expect(page.locator(".answer .body")).to_have_text("One, two, three.")
     expect(note).to_have_count(0)
+    expect(page.locator(".figures")).to_contain_text("24 tokens")
     assert server.bodies[1]["continue_final"] is True
     assert [each["content"] for each in server.bodies[1]["messages"]] == ["Count.", "One, two,"]
 
@@ -162,7 +165,9 @@ def test_an_answer_that_was_cut_goes_on_where_it_ended(page: Page, server: PageS
 def test_thoughts_that_took_all_tokens(page: Page, server: PageServer) -> None:
     server.answer().thought("Well, let me see").end("length")
     ask(page)
-    expect(page.locator(".answer .note")).to_contain_text("The limit of tokens was reached within the model's thoughts.")
+    expect(page.locator(".answer .note")).to_contain_text(
+        "The limit of tokens was reached within the model's thoughts."
+    )
 
 
 def test_an_empty_answer_says_so_and_is_left_out_afterwards(page: Page, server: PageServer) -> None:

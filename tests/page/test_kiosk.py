@@ -92,7 +92,10 @@ def test_an_answer_on_its_way_is_waited_for(context: BrowserContext, server: Pag
     expect(page.locator("#welcome")).to_be_visible()
 
 
-@pytest.mark.parametrize(("given", "seconds"), [("", 60), ("&idle=5", 5), ("&idle=1", 5), ("&idle=x", 60), ("&idle=-3", 60), ("&idle=1e9", 60)])
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("", 60), ("&idle=5", 5), ("&idle=1", 5), ("&idle=x", 60), ("&idle=-3", 60), ("&idle=1e9", 60)],
+)
 def test_idle_is_a_number_of_seconds(context: BrowserContext, server: PageServer, given: str, seconds: int) -> None:
     page = open_kiosk(context, server, given)
     page.locator("#question").fill("left behind")
@@ -135,7 +138,9 @@ def test_no_menu_and_no_selection(context: BrowserContext, server: PageServer) -
     server.answer("It is old.")
     ask(page)
     expect(page.locator(".answer .body")).to_have_text("It is old.")
-    refused = "(name) => !document.querySelector('.body').dispatchEvent(new Event(name, { bubbles: true, cancelable: true }))"
+    refused = (
+        "(name) => !document.querySelector('.body').dispatchEvent(new Event(name, { bubbles: true, cancelable: true }))"
+    )
     assert [page.evaluate(refused, name) for name in ("contextmenu", "dragstart", "drop")] == [True, True, True]
     page.locator(".body p").dblclick()
     assert page.evaluate("getSelection().toString()") == ""
@@ -168,7 +173,9 @@ def test_what_is_touched_is_large(context: BrowserContext, server: PageServer, v
 
 
 @pytest.mark.parametrize("view", [{"viewport": {"width": 800, "height": 480}, "has_touch": True}])
-def test_the_field_stays_in_sight_above_a_keyboard(context: BrowserContext, server: PageServer, view: dict[str, object]) -> None:
+def test_the_field_stays_in_sight_above_a_keyboard(
+    context: BrowserContext, server: PageServer, view: dict[str, object]
+) -> None:
     page = open_kiosk(context, server)
     page.set_viewport_size({"width": 800, "height": 260})  # what is left of it
     page.locator("#question").tap()

@@ -74,6 +74,7 @@ function answer(turn, how = {}) {
 
 async function grow(turn, signal, how) {
   Object.assign(turn, { ending: null, fault: null });
+  const before = turn.figures.tokens ?? 0; // of an answer that goes on
   draw();
   following.toEnd();
   announce(words.waiting);
@@ -83,7 +84,7 @@ async function grow(turn, signal, how) {
     for await (const piece of chat(body, signal)) {
       turn.thoughts += piece.thought ?? "";
       turn.text += piece.text ?? "";
-      Object.assign(turn.figures, piece.figures);
+      if (piece.figures) turn.figures = { ...piece.figures, tokens: before + (piece.figures.tokens ?? 0) };
       ending = piece.ending ?? ending;
       if (piece.text || piece.thought) views.get(turn.id).update();
       saving ||= setTimeout(save, SAVE_MS);
@@ -145,12 +146,13 @@ async function reset() {
   save();
   getSelection()?.removeAllRanges();
   window.scrollTo({ top: 0, behavior: "instant" });
-  if (kiosk) composer.field.blur();
-  else composer.field.focus();
+  if (!kiosk) return composer.field.focus();
+  composer.field.blur();
+  return models.load(); // a server that was gone may be back
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && answering && !document.querySelector("dialog[open]")) stop();
+  if (event.key === "Escape" && !event.isComposing && answering && !document.querySelector("dialog[open]")) stop();
 });
 window.addEventListener("pagehide", () => {
   save();

@@ -1,7 +1,7 @@
-// An answer on the page while it grows: what is settled stays as it is, its end is drawn anew.
+// An answer on the page while it grows: what is settled stays as it is, its end is drawn anew or lengthened.
 
 import { blocks } from "./blocks.js";
-import { rendered } from "./render.js";
+import { lengthened, rendered } from "./render.js";
 
 const REST = 4; // of every drawing's time, so many parts are left to whoever scrolls and types
 
@@ -13,8 +13,8 @@ export class Growing {
     this.drawn = drawn;
     this.text = "";
     this.settled = 0; // the text up to here is drawn for good
-    this.last = []; // the elements of the blocks that may still change
-    this.code = null; // the only such block, where it is code
+    this.open = []; // the blocks that may still change
+    this.last = []; // and their elements
     this.earliest = 0;
     this.asked = 0;
   }
@@ -32,8 +32,11 @@ export class Growing {
     }
     const before = performance.now();
     this.finish(this.text);
-    const after = performance.now();
-    this.earliest = after + REST * (after - before);
+    this.earliest = Infinity;
+    requestAnimationFrame(() => {
+      const after = performance.now(); // the browser has laid it out by now
+      this.earliest = after + REST * (after - before);
+    });
   }
 
   /** Show this text now. */
@@ -42,32 +45,30 @@ export class Growing {
     this.asked = 0;
     this.text = text;
     const found = blocks(text.slice(this.settled));
-    if (!found.length || this.grown(found)) return this.drawn();
-    for (const element of this.last) element.remove();
-    const drawn = found.map((block) => rendered(block, this.ways));
-    for (const element of drawn) this.place.append(element);
-    const open = unsettled(found, text);
-    this.last = drawn.slice(-open);
-    this.code = open === 1 && found.at(-1).kind === "code" ? found.at(-1) : null;
-    this.settled = lineStart(text, this.settled, found.at(-open).line);
-    return this.drawn();
+    if (found.length) this.draw(found);
+    this.drawn();
   }
 
-  /** Lengthen a code block in place, so that what is selected in it stays selected. */
-  grown(found) {
-    const [block] = found;
-    const same = found.length === 1 && this.code && block.kind === "code" && block.language === this.code.language;
-    if (!same || !block.text.startsWith(this.code.text)) return false;
-    this.last[0].querySelector("pre code").firstChild.appendData(block.text.slice(this.code.text.length));
-    this.code = block;
-    return true;
+  draw(found) {
+    const [first] = this.last;
+    const kept = first && lengthened(first, this.open[0], found[0], this.ways) ? first : null;
+    for (const element of this.last) if (element !== kept) element.remove();
+    const elements = found.map((block, at) => (at === 0 && kept) || rendered(block, this.ways));
+    for (const element of elements) if (element !== kept) this.place.append(element);
+    const count = unsettled(found, this.text);
+    this.open = found.slice(-count);
+    this.last = elements.slice(-count);
+    this.settled = lineStart(this.text, this.settled, this.open[0].line);
   }
 }
 
-/** Return how many blocks at the end may change: an unfinished line may yet belong to the block before it ("3" to "3. c"). */
+/**
+ * Return how many blocks at the end may change. Where the last one begins in an unfinished line, or by one as tables do, its
+ * lines may yet belong to the block before it: "3" becomes "3. c", "|-" becomes "|-x".
+ */
 function unsettled(found, text) {
   const last = found.at(-1);
-  return found.length > 1 && last.end - last.line === 1 && !text.endsWith("\n") ? 2 : 1;
+  return found.length > 1 && last.end - last.line <= 2 && !text.endsWith("\n") ? 2 : 1;
 }
 
 function lineStart(text, from, line) {

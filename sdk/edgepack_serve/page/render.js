@@ -11,6 +11,14 @@ export function rendered(block, ways) {
   return BLOCKS[block.kind](block, ways);
 }
 
+/**
+ * Have a block's element show what the block has become with more text, and keep what has not changed, with all that is
+ * selected in it. Returns false where the whole must be drawn anew.
+ */
+export function lengthened(element, before, after, ways) {
+  return before.kind === after.kind && (LENGTHENED[after.kind]?.(element, before, after, ways) ?? false);
+}
+
 const BLOCKS = {
   paragraph: (block, ways) => make("p", { dir: "auto" }, phrases(block.text, ways)),
   // All headings of an answer are of one level: a model may begin with any, and an outline must not skip one.
@@ -21,6 +29,33 @@ const BLOCKS = {
   list,
   table,
 };
+
+const LENGTHENED = {
+  code(element, before, after) {
+    if (before.language !== after.language || !after.text.startsWith(before.text)) return false;
+    element.querySelector("code").firstChild.appendData(after.text.slice(before.text.length));
+    return true;
+  },
+  list(element, before, after, ways) {
+    const same = ["ordered", "loose", "start"].every((each) => before[each] === after[each]);
+    if (!same || after.items.length < before.items.length) return false;
+    // An unfinished line at the end may be an item, or belong to the one before.
+    replaceFrom(element, before.items.length - 2, after.items, (item) => listItem(item, ways));
+    return true;
+  },
+  table(element, before, after, ways) {
+    const same = ["head", "aligned"].every((each) => before[each].join("|") === after[each].join("|"));
+    if (!same || after.rows.length < before.rows.length) return false;
+    replaceFrom(element.querySelector("tbody"), before.rows.length - 1, after.rows, (texts) => row("td", texts, after, ways));
+    return true;
+  },
+};
+
+function replaceFrom(place, from, all, draw) {
+  const kept = Math.max(0, from);
+  while (place.childElementCount > kept) place.lastChild.remove();
+  for (const each of all.slice(kept)) place.append(draw(each));
+}
 
 function directed(tag, attributes, children) {
   const element = make(tag, attributes, children);
@@ -52,12 +87,16 @@ function listItem(item, ways) {
 }
 
 function table(block, ways) {
-  const cell = (tag, text, column) =>
-    make(tag, { dir: "auto", class: block.aligned[column] || null, scope: tag === "th" ? "col" : null }, phrases(text, ways));
-  const row = (tag, texts) => make("tr", {}, texts.map((text, column) => cell(tag, text, column)));
-  const body = make("tbody", {}, block.rows.map((texts) => row("td", texts)));
-  const whole = make("table", {}, make("thead", {}, row(block.head.some(Boolean) ? "th" : "td", block.head)), body);
+  const head = make("thead", {}, row(block.head.some(Boolean) ? "th" : "td", block.head, block, ways));
+  const body = make("tbody", {}, block.rows.map((texts) => row("td", texts, block, ways)));
+  const whole = make("table", {}, head, body);
   return directed("div", { class: "table", tabindex: "0", role: "group", "aria-label": words.table }, [whole]);
+}
+
+function row(tag, texts, { aligned }, ways) {
+  const cell = (text, column) =>
+    make(tag, { dir: "auto", class: aligned[column] || null, scope: tag === "th" ? "col" : null }, phrases(text, ways));
+  return make("tr", {}, texts.map(cell));
 }
 
 function phrases(text, ways) {

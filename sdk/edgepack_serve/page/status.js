@@ -8,6 +8,7 @@ import { words } from "./words.js";
 
 const EVERY_MS = 3000;
 let timer = 0;
+let asking = false;
 
 label();
 byId("notice-again").addEventListener("click", () => refresh());
@@ -15,19 +16,25 @@ document.addEventListener("visibilitychange", () => document.hidden || refresh()
 refresh();
 
 async function refresh() {
+  if (asking) return;
+  asking = true;
   clearTimeout(timer);
+  const again = await refreshed();
+  asking = false;
+  if (again && !document.hidden) timer = setTimeout(refresh, EVERY_MS);
+}
+
+/** Show how the server is; returns whether to ask again in a while. */
+async function refreshed() {
   try {
     show(await status());
     byId("notice").hidden = true;
   } catch (fault) {
-    if (fault.status === 401) {
-      if (await askForToken()) return refresh();
-      return trouble(fault); // whoever has no token is not asked every few seconds
-    }
+    if (fault.status === 401 && (await askForToken())) return refreshed();
     trouble(fault);
+    return fault.status !== 401; // whoever has no token is not asked every few seconds
   }
-  if (!document.hidden) timer = setTimeout(refresh, EVERY_MS);
-  return undefined;
+  return true;
 }
 
 function trouble(fault) {

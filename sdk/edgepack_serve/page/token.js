@@ -4,8 +4,17 @@ import { byId } from "./dom.js";
 import { keep, kept } from "./kept.js";
 import { words } from "./words.js";
 
-/** Ask for the token; returns whether one was given. */
+let asking = null;
+
+/** Ask for the token, once for all who need it; returns whether one was given. */
 export function askForToken() {
+  asking ??= asked().finally(() => {
+    asking = null;
+  });
+  return asking;
+}
+
+function asked() {
   const dialog = byId("token");
   const field = byId("token-field");
   byId("token-why").textContent = kept("token") ? words.tokenWrong : words.tokenWhy;

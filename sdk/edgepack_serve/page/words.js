@@ -14,7 +14,6 @@ export const words = {
   fresh: "New chat",
   settingsTitle: "Settings",
   statusTitle: "Status",
-  chatTitle: "Chat",
   theme: "Dark theme",
   model: "Model",
 
