@@ -76,7 +76,7 @@ _KNOWN = openai_forms.known_fields(ChatRequest, NEUTRAL, PASSED)
 class OpenAIChat:
     """The dialect of /v1/chat/completions."""
 
-    request = ChatRequest
+    request, neutral, passed = ChatRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
@@ -90,9 +90,7 @@ class OpenAIChat:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
             if not 0 <= asked.top_logprobs <= _MOST_LOGPROBS:
-                raise UsageError(
-                    f"top_logprobs is {asked.top_logprobs}.", hint=f"It may be 0 to {_MOST_LOGPROBS}."
-                )
+                raise UsageError(f"top_logprobs is {asked.top_logprobs}.", hint=f"It may be 0 to {_MOST_LOGPROBS}.")
             options["n_best"] = asked.top_logprobs
         if asked.max_tokens is not None and asked.max_completion_tokens is not None:
             raise UsageError("max_tokens was given beside max_completion_tokens.", hint="Leave one of them out.")

@@ -10,7 +10,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_S = 10.0
 """Seconds in which the head of a connection's first request has to be there."""
 
-HEAD_BYTES = 32 << 10
 MOST = 512
 """Connections at a time."""
 
@@ -23,6 +22,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request. Requests find ``abort`` among their ``state``."""
         super().connection_made(transport)
+        self.access_log = False  # with its paths and whatever clients put into them
         self.app_state = {**self.app_state, "abort": transport.abort}
         self._head = self.loop.call_later(HEAD_S, self._too_late)
 
