@@ -39,7 +39,7 @@ def test_an_answer_grows_while_it_comes(page: Page, server: PageServer) -> None:
     answer.text("of small models.").end()
     done(page)
     expect(page.locator(".answer .body")).to_have_text("A packager of small models.")
-    expect(page.locator("#said")).to_have_text("A **packager** of small models.")
+    expect(page.locator("#said")).to_have_text("A packager of small models.")
     expect(page.locator(".figures")).to_have_text("12 tokens, 41.3 a second")
     assert server.bodies == [
         {
@@ -220,6 +220,12 @@ def test_the_model_is_chosen_where_there_are_several(page: Page, server: PageSer
     ask(page, "Which one?")
     done(page)
     assert server.bodies[0]["model"] == "qwen3"
+
+
+def test_a_model_that_only_embeds_is_not_offered(page: Page, server: PageServer) -> None:
+    server.facts["models"].insert(0, {**MODEL, "name": "vectors", "embeds": True})
+    page.reload()
+    expect(page.locator(".model-name")).to_have_text("smollm2")
 
 
 def test_thoughts_are_folded_away(page: Page, server: PageServer) -> None:

@@ -109,7 +109,7 @@ def test_a_server_that_is_gone_at_the_beginning(page: Page, server: PageServer) 
 def test_a_server_without_models(page: Page, server: PageServer) -> None:
     server.facts["models"].clear()
     page.reload()
-    expect(page.locator("#notice")).to_contain_text("The server has no model to ask.")
+    expect(page.locator("#notice")).to_contain_text("The server has no model that answers.")
 
 
 def test_a_token_is_asked_for_and_kept_in_this_tab(page: Page, server: PageServer) -> None:

@@ -308,6 +308,13 @@ def test_a_text_that_grows_ends_as_one_that_is_whole(drawing: Page, name: str, s
     assert grown == whole
 
 
+def test_what_is_read_out_is_words(drawing: Page) -> None:
+    text = "# A *title*\n\none\n**two** [three](https://x.example) ![four](y)\n\n- `five`\n  - six\n\n> seven\n\n"
+    text += "|a|b|\n|-|-|\n|*1*|2|\n\n---\n```py\ncode()\n```"
+    spoken = drawing.evaluate('async (text) => (await import("/static/spoken.js")).spoken(text)', text)
+    assert spoken == "A title\none two three four\nfive\nsix\nseven\na, b\n1, 2\ncode()"
+
+
 PATIENCE_MS = 60_000  # of a machine that does much else
 LARGE = {
     "words": "word " * 200_000,

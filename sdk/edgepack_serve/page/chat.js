@@ -1,6 +1,6 @@
 // The chat: what is typed goes to the server, and what comes back grows on the page.
 
-import { announce } from "./announce.js";
+import { announce, announceAnswer } from "./announce.js";
 import { Composer } from "./composer.js";
 import { Conversation, request } from "./conversation.js";
 import { byId } from "./dom.js";
@@ -96,7 +96,8 @@ async function grow(turn, signal, how) {
   }
   views.get(turn.id)?.update();
   following.grown();
-  announce(turn.fault?.message ?? (turn.text || words.empty));
+  if (turn.fault || !turn.text) announce(turn.fault?.message ?? words.empty);
+  else announceAnswer(turn.text);
   return undefined;
 }
 

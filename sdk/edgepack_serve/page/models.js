@@ -43,10 +43,11 @@ export class Models {
   }
 
   async fetch() {
-    const offered = await names();
-    if (!offered.length) throw new Fault(0, words.noModels);
+    const all = await names();
     const facts = await status().catch(() => ({ models: [] }));
     this.facts = new Map(facts.models.map((model) => [model.name, model]));
+    const offered = all.filter((name) => !this.facts.get(name)?.embeds); // such a model gives vectors, and no answers
+    if (!offered.length) throw new Fault(0, words.noModels);
     byId("notice").hidden = true;
     this.choose(offered.includes(kept("model")) ? kept("model") : offered[0]);
     this.show(offered);

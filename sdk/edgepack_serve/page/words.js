@@ -70,7 +70,7 @@ export const words = {
   gone: "The server does not answer. See whether it still runs, then try again.",
   lost: "The answer broke off because the connection ended. See whether the server still runs, then try again.",
   failed: "Something failed on this page. Try again, or load it anew.",
-  noModels: "The server has no model to ask. Start it with a bundle: edgepack serve BUNDLE.",
+  noModels: "The server has no model that answers. Start it with one: edgepack serve BUNDLE.",
   refused: (status) => `The server refused with status ${status}. Try again, or look at its log.`,
   retryAt: (time) => `There should be room again at ${clock.format(time)}.`,
 
@@ -135,7 +135,7 @@ export const words = {
   perSecond: (rate) => `${number.format(rate)} tokens a second`,
   requests: (running, waiting) => `${running} running, ${waiting} waiting`,
   parallel: (count) => (count === 1 ? "1 answer" : `${number.format(count)} answers`),
-  abilities: { thinks: "think", tools: "call tools", system_role: "take a system prompt" },
+  abilities: { thinks: "think", tools: "call tools", system_role: "take a system prompt", embeds: "embed texts" },
   refreshed: (time) => `As of ${clock.format(time)}. Refreshed every few seconds.`,
   bytes: (count) => {
     const [size, unit] = [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]].find(([each]) => count >= each) ?? [1, "bytes"];
