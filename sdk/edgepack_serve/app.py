@@ -71,7 +71,7 @@ def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, t
         "/status": ("The page of the server's status.", page.status),
         "/static/{name}": ("A file of the page.", page.file),
     }
-    document = Document({**DIALECTS, **QUESTIONS}, {path: what for path, (what, _) in asked.items()})
+    document = Document({**DIALECTS, **QUESTIONS}, {path: what for path, (what, _) in asked.items()}, host.models)
     routes = [
         *(Route(path, Door(each, host, underway, terms), methods=["POST"]) for path, each in DIALECTS.items()),
         *(Route(path, Desk(each, host, underway, terms), methods=["POST"]) for path, each in QUESTIONS.items()),
