@@ -44,7 +44,7 @@ class Question {
       event.stopPropagation();
     });
     const hint = make("p", { class: "hint", id: `anew-${this.turn.id}` }, words.editHint);
-    const buttons = make("div", { class: "buttons" }, button("send", words.editSend, send, "primary"), button("close", words.cancel, over));
+    const buttons = make("div", { class: "buttons" }, button("close", words.cancel, over), button("send", words.editSend, send, "primary"));
     const form = make("div", { class: "editing" }, field, hint, buttons);
     this.actions.remove();
     this.text.replaceWith(form);
