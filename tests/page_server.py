@@ -37,7 +37,7 @@ MODEL = {
     "tokens_per_second": 42.4,
     "licence": "apache-2.0",
 }
-_WAIT_S = 20
+_WAIT_S = 300
 
 
 @dataclass

@@ -13,6 +13,7 @@ from page_server import PageServer, page_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
+PATIENCE_MS = 30_000  # of a machine that does much else
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _VIOLATIONS = """
 addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
@@ -27,6 +28,7 @@ def browser() -> Iterator[Browser]:
     found = os.environ.get("EDGEPACK_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         pytest.skip("no chromium on this system, and EDGEPACK_CHROMIUM names none")
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=found)
         yield started
@@ -48,7 +50,7 @@ def view() -> dict[str, object]:
 @pytest.fixture
 def context(browser: Browser, server: PageServer, view: dict[str, object]) -> Iterator[BrowserContext]:
     made = browser.new_context(**view)  # type: ignore[arg-type]
-    made.set_default_timeout(8000)
+    made.set_default_timeout(PATIENCE_MS)
     made.add_init_script(_VIOLATIONS)
     wrong: list[str] = []
     made.on("request", lambda request: None if request.url.startswith(server.url) else wrong.append(request.url))

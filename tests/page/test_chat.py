@@ -98,6 +98,7 @@ def test_a_question_is_edited_and_what_came_after_it_left_out(page: Page, server
     field.fill("Another?")
     server.answer("Three.")
     page.keyboard.press("Enter")
+    expect(page.locator(".answer")).to_have_count(1)
     expect(page.locator(".answer .body")).to_have_text("Three.")
     expect(page.locator(".bubble")).to_have_text("Another?")
     assert messages(server) == [("user", "Another?")]
@@ -110,6 +111,7 @@ def test_any_answer_is_asked_for_again(page: Page, server: PageServer) -> None:
         expect(page.locator(".answer[aria-busy=false] .body").last).to_have_text(text)
     server.answer("Uno.")
     page.locator(".answer").first.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer")).to_have_count(1)
     expect(page.locator(".answer .body")).to_have_text("Uno.")
     assert messages(server) == [("user", "First?")]
 
@@ -123,6 +125,7 @@ def test_asking_again_stops_the_answer_on_its_way(page: Page, server: PageServer
     expect(page.locator(".answer .body").last).to_have_text("Two")
     server.answer("Uno.")
     page.locator(".answer").first.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer")).to_have_count(1)
     expect(page.locator(".answer .body")).to_have_text("Uno.")
     assert held.left.wait(10)
 

@@ -12,9 +12,12 @@ from playwright.sync_api import BrowserContext, Page, expect
 pytestmark = pytest.mark.browser
 
 
-def open_kiosk(context: BrowserContext, server: PageServer, more: str = "") -> Page:
+def open_kiosk(context: BrowserContext, server: PageServer, more: str = "", *, drawing: bool = False) -> Page:
+    """Open it with a clock that stands still, or that goes on by itself too, as drawing what has come by now needs."""
     page = context.new_page()
-    page.clock.install()
+    page.clock.install(time="2026-03-01T12:00:00")
+    if not drawing:
+        page.clock.pause_at("2026-03-01T12:00:01")
     page.goto(f"{server.url}/?kiosk=1{more}")
     expect(page.locator("html.kiosk")).to_be_attached()
     return page
@@ -80,7 +83,7 @@ def test_whoever_touches_the_screen_goes_on(context: BrowserContext, server: Pag
 
 
 def test_an_answer_on_its_way_is_waited_for(context: BrowserContext, server: PageServer) -> None:
-    page = open_kiosk(context, server, "&idle=30")
+    page = open_kiosk(context, server, "&idle=30", drawing=True)
     answer = server.answer().text("It is")
     ask(page)
     expect(page.locator(".answer .body")).to_have_text("It is")
@@ -124,7 +127,7 @@ def test_nothing_is_kept(context: BrowserContext, server: PageServer) -> None:
 
 
 def test_start_over_begins_anew(context: BrowserContext, server: PageServer) -> None:
-    page = open_kiosk(context, server)
+    page = open_kiosk(context, server, drawing=True)
     answer = server.answer().text("It is")
     ask(page)
     expect(page.locator(".answer .body")).to_have_text("It is")
