@@ -1,0 +1,49 @@
+"""From names and paths to the models of a host: each is opened and planned before the server starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from edgepack import open_bundle, plan
+from edgepack.errors import UsageError
+from edgepack_serve.hosting.hosted import Hosted
+from edgepack_serve.hosting.settings import Settings
+
+
+def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = ()) -> list[Hosted]:
+    """Return the models for bundles as the command line names them: BUNDLE, or NAME=BUNDLE.
+
+    Raises ``UsageError`` for a name that comes twice, and whatever opening and planning a bundle raises.
+    """
+    found: dict[str, Hosted] = {}
+    for word in words:
+        name, where = _named(word)
+        bundle = open_bundle(where, verify="sizes")
+        name = name or _name_of(where)
+        if name in found:
+            raise UsageError(f"Two bundles are called {name}.", hint=f"Give one another name: {name}2={where}")
+        chosen = plan(
+            bundle,
+            context=settings.context,
+            backend=settings.backend,
+            kv_cache=settings.kv_cache,
+            runtimes=settings.runtimes,
+        ).choice
+        found[name] = Hosted(name, where, bundle.manifest, bundle.id, chosen, name in pinned)
+    for name in pinned:
+        if name not in found:
+            raise UsageError(f"--pin names {name}, which is not served.", hint=f"It is one of: {', '.join(found)}.")
+    return list(found.values())
+
+
+def _named(word: str) -> tuple[str, str]:
+    name, separator, where = word.partition("=")
+    if separator and name and "/" not in name and not Path(word).exists():
+        return name, where
+    return "", word
+
+
+def _name_of(where: str) -> str:
+    """Return what clients call a bundle: the last part of its path, without its ending."""
+    return Path(where).resolve().name.removesuffix(".edgepack")
