@@ -242,6 +242,10 @@ class Model(Embeds):
         """``stream_chat`` for an event loop."""
         return self._later(lambda: self.stream_chat(messages, **options))
 
+    def count_tokens(self, messages: Messages, **options: Unpack[ChatOptions]) -> int:
+        """Return how many tokens the prompt of messages has. Arguments and errors as in ``chat``."""
+        return len(self.stream_chat(messages, **options)._generation._request.prompt)
+
     def resume(self, path: str | Path) -> Conversation:
         """Return a conversation that was saved with ``Conversation.save``. The engine's state is put back where it fits
         this engine; elsewhere the next turn evaluates the conversation anew.

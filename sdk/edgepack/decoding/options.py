@@ -66,8 +66,9 @@ class ChatOptions(GenerationOptions, total=False):
 
     ``tools`` are functions or their definitions in JSON schema. ``tool_choice`` is "auto", the default, "none" (they
     are shown, and nothing is read as a call), "required" or the name of one, also as ``{"name": ...}``: the answer is
-    then bound to one call. ``variables`` are the template's own, such as ``{"enable_thinking": False}``; ``date``
-    (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+    then bound to one call. ``parallel_tool_calls=False`` keeps only the first call of an answer. ``variables`` are the
+    template's own, such as ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints,
+    None the bundle's.
     ``continue_final`` goes on with the last message, the beginning of the assistant's answer; the text is what is new.
     ``control_tokens``: by "text", the default, names of special tokens in what is said are ordinary text, by "parse"
     they become those tokens. ``thinking`` says to the template whether the model is to think before it answers, None
@@ -77,6 +78,7 @@ class ChatOptions(GenerationOptions, total=False):
 
     tools: Sequence[Tool] | None
     tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
     variables: Mapping[str, object] | None
     date: str | None
     continue_final: bool | None
@@ -145,14 +147,14 @@ def read_grammar(
 def read_tools(options: ChatOptions, template_source: Callable[[], str]) -> Tools | None:
     """Return the tools and which of them are to be called, None where there are none. ``template_source`` is asked for
     where it is needed. Raises as ``edgepack.text.tools.Tools.of`` and ``Tools.check``."""
-    tools, choice = options.get("tools"), options.get("tool_choice")
+    tools, choice, several = options.get("tools"), options.get("tool_choice"), options.get("parallel_tool_calls")
     if tools is None:
-        if choice is not None:
-            raise UsageError("tool_choice was given without tools.", hint="Leave it out, or pass tools.")
+        if name := "tool_choice" if choice is not None else "parallel_tool_calls" if several is not None else None:
+            raise UsageError(f"{name} was given without tools.", hint="Leave it out, or pass tools.")
         return None
     from edgepack.text.tools import Tools
 
-    made = Tools.of(tools, choice)
+    made = Tools.of(tools, choice, _yes_or_no("parallel_tool_calls", several, True))
     made.check(template_source())
     return made
 

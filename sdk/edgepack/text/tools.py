@@ -81,18 +81,21 @@ class Spoken(NamedTuple):
 
 class Tools:
     """The tools of one question. ``definitions`` are in OpenAI's form, ``{"type": "function", "function": {...}}``;
-    ``choice`` says which of them the answer is to call."""
+    ``choice`` says which of them the answer is to call, ``several`` whether more than the first of its calls counts."""
 
-    def __init__(self, definitions: list[dict[str, Any]], choice: Choice) -> None:
+    def __init__(self, definitions: list[dict[str, Any]], choice: Choice, several: bool = True) -> None:
         self.definitions = definitions
         self._choice = choice
+        self._most = None if several else 1
         self._validators = {
             each["function"]["name"]: _validator(each["function"]["parameters"], f"tools[{index}].parameters")
             for index, each in enumerate(definitions)
         }
 
     @classmethod
-    def of(cls, tools: Sequence[Callable[..., object] | Mapping[str, object]], choice: object = None) -> Tools:
+    def of(
+        cls, tools: Sequence[Callable[..., object] | Mapping[str, object]], choice: object = None, several: bool = True
+    ) -> Tools:
         """Return the tools for functions and for definitions in JSON schema, in OpenAI's form or only its "function".
 
         See ``edgepack.text.tool_signature.definition_of`` for functions, and ``edgepack.text.tool_choice`` for
@@ -107,7 +110,7 @@ class Tools:
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise SchemaError(f"tools[{index}].name is {name!r}, as is another's.", hint="Give each its own name.")
-        return cls([{"type": "function", "function": each} for each in found], read_choice(choice, names))
+        return cls([{"type": "function", "function": each} for each in found], read_choice(choice, names), several)
 
     def check(self, template_source: str) -> None:
         """Raise ``SchemaError`` for a chat template whose form of calls is not known."""
@@ -159,7 +162,7 @@ class Tools:
         whole = begun + spoken.text
         try:
             content, found = form.split(whole, self._validators, after(whole, marks_of(template_source)))
-            calls = tuple(self._call(value, text, form.untyped) for value in found)
+            calls = tuple(self._call(value, text, form.untyped) for value in found[: self._most])
         except ToolCallError as error:
             error.text = text
             raise

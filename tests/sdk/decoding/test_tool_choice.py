@@ -125,6 +125,19 @@ def test_none_shows_the_tools_and_calls_nothing() -> None:
         assert silent.repro.prompt_ids == free.repro.prompt_ids
 
 
+def test_the_first_call_alone() -> None:
+    calls = [
+        f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}", "days": 1}}}}</tool_call>' for city in "AB"
+    ]
+    with taught(BOUND[0], says="\n".join(calls)) as model:
+        assert [call.arguments["city"] for call in model.chat(HI, tools=TOOLS).tool_calls] == ["A", "B"]
+        one = model.chat(HI, tools=TOOLS, parallel_tool_calls=False)
+        assert [call.arguments["city"] for call in one.tool_calls] == ["A"]
+        with pytest.raises(UsageError, match="without tools"):
+            model.chat(HI, parallel_tool_calls=False)
+        assert model.count_tokens(HI, tools=TOOLS) == one.usage.prompt_tokens
+
+
 def test_what_the_length_cuts_is_no_call() -> None:
     with taught(BOUND[0]) as model:
         with pytest.raises(SchemaError, match="what stands before it 12"):
