@@ -6,7 +6,7 @@ Whoever waits may be cancelled at any moment: the engine stops then, in the midd
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ async def whole(model: Model, asked: Asked) -> list[Result]:
     return await _together([_answer(model, asked, choice) for choice in range(asked.n)])
 
 
-async def pieces(model: Model, asked: Asked) -> AsyncIterator[Piece]:
+async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
     """Yield the answers to a request piece by piece, those of several in any mixture. Raises ``EdgepackError``."""
     if asked.n == 1:
         async with aclosing(_choice(model, asked, 0)) as found:
@@ -48,7 +48,7 @@ async def pieces(model: Model, asked: Asked) -> AsyncIterator[Piece]:
         await _ended(tasks)
 
 
-async def _choice(model: Model, asked: Asked, choice: int) -> AsyncIterator[Piece]:
+async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
     async with _stream(model, asked, choice) as stream:
         async for chunk in stream:
             yield choice, chunk

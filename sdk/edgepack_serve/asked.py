@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from edgepack import Chunk, EdgepackError, Result
+from edgepack import Chunk, EdgepackError, Model, Result
 from edgepack.decoding.options import ChatOptions
 
+T = TypeVar("T")
 Body = Mapping[str, object]
 """A request's JSON object, of Python's own types."""
 
@@ -41,8 +42,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What an answer says of itself: an id without its dialect's prefix, when it was made (seconds since 1970), and what
-    made it: the beginning of the bundle's id and its variant."""
+    """What an answer says of itself: an id without its dialect's prefix, when it was made (seconds since 1970), and by
+    what: the beginning of the bundle's id, and the variant."""
 
     id: str
     created: int
@@ -93,6 +94,22 @@ class Dialect(Protocol):
 
     def writer(self, asked: Asked, head: Head) -> Writer:
         """Return what writes a stream."""
+        ...
+
+    def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
+        """Return the JSON of an error."""
+        ...
+
+
+class Question(Protocol[T]):
+    """How an endpoint reads and answers what asks a model for something else than a text, such as vectors or counts."""
+
+    def read(self, body: Body) -> tuple[str, T]:
+        """Return the name of the model, and what it is asked. Raises as ``Dialect.read``."""
+        ...
+
+    async def answer(self, model: Model, asked: T) -> Mapping[str, object]:
+        """Return the JSON of the answer. Raises ``EdgepackError``."""
         ...
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:

@@ -13,6 +13,7 @@ from edgepack.errors import UsageError
 from edgepack_serve.asked import Asked, Body, Head, Writer
 from edgepack_serve.doors import fields, openai_forms
 from edgepack_serve.doors.openai_forms import event
+from edgepack_serve.refusals import status_of
 
 NEUTRAL: fields.Neutral = {
     "audio": (None,),
@@ -74,6 +75,8 @@ _KNOWN = openai_forms.known_fields(ChatRequest, NEUTRAL, PASSED)
 class OpenAIChat:
     """The dialect of /v1/chat/completions."""
 
+    request = ChatRequest
+
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
         asked = fields.read(body, ChatRequest, "A chat completion", neutral=NEUTRAL, passed=PASSED)
@@ -81,14 +84,15 @@ class OpenAIChat:
         options = openai_forms.options_of(asked)
         for name in ("thinking", "thinking_tokens", "continue_final", "date", "logprobs"):
             if (value := getattr(asked, name)) is not None:
-                options[name] = value  # type: ignore[literal-required]
+                options[name] = value
         if asked.top_logprobs is not None:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
             options["n_best"] = asked.top_logprobs
         if asked.max_tokens is not None and asked.max_completion_tokens is not None:
             raise UsageError("max_tokens was given beside max_completion_tokens.", hint="Leave one of them out.")
-        if (most := asked.max_completion_tokens or asked.max_tokens) is not None:
+        most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+        if most is not None:
             options["max_tokens"] = most
         if asked.chat_template_kwargs is not None:
             options["variables"] = asked.chat_template_kwargs
@@ -103,8 +107,8 @@ class OpenAIChat:
             messages=asked.messages,
             options=options,
             stream=asked.stream,
-            n=asked.n,
-            kept={"usage": asked.stream_options is not None and asked.stream_options.include_usage},
+            n=openai_forms.count_of(asked.n),
+            kept={"usage": openai_forms.wants_usage(asked)},
         )
 
     def whole(self, asked: Asked, results: Sequence[Result], head: Head) -> Mapping[str, object]:
@@ -154,21 +158,19 @@ class _ChatWriter:
                 {"index": index, **each} for index, each in enumerate(_calls(result.tool_calls, self._head, choice))
             ]
             yield self._chunk(choice, {"tool_calls": calls})
-        yield self._chunk(choice, {}, finish=_finish(result))
+        yield self._chunk(choice, {}, finish=openai_forms.finish(result))
 
     def close(self, results: Sequence[Result]) -> Iterable[bytes]:
         if self._usage:
             timings = results[0].timings.to_dict()
             yield event({**self._named, "choices": [], "usage": openai_forms.usage(results), "timings": timings})
-        yield b"data: [DONE]\n\n"
+        yield openai_forms.DONE
 
     def fault(self, error: EdgepackError) -> Iterable[bytes]:
-        from edgepack_serve.refusals import status_of
-
         yield event(openai_forms.fault(error, status_of(error), _KNOWN))
 
     def alive(self) -> Iterable[bytes]:
-        yield b": waiting\n\n"
+        yield openai_forms.ALIVE
 
     def _chunk(
         self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
@@ -199,7 +201,7 @@ def _choice(index: int, result: Result, head: Head) -> dict[str, Any]:
         "index": index,
         "message": message,
         "logprobs": _logprobs(result.logprobs),
-        "finish_reason": _finish(result),
+        "finish_reason": openai_forms.finish(result),
     }
 
 
@@ -212,12 +214,6 @@ def _calls(calls: Sequence[ToolCall], head: Head, choice: int) -> list[dict[str,
         }
         for index, call in enumerate(calls)
     ]
-
-
-def _finish(result: Result) -> str:
-    if result.tool_calls:
-        return "tool_calls"
-    return "length" if result.finish_reason == "length" else "stop"
 
 
 def _logprobs(tokens: Sequence[Any] | None) -> dict[str, Any] | None:

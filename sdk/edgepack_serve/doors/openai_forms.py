@@ -9,6 +9,7 @@ import msgspec
 
 from edgepack import EdgepackError, Result, TokenLogprob
 from edgepack.decoding.options import ChatOptions
+from edgepack.errors import UsageError
 from edgepack_serve.asked import Body
 from edgepack_serve.doors.fields import named
 from edgepack_serve.refusals import code_of
@@ -16,6 +17,11 @@ from edgepack_serve.refusals import code_of
 PASSED = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
 """Fields about whoever asks, which mean nothing to an answer."""
 
+DONE = b"data: [DONE]\n\n"
+ALIVE = b": waiting\n\n"
+"""A comment, which clients of server-sent events pass over."""
+
+_MOST_ANSWERS = 16
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -100,16 +106,30 @@ def known_fields(form: type[msgspec.Struct], *others: Iterable[str]) -> frozense
 
 def check_stream(body: Body) -> None:
     """Raise ``UsageError`` for options of a stream that is none."""
-    from edgepack.errors import UsageError
-
     if body.get("stream_options") is not None and not body.get("stream"):
         raise UsageError("stream_options was given without stream.", hint='Add "stream": true, or leave it out.')
+
+
+def wants_usage(asked: Sampled) -> bool:
+    """Return whether a stream ends with its usage."""
+    return asked.stream_options is not None and asked.stream_options.include_usage
+
+
+def count_of(n: int) -> int:
+    """Return how many answers are wanted. Raises ``UsageError`` for none, or too many."""
+    if not 1 <= n <= _MOST_ANSWERS:
+        raise UsageError(f"n is {n}.", hint=f"It may be 1 to {_MOST_ANSWERS}.")
+    return n
+
+
+def finish(result: Result) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    if result.tool_calls:
+        return "tool_calls"
+    return "length" if result.finish_reason == "length" else "stop"
 
 
 def _token(text: str, value: float) -> dict[str, Any]:
     # A token that is a part of a character has no text of its own; its bytes are not known here.
     spelled = None if "\ufffd" in text else list(text.encode())
     return {"token": text, "logprob": value, "bytes": spelled}
-
-
-__all__ = ["PASSED", "Sampled", "StreamOptions", "check_stream", "event", "fault", "logprob", "options_of", "usage"]

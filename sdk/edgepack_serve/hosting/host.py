@@ -10,8 +10,10 @@ from typing import Any
 
 from edgepack import Model, errors
 from edgepack.errors import EngineError
+from edgepack_serve.figures import Figures
 from edgepack_serve.hosting.hosted import Hosted
 from edgepack_serve.hosting.settings import Settings
+from edgepack_serve.records import log
 from edgepack_serve.refusals import RefusedError
 
 _NO_ROOM = (errors.ContextTooLargeError, errors.EngineMissingError)
@@ -24,9 +26,10 @@ _GOES_ON = (errors.Cancelled, errors.EngineCrashedError, errors.EngineTimeoutErr
 class Host:
     """All models of a server. Used on one event loop; engines are opened and closed on threads."""
 
-    def __init__(self, models: Sequence[Hosted], settings: Settings) -> None:
+    def __init__(self, models: Sequence[Hosted], settings: Settings, figures: Figures | None = None) -> None:
         self.models: Mapping[str, Hosted] = {each.name: each for each in models}
         self.settings = settings
+        self._figures = figures or Figures()
         self._one_load = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -102,6 +105,8 @@ class Host:
                     try:
                         hosted.model = await asyncio.to_thread(self._open, hosted)
                         hosted.used = monotonic()
+                        self._figures.count("loads_total", model=hosted.name)
+                        log.info("loaded", extra={"fields": {"model": hosted.name, "bundle": hosted.model.bundle_id}})
                         return hosted.model
                     except _NO_ROOM:
                         others = [each for each in self._unloadable() if each is not hosted]
@@ -135,12 +140,16 @@ class Host:
     async def _unload(self, hosted: Hosted) -> None:
         model, hosted.model = hosted.model, None
         if model is not None:
+            self._figures.count("unloads_total", model=hosted.name)
+            log.info("unloaded", extra={"fields": {"model": hosted.name}})
             await model.aclose()
 
     def _give_up(self, hosted: Hosted, model: Model) -> None:
         """Close a model whose engine failed: the next request loads it again."""
         if hosted.model is model:
             hosted.model = None
+            self._figures.count("unloads_total", model=hosted.name)
+            log.error("gave up", extra={"fields": {"model": hosted.name}})
             task = asyncio.create_task(model.aclose())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

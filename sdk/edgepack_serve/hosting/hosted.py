@@ -20,14 +20,18 @@ _PATIENCE = 600
 
 @dataclass(slots=True)
 class Hosted:
-    """``where`` is what it is loaded from, looked up again at each load; ``choice`` is what the plan at the start chose,
-    and ``manifest`` what the bundle says of itself. The rest changes while it is served."""
+    """``where`` is what it is loaded from, looked up at each load; ``choice`` is what the plan at the start chose.
+
+    ``manifest`` is what the bundle says of itself, ``tools`` whether its template has a form for their calls, pinned
+    models stay loaded. The rest changes while it is served.
+    """
 
     name: str
     where: Where
     manifest: Manifest
     bundle_id: str
     choice: Candidate
+    tools: bool = False
     pinned: bool = False
     model: Model | None = None
     loading: asyncio.Task[Model] | None = None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edgepack import open_bundle, plan
 from edgepack.errors import UsageError
+from edgepack.text import tool_formats
+from edgepack.text.opening import template_of
 from edgepack_serve.hosting.hosted import Hosted
 from edgepack_serve.hosting.settings import Settings
 
@@ -30,7 +32,9 @@ def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = (
             kv_cache=settings.kv_cache,
             runtimes=settings.runtimes,
         ).choice
-        found[name] = Hosted(name, where, bundle.manifest, bundle.id, chosen, name in pinned)
+        template = template_of(bundle)
+        tools = template is not None and tool_formats.named(template.for_tools.source) is not None
+        found[name] = Hosted(name, where, bundle.manifest, bundle.id, chosen, tools, name in pinned)
     for name in pinned:
         if name not in found:
             raise UsageError(f"--pin names {name}, which is not served.", hint=f"It is one of: {', '.join(found)}.")
