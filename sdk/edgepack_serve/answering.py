@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from edgepack import Chunk, Model, Result
 from edgepack.decoding.options import ChatOptions
+from edgepack.errors import UsageError
 from edgepack.model import AsyncStream
 from edgepack_serve.asked import Asked
+from edgepack_serve.holding import Held
 
 T = TypeVar("T")
 Piece = tuple[int, Chunk | Result]
@@ -49,9 +52,12 @@ async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
 
 
 async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
+    held = _held(model, asked)
     async with _stream(model, asked, choice) as stream:
         async for chunk in stream:
-            yield choice, chunk
+            yield choice, chunk if held is None else replace(chunk, text=held.push(chunk.text))
+    if held is not None and (rest := held.finish(stream.result.text)):
+        yield choice, Chunk(rest, ())
     yield choice, stream.result
 
 
@@ -65,24 +71,49 @@ async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked
 
 
 async def _answer(model: Model, asked: Asked, choice: int) -> Result:
-    options = _options(asked, choice)
+    options = _options(model, asked, choice)
     if asked.messages is None:
         return await model.agenerate(asked.prompt or "", **options)  # type: ignore[misc]
     return await model.achat(asked.messages, **options)
 
 
 def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:
-    options = _options(asked, choice)
+    options = _options(model, asked, choice)
     if asked.messages is None:
         return model.astream(asked.prompt or "", **options)  # type: ignore[misc]
     return model.astream_chat(asked.messages, **options)
 
 
-def _options(asked: Asked, choice: int) -> ChatOptions:
-    seed = asked.options.get("seed")
-    if not choice or not isinstance(seed, int):
-        return asked.options
-    return {**asked.options, "seed": seed + choice}
+def _held(model: Model, asked: Asked) -> Held | None:
+    """Return what keeps calls out of a stream's text, None where nothing is read as one."""
+    if not asked.options.get("tools") or asked.options.get("tool_choice") == "none":
+        return None
+    return Held(model.template.for_tools.source)
+
+
+def _options(model: Model, asked: Asked, choice: int) -> ChatOptions:
+    """Return the options of one answer. Raises ``UsageError`` for a context that is larger than the model's."""
+    if asked.context is not None and asked.context > model.context:
+        raise UsageError(
+            f"num_ctx is {asked.context}, and {asked.model} is loaded with a context of {model.context}.",
+            hint="Ask for no more, or serve it with a larger --context.",
+        )
+    options, seed = asked.options.copy(), asked.options.get("seed")
+    if choice and isinstance(seed, int):
+        options["seed"] = seed + choice
+    if options.get("thinking") is False:
+        _without_thought(model, options)
+    return options
+
+
+def _without_thought(model: Model, options: ChatOptions) -> None:
+    """Have a model answer at once by what it has for that: most clients say so to every model."""
+    chat = model.manifest.chat
+    if chat is None or chat.thinking is None:
+        del options["thinking"]
+    elif chat.thinking.switch is None:
+        del options["thinking"]
+        options["thinking_tokens"] = 0
 
 
 async def _together(work: list[Coroutine[Any, Any, T]]) -> list[T]:

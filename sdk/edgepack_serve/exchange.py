@@ -55,7 +55,7 @@ class Door:
         await exchanged(scope, receive, reply, self._terms, work, self.dialect.fault)
 
     async def _answered(self, asked: Asked, reply: Reply, record: Record) -> None:
-        async with self._underway.counted(), self._host.lease(asked.model) as model:
+        async with self._underway.counted(), self._host.lease(asked.model, asked.keep_s) as model:
             record.model, record.stream = asked.model, asked.stream
             head = Head(uuid4().hex, int(time()), f"{model.bundle_id[:12]}-{model.variant.id}")
             if asked.stream:

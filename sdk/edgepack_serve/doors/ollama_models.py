@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from time import monotonic
+from math import inf
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from edgepack import EdgepackError, Model
 from edgepack.errors import UsageError
 from edgepack_serve.asked import Body
 from edgepack_serve.doors import fields, ollama_forms
+from edgepack_serve.exchange import Reply, Terms, exchanged
 from edgepack_serve.hosting.host import Host
 from edgepack_serve.hosting.hosted import Hosted
 
@@ -43,8 +45,6 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
 class OllamaModels:
     """Answers what models there are. ``started`` is when the server began, in seconds since 1970."""
 
-    request = ShowRequest
-
     def __init__(self, host: Host, started: int) -> None:
         self._host = host
         self._started = datetime.fromtimestamp(started, UTC).isoformat()
@@ -61,11 +61,6 @@ class OllamaModels:
     async def version(self, request: Request) -> Response:
         """Tell edgepack's version."""
         return JSONResponse({"version": version("edgepack")})
-
-    def read(self, body: Body) -> str:
-        """Return the name of the model that is asked about. Raises ``UsageError``."""
-        known = ollama_forms.known(body, ShowRequest, ())
-        return ollama_forms.plain(fields.read(known, ShowRequest, "A question", passed=frozenset()).model)
 
     def show(self, name: str) -> _Fields:
         """Describe one. Raises ``RefusedError`` where there is none of this name."""
@@ -93,14 +88,39 @@ class OllamaModels:
         return {**facts, "details": _details(hosted)}
 
     def _loaded(self, hosted: Hosted) -> _Fields:
-        stays = self._host.stays_s(hosted)
-        left = _FOREVER if stays is None else timedelta(seconds=max(0.0, hosted.used + stays - monotonic()))
+        seconds = self._host.left_s(hosted)
+        left = _FOREVER if seconds == inf else timedelta(seconds=max(0.0, seconds))
         on_gpu = hosted.model is not None and hosted.model.device != "cpu"
         return {
             "expires_at": (datetime.now(UTC) + left).isoformat(),
             "size_vram": hosted.choice.memory.total if on_gpu else 0,
             "context_length": hosted.choice.options.context,
         }
+
+
+class OllamaShow:
+    """POST /api/show as an ASGI application: it needs no model to be loaded."""
+
+    request = ShowRequest
+
+    def __init__(self, models: OllamaModels, terms: Terms) -> None:
+        self._models, self._terms = models, terms
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        reply = Reply(send, self._terms)
+
+        async def work(body: Body) -> None:
+            asked = fields.read(
+                ollama_forms.known(body, ShowRequest, ()), ShowRequest, "A question", passed=frozenset()
+            )
+            await reply.json(self._models.show(ollama_forms.plain(asked.model)))
+
+        await exchanged(scope, receive, reply, self._terms, work, self.fault)
+
+    def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
+        """Return an error in Ollama's form."""
+        return ollama_forms.fault(error)
 
 
 class OllamaEmbed:
