@@ -1,4 +1,4 @@
-"""POST /api/chat and /api/generate: Ollama's interface. Fields that it does not document are passed over, as it does."""
+"""POST /api/chat and /api/generate: Ollama's interface. Unknown fields are passed over, as it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Ollama's endpoints have in common: the options of a request, names of models, how long an answer took, errors."""
+"""What Ollama's endpoints have in common: a request's options, names of models, how long an answer took, errors."""
 
 from __future__ import annotations
 

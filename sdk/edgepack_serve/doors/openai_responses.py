@@ -1,4 +1,4 @@
-"""POST /v1/responses: OpenAI's newer interface, without its memory: no answer is kept here, and a client sends them all.
+"""POST /v1/responses: OpenAI's newer interface without its memory: no answer is kept, and a client sends them all.
 
 So ``store`` may be left out or false, and what refers to something that was kept, such as ``previous_response_id``, is
 refused by name.
