@@ -13,6 +13,7 @@ from edgepack_serve.asked import Head
 from edgepack_serve.doors import openai_forms
 
 _Fields = dict[str, Any]
+_TYPES = ("message", "reasoning", "function_call", "function_call_output")
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 _PARTS = "The model reads text alone."
@@ -42,9 +43,7 @@ def messages_of(given: str | Sequence[_Fields], instructions: str | None) -> lis
                 text = _text(item.get("output"), f"{place}.output")
                 made.append({"role": "tool", "tool_call_id": _string(item, "call_id", place), "content": text})
             case other:
-                raise UsageError(
-                    f"{place}.type is {other!r}.", hint="It is message, reasoning, function_call or its output."
-                )
+                raise UsageError(f"{place}.type is {other!r}.", hint=f"It is one of: {', '.join(_TYPES)}.")
     return made
 
 
