@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from edgepack import Chunk, Model, Result
@@ -16,7 +15,7 @@ from edgepack.decoding.options import ChatOptions
 from edgepack.errors import UsageError
 from edgepack.model import AsyncStream
 from edgepack_serve.asked import Asked
-from edgepack_serve.holding import Held
+from edgepack_serve.withholding import Withholding
 
 T = TypeVar("T")
 Piece = tuple[int, Chunk | Result]
@@ -52,11 +51,12 @@ async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
 
 
 async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
-    held = _held(model, asked)
     async with _stream(model, asked, choice) as stream:
+        calls = asked.options.get("tools") and asked.options.get("tool_choice") != "none"
+        holding = Withholding(model) if calls else None
         async for chunk in stream:
-            yield choice, chunk if held is None else replace(chunk, text=held.push(chunk.text))
-    if held is not None and (rest := held.finish(stream.result.text)):
+            yield choice, chunk if holding is None else holding.push(chunk)
+    if holding is not None and (rest := holding.rest(stream.result)):
         yield choice, Chunk(rest, ())
     yield choice, stream.result
 
@@ -82,13 +82,6 @@ def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:
     if asked.messages is None:
         return model.astream(asked.prompt or "", **options)  # type: ignore[misc]
     return model.astream_chat(asked.messages, **options)
-
-
-def _held(model: Model, asked: Asked) -> Held | None:
-    """Return what keeps calls out of a stream's text, None where nothing is read as one."""
-    if not asked.options.get("tools") or asked.options.get("tool_choice") == "none":
-        return None
-    return Held(model.template.for_tools.source)
 
 
 def _options(model: Model, asked: Asked, choice: int) -> ChatOptions:

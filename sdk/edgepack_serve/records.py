@@ -16,6 +16,8 @@ from edgepack_serve.figures import Figures
 log = logging.getLogger("edgepack.serve")
 Outcome = Literal["answered", "refused", "cut", "gone", "slow"]
 _KEY = "edgepack.record"
+_OFTEN = ("/healthz", "/readyz", "/metrics", "/status.json")
+"""Doors that programs ask every few seconds."""
 
 
 @dataclass(slots=True)
@@ -95,4 +97,5 @@ class Recorded:
                 "cached_tokens": record.cached_tokens,
                 "completion_tokens": record.completion_tokens,
             }
-        log.info("request", extra={"fields": {key: value for key, value in fields.items() if value is not None}})
+        level = logging.DEBUG if record.door in _OFTEN and record.status == 200 else logging.INFO
+        log.log(level, "request", extra={"fields": {key: value for key, value in fields.items() if value is not None}})

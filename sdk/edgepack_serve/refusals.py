@@ -50,5 +50,7 @@ def code_of(error: BaseException) -> str | None:
             return error.code
         case errors.PromptTooLongError():
             return "context_length_exceeded"
+        case errors.ToolCallError():
+            return "invalid_tool_call"
         case _:
             return None

@@ -20,7 +20,8 @@ Neutral = Mapping[str, tuple[object, ...]]
 """Documented fields that cannot be honoured, with the values that ask for nothing."""
 
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
-_SECONDS = re.compile(r"[a-z_]+(?:\[\d+\]|\.\w+)*")
+_BEGIN = re.compile(r"[a-z_]+(?:\[\d+\]|\.\w+)*")
+_UNKNOWN = re.compile(r"has no option '([^']*)'")
 
 
 def read(body: Body, form: type[T], what: str, *, neutral: Neutral | None = None, passed: frozenset[str]) -> T:
@@ -59,8 +60,10 @@ def told(message: str) -> str:
 
 
 def named(message: str, known: frozenset[str]) -> str | None:
-    """Return the field that a sentence begins with, None where it begins with no known one."""
-    found = _SECONDS.match(message)
+    """Return the field that a sentence begins with, or that it says nothing knows; None where it names none."""
+    if (unknown := _UNKNOWN.search(message)) is not None:
+        return unknown[1]
+    found = _BEGIN.match(message)
     if found is None or re.split(r"[.\[]", found[0])[0] not in known:
         return None
     return found[0]

@@ -32,6 +32,7 @@ NEUTRAL: fields.Neutral = {
     "web_search_options": (None,),
 }
 PASSED = openai_forms.PASSED
+_MOST_LOGPROBS = 20
 
 
 class JsonSchema(msgspec.Struct):
@@ -88,6 +89,8 @@ class OpenAIChat:
         if asked.top_logprobs is not None:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
+            if not 0 <= asked.top_logprobs <= _MOST_LOGPROBS:
+                raise UsageError(f"top_logprobs is {asked.top_logprobs}.", hint=f"It may be 0 to {_MOST_LOGPROBS}.")
             options["n_best"] = asked.top_logprobs
         if asked.max_tokens is not None and asked.max_completion_tokens is not None:
             raise UsageError("max_tokens was given beside max_completion_tokens.", hint="Leave one of them out.")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from time import monotonic
-from typing import Any
 
 from edgepack import Model, errors
 from edgepack.errors import EngineError
 from edgepack_serve.figures import Figures
 from edgepack_serve.hosting.hosted import Hosted
+from edgepack_serve.hosting.opening import opened
 from edgepack_serve.hosting.settings import Settings
 from edgepack_serve.records import log
 from edgepack_serve.refusals import RefusedError
@@ -27,10 +27,18 @@ _GOES_ON = (errors.Cancelled, errors.EngineCrashedError, errors.EngineTimeoutErr
 class Host:
     """All models of a server. Used on one event loop; engines are opened and closed on threads."""
 
-    def __init__(self, models: Sequence[Hosted], settings: Settings, figures: Figures | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[Hosted],
+        settings: Settings,
+        figures: Figures,
+        opening: Callable[[Hosted, Settings], Model] = opened,
+    ) -> None:
+        """``opening`` opens a model, on a thread that may wait."""
         self.models: Mapping[str, Hosted] = {each.name: each for each in models}
         self.settings = settings
-        self._figures = figures or Figures()
+        self._figures = figures
+        self._opening = opening
         self._one_load = asyncio.Lock()
         self._changed = asyncio.Event()  # when something is to be unloaded
         self._closing: set[asyncio.Task[None]] = set()
@@ -113,7 +121,7 @@ class Host:
             async with self._one_load:
                 while True:
                     try:
-                        hosted.model = await asyncio.to_thread(self._open, hosted)
+                        hosted.model = await asyncio.to_thread(self._opening, hosted, self.settings)
                         hosted.used = monotonic()
                         self._figures.count("loads_total", model=hosted.name)
                         log.info("loaded", extra={"fields": {"model": hosted.name, "bundle": hosted.model.bundle_id}})
@@ -125,24 +133,6 @@ class Host:
                         await self._unload(min(others, key=lambda each: each.used))
         finally:
             hosted.loading = None
-
-    def _open(self, hosted: Hosted) -> Model:
-        from edgepack.loading import load
-
-        asked, more = self.settings, {}
-        if asked.parallel > 1:
-            more["sequences"] = asked.parallel
-        given: Any = more
-        return load(
-            hosted.where,
-            asked.backend,
-            asked.context,
-            asked.kv_cache,
-            isolate=asked.isolate,
-            policy=asked.policy,
-            runtimes=asked.runtimes,
-            **given,
-        )
 
     def _unloadable(self) -> list[Hosted]:
         return [each for each in self.models.values() if each.model and not each.requests and not each.pinned]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from edgepack import open_bundle, plan
+from edgepack import Model, load, open_bundle, plan
 from edgepack.errors import UsageError
 from edgepack.text import tool_formats
 from edgepack.text.opening import template_of
@@ -39,6 +40,21 @@ def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = (
         if name not in found:
             raise UsageError(f"--pin names {name}, which is not served.", hint=f"It is one of: {', '.join(found)}.")
     return list(found.values())
+
+
+def opened(hosted: Hosted, asked: Settings) -> Model:
+    """Load a model. Raises whatever ``edgepack.load`` raises."""
+    more: Any = {} if asked.parallel == 1 else {"sequences": asked.parallel}
+    return load(
+        hosted.where,
+        asked.backend,
+        asked.context,
+        asked.kv_cache,
+        isolate=asked.isolate,
+        policy=asked.policy,
+        runtimes=asked.runtimes,
+        **more,
+    )
 
 
 def _named(word: str) -> tuple[str, str]:
