@@ -32,7 +32,8 @@ _SECONDS = 30.0
 class Grammar:
     """What answers are bound to, for one tokenizer. ``asked`` is the argument that says so, in JSON values.
 
-    ``opening`` is written before what is bound, with names of special tokens as those; ``asked`` tells it where it is.
+    ``opening``, unless it is None, is written before what is bound, with names of special tokens as those; the JSON
+    behind it is in one line. ``asked`` tells it where it is.
     ``check`` is called again and again while it is made, and may end that.
     """
 
@@ -41,7 +42,7 @@ class Grammar:
         vocabulary: Vocabulary,
         stop_ids: frozenset[int],
         asked: dict[str, Any],
-        opening: str,
+        opening: str | None,
         check: Callable[[], None],
     ) -> None:
         from llguidance import LLMatcher
@@ -50,14 +51,15 @@ class Grammar:
         if self.kind == "json_schema":
             asked = {self.kind: read_schema(value)}
             value = corrected(asked[self.kind])
-        self.asked = {**asked, "opening": opening} if opening else asked
-        self.opening = opening
-        text = to_lark(self.kind, value)
+        self.asked = asked if opening is None else {**asked, "opening": opening}
+        self.opening = opening or ""
+        one_line = opening is not None
+        text = to_lark(self.kind, value, one_line)
         self.vocabulary = vocabulary
         self.stop_ids = stop_ids
         self.matcher = LLMatcher(vocabulary.native, text, log_level=0)
         usable = frozenset(byte for byte in BYTES if self._writes(byte))
-        closing = _closing(self.kind, value, text, usable, check)
+        closing = _closing(self.kind, value, text, usable, check, one_line)
         if not closing.find():
             said = next((each.get_error() for each in (self.matcher, closing.matcher) if each.is_error()), "")
             why = reason(said) if said and "NoExtension" not in said else "no answer was found that fits"
@@ -87,14 +89,16 @@ class Grammar:
         return token is not None and token not in self.stop_ids
 
 
-def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes], check: Callable[[], None]) -> Closing:
+def _closing(
+    kind: str, value: Any, text: str, usable: frozenset[bytes], check: Callable[[], None], one_line: bool
+) -> Closing:
     """Return the closing of an answer that has not begun, which is to be found yet."""
     from llguidance import LLMatcher
 
     def search(part: dict[str, Any]) -> str | None:
         check()
         try:
-            lark = to_lark(kind, part)
+            lark = to_lark(kind, part, one_line)
         except SchemaError:  # alone it may lack what it refers to
             return None
         closing = Closing(matcher(lark), usable, words=literals(kind, part), check=check)
@@ -139,7 +143,7 @@ def compile_grammar(
         import jsonschema  # noqa: F401
         import llguidance  # noqa: F401
     vocabulary = vocabulary_of(tokenizer, n_vocab)
-    return apart(lambda check: Grammar(vocabulary, stop_ids, asked, opening or "", check), _SECONDS)
+    return apart(lambda check: Grammar(vocabulary, stop_ids, asked, opening, check), _SECONDS)
 
 
 class Constraint:
