@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from edgepack.errors import UsageError
 from edgepack_serve import systemd
-from edgepack_serve.guard import connections
+from edgepack_serve.guard import connections, gate
 from edgepack_serve.hosting.host import Host
 from edgepack_serve.records import log
 from edgepack_serve.underway import Underway
@@ -75,7 +75,7 @@ class Server:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=2,
             limit_concurrency=connections.MOST,
-            h11_max_incomplete_event_size=connections.HEAD_BYTES,
+            h11_max_incomplete_event_size=gate.HEAD_BYTES,
             ssl_certfile=None if certificate is None else certificate.chain,
             ssl_keyfile=None if certificate is None else certificate.key,
         )

@@ -10,7 +10,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_S = 10.0
 """Seconds in which the head of a connection's first request has to be there."""
 
-HEAD_BYTES = 32 << 10
 MOST = 512
 """Connections at a time."""
 

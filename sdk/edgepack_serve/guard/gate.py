@@ -19,6 +19,7 @@ _SAFE = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
+HEAD_BYTES, PATH_BYTES = 32 << 10, 4 << 10
 _PREFLIGHT_S = "600"
 _OPEN_FETCHES = ("same-origin", "none")
 
@@ -37,6 +38,7 @@ class Gate:
         headers = Headers(scope=scope)
         foreign = self._foreign(scope, headers)
         try:
+            _check_sizes(scope)
             self._check_host(headers)
             self._check_origin(scope, headers)
             if foreign is not None and scope["method"] == "OPTIONS":
@@ -94,6 +96,14 @@ class Gate:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+
+
+def _check_sizes(scope: Scope) -> None:
+    """h11 bounds what it has to keep; a head that comes at once may be longer."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > PATH_BYTES:
+        raise RefusedError(414, f"The path is longer than {PATH_BYTES} bytes.", headers={"Connection": "close"})
+    if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEAD_BYTES:
+        raise RefusedError(431, f"The headers are longer than {HEAD_BYTES} bytes.", headers={"Connection": "close"})
 
 
 def _preflight(headers: Headers) -> ASGIApp:
