@@ -1,14 +1,22 @@
-"""A bundle for the clients of the server: the demo model, with a template that knows tools."""
+"""One server for all clients, over a bundle of the demo model with a template that knows tools."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
+import ollama
+import openai
 import pytest
+from serving import Serving, serving
+from talking import TOKEN
 
+import edgepack
 import edgepack_packager
+from edgepack import fake
 from edgepack_packager.build import Recipe, build
 
 TEMPLATE = """{%- if tools %}<|im_start|>system
@@ -38,3 +46,32 @@ def tool_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     del settings["chat_template"]
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
     return build(str(source), Recipe(("gguf", "onnx"), ("q4",)), place / "demo.edgepack").path
+
+
+@pytest.fixture(scope="session")
+def served(tool_bundle: Path) -> Iterator[Serving]:
+    models = {
+        "gguf": lambda: edgepack.load(tool_bundle, "gguf"),
+        "onnx": lambda: edgepack.load(tool_bundle, "onnx"),
+        "thinker": lambda: fake.model(says="Good day!", thinks="A greeting."),
+        "embedder": lambda: fake.embedding_model(size=8),
+    }
+    with serving(models, token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def open_ai(served: Serving) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=TOKEN, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def claude(served: Serving) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=served.url, api_key=TOKEN, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def llama(served: Serving) -> ollama.Client:
+    return ollama.Client(served.url, headers={"Authorization": f"Bearer {TOKEN}"})
