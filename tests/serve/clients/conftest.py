@@ -45,7 +45,7 @@ def tool_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = json.loads((source / "tokenizer_config.json").read_text())
     del settings["chat_template"]
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
-    return build(str(source), Recipe(("gguf", "onnx"), ("q4",)), place / "demo.edgepack").path
+    return build(str(source), Recipe(("gguf", "onnx"), ("q4",), unproven=True), place / "demo.edgepack").path
 
 
 @pytest.fixture(scope="session")
