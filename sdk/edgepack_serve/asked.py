@@ -20,9 +20,9 @@ class Asked:
 
     ``messages`` are as ``Model.chat`` takes them; where they are None, ``prompt`` is continued. ``options`` are those
     of ``Model.chat``, or of ``Model.generate`` for a prompt. ``n`` answers are wanted, of one request: with a seed,
-    answer i has seed + i. ``context`` is how many tokens the model's has to hold. ``keep_s`` are the seconds that the
-    model stays loaded afterwards, None where the server decides. ``kept`` is what the dialect itself wants to know
-    again when it writes the answer.
+    answer i has seed + i; for none, the model is loaded and no more. ``context`` is how many tokens the model's has
+    to hold. ``keep_s`` are the seconds that the model stays loaded afterwards, None where the server decides.
+    ``kept`` is what the dialect itself wants to know again when it writes the answer.
     """
 
     model: str

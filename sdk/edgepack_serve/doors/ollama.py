@@ -38,16 +38,16 @@ class Message(msgspec.Struct):
 
 
 class ChatRequest(ollama_forms.Generating, kw_only=True):
-    """The fields of a conversation that are honoured."""
+    """The fields of a conversation that are honoured. Without messages, the model is loaded and no more."""
 
-    messages: list[Message]
+    messages: list[Message] = msgspec.field(default_factory=list)
     tools: list[_Fields] | None = None
 
 
 class GenerateRequest(ollama_forms.Generating, kw_only=True):
     """The fields of a text that are honoured. With ``raw`` the prompt is continued as it is, without the template."""
 
-    prompt: str
+    prompt: str = ""
     system: str | None = None
     raw: bool = False
 
@@ -64,7 +64,7 @@ class OllamaChat:
         if asked.tools:
             options["tools"] = asked.tools
         messages = [_message(each, f"messages[{index}]") for index, each in enumerate(asked.messages)]
-        return _asked(asked, messages=messages, options=options)
+        return _asked(asked, messages=messages, options=options, n=min(1, len(messages)))
 
     def whole(self, asked: Asked, results: Sequence[Result], head: Head) -> Mapping[str, object]:
         """Return an answer in one piece."""
@@ -94,11 +94,11 @@ class OllamaGenerate:
                 if value:
                     raise UsageError(f"{name} was given beside raw.", hint="Leave one of them out.")
             options.pop("thinking", None)
-            return _asked(asked, prompt=asked.prompt, options=options)
+            return _asked(asked, prompt=asked.prompt, options=options, n=min(1, len(asked.prompt)))
         messages = [{"role": "user", "content": asked.prompt}]
         if asked.system:
             messages.insert(0, {"role": "system", "content": asked.system})
-        return _asked(asked, messages=messages, options=options)
+        return _asked(asked, messages=messages, options=options, n=min(1, len(asked.prompt)))
 
     def whole(self, asked: Asked, results: Sequence[Result], head: Head) -> Mapping[str, object]:
         """Return an answer in one piece."""
@@ -120,7 +120,7 @@ class _Lines:
 
     def __init__(self, asked: Asked, head: Head, piece_of: Callable[[str, str, list[_Fields]], _Fields]) -> None:
         self._made = ollama_forms.made(str(asked.kept["model"]), head)
-        self._head, self._piece_of = head, piece_of
+        self._head, self._piece_of, self._keep_s = head, piece_of, asked.keep_s
 
     def begin(self) -> Iterable[bytes]:
         return ()
@@ -135,7 +135,8 @@ class _Lines:
             yield ollama_forms.line({**self._made, **self._piece_of("", "", calls), "done": False})
 
     def close(self, results: Sequence[Result]) -> Iterable[bytes]:
-        yield ollama_forms.line({**self._made, **self._piece_of("", "", []), **ollama_forms.ended(results)})
+        ended = ollama_forms.ended(results[0]) if results else ollama_forms.loaded(self._keep_s)
+        yield ollama_forms.line({**self._made, **self._piece_of("", "", []), **ended})
 
     def fault(self, error: EdgepackError) -> Iterable[bytes]:
         yield ollama_forms.line(ollama_forms.fault(error))
@@ -158,13 +159,12 @@ def _asked(asked: ollama_forms.Generating, **more: Any) -> Asked:
 def _whole(
     asked: Asked, results: Sequence[Result], head: Head, piece_of: Callable[[str, str, list[_Fields]], _Fields]
 ) -> _Fields:
+    made = ollama_forms.made(str(asked.kept["model"]), head)
+    if not results:
+        return {**made, **piece_of("", "", []), **ollama_forms.loaded(asked.keep_s)}
     (result,) = results
-    return {
-        **ollama_forms.made(str(asked.kept["model"]), head),
-        **piece_of(result.text, result.reasoning or "", _calls(result, head)),
-        **ollama_forms.ended(results),
-        **ollama_forms.logprobs(result.logprobs),
-    }
+    piece = piece_of(result.text, result.reasoning or "", _calls(result, head))
+    return {**made, **piece, **ollama_forms.ended(result), **ollama_forms.logprobs(result.logprobs)}
 
 
 def _chat_piece(text: str, thought: str, calls: list[_Fields]) -> _Fields:

@@ -110,9 +110,13 @@ def keep_of(asked: Generating) -> float | None:
     return None if asked.keep_alive is None else _seconds(asked.keep_alive)
 
 
-def ended(results: Sequence[Result]) -> dict[str, Any]:
+def loaded(keep_s: float | None) -> dict[str, Any]:
+    """Return the fields of an answer to a request that has a model loaded, or unloaded, and asks nothing."""
+    return {"done": True, "done_reason": "unload" if keep_s == 0 else "load"}
+
+
+def ended(result: Result) -> dict[str, Any]:
     """Return the fields of the last piece: why it ended, tokens, and nanoseconds."""
-    (result,) = results
     used, times = result.usage, result.timings
     prompt_s = (used.prompt_tokens - used.cached_tokens) / times.prefill_tps if times.prefill_tps else 0.0
     answer_s = (used.completion_tokens - 1) / times.decode_tps if times.decode_tps else 0.0
