@@ -24,7 +24,7 @@ _ADDRESS, _WHO, _MODELS, _REQUESTS = "Address", "Who may ask", "Models", "Reques
 Bundles = Annotated[
     list[str],
     typer.Argument(
-        metavar="BUNDLE...",
+        metavar="BUNDLE",
         help="Bundles, by folder or by the name of an installed one; NAME=BUNDLE gives it another name.",
         show_default=False,
     ),
@@ -32,7 +32,9 @@ Bundles = Annotated[
 HostAddress = Annotated[
     str, typer.Option("--host", help="The address to listen on.", metavar="ADDRESS", rich_help_panel=_ADDRESS)
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: a free one.", rich_help_panel=_ADDRESS)]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, help="The port; 0: a free one.", metavar="PORT", rich_help_panel=_ADDRESS)
+]
 Unix = Annotated[
     Path | None,
     typer.Option(

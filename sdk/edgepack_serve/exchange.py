@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, time
+from traceback import format_tb
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from edgepack import EdgepackError, Model, Result
+from edgepack import EdgepackError, Model, Result, ToolCallError
 from edgepack_serve import answering
 from edgepack_serve.asked import Asked, Body, Dialect, Head, Question, Writer
 from edgepack_serve.guard import bodies
@@ -126,7 +127,9 @@ async def exchanged(
         except (bodies.GoneError, SlowError):
             raise
         except Exception as error:
-            log.exception("fault", extra={"fields": {"door": record.door}})
+            # Without its message, in which may be what was said.
+            trace = "".join(format_tb(error.__traceback__))
+            log.error("fault", extra={"fields": {"error": type(error).__name__, "traceback": trace}})
             internal = RefusedError(500, f"internal error: {type(error).__name__}.", hint="The server's log has more.")
             await _failed(internal, reply, record, fault)
     except bodies.GoneError:
@@ -140,7 +143,7 @@ async def _failed(
     error: EdgepackError, reply: Reply, record: Record, fault: Callable[[EdgepackError, int], Mapping[str, object]]
 ) -> None:
     status, record.error = status_of(error), type(error).__name__
-    if status >= 500:
+    if status >= 500 and not isinstance(error, ToolCallError):  # which quotes the answer
         log.error("failed", extra={"fields": {"door": record.door, "error": str(error)}})
     if reply.begun:
         record.outcome = "cut"

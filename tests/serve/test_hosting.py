@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from serving import CHAT, HELLO, Serving, serving
+from serving import CHAT, HELLO, Serving, serving, until
 
 from edgepack import Model, errors, fake
 from edgepack.fake import FakeSession
@@ -37,13 +35,6 @@ class Held:
         if self.steps == self._stands_at:
             self.stands.set()
             assert self.go.wait(60)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = monotonic() + 30
-    while not holds():
-        assert monotonic() < deadline
-        sleep(0.005)
 
 
 def in_thread(served: Serving, body: dict[str, Any]) -> tuple[Thread, list[tuple[int, dict[str, Any]]]]:

@@ -40,7 +40,7 @@ _TYPES = {
 _Fields = dict[str, Any]
 
 
-class Tool(msgspec.Struct, forbid_unknown_fields=True):
+class AnthropicTool(msgspec.Struct, forbid_unknown_fields=True):
     """A tool of the client's own. ``strict`` asks for nothing more: a call is always valid by its schema."""
 
     name: str
@@ -60,7 +60,7 @@ class ToolChoice(msgspec.Struct, forbid_unknown_fields=True):
     disable_parallel_tool_use: bool = False
 
 
-class Thinking(msgspec.Struct, forbid_unknown_fields=True):
+class ThinkingConfig(msgspec.Struct, forbid_unknown_fields=True):
     """Whether the model is to think, and in how many tokens."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -88,9 +88,9 @@ class CountRequest(msgspec.Struct, kw_only=True):
     model: str
     messages: list[_Fields]
     system: str | list[_Fields] | None = None
-    tools: list[Tool] | None = None
+    tools: list[AnthropicTool] | None = None
     tool_choice: ToolChoice | None = None
-    thinking: Thinking | None = None
+    thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
 
 
@@ -111,7 +111,7 @@ _KNOWN = frozenset(MessagesRequest.__struct_fields__).union(NEUTRAL, PASSED)
 class AnthropicMessages:
     """The dialect of /v1/messages."""
 
-    request = MessagesRequest
+    request, neutral, passed = MessagesRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
@@ -150,7 +150,7 @@ class AnthropicMessages:
 class AnthropicCount:
     """The question of /v1/messages/count_tokens."""
 
-    request = CountRequest
+    request, neutral, passed = CountRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> tuple[str, Asked]:
         """Return what a request asks for. Raises ``UsageError``."""

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edgepack_serve.asked import Dialect, Question
+from edgepack_serve.doors import fields
 
 _REFUSALS = {
     400: "A field that is wrong, unknown, or cannot be honoured; the error names it.",
@@ -44,12 +45,14 @@ def document(doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, 
     forms = {path: form for path, door in doors.items() if (form := getattr(door, "request", None)) is not None}
     schemas, components = msgspec.json.schema_components(forms.values(), ref_template="#/components/schemas/{name}")
     bodies = dict(zip(forms, schemas, strict=True))
+    for path, body in bodies.items():
+        components[body["$ref"].rpartition("/")[2]]["properties"] |= _asking_nothing(doors[path])
     paths: dict[str, Any] = {}
     for path, door in doors.items():
         streams = hasattr(door, "writer")
         answer: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if streams:
-            answer["text/event-stream"] = {"schema": {"type": "string"}}
+            answer[getattr(door, "streams", "text/event-stream")] = {"schema": {"type": "string"}}
         paths[path] = {
             "post": {
                 "summary": _sentence(door),
@@ -80,6 +83,13 @@ def document(doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, 
         },
         "security": [{}, {"token": []}],
     }
+
+
+def _asking_nothing(door: object) -> dict[str, Any]:
+    """Return the fields of a door that are taken and ask for nothing, some with certain values alone."""
+    neutral: fields.Neutral = getattr(door, "neutral", {})
+    passed: frozenset[str] = getattr(door, "passed", frozenset())
+    return {name: {"enum": list(values)} for name, values in neutral.items()} | {name: {} for name in sorted(passed)}
 
 
 def _refusals() -> dict[str, Any]:

@@ -22,6 +22,7 @@ _GENERATE_NEUTRAL: fields.Neutral = {
     "template": (None, ""),
     "width": (None, 0),
 }
+LINES = "application/x-ndjson"
 _Fields = dict[str, Any]
 
 
@@ -37,14 +38,14 @@ class Message(msgspec.Struct):
     tool_call_id: str | None = None
 
 
-class ChatRequest(ollama_forms.Generating, kw_only=True):
+class OllamaChatRequest(ollama_forms.Generating, kw_only=True):
     """The fields of a conversation that are honoured. Without messages, the model is loaded and no more."""
 
     messages: list[Message] = msgspec.field(default_factory=list)
     tools: list[_Fields] | None = None
 
 
-class GenerateRequest(ollama_forms.Generating, kw_only=True):
+class OllamaGenerateRequest(ollama_forms.Generating, kw_only=True):
     """The fields of a text that are honoured. With ``raw`` the prompt is continued as it is, without the template."""
 
     prompt: str = ""
@@ -55,11 +56,13 @@ class GenerateRequest(ollama_forms.Generating, kw_only=True):
 class OllamaChat:
     """The dialect of /api/chat."""
 
-    request = ChatRequest
+    request, streams = OllamaChatRequest, LINES
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
-        asked = fields.read(ollama_forms.known(body, ChatRequest, ()), ChatRequest, "A chat", passed=frozenset())
+        asked = fields.read(
+            ollama_forms.known(body, OllamaChatRequest, ()), OllamaChatRequest, "A chat", passed=frozenset()
+        )
         options = ollama_forms.options_of(asked)
         if asked.tools:
             options["tools"] = asked.tools
@@ -82,12 +85,12 @@ class OllamaChat:
 class OllamaGenerate:
     """The dialect of /api/generate."""
 
-    request = GenerateRequest
+    request, neutral, streams = OllamaGenerateRequest, _GENERATE_NEUTRAL, LINES
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
-        given = ollama_forms.known(body, GenerateRequest, _GENERATE_NEUTRAL)
-        asked = fields.read(given, GenerateRequest, "A text", neutral=_GENERATE_NEUTRAL, passed=frozenset())
+        given = ollama_forms.known(body, OllamaGenerateRequest, _GENERATE_NEUTRAL)
+        asked = fields.read(given, OllamaGenerateRequest, "A text", neutral=_GENERATE_NEUTRAL, passed=frozenset())
         options = ollama_forms.options_of(asked)
         if asked.raw:
             for name, value in (("system", asked.system), ("think", asked.think)):
@@ -116,7 +119,7 @@ class OllamaGenerate:
 class _Lines:
     """A stream of JSON lines; ``piece_of`` says where a piece has its text, its thought and its calls."""
 
-    content_type = "application/x-ndjson"
+    content_type = LINES
 
     def __init__(self, asked: Asked, head: Head, piece_of: Callable[[str, str, list[_Fields]], _Fields]) -> None:
         self._made = ollama_forms.made(str(asked.kept["model"]), head)

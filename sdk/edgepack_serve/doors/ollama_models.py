@@ -31,7 +31,7 @@ class ShowRequest(msgspec.Struct):
     model: str
 
 
-class EmbedRequest(msgspec.Struct, kw_only=True):
+class OllamaEmbedRequest(msgspec.Struct, kw_only=True):
     """The texts that are to become vectors. ``prompt`` is edgepack's own: the name of one of the bundle's prompts."""
 
     model: str
@@ -126,18 +126,18 @@ class OllamaShow:
 class OllamaEmbed:
     """The question of /api/embed."""
 
-    request = EmbedRequest
+    request = OllamaEmbedRequest
 
-    def read(self, body: Body) -> tuple[str, EmbedRequest]:
+    def read(self, body: Body) -> tuple[str, OllamaEmbedRequest]:
         """Return what a request asks for. Raises ``UsageError``."""
         neutral: fields.Neutral = {"dimensions": (None, 0)}
-        known = ollama_forms.known(body, EmbedRequest, neutral)
-        asked = fields.read(known, EmbedRequest, "An embedding", neutral=neutral, passed=frozenset())
+        known = ollama_forms.known(body, OllamaEmbedRequest, neutral)
+        asked = fields.read(known, OllamaEmbedRequest, "An embedding", neutral=neutral, passed=frozenset())
         if not asked.input:
             raise UsageError("input is empty.", hint="Send a text, or a list of texts.")
         return ollama_forms.plain(asked.model), asked
 
-    async def answer(self, model: Model, asked: EmbedRequest) -> Mapping[str, object]:
+    async def answer(self, model: Model, asked: OllamaEmbedRequest) -> Mapping[str, object]:
         """Return the vectors, in the order of the texts."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         vectors = await model.aembed(texts, asked.prompt)

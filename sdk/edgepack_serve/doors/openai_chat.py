@@ -76,7 +76,7 @@ _KNOWN = openai_forms.known_fields(ChatRequest, NEUTRAL, PASSED)
 class OpenAIChat:
     """The dialect of /v1/chat/completions."""
 
-    request = ChatRequest
+    request, neutral, passed = ChatRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""

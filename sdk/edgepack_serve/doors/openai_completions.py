@@ -36,7 +36,7 @@ _KNOWN = openai_forms.known_fields(CompletionRequest, NEUTRAL, openai_forms.PASS
 class OpenAICompletions:
     """The dialect of /v1/completions."""
 
-    request = CompletionRequest
+    request, neutral, passed = CompletionRequest, NEUTRAL, openai_forms.PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""

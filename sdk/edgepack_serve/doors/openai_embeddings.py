@@ -17,7 +17,7 @@ NEUTRAL: fields.Neutral = {"dimensions": (None,)}
 _MOST = 2048
 
 
-class EmbeddingRequest(msgspec.Struct, kw_only=True):
+class EmbeddingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields of a request that are honoured. ``prompt`` is edgepack's own: the name of one of the bundle's prompts,
     as "query", which stands before each text."""
 
@@ -33,7 +33,7 @@ _KNOWN = openai_forms.known_fields(EmbeddingRequest, NEUTRAL, openai_forms.PASSE
 class OpenAIEmbeddings:
     """The question of /v1/embeddings."""
 
-    request = EmbeddingRequest
+    request, neutral, passed = EmbeddingRequest, NEUTRAL, openai_forms.PASSED
 
     def read(self, body: Body) -> tuple[str, EmbeddingRequest]:
         """Return what a request asks for. Raises ``UsageError``."""

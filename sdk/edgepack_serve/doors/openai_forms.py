@@ -32,7 +32,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class Sampled(msgspec.Struct, kw_only=True):
+class Sampled(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields that OpenAI's endpoints for texts share, and edgepack's own beside them, as the SDK calls them."""
 
     model: str

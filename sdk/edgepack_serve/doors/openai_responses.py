@@ -35,7 +35,7 @@ _LOGPROBS = "message.output_text.logprobs"
 _Fields = dict[str, Any]
 
 
-class Tool(msgspec.Struct, forbid_unknown_fields=True):
+class FunctionTool(msgspec.Struct, forbid_unknown_fields=True):
     """A function of the client's own. ``strict`` asks for nothing more: a call is always valid by its schema."""
 
     type: Literal["function"]
@@ -45,7 +45,7 @@ class Tool(msgspec.Struct, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class Format(msgspec.Struct, forbid_unknown_fields=True):
+class TextFormat(msgspec.Struct, forbid_unknown_fields=True):
     """What binds the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -58,7 +58,7 @@ class Format(msgspec.Struct, forbid_unknown_fields=True):
 class Text(msgspec.Struct, forbid_unknown_fields=True):
     """What the answer is to be."""
 
-    format: Format | None = None
+    format: TextFormat | None = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -80,7 +80,7 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     text: Text | None = None
-    tools: list[Tool] | None = None
+    tools: list[FunctionTool] | None = None
     tool_choice: str | _Fields | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -100,7 +100,7 @@ _SAME = ("temperature", "top_p", "seed", "top_k", "min_p", "repetition_penalty")
 class OpenAIResponses:
     """The dialect of /v1/responses."""
 
-    request = ResponsesRequest
+    request, neutral, passed = ResponsesRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
