@@ -84,7 +84,9 @@ class Host:
             ends = [each.used + idle for each in self._unloadable()]
             due = [each for each in self._unloadable() if each.used + idle <= monotonic()]
             for hosted in due:
-                await self._unload(hosted)
+                async with self._one_load:  # what is asked for meanwhile is loaded once the memory is free
+                    if hosted in self._unloadable():
+                        await self._unload(hosted)
             await asyncio.sleep(max(0.05, min([idle, *(end - monotonic() for end in ends)])))
 
     async def close(self) -> None:
