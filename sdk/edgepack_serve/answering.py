@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from edgepack import Chunk, Model, Result
+from edgepack import Cancelled, Chunk, Model, Result
 from edgepack.decoding.options import ChatOptions
 from edgepack.errors import UsageError
 from edgepack.model import AsyncStream
@@ -58,7 +58,7 @@ async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Pie
             yield choice, chunk if holding is None else holding.push(chunk)
     if holding is not None and (rest := holding.rest(stream.result)):
         yield choice, Chunk(rest, ())
-    yield choice, stream.result
+    yield choice, _ended_by_itself(stream.result)
 
 
 async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked: Asked, choice: int) -> None:
@@ -73,8 +73,14 @@ async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked
 async def _answer(model: Model, asked: Asked, choice: int) -> Result:
     options = _options(model, asked, choice)
     if asked.messages is None:
-        return await model.agenerate(asked.prompt or "", **options)  # type: ignore[misc]
-    return await model.achat(asked.messages, **options)
+        return _ended_by_itself(await model.agenerate(asked.prompt or "", **options))  # type: ignore[misc]
+    return _ended_by_itself(await model.achat(asked.messages, **options))
+
+
+def _ended_by_itself(result: Result) -> Result:
+    if result.finish_reason == "cancelled":
+        raise Cancelled("The model was closed before the answer was whole.", hint="Ask again.")
+    return result
 
 
 def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:

@@ -85,12 +85,12 @@ def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, t
         "/status": ("The page of the server's status.", page.status),
         "/static/{name}": ("A file of the page.", page.file),
     }
-    document = Document({**DIALECTS, **QUESTIONS}, {path: what for path, (what, _) in asked.items()})
+    document = Document({**DIALECTS, **QUESTIONS}, {path: what for path, (what, _) in asked.items()}, host.models)
     routes = [
         *(Route(path, Door(each, host, underway, terms), methods=["POST"]) for path, each in DIALECTS.items()),
         *(Route(path, Desk(each, host, underway, terms), methods=["POST"]) for path, each in QUESTIONS.items()),
         *(Route(path, endpoint, methods=["GET"]) for path, (_, endpoint) in asked.items()),
-        Route("/api/show", OllamaShow(tags, terms), methods=["POST"]),
+        Route("/api/show", OllamaShow(tags, underway, terms), methods=["POST"]),
         Route("/openapi.json", document.all, methods=["GET"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _nowhere})

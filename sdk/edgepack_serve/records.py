@@ -14,7 +14,7 @@ from edgepack import Result
 from edgepack_serve.figures import Figures
 
 log = logging.getLogger("edgepack.serve")
-Outcome = Literal["answered", "refused", "cut", "gone", "slow"]
+Outcome = Literal["answered", "cut", "gone", "slow"]
 _KEY = "edgepack.record"
 _OFTEN = ("/healthz", "/readyz", "/metrics", "/status.json")
 """Doors that programs ask every few seconds."""
@@ -83,7 +83,7 @@ class Recorded:
             "door": record.door,
             "model": record.model,
             "status": record.status,
-            "outcome": record.outcome if record.status < 400 else "refused",
+            "outcome": "failed" if record.status >= 500 else "refused" if record.status >= 400 else record.outcome,
             "error": record.error,
             "seconds": round(seconds, 4),
         }

@@ -23,7 +23,7 @@ BODY = json.dumps(HELLO).encode()
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Serving]:
-    names = Names.of(HOST, ["llm.home"], ["https://app.example"])
+    names = Names.of(HOST, added=["llm.home"], origins=["https://app.example"])
     limits = Limits(bytes=100_000, levels=20, seconds=0.3)
     with serving({"fake": lambda: fake.model(says="Hi")}, names=names, terms=Terms(limits=limits)) as running:
         yield running
@@ -276,5 +276,5 @@ def test_names_by_what_a_server_is_bound_to() -> None:
     assert everywhere.knows("[fe80::1]:8080")
     assert not everywhere.knows("evil.example")
     assert not Names.of("192.168.1.5").knows("localhost")
-    assert Names.of(None).knows("localhost")
-    assert not Names.of(None).knows("evil.example")
+    assert Names.of().knows("localhost")
+    assert not Names.of().knows("evil.example")

@@ -20,6 +20,7 @@ from edgepack_serve.doors import fields, ollama_forms
 from edgepack_serve.exchange import Reply, Terms, exchanged
 from edgepack_serve.hosting.host import Host
 from edgepack_serve.hosting.hosted import Hosted
+from edgepack_serve.underway import Underway
 
 _Fields = dict[str, Any]
 _FOREVER = timedelta(days=100 * 365)
@@ -103,8 +104,8 @@ class OllamaShow:
 
     request = ShowRequest
 
-    def __init__(self, models: OllamaModels, terms: Terms) -> None:
-        self._models, self._terms = models, terms
+    def __init__(self, models: OllamaModels, underway: Underway, terms: Terms) -> None:
+        self._models, self._underway, self._terms = models, underway, terms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -116,7 +117,7 @@ class OllamaShow:
             )
             await reply.json(self._models.show(ollama_forms.plain(asked.model)))
 
-        await exchanged(scope, receive, reply, self._terms, work, self.fault)
+        await exchanged(scope, receive, reply, self._terms, self._underway, work, self.fault)
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
         """Return an error in Ollama's form."""

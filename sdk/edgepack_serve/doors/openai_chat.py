@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -33,6 +33,15 @@ NEUTRAL: fields.Neutral = {
 }
 PASSED = openai_forms.PASSED
 _MOST_LOGPROBS = 20
+_MESSAGES = {
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {"role": {"type": "string"}, "content": {"type": ["string", "array", "null"]}},
+    },
+}
+"""The form of messages; the SDK says what is wrong with one."""
 
 
 class JsonSchema(msgspec.Struct):
@@ -54,9 +63,9 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
 class ChatRequest(openai_forms.Sampled, kw_only=True):
     """The fields of a request that are honoured."""
 
-    messages: list[dict[str, Any]]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_MESSAGES)]
+    max_tokens: openai_forms.Count | None = None
+    max_completion_tokens: openai_forms.Count | None = None
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None

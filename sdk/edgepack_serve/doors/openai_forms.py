@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,10 @@ _MOST_ANSWERS = 16
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+# What the SDK says better where it is not kept.
+Count = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1})]
+
+
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What a stream is to have beside its pieces."""
 
@@ -36,7 +40,7 @@ class Sampled(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields that OpenAI's endpoints for texts share, and edgepack's own beside them, as the SDK calls them."""
 
     model: str
-    n: int = 1
+    n: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": 16})] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None

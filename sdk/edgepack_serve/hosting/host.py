@@ -86,7 +86,9 @@ class Host:
             left = {hosted: self.left_s(hosted) for hosted in self._unloadable()}
             for hosted in [hosted for hosted, seconds in left.items() if seconds <= 0]:
                 del left[hosted]
-                await self._unload(hosted)
+                async with self._one_load:  # what is asked for meanwhile is loaded once the memory is free
+                    if hosted in self._unloadable() and self.left_s(hosted) <= 0:
+                        await self._unload(hosted)
             soonest = min(left.values(), default=inf)
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if soonest == inf else soonest):
