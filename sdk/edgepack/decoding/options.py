@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from edgepack.bundle.manifest import Generation, Manifest
 from edgepack.bundle.thinking import Thinking
 from edgepack.decoding.sample import Sampling
-from edgepack.errors import PromptTooLongError, UsageError
+from edgepack.errors import PromptTooLongError, SchemaError, UsageError
 from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy, check_writes
 from edgepack.text.tokenizer import Tokenizer
 
@@ -141,7 +141,13 @@ def read_grammar(
     from edgepack.structured.constrain import compile_grammar
 
     values: dict[str, Any] = {**asked, "opening": options.get("opening")}
-    return compile_grammar(tokenizer, rows, stop_ids, **values)
+    try:
+        return compile_grammar(tokenizer, rows, stop_ids, **values)
+    except SchemaError as error:
+        if values["opening"] is None:
+            raise
+        reason = error.message.removeprefix("json_schema: ")
+        raise SchemaError(f"tool_choice: a call cannot be bound: {reason}", hint=error.hint) from None
 
 
 def read_tools(options: ChatOptions, template_source: Callable[[], str]) -> Tools | None:

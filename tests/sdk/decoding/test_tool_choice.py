@@ -139,12 +139,14 @@ def test_the_first_call_alone() -> None:
 
 
 def test_what_the_length_cuts_is_no_call() -> None:
-    with taught(BOUND[0]) as model:
+    begun = '<tool_call>\n{"name": "say", "arguments": {"x": "'
+    say = {"name": "say", "parameters": {"type": "object", "properties": {"x": {"type": "string"}}}}
+    with taught(BOUND[0], says=begun + "a" * 500) as model:
         with pytest.raises(SchemaError, match="what stands before it 12"):
             model.chat(HI, tools=TOOLS, tool_choice="weather", max_tokens=20)
-        endless = {"name": "say", "parameters": {"type": "object", "properties": {"x": {"type": "string"}}}}
-        result = model.chat(HI, tools=[endless], tool_choice="say", max_tokens=60, **HOT)
+        result = model.chat(HI, tools=[say], tool_choice="say", max_tokens=80)
         assert (result.finish_reason, result.tool_calls) == ("length", ())
+        assert result.text == begun + "a" * (80 - len(begun) - 3) + '"}}'
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_what_cannot_be_honoured_is_refused(options: Any, reason: str) -> None:
 
 def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place() -> None:
     broken = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"not": {"type": "null"}}}}}
-    with taught(BOUND[0]) as model, pytest.raises(SchemaError, match="not"):
+    with taught(BOUND[0]) as model, pytest.raises(SchemaError, match="tool_choice: a call cannot be bound: .*not"):
         model.chat(HI, tools=[broken], tool_choice="required")
 
 
