@@ -71,7 +71,7 @@ async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked
 
 
 async def _answer(model: Model, asked: Asked, choice: int) -> Result:
-    options = _options(model, asked, choice)
+    options = options_of(model, asked, choice)
     if asked.messages is None:
         return _ended_by_itself(await model.agenerate(asked.prompt or "", **options))  # type: ignore[misc]
     return _ended_by_itself(await model.achat(asked.messages, **options))
@@ -84,14 +84,14 @@ def _ended_by_itself(result: Result) -> Result:
 
 
 def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:
-    options = _options(model, asked, choice)
+    options = options_of(model, asked, choice)
     if asked.messages is None:
         return model.astream(asked.prompt or "", **options)  # type: ignore[misc]
     return model.astream_chat(asked.messages, **options)
 
 
-def _options(model: Model, asked: Asked, choice: int) -> ChatOptions:
-    """Return the options of one answer. Raises ``UsageError`` for a context that is larger than the model's."""
+def options_of(model: Model, asked: Asked, choice: int = 0) -> ChatOptions:
+    """Return the SDK's options for one answer. Raises ``UsageError`` for a context that is larger than the model's."""
     if asked.context is not None and asked.context > model.context:
         raise UsageError(
             f"num_ctx is {asked.context}, and {asked.model} is loaded with a context of {model.context}.",
@@ -100,19 +100,23 @@ def _options(model: Model, asked: Asked, choice: int) -> ChatOptions:
     options, seed = asked.options.copy(), asked.options.get("seed")
     if choice and isinstance(seed, int):
         options["seed"] = seed + choice
-    if options.get("thinking") is False:
-        _without_thought(model, options)
+    _settle_thinking(model, options)
     return options
 
 
-def _without_thought(model: Model, options: ChatOptions) -> None:
-    """Have a model answer at once by what it has for that: most clients say so to every model."""
-    chat = model.manifest.chat
-    if chat is None or chat.thinking is None:
+def _settle_thinking(model: Model, options: ChatOptions) -> None:
+    """Have a model think, or answer at once, by what it has for that: many clients say so to every model.
+
+    Of one that never thinks nothing is left to ask, and of one that always does only how much.
+    """
+    wanted, chat = options.get("thinking"), model.manifest.chat
+    known = None if chat is None else chat.thinking
+    if known is None and wanted is False:
         del options["thinking"]
-    elif chat.thinking.switch is None:
+    elif known is not None and known.switch is None and wanted is not None:
         del options["thinking"]
-        options["thinking_tokens"] = 0
+        if not wanted:
+            options["thinking_tokens"] = 0
 
 
 async def _together(work: list[Coroutine[Any, Any, T]]) -> list[T]:

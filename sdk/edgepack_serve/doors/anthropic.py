@@ -11,6 +11,7 @@ import msgspec
 from edgepack import Chunk, EdgepackError, Model, Result
 from edgepack.decoding.options import ChatOptions
 from edgepack.errors import UsageError
+from edgepack_serve.answering import options_of
 from edgepack_serve.asked import Asked, Body, Head, Writer
 from edgepack_serve.doors import fields
 from edgepack_serve.doors.anthropic_messages import messages_of
@@ -161,7 +162,8 @@ class AnthropicCount:
 
     async def answer(self, model: Model, asked: Asked) -> Mapping[str, object]:
         """Return how many tokens the prompt has."""
-        return {"input_tokens": await asyncio.to_thread(model.count_tokens, asked.messages or (), **asked.options)}
+        options = options_of(model, asked)
+        return {"input_tokens": await asyncio.to_thread(model.count_tokens, asked.messages or (), **options)}
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
         """Return an error in Anthropic's form."""

@@ -170,7 +170,7 @@ def test_what_cannot_be_honoured_is_refused(options: Any, reason: str) -> None:
 
 def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place() -> None:
     broken = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"not": {"type": "null"}}}}}
-    with taught(BOUND[0]) as model, pytest.raises(SchemaError, match="tool_choice: a call cannot be bound: .*not"):
+    with taught(BOUND[0]) as model, pytest.raises(SchemaError, match=r"tool_choice: a call cannot be bound: .*not"):
         model.chat(HI, tools=[broken], tool_choice="required")
 
 

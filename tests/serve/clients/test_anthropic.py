@@ -21,7 +21,9 @@ def test_claude_holds_a_conversation(claude: anthropic.Anthropic, engine: str) -
     second = claude.messages.create(model=engine, messages=again, max_tokens=1, system="Be brief.")
     assert second.stop_reason == "max_tokens"
     assert (second.usage.cache_read_input_tokens or 0) >= first.usage.input_tokens - 1
-    counted = claude.messages.count_tokens(model=engine, messages=again, system="Be brief.")
+    counted = claude.messages.count_tokens(
+        model=engine, messages=again, system="Be brief.", thinking={"type": "disabled"}
+    )
     assert counted.input_tokens == second.usage.input_tokens + (second.usage.cache_read_input_tokens or 0)
     with claude.messages.stream(model=engine, messages=TURNS, max_tokens=40, system="Be brief.") as stream:
         pieces = list(stream.text_stream)
