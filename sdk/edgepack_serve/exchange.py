@@ -56,7 +56,7 @@ class Door:
         await exchanged(scope, receive, reply, self._terms, self._underway, work, self.dialect.fault)
 
     async def _answered(self, asked: Asked, reply: Reply, record: Record) -> None:
-        async with self._host.lease(asked.model) as model:
+        async with self._host.lease(asked.model, asked.keep_s) as model:
             record.model, record.stream = asked.model, asked.stream
             head = Head(uuid4().hex, int(time()), f"{model.bundle_id[:12]}-{model.variant.id}")
             if asked.stream:
@@ -187,13 +187,14 @@ class Reply:
 
     async def write(self, pieces: Iterable[bytes], last: bool = False) -> None:
         """Send a part of the stream. Raises ``SlowError``."""
-        data, writer = b"".join(pieces), self._writer
+        data, writer = b"", self._writer
         assert writer is not None
         async with self._one:
             if not self.begun:
                 self.begun = True
                 await self._head(200, writer.content_type, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-                data = b"".join(writer.begin()) + data
+                data = b"".join(writer.begin())  # before the piece is made: a writer may count what it writes
+            data += b"".join(pieces)
             if (data or last) and not self._ended:
                 self._ended = last
                 await self._out({"type": "http.response.body", "body": data, "more_body": not last})

@@ -44,7 +44,9 @@ class Record:
         return cast(Record, scope.setdefault(_KEY, cls()))
 
     def told(self, results: Sequence[Result]) -> None:
-        """Note what the answers took."""
+        """Note what the answers took, where there are any."""
+        if not results:
+            return
         self.prompt_tokens = results[0].usage.prompt_tokens
         self.cached_tokens = results[0].usage.cached_tokens
         self.completion_tokens = sum(each.usage.completion_tokens for each in results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 from typing import Any
 
@@ -67,6 +68,21 @@ def test_what_nobody_asks_for_is_unloaded_unless_it_is_pinned() -> None:
         assert served.post(CHAT, {**HELLO, "model": "a", "max_tokens": 1})[0] == 200
         until(lambda: state(served)["a"] == "idle")
         assert served.loaded.count("a") == 2
+
+
+def test_a_client_of_ollamas_says_how_long_a_model_stays() -> None:
+    with serving(**two(idle_s=None)) as served:
+        loaded = {"done": True, "done_reason": "load"}
+        status, answer = served.post("/api/chat", {"model": "b", "stream": False, "keep_alive": "1h"})
+        assert (status, {name: answer[name] for name in loaded}) == (200, loaded)
+        assert state(served) == {"a": "loaded", "b": "loaded"}
+        running = json.loads(served.ask("GET", "/api/ps").read())["models"]
+        expiry = {each["name"]: datetime.fromisoformat(each["expires_at"]) - datetime.now(UTC) for each in running}
+        assert timedelta(minutes=50) < expiry["b:latest"] < timedelta(minutes=61)
+        assert expiry["a:latest"] > timedelta(days=1000)
+        unloaded = served.post("/api/generate", {"model": "b", "stream": False, "keep_alive": 0})[1]
+        assert (unloaded["response"], unloaded["done_reason"]) == ("", "unload")
+        until(lambda: state(served) == {"a": "loaded", "b": "idle"})
 
 
 def test_a_model_that_answers_is_not_idle() -> None:
