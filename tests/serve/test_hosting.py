@@ -45,8 +45,7 @@ def in_thread(served: Serving, body: dict[str, Any]) -> tuple[Thread, list[tuple
 
 
 def state(served: Serving) -> dict[str, str]:
-    body = json.loads(served.ask("GET", "/status.json").read())
-    return {each["name"]: each["state"] for each in body["models"]}
+    return {each["name"]: each["state"] for each in served.host_status()}
 
 
 def two(**settings: Any) -> dict[str, Any]:
