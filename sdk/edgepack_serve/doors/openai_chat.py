@@ -23,10 +23,8 @@ NEUTRAL: fields.Neutral = {
     "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "moderation": (None,),
-    "parallel_tool_calls": (None, True),
     "prediction": (None,),
     "presence_penalty": (None, 0),
-    "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "verbosity": (None, "medium"),
@@ -70,8 +68,10 @@ class ChatRequest(openai_forms.Sampled, kw_only=True):
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    reasoning_effort: Literal["none", "medium"] | None = None
     thinking: bool | None = None
     thinking_tokens: int | None = None
     continue_final: bool | None = None
@@ -95,6 +95,8 @@ class OpenAIChat:
         for name in ("thinking", "thinking_tokens", "continue_final", "date", "logprobs"):
             if (value := getattr(asked, name)) is not None:
                 options[name] = value
+        if asked.reasoning_effort == "none":
+            options.setdefault("thinking", False)
         if asked.top_logprobs is not None:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
@@ -111,9 +113,10 @@ class OpenAIChat:
         bound = _bound(asked.response_format)
         if bound is not None:
             options["json_schema"] = bound
-        tools = _tools(asked)
-        if tools:
-            options["tools"] = tools
+        if asked.tools:
+            options["tools"] = asked.tools
+        told = openai_forms.tool_options(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+        options |= told  # type: ignore[typeddict-item]
         return Asked(
             model=asked.model,
             messages=asked.messages,
@@ -245,11 +248,3 @@ def _bound(form: ResponseFormat | None) -> dict[str, Any] | bool | None:
             "response_format.json_schema is missing.", hint='It is {"name": "...", "schema": {...}, "strict": true}.'
         )
     return True if form.json_schema.schema is None else form.json_schema.schema
-
-
-def _tools(asked: ChatRequest) -> list[dict[str, Any]]:
-    if asked.tool_choice == "none" or not asked.tools:
-        return []
-    if asked.tool_choice not in (None, "auto"):
-        raise UsageError("tool_choice cannot be honoured here.", hint='Leave it out, or send "auto" or "none".')
-    return asked.tools
