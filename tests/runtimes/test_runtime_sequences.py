@@ -105,8 +105,9 @@ def opening(kind: str, engine: Runtime, variants: tuple[Path, dict[str, Decoder]
 @pytest.fixture
 def near(kind: str, engine: Runtime) -> Near:
     """Compare logits of the same tokens in other steps: an engine may round them otherwise."""
-    # ggml reads GELU in a table of f16: there a number that is rounded otherwise moves by a thousandth of itself.
-    limit = 1e-8 if engine.name == "gguf" and kind == "shared keys" else 1e-10
+    # ggml reads GELU in a table of f16, whose steps make more of what is rounded otherwise: in one session, one text in
+    # steps of one token has rows that are 1.5e-7 from those of chunks.
+    limit = 1e-6 if engine.name == "gguf" and kind == "shared keys" else 1e-10
 
     def compare(found: Float32, expected: Float32) -> None:
         assert found.shape == expected.shape
