@@ -191,17 +191,21 @@ def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open, alone: Alo
     assert [session.length_of(each) for each in range(COUNT)] == [CONTEXT, 9, 9, 9]
 
 
-@pytest.mark.parametrize("busy", range(COUNT))
-def test_sequences_that_rest_are_left_as_they_are(busy: int, opening: Open, alone: Alone, near: Near) -> None:
+@pytest.mark.parametrize("busy", [(2,), (0, 2), (1, 3), (0, 3)])
+def test_sequences_that_rest_are_left_as_they_are(
+    busy: tuple[int, ...], opening: Open, alone: Alone, near: Near
+) -> None:
     session = opening()
-    others = [each for each in range(COUNT) if each != busy]
+    others = [each for each in range(COUNT) if each not in busy]
     session.forward_batch([Step(each, IDS[each][:10]) for each in others])
-    for token in IDS[busy][:30]:
-        session.forward_batch([Step(busy, [token])])
-    assert [session.length_of(each) for each in others] == [10] * (COUNT - 1)
+    for turn in range(30):
+        session.forward_batch([Step(each, [IDS[each][turn]]) for each in busy])
+    assert [session.length_of(each) for each in others] == [10] * len(others)
     after = session.forward_batch([Step(each, IDS[each][10 : 10 + each + 1], every=True) for each in others])
     for each, rows in zip(others, after, strict=True):
         near(rows, alone(IDS[each][: 10 + each + 1])[10:])
+    for each in busy:
+        near(session.forward_batch([Step(each, IDS[each][30:33])])[0], alone(IDS[each][:33])[-1])
 
 
 def test_full_sequences_keep_their_last_token_beside_others(opening: Open, alone: Alone, near: Near) -> None:
