@@ -147,8 +147,7 @@ class ParallelSession(Stepping):
     def copy(self, source: int, target: int, length: int) -> int:
         """Let a sequence hold the first ``length`` tokens of another, and return how many it holds.
 
-        Keys and values are copied before the next step, in cells that all share not at all; a state is written once
-        one of both goes on.
+        llama.cpp copies all of the other's cells before the next step; where sequences share cells, none.
         """
         self._enter()
         check_copy(source, target, length, [text.length for text in self._texts])
