@@ -77,7 +77,7 @@ class MlxRuntime:
             from edgepack_runtimes.mlx.exported import open_exported
 
             return open_exported(variant, decoder, options)
-        from edgepack_runtimes.mlx.session import open_session
+        from edgepack_runtimes.mlx.opening import open_session
 
         return open_session(variant, decoder, options)
 
