@@ -196,17 +196,21 @@ def test_a_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             tokens.read(None)
 
 
-def test_a_child_that_is_killed_is_an_error_of_its_request_alone(one_variant: Path) -> None:
-    with serve(one_variant, "--port", 0, "--isolate") as program:
+def test_a_child_that_is_killed_is_an_error_of_what_it_answers_alone(one_variant: Path) -> None:
+    with serve(one_variant, "--port", 0, "--isolate", "--parallel", 4) as program:
         port = port_of(program)
-        asking = HTTPConnection("127.0.0.1", port, timeout=60)
-        asking.request("POST", "/v1/chat/completions", json.dumps(LONG), {"Content-Type": "application/json"})
-        response = asking.getresponse()
-        response.read1(10)
+        asking = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(4)]
+        for each in asking:
+            body = json.dumps({**LONG, "n": 1})
+            each.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        responses = [each.getresponse() for each in asking]
+        for response in responses:
+            response.read1(10)
         (child,) = children(program.pid)
         os.kill(child, signal.SIGKILL)
-        last = response.read().decode().strip().split("\n\n")[-1]
-        assert "error" in json.loads(last.removeprefix("data: "))
+        for response in responses:
+            last = response.read().decode().strip().split("\n\n")[-1]
+            assert "error" in json.loads(last.removeprefix("data: "))
         assert ask(HTTPConnection("127.0.0.1", port, timeout=60))[0] == 200
         (other,) = children(program.pid)
         assert other != child

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import anthropic
 import ollama
 import openai
 import pytest
 from serving import Serving, serving
-from talking import TOKEN
+from talking import ENGINES, SEVERAL, TOKEN
 
 import edgepack
-from edgepack import fake
+from edgepack import Model, fake
 from edgepack_packager.build import Built
+from edgepack_serve.hosting.settings import Settings
 
 
 @pytest.fixture(scope="session")
 def served(tool_bundle: Built) -> Iterator[Serving]:
-    models = {
-        "gguf": lambda: edgepack.load(tool_bundle.path, "gguf"),
-        "onnx": lambda: edgepack.load(tool_bundle.path, "onnx"),
+    models: dict[str, Callable[[], Model]] = {
+        **{each: partial(edgepack.load, tool_bundle.path, each) for each in ENGINES},
+        **{name: partial(edgepack.load, tool_bundle.path, each, sequences=4) for name, each in SEVERAL.items()},
         "thinker": lambda: fake.model(says="Good day!", thinks="A greeting."),
         "embedder": lambda: fake.embedding_model(size=8),
     }
-    with serving(models, token=TOKEN) as running:
+    with serving(models, settings=Settings(parallel=4), token=TOKEN) as running:
         yield running
 
 
