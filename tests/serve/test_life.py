@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import engines_of
 
 from edgepack.cli import main
 from edgepack.errors import UsageError
@@ -206,24 +207,14 @@ def test_a_child_that_is_killed_is_an_error_of_what_it_answers_alone(one_variant
         responses = [each.getresponse() for each in asking]
         for response in responses:
             response.read1(10)
-        (child,) = children(program.pid)
+        (child,) = engines_of(program.pid)
         os.kill(child, signal.SIGKILL)
         for response in responses:
             last = response.read().decode().strip().split("\n\n")[-1]
             assert "error" in json.loads(last.removeprefix("data: "))
         assert ask(HTTPConnection("127.0.0.1", port, timeout=60))[0] == 200
-        (other,) = children(program.pid)
+        (other,) = engines_of(program.pid)
         assert other != child
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    engines = []
-    for line in found.stdout.split():
-        with suppress(FileNotFoundError):
-            words = Path(f"/proc/{line}/cmdline").read_bytes()
-            engines += [int(line)] if b"resource_tracker" not in words else []
-    return engines
 
 
 @pytest.mark.parametrize(
