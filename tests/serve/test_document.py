@@ -1,4 +1,4 @@
-"""The server as its own /openapi.json describes it: schemathesis asks for what that allows, and for what it does not."""
+"""The server as its own /openapi.json describes it: schemathesis asks for what that allows, and for what it refuses."""
 
 from __future__ import annotations
 
