@@ -170,7 +170,10 @@ def test_tls_by_certificate_files(one_variant: Path, tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(chain))
     with serve(one_variant, "--port", 0, "--tls-cert", chain, "--tls-key", key) as program:
         port = port_of(program)
-        assert ask(HTTPSConnection("localhost", port, timeout=60, context=trusting))[0] == 200
+        asking = HTTPSConnection("localhost", port, timeout=60, context=trusting)
+        assert ask(asking)[0] == 200
+        asking.request("POST", "/v1/chat/completions", json.dumps(LONG), {"Content-Type": "application/json"})
+        assert asking.getresponse().read().endswith(b"data: [DONE]\n\n")
         same = f"https://localhost:{port}"
         assert ask(HTTPSConnection("localhost", port, timeout=60, context=trusting), Origin=same)[0] == 200
         plain = HTTPConnection("127.0.0.1", port, timeout=60)

@@ -27,7 +27,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request. Requests find ``abort`` among their ``state``."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # whatever is not taken at once is heard of
+        # Whatever is not taken at once is heard of. Not 0: TLS would take an empty buffer for one that is full.
+        transport.set_write_buffer_limits(high=1, low=0)
         self.access_log = False  # with its paths and whatever clients put into them
         self.app_state = {**self.app_state, "abort": transport.abort}
         self._head = self.loop.call_later(HEAD_S, self._too_late)
