@@ -203,6 +203,7 @@ def test_a_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_child_that_is_killed_is_an_error_of_what_it_answers_alone(one_variant: Path) -> None:
     with serve(one_variant, "--port", 0, "--isolate", "--parallel", 4) as program:
         port = port_of(program)
+        (child,) = engines_of(program.pid)
         asking = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(4)]
         for each in asking:
             body = json.dumps({**LONG, "n": 1})
@@ -210,7 +211,6 @@ def test_a_child_that_is_killed_is_an_error_of_what_it_answers_alone(one_variant
         responses = [each.getresponse() for each in asking]
         for response in responses:
             response.read1(10)
-        (child,) = engines_of(program.pid)
         os.kill(child, signal.SIGKILL)
         for response in responses:
             last = response.read().decode().strip().split("\n\n")[-1]
