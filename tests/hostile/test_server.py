@@ -132,7 +132,8 @@ def test_ten_thousand_requests_leave_nothing(making: Making, portion: Portion) -
         ask_all(max(600, whole // 5))  # what is made once, and what allocators keep
         before = held()
         ask_all(whole)
-        assert_flat(before, held(), 8192, pool=32)  # the most that asyncio starts
+        # Six threads scatter what they hold over allocators of their own; asyncio starts 32 threads at most.
+        assert_flat(before, held(), 16384, pool=32)
 
 
 def leave(served: Serving, drawing: random.Random) -> None:
@@ -199,7 +200,7 @@ def test_slow_readers_are_given_up(sequences: int, portion: Portion) -> None:
         {"fake": lambda: fake.model(says=ENDLESS, sequences=sequences)}, settings=settings, terms=terms
     ) as served:
         hosted = served.host.models["fake"]
-        readers = [served.raw() for _ in range(portion(40))]
+        readers = [served.raw() for _ in range(portion(20))]
         try:
             for each in readers:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
