@@ -1,0 +1,104 @@
+"""A request on a model: its answers, whole or piece by piece. It knows neither dialects nor HTTP.
+
+Whoever waits may be cancelled at any moment: the engine stops then, in the middle of a prompt too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from edgepack import Chunk, Model, Result
+from edgepack.decoding.options import ChatOptions
+from edgepack.model import AsyncStream
+from edgepack_serve.asked import Asked
+from edgepack_serve.withholding import Withholding
+
+T = TypeVar("T")
+Piece = tuple[int, Chunk | Result]
+"""The number of an answer, and what is new of it; a ``Result`` is its end."""
+
+_AHEAD = 16  # pieces of several answers that wait for a reader
+
+
+async def whole(model: Model, asked: Asked) -> list[Result]:
+    """Return the answers to a request. Raises ``EdgepackError``."""
+    return await _together([_answer(model, asked, choice) for choice in range(asked.n)])
+
+
+async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
+    """Yield the answers to a request piece by piece, those of several in any mixture. Raises ``EdgepackError``."""
+    if asked.n == 1:
+        async with aclosing(_choice(model, asked, 0)) as found:
+            async for piece in found:
+                yield piece
+        return
+    ready: asyncio.Queue[Piece | BaseException] = asyncio.Queue(_AHEAD)
+    tasks = [asyncio.create_task(_into(ready, model, asked, choice)) for choice in range(asked.n)]
+    try:
+        open_answers = asked.n
+        while open_answers:
+            got = await ready.get()
+            if isinstance(got, BaseException):
+                raise got
+            open_answers -= isinstance(got[1], Result)
+            yield got
+    finally:
+        await _ended(tasks)
+
+
+async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
+    async with _stream(model, asked, choice) as stream:
+        holding = Withholding(model) if asked.options.get("tools") else None
+        async for chunk in stream:
+            yield choice, chunk if holding is None else holding.push(chunk)
+    if holding is not None and (rest := holding.rest(stream.result)):
+        yield choice, Chunk(rest, ())
+    yield choice, stream.result
+
+
+async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked: Asked, choice: int) -> None:
+    try:
+        async with aclosing(_choice(model, asked, choice)) as found:
+            async for piece in found:
+                await ready.put(piece)
+    except Exception as error:
+        await ready.put(error)
+
+
+async def _answer(model: Model, asked: Asked, choice: int) -> Result:
+    options = _options(asked, choice)
+    if asked.messages is None:
+        return await model.agenerate(asked.prompt or "", **options)  # type: ignore[misc]
+    return await model.achat(asked.messages, **options)
+
+
+def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:
+    options = _options(asked, choice)
+    if asked.messages is None:
+        return model.astream(asked.prompt or "", **options)  # type: ignore[misc]
+    return model.astream_chat(asked.messages, **options)
+
+
+def _options(asked: Asked, choice: int) -> ChatOptions:
+    seed = asked.options.get("seed")
+    if not choice or not isinstance(seed, int):
+        return asked.options
+    return {**asked.options, "seed": seed + choice}
+
+
+async def _together(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return what all give, or raise what the first raises once all have ended."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _ended(tasks)
+
+
+async def _ended(tasks: list[asyncio.Task[T]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

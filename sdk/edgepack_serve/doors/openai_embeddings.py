@@ -1,0 +1,72 @@
+"""POST /v1/embeddings: the vectors of texts, by a bundle that makes them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from edgepack import EdgepackError, Model
+from edgepack.errors import UsageError
+from edgepack_serve.asked import Body
+from edgepack_serve.doors import fields, openai_forms
+
+NEUTRAL: fields.Neutral = {"dimensions": (None,)}
+_MOST = 2048
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    """The fields of a request that are honoured. ``prompt`` is edgepack's own: the name of one of the bundle's prompts,
+    as "query", which stands before each text."""
+
+    model: str
+    input: str | list[str | int | list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    prompt: str | None = None
+
+
+_KNOWN = openai_forms.known_fields(EmbeddingRequest, NEUTRAL, openai_forms.PASSED)
+
+
+class OpenAIEmbeddings:
+    """The question of /v1/embeddings."""
+
+    request = EmbeddingRequest
+
+    def read(self, body: Body) -> tuple[str, EmbeddingRequest]:
+        """Return what a request asks for. Raises ``UsageError``."""
+        asked = fields.read(body, EmbeddingRequest, "An embedding", neutral=NEUTRAL, passed=openai_forms.PASSED)
+        texts = _texts(asked.input)
+        if not 1 <= len(texts) <= _MOST:
+            raise UsageError(f"input has {len(texts)} texts.", hint=f"It may have 1 to {_MOST}.")
+        return asked.model, asked
+
+    async def answer(self, model: Model, asked: EmbeddingRequest) -> Mapping[str, object]:
+        """Return the vectors, in the order of the texts."""
+        texts = _texts(asked.input)
+        vectors = await model.aembed(texts, asked.prompt)
+        base64 = asked.encoding_format == "base64"
+        data: list[dict[str, Any]] = [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": b64encode(row.astype("<f4").tobytes()).decode() if base64 else row.tolist(),
+            }
+            for index, row in enumerate(vectors)
+        ]
+        tokens = sum(len(model.tokenize(text)) for text in texts)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "model": asked.model, "data": data, "usage": usage}
+
+    def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
+        """Return an error in OpenAI's form."""
+        return openai_forms.fault(error, status, _KNOWN)
+
+
+def _texts(given: object) -> list[str]:
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, list) and all(isinstance(each, str) for each in texts):
+        return texts
+    raise UsageError("input is no text.", hint="Token ids are not taken: send the texts that they spell.")

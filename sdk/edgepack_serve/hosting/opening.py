@@ -1,0 +1,69 @@
+"""From names and paths to the models of a host: each is opened and planned before the server starts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgepack import Model, load, open_bundle, plan
+from edgepack.errors import UsageError
+from edgepack.text import tool_formats
+from edgepack.text.opening import template_of
+from edgepack_serve.hosting.hosted import Hosted
+from edgepack_serve.hosting.settings import Settings
+
+
+def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = ()) -> list[Hosted]:
+    """Return the models for bundles as the command line names them: BUNDLE, or NAME=BUNDLE.
+
+    Raises ``UsageError`` for a name that comes twice, and whatever opening and planning a bundle raises.
+    """
+    found: dict[str, Hosted] = {}
+    for word in words:
+        name, where = _named(word)
+        bundle = open_bundle(where, verify="sizes")
+        name = name or _name_of(where)
+        if name in found:
+            raise UsageError(f"Two bundles are called {name}.", hint=f"Give one another name: {name}2={where}")
+        chosen = plan(
+            bundle,
+            context=settings.context,
+            backend=settings.backend,
+            kv_cache=settings.kv_cache,
+            runtimes=settings.runtimes,
+        ).choice
+        template = template_of(bundle)
+        tools = template is not None and tool_formats.named(template.for_tools.source) is not None
+        found[name] = Hosted(name, where, bundle.manifest, bundle.id, chosen, tools, name in pinned)
+    for name in pinned:
+        if name not in found:
+            raise UsageError(f"--pin names {name}, which is not served.", hint=f"It is one of: {', '.join(found)}.")
+    return list(found.values())
+
+
+def opened(hosted: Hosted, asked: Settings) -> Model:
+    """Load a model. Raises whatever ``edgepack.load`` raises."""
+    more: Any = {} if asked.parallel == 1 else {"sequences": asked.parallel}
+    return load(
+        hosted.where,
+        asked.backend,
+        asked.context,
+        asked.kv_cache,
+        isolate=asked.isolate,
+        policy=asked.policy,
+        runtimes=asked.runtimes,
+        **more,
+    )
+
+
+def _named(word: str) -> tuple[str, str]:
+    name, separator, where = word.partition("=")
+    if separator and name and "/" not in name and not Path(word).exists():
+        return name, where
+    return "", word
+
+
+def _name_of(where: str) -> str:
+    """Return what clients call a bundle: the last part of its path, without its ending."""
+    return Path(where).resolve().name.removesuffix(".edgepack")
