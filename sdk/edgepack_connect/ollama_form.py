@@ -53,6 +53,7 @@ class _Event(msgspec.Struct):
     prompt_eval_count: int | None = None
     prompt_eval_duration: int | None = None
     eval_count: int | None = None
+    eval_duration: int | None = None
     error: Any = None
 
 
@@ -97,6 +98,7 @@ class OllamaForm:
             end=(found.done_reason or "stop") if found.done else None,
             usage=_usage(found),
             prefill_tps=_rate(found.prompt_eval_count, found.prompt_eval_duration),
+            decode_tps=_rate(found.eval_count, found.eval_duration),
         )
 
 

@@ -79,7 +79,12 @@ class _Timings(msgspec.Struct):
     """edgepack's own and llama-server's."""
 
     prefill_tps: float | None = None
+    decode_tps: float | None = None
     prompt_per_second: float | None = None
+    predicted_per_second: float | None = None
+    cache_n: int = 0
+    prompt_n: int | None = None
+    predicted_n: int | None = None
     draft_n: int | None = None
     draft_n_accepted: int | None = None
 
@@ -135,6 +140,7 @@ class OpenAIForm:
             stop=choice.matched_stop if choice.stop_reason is None else choice.stop_reason,
             usage=_usage(found.usage, timings),
             prefill_tps=timings.prefill_tps or timings.prompt_per_second,
+            decode_tps=timings.decode_tps or timings.predicted_per_second,
         )
 
 
@@ -154,16 +160,20 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(found: _Usage | None, timings: _Timings) -> Usage | None:
+    drafted, accepted = timings.draft_n or 0, timings.draft_n_accepted or 0
     if found is None:
-        return None
+        if timings.prompt_n is None or timings.predicted_n is None:
+            return None
+        whole = timings.prompt_n + timings.cache_n
+        return Usage(whole, timings.predicted_n, timings.cache_n, drafted_tokens=drafted, accepted_tokens=accepted)
     cached, thought = found.prompt_tokens_details, found.completion_tokens_details
     return Usage(
         found.prompt_tokens,
         found.completion_tokens or 0,
         cached_tokens=(cached and cached.cached_tokens) or 0,
-        drafted_tokens=timings.draft_n or 0,
-        accepted_tokens=timings.draft_n_accepted or 0,
         reasoning_tokens=(thought and thought.reasoning_tokens) or 0,
+        drafted_tokens=drafted,
+        accepted_tokens=accepted,
     )
 
 

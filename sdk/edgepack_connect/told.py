@@ -41,6 +41,7 @@ class Told:
     stop: str | int | None = None
     usage: Usage | None = None
     prefill_tps: float | None = None
+    decode_tps: float | None = None
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ class _Call:
 
 
 class Answer:
-    """What a server has said so far. The clock is this machine's: the network is part of each time."""
+    """What a server has said so far. Times are by this machine's clock, with the network in them; of speeds the
+    server's own figures go first, since what it said meanwhile may arrive at once."""
 
     def __init__(self, tools: Tools | None, server: str) -> None:
         self._tools, self._server = tools, server
@@ -64,6 +66,7 @@ class Answer:
         self._logprobs: list[TokenLogprob] | None = None
         self._calls: dict[int, _Call] = {}
         self._prefill_tps: float | None = None
+        self._decode_tps: float | None = None
         self._usage: Usage | None = None
         self._end: str | None = None
         self._stop: str | int | None = None
@@ -77,6 +80,7 @@ class Answer:
         """Add what an event says, and return what of it is new for a reader. Raises ``EngineError``."""
         self._usage = told.usage or self._usage
         self._prefill_tps = told.prefill_tps or self._prefill_tps
+        self._decode_tps = told.decode_tps or self._decode_tps
         self._stop = self._stop if told.stop is None else told.stop
         for piece in told.calls:
             self._add(piece)
@@ -127,7 +131,7 @@ class Answer:
         ttft = None if self._first is None else self._first - self._began
         spent = 0.0 if self._first is None else self._last - self._first
         counted = usage.counted and usage.completion_tokens > 1 and spent > 0
-        decode = (usage.completion_tokens - 1) / spent if counted else None
+        decode = self._decode_tps or ((usage.completion_tokens - 1) / spent if counted else None)
         return Timings(load_s=None, ttft_s=ttft, prefill_tps=self._prefill_tps, decode_tps=decode)
 
     def _add(self, piece: CallPiece) -> None:
