@@ -17,7 +17,7 @@ T = TypeVar("T")
 _TOO_LONG = re.compile(
     r"context[_ ]length[_ ]exceeded|exceed[_ ]context[_ ]size|maximum (?:allowed )?context length|maximum model length"
     r"|exceeds the (?:available |model's |maximum )*context|longer than the (?:model's |maximum )*context"
-    r"|inputs? tokens|input length exceeds|prompt (?:is )?too long|tokens, the context \d",
+    r"|inputs?`? tokens|input length exceeds|prompt (?:is )?too long|tokens, the context \d",
     re.IGNORECASE,
 )
 _WORDS = 300

@@ -175,8 +175,10 @@ class Transport:
                 return EngineError(f"{self.server} cannot be reached.", hint="Is it started, and its address right?")
             case httpx.TimeoutException():
                 return self._late()
-            case httpx.RemoteProtocolError() | httpx.NetworkError() | OSError():
-                return EngineError(f"{self.server} cut the connection.", hint="Ask again; its own log says why.")
+            case httpx.RemoteProtocolError():
+                return EngineError(f"{self.server} broke off, or speaks no HTTP.", hint="Ask again; its log says why.")
+            case httpx.NetworkError() | OSError():
+                return EngineError(f"{self.server} cut the connection.", hint="Ask again; its log says why.")
             case httpx.InvalidURL() | httpx.UnsupportedProtocol():
                 return UsageError(f"The address of {self.server} cannot be asked.", hint="Check url.")
             case _:
