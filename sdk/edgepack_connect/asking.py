@@ -30,7 +30,7 @@ _TEXTS = ("regex", "grammar", "date")
 
 KNOWN: Mapping[Kind, tuple[str, ...]] = {
     "text": tuple(GenerationOptions.__annotations__),
-    "chat": (*GenerationOptions.__annotations__, *ChatOptions.__annotations__),
+    "chat": tuple(ChatOptions.__annotations__),
 }
 
 

@@ -163,9 +163,12 @@ def _after(data: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("name", NEVER)
 def test_an_answer_that_never_comes_has_an_end(name: str) -> None:
-    with serving(after_models(NEVER[name])) as served, edgepack.connect(served.url, timeout_s=0.3) as model:
-        with pytest.raises(edgepack.EngineError):
-            model.chat(USER)
+    with (
+        serving(after_models(NEVER[name])) as served,
+        edgepack.connect(served.url, timeout_s=0.3) as model,
+        pytest.raises(edgepack.EngineError),
+    ):
+        model.chat(USER)
 
 
 PROBES: dict[str, bytes | None] = {

@@ -12,6 +12,7 @@ from edgepack.cli.options import MEASUREMENT, AsJson, Backend, BundleOrUrl, Cont
 from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
+    from edgepack.language_model import Served
     from edgepack.measuring.bench import BenchReport, Spread
     from edgepack.measuring.picture import Panel
     from edgepack.measuring.served import ServedReport
@@ -117,10 +118,8 @@ def _bench_server(url: str, prompt_tokens: int, decode_tokens: int, repeats: int
 
 def show_served(report: ServedReport) -> None:
     """Print what a model on a server reached, one line for each figure."""
-    from edgepack.cli.eval import described
-
     console = out()
-    say(console, styled("bold", described(report.served)))
+    say(console, styled("bold", described_server(report.served)))
     say(
         console,
         f"prompt {report.prompt_tokens} tokens, answer {report.answer_tokens} tokens, as the server counts; "
@@ -139,6 +138,12 @@ def show_served(report: ServedReport) -> None:
             rows.add_row(name, *_digits(spread, digits), unit)
     console.print()
     console.print(rows)
+
+
+def described_server(served: Served) -> str:
+    """Return what is asked over a network, in a line."""
+    server = " ".join(filter(None, (served.server, served.version)))
+    return f"{served.model}, {server} at {served.url}"
 
 
 def show(report: BenchReport) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.eval import described
+from edgepack.cli.bench import described_server
+from edgepack.cli.eval import described as described_bundle
 from edgepack.cli.help import examples
 from edgepack.cli.options import (
     ENGINE,
@@ -27,14 +28,13 @@ from edgepack.cli.options import (
     TopP,
 )
 from edgepack.cli.screen import as_json, next_step, out, say, steps, table
-from edgepack.language_model import Served
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgepack.decoding.results import Result
     from edgepack.language_model import LanguageModel
-    from edgepack.measuring.compare import Comparison, Pair, Prompt
+    from edgepack.measuring.compare import Comparison, Pair, Prompt, Side
 
 _WIDEST = 120
 """Columns in which two answers stand side by side."""
@@ -171,7 +171,7 @@ def show(comparison: Comparison) -> None:
     console, a, b = out(), comparison.a, comparison.b
     console.width = min(console.width, _WIDEST)
     for name, side in (("A", a), ("B", b)):
-        say(console, Text(f"{name}: {described(side.setup)}", "bold"))
+        say(console, Text(f"{name}: {described(side)}", "bold"))
     for number, pair in enumerate(comparison.pairs, 1):
         console.print()
         console.rule(Text(f"{number}. {_words(pair.prompt)}", overflow="ellipsis"), align="left")
@@ -184,9 +184,17 @@ def show(comparison: Comparison) -> None:
     console.print()
     console.print(medians)
     console.print()
-    if any(isinstance(side.setup, Served) for side in (a, b)):
+    if a.served or b.served:
         say(console, "texts are compared, and not tokens: a server's tokenizer is not known")
     say(console, f"{comparison.identical} of {len(comparison.pairs)} answers are the same")
+
+
+def described(side: Side) -> str:
+    """Return what one side is, in a line."""
+    if side.served is not None:
+        return described_server(side.served)
+    assert side.setup is not None  # it is one or the other
+    return described_bundle(side.setup)
 
 
 def _words(prompt: Prompt) -> str:

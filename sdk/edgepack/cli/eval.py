@@ -18,7 +18,6 @@ from edgepack.cli import plot as pictures
 from edgepack.cli.help import examples
 from edgepack.cli.options import AsJson, Backend, BundlePath, Context, KvCache, Threads, token_count
 from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
-from edgepack.language_model import Served
 
 if TYPE_CHECKING:
     from edgepack.bundle.files import Bundle
@@ -212,8 +211,6 @@ def show(reports: Sequence[EvalReport]) -> None:
         say(console, Text(remark, "dim"))
 
 
-def described(setup: Setup | Served) -> str:
+def described(setup: Setup) -> str:
     """Return what a model is and what it runs on, in a line."""
-    if isinstance(setup, Served):
-        return f"{setup.model}, {' '.join(filter(None, (setup.server, setup.version)))} at {setup.url}"
     return f"{Path(setup.bundle).name} {setup.variant}, {setup.backend} on {setup.device}"

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import EdgepackError, UsageError
+from edgepack.language_model import Served
 from edgepack.model import Model
 from edgepack.prefix import common_length
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from edgepack.decoding.options import GenerationOptions
     from edgepack.decoding.repro import Setup
     from edgepack.decoding.results import Result
-    from edgepack.language_model import LanguageModel, Served
+    from edgepack.language_model import LanguageModel
 
 Prompt = str | list[Any]
 """A text, or the messages of a conversation."""
@@ -29,19 +30,20 @@ _WARM_UP = "Hello"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One model, here or on a server, and the medians of its answers; a figure that no answer reached is None, see
-    ``Timings``.
+    """One model and the medians of its answers; a figure that no answer reached is None, see ``Timings``. Of a model on
+    a server ``served`` says where it is, and ``setup`` is None.
 
     ``chat`` says whether its chat template was used. Each model answers one short text before the prompts, which is
     not counted.
     """
 
-    setup: Setup | Served
+    setup: Setup | None
     chat: bool
     load_s: float | None
     ttft_s: float | None
     prefill_tps: float | None
     decode_tps: float | None
+    served: Served | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +172,15 @@ def _ask(
                 raise type(error)(f"Prompt {number}: {error.message}", hint=error.hint) from error
             report()
     timings = [result.timings for result in results]
+    setup = model.setup
     side = Side(
-        setup=model.setup,
+        setup=None if isinstance(setup, Served) else setup,
         chat=way.chats,
         load_s=timings[0].load_s,
         ttft_s=_median([each.ttft_s for each in timings]),
         prefill_tps=_median([each.prefill_tps for each in timings]),
         decode_tps=_median([each.decode_tps for each in timings]),
+        served=setup if isinstance(setup, Served) else None,
     )
     if not isinstance(model, Model):
         return _Asked(side, results, None, None)
