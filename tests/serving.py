@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from threading import Event, Thread
+from time import monotonic, sleep
 from typing import Any
 
 from edgepack import Memory, Model
@@ -30,6 +31,25 @@ from edgepack_serve.underway import Underway
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hello"}]}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather of a place.",
+            "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+        },
+    }
+]
+HERMES = """
+{%- if tools %}{{ tools | tojson }} in <tool_call>{"name": ..., "arguments": ...}</tool_call>{% endif %}
+{%- for message in messages %}<|start|>{{ message.role }}
+{{ message.content }}{% for call in message.tool_calls or [] %}<tool_call>{{ call | tojson }}</tool_call>{% endfor %}
+<|end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|start|>assistant
+{% endif %}"""
+"""A chat template whose model writes calls as Hermes does."""
 
 
 @dataclass
@@ -69,16 +89,22 @@ class Serving:
         assert blocks[-2:] == ["data: [DONE]", ""]
         return [json.loads(block.removeprefix("data: ")) for block in blocks[:-2] if not block.startswith(":")]
 
+    def host_status(self) -> list[dict[str, Any]]:
+        """Return what is told of each model."""
+        models: list[dict[str, Any]] = json.loads(self.ask("GET", "/status.json").read())["models"]
+        return models
+
     def raw(self) -> socket.socket:
         """Return a connection of which the test says every byte."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
-    def on_loop(self, work: Callable[[], object]) -> None:
-        """Do something on the server's own thread, and wait for it."""
-        loop, done = self.server._loop, Event()
-        assert loop is not None
-        loop.call_soon_threadsafe(lambda: (work(), done.set()))
-        assert done.wait(30)
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    deadline = monotonic() + 30
+    while not holds():
+        assert monotonic() < deadline
+        sleep(0.005)
 
 
 def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:

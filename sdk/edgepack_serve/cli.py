@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +27,7 @@ _ADDRESS, _WHO, _MODELS, _REQUESTS = "Address", "Who may ask", "Models", "Reques
 Bundles = Annotated[
     list[str],
     typer.Argument(
-        metavar="BUNDLE...",
+        metavar="BUNDLE",
         help="Bundles, by folder or by the name of an installed one; NAME=BUNDLE gives it another name.",
         show_default=False,
     ),
@@ -32,7 +35,9 @@ Bundles = Annotated[
 HostAddress = Annotated[
     str, typer.Option("--host", help="The address to listen on.", metavar="ADDRESS", rich_help_panel=_ADDRESS)
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: a free one.", rich_help_panel=_ADDRESS)]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, help="The port; 0: a free one.", metavar="PORT", rich_help_panel=_ADDRESS)
+]
 Unix = Annotated[
     Path | None,
     typer.Option(
@@ -177,7 +182,6 @@ def serve(
     from edgepack_serve.underway import Underway
 
     token, certificate = tokens.read(token_file), _certificate(tls_cert, tls_key)
-    names = _names(unix, host, host_name or [], origin or [], token)
     settings = Settings(
         backend=backend,
         context=context,
@@ -189,23 +193,30 @@ def serve(
         idle_s=idle or None,
     )
     listening = _listening(unix, host, port)
-    models, figures, underway = hosted(bundles, settings, pin or []), Figures(), Underway(timeout)
-    models_host = Host(models, settings, figures)
-    app = make_app(
-        models_host,
-        underway,
-        figures,
-        Guards(names=names, token=token),
-        Terms(limits=Limits(bytes=max_body << 10)),
-    )
-    logs.start(log_json)
-    server = Server(app, models_host, underway, certificate=certificate, grace_s=grace)
-    where = screen.Address.of(listening[0], unix, certificate is not None)
     try:
+        names = _names(listening, host, host_name or [], origin or [], token is not None)
+        models, figures, underway = hosted(bundles, settings, pin or []), Figures(), Underway(timeout)
+        serving = Host(models, settings, figures)
+        guards, terms = Guards(names=names, token=token), Terms(limits=Limits(bytes=max_body << 10))
+        app = make_app(serving, underway, figures, guards, terms)
+        logs.start(log_json)
+        left = partial(_leave, unix)
+        server = Server(app, serving, underway, certificate=certificate, grace_s=grace, left=left)
+        where = screen.Address.of(listening[0], unix, certificate is not None)
         asyncio.run(server.run(listening, lambda: screen.show(models, settings, where, token is not None)))
     finally:
+        for each in listening:
+            each.close()
         if unix is not None:
             unix.unlink(missing_ok=True)
+
+
+def _leave(unix: Path | None) -> None:
+    """End without the thread of an engine that does not stop."""
+    if unix is not None:
+        unix.unlink(missing_ok=True)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:
@@ -220,19 +231,22 @@ def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:
     return made
 
 
-def _names(unix: Path | None, host: str, added: list[str], origins: list[str], token: str | None) -> Names:
+def _names(listening: list[socket.socket], host: str, added: list[str], origins: list[str], token: bool) -> Names:
+    """Return the names of a server on these sockets. Raises ``UsageError`` where others reach them without a token."""
+    from edgepack_serve import sockets
     from edgepack_serve.guard.names import Names, is_loopback
 
-    if unix is None and token is None and not is_loopback(host):
+    addresses = [address for each in listening if (address := sockets.address_of(each)) is not None]
+    if not token and (others := [each for each in addresses if not is_loopback(each)]):
         raise UsageError(
-            f"--host {host} lets others ask this machine, and there is no token.",
+            f"{others[0]} lets others than this machine ask, and there is no token.",
             hint="Make one (head -c 24 /dev/urandom | base64 > token) and give --token-file token.",
         )
     for each in origins:
         scheme, _, rest = each.partition("://")
         if scheme not in ("http", "https") or not rest or "/" in rest:
             raise UsageError(f"--origin {each} is no origin.", hint="It is as https://app.example, without a path.")
-    return Names.of(None if unix is not None else host, added, origins)
+    return Names.of(*addresses, added=[*added, *([host] if addresses else [])], origins=origins)
 
 
 def _listening(unix: Path | None, host: str, port: int) -> list[socket.socket]:

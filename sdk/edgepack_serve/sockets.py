@@ -35,6 +35,11 @@ def bound(host: str, port: int) -> socket.socket:
     return made
 
 
+def address_of(listening: socket.socket) -> str | None:
+    """Return the address that a socket is bound to, None for a Unix socket."""
+    return None if listening.family == socket.AF_UNIX else str(listening.getsockname()[0]).partition("%")[0]
+
+
 def unix(path: Path) -> socket.socket:
     """Return a socket that listens at a path, which this user and its group may use. One that nobody listens on any
     more is replaced. Raises ``EdgepackError``."""

@@ -1,5 +1,5 @@
-"""What of an answer may be a tool call is not streamed as text: it comes whole at the end, as a call or as the text that
-it is. What can be no call goes on at once."""
+"""What of an answer may be a tool call is not streamed as text: it comes at the end, as a call or as the text that it
+is. What can be no call goes on at once."""
 
 from __future__ import annotations
 

@@ -6,28 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from serving import CHAT, HELLO, serving
+from serving import CHAT, HELLO, HERMES, TOOLS, serving
 
 from edgepack import Model, fake
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": "The weather of a place.",
-            "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
-        },
-    }
-]
-HERMES = """
-{%- if tools %}{{ tools | tojson }} in <tool_call>{"name": ..., "arguments": ...}</tool_call>{% endif %}
-{%- for message in messages %}<|start|>{{ message.role }}
-{{ message.content }}{% for call in message.tool_calls or [] %}<tool_call>{{ call | tojson }}</tool_call>{% endfor %}
-<|end|>
-{% endfor %}
-{%- if add_generation_prompt %}<|start|>assistant
-{% endif %}"""
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Bern"}}\n</tool_call>'
 BARE = '{"name": "weather", "arguments": {"place": "Bern"}}'
 WEATHER = {"name": "weather", "arguments": '{"place": "Bern"}'}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edgepack_serve.asked import Dialect, Question
+from edgepack_serve.doors import fields
 
 _REFUSALS = {
     400: "A field that is wrong, unknown, or cannot be honoured; the error names it.",
@@ -27,29 +28,42 @@ _REFUSALS = {
 }
 
 
+_JSON = "application/json"
+_KINDS = {"/": "text/html", "/status": "text/html", "/static/{name}": "*/*", "/metrics": "text/plain"}
+
+
 class Document:
     """Answers with the document of these doors."""
 
-    def __init__(self, doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, str]) -> None:
-        """``others`` are the paths of GET, and what each gives."""
-        self._body = document(doors, others)
+    def __init__(
+        self, doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, str], models: Collection[str]
+    ) -> None:
+        """``others`` are the paths of GET, and what each gives; ``models`` are the names of what is served."""
+        self._body = document(doors, others, models)
 
     async def all(self, request: Request) -> Response:
         """Return it."""
         return JSONResponse(self._body)
 
 
-def document(doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, str], models: Collection[str]
+) -> dict[str, Any]:
     """Return the document."""
     forms = {path: form for path, door in doors.items() if (form := getattr(door, "request", None)) is not None}
     schemas, components = msgspec.json.schema_components(forms.values(), ref_template="#/components/schemas/{name}")
     bodies = dict(zip(forms, schemas, strict=True))
+    for path, body in bodies.items():
+        properties: dict[str, Any] = components[body["$ref"].rpartition("/")[2]]["properties"]
+        properties |= _asking_nothing(doors[path])
+        if "model" in properties:
+            properties["model"] = {"type": "string", "enum": sorted(models)}
     paths: dict[str, Any] = {}
     for path, door in doors.items():
         streams = hasattr(door, "writer")
         answer: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if streams:
-            answer["text/event-stream"] = {"schema": {"type": "string"}}
+            answer[getattr(door, "streams", "text/event-stream")] = {"schema": {"type": "string"}}
         paths[path] = {
             "post": {
                 "summary": _sentence(door),
@@ -67,7 +81,7 @@ def document(doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, 
             "get": {
                 "summary": what,
                 "parameters": names if "{name}" in path else [],
-                "responses": {"200": {"description": what}, **refusals},
+                "responses": {"200": {"description": what, "content": {_KINDS.get(path, _JSON): {}}}, **refusals},
             }
         }
     return {
@@ -80,6 +94,13 @@ def document(doors: Mapping[str, Dialect | Question[Any]], others: Mapping[str, 
         },
         "security": [{}, {"token": []}],
     }
+
+
+def _asking_nothing(door: object) -> dict[str, Any]:
+    """Return the fields of a door that are taken and ask for nothing, some with certain values alone."""
+    neutral: fields.Neutral = getattr(door, "neutral", {})
+    passed: frozenset[str] = getattr(door, "passed", frozenset())
+    return {name: {"enum": list(values)} for name, values in neutral.items()} | {name: {} for name in sorted(passed)}
 
 
 def _refusals() -> dict[str, Any]:

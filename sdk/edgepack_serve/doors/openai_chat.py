@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,10 +23,8 @@ NEUTRAL: fields.Neutral = {
     "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "moderation": (None,),
-    "parallel_tool_calls": (None, True),
     "prediction": (None,),
     "presence_penalty": (None, 0),
-    "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "verbosity": (None, "medium"),
@@ -34,6 +32,15 @@ NEUTRAL: fields.Neutral = {
 }
 PASSED = openai_forms.PASSED
 _MOST_LOGPROBS = 20
+_MESSAGES = {
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "properties": {"role": {"type": "string"}, "content": {"type": ["string", "array", "null"]}},
+    },
+}
+"""The form of messages; the SDK says what is wrong with one."""
 
 
 class JsonSchema(msgspec.Struct):
@@ -55,14 +62,16 @@ class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
 class ChatRequest(openai_forms.Sampled, kw_only=True):
     """The fields of a request that are honoured."""
 
-    messages: list[dict[str, Any]]
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[dict[str, Any]], msgspec.Meta(extra_json_schema=_MESSAGES)]
+    max_tokens: openai_forms.Count | None = None
+    max_completion_tokens: openai_forms.Count | None = None
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    reasoning_effort: Literal["none", "medium"] | None = None
     thinking: bool | None = None
     thinking_tokens: int | None = None
     continue_final: bool | None = None
@@ -76,7 +85,7 @@ _KNOWN = openai_forms.known_fields(ChatRequest, NEUTRAL, PASSED)
 class OpenAIChat:
     """The dialect of /v1/chat/completions."""
 
-    request = ChatRequest
+    request, neutral, passed = ChatRequest, NEUTRAL, PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
@@ -86,6 +95,8 @@ class OpenAIChat:
         for name in ("thinking", "thinking_tokens", "continue_final", "date", "logprobs"):
             if (value := getattr(asked, name)) is not None:
                 options[name] = value
+        if asked.reasoning_effort == "none":
+            options.setdefault("thinking", False)
         if asked.top_logprobs is not None:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
@@ -102,9 +113,11 @@ class OpenAIChat:
         bound = _bound(asked.response_format)
         if bound is not None:
             options["json_schema"] = bound
-        tools = _tools(asked)
-        if tools:
-            options["tools"] = tools
+        if asked.tools:
+            options["tools"] = asked.tools
+            options |= openai_forms.tool_options(asked.tool_choice, asked.parallel_tool_calls)  # type: ignore[typeddict-item]
+        elif asked.tool_choice not in (None, "auto", "none"):
+            raise UsageError("tool_choice was given without tools.", hint="Send the tools, or leave it out.")
         return Asked(
             model=asked.model,
             messages=asked.messages,
@@ -236,11 +249,3 @@ def _bound(form: ResponseFormat | None) -> dict[str, Any] | bool | None:
             "response_format.json_schema is missing.", hint='It is {"name": "...", "schema": {...}, "strict": true}.'
         )
     return True if form.json_schema.schema is None else form.json_schema.schema
-
-
-def _tools(asked: ChatRequest) -> list[dict[str, Any]]:
-    if asked.tool_choice == "none" or not asked.tools:
-        return []
-    if asked.tool_choice not in (None, "auto"):
-        raise UsageError("tool_choice cannot be honoured here.", hint='Leave it out, or send "auto" or "none".')
-    return asked.tools

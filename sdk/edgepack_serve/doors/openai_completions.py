@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from edgepack import Chunk, EdgepackError, Result, TokenLogprob
 from edgepack.errors import UsageError
@@ -24,8 +26,8 @@ NEUTRAL: fields.Neutral = {
 class CompletionRequest(openai_forms.Sampled, kw_only=True):
     """The fields of a request that are honoured."""
 
-    prompt: str | list[str | int | list[int]]
-    max_tokens: int | None = 16
+    prompt: str | Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
+    max_tokens: openai_forms.Count | None = 16
     echo: bool = False
     logprobs: int | None = None
 
@@ -36,7 +38,7 @@ _KNOWN = openai_forms.known_fields(CompletionRequest, NEUTRAL, openai_forms.PASS
 class OpenAICompletions:
     """The dialect of /v1/completions."""
 
-    request = CompletionRequest
+    request, neutral, passed = CompletionRequest, NEUTRAL, openai_forms.PASSED
 
     def read(self, body: Body) -> Asked:
         """Return what a request asks for. Raises ``UsageError``."""
@@ -52,7 +54,7 @@ class OpenAICompletions:
             )
         return Asked(
             model=asked.model,
-            prompt=_prompt(asked.prompt),
+            prompt=asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0],
             options=options,
             stream=asked.stream,
             n=openai_forms.count_of(asked.n),
@@ -132,16 +134,6 @@ def _named(asked: Asked, head: Head) -> dict[str, Any]:
         "model": asked.model,
         "system_fingerprint": head.fingerprint,
     }
-
-
-def _prompt(given: object) -> str:
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if isinstance(given, str):
-        return given
-    if isinstance(given, list) and given and all(isinstance(each, str) for each in given):
-        raise UsageError("prompt has several texts.", hint="Ask for each by itself.")
-    raise UsageError("prompt is no text.", hint="Token ids are not taken: send the text that they spell.")
 
 
 def _logprobs(tokens: Sequence[TokenLogprob] | None, at: int = 0) -> dict[str, Any] | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from edgepack import EdgepackError, Model
-from edgepack.errors import UsageError
 from edgepack_serve.asked import Body
 from edgepack_serve.doors import fields, openai_forms
 
@@ -17,12 +16,12 @@ NEUTRAL: fields.Neutral = {"dimensions": (None,)}
 _MOST = 2048
 
 
-class EmbeddingRequest(msgspec.Struct, kw_only=True):
+class EmbeddingRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields of a request that are honoured. ``prompt`` is edgepack's own: the name of one of the bundle's prompts,
     as "query", which stands before each text."""
 
     model: str
-    input: str | list[str | int | list[int]]
+    input: str | Annotated[list[str], msgspec.Meta(min_length=1, max_length=_MOST)]
     encoding_format: Literal["float", "base64"] = "float"
     prompt: str | None = None
 
@@ -33,19 +32,16 @@ _KNOWN = openai_forms.known_fields(EmbeddingRequest, NEUTRAL, openai_forms.PASSE
 class OpenAIEmbeddings:
     """The question of /v1/embeddings."""
 
-    request = EmbeddingRequest
+    request, neutral, passed = EmbeddingRequest, NEUTRAL, openai_forms.PASSED
 
     def read(self, body: Body) -> tuple[str, EmbeddingRequest]:
         """Return what a request asks for. Raises ``UsageError``."""
         asked = fields.read(body, EmbeddingRequest, "An embedding", neutral=NEUTRAL, passed=openai_forms.PASSED)
-        texts = _texts(asked.input)
-        if not 1 <= len(texts) <= _MOST:
-            raise UsageError(f"input has {len(texts)} texts.", hint=f"It may have 1 to {_MOST}.")
         return asked.model, asked
 
     async def answer(self, model: Model, asked: EmbeddingRequest) -> Mapping[str, object]:
         """Return the vectors, in the order of the texts."""
-        texts = _texts(asked.input)
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
         vectors = await model.aembed(texts, asked.prompt)
         base64 = asked.encoding_format == "base64"
         data: list[dict[str, Any]] = [
@@ -63,10 +59,3 @@ class OpenAIEmbeddings:
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
         """Return an error in OpenAI's form."""
         return openai_forms.fault(error, status, _KNOWN)
-
-
-def _texts(given: object) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
-    if isinstance(texts, list) and all(isinstance(each, str) for each in texts):
-        return texts
-    raise UsageError("input is no text.", hint="Token ids are not taken: send the texts that they spell.")

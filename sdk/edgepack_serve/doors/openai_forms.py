@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,10 @@ _MOST_ANSWERS = 16
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+# What the SDK says better where it is not kept.
+Count = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1})]
+
+
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """What a stream is to have beside its pieces."""
 
@@ -32,11 +36,11 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class Sampled(msgspec.Struct, kw_only=True):
+class Sampled(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The fields that OpenAI's endpoints for texts share, and edgepack's own beside them, as the SDK calls them."""
 
     model: str
-    n: int = 1
+    n: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": 16})] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = None
@@ -120,6 +124,18 @@ def count_of(n: int) -> int:
     if not 1 <= n <= _MOST_ANSWERS:
         raise UsageError(f"n is {n}.", hint=f"It may be 1 to {_MOST_ANSWERS}.")
     return n
+
+
+def tool_options(choice: object, parallel: bool | None) -> dict[str, object]:
+    """Return the options of the SDK that say which of the tools are called. Raises ``UsageError``."""
+    options: dict[str, object] = {} if parallel is None else {"parallel_tool_calls": parallel}
+    if choice is None or choice in ("auto", "none", "required"):
+        return options if choice is None else {**options, "tool_choice": choice}
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return {**options, "tool_choice": choice}
+    raise UsageError(
+        "tool_choice cannot be honoured here.", hint="It is auto, none, required, or the function that is to be called."
+    )
 
 
 def finish(result: Result) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hashlib import sha256
 from importlib.resources import files
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 # No script, style or connection of elsewhere, and none that stands in the page itself.
 POLICY = (
@@ -44,7 +45,7 @@ class Page:
     def _file(self, request: Request, name: str) -> Response:
         data = self._files.get(name)
         if data is None:
-            return PlainTextResponse("Not found", 404)
+            raise HTTPException(404)
         tag = f'"{sha256(data).hexdigest()[:32]}"'
         headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache", "ETag": tag}
         if request.headers.get("if-none-match") == tag:

@@ -22,6 +22,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request. Requests find ``abort`` among their ``state``."""
         super().connection_made(transport)
+        self.access_log = False  # with its paths and whatever clients put into them
         self.app_state = {**self.app_state, "abort": transport.abort}
         self._head = self.loop.call_later(HEAD_S, self._too_late)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
+from socket import gethostname
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -25,17 +26,13 @@ class Names:
     origins: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, bound: str | None, added: Collection[str] = (), origins: Collection[str] = ()) -> Names:
-        """Return the names of a server that is bound to an address; None: to a Unix socket."""
-        own = set(added)
-        every = bound in ("0.0.0.0", "::")
-        if bound is None or every or is_loopback(bound):
+    def of(cls, *bound: str, added: Collection[str] = (), origins: Collection[str] = ()) -> Names:
+        """Return the names of a server that is bound to these addresses; without one, to a Unix socket."""
+        every = not {"0.0.0.0", "::"}.isdisjoint(bound)
+        own = {*added, *bound}
+        if not bound or every or any(is_loopback(each) for each in bound):
             own |= {*_LOOPBACK}
-        if bound is not None and not every:
-            own.add(bound)
         if every:
-            from socket import gethostname
-
             own |= {(name := gethostname()), f"{name}.local"}
         return cls(frozenset(each.lower() for each in own), every, frozenset(each.lower() for each in origins))
 

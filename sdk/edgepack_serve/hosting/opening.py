@@ -6,7 +6,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgepack import Model, load, open_bundle, plan
+from edgepack import Bundle, Model, load, open_bundle
+from edgepack.device.hardware import detect
+from edgepack.device.planning import Candidate, make_plan
+from edgepack.device.seconds import schemes
+from edgepack.device.tuning import read_tunings
+from edgepack.engines import probe_all
 from edgepack.errors import UsageError
 from edgepack.text import tool_formats
 from edgepack.text.opening import template_of
@@ -26,13 +31,7 @@ def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = (
         name = name or _name_of(where)
         if name in found:
             raise UsageError(f"Two bundles are called {name}.", hint=f"Give one another name: {name}2={where}")
-        chosen = plan(
-            bundle,
-            context=settings.context,
-            backend=settings.backend,
-            kv_cache=settings.kv_cache,
-            runtimes=settings.runtimes,
-        ).choice
+        chosen = _chosen(bundle, settings)
         template = template_of(bundle)
         tools = template is not None and tool_formats.named(template.for_tools.source) is not None
         found[name] = Hosted(name, where, bundle.manifest, bundle.id, chosen, tools, name in pinned)
@@ -55,6 +54,25 @@ def opened(hosted: Hosted, asked: Settings) -> Model:
         runtimes=asked.runtimes,
         **more,
     )
+
+
+def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
+    """Return what a load would choose now. Engines are timed where there is a choice, as a load does, which takes a
+    while. Raises as ``Plan.choice``."""
+    manifest, hardware = bundle.manifest, detect()
+    variants = [each for each in manifest.variants if asked.backend in (None, each.runtime)]
+    wanted, times = {each.runtime for each in variants}, schemes(manifest) if len(variants) > 1 else None
+    supports = probe_all(hardware, wanted, asked.runtimes, times)
+    return make_plan(
+        manifest,
+        hardware,
+        supports,
+        context=asked.context,
+        backend=asked.backend,
+        kv_cache=asked.kv_cache,
+        tunings=read_tunings(bundle.id, hardware, supports),
+        small=None if bundle.draft is None else bundle.draft.manifest,
+    ).choice
 
 
 def _named(word: str) -> tuple[str, str]:
