@@ -68,6 +68,7 @@ def test_what_a_real_server_answered_is_read(name: str) -> None:
     assert " " not in answered["stopped"].text
     assert set(json.loads(answered["bound"].text)) == {"city"}
     assert isinstance(found["too_long"], edgepack.PromptTooLongError)
+    assert all(isinstance(each.token_id, int) for each in likely.logprobs)
     if name == "vllm":
         assert len(answered["digits"].text) == 3
         assert len(chat.token_ids) == chat.usage.completion_tokens
