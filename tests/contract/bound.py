@@ -141,7 +141,7 @@ def a_refusal_in_the_middle(patch: pytest.MonkeyPatch) -> None:
     real = Model._grammar
 
     def grammar(self: Model, options: Any) -> Any:
-        self._desk.owner.call(lambda: self._desk.forward([1]))
+        self._desk.owner.call(lambda: self._desk.seat.forward([1]))
         return real(self, options)
 
     patch.setattr(Model, "_grammar", grammar)
