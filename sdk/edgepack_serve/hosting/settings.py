@@ -11,8 +11,8 @@ from edgepack.engines import Runtimes
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """``backend`` to ``isolate`` are as ``edgepack.load`` has them. ``parallel`` requests of a model run at a time
-    (None: up to 4, as the memory allows), and ``queue`` more may wait. An unpinned model is unloaded ``idle_s`` seconds after its last request, None: never.
-    ``runtimes`` replaces the installed ones, for tests."""
+    (None: up to 4, as the memory allows), and ``queue`` more may wait. An unpinned model is unloaded ``idle_s`` seconds
+    after its last request, None: never. ``runtimes`` replaces the installed ones, for tests."""
 
     backend: str | None = None
     context: int | None = None
