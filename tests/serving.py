@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -105,6 +106,17 @@ def until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert monotonic() < deadline
         sleep(0.005)
+
+
+def engines_of(pid: int) -> list[int]:
+    """Return the processes of the engines that a process has started."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    engines = []
+    for line in found.stdout.split():
+        with suppress(FileNotFoundError):
+            words = Path(f"/proc/{line}/cmdline").read_bytes()
+            engines += [int(line)] if b"resource_tracker" not in words else []
+    return engines
 
 
 def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from serving import Serving
 
 ENGINES = ("gguf", "onnx")
+SEVERAL = {"gguf-4": "gguf", "onnx-4": "onnx"}
+"""Models that answer four at a time, and their engines."""
 ASKED = "What is the capital of France?"
 TURNS: list[Any] = [{"role": "user", "content": ASKED}]
 TOKEN = "a-token-of-the-tests"
@@ -32,6 +34,7 @@ SCHEMA: dict[str, Any] = {
 FUNCTION = {"name": "weather", "description": "Tell the weather of a city.", "parameters": SCHEMA}
 
 engines = pytest.mark.parametrize("engine", ENGINES)
+all_models = pytest.mark.parametrize("engine", [*ENGINES, *SEVERAL])
 
 
 @contextmanager

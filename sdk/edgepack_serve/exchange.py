@@ -198,6 +198,9 @@ class Reply:
             if (data or last) and not self._ended:
                 self._ended = last
                 await self._out({"type": "http.response.body", "body": data, "more_body": not last})
+        # Pieces that are ready come one after the other without a wait: others go on in between, and it is heard that
+        # the client has gone.
+        await asyncio.sleep(0)
 
     async def cut(self, error: EdgepackError) -> None:
         """End a stream by an error."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from footprint import assert_flat, held
 
 import edgepack
 from edgepack import Model
@@ -26,23 +24,6 @@ Portion = Callable[[int], int]
 
 def load(bundle: Built, engine: str) -> Model:
     return edgepack.load(bundle.path, engine, 256, variant=f"{engine}-f32", threads=1)
-
-
-def held() -> tuple[int, int, int, int]:
-    """Return the descriptors, the threads, the objects of Python and the resident KiB of this process."""
-    gc.collect()
-    status = Path("/proc/self/status").read_text()
-    resident = int(status.split("VmRSS:")[1].split()[0])
-    native = int(status.split("Threads:")[1].split()[0])
-    return len(os.listdir("/proc/self/fd")), native, len(gc.get_objects()), resident
-
-
-def assert_flat(before: tuple[int, ...], after: tuple[int, ...], kib: int) -> None:
-    """``kib``: what allocators may keep of what was freed."""
-    descriptors, threads, objects, resident = (now - then for now, then in zip(after, before, strict=True))
-    assert (descriptors, threads) <= (0, 0), (before, after)
-    assert objects < 500, (before, after)
-    assert resident < kib, (before, after)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

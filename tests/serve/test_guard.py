@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
@@ -254,6 +255,30 @@ def test_a_head_that_does_not_come_closes_the_connection(served: Serving, monkey
             with suppress(ConnectionResetError):
                 assert connection.recv(100) == b""
     assert monotonic() - began < 30
+
+
+def test_a_body_that_comes_behind_its_head_is_no_new_head(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.raw() as connection:
+        connection.sendall(_request(LENGTH))
+        assert _answer(connection).startswith(b"HTTP/1.1 200 ")
+        monkeypatch.setattr("edgepack_serve.guard.connections.HEAD_S", 0.0)
+        connection.sendall(_request(LENGTH, "Expect: 100-continue", body=b""))
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")  # the head was read
+        connection.sendall(BODY)
+        assert _answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """Return one answer of a connection that stays open."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        found += connection.recv(1)
+    length = int(found.lower().split(b"content-length:")[1].split()[0])
+    while length:
+        more = connection.recv(length)
+        assert more
+        found, length = found + more, length - len(more)
+    return found
 
 
 def test_a_header_without_end_closes_the_connection(served: Serving) -> None:

@@ -242,6 +242,21 @@ def test_a_client_that_does_not_read_is_given_up() -> None:
             until(lambda: served.server._uvicorn.server_state.connections == set())
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_client_that_takes_no_part_of_a_whole_answer_is_given_up(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgepack_serve.guard.connections.TAKEN_S", 0.1)
+    with serving({"fake": lambda: fake.model(says=ENDLESS)}) as served, served.raw() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        data = json.dumps({**HELLO, "max_tokens": 4000, "logprobs": True, "top_logprobs": 20}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        until(lambda: served.host.models["fake"].requests == 1)
+        until(lambda: len(served.underway) == 0)
+        if ends:
+            connection.shutdown(socket.SHUT_WR)
+        until(lambda: served.server._uvicorn.server_state.connections == set())
+
+
 def test_a_stream_that_waits_says_that_it_lives() -> None:
     held = Held(2)
     with serving({"fake": held.model}, terms=Terms(alive_s=0.05)) as served:

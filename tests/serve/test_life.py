@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import engines_of
 
 from edgepack.cli import main
 from edgepack.errors import UsageError
@@ -169,7 +170,10 @@ def test_tls_by_certificate_files(one_variant: Path, tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(chain))
     with serve(one_variant, "--port", 0, "--tls-cert", chain, "--tls-key", key) as program:
         port = port_of(program)
-        assert ask(HTTPSConnection("localhost", port, timeout=60, context=trusting))[0] == 200
+        asking = HTTPSConnection("localhost", port, timeout=60, context=trusting)
+        assert ask(asking)[0] == 200
+        asking.request("POST", "/v1/chat/completions", json.dumps(LONG), {"Content-Type": "application/json"})
+        assert asking.getresponse().read().endswith(b"data: [DONE]\n\n")
         same = f"https://localhost:{port}"
         assert ask(HTTPSConnection("localhost", port, timeout=60, context=trusting), Origin=same)[0] == 200
         plain = HTTPConnection("127.0.0.1", port, timeout=60)
@@ -196,30 +200,24 @@ def test_a_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             tokens.read(None)
 
 
-def test_a_child_that_is_killed_is_an_error_of_its_request_alone(one_variant: Path) -> None:
-    with serve(one_variant, "--port", 0, "--isolate") as program:
+def test_a_child_that_is_killed_is_an_error_of_what_it_answers_alone(one_variant: Path) -> None:
+    with serve(one_variant, "--port", 0, "--isolate", "--parallel", 4) as program:
         port = port_of(program)
-        asking = HTTPConnection("127.0.0.1", port, timeout=60)
-        asking.request("POST", "/v1/chat/completions", json.dumps(LONG), {"Content-Type": "application/json"})
-        response = asking.getresponse()
-        response.read1(10)
-        (child,) = children(program.pid)
+        (child,) = engines_of(program.pid)
+        asking = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(4)]
+        for each in asking:
+            body = json.dumps({**LONG, "n": 1})
+            each.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        responses = [each.getresponse() for each in asking]
+        for response in responses:
+            response.read1(10)
         os.kill(child, signal.SIGKILL)
-        last = response.read().decode().strip().split("\n\n")[-1]
-        assert "error" in json.loads(last.removeprefix("data: "))
+        for response in responses:
+            last = response.read().decode().strip().split("\n\n")[-1]
+            assert "error" in json.loads(last.removeprefix("data: "))
         assert ask(HTTPConnection("127.0.0.1", port, timeout=60))[0] == 200
-        (other,) = children(program.pid)
+        (other,) = engines_of(program.pid)
         assert other != child
-
-
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    engines = []
-    for line in found.stdout.split():
-        with suppress(FileNotFoundError):
-            words = Path(f"/proc/{line}/cmdline").read_bytes()
-            engines += [int(line)] if b"resource_tracker" not in words else []
-    return engines
 
 
 @pytest.mark.parametrize(

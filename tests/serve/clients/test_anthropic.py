@@ -8,10 +8,10 @@ from typing import Any
 import anthropic
 import pytest
 from serving import Serving
-from talking import FUNCTION, SCHEMA, TOKEN, TURNS, City, busy, engines
+from talking import FUNCTION, SCHEMA, TOKEN, TURNS, City, all_models, busy, engines
 
 
-@engines
+@all_models
 def test_claude_holds_a_conversation(claude: anthropic.Anthropic, engine: str) -> None:
     first = claude.messages.create(model=engine, messages=TURNS, max_tokens=40, system="Be brief.")
     (block,) = first.content

@@ -10,12 +10,12 @@ import httpx
 import ollama
 import pytest
 from serving import Serving, serving
-from talking import ASKED, ENGINES, FUNCTION, TOKEN, TURNS, City, busy, engines
+from talking import ASKED, ENGINES, FUNCTION, SEVERAL, TOKEN, TURNS, City, all_models, busy, engines
 
 from edgepack import fake
 
 
-@engines
+@all_models
 def test_ollama_holds_a_conversation(llama: ollama.Client, engine: str) -> None:
     short: Any = {"num_predict": 40, "num_ctx": 512, "temperature": 0}
     first = llama.chat(engine, TURNS, options=short, keep_alive="5m")
@@ -78,7 +78,7 @@ def test_ollama_hears_a_thought(llama: ollama.Client) -> None:
 
 def test_ollama_asks_what_there_is(llama: ollama.Client) -> None:
     assert {each.model for each in llama.list().models} == {
-        f"{name}:latest" for name in (*ENGINES, "thinker", "embedder")
+        f"{name}:latest" for name in (*ENGINES, *SEVERAL, "thinker", "embedder")
     }
     llama.chat("gguf", TURNS, options={"num_predict": 1}, keep_alive=-1)
     assert "gguf:latest" in {each.model for each in llama.ps().models}
@@ -112,7 +112,7 @@ def test_ollama_raises_its_own_errors(llama: ollama.Client, served: Serving) -> 
 
     assert status(model="qwen3:8b") == (
         404,
-        "model: 'qwen3:8b' is not served here. It is one of: gguf, onnx, thinker, embedder.",
+        f"model: 'qwen3:8b' is not served here. It is one of: {', '.join(served.host.models)}.",
     )
     for name, value in (("num_gpu", 1), ("mirostat", 2), ("presence_penalty", 0.5)):
         assert status(options={name: value})[1].startswith(f"options.{name} cannot be honoured here.")

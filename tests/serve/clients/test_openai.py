@@ -9,10 +9,10 @@ from typing import Any
 import openai
 import pytest
 from serving import Serving
-from talking import ASKED, ENGINES, FUNCTION, TOKEN, TURNS, City, busy, engines
+from talking import ASKED, ENGINES, FUNCTION, TOKEN, TURNS, City, all_models, busy, engines
 
 
-@engines
+@all_models
 def test_openai_holds_a_conversation(open_ai: openai.OpenAI, engine: str) -> None:
     first = open_ai.chat.completions.create(model=engine, messages=TURNS, max_tokens=40)
     said = first.choices[0].message.content
@@ -33,7 +33,7 @@ def test_openai_holds_a_conversation(open_ai: openai.OpenAI, engine: str) -> Non
     assert cut.choices[0].message.content == said[: said.index(stop)]
 
 
-@engines
+@all_models
 def test_openai_samples_again_by_its_seed(open_ai: openai.OpenAI, engine: str) -> None:
     def said(seed: int) -> str | None:
         answer = open_ai.chat.completions.create(model=engine, messages=TURNS, max_tokens=12, seed=seed, temperature=2)

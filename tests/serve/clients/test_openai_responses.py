@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import openai
-from talking import ASKED, FUNCTION, City, engines
+from talking import ASKED, FUNCTION, City, all_models, engines
 
 
-@engines
+@all_models
 def test_openai_responds(open_ai: openai.OpenAI, engine: str) -> None:
     first = open_ai.responses.create(model=engine, input=ASKED, instructions="Be brief.", max_output_tokens=40)
     assert first.output_text
