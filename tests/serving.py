@@ -89,6 +89,11 @@ class Serving:
         assert blocks[-2:] == ["data: [DONE]", ""]
         return [json.loads(block.removeprefix("data: ")) for block in blocks[:-2] if not block.startswith(":")]
 
+    def host_status(self) -> list[dict[str, Any]]:
+        """Return what is told of each model."""
+        models: list[dict[str, Any]] = json.loads(self.ask("GET", "/status.json").read())["models"]
+        return models
+
     def raw(self) -> socket.socket:
         """Return a connection of which the test says every byte."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)

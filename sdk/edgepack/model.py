@@ -25,7 +25,6 @@ from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.options import (
     ChatOptions,
     GenerationOptions,
-    Tool,
     check_ids,
     read_continue,
     read_control_tokens,
@@ -38,6 +37,7 @@ from edgepack.decoding.options import (
     read_sampling,
     read_stops,
     read_thinking,
+    read_tools,
 )
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Result
@@ -242,6 +242,10 @@ class Model(Embeds):
         """``stream_chat`` for an event loop."""
         return self._later(lambda: self.stream_chat(messages, **options))
 
+    def count_tokens(self, messages: Messages, **options: Unpack[ChatOptions]) -> int:
+        """Return how many tokens the prompt of messages has. Arguments and errors as in ``chat``."""
+        return len(self.stream_chat(messages, **options)._generation._request.prompt)
+
     def resume(self, path: str | Path) -> Conversation:
         """Return a conversation that was saved with ``Conversation.save``. The engine's state is put back where it fits
         this engine; elsewhere the next turn evaluates the conversation anew.
@@ -267,7 +271,8 @@ class Model(Embeds):
         began = perf_counter()
         check_options("Generation", options, (*GenerationOptions.__annotations__, *ChatOptions.__annotations__))
         policy, max_tokens = read_room(options, self._manifest.generation)
-        tools, definitions, variables = self._tools(options.get("tools")), None, options.get("variables")
+        tools = read_tools(options, lambda: self.template.for_tools.source)
+        definitions, variables = None, options.get("variables")
         template, goes_on = self.template if tools is None else self.template.for_tools, read_continue(options)
         messages = self._prompts.read(messages, template, goes_on)
         if tools is not None:
@@ -357,7 +362,9 @@ class Model(Embeds):
         if policy != "rolling":
             # The last token that is generated is never evaluated, so it needs no room in the cache.
             limit = min(limit, self.context - len(prompt.ids) + 1)
-        stops, grammar = read_stops(options), self._grammar(options)
+        form = "" if tools is None else self.template.for_tools.source
+        stops = read_stops(options)
+        grammar = self._grammar(options if tools is None else tools.binding(options, form))
         if grammar is not None and stops:
             raise UsageError("stop was given beside a schema.", hint="A bound answer ends where its schema says.")
         looks_up = read_lookup(options, self._lookup_pays)
@@ -379,22 +386,13 @@ class Model(Embeds):
             rolls_from=prompt.kept if policy == "rolling" else None,
             truncated=prompt.truncated,
             thinks=thinks,
-            parse=None if tools is None else tools.reading(self._tokenizer, self.template.for_tools.source, prompt),
+            parse=None if tools is None else tools.reading(self._tokenizer, form, prompt),
         )
         return Generation(self._desk, self._tokenizer, request)
 
     def _thinks(self, thought: Thought | None, most: int | None) -> Thinks | None:
         marks = self._prompts.thinking
         return None if marks is None or thought is None else Thinks(marks, thought, most)
-
-    def _tools(self, tools: Sequence[Tool] | None) -> Tools | None:
-        if tools is None:
-            return None
-        from edgepack.text.tools import Tools
-
-        made = Tools.of(tools)
-        made.check(self.template.for_tools.source)
-        return made
 
     def _grammar(self, options: Mapping[str, Any]) -> Grammar | None:
         return read_grammar(options, self._tokenizer, self._manifest.decoder.n_vocab, self._stop_ids)

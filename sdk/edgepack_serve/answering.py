@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from edgepack import Chunk, Model, Result
+from edgepack import Cancelled, Chunk, Model, Result
 from edgepack.decoding.options import ChatOptions
+from edgepack.errors import UsageError
 from edgepack.model import AsyncStream
 from edgepack_serve.asked import Asked
 from edgepack_serve.withholding import Withholding
@@ -51,12 +52,13 @@ async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:
 
 async def _choice(model: Model, asked: Asked, choice: int) -> AsyncGenerator[Piece]:
     async with _stream(model, asked, choice) as stream:
-        holding = Withholding(model) if asked.options.get("tools") else None
+        calls = asked.options.get("tools") and asked.options.get("tool_choice") != "none"
+        holding = Withholding(model) if calls else None
         async for chunk in stream:
             yield choice, chunk if holding is None else holding.push(chunk)
     if holding is not None and (rest := holding.rest(stream.result)):
         yield choice, Chunk(rest, ())
-    yield choice, stream.result
+    yield choice, _ended_by_itself(stream.result)
 
 
 async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked: Asked, choice: int) -> None:
@@ -69,24 +71,52 @@ async def _into(ready: asyncio.Queue[Piece | BaseException], model: Model, asked
 
 
 async def _answer(model: Model, asked: Asked, choice: int) -> Result:
-    options = _options(asked, choice)
+    options = options_of(model, asked, choice)
     if asked.messages is None:
-        return await model.agenerate(asked.prompt or "", **options)  # type: ignore[misc]
-    return await model.achat(asked.messages, **options)
+        return _ended_by_itself(await model.agenerate(asked.prompt or "", **options))  # type: ignore[misc]
+    return _ended_by_itself(await model.achat(asked.messages, **options))
+
+
+def _ended_by_itself(result: Result) -> Result:
+    if result.finish_reason == "cancelled":
+        raise Cancelled("The model was closed before the answer was whole.", hint="Ask again.")
+    return result
 
 
 def _stream(model: Model, asked: Asked, choice: int) -> AsyncStream:
-    options = _options(asked, choice)
+    options = options_of(model, asked, choice)
     if asked.messages is None:
         return model.astream(asked.prompt or "", **options)  # type: ignore[misc]
     return model.astream_chat(asked.messages, **options)
 
 
-def _options(asked: Asked, choice: int) -> ChatOptions:
-    seed = asked.options.get("seed")
-    if not choice or not isinstance(seed, int):
-        return asked.options
-    return {**asked.options, "seed": seed + choice}
+def options_of(model: Model, asked: Asked, choice: int = 0) -> ChatOptions:
+    """Return the SDK's options for one answer. Raises ``UsageError`` for a context that is larger than the model's."""
+    if asked.context is not None and asked.context > model.context:
+        raise UsageError(
+            f"num_ctx is {asked.context}, and {asked.model} is loaded with a context of {model.context}.",
+            hint="Ask for no more, or serve it with a larger --context.",
+        )
+    options, seed = asked.options.copy(), asked.options.get("seed")
+    if choice and isinstance(seed, int):
+        options["seed"] = seed + choice
+    _settle_thinking(model, options)
+    return options
+
+
+def _settle_thinking(model: Model, options: ChatOptions) -> None:
+    """Have a model think, or answer at once, by what it has for that: many clients say so to every model.
+
+    Of one that never thinks nothing is left to ask, and of one that always does only how much.
+    """
+    wanted, chat = options.get("thinking"), model.manifest.chat
+    known = None if chat is None else chat.thinking
+    if known is None and wanted is False:
+        del options["thinking"]
+    elif known is not None and known.switch is None and wanted is not None:
+        del options["thinking"]
+        if not wanted:
+            options["thinking_tokens"] = 0
 
 
 async def _together(work: list[Coroutine[Any, Any, T]]) -> list[T]:

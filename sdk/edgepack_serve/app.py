@@ -16,13 +16,17 @@ from starlette.types import ASGIApp
 
 from edgepack_serve.asked import Dialect, Question
 from edgepack_serve.doors import openai_forms
+from edgepack_serve.doors.anthropic import AnthropicCount, AnthropicMessages
 from edgepack_serve.doors.document import Document
 from edgepack_serve.doors.health import Health
 from edgepack_serve.doors.metrics import Metrics
+from edgepack_serve.doors.ollama import OllamaChat, OllamaGenerate
+from edgepack_serve.doors.ollama_models import OllamaEmbed, OllamaModels, OllamaShow
 from edgepack_serve.doors.openai_chat import OpenAIChat
 from edgepack_serve.doors.openai_completions import OpenAICompletions
 from edgepack_serve.doors.openai_embeddings import OpenAIEmbeddings
 from edgepack_serve.doors.openai_models import OpenAIModels
+from edgepack_serve.doors.openai_responses import OpenAIResponses
 from edgepack_serve.doors.page import Page
 from edgepack_serve.doors.status import Status
 from edgepack_serve.exchange import Desk, Door, Terms
@@ -37,11 +41,17 @@ from edgepack_serve.underway import Underway
 DIALECTS: Mapping[str, Dialect] = {
     "/v1/chat/completions": OpenAIChat(),
     "/v1/completions": OpenAICompletions(),
+    "/v1/responses": OpenAIResponses(),
+    "/v1/messages": AnthropicMessages(),
+    "/api/chat": OllamaChat(),
+    "/api/generate": OllamaGenerate(),
 }
 """Where a model answers with a text, and in which dialect."""
 
 QUESTIONS: Mapping[str, Question[Any]] = {
     "/v1/embeddings": OpenAIEmbeddings(),
+    "/v1/messages/count_tokens": AnthropicCount(),
+    "/api/embed": OllamaEmbed(),
 }
 """Where a model is asked for something else."""
 
@@ -60,9 +70,13 @@ class Guards:
 def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, terms: Terms) -> ASGIApp:
     """Return the application that serves the models of a host."""
     models, page, health = OpenAIModels(host, int(time())), Page(), Health(underway)
+    tags = OllamaModels(host, int(time()))
     asked: dict[str, tuple[str, Callable[[Request], Any]]] = {
         "/v1/models": ("The models that are served.", models.all),
         "/v1/models/{name}": ("One of the models that are served.", models.one),
+        "/api/tags": ("The models that are served.", tags.tags),
+        "/api/ps": ("The models that are loaded.", tags.running),
+        "/api/version": ("The version of edgepack.", tags.version),
         "/healthz": ("Whether the server lives.", health.lives),
         "/readyz": ("Whether the server takes requests.", health.ready),
         "/metrics": ("Figures for Prometheus.", Metrics(host, figures).all),
@@ -76,6 +90,7 @@ def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, t
         *(Route(path, Door(each, host, underway, terms), methods=["POST"]) for path, each in DIALECTS.items()),
         *(Route(path, Desk(each, host, underway, terms), methods=["POST"]) for path, each in QUESTIONS.items()),
         *(Route(path, endpoint, methods=["GET"]) for path, (_, endpoint) in asked.items()),
+        Route("/api/show", OllamaShow(tags, underway, terms), methods=["POST"]),
         Route("/openapi.json", document.all, methods=["GET"]),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _nowhere})

@@ -14,20 +14,15 @@ Body = Mapping[str, object]
 """A request's JSON object, of Python's own types."""
 
 
-@dataclass(frozen=True, slots=True)
-class Required:
-    """A tool must be called: the one of this name, None for any of those given."""
-
-    name: str | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What a request asks for.
 
     ``messages`` are as ``Model.chat`` takes them; where they are None, ``prompt`` is continued. ``options`` are those
     of ``Model.chat``, or of ``Model.generate`` for a prompt. ``n`` answers are wanted, of one request: with a seed,
-    answer i has seed + i. ``kept`` is what the dialect itself wants to know again when it writes the answer.
+    answer i has seed + i; for none, the model is loaded and no more. ``context`` is how many tokens the model's has
+    to hold. ``keep_s`` are the seconds that the model stays loaded afterwards, None where the server decides.
+    ``kept`` is what the dialect itself wants to know again when it writes the answer.
     """
 
     model: str
@@ -36,7 +31,8 @@ class Asked:
     options: ChatOptions = field(default_factory=lambda: ChatOptions())
     stream: bool = False
     n: int = 1
-    required: Required | None = None
+    context: int | None = None
+    keep_s: float | None = None
     kept: Mapping[str, object] = field(default_factory=dict)
 
 

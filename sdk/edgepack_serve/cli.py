@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -197,7 +200,8 @@ def serve(
         guards, terms = Guards(names=names, token=token), Terms(limits=Limits(bytes=max_body << 10))
         app = make_app(serving, underway, figures, guards, terms)
         logs.start(log_json)
-        server = Server(app, serving, underway, certificate=certificate, grace_s=grace)
+        left = partial(_leave, unix)
+        server = Server(app, serving, underway, certificate=certificate, grace_s=grace, left=left)
         where = screen.Address.of(listening[0], unix, certificate is not None)
         asyncio.run(server.run(listening, lambda: screen.show(models, settings, where, token is not None)))
     finally:
@@ -205,6 +209,14 @@ def serve(
             each.close()
         if unix is not None:
             unix.unlink(missing_ok=True)
+
+
+def _leave(unix: Path | None) -> None:
+    """End without the thread of an engine that does not stop."""
+    if unix is not None:
+        unix.unlink(missing_ok=True)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _certificate(chain: Path | None, key: Path | None) -> Certificate | None:

@@ -53,10 +53,10 @@ class Door:
         async def work(body: Body) -> None:
             await self._answered(self.dialect.read(body), reply, record)
 
-        await exchanged(scope, receive, reply, self._terms, work, self.dialect.fault)
+        await exchanged(scope, receive, reply, self._terms, self._underway, work, self.dialect.fault)
 
     async def _answered(self, asked: Asked, reply: Reply, record: Record) -> None:
-        async with self._underway.counted(), self._host.lease(asked.model) as model:
+        async with self._host.lease(asked.model, asked.keep_s) as model:
             record.model, record.stream = asked.model, asked.stream
             head = Head(uuid4().hex, int(time()), f"{model.bundle_id[:12]}-{model.variant.id}")
             if asked.stream:
@@ -97,12 +97,12 @@ class Desk:
 
         async def work(body: Body) -> None:
             name, asked = self.question.read(body)
-            async with self._underway.counted(), self._host.lease(name) as model:
+            async with self._host.lease(name) as model:
                 record.model = name
                 answer = await self.question.answer(model, asked)
             await reply.json(answer)
 
-        await exchanged(scope, receive, reply, self._terms, work, self.question.fault)
+        await exchanged(scope, receive, reply, self._terms, self._underway, work, self.question.fault)
 
 
 async def exchanged(
@@ -110,6 +110,7 @@ async def exchanged(
     receive: Receive,
     reply: Reply,
     terms: Terms,
+    underway: Underway,
     work: Callable[[Body], Coroutine[Any, Any, None]],
     fault: Callable[[EdgepackError, int], Mapping[str, object]],
 ) -> None:
@@ -121,7 +122,7 @@ async def exchanged(
     try:
         try:
             body = await bodies.read(Headers(scope=scope), receive, terms.limits)
-            await _while_there(receive, work(body))
+            await underway.do(receive, work(body))
         except EdgepackError as error:
             await _failed(error, reply, record, fault)
         except (bodies.GoneError, SlowError):
@@ -186,13 +187,14 @@ class Reply:
 
     async def write(self, pieces: Iterable[bytes], last: bool = False) -> None:
         """Send a part of the stream. Raises ``SlowError``."""
-        data, writer = b"".join(pieces), self._writer
+        data, writer = b"", self._writer
         assert writer is not None
         async with self._one:
             if not self.begun:
                 self.begun = True
                 await self._head(200, writer.content_type, {"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-                data = b"".join(writer.begin()) + data
+                data = b"".join(writer.begin())  # before the piece is made: a writer may count what it writes
+            data += b"".join(pieces)
             if (data or last) and not self._ended:
                 self._ended = last
                 await self._out({"type": "http.response.body", "body": data, "more_body": not last})
@@ -221,23 +223,3 @@ class Reply:
                 await self._send(message)
         except TimeoutError:
             raise SlowError from None
-
-
-async def _while_there(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do work, and stop it where the client goes. Raises ``GoneError`` then, and whatever the work raises."""
-    working, gone = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise bodies.GoneError
-    finally:
-        gone.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
-    working.result()
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -14,7 +14,7 @@ from edgepack import Result
 from edgepack_serve.figures import Figures
 
 log = logging.getLogger("edgepack.serve")
-Outcome = Literal["answered", "refused", "cut", "gone", "slow"]
+Outcome = Literal["answered", "cut", "gone", "slow"]
 _KEY = "edgepack.record"
 _OFTEN = ("/healthz", "/readyz", "/metrics", "/status.json")
 """Doors that programs ask every few seconds."""
@@ -44,7 +44,9 @@ class Record:
         return cast(Record, scope.setdefault(_KEY, cls()))
 
     def told(self, results: Sequence[Result]) -> None:
-        """Note what the answers took."""
+        """Note what the answers took, where there are any."""
+        if not results:
+            return
         self.prompt_tokens = results[0].usage.prompt_tokens
         self.cached_tokens = results[0].usage.cached_tokens
         self.completion_tokens = sum(each.usage.completion_tokens for each in results)
@@ -81,7 +83,7 @@ class Recorded:
             "door": record.door,
             "model": record.model,
             "status": record.status,
-            "outcome": record.outcome if record.status < 400 else "refused",
+            "outcome": "failed" if record.status >= 500 else "refused" if record.status >= 400 else record.outcome,
             "error": record.error,
             "seconds": round(seconds, 4),
         }

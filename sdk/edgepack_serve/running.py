@@ -58,8 +58,10 @@ class Server:
         *,
         certificate: Certificate | None = None,
         grace_s: float = 10.0,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
-        self._host, self._underway, self._grace_s = host, underway, grace_s
+        """``left`` is called where an engine does not stop, which would keep this process from its end."""
+        self._host, self._underway, self._grace_s, self._left = host, underway, grace_s, left
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop, self._cut = asyncio.Event(), asyncio.Event()
         config = uvicorn.Config(
@@ -121,6 +123,9 @@ class Server:
             log.info("stopping", extra={"fields": {"requests": len(self._underway), "grace_s": self._grace_s}})
             systemd.notify("STOPPING=1")
             await self._underway.end(self._grace_s, self._cut)
+            if len(self._underway):
+                log.error("an engine does not stop", extra={"fields": {"requests": len(self._underway)}})
+                self._left()
         finally:
             for each in others:
                 each.cancel()

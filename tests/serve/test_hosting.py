@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 from typing import Any
 
@@ -44,8 +45,7 @@ def in_thread(served: Serving, body: dict[str, Any]) -> tuple[Thread, list[tuple
 
 
 def state(served: Serving) -> dict[str, str]:
-    body = json.loads(served.ask("GET", "/status.json").read())
-    return {each["name"]: each["state"] for each in body["models"]}
+    return {each["name"]: each["state"] for each in served.host_status()}
 
 
 def two(**settings: Any) -> dict[str, Any]:
@@ -67,6 +67,21 @@ def test_what_nobody_asks_for_is_unloaded_unless_it_is_pinned() -> None:
         assert served.post(CHAT, {**HELLO, "model": "a", "max_tokens": 1})[0] == 200
         until(lambda: state(served)["a"] == "idle")
         assert served.loaded.count("a") == 2
+
+
+def test_a_client_of_ollamas_says_how_long_a_model_stays() -> None:
+    with serving(**two(idle_s=None)) as served:
+        loaded = {"done": True, "done_reason": "load"}
+        status, answer = served.post("/api/chat", {"model": "b", "stream": False, "keep_alive": "1h"})
+        assert (status, {name: answer[name] for name in loaded}) == (200, loaded)
+        assert state(served) == {"a": "loaded", "b": "loaded"}
+        running = json.loads(served.ask("GET", "/api/ps").read())["models"]
+        expiry = {each["name"]: datetime.fromisoformat(each["expires_at"]) - datetime.now(UTC) for each in running}
+        assert timedelta(minutes=50) < expiry["b:latest"] < timedelta(minutes=61)
+        assert expiry["a:latest"] > timedelta(days=1000)
+        unloaded = served.post("/api/generate", {"model": "b", "stream": False, "keep_alive": 0})[1]
+        assert (unloaded["response"], unloaded["done_reason"]) == ("", "unload")
+        until(lambda: state(served) == {"a": "loaded", "b": "idle"})
 
 
 def test_a_model_that_answers_is_not_idle() -> None:
@@ -194,19 +209,20 @@ def test_a_client_that_closes_half_of_its_connection_has_gone() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_takes_too_long_is_cut(stream: bool) -> None:
+def test_an_answer_that_takes_too_long_is_cut_whether_its_engine_stops_or_not(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgepack_serve.underway._ENDS_S", 0.05)
+    monkeypatch.setattr("edgepack_serve.underway._STUCK_S", 0.0)
     held = Held(20)
     with serving({"fake": held.model}, timeout_s=0.2) as served:
-
-        def let_go() -> None:
-            until(lambda: any(each.expired() for each in tuple(served.underway._deadlines)))
-            held.go.set()
-
-        letting = Thread(target=let_go)
-        letting.start()
         response = served.ask("POST", CHAT, {**HELLO, "max_tokens": 4000, "stream": stream})
         text = response.read().decode()
-        letting.join(30)
+        assert len(served.underway) == 1
+        assert served.ask("GET", "/healthz").status == 503
+        held.go.set()
+        until(lambda: len(served.underway) == 0)
+        assert served.ask("GET", "/healthz").status == 200
     assert response.status == (200 if stream else 504)
     error = json.loads(text.strip().split("\n\n")[-1].removeprefix("data: "))["error"]
     assert error["code"] == "timeout"

@@ -73,6 +73,8 @@ class Chooser:
         self.divider: Divider | None = None
         self._ends_in = 0  # tokens that the end of a thought takes at most, wherever the thought is
         self._opening: Sequence[int] = ()
+        # What is written before the bound part of an answer, which then no longer begins a text.
+        self._before = [] if grammar is None or not grammar.opening else [*self._spelt(grammar.opening)]
         if thinks is not None:
             self.divider = Divider(thinks.marks, tokenizer, at_start=at_start, begun=begun)
             ending = thinks.marks.ending
@@ -80,7 +82,9 @@ class Chooser:
                 self._ends_in = max(len(self._spelt(ending[start:])) for start in range(len(ending)))
                 self._opening = self._spelt(thinks.marks.opening)
         self._bound = self._constraint(
-            limit, beside=self._ends_in if begun else 0, at_start=at_start and (self._of_both or not begun)
+            limit,
+            beside=len(self._before) + (self._ends_in if begun else 0),
+            at_start=at_start and not self._before and (self._of_both or not begun),
         )
         self._words: deque[int] = deque()  # of the model's own, which are written for it
         self._closing: deque[int] | None = None  # what is left of the tokens that close an answer before its limit
@@ -120,15 +124,20 @@ class Chooser:
         """
         after = self._constraint(_ANY, at_start=False)
         first, *rest = self._opening
-        if after is not None and first < logits.size and left > len(self._opening) + self._ends_in + after.least:
+        needed = len(self._opening) + self._ends_in + len(self._before)
+        if after is not None and first < logits.size and left > needed + after.least:
             allowed = bound.allowed
+            if self._before:
+                allowed[:] = False
+                allowed[self._before[0]] = True
             allowed[first] = True
             if (token := sampler(logits, allowed)) == first:
                 self._bound = after
                 self._words.extend(rest)
                 return token
-            divider.answers()
-            return self._taken(token, left, bound)
+            if not self._before:
+                divider.answers()
+                return self._taken(token, left, bound)
         return self._answer(logits, sampler, left, bound)
 
     def _think(self, logits: Logits, sampler: Sampler, left: int, divider: Divider) -> int:
@@ -137,7 +146,7 @@ class Chooser:
             return self._written(divider.cut())
         if self._bound is None:
             return sampler(logits)
-        if left <= self._ends_in + self._bound.least:
+        if left <= self._ends_in + len(self._before) + self._bound.least:
             return self._written(divider.cut())
         token = sampler(logits)
         beyond = divider.beyond(token)
@@ -153,6 +162,10 @@ class Chooser:
     def _answer(self, logits: Logits, sampler: Sampler, left: int, bound: Constraint) -> int | None:
         if self.divider is not None and not self._of_both:
             self.divider.answers()
+        if self._before:
+            self._words.extend(self._before)
+            self._before.clear()
+            return self._words.popleft()
         if self._closing is not None:
             return self._close(bound)
         return self._taken(sampler(logits, bound.allowed), left, bound)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from edgepack.bundle.manifest import Generation, Manifest
 from edgepack.bundle.thinking import Thinking
 from edgepack.decoding.sample import Sampling
-from edgepack.errors import PromptTooLongError, UsageError
+from edgepack.errors import PromptTooLongError, SchemaError, UsageError
 from edgepack.text.prompts import ControlTokens, OnOverflow, check_policy, check_writes
 from edgepack.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgepack.structured.constrain import Grammar
+    from edgepack.text.tools import Tools
 
 Tool = Callable[..., object] | Mapping[str, object]
 
@@ -63,8 +64,11 @@ class GenerationOptions(TypedDict, total=False):
 class ChatOptions(GenerationOptions, total=False):
     """How a conversation is answered, beside the options of a text.
 
-    ``tools`` are functions or their definitions in JSON schema; ``variables`` are the template's own, such as
-    ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints, None the bundle's.
+    ``tools`` are functions or their definitions in JSON schema. ``tool_choice`` is "auto", the default, "none" (they
+    are shown, and nothing is read as a call), "required" or the name of one, also as ``{"name": ...}``: the answer is
+    then bound to one call. ``parallel_tool_calls=False`` keeps only the first call of an answer. ``variables`` are the
+    template's own, such as ``{"enable_thinking": False}``; ``date`` (YYYY-MM-DD) is the day that the template prints,
+    None the bundle's.
     ``continue_final`` goes on with the last message, the beginning of the assistant's answer; the text is what is new.
     ``control_tokens``: by "text", the default, names of special tokens in what is said are ordinary text, by "parse"
     they become those tokens. ``thinking`` says to the template whether the model is to think before it answers, None
@@ -73,6 +77,8 @@ class ChatOptions(GenerationOptions, total=False):
     """
 
     tools: Sequence[Tool] | None
+    tool_choice: str | Mapping[str, object] | None
+    parallel_tool_calls: bool | None
     variables: Mapping[str, object] | None
     date: str | None
     continue_final: bool | None
@@ -134,8 +140,29 @@ def read_grammar(
         return None
     from edgepack.structured.constrain import compile_grammar
 
-    values: dict[str, Any] = asked
-    return compile_grammar(tokenizer, rows, stop_ids, **values)
+    values: dict[str, Any] = {**asked, "opening": options.get("opening")}
+    try:
+        return compile_grammar(tokenizer, rows, stop_ids, **values)
+    except SchemaError as error:
+        if values["opening"] is None:
+            raise
+        reason = error.message.removeprefix("json_schema: ")
+        raise SchemaError(f"tool_choice: a call cannot be bound: {reason}", hint=error.hint) from None
+
+
+def read_tools(options: ChatOptions, template_source: Callable[[], str]) -> Tools | None:
+    """Return the tools and which of them are to be called, None where there are none. ``template_source`` is asked for
+    where it is needed. Raises as ``edgepack.text.tools.Tools.of`` and ``Tools.check``."""
+    tools, choice, several = options.get("tools"), options.get("tool_choice"), options.get("parallel_tool_calls")
+    if tools is None:
+        if name := "tool_choice" if choice is not None else "parallel_tool_calls" if several is not None else None:
+            raise UsageError(f"{name} was given without tools.", hint="Leave it out, or pass tools.")
+        return None
+    from edgepack.text.tools import Tools
+
+    made = Tools.of(tools, choice, _yes_or_no("parallel_tool_calls", several, True))
+    made.check(template_source())
+    return made
 
 
 def read_n_best(options: GenerationOptions) -> int | None:

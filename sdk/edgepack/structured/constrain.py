@@ -32,11 +32,18 @@ _SECONDS = 30.0
 class Grammar:
     """What answers are bound to, for one tokenizer. ``asked`` is the argument that says so, in JSON values.
 
+    ``opening``, unless it is None, is written before what is bound, with names of special tokens as those; the JSON
+    behind it is in one line. ``asked`` tells it where it is.
     ``check`` is called again and again while it is made, and may end that.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, stop_ids: frozenset[int], asked: dict[str, Any], check: Callable[[], None]
+        self,
+        vocabulary: Vocabulary,
+        stop_ids: frozenset[int],
+        asked: dict[str, Any],
+        opening: str | None,
+        check: Callable[[], None],
     ) -> None:
         from llguidance import LLMatcher
 
@@ -44,13 +51,15 @@ class Grammar:
         if self.kind == "json_schema":
             asked = {self.kind: read_schema(value)}
             value = corrected(asked[self.kind])
-        self.asked = asked
-        text = to_lark(self.kind, value)
+        self.asked = asked if opening is None else {**asked, "opening": opening}
+        self.opening = opening or ""
+        one_line = opening is not None
+        text = to_lark(self.kind, value, one_line)
         self.vocabulary = vocabulary
         self.stop_ids = stop_ids
         self.matcher = LLMatcher(vocabulary.native, text, log_level=0)
         usable = frozenset(byte for byte in BYTES if self._writes(byte))
-        closing = _closing(self.kind, value, text, usable, check)
+        closing = _closing(self.kind, value, text, usable, check, one_line)
         if not closing.find():
             said = next((each.get_error() for each in (self.matcher, closing.matcher) if each.is_error()), "")
             why = reason(said) if said and "NoExtension" not in said else "no answer was found that fits"
@@ -80,14 +89,16 @@ class Grammar:
         return token is not None and token not in self.stop_ids
 
 
-def _closing(kind: str, value: Any, text: str, usable: frozenset[bytes], check: Callable[[], None]) -> Closing:
+def _closing(
+    kind: str, value: Any, text: str, usable: frozenset[bytes], check: Callable[[], None], one_line: bool
+) -> Closing:
     """Return the closing of an answer that has not begun, which is to be found yet."""
     from llguidance import LLMatcher
 
     def search(part: dict[str, Any]) -> str | None:
         check()
         try:
-            lark = to_lark(kind, part)
+            lark = to_lark(kind, part, one_line)
         except SchemaError:  # alone it may lack what it refers to
             return None
         closing = Closing(matcher(lark), usable, words=literals(kind, part), check=check)
@@ -110,12 +121,13 @@ def compile_grammar(
     json_schema: Mapping[str, Any] | str | bool | type | None = None,
     regex: str | None = None,
     grammar: str | None = None,
+    opening: str | None = None,
 ) -> Grammar | None:
     """Return what binds the answers of a model with ``n_vocab`` rows, None where nothing is asked for.
 
     ``json_schema``: a mapping, the JSON text of one, a class with ``model_json_schema``, or True for any object.
     ``regex``: for the whole answer, in the syntax of Rust's regex crate, with \\d for 0 to 9. ``grammar``: in
-    llguidance's kind of Lark.
+    llguidance's kind of Lark. ``opening``: see ``Grammar``.
     Raises ``SchemaError`` for more than one of them, and for what is invalid, too large, cannot be enforced, has no
     answer, or takes too long; ``ExtraMissingError`` without the extra ``structured``.
     """
@@ -125,11 +137,13 @@ def compile_grammar(
         return None
     if len(asked) > 1:
         raise SchemaError(f"{' and '.join(asked)} are given together.", hint="Pass one of them.")
+    if not isinstance(opening, str | None):
+        raise SchemaError(f"opening is of type {type(opening).__name__}.", hint="Pass a str.")
     with needed(f"An answer bound by {next(iter(asked))}", "structured"):
         import jsonschema  # noqa: F401
         import llguidance  # noqa: F401
     vocabulary = vocabulary_of(tokenizer, n_vocab)
-    return apart(lambda check: Grammar(vocabulary, stop_ids, asked, check), _SECONDS)
+    return apart(lambda check: Grammar(vocabulary, stop_ids, asked, opening, check), _SECONDS)
 
 
 class Constraint:
@@ -151,7 +165,7 @@ class Constraint:
         self._stops = np.array([token for token in grammar.stop_ids if token < n_vocab], np.intp)
         self.least = len(self._written(self._closing.path))
         if (least := self.least + beside) > limit:
-            with_it = f", and the end of a thought before it {beside}" if beside else ""
+            with_it = f", and what stands before it {beside}" if beside else ""
             raise SchemaError(
                 f"The answer may have {limit} tokens, but the shortest that fits the {grammar.kind} has {self.least}"
                 f"{with_it}.",

@@ -18,6 +18,8 @@ _JSON = {
     "coerce_one_of": False,
     "lenient": False,
 }
+# A call of a tool is read by a program alone.
+_ONE_LINE = {**_JSON, "whitespace_pattern": " "}
 # Where the text is certain, llguidance would allow only the token with which its tokenizer would write it.
 _ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
 # What masks cannot do: count tokens, change the temperature, hide what was written.
@@ -33,15 +35,16 @@ _HINTS = {
 }
 
 
-def to_lark(kind: str, value: object) -> str:
+def to_lark(kind: str, value: object, one_line: bool = False) -> str:
     """Return the grammar for a value of ``json_schema`` (a checked one), ``regex`` or ``grammar``.
 
+    ``one_line``: JSON may have single spaces and no other white space.
     Raises ``SchemaError`` for what llguidance finds invalid or cannot enforce, with its reason.
     """
     from llguidance import LLMatcher
 
     if kind == "json_schema" and isinstance(value, Mapping):
-        text = "start: %json " + json.dumps({**value, "x-guidance": _JSON})
+        text = "start: %json " + json.dumps({**value, "x-guidance": _ONE_LINE if one_line else _JSON})
     elif not isinstance(value, str):
         raise SchemaError(f"{kind} is of type {type(value).__name__}.", hint="Pass a str.")
     else:

@@ -32,6 +32,16 @@ _FENCE = re.compile(r"```(?:json|JSON)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """How a call is written whose arguments are JSON: after ``before``, in which ``{name}`` stands for the tool's, an
+    object with its name and the ``key`` of its arguments, "" where they stand alone; ``listed``: in a list."""
+
+    before: str
+    key: str = "arguments"
+    listed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """One way to write calls: what a reader reads between ``opening`` and ``closing``, of JSON where nothing else is
     said an object or a list of objects.
@@ -42,6 +52,7 @@ class Format:
     ``bare``: the character that an answer without the opening mark begins with when it is nothing but calls, None
     where the mark is always text. ``separator`` joins several objects after one mark.
     ``in_system``: the template takes the definitions from the field ``tools`` of a system message, as text.
+    ``wording``: how one call is written, None where it is no JSON that a schema could bind.
     """
 
     name: str
@@ -54,6 +65,7 @@ class Format:
     reads: Reader = objects
     inside: tuple[str, ...] = ()
     untyped: bool = False
+    wording: Wording | None = None
 
     def split(self, text: str, names: Collection[str], start: int) -> tuple[str, list[Any]]:
         """Return the text without its calls, and the JSON of each call; the text as it is where it has none.
@@ -126,17 +138,41 @@ _MINICPM = tagged(("", '">'), ('<param name="', '">'), ends="</param>", pad=("<!
 _TAGS = ("<tool_call>", "</tool_call>")
 _SEED_TAGS = ("<seed:tool_call>", "</seed:tool_call>")
 _LFM2 = ("<|tool_call_start|>", "<|tool_call_end|>")
+_MISTRAL = Wording("[TOOL_CALLS]", listed=True)
+_GRANITE = Wording("<|tool_call|>", listed=True)
 
 # The more specific before the more general. Templates of the same models that teach other forms (calls in XML tags of
 # their own, after a name) have none of these markers.
 FORMATS = (
-    Format("Hermes", ("<tool_call>", '"arguments":'), *_TAGS),
-    Format("Llama 3", ('{"name": function name, "parameters":',), "<|python_tag|>", bare="{", separator=";"),
-    Format("Mistral", ("[TOOL_CALLS][",), "[TOOL_CALLS]", bare="["),
-    Format("Mistral", ("[TOOL_CALLS] [",), "[TOOL_CALLS]", bare="["),
-    Format("Ministral 3", ("[TOOL_CALLS]", "[ARGS]"), "[TOOL_CALLS]", reads=bracketed, inside=("[CALL_ID]", "[ARGS]")),
-    Format("Phi-4-mini", ("<|tool|>", "<|/tool|>"), "<|tool_call|>", "<|/tool_call|>", bare="[", in_system=True),
-    Format("Granite", ("<|tool_call|>",), "<|tool_call|>", bare="["),
+    Format("Hermes", ("<tool_call>", '"arguments":'), *_TAGS, wording=Wording("<tool_call>\n")),
+    Format(
+        "Llama 3",
+        ('{"name": function name, "parameters":',),
+        "<|python_tag|>",
+        bare="{",
+        separator=";",
+        wording=Wording("", "parameters"),
+    ),
+    Format("Mistral", ("[TOOL_CALLS][",), "[TOOL_CALLS]", bare="[", wording=_MISTRAL),
+    Format("Mistral", ("[TOOL_CALLS] [",), "[TOOL_CALLS]", bare="[", wording=_MISTRAL),
+    Format(
+        "Ministral 3",
+        ("[TOOL_CALLS]", "[ARGS]"),
+        "[TOOL_CALLS]",
+        reads=bracketed,
+        inside=("[CALL_ID]", "[ARGS]"),
+        wording=Wording("[TOOL_CALLS]{name}[ARGS]", key=""),
+    ),
+    Format(
+        "Phi-4-mini",
+        ("<|tool|>", "<|/tool|>"),
+        "<|tool_call|>",
+        "<|/tool_call|>",
+        bare="[",
+        in_system=True,
+        wording=_GRANITE,
+    ),
+    Format("Granite", ("<|tool_call|>",), "<|tool_call|>", bare="[", wording=_GRANITE),
     Format(
         "Gemma 4", ("<|tool_call>", '<|"|>'), "<|tool_call>", "<tool_call|>", reads=braced('<|"|>'), inside=('<|"|>',)
     ),

@@ -19,6 +19,7 @@ from edgepack.text.detokenize import Detokenizer
 from edgepack.text.messages import plain
 from edgepack.text.thoughts import after, marks_of
 from edgepack.text.tool_arguments import coerced, place_of, strict, typed
+from edgepack.text.tool_choice import Choice, binding, read_choice
 from edgepack.text.tool_formats import ARGUMENTS, format_of
 from edgepack.text.tool_signature import definition_of
 
@@ -79,20 +80,26 @@ class Spoken(NamedTuple):
 
 
 class Tools:
-    """The tools of one question. ``definitions`` are in OpenAI's form, ``{"type": "function", "function": {...}}``."""
+    """The tools of one question. ``definitions`` are in OpenAI's form, ``{"type": "function", "function": {...}}``;
+    ``choice`` says which of them the answer is to call, ``several`` whether more than the first of its calls counts."""
 
-    def __init__(self, definitions: list[dict[str, Any]]) -> None:
+    def __init__(self, definitions: list[dict[str, Any]], choice: Choice, several: bool = True) -> None:
         self.definitions = definitions
+        self._choice = choice
+        self._most = None if several else 1
         self._validators = {
             each["function"]["name"]: _validator(each["function"]["parameters"], f"tools[{index}].parameters")
             for index, each in enumerate(definitions)
         }
 
     @classmethod
-    def of(cls, tools: Sequence[Callable[..., object] | Mapping[str, object]]) -> Tools:
+    def of(
+        cls, tools: Sequence[Callable[..., object] | Mapping[str, object]], choice: object = None, several: bool = True
+    ) -> Tools:
         """Return the tools for functions and for definitions in JSON schema, in OpenAI's form or only its "function".
 
-        See ``edgepack.text.tool_signature.definition_of`` for functions. Raises ``SchemaError`` that names the place.
+        See ``edgepack.text.tool_signature.definition_of`` for functions, and ``edgepack.text.tool_choice`` for
+        ``choice``. Raises ``SchemaError`` that names the place, ``UsageError`` for a choice that is none.
         """
         if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
             raise SchemaError(f"tools is of type {type(tools).__name__}.", hint="Pass a list of functions.")
@@ -103,7 +110,7 @@ class Tools:
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise SchemaError(f"tools[{index}].name is {name!r}, as is another's.", hint="Give each its own name.")
-        return cls([{"type": "function", "function": each} for each in found])
+        return cls([{"type": "function", "function": each} for each in found], read_choice(choice, names), several)
 
     def check(self, template_source: str) -> None:
         """Raise ``SchemaError`` for a chat template whose form of calls is not known."""
@@ -127,6 +134,20 @@ class Tools:
         with_tools = {**system, "tools": json.dumps(functions, ensure_ascii=False)}
         return [with_tools, *messages[int(begun) :]], None, {}
 
+    def binding(self, options: Mapping[str, Any], template_source: str) -> Mapping[str, Any]:
+        """Return the options of an answer with what binds it to a call, where the choice asks for one.
+
+        Raises ``UsageError`` for what would bind the answer as well, and for a format that no schema binds.
+        """
+        if self._choice.names is None:
+            return options
+        for name in ("json_schema", "regex", "grammar", "continue_final"):
+            if options.get(name) not in (None, False):
+                raise UsageError(
+                    f"{name} was given beside a tool_choice that asks for a call.", hint="Leave one of them out."
+                )
+        return binding(self._choice, format_of(template_source), [each["function"] for each in self.definitions])
+
     def parse(
         self, text: str, template_source: str, begun: str = "", spoken: Spoken | None = None
     ) -> tuple[str, tuple[ToolCall, ...]]:
@@ -141,7 +162,7 @@ class Tools:
         whole = begun + spoken.text
         try:
             content, found = form.split(whole, self._validators, after(whole, marks_of(template_source)))
-            calls = tuple(self._call(value, text, form.untyped) for value in found)
+            calls = tuple(self._call(value, text, form.untyped) for value in found[: self._most])
         except ToolCallError as error:
             error.text = text
             raise
@@ -154,8 +175,13 @@ class Tools:
 
     def reading(
         self, tokenizer: Tokenizer, template_source: str, prompt: Prompt
-    ) -> Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]]:
-        """Return ``parse`` for the answer to a prompt: for its text, and its ids where they say no more than that."""
+    ) -> Callable[[str, Sequence[int]], tuple[str, tuple[ToolCall, ...]]] | None:
+        """Return ``parse`` for the answer to a prompt: for its text, and its ids where they say no more than that.
+
+        None where the choice is that nothing is called.
+        """
+        if not self._choice.reads:
+            return None
 
         def parse(text: str, ids: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
             spoken = Spoken.of(ids, tokenizer, template_source, at_start=prompt.at_start) if ids else None

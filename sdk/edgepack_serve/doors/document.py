@@ -53,8 +53,8 @@ def document(
     forms = {path: form for path, door in doors.items() if (form := getattr(door, "request", None)) is not None}
     schemas, components = msgspec.json.schema_components(forms.values(), ref_template="#/components/schemas/{name}")
     bodies = dict(zip(forms, schemas, strict=True))
-    for path, form in forms.items():
-        properties: dict[str, Any] = components[form.__name__]["properties"]
+    for path, body in bodies.items():
+        properties: dict[str, Any] = components[body["$ref"].rpartition("/")[2]]["properties"]
         properties |= _asking_nothing(doors[path])
         if "model" in properties:
             properties["model"] = {"type": "string", "enum": sorted(models)}
@@ -63,7 +63,7 @@ def document(
         streams = hasattr(door, "writer")
         answer: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
         if streams:
-            answer["text/event-stream"] = {"schema": {"type": "string"}}
+            answer[getattr(door, "streams", "text/event-stream")] = {"schema": {"type": "string"}}
         paths[path] = {
             "post": {
                 "summary": _sentence(door),

@@ -34,15 +34,21 @@ def read(body: Body, form: type[T], what: str, *, neutral: Neutral | None = None
     known = [field.encode_name for field in msgspec.structs.fields(form)]  # type: ignore[arg-type]
     check_options(what, body, [*known, *neutral, *passed])
     for name, values in neutral.items():
-        if name in body and not any(_same(body[name], value) for value in values):
-            allowed = [msgspec.json.encode(value).decode() for value in values if value is not None]
-            hint = f"Leave it out, or send {' or '.join(allowed)}." if allowed else "Leave it out."
-            raise UsageError(f"{name} cannot be honoured here.", hint=hint)
+        check_neutral(name, body.get(name), values)
     given = {name: value for name, value in body.items() if name in known and value is not None}
     try:
         return msgspec.convert(given, form)
     except msgspec.ValidationError as error:
         raise UsageError(told(str(error))) from None
+
+
+def check_neutral(name: str, value: object, values: tuple[object, ...]) -> None:
+    """Raise ``UsageError`` for a field that may only have these values, or none."""
+    if value is None or any(_same(value, each) for each in values):
+        return
+    allowed = [msgspec.json.encode(each).decode() for each in values if each is not None]
+    hint = f"Leave it out, or send {' or '.join(allowed)}." if allowed else "Leave it out."
+    raise UsageError(f"{name} cannot be honoured here.", hint=hint)
 
 
 def told(message: str) -> str:

@@ -23,7 +23,6 @@ NEUTRAL: fields.Neutral = {
     "logit_bias": (None, {}),
     "modalities": (None, ["text"]),
     "moderation": (None,),
-    "parallel_tool_calls": (None, True),
     "prediction": (None,),
     "presence_penalty": (None, 0),
     "reasoning_effort": (None,),
@@ -70,6 +69,7 @@ class ChatRequest(openai_forms.Sampled, kw_only=True):
     response_format: ResponseFormat | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     thinking: bool | None = None
@@ -111,9 +111,9 @@ class OpenAIChat:
         bound = _bound(asked.response_format)
         if bound is not None:
             options["json_schema"] = bound
-        tools = _tools(asked)
-        if tools:
-            options["tools"] = tools
+        if asked.tools:
+            options["tools"] = asked.tools
+            options |= openai_forms.tool_options(asked.tool_choice, asked.parallel_tool_calls)  # type: ignore[typeddict-item]
         return Asked(
             model=asked.model,
             messages=asked.messages,
@@ -245,11 +245,3 @@ def _bound(form: ResponseFormat | None) -> dict[str, Any] | bool | None:
             "response_format.json_schema is missing.", hint='It is {"name": "...", "schema": {...}, "strict": true}.'
         )
     return True if form.json_schema.schema is None else form.json_schema.schema
-
-
-def _tools(asked: ChatRequest) -> list[dict[str, Any]]:
-    if asked.tool_choice == "none" or not asked.tools:
-        return []
-    if asked.tool_choice not in (None, "auto"):
-        raise UsageError("tool_choice cannot be honoured here.", hint='Leave it out, or send "auto" or "none".')
-    return asked.tools

@@ -126,6 +126,18 @@ def count_of(n: int) -> int:
     return n
 
 
+def tool_options(choice: object, parallel: bool | None) -> dict[str, object]:
+    """Return the options of the SDK that say which of the tools are called. Raises ``UsageError``."""
+    options: dict[str, object] = {} if parallel is None else {"parallel_tool_calls": parallel}
+    if choice is None or choice in ("auto", "none", "required"):
+        return options if choice is None else {**options, "tool_choice": choice}
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        return {**options, "tool_choice": choice}
+    raise UsageError(
+        "tool_choice cannot be honoured here.", hint="It is auto, none, required, or the function that is to be called."
+    )
+
+
 def finish(result: Result) -> str:
     """Return why an answer ended, in OpenAI's words."""
     if result.tool_calls:

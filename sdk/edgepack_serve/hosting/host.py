@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from math import inf
 from time import monotonic
 
 from edgepack import Model, errors
@@ -39,6 +40,7 @@ class Host:
         self._figures = figures
         self._opening = opening
         self._one_load = asyncio.Lock()
+        self._changed = asyncio.Event()  # when something is to be unloaded
         self._closing: set[asyncio.Task[None]] = set()
 
     def find(self, name: str) -> Hosted:
@@ -53,8 +55,8 @@ class Host:
         return found
 
     @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[Model]:
-        """Hold a model for a request: it is loaded, and stays so until the block ends.
+    async def lease(self, name: str, keep_s: float | None = None) -> AsyncIterator[Model]:
+        """Hold a model for a request: it is loaded, and stays so until the block ends, and ``keep_s`` seconds after it.
 
         Raises ``RefusedError`` for a name that nothing has and where too many wait, and whatever ``load`` raises.
         """
@@ -70,7 +72,8 @@ class Host:
                     self._give_up(hosted, model)
                 raise
         finally:
-            hosted.leave(began)
+            hosted.leave(began, keep_s)
+            self._changed.set()
 
     async def load(self, name: str) -> None:
         """Load a model ahead of its first request."""
@@ -78,14 +81,23 @@ class Host:
 
     async def sweep(self) -> None:
         """Unload what nobody asked for long enough, again and again."""
-        if (idle := self.settings.idle_s) is None:
-            return
         while True:
-            ends = [each.used + idle for each in self._unloadable()]
-            due = [each for each in self._unloadable() if each.used + idle <= monotonic()]
-            for hosted in due:
-                await self._unload(hosted)
-            await asyncio.sleep(max(0.05, min([idle, *(end - monotonic() for end in ends)])))
+            self._changed.clear()
+            left = {hosted: self.left_s(hosted) for hosted in self._unloadable()}
+            for hosted in [hosted for hosted, seconds in left.items() if seconds <= 0]:
+                del left[hosted]
+                async with self._one_load:  # what is asked for meanwhile is loaded once the memory is free
+                    if hosted in self._unloadable() and self.left_s(hosted) <= 0:
+                        await self._unload(hosted)
+            soonest = min(left.values(), default=inf)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if soonest == inf else soonest):
+                    await self._changed.wait()
+
+    def left_s(self, hosted: Hosted) -> float:
+        """Return the seconds for which a model stays loaded if nobody asks for it, infinity for ever."""
+        stays = self.settings.idle_s if hosted.keep_s is None else hosted.keep_s
+        return inf if stays is None or hosted.pinned else hosted.used + stays - monotonic()
 
     async def close(self) -> None:
         """Free all engines, also those that are being opened."""

@@ -18,7 +18,7 @@ _PATIENCE = 600
 """Seconds, the longest that a client is told to wait."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Hosted:
     """``where`` is what it is loaded from, looked up at each load; ``choice`` is what the plan at the start chose.
 
@@ -37,6 +37,8 @@ class Hosted:
     loading: asyncio.Task[Model] | None = None
     requests: int = 0
     used: float = field(default_factory=monotonic)
+    keep_s: float | None = None
+    """How long the last request wanted it to stay loaded, None where it did not say."""
     seconds: float = 1.0
     """What a request takes, of which the newest count most."""
     tokens_per_second: float | None = None
@@ -63,8 +65,9 @@ class Hosted:
             )
         self.requests += 1
 
-    def leave(self, began: float) -> None:
-        """Count a request out that began at ``monotonic`` time."""
+    def leave(self, began: float, keep_s: float | None) -> None:
+        """Count a request out that began at ``monotonic`` time, and wants the model to stay loaded for so long."""
+        self.keep_s = keep_s
         self.requests -= 1
         self.used = monotonic()
         self.seconds += 0.2 * (self.used - began - self.seconds)
