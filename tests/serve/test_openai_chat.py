@@ -68,6 +68,9 @@ def test_a_thought_is_reasoning_content(served: Serving) -> None:
     assert "".join(each.get("content", "") for each in deltas) == "Good day!"
     silent = served.post(CHAT, {**asked, "chat_template_kwargs": {"enable_thinking": False}})[1]
     assert "reasoning_content" not in silent["choices"][0]["message"]
+    assert (
+        "reasoning_content" not in served.post(CHAT, {**asked, "reasoning_effort": "none"})[1]["choices"][0]["message"]
+    )
     assert served.post(CHAT, {**asked, "thinking": False})[1]["usage"]["completion_tokens_details"] == {
         "reasoning_tokens": 0
     }
@@ -104,6 +107,7 @@ def test_logprobs_stand_beside_their_tokens(served: Serving) -> None:
         ({"max_completion_tokens": 1}, "G"),
         ({"response_format": {"type": "text"}}, "Good day!"),
         ({"user": "me", "metadata": {"a": "b"}, "store": False, "logit_bias": {}, "presence_penalty": 0}, "Good day!"),
+        ({"reasoning_effort": "none"}, "Good day!"),
         ({"temperature": None, "frequency_penalty": 0.0, "modalities": ["text"]}, "Good day!"),
         ({"messages": [{"role": "developer", "content": "Be kind."}, *HELLO["messages"]]}, "Good day!"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}, "Good day!"),
@@ -143,6 +147,8 @@ def test_the_same_seed_draws_the_same() -> None:
         ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "0"),
         ({"store": True}, 400, "store", "false"),
         ({"tool_choice": {"type": "allowed_tools"}, "tools": [{"type": "function"}]}, 400, "tool_choice", ""),
+        ({"tool_choice": "required"}, 400, "tool_choice", "without tools"),
+        ({"reasoning_effort": "high"}, 400, "reasoning_effort", "high"),
         ({"messages": []}, 400, "messages", ""),
         ({"messages": "Hello"}, 400, "messages", "array"),
         ({"messages": [{"role": "king", "content": "Obey."}]}, 400, "messages[0].role", "king"),

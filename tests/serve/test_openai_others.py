@@ -12,6 +12,8 @@ import pytest
 from serving import CHAT, Serving, serving, serving_bundles
 
 from edgepack import errors, fake
+from edgepack_serve.hosting.opening import hosted
+from edgepack_serve.hosting.settings import Settings
 
 TEXTS = "/v1/completions"
 VECTORS = "/v1/embeddings"
@@ -72,14 +74,14 @@ def test_vectors_as_numbers_and_as_bytes(served: Serving) -> None:
         (TEXTS, {"model": "fake", "prompt": "a", "suffix": "b"}, "suffix"),
         (TEXTS, {"model": "fake", "prompt": "a", "best_of": 2}, "best_of"),
         (TEXTS, {"model": "fake", "prompt": ["a", "b"]}, "prompt"),
-        (TEXTS, {"model": "fake", "prompt": [1, 2]}, "prompt[0]"),
+        (TEXTS, {"model": "fake", "prompt": [1]}, "prompt[0]"),
         (TEXTS, {"model": "fake", "prompt": "a", "echo": True, "logprobs": 1}, "echo"),
         (TEXTS, {"model": "fake", "prompt": "a", "messages": []}, "messages"),
         (TEXTS, {"model": "fake", "prompt": "a", "logprobs": 21}, None),
         (VECTORS, {"model": "vectors", "input": "a", "dimensions": 2}, "dimensions"),
         (VECTORS, {"model": "vectors", "input": []}, "input"),
         (VECTORS, {"model": "vectors", "input": [[1]]}, "input[0]"),
-        (VECTORS, {"model": "vectors", "input": "a", "prompt": "x"}, "prompt"),
+        (VECTORS, {"model": "vectors", "input": "a", "prompt": "x"}, None),
         (VECTORS, {"model": "vectors", "input": "a", "encoding_format": "int8"}, "encoding_format"),
         (VECTORS, {"model": "fake", "input": "a"}, None),
         (CHAT, {"model": "vectors", "messages": [{"role": "user", "content": "a"}]}, None),
@@ -100,8 +102,5 @@ def test_bundles_by_the_names_of_a_command_line(one_variant: Path, gguf_variant:
             assert answer["choices"][0]["message"]["content"] == EDGEPACK
         names = {each["backend"]: each["name"] for each in served.host_status()}
     assert names == {"onnx": "demo", "gguf": "other"}
-    with (
-        pytest.raises(errors.UsageError, match="Two bundles are called demo"),
-        serving_bundles(one_variant, gguf_variant),
-    ):
-        pass
+    with pytest.raises(errors.UsageError, match="Two bundles are called demo"):
+        hosted([str(one_variant), str(gguf_variant)], Settings())

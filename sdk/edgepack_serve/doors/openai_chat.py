@@ -25,7 +25,6 @@ NEUTRAL: fields.Neutral = {
     "moderation": (None,),
     "prediction": (None,),
     "presence_penalty": (None, 0),
-    "reasoning_effort": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "verbosity": (None, "medium"),
@@ -72,6 +71,7 @@ class ChatRequest(openai_forms.Sampled, kw_only=True):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    reasoning_effort: Literal["none", "medium"] | None = None
     thinking: bool | None = None
     thinking_tokens: int | None = None
     continue_final: bool | None = None
@@ -95,6 +95,8 @@ class OpenAIChat:
         for name in ("thinking", "thinking_tokens", "continue_final", "date", "logprobs"):
             if (value := getattr(asked, name)) is not None:
                 options[name] = value
+        if asked.reasoning_effort == "none":
+            options.setdefault("thinking", False)
         if asked.top_logprobs is not None:
             if not asked.logprobs:
                 raise UsageError("top_logprobs was given without logprobs.", hint='Add "logprobs": true.')
@@ -114,6 +116,8 @@ class OpenAIChat:
         if asked.tools:
             options["tools"] = asked.tools
             options |= openai_forms.tool_options(asked.tool_choice, asked.parallel_tool_calls)  # type: ignore[typeddict-item]
+        elif asked.tool_choice not in (None, "auto", "none"):
+            raise UsageError("tool_choice was given without tools.", hint="Send the tools, or leave it out.")
         return Asked(
             model=asked.model,
             messages=asked.messages,
