@@ -38,6 +38,12 @@ class Marks(Generic[State]):
         newest = max(self._states, default=0)
         return newest, self._states.get(newest)
 
+    def copied(self) -> Marks[State]:
+        """Return marks of the same states."""
+        copy = Marks[State]()
+        copy._states = dict(self._states)
+        return copy
+
     def clear(self) -> None:
         """Forget all."""
         self._states.clear()

@@ -205,7 +205,7 @@ class Conversation:
         conversation._turns = [_Turn(tuple(messages), text, tuple(ids)) for messages, text, ids in saved.turns]
         if saved.state and (saved.variant, saved.engine) == (model.setup.variant, model.setup.engine):
             desk = model._desk
-            desk.call(lambda: desk.restore(saved.state, saved.tokens, saved.steps))
+            desk.call(lambda: desk.seat.restore(saved.state, saved.tokens, saved.steps))
         return conversation
 
     def _turn(self, said: Sequence[dict[str, object]], prompt: Prompt, result: Result) -> _Turn:
@@ -238,12 +238,12 @@ class Conversation:
 
     def _state(self, past: list[_Turn]) -> tuple[list[int], list[Step], bytes]:
         """Return the tokens and steps that the cache shares with the past, and the session's snapshot of them."""
-        desk = self._model._desk
+        seat = self._model._desk.seat
         ids = next((turn.ids for turn in reversed(past) if turn.ids), ())
         shared = Cache()
-        shared.tokens, shared.steps = list(desk.cache.tokens), list(desk.cache.steps)
+        shared.tokens, shared.steps = list(seat.cache.tokens), list(seat.cache.steps)
         shared.cut(common_length(shared.tokens, ids))
-        state = desk.snapshot(len(shared.tokens)) if shared.tokens else b""
+        state = seat.snapshot(len(shared.tokens)) if shared.tokens else b""
         return (shared.tokens, shared.steps, state) if state else ([], [], b"")
 
     def _continue(self, text: str) -> list[int] | None:

@@ -78,8 +78,8 @@ class Embeds:
         session = self._desk.session
         if not isinstance(session, Hidden):
             raise UsageError("This engine gives no states.", hint="Load the bundle with another backend.")
-        self._desk.rewind(0)
-        states = self._desk.step(partial(session.hidden, first=first_needed(embedding, len(ids))), ids)
+        self._desk.seat.rewind(0)
+        states = self._desk.seat.step(partial(session.hidden, first=first_needed(embedding, len(ids))), ids)
         return pooled(embedding, states, self._dense)
 
 

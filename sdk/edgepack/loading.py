@@ -41,7 +41,8 @@ class LoadOptions(TypedDict, total=False):
     quota, physical cores). ``strict`` refuses a substitute: another candidate than the one that would be first if
     everything ran, or a CPU where the machine has an accelerator. ``isolate`` runs the engine in a process of its own,
     whose crash or hang is an error of the call that meets it. ``draft`` loads the bundle's draft model beside the
-    other, which guesses what that will say: None, where ``edgepack tune`` found that it pays. ``id`` ("sha256:...", as
+    other, which guesses what that will say: None, where ``edgepack tune`` found that it pays. ``sequences`` are the
+    requests that run at a time, each with the whole context; others wait. ``id`` ("sha256:...", as
     ``edgepack verify`` prints it) pins the bundle: any other is refused. ``policy`` is the path of a policy.toml: who
     must have signed the bundle, and what else it must be; see ``load``. ``warm`` puts the state of a system prompt that
     lies beside the payload into the cache, where it is that of this engine and these options: None, where this device
@@ -54,6 +55,7 @@ class LoadOptions(TypedDict, total=False):
     strict: bool
     isolate: bool
     draft: bool | None
+    sequences: int | None
     id: str | None
     policy: str | os.PathLike[str] | None
     warm: bool | None
@@ -75,8 +77,8 @@ def load(
 
     ``backend`` is a runtime's name ("gguf", "onnx", "mlx"); ``context`` is in tokens (without one: what the bundle
     allows, at most 4096) and is never reduced; ``kv_cache`` is "f32", "f16" or "q8". The other options, by keyword:
-    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``id``, ``policy``, ``warm``, ``verify``,
-    ``runtimes``; see ``LoadOptions``.
+    ``variant``, ``threads``, ``strict``, ``isolate``, ``draft``, ``sequences``, ``id``, ``policy``, ``warm``,
+    ``verify``, ``runtimes``; see ``LoadOptions``.
 
     Sizes of all files are compared with the manifest, and the sha256 of every shared file and of the variant that is
     chosen, before an engine sees a byte; the first time that a device opens a bundle, its tokenizer and its chat
@@ -105,6 +107,7 @@ def load(
         strict=options.get("strict", False),
         draft=options.get("draft"),
         warm=True if admitted and warm is None else warm,
+        sequences=options.get("sequences"),
         runtimes=runtimes,
         timed=len(asked) > 1,
     ).choice
@@ -122,6 +125,7 @@ def plan(
     strict: bool = False,
     draft: bool | None = None,
     warm: bool | None = None,
+    sequences: int | None = None,
     turn: Turn | None = None,
     runtimes: Runtimes | None = None,
 ) -> Plan:
@@ -138,6 +142,7 @@ def plan(
         strict=strict,
         draft=draft,
         warm=warm,
+        sequences=sequences,
         turn=turn,
         runtimes=runtimes,
         timed=True,
@@ -154,6 +159,7 @@ def _plan(
     strict: bool,
     draft: bool | None,
     warm: bool | None,
+    sequences: int | None,
     runtimes: Runtimes | None,
     timed: bool,
     turn: Turn | None = None,
@@ -177,6 +183,7 @@ def _plan(
         small=None if bundle.draft is None else bundle.draft.manifest,
         draft=draft,
         turn=turn,
+        sequences=1 if sequences is None else sequences,
     )
     return told(bundle, made, warm)
 
@@ -269,6 +276,7 @@ def _setup(bundle: Bundle, candidate: Candidate, options: Options) -> Setup:
         packages=packages(),
         spin=options.spin,
         draft=None if candidate.draft is None else candidate.draft.variant,
+        sequences=options.sequences,
     )
 
 

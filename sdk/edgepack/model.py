@@ -64,7 +64,7 @@ class Model(Embeds):
     """One variant of a bundle, open on one engine. Made by ``edgepack.load``; close it, or use it in a ``with``.
 
     It may be used from any thread and any event loop: the engine lives on a thread of its own, and requests are served
-    one at a time, in the order in which they come.
+    one at a time, or as many as ``sequences`` it was loaded with, in the order in which they come.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class Model(Embeds):
             trail=repro.cached,
             thinks=self._thinks(repro.thought, repro.thinking_tokens),
         )
-        return whole(Stream(self._desk, Generation(self._desk, self._tokenizer, request)))
+        return whole(Stream(self._desk, Generation(self._tokenizer, request)))
 
     def close(self) -> None:
         """Free the engine's memory, and end what runs. Safe to call twice, from any thread."""
@@ -341,11 +341,14 @@ class Model(Embeds):
     # From options to a request
 
     def _later(self, making: Callable[[], Stream]) -> AsyncStream:
-        """Return a stream for an event loop: tokenising and rendering too are done on the owner's thread."""
+        """Return a stream for an event loop: tokenising and rendering too are done on another thread.
+
+        It is the owner's, but where that computes for others meanwhile.
+        """
 
         async def make() -> Stream:
             self._desk.check()
-            return await self._desk.owner.acall(making)
+            return await (asyncio.to_thread(making) if self._desk.parallel else self._desk.owner.acall(making))
 
         return AsyncStream(make)
 
@@ -388,7 +391,7 @@ class Model(Embeds):
             thinks=thinks,
             parse=None if tools is None else tools.reading(self._tokenizer, form, prompt),
         )
-        return Generation(self._desk, self._tokenizer, request)
+        return Generation(self._tokenizer, request)
 
     def _thinks(self, thought: Thought | None, most: int | None) -> Thinks | None:
         marks = self._prompts.thinking

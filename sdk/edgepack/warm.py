@@ -156,27 +156,27 @@ def _proven(desk: Desk, tokens: list[int], after: list[int], candidate: Candidat
     """Return the state of the tokens from an empty cache, of which the same follows once it is put back."""
     import numpy as np
 
-    desk.rewind(0)
+    desk.seat.rewind(0)
     chunk = candidate.options.chunk
     for begin in range(0, len(tokens), chunk):
-        desk.forward(tokens[begin : begin + chunk])
-    state = desk.snapshot(len(tokens))
+        desk.seat.forward(tokens[begin : begin + chunk])
+    state = desk.seat.snapshot(len(tokens))
     if not state:
         raise UsageError(
             f"The engine of {candidate.variant} cannot save its state, so that nothing of it can be kept warm.",
             hint="Name another variant.",
         )
-    expected = desk.forward(after)
+    expected = desk.seat.forward(after)
     _restore(desk, state, tokens, chunk)
-    if desk.cache.tokens != tokens or not np.array_equal(desk.forward(after), expected):
+    if desk.cache.tokens != tokens or not np.array_equal(desk.seat.forward(after), expected):
         raise EngineError(f"The engine of {candidate.variant} does not go on from its own state as it did before.")
     return state
 
 
 def _restore(desk: Desk, state: bytes, tokens: list[int], chunk: int) -> None:
-    desk.restore(state, tokens, [(chunk, chunk)] * (len(tokens) // chunk))
+    desk.seat.restore(state, tokens, [(chunk, chunk)] * (len(tokens) // chunk))
     if desk.session.length != len(desk.cache.tokens):  # the state is that of another text
-        desk.rewind(0)
+        desk.seat.rewind(0)
 
 
 def _read(bundle: Bundle, variant: str) -> Warm:
@@ -193,6 +193,8 @@ def _difference(bundle: Bundle, candidate: Candidate, warm: Warm) -> str | None:
             if name == "payload":
                 return "it was made with another payload"
             return f"it was made with the {name} {made}, and here it is {here}"
+    if candidate.options.sequences > 1:
+        return f"it is that of one text, and this load holds {candidate.options.sequences} at a time"
     if len(warm.tokens) % candidate.options.chunk:
         return f"its {len(warm.tokens)} tokens are no whole steps of {candidate.options.chunk}"
     if max(warm.tokens) >= bundle.manifest.decoder.n_vocab:

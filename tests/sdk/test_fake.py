@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from edgepack import fake
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.fake import FakeRuntime, FakeSession
-from edgepack.runtime import Options, Runtime
+from edgepack.fake_runtime import FakeSequences
+from edgepack.runtime import Options, Runtime, Sequences, Step
 
 DECODER = fake.model().manifest.decoder
 
@@ -180,3 +181,61 @@ def test_a_model_of_nothing_says_what_it_is_told() -> None:
         assert model.generate("Hi").text == "Grüße! 🚀"
         assert model.chat([{"role": "user", "content": "Grüße! 🚀"}]).text == "Grüße! 🚀"
         assert model.backend == "fake"
+
+
+def parallel(runtime: FakeRuntime | None = None, sequences: int = 3, context: int = 32) -> FakeSequences:
+    session = (runtime or FakeRuntime()).open(Path(), DECODER, Options(context, 1, "f32", 4, sequences=sequences))
+    assert isinstance(session, FakeSequences)
+    return session
+
+
+def test_a_session_of_one_text_is_as_before() -> None:
+    assert not isinstance(opened(), Sequences)
+    assert isinstance(parallel(), Sequences)
+
+
+def test_each_sequence_says_the_script_for_itself() -> None:
+    session = parallel(FakeRuntime([9, 8, 7]))
+    session.forward_batch([Step(0, [1, 2, 3])])
+    second = session.forward_batch([Step(1, [4, 5]), Step(0, [9])])
+    assert [int(each.argmax()) for each in second] == [9, 8]
+    third = session.forward_batch([Step(0, [8]), Step(1, [9])])
+    assert [int(each.argmax()) for each in third] == [7, 8]
+    session.copy(1, 2, 2)
+    assert int(session.forward_batch([Step(2, [6])])[0].argmax()) == 9
+
+
+def test_a_batch_counts_as_one_forward() -> None:
+    session = parallel(FakeRuntime(fail_at=3, nan_at=2))
+    session.forward_batch([Step(0, [1]), Step(1, [2])])
+    assert all(np.isnan(each).all() for each in session.forward_batch([Step(0, [1]), Step(1, [2])]))
+    with pytest.raises(EngineError, match="forward 3"):
+        session.forward_batch([Step(0, [1])])
+
+
+def test_a_cancelled_batch_leaves_each_sequence_as_it_was() -> None:
+    def cancel(session: FakeSession) -> None:
+        if session.length == 2:
+            session.cancel()
+
+    session = parallel(FakeRuntime(before_step=cancel))
+    session.forward_batch([Step(0, [1]), Step(2, [1, 2, 3])])
+    session.forward([2])
+    with pytest.raises(Cancelled):
+        session.forward_batch([Step(0, [1, 2]), Step(2, [4]), Step(1, [7])])
+    assert [session.length_of(each) for each in range(3)] == [2, 0, 3]
+
+
+def test_a_copy_that_would_take_back_too_much_holds_nothing() -> None:
+    session = parallel(FakeRuntime(takes_back=2))
+    session.forward_batch([Step(0, [1, 2, 3, 4])])
+    assert (session.copy(0, 1, 1), session.length_of(1), session.length_of(0)) == (0, 0, 4)
+    assert (session.copy(0, 1, 3), session.length_of(1)) == (3, 3)
+
+
+def test_a_model_that_embeds_has_one_sequence() -> None:
+    decoder = fake.embedding_model().manifest.decoder
+    with pytest.raises(UsageError, match="sequences is 2"):
+        FakeRuntime().open(Path(), decoder, Options(32, 1, "f32", sequences=2))
+    with pytest.raises(UsageError, match="sequences is 0"):
+        FakeRuntime().open(Path(), DECODER, Options(32, 1, "f32", sequences=0))

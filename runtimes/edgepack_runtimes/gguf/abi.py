@@ -209,6 +209,7 @@ def declare(native: ctypes.CDLL, context_params: type[Structure]) -> None:
         "llama_memory_seq_pos_max": (c_int32, (c_void_p, c_int32)),
         "llama_memory_seq_pos_min": (c_int32, (c_void_p, c_int32)),
         "llama_memory_clear": (None, (c_void_p, c_bool)),
+        "llama_memory_seq_cp": (None, (c_void_p, c_int32, c_int32, c_int32, c_int32)),
         "llama_memory_seq_rm": (c_bool, (c_void_p, c_int32, c_int32, c_int32)),
         "llama_model_default_params": (ModelParams, ()),
         "llama_model_free": (None, (c_void_p,)),

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgepack.admission import WithoutHead, check_first
-from edgepack_runtimes.gguf.session import OUTPUTS, Float32, GgufSession
+from edgepack_runtimes.gguf.native import Float32
+from edgepack_runtimes.gguf.session import GgufSession
+from edgepack_runtimes.gguf.stepping import OUTPUTS
 
 
 class HiddenSession(WithoutHead, GgufSession):

@@ -2,125 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import struct
-import threading
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from ctypes import POINTER, c_char, c_float, c_int8, c_int32
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter, process_time
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgepack import snapshot
 from edgepack.admission import admitted
-from edgepack.errors import Cancelled, EngineError
+from edgepack.errors import EngineError
 from edgepack.snapshot import Buffer
 from edgepack_runtimes.gguf import abi
-from edgepack_runtimes.gguf.library import Library
+from edgepack_runtimes.gguf.native import Float32, Native
 from edgepack_runtimes.gguf.ring import Bytes, Ring
 from edgepack_runtimes.gguf.state import read_rest, read_state, rearrange, remove_from, write_sequence, write_state
+from edgepack_runtimes.gguf.stepping import OUTPUTS, Stepping
 from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.threads import Threads
 
-Float32 = NDArray[np.float32]
-
-OUTPUTS: Final = 32
-"""Tokens of which one step can return logits. It bounds the engine's buffers: a row of logits is 0.5 MB at a
-vocabulary of 128k, and the engine keeps two copies of each."""
-
 _SEQUENCE: Final = 0
 _OLDEST: Final = struct.Struct("<i")
-_LAST_WORDS_S: Final = 10.0
 
 
-class Native:
-    """The model, the context, its threads and the batch of one session, freed once: by ``close``, by the collector, or
-    at exit. ``columns`` are the numbers that it gives after a token: those of its logits, or of its ``states``."""
-
-    def __init__(
-        self, library: Library, model: int, context: int, columns: int, chunk: int, threads: int, *, states: bool
-    ) -> None:
-        self.library = library
-        self.native = library.native
-        self.model: int | None = model
-        self.context: int | None = context
-        self.memory = self.native.llama_get_memory(context)
-        self.columns = columns
-        self._results = self.native.llama_get_embeddings if states else self.native.llama_get_logits
-        self.threads = threads
-        self.pool = library.pools.attach(context, threads) if library.pools else None
-        # Held through every call into the context, which does not survive two threads at once.
-        self.busy = threading.Lock()
-        self.closing = False
-        self._process = os.getpid()
-        # The abort callback runs on the engine's threads for every node of the graph. A Python function there would
-        # take the interpreter's lock hundreds of times per token, and end the process if it ran during the
-        # interpreter's exit. strlen needs neither: an empty string is false, a string of one character is true.
-        self.flag = (c_char * 2)()
-        self.native.llama_set_abort_callback(
-            context, ctypes.cast(self.native.strlen, ctypes.c_void_p), ctypes.cast(self.flag, ctypes.c_void_p)
-        )
-        # No arrays of numpy: between two steps of an answer the weights have taken the processor's caches, and then
-        # numpy takes 25 us longer than ctypes to convert a token. For the same reason the view of the logits, which
-        # are at the same place step after step, is made once: that takes 30 us then.
-        self._place, self._view = (0, 0), np.empty((0, columns), np.float32)
-        self.tokens, self.positions, self.outputs = (c_int32 * chunk)(), (c_int32 * chunk)(), (c_int8 * chunk)()
-        sequence = ctypes.pointer(c_int32(_SEQUENCE))
-        self.batch = abi.Batch(
-            n_tokens=0,
-            token=self.tokens,
-            embd=None,
-            pos=self.positions,
-            n_seq_id=(c_int32 * chunk)(*[1] * chunk),
-            seq_id=(POINTER(c_int32) * chunk)(*[sequence] * chunk),
-            logits=self.outputs,
-        )
-
-    def results(self, rows: int) -> Float32:
-        """Return those of a step, float32 [rows, columns], in the engine's memory: they last until the next one."""
-        place = self._results(self.context), rows
-        if place != self._place:
-            found = (c_float * (rows * self.columns)).from_address(place[0])
-            self._place, self._view = place, np.frombuffer(memoryview(found), np.float32).reshape(rows, self.columns)
-        return self._view
-
-    def use(self, threads: int) -> None:
-        """Compute with so many threads from the next step on."""
-        self.threads = threads
-        self.native.llama_set_n_threads(self.context, threads, threads)
-        if self.pool is not None and self.library.pools is not None and self.context is not None:
-            self.library.pools.use(self.context, self.pool, threads)
-
-    def free(self) -> None:
-        """Free the engine's memory, after asking a decode that still runs in a daemon thread to stop.
-
-        A fork has the engine as it was at that moment, in the middle of a step perhaps, and leaves it alone.
-        """
-        self.closing = True
-        if os.getpid() != self._process:
-            return
-        self.flag[0] = b"\1"
-        # A decode that does not stop keeps its memory: better a leak at exit than a crash.
-        if self.busy.acquire(timeout=_LAST_WORDS_S):
-            context, self.context, model, self.model = self.context, None, self.model, None
-            if context is not None:
-                self.native.llama_free(context)
-            if self.pool is not None and self.library.pools is not None:
-                self.library.pools.free(self.pool)
-                self.pool = None
-            if model is not None:
-                self.native.llama_model_free(model)
-            self.busy.release()
-
-
-class GgufSession:
-    """A ``Session`` on llama.cpp, see ``edgepack.runtime``. A call from a second thread is an ``EngineError``."""
+class GgufSession(Stepping):
+    """A ``Session`` on llama.cpp, see ``edgepack.runtime``."""
 
     def __init__(
         self,
@@ -137,31 +43,22 @@ class GgufSession:
         threads: Threads | None,
         spin: bool | None,
     ) -> None:
-        self._native = native
-        self._path = path
-        self._device = device
+        super().__init__(
+            native,
+            path=path,
+            device=device,
+            n_vocab=n_vocab,
+            context=context,
+            chunk=chunk,
+            threads=threads,
+            spin=spin,
+        )
         self._facts = facts
-        self._n_vocab = n_vocab
-        self._context = context
-        self._chunk = chunk
         self._ring = ring
         self._marks = marks  # None where all layers can forget single tokens
-        # An accelerator's steps leave the threads idle, whoever has the cores.
-        self._threads = threads if device == "cpu" else Threads(1)
-        self._spin = spin
-        self._owner = threading.get_ident()
         self._length = 0
         self._placed = 0  # of the tokens that were given to the engine
         self._oldest = 0  # what llama.cpp does not know of ``_held_from``
-        self._running = False
-        # Re-entrant, because a signal handler may cancel while its own thread is inside.
-        self._state = threading.RLock()
-        self._finalizer = weakref.finalize(self, native.free)
-
-    @property
-    def device(self) -> str:
-        """What the layers were placed on, see ``placement``."""
-        return self._device
 
     @property
     def length(self) -> int:
@@ -232,36 +129,6 @@ class GgufSession:
         found = read_state(native.native, native.context, payload[_OLDEST.size :])
         return found == length and 0 <= self._oldest <= length and self._has_order(length)
 
-    def cancel(self) -> None:
-        """Stop a ``forward`` that is running; without one running, do nothing. From any thread, any number of times."""
-        with self._state:
-            if self._running:
-                self._native.flag[0] = b"\1"
-
-    def close(self) -> None:
-        """Free the engine's memory. Safe to call twice. Raises ``EngineError`` in a thread that does not own it."""
-        if self._finalizer.alive:
-            self._enter()
-            self._finalizer()
-
-    def _enter(self) -> None:
-        if self._native.closing:
-            raise self._closed()
-        if threading.get_ident() != self._owner:
-            raise EngineError(
-                f"The session on {self._path} belongs to another thread.", hint="Only cancel may come from elsewhere."
-            )
-        if self._running:
-            raise EngineError(f"The session on {self._path} was called in the middle of a forward.")
-
-    @contextmanager
-    def _inside(self) -> Iterator[Native]:
-        """Keep the context to this call: at exit it may be freed in the main thread while this one goes on."""
-        with self._native.busy:
-            if self._native.context is None:
-                raise self._closed()
-            yield self._native
-
     def _admit(self, tokens: Sequence[int]) -> list[int]:
         self._enter()
         return admitted(tokens, n_vocab=self._n_vocab, length=self._length, context=self._context)
@@ -279,27 +146,9 @@ class GgufSession:
                     self._mark()
             self._end()
         except BaseException:
-            self._abandon(start)
+            self._abandon(lambda: self._forget(start))
             raise
         return logits
-
-    def _begin(self) -> None:
-        with self._state:
-            self._native.flag[0] = b"\0"
-            self._running = True
-
-    def _end(self) -> None:
-        with self._state:
-            if self._native.flag[0] != b"\0":
-                raise self._cancelled()
-            self._running = False
-
-    def _abandon(self, start: int) -> None:
-        with self._state:
-            self._running = False
-        with self._native.busy:
-            if self._native.context is not None:
-                self._forget(start)
 
     def _run(self, ids: list[int], first: int) -> Float32:
         native = self._native
@@ -323,36 +172,9 @@ class GgufSession:
             native.tokens[place] = token
             native.positions[place] = self._length + place
             native.outputs[place] = int(place >= silent)
-        self._decode(len(chunk))
-        self._length += len(chunk)
-
-    def _decode(self, n: int) -> None:
-        native = self._native
-        if native.closing:  # at exit, in the main thread, while this one goes on
-            raise self._closed()
-        native.batch.n_tokens = n
-        self._placed = self._length + n
-        if native.library.pools:
-            native.library.pools.wait(self._spin)
-        code = self._compute()
-        if code == abi.ABORTED or native.flag[0] != b"\0":
-            raise self._cancelled()
-        if code == abi.CONTEXT_FULL:
-            raise EngineError(f"llama.cpp found no room for {n} tokens after {self._length} in {self._path}.")
-        if code != abi.DECODED:
-            raise EngineError(f"llama.cpp failed with code {code} on {n} tokens after {self._length} in {self._path}.")
-
-    def _compute(self) -> int:
-        """Compute the batch, with as many threads as are good, and return llama.cpp's code."""
-        native, threads = self._native, self._threads
-        if threads is not None:
-            if (count := threads.next()) != native.threads:
-                native.use(count)
-            began, used = perf_counter(), process_time()
-        code: int = native.native.llama_decode(native.context, native.batch)
-        if threads is not None:
-            threads.took(perf_counter() - began, process_time() - used)
-        return code
+        self._placed = self._length + len(chunk)
+        self._decode(len(chunk), f"after {self._length}")
+        self._length = self._placed
 
     def _forget(self, length: int) -> None:
         native, ring, oldest = self._native, self._ring, self._held_from()
@@ -391,9 +213,3 @@ class GgufSession:
             return 0
         found: int = self._native.native.llama_memory_seq_pos_min(self._native.memory, _SEQUENCE)
         return max(self._oldest, found)
-
-    def _cancelled(self) -> Cancelled:
-        return Cancelled(f"A forward on {self._path} was cancelled.")
-
-    def _closed(self) -> EngineError:
-        return EngineError(f"The session on {self._path} is closed.", hint="Load the model again.")

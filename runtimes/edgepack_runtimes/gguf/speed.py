@@ -17,11 +17,10 @@ from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.bundle.rope import Rope
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
-from edgepack.runtime import Options
+from edgepack.runtime import Options, Session
 from edgepack_runtimes import rounds
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.load import open_session
-from edgepack_runtimes.gguf.session import GgufSession
 from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
 from edgepack_runtimes.rounds import Watch
 from edgepack_runtimes.scratch import held, repeated, uncached
@@ -188,7 +187,7 @@ def _times(
     return found
 
 
-def _seconds(session: GgufSession, tokens: int, length: int) -> float:
+def _seconds(session: Session, tokens: int, length: int) -> float:
     session.rewind(length)
     started = perf_counter()
     session.forward([1] * tokens)

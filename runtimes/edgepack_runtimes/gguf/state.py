@@ -63,9 +63,10 @@ def write_sequence(native: ctypes.CDLL, context: int | None, flags: int, sequenc
     return state if size and native.llama_state_seq_get_data_ext(*args) == size else None
 
 
-def read_rest(native: ctypes.CDLL, context: int | None, state: Bytes) -> bool:
-    """Replace what layers have that do not keep keys and values of all positions; False where llama.cpp refuses."""
-    args = context, state.ctypes.data, state.size, _SEQUENCE, abi.STATE_OF_THE_REST
+def read_rest(native: ctypes.CDLL, context: int | None, state: Bytes, sequence: int = _SEQUENCE) -> bool:
+    """Replace what layers have of a sequence that do not keep keys and values of all positions; False where llama.cpp
+    refuses."""
+    args = context, state.ctypes.data, state.size, sequence, abi.STATE_OF_THE_REST
     done: int = native.llama_state_seq_set_data_ext(*args)
     return done == state.size
 

@@ -6,15 +6,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from edgepack.admission import check_sequences
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, detect
 from edgepack.errors import EngineMissingError, UsageError
-from edgepack.runtime import Options, Speed, Support
+from edgepack.runtime import Options, Session, Speed, Support
 from edgepack_runtimes.onnx import engine
 from edgepack_runtimes.onnx.exported import ExportedSession
 from edgepack_runtimes.onnx.hidden import HiddenSession
+from edgepack_runtimes.onnx.parallel import ParallelSession
 from edgepack_runtimes.onnx.session import OnnxSession
-from edgepack_runtimes.onnx.stepping import Stepping
 
 
 class OnnxRuntime:
@@ -53,7 +54,7 @@ class OnnxRuntime:
 
         return measure(hardware.threads, schemes, limit_s)
 
-    def open(self, variant: Path, decoder: Decoder, options: Options) -> Stepping:
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> Session:
         """Check the variant's files, then load them on the device that ``probe`` offers first for its KV cache.
 
         Raises ``UsageError`` for options that it cannot honour.
@@ -63,9 +64,17 @@ class OnnxRuntime:
                 f"The runtime onnx cannot be told repack={options.repack}.",
                 hint="onnxruntime lays out the weights by itself.",
             )
+        check_sequences(options.sequences, headless=bool(decoder.headless))
         if decoder.exported:
+            if options.sequences > 1:
+                raise UsageError(
+                    f"sequences is {options.sequences}, and a graph that an exporter wrote evaluates one text.",
+                    hint="Leave sequences out, or build the bundle from the weights.",
+                )
             return ExportedSession(variant, decoder, options)
         # Only such a variant can run on a GPU: no other needs the look for one.
         device = self.probe(detect()).device(options.kv_cache) if options.kv_cache == "f16" else "cpu"
+        if options.sequences > 1:
+            return ParallelSession(variant, decoder, options, device or "cpu")
         kind = HiddenSession if decoder.headless else OnnxSession
         return kind(variant, decoder, options, device or "cpu")

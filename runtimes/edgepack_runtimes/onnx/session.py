@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from edgepack import snapshot
 from edgepack.bundle.decoder import Decoder
-from edgepack.device.memory import kv_bytes
-from edgepack.errors import ContextTooLargeError, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.marks import Marks
-from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers, States
-from edgepack_runtimes.onnx.check import check, other_cache
+from edgepack_runtimes.onnx.cache import DTYPES, Cache, Numbers, States, new_cache
+from edgepack_runtimes.onnx.check import check
 from edgepack_runtimes.onnx.graph import output_name
+from edgepack_runtimes.onnx.signature import caches_of, check_signature, state_names
 from edgepack_runtimes.onnx.stepping import Float32, Stepping
 from edgepack_runtimes.onnx.wire import GRAPH_FILE
 
@@ -31,9 +29,12 @@ class OnnxSession(Stepping):
     def __init__(self, variant: Path, decoder: Decoder, options: Options, device: str) -> None:
         super().__init__(variant, decoder, options, device, lambda: check(variant, decoder, options.kv_cache))
         self._output = output_name(decoder)
-        self._check_signature(variant / GRAPH_FILE)
-        self._caches = self._bind_caches(device)
-        shapes = {_state_names(*key): (1, *shape) for key, shape in decoder.states.items()}
+        check_signature(self._engine, variant / GRAPH_FILE, decoder, options.kv_cache)
+        self._caches: list[Cache] = []
+        for past, present, shape in caches_of(decoder):
+            self._caches.append(new_cache(decoder, options, shape, device))
+            self._caches[-1].bind(self._binding, past, present)
+        shapes = {state_names(*key): (1, *shape) for key, shape in decoder.states.items()}
         self._states = States(shapes, device) if shapes else None
         self._marks: Marks[list[Numbers]] = Marks()
         self._start = np.zeros(1, np.int64)
@@ -63,11 +64,11 @@ class OnnxSession(Stepping):
         whole = 4 * sum(map(math.prod, shapes))
         values: Numbers = np.frombuffer(payload[: len(payload) - whole], DTYPES[self._options.kv_cache])
         kept: Numbers = np.frombuffer(payload[len(payload) - whole :], np.float32)
-        sizes = [length * math.prod(shape) for _, _, shape in _caches(self._decoder)]
+        sizes = [length * math.prod(shape) for _, _, shape in caches_of(self._decoder)]
         *parts, rest = np.split(values, np.cumsum(sizes, dtype=int))
         if len(rest):
             raise ValueError("the snapshot has more than the keys and values of its tokens")
-        for cache, saved, (_, _, (heads, size)) in zip(self._caches, parts, _caches(self._decoder), strict=True):
+        for cache, saved, (_, _, (heads, size)) in zip(self._caches, parts, caches_of(self._decoder), strict=True):
             cache.write(saved.reshape(heads, length, size))
         self._length = length
         self._marks.clear()
@@ -107,59 +108,3 @@ class OnnxSession(Stepping):
         if self._states:
             self._states.turn()
         self._length += count
-
-    def _check_signature(self, path: Path) -> None:
-        """The graph must be this decoder's: the buffers below are made to the decoder's measure."""
-        decoder = self._decoder
-        nodes = (*self._engine.get_inputs(), *self._engine.get_outputs())
-        shapes = {node.name: node.shape for node in nodes}
-        shapes |= {node.name: node.shape for node in self._engine.get_overridable_initializers()}
-        caches = {name: shape for *names, shape in _caches(decoder) for name in names}
-        wanted: dict[str, tuple[int, ...]] = {self._output: (decoder.outputs,), **caches}
-        for key, shape in decoder.states.items():
-            wanted |= dict.fromkeys(_state_names(*key), shape)
-        wanted |= {"input_ids": (), "attention_mask": (), f"{self._output}_start": (1,)}
-        found = {name: tuple(size for size in shape if isinstance(size, int)) for name, shape in shapes.items()}
-        if found != wanted:
-            names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-            raise EngineError(f"{path} is not the graph of this decoder: {names[0]} differs.", hint="Build it again.")
-        built_in = {"tensor(float)": "f32", "tensor(float16)": "f16", "tensor(int8)": "q8"}
-        for node in nodes:
-            if node.name in caches and built_in.get(node.type) != self._options.kv_cache:
-                raise EngineError(
-                    f"{path} has no KV cache of {self._options.kv_cache}: {node.name} is a {node.type}.",
-                    hint=other_cache(self._options.kv_cache),
-                )
-
-    def _bind_caches(self, device: str) -> list[Cache]:
-        decoder, context = self._decoder, self._options.context
-        owner = "system" if device == "cpu" else "GPU"
-        caches = []
-        for past, present, (heads, size) in _caches(decoder):
-            try:
-                cache = Cache((1, heads, context, size), self._options.kv_cache, device)
-            except (MemoryError, RuntimeError):
-                needed = kv_bytes(decoder, "onnx", self._options.kv_cache, context)
-                raise ContextTooLargeError(
-                    f"The KV cache of {context} tokens needs {needed} bytes, which the {owner} does not grant.",
-                    hint="Load the model with a smaller context.",
-                ) from None
-            cache.bind(self._binding, past, present)
-            caches.append(cache)
-        return caches
-
-
-def _caches(decoder: Decoder) -> Iterator[tuple[str, str, tuple[int, int]]]:
-    """Yield where the graph reads and where it writes each cache, by name, and its KV heads and head dimension."""
-    for layer, attention in decoder.cached.items():
-        for part in ("key", "value"):
-            yield (
-                f"past_key_values.{layer}.{part}",
-                f"present.{layer}.{part}",
-                (attention.n_kv_heads, attention.head_dim),
-            )
-
-
-def _state_names(part: str, layer: int) -> tuple[str, str]:
-    """Return where the graph reads and where it writes what a layer keeps whatever the number of tokens."""
-    return f"past_{part}.{layer}", f"present_{part}.{layer}"

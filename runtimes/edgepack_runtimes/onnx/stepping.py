@@ -28,9 +28,9 @@ from edgepack_runtimes.threads import Threads, Watch
 Float32 = NDArray[np.float32]
 
 
-class Stepping(ABC):
-    """The part of an ``edgepack.runtime.Session`` that does not ask what the graph is. ``check`` looks at the
-    variant's files before the engine does."""
+class Running(ABC):
+    """An engine that a session runs, of whatever graph. ``check`` looks at the variant's files before the engine
+    does."""
 
     def __init__(
         self, variant: Path, decoder: Decoder, options: Options, device: str, check: Callable[[], None]
@@ -47,7 +47,6 @@ class Stepping(ABC):
         self._options = options
         self._facts = snapshot.facts("onnx", decoder, options.kv_cache)
         self._owner = threading.get_ident()
-        self._length = 0
         self._lock = threading.RLock()  # re-entrant, because a signal handler may cancel while inside
         self._running = False
         self._cancelled = False
@@ -70,26 +69,6 @@ class Stepping(ABC):
         used = {provider for _, provider in engine.assigned(self._engine)}
         return "cuda" if used == {engine.PROVIDERS["cuda"]} else "cpu"
 
-    @property
-    def length(self) -> int:
-        """Tokens in the KV cache."""
-        return self._length
-
-    def forward(self, tokens: Sequence[int]) -> Float32:
-        """Append tokens and return the logits after the last: float32 [n_vocab]."""
-        ids = self._admit(tokens)
-        logits = np.empty((1, self._decoder.n_vocab), np.float32)
-        self._evaluate(ids, logits)
-        last: Float32 = logits[0]
-        return last
-
-    def forward_all(self, tokens: Sequence[int]) -> Float32:
-        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
-        ids = self._admit(tokens)
-        logits = np.empty((len(ids), self._decoder.n_vocab), np.float32)
-        self._evaluate(ids, logits)
-        return logits
-
     def cancel(self) -> None:
         """Stop a forward that is running, from any thread."""
         with self._lock:
@@ -109,40 +88,6 @@ class Stepping(ABC):
     @abstractmethod
     def _release(self) -> None:
         """Let go of the caches."""
-
-    def _evaluate(self, ids: list[int], logits: Float32) -> None:
-        """Append ids in chunks and fill ``logits`` [rows, n_vocab] with those after the last ``rows`` ids.
-
-        A chunk before these positions computes no logits at all.
-        """
-        before, wanted = self._length, len(ids) - len(logits)
-        if len(ids) > 1:  # a prompt, or guesses
-            self._mark()
-        with self._interruptible():
-            try:
-                for start in range(0, len(ids), len(self._ids)):
-                    if self._cancelled:
-                        raise Cancelled("The evaluation was cancelled.")
-                    chunk = ids[start : start + len(self._ids)]
-                    skipped = min(max(wanted - start, 0), len(chunk))
-                    first = max(start - wanted, 0)
-                    self._step(chunk, skipped, logits[first : first + len(chunk) - skipped])
-            except BaseException:
-                self._go_back(before)
-                raise
-        if len(ids) > 1:
-            self._mark()
-
-    def _mark(self) -> None:  # noqa: B027 - most sessions can be cut anywhere
-        """Keep what is needed to come back to this length later, of what cannot be cut."""
-
-    def _go_back(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens, or more where what is kept of them does not reach."""
-        self._length = length
-
-    @abstractmethod
-    def _step(self, ids: list[int], start: int, logits: Float32) -> None:
-        """Append ids, a chunk at most, and fill ``logits`` [len(ids) - start, n_vocab] with those from ``start`` on."""
 
     def _run(self) -> None:
         """Run the engine once with what is bound. Raises ``Cancelled`` or ``EngineError``."""
@@ -175,6 +120,76 @@ class Stepping(ABC):
                 self._running = False
                 self._run_options.terminate = False
 
+    def _check_use(self) -> None:
+        if not self._open:
+            raise EngineError("The session is closed.")
+        if threading.get_ident() != self._owner:
+            raise EngineError("A session belongs to the thread that opened it; only cancel may come from another.")
+
+
+class Stepping(Running):
+    """The part of an ``edgepack.runtime.Session`` of one text that does not ask what the graph is."""
+
+    def __init__(
+        self, variant: Path, decoder: Decoder, options: Options, device: str, check: Callable[[], None]
+    ) -> None:
+        super().__init__(variant, decoder, options, device, check)
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache."""
+        return self._length
+
+    def forward(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after the last: float32 [n_vocab]."""
+        ids = self._admit(tokens)
+        logits = np.empty((1, self._decoder.n_vocab), np.float32)
+        self._evaluate(ids, logits)
+        last: Float32 = logits[0]
+        return last
+
+    def forward_all(self, tokens: Sequence[int]) -> Float32:
+        """Append tokens and return the logits after each: float32 [n_tokens, n_vocab]."""
+        ids = self._admit(tokens)
+        logits = np.empty((len(ids), self._decoder.n_vocab), np.float32)
+        self._evaluate(ids, logits)
+        return logits
+
+    def _evaluate(self, ids: list[int], logits: Float32) -> None:
+        """Append ids in chunks and fill ``logits`` [rows, n_vocab] with those after the last ``rows`` ids.
+
+        A chunk before these positions computes no logits at all.
+        """
+        before, wanted = self._length, len(ids) - len(logits)
+        if len(ids) > 1:  # a prompt, or guesses
+            self._mark()
+        with self._interruptible():
+            try:
+                for start in range(0, len(ids), len(self._ids)):
+                    if self._cancelled:
+                        raise Cancelled("The evaluation was cancelled.")
+                    chunk = ids[start : start + len(self._ids)]
+                    skipped = min(max(wanted - start, 0), len(chunk))
+                    first = max(start - wanted, 0)
+                    self._step(chunk, skipped, logits[first : first + len(chunk) - skipped])
+            except BaseException:
+                self._go_back(before)
+                raise
+        if len(ids) > 1:
+            self._mark()
+
+    def _mark(self) -> None:
+        """Keep what is needed to come back to this length later, of what cannot be cut."""
+
+    def _go_back(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens, or more where what is kept of them does not reach."""
+        self._length = length
+
+    @abstractmethod
+    def _step(self, ids: list[int], start: int, logits: Float32) -> None:
+        """Append ids, a chunk at most, and fill ``logits`` [len(ids) - start, n_vocab] with those from ``start`` on."""
+
     def _admit(self, tokens: Sequence[int]) -> list[int]:
         self._check_use()
         return admitted(tokens, n_vocab=self._decoder.n_vocab, length=self._length, context=self._options.context)
@@ -183,9 +198,3 @@ class Stepping(ABC):
         self._check_use()
         if not 0 <= length <= self._length:
             raise ValueError(f"The cache holds {self._length} tokens; it cannot be rewound to {length}.")
-
-    def _check_use(self) -> None:
-        if not self._open:
-            raise EngineError("The session is closed.")
-        if threading.get_ident() != self._owner:
-            raise EngineError("A session belongs to the thread that opened it; only cancel may come from another.")

@@ -78,6 +78,16 @@ Context = Annotated[
         rich_help_panel=ENGINE,
     ),
 ]
+Sequences = Annotated[
+    int,
+    typer.Option(
+        "--parallel",
+        min=1,
+        help="Texts at a time, each with the whole context.",
+        metavar="N",
+        rich_help_panel=ENGINE,
+    ),
+]
 KvCache = Annotated[
     str | None,
     typer.Option(

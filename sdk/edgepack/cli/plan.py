@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import QUESTION, AsJson, Backend, BundlePath, Context, Draft, KvCache, Strict, Variant, Warm
+from edgepack.cli.options import (
+    QUESTION,
+    AsJson,
+    Backend,
+    BundlePath,
+    Context,
+    Draft,
+    KvCache,
+    Sequences,
+    Strict,
+    Variant,
+    Warm,
+)
 from edgepack.cli.screen import as_json, next_step, out, say, styled, table, use_of
 from edgepack.cli.spelling import spelled
 from edgepack.device.seconds import ANSWER, PROMPT
@@ -32,7 +44,7 @@ Answer = Annotated[
 ]
 
 
-@examples("edgepack plan demo.edgepack", "edgepack plan demo.edgepack -c 8k --prompt-tokens 4000")
+@examples("edgepack plan demo.edgepack", "edgepack plan demo.edgepack -c 8k --parallel 4")
 def plan(
     bundle: BundlePath,
     backend: Backend = None,
@@ -42,6 +54,7 @@ def plan(
     strict: Strict = False,
     draft: Draft = None,
     warm: Warm = None,
+    sequences: Sequences = 1,
     prompt_tokens: Prompt = PROMPT,
     answer_tokens: Answer = ANSWER,
     json: AsJson = False,
@@ -61,6 +74,7 @@ def plan(
         strict=strict,
         draft=draft,
         warm=warm,
+        sequences=sequences,
         turn=Turn(prompt_tokens, answer_tokens),
     )
     if json:

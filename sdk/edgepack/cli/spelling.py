@@ -13,8 +13,8 @@ _NAMES = (
 
 _NAMED = {name: "--" + name.replace("_", "-") for name in (
     *_NAMES, "grammar", "id", "logprobs", "min_p", "n_best", "regex", "repetition_penalty", "stop", "system", "tools",
-    "top_k", "top_p",
-)} | {"json_schema": "--schema", "thinking": "--think/--no-think"}  # fmt: skip
+    "sequences", "top_k", "top_p",
+)} | {"json_schema": "--schema", "sequences": "--parallel", "thinking": "--think/--no-think"}  # fmt: skip
 """What is named without a value, where it is no other word: as what a sentence begins with, or as what to leave out."""
 
 _NAME = rf"(?:{'|'.join(_NAMED)})(?:\[\d+\])?"

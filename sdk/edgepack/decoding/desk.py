@@ -1,9 +1,13 @@
-"""Where requests queue for an engine: one at a time, in the order in which they came, and none after it failed.
+"""Where requests queue for an engine: as many at a time as it has sequences, in the order in which they came, and none
+after it failed.
 
 A turn belongs to its request, whichever threads and tasks read it. The owner's thread alone hands it on, where no
-signal's handler can come between, and looks again every second while somebody waits. So whoever holds the desk cannot
+signal's handler can come between, and looks again every second while somebody waits. So whoever holds a seat cannot
 keep it: a request that ended in whatever way is passed over, one whose stream nobody has any more too, and one that
 was not read for a second comes to its end without its reader, who finds the rest ready later.
+
+Between two pieces of work the owner's thread evaluates one step of whatever is asked for: of one sequence, or of
+several together, see ``edgepack.decoding.seating``.
 """
 
 from __future__ import annotations
@@ -12,36 +16,31 @@ import asyncio
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from threading import RLock
 from time import monotonic
 from types import FrameType
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgepack.decoding.cache import Cache, Step
+from edgepack.decoding.cache import Cache
 from edgepack.decoding.draft import Draft
 from edgepack.decoding.owner import Bell, Outcome, Owner
+from edgepack.decoding.seat import Ask, Logits, Seat, Seats
+from edgepack.decoding.seating import choose, is_prompt, source, together
 from edgepack.decoding.turn import Holder, Turn, nothing
-from edgepack.errors import Cancelled, EngineCrashedError, EngineError, EngineTimeoutError, UsageError
-from edgepack.runtime import Options, Session, Snapshots
+from edgepack.errors import Cancelled, EngineError, UsageError
+from edgepack.runtime import Options, Session
 
 T = TypeVar("T")
-Logits = NDArray[np.float32]
 
 _LAST_WORDS_S = 10.0
 _PATIENCE_S = 1.0
 
 
-def _no_more() -> bool:
-    return False
-
-
 class Desk:
-    """A session with its owner thread and its cache's bookkeeping, which serves one request at a time.
+    """A session with its owner thread and its caches' bookkeeping, which serves as many requests at a time as the
+    session has sequences.
 
     ``drafting`` opens a draft model beside it, on the same thread. Both are closed when nobody can reach the desk any
     more, and before the interpreter ends.
@@ -51,10 +50,10 @@ class Desk:
         self, opening: Callable[[], Session], options: Options, drafting: Callable[[], Draft] | None = None
     ) -> None:
         self.options = options
-        self.cache = Cache()
-        self._holder: Turn | None = None
+        self._turns: list[Turn | None] = [None] * options.sequences  # of each seat, the last
         self._waiting: deque[Turn] = deque()
-        self._out_of_use: str | None = None
+        self._round = 0
+        self._closing = False
         # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._lock = RLock()
         self.owner = Owner("edgepack", _weakly(weakref.WeakMethod(self._look)))
@@ -66,23 +65,37 @@ class Desk:
             if drafting is not None:
                 self.owner.call(lambda: drafts.append(drafting()))
             self.draft = drafts[0] if drafts else None
+            self.seats = Seats(self.session, options, self.draft)
             self._end = weakref.finalize(self, _shut_down, self.owner, self.session, self.draft)
         except BaseException:
             self.owner.stop(lambda: _close(*opened, *drafts))  # behind an opening that was interrupted
             raise
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several requests run at a time. Then streams run ahead of their readers."""
+        return len(self._turns) > 1
+
+    @property
+    def seat(self) -> Seat:
+        """The first sequence, which is the only one but for a parallel desk."""
+        return self.seats[0]
+
+    @property
+    def cache(self) -> Cache:
+        """What the first sequence holds."""
+        return self.seat.cache
+
     # Turns
 
-    def call(
-        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
-    ) -> T:
+    def call(self, work: Callable[[], T], cancel: Callable[[], None] = nothing) -> T:
         """Do work on the owner's thread when its turn has come, and return what it returns. Raises as ``enter``.
 
-        ``before`` is called again and again before the work, until there is no more to do. Where the wait is
-        interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as that has ended.
+        Where the wait is interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as
+        the work has ended.
         """
         outcome: Outcome[T] = Outcome()
-        turn = self._whole(outcome, work, before, cancel)
+        turn = self._whole(outcome, work, cancel)
         try:
             self._join(turn)
             return outcome.result()
@@ -93,13 +106,11 @@ class Desk:
                     outcome.wait()
             raise
 
-    async def acall(
-        self, work: Callable[[], T], before: Callable[[], bool] = _no_more, cancel: Callable[[], None] = nothing
-    ) -> T:
+    async def acall(self, work: Callable[[], T], cancel: Callable[[], None] = nothing) -> T:
         """``call``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
         bell = Bell()
         outcome: Outcome[T] = Outcome(bell.ring)
-        turn = self._whole(outcome, work, before, cancel)
+        turn = self._whole(outcome, work, cancel)
         try:
             self._join(turn)
             await asyncio.shield(bell.rung)
@@ -141,6 +152,16 @@ class Desk:
             raise
         return turn
 
+    def wake(self) -> None:
+        """Have the owner's thread look at what is asked for. From any thread; on that one itself, look at once."""
+        if self.owner.is_current:
+            self._look()
+            return
+        self.owner.wake()
+        if self.owner.rests:  # it came too late to be seen there
+            with self._lock:
+                self._look()
+
     def leave(self, turn: Turn) -> None:
         """Give a turn back, or give up waiting for it. Safe to call twice, at any moment."""
         turn.over = True
@@ -149,39 +170,19 @@ class Desk:
     @property
     def out_of_use(self) -> bool:
         """Whether the session is closed or has failed."""
-        return self._out_of_use is not None
+        return self.seats.out_of_use is not None
 
     def check(self) -> None:
         """Raise ``EngineError`` where the session is closed or has failed."""
-        if self._out_of_use is not None:
-            raise EngineError(self._out_of_use, hint="Load the bundle again.")
+        self.seats.check()
 
-    def _whole(
-        self, outcome: Outcome[T], work: Callable[[], T], before: Callable[[], bool], cancel: Callable[[], None]
-    ) -> Turn:
-        def go_on() -> None:
-            try:
-                if turn.over:
-                    raise Cancelled("The request was given up.")
-                if self.owner.rests:
-                    self.owner.refuse(outcome)
-                elif before():
-                    self.owner.later(go_on)
-                    return
-                else:
-                    outcome.settle(work)
-            except BaseException as error:
-                outcome.fail(error)
-            turn.over = True
-
-        def begin() -> None:
-            try:
-                self.check()
-            except EngineError as error:
-                outcome.fail(error)
-                turn.over = True
+    def _whole(self, outcome: Outcome[T], work: Callable[[], T], cancel: Callable[[], None]) -> Turn:
+        def begin(seat: Seat) -> None:
+            if self.owner.rests:
+                self.owner.refuse(outcome)
             else:
-                go_on()
+                outcome.settle(lambda: self._checked(work))
+            turn.over = True
 
         turn = Turn(begin, cancel)
         return turn
@@ -189,11 +190,11 @@ class Desk:
     def _kept(self, holder: Holder, gate: Outcome[None], bell: Bell | None = None) -> Turn:
         found = weakref.ref(holder, self.owner.wake)
 
-        def begin() -> None:
+        def begin(seat: Seat) -> None:
             if self.owner.rests:
                 self.owner.refuse(gate)
             elif (there := found()) is not None:
-                gate.settle(lambda: self._checked(there._start))
+                gate.settle(lambda: self._checked(lambda: there._start(seat)))
             turn.over = turn.over or (bell is not None and not bell.ring()) or self.owner.rests
 
         turn = Turn(begin, holder=found)
@@ -206,7 +207,7 @@ class Desk:
     def _join(self, turn: Turn) -> None:
         self.check()
         self.owner.check()
-        held = self._holder
+        held = None if self.parallel else self._turns[0]
         holder = None if held is None or held.over or held.holder is None else held.holder()
         if holder is not None and holder._caller is not None and _calls_us(holder._caller):
             raise UsageError(
@@ -214,13 +215,8 @@ class Desk:
                 hint="Leave its with block first, or load the bundle a second time.",
             )
         self._waiting.append(turn)
-        if not self.owner.is_current:
-            self.owner.wake()
-            if self.owner.rests:  # it came too late to be seen there
-                self._look()
-            return
-        self._look()
-        if not turn.begun:
+        self.wake()
+        if self.owner.is_current and not turn.begun:
             raise UsageError("The engine's own thread cannot wait for the engine.", hint="Ask from another thread.")
 
     def _give_up(self, turn: Turn) -> None:
@@ -230,114 +226,94 @@ class Desk:
         self.owner.wake()
 
     def _look(self) -> float | None:
-        """Between two pieces of work: hand the desk on, and go on with what nobody reads while others wait.
+        """Between two pieces of work: hand free seats on, and evaluate a step of what is asked for.
 
         Returns after how many seconds to look again, None where only a request or its end can change anything.
         """
-        while self._holder is None or self._holder.has_ended or self._out_of_use is not None:
-            if not self._pass_on():
-                return None
-        turn = self._holder
-        holder = None if turn.holder is None else turn.holder()
-        if holder is None or all(each.over for each in tuple(self._waiting)):
-            return None
-        unread = monotonic() - turn.used
-        if unread < _PATIENCE_S:
-            return _PATIENCE_S - unread
-        if not holder._go_on():
-            turn.over = True
-        return 0.0
+        if self._waiting:
+            self._pass_on()
+        waiting = bool(self._waiting) and any(not each.over for each in tuple(self._waiting))
+        asked: list[tuple[Turn, Ask]] = []
+        again: float | None = None
+        for turn in self._turns:
+            holder = None if turn is None or turn.over or turn.holder is None else turn.holder()
+            if turn is None or holder is None or (turn.awaits and not self._shared(turn, *turn.awaits)):
+                continue
+            wait = _PATIENCE_S - (monotonic() - turn.used) if waiting else None
+            unread = wait is not None and wait <= 0
+            if (ask := holder._ask(unread)) is not None:
+                turn.answers = turn.answers or not is_prompt(ask)
+                asked.append((turn, ask))
+            elif unread or holder._done:
+                turn.over = True
+                again = 0.0
+            elif wait is not None:
+                again = wait if again is None else min(again, wait)
+        if asked:
+            self._evaluate(together(asked, self.options.chunk) if len(asked) > 1 else asked)
+            again = 0.0
+        return again
 
-    def _pass_on(self) -> bool:
-        with self._lock:
-            self._holder = None
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if not turn.over:
-                    break
-            else:
-                return False
-            self._holder = turn
-        turn.begun = True
-        turn.touch()
-        turn.begin()
-        return True
-
-    # The engine, on the owner's thread
-
-    def forward(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens as one step and return the logits after the last: float32 [n_vocab]."""
-        return self.step(self.session.forward, tokens)
-
-    def forward_all(self, tokens: Sequence[int]) -> Logits:
-        """Append tokens as one step and return the logits after each: float32 [n_tokens, n_vocab]."""
-        return self.step(self.session.forward_all, tokens)
-
-    def rewind(self, length: int) -> int:
-        """Forget all but the first ``length`` tokens and return how many the engine kept, which may be fewer."""
-        with self._watched():
-            if length < len(self.cache.tokens):
-                self.cache.cut(self.session.rewind(length))
-        return len(self.cache.tokens)
-
-    def guess(self, text: Sequence[int], most: int, go_on: Callable[[], None]) -> list[int]:
-        """Return what the draft model guesses: see ``Draft.guess``. Nothing without one."""
-        if self.draft is None:
-            return []
-        with self._watched(lost=False):
-            return self.draft.guess(text, most, go_on)
-
-    def snapshot(self, length: int) -> bytes:
-        """Return the session's snapshot of its first tokens; nothing where it can make none. The cache stays."""
-        if not isinstance(self.session, Snapshots):
-            return b""
-        with self._watched():
-            whole = self.session.snapshot()
-        if length == len(self.cache.tokens):
-            return whole
-        tokens, steps = list(self.cache.tokens), list(self.cache.steps)
-        state = b""
-        if self.rewind(length) == length:
-            with self._watched():
-                state = self.session.snapshot()
-        self.restore(whole, tokens, steps)
-        return state
-
-    def restore(self, state: bytes, tokens: Sequence[int], steps: Sequence[Step]) -> None:
-        """Put a snapshot of these tokens into the cache; one that the session refuses leaves the cache empty."""
-        self.rewind(0)
-        if isinstance(self.session, Snapshots):
-            with self._watched(), suppress(ValueError):
-                self.session.restore(state)
-                self.cache.tokens, self.cache.steps = list(tokens), list(steps)
-
-    def step(self, evaluate: Callable[[Sequence[int]], Logits], tokens: Sequence[int]) -> Logits:
-        """Append tokens as one step by a method of the session's, and return what that gives."""
-        self.check()
-        try:  # no context, which takes as long to enter and leave as all of the bookkeeping
-            logits = evaluate(tokens)
-        except EngineError as error:
-            self._failed(error)
-            raise
-        self.cache.append(tokens)
-        return logits
-
-    @contextmanager
-    def _watched(self, lost: bool = True) -> Iterator[None]:
-        """Note a failure of the engine; ``lost``: a crash takes the cache with it."""
-        self.check()
+    def _evaluate(self, asked: Sequence[tuple[Turn, Ask]]) -> None:
+        """Evaluate one step of several sequences, and tell each what it gave."""
+        self._round += 1
+        found: Sequence[Logits | BaseException]
         try:
-            yield
-        except EngineError as error:
-            self._failed(error, lost)
-            raise
+            found = self.seats.evaluate([(turn.seat, ask) for turn, ask in asked if turn.seat is not None])
+        except BaseException as error:
+            found = [Cancelled("The model is closed.") if self._closing else error] * len(asked)
+        for (turn, _), given in zip(asked, found, strict=True):
+            turn.served = self._round
+            if turn.holder is not None and (holder := turn.holder()) is not None:
+                holder._tell(given)
 
-    def _failed(self, error: EngineError, lost: bool = True) -> None:
-        """Note what a failure means for the next request."""
-        if not isinstance(error, Cancelled | EngineCrashedError | EngineTimeoutError):
-            self._out_of_use = f"The engine failed earlier: {error.message}"
-        elif lost:  # after a crash another process takes over, with nothing in its cache
-            self.cache.cut(self.session.length if isinstance(error, Cancelled) else 0)
+    def _pass_on(self) -> None:
+        """Let those begin who wait, as far as seats are free. Where the engine is out of use, all of them are told."""
+        while self._waiting:
+            free = [seat for seat in self.seats if self._is_free(seat)]
+            if not free and not self.out_of_use:
+                return
+            turn = self._waiting.popleft()
+            if turn.over:
+                continue
+            if not self.out_of_use:
+                self._place(turn, sorted(free, key=self._last_used))
+            turn.begun = True
+            turn.touch()
+            turn.begin(turn.seat or self.seat)
+
+    def _place(self, turn: Turn, free: Sequence[Seat]) -> None:
+        """Give a turn one of the free seats, the longest unused first."""
+        turn.seat = free[0]
+        if self.parallel:
+            holder = None if turn.holder is None else turn.holder()
+            prompt = () if holder is None else holder._prompt
+            turn.seat = choose(free, prompt)
+            turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
+        with self._lock:
+            self._turns[turn.seat.number] = turn
+
+    def _is_free(self, seat: Seat) -> bool:
+        turn = self._turns[seat.number]
+        return turn is None or turn.has_ended
+
+    def _last_used(self, seat: Seat) -> float:
+        turn = self._turns[seat.number]
+        return 0.0 if turn is None else turn.used
+
+    def _shared(self, turn: Turn, other: Turn, length: int) -> bool:
+        """Copy the beginning of a prompt that another turn has evaluated; say whether there is nothing to wait for."""
+        holder = None if turn.holder is None else turn.holder()
+        if holder is None or turn.seat is None or other.seat is None:
+            return True
+        there = other.seat.shares(holder._prompt)
+        if there < length and not (other.answers or other.has_ended):
+            return False
+        turn.awaits = None
+        if (length := min(length, there)) > turn.seat.shares(holder._prompt):
+            with suppress(EngineError):  # which the turn's own step meets again
+                turn.seat.take(other.seat, length)
+        return True
 
     # From any thread
 
@@ -346,7 +322,7 @@ class Desk:
         if turn is None or not self.owner.is_here:
             return
         with self._lock:
-            if self._holder is turn:
+            if not self.parallel and self._turns[0] is turn:
                 self.session.cancel()
                 if self.draft is not None:
                     self.draft.cancel()
@@ -355,11 +331,15 @@ class Desk:
         """Stop what runs and close the session. Requests that wait are refused. Safe to call twice."""
         if not self.owner.is_here:
             return
-        self._out_of_use = self._out_of_use or "The model is closed."
-        if (turn := self._holder) is not None:
-            turn.cancel()
-            if turn.holder is not None and (holder := turn.holder()) is not None:
-                holder._stop()
+        self._closing = True
+        self.seats.out_of_use = self.seats.out_of_use or "The model is closed."
+        if self.parallel:
+            self.session.cancel()
+        for turn in self._turns:
+            if turn is not None and not turn.has_ended:
+                turn.cancel()
+                if turn.holder is not None and (holder := turn.holder()) is not None:
+                    holder._stop()
         self.owner.wake()
         if self._end.alive:
             _shut_down(self.owner, self.session, self.draft)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.cache import Trail
 from edgepack.decoding.choosing import Chooser, Thinks
-from edgepack.decoding.desk import Desk
 from edgepack.decoding.repro import Repro, Setup
 from edgepack.decoding.results import Chunk, FinishReason, Result, Timings, Usage
 from edgepack.decoding.sample import Sampler, Sampling
+from edgepack.decoding.seat import Ask, Asking, Seat
 from edgepack.decoding.steps import Steps
 from edgepack.errors import Cancelled
 from edgepack.text.detokenize import Detokenizer
@@ -63,14 +63,12 @@ class Request:
 
 
 class Generation:
-    """The state of one text. ``step`` runs on the owner's thread, ``cancel`` on any, ``result`` when no step runs."""
+    """The state of one text. ``go_on`` runs on the owner's thread, ``cancel`` on any, ``result`` when no step runs."""
 
-    def __init__(self, desk: Desk, tokenizer: Tokenizer, request: Request) -> None:
+    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
         self._request = request
-        self._desk = desk
         self._tokenizer = tokenizer
         self._steps = Steps(
-            desk,
             request.prompt,
             exactly=request.exactly,
             spelt=self._spelt if not request.exactly and request.rolls_from is None else None,
@@ -91,7 +89,7 @@ class Generation:
             at_start=request.at_start,
         )
         self._detokenizer = Detokenizer(tokenizer, at_start=request.at_start)
-        self._chunks: Iterator[Chunk] = self._generate()
+        self._course: Generator[Ask | Chunk, NDArray[np.float32] | None, None]
         self._pending: list[int] = []  # tokens whose text has not been handed out
         self._logprobs: list[TokenLogprob] = []
         self._finish_reason: FinishReason = "cancelled"
@@ -100,18 +98,35 @@ class Generation:
         self._prefill_s = 0.0
         self._first = self._last = 0.0
 
-    def step(self) -> Chunk | None:
-        """Return the next piece, None at the end."""
-        return next(self._chunks, None)
+    @property
+    def prompt(self) -> Sequence[int]:
+        """What was asked for, in token ids."""
+        return self._request.prompt
+
+    def begin(self, seat: Seat) -> None:
+        """Go on in a seat from now on."""
+        self._course = self._generate(seat)
+
+    def go_on(self, given: NDArray[np.float32] | BaseException | None = None) -> Ask | Chunk | None:
+        """Return the next step that it needs, with whose logits or error it goes on, or a piece; None at the end."""
+        try:
+            return self._course.throw(given) if isinstance(given, BaseException) else self._course.send(given)
+        except StopIteration:
+            return None
 
     def cancel(self) -> None:
         """End the text as soon as the engine can."""
         self._steps.cancel()
 
-    def _generate(self) -> Iterator[Chunk]:
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._steps.cancelled
+
+    def _generate(self, seat: Seat) -> Generator[Ask | Chunk, Any, None]:
         request, reasoning, text = self._request, "", ""
         try:
-            logits = self._prefill()
+            logits = yield from self._prefill(seat)
             while True:
                 token = self._choose(logits)
                 if token is None:  # nothing more fits
@@ -135,8 +150,8 @@ class Generation:
                 if reasoning or text:
                     yield self._chunk(reasoning, text)
                     reasoning = text = ""
-                logits = self._steps.after(token, request.limit - self._generated)
-            self._steps.end(token)
+                logits = yield from self._steps.after(token, request.limit - self._generated)
+            yield from self._steps.end(token)
         except Cancelled:
             pass
         # Held back until now: the beginning of a mark or of a stop string that did not come. An unfinished character
@@ -149,16 +164,16 @@ class Generation:
         if reasoning or text or self._pending:
             yield self._chunk(reasoning, text)
 
-    def _prefill(self) -> NDArray[np.float32]:
+    def _prefill(self, seat: Seat) -> Asking[NDArray[np.float32]]:
         begun = perf_counter()
-        logits = self._steps.prefill()
+        logits = yield from self._steps.prefill(seat)
         self._prefill_s = perf_counter() - begun
         self._sampler = Sampler(self._sampling, self._steps.prompt)
         return logits
 
     def _spelt(self, prompt: Sequence[int], said: Sequence[int]) -> Sequence[int]:
         """Return the prompt in the tokens of the cache, where they leave the answer as much room."""
-        request, context = self._request, self._desk.options.context
+        request, context = self._request, self._request.setup.context
         ids = respelt(prompt, said, self._tokenizer)
         return ids if len(ids) + request.limit - 1 <= context else prompt
 

@@ -22,7 +22,8 @@ LIBRARIES = ("edgepack", "numpy", "tokenizers", "jinja2", "llguidance")
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a model was loaded as. ``engine`` is the runtime's own version, ``packages`` the libraries above it,
-    ``draft`` the variant of the draft model, None without one."""
+    ``draft`` the variant of the draft model, None without one. Of more ``sequences`` than one, an engine evaluates
+    several in a step, and may round otherwise than for one alone."""
 
     bundle: str
     bundle_id: str
@@ -39,6 +40,7 @@ class Setup:
     packages: dict[str, str]
     spin: bool | None = None
     draft: str | None = None
+    sequences: Count = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack.decoding.desk import Desk
+from edgepack.decoding.seat import Ask, Logits, Seat
 from edgepack.decoding.turn import Turn
 
 
@@ -24,6 +25,8 @@ class Slices:
         desk.check()
         self._caller: FrameType | None = None
         self._over = False
+        self._done = False
+        self._seat: Seat
         self._desk = desk
         self._ids = list(ids)
         self._size = size
@@ -57,11 +60,18 @@ class Slices:
 
     # As the desk's holder
 
-    def _start(self) -> None:
-        return None
+    @property
+    def _prompt(self) -> Sequence[int]:
+        return self._ids
 
-    def _go_on(self) -> bool:
-        return False
+    def _start(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def _ask(self, unread: bool) -> Ask | None:
+        return None  # it evaluates by itself, and gives way where nobody takes the next slice
+
+    def _tell(self, given: Logits | BaseException) -> None:
+        return None
 
     def cancel(self) -> None:
         self._desk.cancel(self._turn)
@@ -72,12 +82,12 @@ class Slices:
     # On the owner's thread
 
     def _evaluate(self) -> NDArray[np.float32]:
-        desk, ids, size = self._desk, self._ids, self._size
-        if (desk.cache.tokens, desk.cache.steps) != (ids[: self._next], [(size, size)] * (self._next // size)):
-            desk.rewind(0)
+        seat, ids, size = self._seat, self._ids, self._size
+        if (seat.cache.tokens, seat.cache.steps) != (ids[: self._next], [(size, size)] * (self._next // size)):
+            seat.rewind(0)
             for start in range(0, self._next, size):
-                desk.forward_all(ids[start : start + size])
-        rows = desk.forward_all(ids[self._next : self._next + size])
+                seat.forward_all(ids[start : start + size])
+        rows = seat.forward_all(ids[self._next : self._next + size])
         self._next += size
         if self._turn is not None:
             self._turn.touch()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import FrameType, TracebackType
 
 from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation
+from edgepack.decoding.owner import Bell, Outcome
 from edgepack.decoding.results import Chunk, Result
-from edgepack.decoding.turn import Turn
-from edgepack.errors import UsageError
+from edgepack.decoding.seat import Ask, Logits, Seat
+from edgepack.decoding.turn import Turn, nothing
+from edgepack.errors import Cancelled, UsageError
 
 
 class Stream:
     """A generation that is read piece by piece: a context manager that yields ``Chunk``, then has a ``result``.
 
     The texts of all chunks joined are the result's text (less its tool calls), and their ids its ids. The engine works
-    only while a chunk is waited for, or another request is kept waiting by a stream that nobody reads. Leaving the
+    only while a chunk is waited for, or another request is kept waiting by a stream that nobody reads; a model of
+    several sequences runs ahead of the reader. Leaving the
     ``with`` block early ends the generation with the finish reason "cancelled" and frees the model; so does the end
     of the stream itself, where its block was never left. ``cancel`` may come from any thread, everything else from one
     at a time.
@@ -42,10 +45,13 @@ class Stream:
         self._finished = finished
         self._turn: Turn | None = None
         self._ahead: deque[Chunk | BaseException | None] = deque()  # not read yet; None and an error are the end
-        self._begun = False
+        self._pending: Ask | None = None  # the step that it needs to go on
+        self._asked: Outcome[None] | None = None  # of who waits for a piece
+        self._whole = False  # who waits does so for the end
         self._done = False  # the end has been made, read or not
         self._read: list[Chunk] = []
-        self._dropped = False
+        self._dropped = False  # what is ahead is to go
+        self._cut = False  # it went
         self._result: Result | None = None
 
     def __enter__(self) -> Stream:
@@ -75,8 +81,8 @@ class Stream:
         if self._over:
             raise StopIteration
         try:
-            ready = self._ready
-            chunk = _piece(self._take() if ready else self._desk.owner.call(self._next, interrupt=self.cancel))
+            self._wait()
+            chunk = _piece(self._take())
         except BaseException:
             self._end()
             raise
@@ -91,6 +97,8 @@ class Stream:
         self._desk.cancel(self._turn)
         if self._ahead:
             self._dropped = True  # whoever reads clears it: between two steps of theirs, it would be gone under them
+        if self._turn is not None:
+            self._desk.owner.wake()
 
     def close(self) -> None:
         """End the generation and free the model. Leaving the ``with`` block does it; safe to call twice."""
@@ -110,64 +118,119 @@ class Stream:
             raise UsageError("The stream has no result.", hint="Read it to its end, or leave its with block, first.")
         return self._result
 
-    # As the desk's holder
+    # As the desk's holder, on the owner's thread
 
-    def _start(self) -> None:
+    @property
+    def _prompt(self) -> Sequence[int]:
+        return self._generation.prompt
+
+    def _start(self, seat: Seat) -> None:
         self._starting(self)
-        self._begun = True
+        self._generation.begin(seat)
 
-    def _go_on(self) -> bool:
-        if not self._done:
-            self._advance()
-        return not self._done
+    def _ask(self, unread: bool) -> Ask | None:
+        if self._pending is not None and self._generation.cancelled:
+            self._tell(Cancelled("The stream was cancelled."))
+        while self._pending is None and not self._done and (unread or self._asked is not None or self._desk.parallel):
+            self._advance(None)
+        return self._pending if unread or self._asked is not None or self._desk.parallel else None
+
+    def _tell(self, given: Logits | BaseException) -> None:
+        self._pending = None
+        self._advance(given)
+
+    def _advance(self, given: Logits | BaseException | None) -> None:
+        try:
+            found = self._generation.go_on(given)
+        except BaseException as error:
+            self._ahead.append(error)
+            self._done = True
+        else:
+            if isinstance(found, Ask):
+                self._pending = found
+                return
+            self._ahead.append(found)
+            self._done = found is None
+        if not self._whole or self._done:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Tell who waits."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.settle(nothing)
 
     def _stop(self) -> None:
         self.cancel()
         self._desk.owner.call(self.close)
-
-    # On the owner's thread, where no step runs meanwhile
-
-    def _advance(self) -> None:
-        try:
-            piece = self._generation.step()
-            self._ahead.append(piece)
-            self._done = piece is None
-        except BaseException as error:
-            self._ahead.append(error)
-            self._done = True
-
-    def _next(self) -> Chunk | BaseException | None:
-        if self._dropped:
-            self._ahead.clear()
-        if not self._ahead:
-            self._advance()
-        return self._take()
+        self._answer()
 
     def _conclude(self) -> Result:
-        unread = self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
+        unread = self._cut or self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
         return self._generation.result(self._read, cut=unread)
-
-    def _read_on(self) -> bool:
-        if not self._begun:
-            self._start()
-        chunk = self._generation.step()
-        if chunk is not None:
-            self._read.append(chunk)
-        return chunk is not None
 
     # On the reader's
 
     @property
     def _ready(self) -> bool:
-        return bool(self._ahead) and not self._dropped
+        """Whether there is what who reads waits for: a piece to take, or the end."""
+        if self._dropped:
+            self._ahead.clear()
+            self._dropped, self._cut = False, True
+        return (bool(self._ahead) and not self._whole) or self._done or self._over
+
+    def _asking(self, told: Callable[[], object] | None = None) -> Outcome[None] | None:
+        """Ask for a piece, and return what is settled when there is one, or the end; None where there is already."""
+        if self._ready:
+            return None
+        self._desk.owner.check()
+        outcome: Outcome[None] = Outcome(told)
+        self._asked = outcome
+        if self._ready:  # it came meanwhile
+            self._asked = None
+            return None
+        self._desk.wake()
+        return outcome
+
+    def _wait(self) -> None:
+        """Wait for a piece. Where that is interrupted, the interruption goes on as soon as the engine has stopped."""
+        outcome = self._asking()
+        if outcome is not None:
+            try:
+                while self._desk.owner.is_current and not outcome.known:
+                    self._desk.wake()
+                outcome.wait()
+            except BaseException:
+                self.cancel()
+                outcome.wait()
+                raise
+
+    async def _await(self) -> None:
+        """``_wait``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
+        bell = Bell()
+        if self._asking(bell.ring) is not None:
+            try:
+                await asyncio.shield(bell.rung)
+            except BaseException as error:
+                self.cancel()
+                if isinstance(error, asyncio.CancelledError):
+                    await bell.rung
+                raise
 
     def _take(self) -> Chunk | BaseException | None:
         if self._turn is not None:
             self._turn.touch()
-        piece = self._ahead.popleft()
+        piece = self._ahead.popleft() if self._ahead else None
         if isinstance(piece, Chunk):
             self._read.append(piece)
         return piece
+
+    def _read_all(self) -> Result:
+        """Read what is there, to its end, and return the result."""
+        while _piece(self._take()) is not None:
+            pass
+        self._keep(self._conclude())
+        return self.result
 
     def _check_new(self) -> None:
         if self._caller is not None or self._turn is not None or self._over:
@@ -196,13 +259,15 @@ def _piece(piece: Chunk | BaseException | None) -> Chunk | None:
 
 
 def whole(stream: Stream) -> Result:
-    """Read a stream to its end on the owner's thread alone, and return its result."""
+    """Wait for a stream's end, which wakes its reader once, and return its result."""
     stream._check_new()
+    stream._whole = True
     try:
-        stream._keep(stream._desk.call(stream._conclude, stream._read_on, stream._generation.cancel))
+        stream._turn = stream._desk.enter(stream)
+        stream._wait()
+        return stream._read_all()
     finally:
         stream._end()
-    return stream.result
 
 
 class AsyncStream:
@@ -248,10 +313,8 @@ class AsyncStream:
         if stream._over:
             raise StopAsyncIteration
         try:
-            ready = stream._ready
-            chunk = _piece(
-                stream._take() if ready else await stream._desk.owner.acall(stream._next, interrupt=stream.cancel)
-            )
+            await stream._await()
+            chunk = _piece(stream._take())
         except asyncio.CancelledError:
             raise
         except BaseException:
@@ -288,8 +351,10 @@ class AsyncStream:
 async def awhole(stream: AsyncStream) -> Result:
     """``whole`` for an event loop."""
     made = await stream._made()
+    made._whole = True
     try:
-        made._keep(await made._desk.acall(made._conclude, made._read_on, made._generation.cancel))
+        made._turn = await made._desk.aenter(made)
+        await made._await()
+        return made._read_all()
     finally:
         made._end()
-    return made.result

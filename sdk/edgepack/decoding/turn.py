@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
 from typing import Protocol
+
+from edgepack.decoding.seat import Ask, Logits, Seat
 
 
 def nothing() -> None:
@@ -21,13 +23,27 @@ class Holder(Protocol):
     """The frame that has it open: what that frame calls meanwhile could only wait for itself."""
     _over: bool
     """Whether it needs the desk no more."""
+    _done: bool
+    """Whether it needs no more steps."""
 
-    def _start(self) -> None:
+    @property
+    def _prompt(self) -> Sequence[int]:
+        """The token ids that it begins with."""
+        ...
+
+    def _start(self, seat: Seat) -> None:
         """On the owner's thread: the turn has come. What it raises ends the turn, and goes to who waits for it."""
         ...
 
-    def _go_on(self) -> bool:
-        """On the owner's thread: do a piece of work that nobody asked for yet. False: the turn is needed no more."""
+    def _ask(self, unread: bool) -> Ask | None:
+        """On the owner's thread: return the step that it needs, None for none now. Never raises.
+
+        ``unread``: others wait, and nobody has read it for a while, so that it is to go on by itself or to give way.
+        """
+        ...
+
+    def _tell(self, given: Logits | BaseException) -> None:
+        """On the owner's thread: go on with what the step that it asked for gave. Never raises."""
         ...
 
     def cancel(self) -> None:
@@ -41,14 +57,20 @@ class Holder(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """A request's place at the desk. ``begin`` is called on the owner's thread when its turn has come.
+    """A request's place at the desk. ``begin`` is called on the owner's thread when its turn has come, with its seat.
 
-    The desk keeps no holder alive: ``holder`` is None for a request that ``begin`` serves whole.
+    The desk keeps no holder alive: ``holder`` is None for a request that ``begin`` serves whole. ``awaits`` are the
+    turn that evaluates a beginning which this one shares, and how many tokens of it. ``served`` is the round in which a
+    part of its prompt was evaluated last; ``answers`` says that all of it was.
     """
 
-    begin: Callable[[], None]
+    begin: Callable[[Seat], None]
     cancel: Callable[[], None] = nothing
     holder: weakref.ReferenceType[Holder] | None = None
+    seat: Seat | None = None
+    awaits: tuple[Turn, int] | None = None
+    served: int = 0
+    answers: bool = False
     begun: bool = False
     over: bool = False
     used: float = 0.0

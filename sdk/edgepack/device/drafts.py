@@ -38,7 +38,7 @@ class Small:
         return draft_bytes(self.payload, self.plan(options).options)
 
 
-def check_draft(manifest: Manifest, asked: bool | None, small: Manifest | None) -> None:
+def check_draft(manifest: Manifest, asked: bool | None, small: Manifest | None, sequences: int) -> None:
     """Raise ``UsageError`` for a draft that is asked for and is not there, and for another value than a truth."""
     if asked is not None and not isinstance(asked, bool):
         raise UsageError(f"draft cannot be {asked!r}.", hint="It is True, False or None.")
@@ -46,6 +46,8 @@ def check_draft(manifest: Manifest, asked: bool | None, small: Manifest | None) 
         raise UsageError(
             f"{manifest.name} holds no draft model.", hint="Build it with one: edgepack build MODEL --draft SMALL"
         )
+    if asked and sequences > 1:
+        raise UsageError("A draft model guesses for one text at a time.", hint="Leave out draft, or sequences.")
 
 
 def find_draft(
@@ -58,11 +60,11 @@ def find_draft(
 ) -> Small | None:
     """Return what is to guess for a variant that is loaded as ``payload`` with ``options``; None where nothing is.
 
-    ``small`` describes the draft model. Its variant of the same id is taken, or else the first for the same engine and
-    KV cache. Where nobody asked, one is taken if it was measured to pay.
+    ``small`` describes the draft model, which guesses for one text at a time. Its variant of the same id is taken, or
+    else the first for the same engine and KV cache. Where nobody asked, one is taken if it was measured to pay.
     """
     pays = tuning is not None and (tuning.draft_gain or 0) >= DRAFT_PAYS
-    if small is None or not (pays if asked is None else asked):
+    if small is None or options.sequences > 1 or not (pays if asked is None else asked):
         return None
     fitting = [
         each

@@ -93,8 +93,8 @@ class Options:
 
     ``repack`` says whether the engine rearranges the weights for this processor at load, None that it decides itself;
     a runtime that cannot choose raises ``UsageError`` for anything else. ``spin`` says the same of the engine's threads
-    that wait for others: to spin, or to sleep; None: the runtime follows what its steps cost. ``sequences`` are how many
-    texts the session holds at a time, of ``context`` tokens each; for more than one it is a ``runtime.Sequences``.
+    that wait for others: to spin, or to sleep; None: the runtime follows what its steps cost. ``sequences`` are the
+    texts that the session holds at a time, of ``context`` tokens each; for more than one it is a ``runtime.Sequences``.
     """
 
     context: int

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Final, get_args
 
 from edgepack.bundle.decoder import Decoder, KvCache
 from edgepack.bundle.manifest import Manifest, Variant
 from edgepack.device.engine import Support
 from edgepack.device.memory import Q8_BLOCK
 from edgepack.errors import UsageError
+
+MAX_SEQUENCES: Final = 256
+"""Texts that a session may hold at a time: llama.cpp's LLAMA_MAX_SEQ."""
 
 
 def check_arguments(
@@ -17,12 +20,21 @@ def check_arguments(
     backend: str | None,
     variant: str | None,
     kv_cache: str | None,
+    sequences: int,
 ) -> None:
     """Raise ``UsageError`` for an argument of ``make_plan`` that no bundle, or not this one, could honour."""
     if context is not None and (isinstance(context, bool) or not isinstance(context, int) or context < 1):
         raise UsageError(f"context cannot be {context!r}.", hint="It is a number of tokens, at least 1.")
     if kv_cache is not None and kv_cache not in get_args(KvCache):
         raise UsageError(f"kv_cache cannot be {kv_cache!r}.", hint=f"Choose from: {', '.join(get_args(KvCache))}.")
+    if isinstance(sequences, bool) or not isinstance(sequences, int) or not 1 <= sequences <= MAX_SEQUENCES:
+        raise UsageError(
+            f"sequences cannot be {sequences!r}.", hint=f"It is a number of texts at a time, 1 to {MAX_SEQUENCES}."
+        )
+    if sequences > 1 and manifest.embedding is not None:
+        raise UsageError(
+            f"{manifest.name} embeds, one text at a time: it has no {sequences} sequences.", hint="Leave sequences out."
+        )
     held = {v.id: v.runtime for v in manifest.variants}
     if variant is not None and variant not in held:
         raise UsageError(f"{manifest.name} holds no variant {variant!r}.", hint=f"It holds: {', '.join(held)}.")

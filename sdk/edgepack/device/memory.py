@@ -132,13 +132,14 @@ def needed(payload: Payload, options: Options, available: int | None = None) -> 
     """
     decoder, runtime = payload.decoder, payload.runtime
     engine = _ENGINES.get(runtime, _OTHER)
-    cells = cells_of(runtime, options, None)
+    cells, count = cells_of(runtime, options, None), options.sequences
     second = min(payload.loading, payload.weights)
     entries = min(payload.rows, decoder.n_vocab)
-    touched = min(second * entries // decoder.n_vocab, _TOUCHED * options.context)
+    touched = min(second * entries // decoder.n_vocab, _TOUCHED * options.context * count)
     kept = payload.weights - second + touched
-    cache = kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk) + state_bytes(decoder, runtime)
-    overhead = overhead_bytes(decoder, runtime, options.kv_cache, cells, _step(decoder, options))
+    cache = kv_bytes(decoder, runtime, options.kv_cache, cells, options.chunk, count)
+    cache += count * state_bytes(decoder, runtime)
+    overhead = overhead_bytes(decoder, runtime, options.kv_cache, cells, _step(decoder, options), count)
     return Memory(
         weights=kept + _repacked_bytes(payload, options.repack) + _widened_bytes(payload, options.kv_cache),
         kv_cache=cache,
@@ -173,23 +174,27 @@ def cells_of(runtime: str, options: Options, window: int | None) -> int:
     """Return how many tokens the KV cache of a layer has room for, which sees the last ``window`` (None: all).
 
     gguf and mlx keep two windows and the tokens of a step, so that a window can be taken back; where that is no less
-    than the context, all of it. onnx keeps all in any case: its attention reads a cache from the first position on.
+    than the context, all of it. onnx keeps all in any case: its attention reads a cache from the first position on. So
+    does gguf of each of several sequences.
     """
     padding = _KV_PADDING.get(runtime, 1)
     whole = -(-options.context // padding) * padding
     chunk = min(options.chunk, options.context)
-    if window is None or runtime not in _ROLLING:
+    if window is None or runtime not in _ROLLING or (runtime == "gguf" and options.sequences > 1):
         return whole
     return min(whole, -(-(ROOM * window + chunk) // padding) * padding)
 
 
-def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
-    """Return the bytes of a KV cache for ``context`` tokens, which layers with a window may not all hold.
+def kv_bytes(
+    decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK, sequences: int = 1
+) -> int:
+    """Return the bytes of a KV cache for ``context`` tokens of each sequence, which layers with a window may not all
+    hold.
 
     In q8 a value takes 34/32 bytes in llama.cpp. Else it keeps the values of each layer as wide as the widest layer's.
     """
     scale = 16 / Q8_BLOCK[runtime] if kv_cache == "q8" and runtime in Q8_BLOCK else 0
-    options = Options(context, 1, kv_cache, chunk)
+    options = Options(context, 1, kv_cache, chunk, sequences=sequences)
 
     def cells(window: int | None) -> int:
         return context if window is None else min(context, cells_of(runtime, options, window))
@@ -197,7 +202,7 @@ def kv_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, ch
     cached = decoder.cached.values()
     widest = max((each.kv_size for each in cached), default=0) if runtime == "gguf" and kv_cache != "q8" else 0
     values = sum((each.kv_size + max(each.kv_size, widest)) * cells(each.window) for each in cached)
-    return int(values * (_KV_BITS[kv_cache] + scale) / 8)
+    return sequences * int(values * (_KV_BITS[kv_cache] + scale) / 8)
 
 
 def state_bytes(decoder: Decoder, runtime: str) -> int:
@@ -209,8 +214,13 @@ def state_bytes(decoder: Decoder, runtime: str) -> int:
     return 4 * held * sum(math.prod(shape) for shape in decoder.states.values())
 
 
-def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK) -> int:
+def overhead_bytes(
+    decoder: Decoder, runtime: str, kv_cache: KvCache, context: int, chunk: int = CHUNK, sequences: int = 1
+) -> int:
     """Return the bytes that one prefill step of ``chunk`` tokens works in at the end of ``context``, in float32.
+
+    Of several sequences a step has a token of each beside the chunk, and llama.cpp's attention sees the cells of all
+    where layers keep a state.
 
     Per token of the chunk: four rows of the hidden size (residual, normed, the two block outputs); what the widest
     mixer works in; gate, up and their product; what the layers get of a token itself, twice; and the scores of a
@@ -228,8 +238,11 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
     A text that is evaluated at once meets no cache. llama.cpp then has two masks, of windows and of none; ONNX Runtime
     keeps the scores, and makes its masks of distances: as much as four in float32.
 
-    Once: two rows of logits (the engine's and the caller's).
+    Once for each sequence: two rows of logits (the engine's and the caller's).
     """
+    chunk += sequences if sequences > 1 else 0
+    if runtime == "gguf" and decoder.states:
+        context *= sequences
     attentions = decoder.attentions
     row = 4 * decoder.hidden_size + max(kind.mixer.worked(decoder.hidden_size) for kind in decoder.kinds)
     row += 2 * decoder.n_layers * decoder.inputs
@@ -249,7 +262,7 @@ def overhead_bytes(decoder: Decoder, runtime: str, kv_cache: KvCache, context: i
         row += mlp + (0 if plain and kv_cache == "f32" else scores) + 4 * at_once * context
     else:
         row += mlp + 3 * scores
-    return 4 * (chunk * row + 2 * decoder.n_vocab)
+    return 4 * (chunk * row + 2 * sequences * decoder.n_vocab)
 
 
 def _repacked_bytes(payload: Payload, repack: bool | None) -> int:

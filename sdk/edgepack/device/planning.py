@@ -22,7 +22,7 @@ from edgepack.device.limits import check_arguments, context_limit, default_kv_ca
 from edgepack.device.memory import CHUNK, Memory, Payload, human, largest_context, needed
 from edgepack.device.rule import place_on_cpu
 from edgepack.device.seconds import Seconds, Turn, expected
-from edgepack.device.tuning import Tuning
+from edgepack.device.tuning import Tuning, measured
 from edgepack.errors import ContextTooLargeError, EdgepackError, EngineMissingError, brief
 
 # A long profile (131072) costs gigabytes of KV cache; most turns need far less, and more is one argument away.
@@ -162,6 +162,7 @@ def make_plan(
     turn: Turn | None = None,
     small: Manifest | None = None,
     draft: bool | None = None,
+    sequences: int = 1,
 ) -> Plan:
     """Rank the bundle's variants for a machine.
 
@@ -170,7 +171,7 @@ def make_plan(
     without one "f32" for an f32 variant and "f16" where the engine offers it. ``tunings`` maps a variant to what was
     measured of it on this device. ``strict``: see ``Plan.choice``. ``turn`` is the question to rank for. ``small`` is
     the manifest of the bundle's draft model, which is loaded where ``draft`` asks for it, and for None where it was
-    measured to pay and fits the memory.
+    measured to pay and fits the memory. ``sequences`` are the texts that are to be held at a time.
 
     Order: first what was measured, by the seconds to an answer, with the settings that reached them, unless those do
     not fit the memory; then by rule: MLX on Metal; GGUF on Metal or CUDA; ONNX on CUDA; then the CPU: by the predicted
@@ -182,8 +183,8 @@ def make_plan(
     Raises ``UsageError`` for an argument that no bundle could honour, ``ContextTooLargeError`` for a context beyond
     the limit.
     """
-    check_arguments(manifest, context, backend, variant, kv_cache)
-    check_draft(manifest, draft, small)
+    check_arguments(manifest, context, backend, variant, kv_cache, sequences)
+    check_draft(manifest, draft, small, sequences)
     limit, proven = context_limit(manifest)
     if context is not None and context > limit:
         what = "was verified for" if proven else "is written for (unproven)"
@@ -192,7 +193,7 @@ def make_plan(
             hint=f"Ask for context={limit} or less.",
         )
     planned = context or min(limit, DEFAULT_CONTEXT)
-    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn(), small, draft)
+    asked = _Asked(planned, backend, variant, cast("KvCache | None", kv_cache), turn or Turn(), small, draft, sequences)
     found = [
         _candidate(manifest, each, hardware, supports.get(each.runtime), asked, (tunings or {}).get(each.id))
         for each in manifest.variants
@@ -215,6 +216,7 @@ class _Asked:
     turn: Turn
     small: Manifest | None
     draft: bool | None
+    sequences: int
 
 
 def _candidate(
@@ -228,7 +230,7 @@ def _candidate(
 ) -> Candidate:
     offered = kv_caches(variant, support, manifest.decoder)
     kv = asked.kv_cache or default_kv_cache(variant.quantization.scheme, offered)
-    options = Options(context=asked.context, threads=hardware.threads, kv_cache=kv, chunk=CHUNK, repack=repack)
+    options = Options(asked.context, hardware.threads, kv, CHUNK, repack, sequences=asked.sequences)
     if tuning is not None:
         options = replace(options, threads=tuning.threads, chunk=tuning.chunk, repack=tuning.repack)
     device = support.device(kv) if support else None
@@ -317,6 +319,8 @@ def _obstacle(
 def _merit(candidate: Candidate, support: Support, turn: Turn) -> tuple[str, str | None]:
     """Return what speaks for an eligible candidate and what to know of it, and how to make it better."""
     parts = [f"{candidate.package or candidate.runtime} on {candidate.device}, {candidate.bits:.2f} bits a weight"]
+    if candidate.options.sequences > 1:
+        parts.append(f"{candidate.options.sequences} texts at a time")
     if candidate.draft is not None:
         parts.append(f"a draft model guesses for it, {human(candidate.memory.draft)} of its memory")
     if candidate.tuning is not None:
@@ -360,13 +364,6 @@ def _with_what_is_slow(candidate: Candidate, others: Sequence[Candidate]) -> Can
         return candidate
     slow = f"its types are slow here: {total(candidate) / total(best):.1f}x as long as {best.variant}, of more bits"
     return replace(candidate, reason=f"{candidate.reason}; {slow}")
-
-
-def measured(tuning: Tuning) -> str:
-    """Return what was measured, with its settings, as people read it."""
-    threads = "1 thread" if tuning.threads == 1 else f"{tuning.threads} threads"
-    repack = {None: "", True: ", weights repacked", False: ", weights as stored"}[tuning.repack]
-    return f"measured {tuning.decode_tps:.1f} tok/s with {threads}, chunk {tuning.chunk}{repack}"
 
 
 def _rank(candidate: Candidate, *, predicted: bool) -> tuple[int, bool, float, _Rule]:

@@ -108,3 +108,10 @@ def device_key(hardware: Hardware) -> str:
 
 def _place(bundle_id: str, hardware: Hardware) -> Path:
     return state_folder() / "tuned" / f"{bundle_id}-{device_key(hardware)}.json"
+
+
+def measured(tuning: Tuning) -> str:
+    """Return what was measured, with its settings, as people read it."""
+    threads = "1 thread" if tuning.threads == 1 else f"{tuning.threads} threads"
+    repack = {None: "", True: ", weights repacked", False: ", weights as stored"}[tuning.repack]
+    return f"measured {tuning.decode_tps:.1f} tok/s with {threads}, chunk {tuning.chunk}{repack}"

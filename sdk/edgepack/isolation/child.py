@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from edgepack import runtime
 from edgepack.errors import Cancelled, EngineError
 from edgepack.isolation import wire
-from edgepack.runtime import Hidden, Session, Snapshots
+from edgepack.runtime import Hidden, Sequences, Session, Snapshots, Step
 
 Inbox = SimpleQueue[tuple[wire.Request, wire.Payload] | None]
 
@@ -76,15 +76,21 @@ class Engine:
             )
             self._session, self._columns = opened, request.decoder.outputs
             keeps, embeds = isinstance(opened, Snapshots), isinstance(opened, Hidden)
-            return wire.Answer(device=opened.device, snapshots=keeps, hidden=embeds), b""
+            count = opened.sequences if isinstance(opened, Sequences) else 1
+            return wire.Answer(device=opened.device, snapshots=keeps, hidden=embeds, sequences=count), b""
         session = self._session
         assert session is not None  # the parent opens first
         if isinstance(request, wire.Forward):
             return wire.Answer(), self._forward(session, request, np.frombuffer(payload, np.int32).tolist())
         if isinstance(request, wire.Hidden):
             return wire.Answer(), self._hidden(session, request, np.frombuffer(payload, np.int32).tolist())
+        if isinstance(request, wire.Batch):
+            return wire.Answer(), self._batch(session, request, np.frombuffer(payload, np.int32).tolist())
         if isinstance(request, wire.Rewind):
-            return wire.Answer(length=session.rewind(min(request.length, session.length))), b""
+            return wire.Answer(length=_rewound(session, request.sequence, request.length)), b""
+        if isinstance(request, wire.Copy):
+            assert isinstance(session, Sequences)  # it said so when it was opened
+            return wire.Answer(length=session.copy(request.source, request.target, request.length)), b""
         assert isinstance(session, Snapshots)  # it said so when it was opened
         if isinstance(request, wire.Snapshot):
             return wire.Answer(), session.snapshot()
@@ -102,6 +108,17 @@ class Engine:
             states = session.hidden(ids, request.first)
         return _sent(states, (len(ids) - request.first, self._columns))
 
+    def _batch(self, session: Session, request: wire.Batch, ids: list[int]) -> bytes:
+        assert isinstance(session, Sequences)  # it said so when it was opened
+        steps, begin = list[Step](), 0
+        for part in request.parts:
+            steps.append(Step(part.sequence, ids[begin : begin + part.count], part.every))
+            begin += part.count
+        with self._step(request):
+            found = session.forward_batch(steps)
+        shapes = [(part.count, self._columns) if part.every else (self._columns,) for part in request.parts]
+        return b"".join(_sent(logits, shape) for logits, shape in zip(found, shapes, strict=True))
+
     @contextmanager
     def _step(self, request: wire.Step) -> Iterator[None]:
         with self._lock:
@@ -117,6 +134,13 @@ class Engine:
             signal.setitimer(signal.ITIMER_REAL, 0)
             with self._lock:
                 self._running = None
+
+
+def _rewound(session: Session, sequence: int, length: int) -> int:
+    """Return how many tokens a sequence holds after a rewind to a length that it may be short of."""
+    if not isinstance(session, Sequences):
+        return session.rewind(min(length, session.length))
+    return session.rewind_sequence(sequence, min(length, session.length_of(sequence)))
 
 
 def _sent(numbers: NDArray[np.float32], shape: tuple[int, ...]) -> memoryview:

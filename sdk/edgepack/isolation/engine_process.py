@@ -60,6 +60,7 @@ class EngineProcess:
             raise
         self._open = True
         self.device, self.snapshots, self.hidden = opened.device, opened.snapshots, opened.hidden
+        self.sequences = opened.sequences
 
     @property
     def alive(self) -> bool:
@@ -72,13 +73,13 @@ class EngineProcess:
         return self._limits.step_s if self._warm else self._limits.start_s
 
     def ask(
-        self, request: wire.Request, payload: wire.Payload = b"", into: memoryview | None = None
+        self, request: wire.Request, payload: wire.Payload = b"", into: memoryview | None = None, steps: int = 1
     ) -> tuple[wire.Answer, wire.Payload]:
-        """Return the answer to a request, and its payload.
+        """Return the answer to a request, and its payload; ``steps`` is how many times as long as one it may take.
 
         Raises the error that it tells of, or ``EngineCrashedError`` or ``EngineTimeoutError``.
         """
-        answer, sent = self._exchange(request, payload, into)
+        answer, sent = self._exchange(request, payload, into, steps)
         if answer.failure is not None:
             raise wire.error(answer.failure)
         self._warm = self._warm or isinstance(request, wire.Step)
@@ -94,9 +95,9 @@ class EngineProcess:
         self._finalizer()
 
     def _exchange(
-        self, request: wire.Request, payload: wire.Payload, into: memoryview | None
+        self, request: wire.Request, payload: wire.Payload, into: memoryview | None, steps: int
     ) -> tuple[wire.Answer, wire.Payload]:
-        limit_s = self.limit_s
+        limit_s = steps * self.limit_s
         try:
             self._channel.settimeout(limit_s)
             self.send(request, payload)

@@ -17,14 +17,14 @@ from threading import get_ident
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.admission import WithoutHead, admitted, check_first
+from edgepack.admission import WithoutHead, admitted, admitted_steps, check_copy, check_first, check_sequence
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware
 from edgepack.errors import Cancelled, EngineError, EngineMissingError, UsageError
 from edgepack.isolation import process, wire
 from edgepack.isolation.engine_process import EngineProcess, Limits
 from edgepack.isolation.probing import probe
-from edgepack.runtime import Options, Runtime, Session, Support
+from edgepack.runtime import Options, Runtime, Session, Step, Support
 
 Float32 = NDArray[np.float32]
 Asking = Callable[[EngineProcess, int, NDArray[np.int32]], None]
@@ -62,6 +62,8 @@ class IsolatedRuntime:
         child = EngineProcess(job, self._limits)
         if child.hidden:
             return HiddenSession(job, self._limits, child)
+        if child.sequences > 1:
+            return SequencesSession(job, self._limits, child)
         return (SnapshotSession if child.snapshots else IsolatedSession)(job, self._limits, child)
 
 
@@ -89,7 +91,7 @@ class IsolatedSession:
         self._child = child
         self._owner = get_ident()
         self._closed = False
-        self._length = 0
+        self._lengths = [0] * child.sequences
         self._running = False
         self._number = 0  # of the forward that runs, or that ran last
         self._cancelled = 0
@@ -104,7 +106,7 @@ class IsolatedSession:
         """Tokens in the KV cache, 0 after the process was lost. Raises ``EngineError`` after ``close``."""
         if self._closed:
             raise self._gone()
-        return self._length if self._child.alive else 0
+        return self._lengths[0] if self._child.alive else 0
 
     def forward(self, tokens: Sequence[int]) -> Float32:
         """Append tokens (at least one) and return the logits after the last: float32 [n_vocab]."""
@@ -149,7 +151,7 @@ class IsolatedSession:
         """Return the child, after starting another if it is lost."""
         if not self._child.alive:
             self._child = EngineProcess(self._job, self._limits)
-            self._length = 0
+            self._lengths = [0] * len(self._lengths)
         return self._child
 
     def _evaluate(self, tokens: Sequence[int], *, every: bool) -> Float32:
@@ -183,14 +185,14 @@ class IsolatedSession:
         except BaseException:
             with suppress(EngineError):  # a child that is gone has no more to forget
                 if child.alive:
-                    self._cut(self._length)
+                    self._cut(self._lengths[0])
             raise
-        self._length += 0 if at_once else len(ids)
+        self._lengths[0] += 0 if at_once else len(ids)
 
-    def _cut(self, length: int) -> int:
-        answer, _ = self._child.ask(wire.Rewind(length))
-        self._length = answer.length
-        return self._length
+    def _cut(self, length: int, sequence: int = 0) -> int:
+        answer, _ = self._child.ask(wire.Rewind(length, sequence))
+        self._lengths[sequence] = answer.length
+        return answer.length
 
     def _check_cancelled(self) -> None:
         if self._cancelled == self._number:
@@ -229,7 +231,84 @@ class SnapshotSession(IsolatedSession):
         except ValueError:
             self._cut(0)
             raise
-        self._length = answer.length
+        self._lengths[0] = answer.length
+
+
+class SequencesSession(IsolatedSession):
+    """A session of several sequences, see ``edgepack.runtime.Sequences``. With the process all of them are lost."""
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return len(self._lengths)
+
+    def length_of(self, sequence: int) -> int:
+        """Return the tokens of a sequence, 0 after the process was lost. Raises ``EngineError`` after ``close``."""
+        if self._closed:
+            raise self._gone()
+        check_sequence(sequence, len(self._lengths))
+        return self._lengths[sequence] if self._child.alive else 0
+
+    def forward_batch(self, steps: Sequence[Step]) -> list[Float32]:
+        """Append tokens to sequences; return float32 [n_vocab] for each step, with ``every`` [n_tokens, n_vocab]."""
+        self._enter()
+        job = self._job
+        admitted = admitted_steps(
+            ((step.sequence, step.tokens) for step in steps),
+            n_vocab=job.decoder.n_vocab,
+            lengths=self._held(),
+            context=job.options.context,
+            chunk=job.options.chunk,
+        )
+        parts = [wire.Part(step.sequence, len(ids), step.every) for step, ids in zip(steps, admitted, strict=True)]
+        self._number += 1
+        self._running = True
+        try:
+            logits = self._batch(parts, np.concatenate(admitted).astype(np.int32))
+        finally:
+            self._running = False
+        ends = np.cumsum([part.count if part.every else 1 for part in parts])
+        rows = np.split(logits, ends[:-1])
+        return [found if part.every else found[0] for part, found in zip(parts, rows, strict=True)]
+
+    def rewind_sequence(self, sequence: int, length: int) -> int:
+        """Forget all but the first ``length`` tokens of a sequence and return how many the child kept."""
+        self._enter()
+        held = self.length_of(sequence)
+        if not 0 <= length <= held:
+            raise ValueError(f"cannot rewind to {length}: sequence {sequence} holds {held} tokens")
+        return self._cut(length, sequence) if length < held else length
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Let a sequence hold the first ``length`` tokens of another, and return how many the child gave it."""
+        self._enter()
+        check_copy(source, target, length, self._held())
+        answer, _ = self._living().ask(wire.Copy(source, target, length))
+        self._lengths[target] = answer.length
+        return answer.length
+
+    def _held(self) -> list[int]:
+        return [self.length_of(each) for each in range(len(self._lengths))]
+
+    def _batch(self, parts: list[wire.Part], ids: NDArray[np.int32]) -> Float32:
+        """Append the ids of all parts, and return the logits that they want, one below the other."""
+        child, columns = self._living(), self._job.decoder.n_vocab
+        logits = np.empty((sum(part.count if part.every else 1 for part in parts), columns), np.float32)
+        # A step of several chunks takes as long as several.
+        steps = max(1, -(-len(ids) // self._job.options.chunk))
+        try:
+            self._check_cancelled()
+            request = wire.Batch(self._number, parts, steps * child.limit_s)
+            child.ask(request, ids.tobytes(), logits.data.cast("B"), steps)
+            self._check_cancelled()
+        except BaseException:
+            with suppress(EngineError):  # a child that is gone has no more to forget
+                for part in parts if child.alive else ():
+                    self._cut(self._lengths[part.sequence], part.sequence)
+            raise
+        for part in parts:
+            self._lengths[part.sequence] += part.count
+        return logits
 
 
 class HiddenSession(WithoutHead, IsolatedSession):

@@ -53,9 +53,35 @@ class Hidden(msgspec.Struct, frozen=True, tag=True):
     limit_s: float
 
 
-class Rewind(msgspec.Struct, frozen=True, tag=True):
-    """Forget all but the first ``length`` tokens, as far as there are more, and answer how many are kept."""
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """How many of a batch's ids are a sequence's, and whether the logits after each are wanted."""
 
+    sequence: int
+    count: int
+    every: bool
+
+
+class Batch(msgspec.Struct, frozen=True, tag=True):
+    """As ``Forward``, of several sequences together: the payloads are one part's after the other's."""
+
+    number: int
+    parts: list[Part]
+    limit_s: float
+
+
+class Rewind(msgspec.Struct, frozen=True, tag=True):
+    """Forget all but the first ``length`` tokens of a sequence, as far as there are more, and answer how many are
+    kept."""
+
+    length: int
+    sequence: int = 0
+
+
+class Copy(msgspec.Struct, frozen=True, tag=True):
+    """Let a sequence hold the first ``length`` tokens of another, and answer how many it holds."""
+
+    source: int
+    target: int
     length: int
 
 
@@ -73,8 +99,8 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
-Step = Forward | Hidden
-Request = Open | Forward | Hidden | Rewind | Snapshot | Restore | Cancel
+Step = Forward | Hidden | Batch
+Request = Open | Forward | Hidden | Batch | Rewind | Copy | Snapshot | Restore | Cancel
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -92,6 +118,7 @@ class Answer(msgspec.Struct, frozen=True):
     device: str = ""
     snapshots: bool = False
     hidden: bool = False
+    sequences: int = 1
     length: int = 0
 
 

@@ -30,9 +30,10 @@ class Connection(H11Protocol):
         """Take what came; a connection that already had a request is given a fresh while for the next one's head."""
         was = self.cycle
         super().data_received(data)
-        if self.cycle is not was and self._head is not None:
-            self._head.cancel()
-            self._head = None
+        if self.cycle is not was:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
         elif self._head is None and (was is None or was.response_complete):
             self._head = self.loop.call_later(HEAD_S, self._too_late)
 

@@ -322,8 +322,8 @@ class TestThreads:
         own = session._native  # type: ignore[attr-defined]
         decode, counts = own.native.llama_decode, list[int]()
         monkeypatch.setattr(own.native, "llama_decode", step)
-        monkeypatch.setattr("edgepack_runtimes.gguf.session.perf_counter", lambda: now[0])
-        monkeypatch.setattr("edgepack_runtimes.gguf.session.process_time", lambda: now[1])
+        monkeypatch.setattr("edgepack_runtimes.gguf.stepping.perf_counter", lambda: now[0])
+        monkeypatch.setattr("edgepack_runtimes.gguf.stepping.process_time", lambda: now[1])
         said = [session.forward([token]) for token in IDS[:40]]
         assert (set(counts[:4]), set(counts[4:16])) == ({2}, {1})
         free = 2.0
@@ -617,7 +617,7 @@ class TestSilence:
             "",
             "del session",
             "keep = [session]; keep.append(keep); del session, GgufRuntime",
-            "import edgepack_runtimes.gguf.session as module; module.kept = session; module.__dict__.pop('abi')",
+            "import edgepack_runtimes.gguf.stepping as module; module.kept = session; module.__dict__.pop('abi')",
             "sys.modules.pop('edgepack_runtimes.gguf.log'); sys.modules.pop('edgepack_runtimes.gguf.library')",
             "sys.exit(0)",
         ],

@@ -23,7 +23,6 @@ from edgepack import Model, fake
 from edgepack.decoding import desk as desk_module
 from edgepack.decoding import owner
 from edgepack.decoding.owner import Outcome
-from edgepack.decoding.stream import Stream
 from edgepack.decoding.turn import Turn
 from edgepack.fake import FakeSession
 
@@ -147,7 +146,7 @@ def test_every_alarm_does(ask: Callable[[Model], None], patience: None) -> None:
 
 def a_turn_that_only_its_block_gives_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Turn, "has_ended", property(lambda self: self.over))
-    patch.setattr(Stream, "_go_on", lambda self: True)
+    patch.setattr(desk_module, "_PATIENCE_S", float("inf"))
 
 
 def a_condition_that_stays_locked(patch: pytest.MonkeyPatch) -> None:

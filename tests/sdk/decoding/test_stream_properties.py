@@ -91,7 +91,7 @@ def say(
     )
 
     def work() -> tuple[list[Chunk], Result]:
-        with Stream(model._desk, Generation(model._desk, tokenizer_of(own, NAMES), request)) as stream:
+        with Stream(model._desk, Generation(tokenizer_of(own, NAMES), request)) as stream:
             chunks = [chunk for chunk, _ in zip(stream, range(read), strict=False)]
         return chunks, stream.result
 

@@ -49,10 +49,11 @@ def memory(
     device: str = "cpu",
     chunk: int = 128,
     repack: bool | None = None,
+    sequences: int = 1,
     **changes: Any,
 ) -> Memory:
     payload = Payload(decoder(**changes), runtime, scheme, weights, rows, device)
-    return needed(payload, Options(context, 1, kv_cache, chunk, repack))
+    return needed(payload, Options(context, 1, kv_cache, chunk, repack, sequences=sequences))
 
 
 # What a process takes
@@ -313,3 +314,36 @@ def test_the_refusal_names_a_context_that_can_be_loaded(runtime: str, context: i
 
 def test_unknown_memory_limits_nothing() -> None:
     assert largest_context(lambda tokens: tokens * MIB, 100, None) == 100
+
+
+# Several sequences
+
+
+@pytest.mark.parametrize("runtime", ["gguf", "onnx", "mlx"])
+def test_each_sequence_has_a_cache_of_its_own(runtime: str) -> None:
+    one, four = memory(runtime), memory(runtime, sequences=4)
+    assert four.kv_cache == 4 * one.kv_cache
+    assert four.weights == one.weights
+    token = (four.overhead - one.overhead - 4 * 3 * 2 * 260) / 4  # each adds a token to a step, and two rows of logits
+    assert one.overhead / 128 * 0.9 < token < one.overhead / 128
+
+
+def test_each_sequence_has_states_and_marks_of_its_own() -> None:
+    fields = dict(decoders.LFM2)
+    one, four = memory("gguf", **fields), memory("gguf", sequences=4, **fields)
+    assert four.kv_cache == 4 * one.kv_cache
+
+
+def test_llama_cpp_holds_all_of_what_layers_with_a_window_saw_of_several_sequences() -> None:
+    windows = {"pattern": (Positions(None, window=64), Positions(None))}
+    plain = memory("gguf", 4096, sequences=2)
+    assert memory("gguf", 4096, **windows).kv_cache < memory("gguf", 4096).kv_cache
+    assert memory("gguf", 4096, sequences=2, **windows).kv_cache == plain.kv_cache
+    assert memory("mlx", 4096, sequences=2, **windows).kv_cache < memory("mlx", 4096, sequences=2).kv_cache
+
+
+def test_attention_in_shared_cells_sees_those_of_all() -> None:
+    fields = dict(decoders.LFM2)
+    step = memory("gguf", 4096, sequences=4, **fields).overhead / memory("gguf", 4096, **fields).overhead
+    assert 3 < step < 5
+    assert memory("gguf", 4096, sequences=4).overhead < 1.2 * memory("gguf", 4096).overhead

@@ -1,0 +1,62 @@
+"""Which seat a request gets, what of its prompt another has already, and which steps go together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from edgepack.decoding.seat import Ask, Seat
+from edgepack.decoding.turn import Turn
+from edgepack.prefix import common_length
+
+WORTH: Final = 64
+"""Tokens from which on a beginning is copied from another sequence, or waited for, rather than evaluated again."""
+
+
+def choose(free: Sequence[Seat], prompt: Sequence[int]) -> Seat:
+    """Return the seat for a prompt, of those that are free, the longest unused first.
+
+    It is the one that holds most of the prompt, if half of what it holds is that: another's past is not taken for the
+    sake of a beginning that can be copied.
+    """
+    shared = {seat.number: seat.shares(prompt) for seat in free}
+    own = [seat for seat in free if 2 * shared[seat.number] >= max(1, len(seat.cache.tokens))]
+    return max(own, key=lambda seat: shared[seat.number]) if own else free[0]
+
+
+def source(seat: Seat, prompt: Sequence[int], turns: Sequence[Turn]) -> tuple[Turn, int] | None:
+    """Return whose turn evaluates, or has evaluated, more of a prompt than a seat holds, and how many tokens of it.
+
+    ``turns`` are the last of each seat, over or not. None where that is not worth a copy.
+    """
+    best: tuple[Turn, int] | None = None
+    most = seat.shares(prompt) + WORTH
+    for turn in turns:
+        holder = None if turn.holder is None else turn.holder()
+        if turn.seat is None or turn.seat is seat:
+            continue
+        there = turn.seat.shares(prompt)
+        if holder is not None and not turn.over:
+            there = max(there, common_length(holder._prompt, prompt))
+        if (length := min(there, len(prompt) - 1)) >= most:
+            best, most = (turn, length), length + 1
+    return best
+
+
+def together(asked: Sequence[tuple[Turn, Ask]], chunk: int) -> list[tuple[Turn, Ask]]:
+    """Return what is evaluated in one step: what goes on with an answer, and at most a chunk of prompts.
+
+    The prompt comes first whose last part is the longest ago; one that was not begun before all.
+    """
+    prompts = sorted((each for each in asked if is_prompt(each[1])), key=lambda each: each[0].served)
+    chosen, room = [each for each in asked if not is_prompt(each[1])], chunk
+    for turn, ask in prompts:
+        if room == chunk or len(ask.tokens) <= room:
+            chosen.append((turn, ask))
+            room -= len(ask.tokens)
+    return chosen
+
+
+def is_prompt(ask: Ask) -> bool:
+    """Say whether a step is of a prompt, and not a token of an answer, or guesses of it."""
+    return len(ask.tokens) > 1 and not ask.every
