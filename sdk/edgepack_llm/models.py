@@ -1,7 +1,7 @@
 """The models that `llm` finds here: each installed bundle by its name, and ``edgepack`` for any other one.
 
-Its entry point group ``llm`` names this module. A model is opened when it is first asked, and stays for the process:
-the turns of ``llm chat`` find the conversation in its cache.
+A model is opened when it is first asked, and stays for the process until another is asked: the turns of ``llm chat``
+find the conversation in its cache.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from functools import lru_cache
+from threading import Lock
 from typing import Protocol
 
 import llm
@@ -16,8 +17,10 @@ from llm.parts import StreamEvent
 from pydantic import Field
 
 import edgepack
-from edgepack.bundle.installed import known
+from edgepack.bundle import installed
 from edgepack_llm import asked
+
+_one_load = Lock()
 
 
 class _Register(Protocol):
@@ -28,7 +31,7 @@ class _Register(Protocol):
 def register_models(register: _Register) -> None:
     """Tell `llm` of the models."""
     register(EdgepackModel(), AsyncEdgepackModel())
-    for name in known():
+    for name in installed.known():
         register(EdgepackModel(name), AsyncEdgepackModel(name))
 
 
@@ -67,13 +70,14 @@ class _Asking:
         self._name = name
 
     def _opened(self, prompt: llm.Prompt) -> edgepack.LanguageModel:
-        where = self._name or getattr(prompt.options, "where", None)
-        if where is None:
+        if self._name is not None:  # also where a folder of that name lies about
+            where = str(installed.find(self._name) or self._name)
+        elif (where := getattr(prompt.options, "where", None) or "") == "":
             raise edgepack.UsageError(
-                "edgepack was given no bundle.",
-                hint="Add -o where PATH, or ask an installed one: llm models -q edgepack/",
+                "edgepack was given no bundle.", hint="Add -o where PATH, or ask one that is installed: llm models"
             )
-        return _open(where)
+        with _one_load:
+            return _open(where)
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
@@ -121,6 +122,13 @@ def test_tools_are_called(served: Serving) -> None:
     assert [each["role"] for each in said] == ["user", "assistant", "tool", "user"]
     assert said[2]["content"] == "Rain in Rome."
     assert following.tool_calls()
+
+
+def test_an_older_llm_goes_on_without_the_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "edgepack_llm.models", None)  # whose import fails then
+    monkeypatch.delitem(sys.modules, "edgepack_llm.plugin", raising=False)
+    with pytest.warns(UserWarning, match="pip install --upgrade llm"):
+        importlib.import_module("edgepack_llm.plugin")
 
 
 def test_a_bundle_without_tools_says_so(one_variant: Path) -> None:
