@@ -57,6 +57,18 @@ class Probe(FakeRuntime):
     def fail(self) -> None: ...
 
 
+class OpenHoldsAPipe(Probe):
+    """Its process holds the pipe open that ``HELD`` names."""
+
+    name = "held"
+
+    def open(self, variant: Path, decoder: Decoder, options: Options) -> FakeSession:
+        self._held = open(os.environ[HELD], "w")  # noqa: SIM115 - until the process ends
+        self._held.write(f"{os.getpid()}\n")
+        self._held.flush()
+        return super().open(variant, decoder, options)
+
+
 class OpenTellsItsThreads(Probe):
     """It says by what rule threads of OpenMP wait in its process."""
 

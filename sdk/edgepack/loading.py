@@ -127,11 +127,13 @@ def plan(
     warm: bool | None = None,
     sequences: int | None = None,
     turn: Turn | None = None,
+    timed: bool = True,
     runtimes: Runtimes | None = None,
 ) -> Plan:
     """Return what ``load`` would choose with the same arguments, and every other candidate, each with its reason.
 
-    ``turn`` is the question to rank for: 512 tokens of a prompt and 128 of an answer, if no other is given.
+    Engines that were not ``timed`` on this machine yet are, which takes some seconds; a load spares them where there is
+    no choice. ``turn`` is the question to rank for: 512 tokens of a prompt and 128 of an answer, if no other is given.
     """
     return _plan(
         _open(bundle),
@@ -145,7 +147,7 @@ def plan(
         sequences=sequences,
         turn=turn,
         runtimes=runtimes,
-        timed=True,
+        timed=timed,
     )
 
 

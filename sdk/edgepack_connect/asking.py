@@ -76,7 +76,8 @@ def read_options(kind: Kind, options: Mapping[str, Any]) -> Wanted:
         raise UsageError(f"{bound[0]} was given beside {bound[1]}.", hint="An answer is bound by one of them.")
     if "json_schema" in given and given["json_schema"] is not False:
         values["json_schema"] = _schema(given["json_schema"])
-    tools = Tools.of(given["tools"]) if "tools" in given else None
+    several = bool(given.get("parallel_tool_calls", True))
+    tools = Tools.of(given["tools"], given.get("tool_choice"), several) if "tools" in given else None
     if tools is not None:
         values["tools"] = tools.definitions
     for name in ("tool_choice", "parallel_tool_calls"):
@@ -156,11 +157,9 @@ def _schema(given: object) -> dict[str, object]:
         return read_schema(given)
 
 
-def _choice(given: object) -> object:
-    """Return ``tool_choice`` as OpenAI's interface has it."""
-    if isinstance(given, Mapping) and isinstance(given.get("name"), str):
-        given = given["name"]
-    if not isinstance(given, str):
-        raise UsageError("tool_choice names no tool.", hint="It is 'auto', 'none', 'required' or a tool's name.")
-    words = ("auto", "none", "required")
-    return given if given in words else {"type": "function", "function": {"name": given}}
+def _choice(given: Any) -> object:
+    """Return ``tool_choice``, which was checked with the tools, as OpenAI's interface has it."""
+    if isinstance(given, Mapping):
+        function = given.get("function", given)
+        given = function["name"]
+    return given if given in ("auto", "none", "required") else {"type": "function", "function": {"name": given}}

@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from threading import Thread
+from threading import Thread, current_thread
 from typing import Any, TypeVar
 
 from edgepack.decoding.owner import Bell, Outcome
@@ -74,7 +74,8 @@ class Line:
             self._loop.stop()
 
         self.soon(lambda: asyncio.ensure_future(ending(), loop=self._loop))
-        self._thread.join()
+        if current_thread() is not self._thread:  # on which a forgotten model may be collected
+            self._thread.join()
 
     def _submit(self, work: Work[T], told: Callable[[], object] | None = None) -> tuple[Outcome[T], Callable[[], None]]:
         if os.getpid() != self._process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -134,7 +135,7 @@ class OpenAIForm:
             text=delta.content or "",
             reasoning=delta.reasoning_content or delta.reasoning or "",
             token_ids=tuple(choice.token_ids or ()),
-            logprobs=_logprobs(choice.logprobs),
+            logprobs=_with_ids(_logprobs(choice.logprobs), choice.token_ids or ()),
             calls=_calls(delta.tool_calls),
             end=choice.finish_reason,
             stop=choice.matched_stop if choice.stop_reason is None else choice.stop_reason,
@@ -201,6 +202,13 @@ def _logprobs(found: _Logprobs | None) -> tuple[TokenLogprob, ...] | None:
     others = (found.top_logprobs or [])[:count] + [None] * (count - len(found.top_logprobs or []))
     told = zip(found.tokens, values, others, strict=True)
     return tuple(TokenLogprob(None, text, value, _ranked(best)) for text, value, best in told if value is not None)
+
+
+def _with_ids(found: tuple[TokenLogprob, ...] | None, ids: Sequence[int]) -> tuple[TokenLogprob, ...] | None:
+    """Return logprobs with the ids of their tokens, where a server tells those beside them."""
+    if found is None or len(found) != len(ids):
+        return found
+    return tuple(replace(each, token_id=id) for each, id in zip(found, ids, strict=True))
 
 
 def _token(found: _Token) -> TokenLogprob:

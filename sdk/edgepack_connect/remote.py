@@ -180,4 +180,7 @@ class Remote:
         body = server.form.body(kind, self._served.model, asked, fields)
         path = server.form.paths[kind]
         exchange = Exchange(self._transport, server.form, path, body, wanted.tools, self._patience)
-        return RemoteStream(self._line, exchange, finished)
+        return RemoteStream(self._line, exchange, lambda result: self._tell(finished, result))
+
+    def _tell(self, finished: Callable[[Result], None], result: Result) -> None:
+        finished(result)  # by way of the model, which a stream so keeps from being collected, and its line closed

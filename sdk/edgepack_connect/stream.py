@@ -28,7 +28,7 @@ class RemoteStream:
     def __init__(
         self, line: Line, exchange: Exchange, finished: Callable[[Result], None] = lambda result: None
     ) -> None:
-        """``finished`` gets the result."""
+        """``finished`` gets the result, and keeps alive what the line belongs to."""
         self._line, self._exchange, self._finished = line, exchange, finished
         self._entered = self._over = False
         self._result: Result | None = None

@@ -29,7 +29,7 @@ from edgepack_serve.doors.openai_models import OpenAIModels
 from edgepack_serve.doors.openai_responses import OpenAIResponses
 from edgepack_serve.doors.page import Page
 from edgepack_serve.doors.status import Status
-from edgepack_serve.exchange import Desk, Door, Terms
+from edgepack_serve.exchange import Door, QuestionDoor, Terms
 from edgepack_serve.figures import Figures
 from edgepack_serve.guard.gate import Gate
 from edgepack_serve.guard.names import Names
@@ -88,7 +88,7 @@ def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, t
     document = Document({**DIALECTS, **QUESTIONS}, {path: what for path, (what, _) in asked.items()}, host.models)
     routes = [
         *(Route(path, Door(each, host, underway, terms), methods=["POST"]) for path, each in DIALECTS.items()),
-        *(Route(path, Desk(each, host, underway, terms), methods=["POST"]) for path, each in QUESTIONS.items()),
+        *(Route(path, QuestionDoor(each, host, underway, terms), methods=["POST"]) for path, each in QUESTIONS.items()),
         *(Route(path, endpoint, methods=["GET"]) for path, (_, endpoint) in asked.items()),
         Route("/api/show", OllamaShow(tags, underway, terms), methods=["POST"]),
         Route("/openapi.json", document.all, methods=["GET"]),

@@ -136,7 +136,7 @@ LogJson = Annotated[bool, typer.Option("--log-json", help="Write the log as line
 @examples(
     "edgepack serve demo.edgepack",
     "edgepack serve qwen3 small=smollm2.edgepack --pin qwen3 --idle 300",
-    "edgepack serve demo.edgepack --host 0.0.0.0 --token-file token --tls-cert cert.pem --tls-key key.pem",
+    "edgepack serve demo.edgepack --host 0.0.0.0 --token-file token",
     "edgepack serve demo.edgepack --unix /run/edgepack/serve.sock",
     heading="Use a bundle",
 )

@@ -84,7 +84,7 @@ class Door:
         return whole
 
 
-class Desk:
+class QuestionDoor:
     """A ``Question`` as an ASGI application."""
 
     def __init__(self, question: Question[Any], host: Host, underway: Underway, terms: Terms) -> None:

@@ -56,6 +56,7 @@ def show(models: Sequence[Hosted], settings: Settings, address: Address, token: 
     if address.unix is None:
         say(console, f"Page       {address.url}/")
         say(console, f"OpenAI     base_url {address.url}/v1, api_key {'the token' if token else 'any'}")
+        say(console, f"Others     Anthropic's and Ollama's clients at {address.url}")
     body = json.dumps({"model": models[0].name, **_example(models[0])})
     path = "/v1/chat/completions" if models[0].manifest.embedding is None else "/v1/embeddings"
     through = "" if address.unix is None else f"--unix-socket {address.unix} "

@@ -8,7 +8,7 @@ import pytest
 from server_questions import SCHEMA, weather
 
 from edgepack import PromptTooLongError, SchemaError, UsageError, errors
-from edgepack_connect.asking import KNOWN, read_options, write_fields
+from edgepack_connect.asking import read_options, write_fields
 from edgepack_connect.capabilities import Kind
 from edgepack_connect.faults import refused, words_of
 from edgepack_connect.server import numbers
@@ -76,6 +76,9 @@ def test_a_value_that_cannot_be_honoured_is_refused_by_name() -> None:
         ({"json_schema": SCHEMA, "regex": "a"}, "json_schema was given beside regex"),
         ({"thinking": False, "thinking_tokens": 3}, "thinking_tokens was given beside thinking=False"),
         ({"variables": 3}, "variables is 3"),
+        ({"tool_choice": "auto"}, "tool_choice was given without tools"),
+        ({"tools": [weather], "tool_choice": 3}, "tool_choice is of type int"),
+        ({"tools": [weather], "tool_choice": "time"}, "tool_choice is 'time', which is no tool"),
     ],
 )
 def test_options_that_make_no_sense_together(options: dict[str, Any], says: str) -> None:
@@ -88,7 +91,6 @@ def test_a_schema_that_binds_nothing_is_refused_here_too() -> None:
         read_options("chat", {"json_schema": {"type": "object", "reqired": ["a"]}})
 
 
-@pytest.mark.skipif("tool_choice" not in KNOWN["chat"], reason="this SDK has no such option")
 def test_a_named_tool_is_chosen_as_openai_writes_it() -> None:
     found = fields("vLLM", "chat", tools=[weather], tool_choice={"name": "weather"})
     assert found["tool_choice"] == {"type": "function", "function": {"name": "weather"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -197,6 +198,13 @@ def test_a_connection_does_not_survive_a_fork(served: Serving) -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told == "A connection does not survive a fork. Connect again in the child.\nlength\n"
+
+
+def test_a_stream_keeps_its_model(served: Serving) -> None:
+    stream = edgepack.connect(served.url, "one").stream_chat([{"role": "user", "content": "Hello"}])
+    gc.collect()
+    with stream:
+        assert "".join(piece.text for piece in stream) == "One."
 
 
 def test_a_model_that_is_forgotten_ends_its_thread(served: Serving) -> None:

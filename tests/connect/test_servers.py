@@ -4,13 +4,17 @@ read."""
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from server_questions import RECORDED, SCHEMA, USER, asked, replayed, weather
+from serving import serving as server
 from web_servers import Request, response, serving
 
 import edgepack
+from edgepack import fake
 from edgepack_connect.asking import KNOWN
 from edgepack_connect.servers import SERVERS
 
@@ -64,6 +68,7 @@ def test_what_a_real_server_answered_is_read(name: str) -> None:
     assert " " not in answered["stopped"].text
     assert set(json.loads(answered["bound"].text)) == {"city"}
     assert isinstance(found["too_long"], edgepack.PromptTooLongError)
+    assert all(isinstance(each.token_id, int) for each in likely.logprobs)
     if name == "vllm":
         assert len(answered["digits"].text) == 3
         assert len(chat.token_ids) == chat.usage.completion_tokens
@@ -159,3 +164,26 @@ def _sent(model: edgepack.LanguageModel, served: object, kind: str, options: dic
     with suppress(edgepack.EngineError, edgepack.ToolCallError):  # what was not recorded
         model.chat(messages, **options) if kind == "chat" else model.generate("x", **options)  # type: ignore[arg-type,call-overload]
     return json.loads(served.requests[begun].body)  # type: ignore[attr-defined]
+
+
+MODELS_OWN = {"tools", "tool_choice", "parallel_tool_calls", "variables", "draft", "date", "grammar"}
+"""What the model of the test below refuses for itself: it has no template for tools, no draft, no day."""
+
+
+def test_edgepack_serve_knows_every_field_that_is_sent_to_it() -> None:
+    """Each option that is said to be honoured is answered, or refused by the model for what it is: never as unknown."""
+    refused: dict[str, str] = {}
+    with server({"fake": lambda: fake.model(says="7", thinks="So.")}) as own, edgepack.connect(own.url) as model:
+        honoured = _honoured(model)
+        for kind, option in ((kind, option) for kind, options in honoured.items() for option in options):
+            given: dict[str, Any] = {option: "text" if option == "control_tokens" else VALUES[option]}
+            given |= {"tools": [weather]} if option.endswith(("_choice", "_calls")) else {}
+            said = [*USER, {"role": "assistant", "content": "Re"}] if option == "continue_final" else USER
+            try:
+                model.chat(said, **given) if kind == "chat" else model.generate("x", **given)
+            except edgepack.EdgepackError as error:
+                refused[option] = str(error)
+    assert honoured["chat"] == sorted(KNOWN["chat"])
+    assert honoured["text"] == sorted({*KNOWN["text"]} - {"json_schema"})
+    assert set(refused) <= MODELS_OWN
+    assert not any(re.search("has no option|cannot be honoured here", said) for said in refused.values())

@@ -17,7 +17,7 @@ from models import LLAMA3, make_llama
 from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import detect
-from edgepack.errors import Cancelled, EngineError, PromptTooLongError
+from edgepack.errors import Cancelled, EngineError, PromptTooLongError, UsageError
 from edgepack.fake import FakeRuntime
 from edgepack.isolation.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Session
@@ -310,3 +310,10 @@ def test_a_variant_that_is_not_there(engine: Runtime, variants: tuple[Path, Deco
         pytest.skip("the fake reads no file")
     with pytest.raises(EngineError, match=str(tmp_path.name)):
         engine.open(tmp_path, variants[1], Options(CONTEXT, 1, "f32"))
+
+
+@pytest.mark.parametrize("name", ["mlx", "onnx"])
+def test_what_an_exporter_wrote_holds_one_text(name: str, exported: dict[str, tuple[Path, Decoder]]) -> None:
+    variant, decoder = exported[name]
+    with pytest.raises(UsageError, match="sequences is 2"):
+        runtime.find(name).open(variant, decoder, Options(CONTEXT, 1, "f32", sequences=2))

@@ -144,3 +144,11 @@ def test_a_text_at_once(engine: str, kv_cache: KvCache, at_once: Variants) -> No
         if isinstance(session, Snapshots):
             session.restore(session.snapshot())
         assert np.array_equal(session.hidden(IDS), whole)
+
+
+@pytest.mark.parametrize("name", ["fake", "gguf", "mlx", "onnx"])
+def test_a_text_at_a_time(name: str, variants: Variants) -> None:
+    folder, decoder, _ = variants
+    engine = FakeRuntime() if name == "fake" else runtime.find(name)
+    with pytest.raises(UsageError, match="sequences is 2, and a model that embeds"):
+        engine.open(folder / f"{name}-f32", decoder, Options(CONTEXT, 1, "f32", sequences=2))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cancelling import cancelling
 from decoders import LFM2, LFM3, RandomWeights, describe
-from gguf_decoders import GLOBAL, LOCAL, OLMO2, QWEN35
+from gguf_decoders import GLOBAL, LOCAL, OLMO2, QWEN35, gemma4
 from models import LLAMA3, make_llama
+from variants import nmse
 
 from edgepack import runtime
 from edgepack.bundle.decoder import Decoder
@@ -19,10 +22,11 @@ from edgepack.errors import Cancelled, EngineError, PromptTooLongError
 from edgepack.fake import FakeRuntime
 from edgepack.isolation.isolate import IsolatedRuntime
 from edgepack.runtime import Options, Runtime, Sequences, Session, Step
-from edgepack_packager import families, targets
+from edgepack_packager import families, reference, targets
 from edgepack_packager.checkpoint import open_checkpoint
 from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
+from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.write import write
 
 CONTEXT, COUNT, CHUNK = 96, 4, 16
@@ -31,9 +35,10 @@ DECODERS = {
     "convolutions": describe(**LFM2),
     "delta rules": describe(**QWEN35),
     "windows between convolutions": describe(**LFM3),
+    "shared keys": gemma4(),
 }
 NO_GGUF = {"windows between convolutions"}
-CASES = ["fake", "gguf", "gguf isolated", "onnx"]
+CASES = ["fake", "gguf", "gguf isolated", "mlx", "onnx"]
 IDS = [[int(i) for i in np.random.default_rng(seed).integers(0, 128, CONTEXT)] for seed in range(COUNT)]
 
 
@@ -42,6 +47,7 @@ class Parallel(Session, Sequences):
 
 
 Open = Callable[..., Parallel]
+Near = Callable[[Float32, Float32], None]
 Alone = Callable[[Sequence[int]], Float32]
 
 
@@ -96,11 +102,18 @@ def opening(kind: str, engine: Runtime, variants: tuple[Path, dict[str, Decoder]
         session.close()
 
 
-def near(found: Float32, expected: Float32) -> None:
+@pytest.fixture
+def near(kind: str, engine: Runtime) -> Near:
     """Compare logits of the same tokens in other steps: an engine may round them otherwise."""
-    assert found.shape == expected.shape
-    error = np.square(found - expected).sum() / np.square(expected - expected.mean()).sum()
-    assert error <= 1e-10
+    # ggml reads GELU in a table of f16, whose steps make more of what is rounded otherwise: in one session, one text in
+    # steps of one token has rows that are 1.5e-7 from those of chunks.
+    limit = 1e-6 if engine.name == "gguf" and kind == "shared keys" else 1e-10
+
+    def compare(found: Float32, expected: Float32) -> None:
+        assert found.shape == expected.shape
+        assert nmse(found, expected) <= limit
+
+    return compare
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +156,7 @@ def test_a_session_of_several_sequences_says_so(opening: Open) -> None:
     assert [session.length_of(each) for each in range(COUNT)] == [0] * COUNT
 
 
-def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open, alone: Alone) -> None:
+def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open, alone: Alone, near: Near) -> None:
     session, found = opening(), dict[int, list[Float32]]({each: [] for each in range(COUNT)})
     sizes = {0: [16, 1, 1, 1, 5, 1], 1: [3, 1, 16, 1, 1], 2: [1, 1, 1, 1, 1, 1], 3: [7, 16, 1]}
     for turn in range(6):
@@ -166,7 +179,7 @@ def test_ragged_batches_are_as_the_same_steps_one_after_another(opening: Open, a
             start += size
 
 
-def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open, alone: Alone) -> None:
+def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open, alone: Alone, near: Near) -> None:
     session, expected = opening(), alone(IDS[0])
     session.forward_batch([Step(each, IDS[each][:9]) for each in range(1, COUNT)])
     near(session.forward_all(IDS[0][:40]), expected[:40])
@@ -178,20 +191,24 @@ def test_the_calls_of_one_text_are_those_of_sequence_0(opening: Open, alone: Alo
     assert [session.length_of(each) for each in range(COUNT)] == [CONTEXT, 9, 9, 9]
 
 
-@pytest.mark.parametrize("busy", range(COUNT))
-def test_sequences_that_rest_are_left_as_they_are(busy: int, opening: Open, alone: Alone) -> None:
+@pytest.mark.parametrize("busy", [(2,), (0, 2), (1, 3), (0, 3)])
+def test_sequences_that_rest_are_left_as_they_are(
+    busy: tuple[int, ...], opening: Open, alone: Alone, near: Near
+) -> None:
     session = opening()
-    others = [each for each in range(COUNT) if each != busy]
+    others = [each for each in range(COUNT) if each not in busy]
     session.forward_batch([Step(each, IDS[each][:10]) for each in others])
-    for token in IDS[busy][:30]:
-        session.forward_batch([Step(busy, [token])])
-    assert [session.length_of(each) for each in others] == [10] * (COUNT - 1)
+    for turn in range(30):
+        session.forward_batch([Step(each, [IDS[each][turn]]) for each in busy])
+    assert [session.length_of(each) for each in others] == [10] * len(others)
     after = session.forward_batch([Step(each, IDS[each][10 : 10 + each + 1], every=True) for each in others])
     for each, rows in zip(others, after, strict=True):
         near(rows, alone(IDS[each][: 10 + each + 1])[10:])
+    for each in busy:
+        near(session.forward_batch([Step(each, IDS[each][30:33])])[0], alone(IDS[each][:33])[-1])
 
 
-def test_full_sequences_keep_their_last_token_beside_others(opening: Open, alone: Alone) -> None:
+def test_full_sequences_keep_their_last_token_beside_others(opening: Open, alone: Alone, near: Near) -> None:
     context = 24
     session = opening(context=context)
     for each in (0, 2):
@@ -210,7 +227,7 @@ def test_full_sequences_keep_their_last_token_beside_others(opening: Open, alone
             near(session.forward_batch([step])[0], expected[start : start + CHUNK])
 
 
-def test_a_rewind_forgets_of_one_sequence(opening: Open, alone: Alone) -> None:
+def test_a_rewind_forgets_of_one_sequence(opening: Open, alone: Alone, near: Near) -> None:
     session = opening()
     for start in (0, CHUNK):
         session.forward_batch([Step(each, IDS[each][start : start + CHUNK]) for each in range(COUNT)])
@@ -227,7 +244,7 @@ def test_a_rewind_forgets_of_one_sequence(opening: Open, alone: Alone) -> None:
     assert session.rewind_sequence(2, 0) == session.length_of(2) == 0
 
 
-def test_guesses_are_taken_back(opening: Open, alone: Alone) -> None:
+def test_guesses_are_taken_back(opening: Open, alone: Alone, near: Near) -> None:
     session = opening()
     session.forward_batch([Step(1, IDS[1][:CHUNK]), Step(3, IDS[3][:4])])
     session.forward_batch([Step(1, [IDS[1][CHUNK]])])
@@ -239,7 +256,9 @@ def test_guesses_are_taken_back(opening: Open, alone: Alone) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [(0, 1), (2, 0), (1, 3)])
-def test_a_copy_is_as_if_its_tokens_had_been_evaluated(source: int, target: int, opening: Open, alone: Alone) -> None:
+def test_a_copy_is_as_if_its_tokens_had_been_evaluated(
+    source: int, target: int, opening: Open, alone: Alone, near: Near
+) -> None:
     session = opening()
     session.forward_batch([Step(target, IDS[target][:5])])
     for start in (0, CHUNK):
@@ -250,9 +269,12 @@ def test_a_copy_is_as_if_its_tokens_had_been_evaluated(source: int, target: int,
     near(rows[0], alone(mine)[32:])
     near(rows[1], alone(its)[32:])
     assert session.length_of(source) == 40
+    rows = session.forward_batch([Step(source, IDS[source][40:42]), Step(target, [7, 8, 9])])  # and each goes its way
+    near(rows[0], alone(IDS[source][:42])[-1])
+    near(rows[1], alone([*mine, 7, 8, 9])[-1])
 
 
-def test_a_part_is_copied_as_far_as_it_can_be(opening: Open, alone: Alone) -> None:
+def test_a_part_is_copied_as_far_as_it_can_be(opening: Open, alone: Alone, near: Near) -> None:
     session = opening()
     for start in (0, CHUNK, 2 * CHUNK):
         session.forward_batch([Step(0, IDS[0][start : start + CHUNK])])
@@ -282,7 +304,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("steps", WRONG.values(), ids=WRONG)
-def test_wrong_batches_are_refused_before_anything_is_evaluated(steps: list[Step], opening: Open, alone: Alone) -> None:
+def test_wrong_batches_are_refused_before_anything_is_evaluated(
+    steps: list[Step], opening: Open, alone: Alone, near: Near
+) -> None:
     session = opening()
     session.forward_batch([Step(0, IDS[0][:5]), Step(1, IDS[1][:5])])
     with pytest.raises(ValueError, match=r"step|sequence|token"):
@@ -292,7 +316,7 @@ def test_wrong_batches_are_refused_before_anything_is_evaluated(steps: list[Step
     near(row, alone(IDS[0][:6])[-1])
 
 
-def test_a_cancel_leaves_every_sequence_as_it_was(opening: Open, alone: Alone) -> None:
+def test_a_cancel_leaves_every_sequence_as_it_was(opening: Open, alone: Alone, near: Near) -> None:
     session = opening()
     lengths = [16, 3, 0, 8]
     session.forward_batch([Step(each, IDS[each][:length]) for each, length in enumerate(lengths) if length])
@@ -339,3 +363,28 @@ def test_closed_and_from_another_thread(opening: Open) -> None:
     assert len(errors) == len(calls)
     session.close()
     work()
+
+
+@pytest.mark.parametrize("name", ["gguf", "onnx"])
+def test_caches_of_8_bits(name: str, tmp_path: Path) -> None:
+    decoder = describe(head_dim=32)
+    weights = RandomWeights(decoder)
+    target = targets.find(name)
+    if isinstance(target, OnnxTarget):
+        target = target.with_kv_cache("q8")
+    model = Model("tiny", decoder, "f32", cache_scales=reference.cache_scales(weights, IDS[0]))
+    write(weights, [Request(target, "f32", "f32")], tmp_path, model)
+    (place,) = tmp_path.iterdir()
+    options = Options(CONTEXT, 1, "q8", CHUNK)
+    session: Any = runtime.find(name).open(place, decoder, replace(options, sequences=3))
+    single = runtime.find(name).open(place, decoder, options)
+    session.forward_batch([Step(0, IDS[0][:16]), Step(1, IDS[1][:3]), Step(2, IDS[2][:9])])
+    assert session.copy(0, 1, 12) == 12
+    for turn in range(4):
+        rows = session.forward_batch([Step(each, [IDS[each][20 + turn]]) for each in range(3)])
+    for each, start in enumerate([IDS[0][:16], IDS[0][:12], IDS[2][:9]]):
+        expected = single.forward_all([*start, *IDS[each][20:24]])[-1]
+        single.rewind(0)
+        assert nmse(rows[each], expected) <= 1e-4  # a number between two levels may fall on either side
+    session.close()
+    single.close()

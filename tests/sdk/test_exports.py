@@ -159,8 +159,9 @@ def test_nothing_internal_completes() -> None:
     with fake.model() as model:
         assert public(model) == [
             "achat", "aclose", "aembed", "agenerate", "astream", "astream_chat", "backend", "bundle_id", "chat",
-            "close", "context", "detokenize", "device", "embed", "evaluate", "generate", "logits", "manifest", "resume",
-            "score", "setup", "stream", "stream_chat", "template", "tokenize", "tokenizer", "variant",
+            "close", "context", "count_tokens", "detokenize", "device", "embed", "evaluate", "generate", "logits",
+            "manifest", "resume", "score", "setup", "stream", "stream_chat", "template", "tokenize", "tokenizer",
+            "variant",
         ]  # fmt: skip
         assert public(model.stream("x")) == ["cancel", "close", "result"]
         assert public(model.astream("x")) == ["cancel", "result"]

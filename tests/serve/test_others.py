@@ -97,7 +97,7 @@ def test_no_line_of_the_log_has_a_prompt_or_an_answer(served: Serving, caplog: p
     served.post(CHAT, {**HELLO, "messages": [{"role": "user", "content": "my secret question"}]})
     served.post(CHAT, {**HELLO, "messages": [{"role": "user", "content": "my secret question"}], "n": 99})
     served.ask("GET", "/secret/path?token=secret")
-    until(lambda: sum(record.message == "request" for record in caplog.records) == 3)  # written behind the answers
+    until(lambda: sum(record.levelno == logging.INFO for record in caplog.records) >= 3)  # written behind the answers
     lines = [Lines(as_json).format(record) for record in caplog.records for as_json in (True, False)]
     assert not [line for line in lines if "secret" in line or "Hi!" in line]
     written = json.loads(next(line for line in lines if '"model":"fake"' in line))

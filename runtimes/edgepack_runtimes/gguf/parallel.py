@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from edgepack_runtimes.gguf.ring import Bytes
 from edgepack_runtimes.gguf.state import read_rest, write_sequence
 from edgepack_runtimes.gguf.stepping import OUTPUTS, Stepping
 from edgepack_runtimes.marks import Marks
+from edgepack_runtimes.spans import spans
 from edgepack_runtimes.threads import Threads
 
 
@@ -76,6 +77,7 @@ class ParallelSession(Stepping):
             threads=threads,
             spin=spin,
         )
+        self._states = states
         self._texts = [_Text(0, 0, Marks() if states else None) for _ in native.sequences]
 
     @property
@@ -145,8 +147,7 @@ class ParallelSession(Stepping):
     def copy(self, source: int, target: int, length: int) -> int:
         """Let a sequence hold the first ``length`` tokens of another, and return how many it holds.
 
-        Keys and values are copied before the next step, in cells that all share not at all; a state is written once
-        one of both goes on.
+        llama.cpp copies all of the other's cells before the next step; where sequences share cells, none.
         """
         self._enter()
         check_copy(source, target, length, [text.length for text in self._texts])
@@ -166,7 +167,7 @@ class ParallelSession(Stepping):
 
     def _evaluate(self, parts: Sequence[_Part]) -> list[Float32]:
         """Append ids; return for each part the logits from its ``first`` on: float32 [n, n_vocab]."""
-        starts = [self._texts[part.sequence].length for part in parts]
+        lengths = [text.length for text in self._texts]
         prompts = [part.sequence for part in parts if len(part.ids) > 1]  # or guesses
         found = [np.empty((len(part.ids) - part.first, self._n_vocab), np.float32) for part in parts]
         try:
@@ -178,36 +179,57 @@ class ParallelSession(Stepping):
                 self._mark(prompts)
             self._end()
         except BaseException:
-            self._abandon(lambda: self._take_back(parts, starts))
+            self._abandon(lambda: self._take_back(lengths))
             raise
         return found
 
     def _step(self, parts: Sequence[_Part], pieces: Sequence[_Piece], found: Sequence[Float32]) -> None:
-        """Append what is evaluated together, and put the logits where they belong."""
+        """Append what is evaluated together, and put the logits where they belong.
+
+        llama.cpp computes together what follows each other, by the number and in the batch.
+        """
         native, place = self._native, 0
-        for index, begin, end in pieces:
-            sequence, ids, first = parts[index]
-            text, pointer = self._texts[sequence], native.sequences[sequence]
-            for at in range(begin, end):
-                native.tokens[place] = ids[at]
-                native.positions[place] = text.length + at - begin
+        given = {parts[piece.part].sequence: piece for piece in pieces}
+        resting = self._resting(given, sum(end - begin for _, begin, end in pieces))
+        for sequence in sorted((*given, *resting)):
+            text, pointer, ids, first = self._texts[sequence], native.sequences[sequence], [0], 1
+            if sequence in given:
+                part, begin, end = given[sequence]
+                ids, first = parts[part].ids[begin:end], parts[part].first - begin
+            for at, token in enumerate(ids):
+                native.tokens[place] = token
+                native.positions[place] = text.length + at
                 native.outputs[place] = int(at >= first)
                 native.batch.seq_id[place] = pointer
                 place += 1
-            text.placed = text.length + end - begin
-        self._decode(place, f"of {len(pieces)} sequences")
-        rows = native.results(sum(max(0, end - max(begin, parts[index].first)) for index, begin, end in pieces))
+            text.placed = text.length + len(ids)
+        self._decode(place, f"of {len(given)} sequences")
+        for sequence in resting:
+            self._forget(sequence, self._texts[sequence].length)
+        rows = native.results(sum(max(0, end - max(begin, parts[part].first)) for part, begin, end in pieces))
         row = 0
-        for index, begin, end in pieces:
-            text, first = self._texts[parts[index].sequence], parts[index].first
-            text.length = text.placed
-            if (count := end - max(begin, first)) > 0:
-                found[index][end - first - count : end - first] = rows[row : row + count]
+        for sequence in sorted(given):
+            part, begin, end = given[sequence]
+            self._texts[sequence].length = self._texts[sequence].placed
+            if (count := end - max(begin, first := parts[part].first)) > 0:
+                found[part][end - first - count : end - first] = rows[row : row + count]
                 row += count
 
-    def _take_back(self, parts: Sequence[_Part], starts: Sequence[int]) -> None:
-        for part, start in zip(parts, starts, strict=True):
-            self._forget(part.sequence, start)
+    def _resting(self, given: Collection[int], tokens: int) -> list[int]:
+        """Return the sequences for which a token is computed for nothing, and forgotten, beside so many tokens."""
+        if self._states:
+            return []
+        between = [row for span in spans(given, self._may_rest) for row in span if row not in given]
+        return between if tokens + len(between) <= len(self._native.tokens) else []
+
+    def _may_rest(self, sequence: int) -> bool:
+        return self._texts[sequence].length < self._context
+
+    def _take_back(self, lengths: Sequence[int]) -> None:
+        """Forget of each sequence all behind its length, as far as the engine was given more."""
+        for sequence, length in enumerate(lengths):
+            if self._texts[sequence].placed > length:
+                self._forget(sequence, length)
 
     def _forget(self, sequence: int, length: int) -> None:
         native, text = self._native, self._texts[sequence]

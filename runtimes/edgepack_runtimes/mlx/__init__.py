@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgepack.admission import check_sequences
 from edgepack.bundle.decoder import Decoder
 from edgepack.device.hardware import Hardware, narrow_python
 from edgepack.errors import EngineError, EngineMissingError, UsageError
@@ -66,11 +67,17 @@ class MlxRuntime:
                 "mlx was in use where this process was forked from, and does not survive a fork.",
                 hint="Start the process anew (multiprocessing calls it spawn), or load with isolate=True.",
             )
+        check_sequences(options.sequences, headless=bool(decoder.headless))
         if decoder.exported:
+            if options.sequences > 1:
+                raise UsageError(
+                    f"sequences is {options.sequences}, and mlx-lm's model code evaluates one text at a time here.",
+                    hint="Leave sequences out, or build the bundle from the weights.",
+                )
             from edgepack_runtimes.mlx.exported import open_exported
 
             return open_exported(variant, decoder, options)
-        from edgepack_runtimes.mlx.session import open_session
+        from edgepack_runtimes.mlx.opening import open_session
 
         return open_session(variant, decoder, options)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -60,6 +61,12 @@ class LayerCache:
         self.keys[..., :end, :] = self.keys[..., moved, :]
         self.values[..., :end, :] = self.values[..., moved, :]
         self._base = base
+
+    def copy(self, other: LayerCache) -> None:
+        """Hold what another cache of the same measure holds."""
+        self.offset, self._base = other.offset, other._base
+        # Arrays of its own: an assignment to a part changes the array for all who hold it.
+        self.keys, self.values = mx.array(other.keys), mx.array(other.values)
 
     @property
     def cells(self) -> int:
@@ -152,6 +159,28 @@ class StateCache:
         ends = np.cumsum([math.prod(shape) for shape in self.shapes.values()])[:-1]
         parts = zip(self.shapes.items(), np.split(values, ends), strict=True)
         self.put(length, {name: mx.array(part.reshape(1, *shape)) for (name, shape), part in parts})
+
+
+Cache = LayerCache | StateCache
+Mask = mx.array | Literal["causal"] | None
+
+
+class Part(NamedTuple):
+    """What a layer's mixer is told of a sequence: which tokens of the step are its, what they see, and what is kept."""
+
+    span: slice
+    mask: Mask
+    cache: Cache
+
+
+def split(x: mx.array, parts: Sequence[Part]) -> list[mx.array]:
+    """Return the rows [1, n, size] of each sequence of a step."""
+    return [x] if len(parts) == 1 else [x[:, part.span] for part in parts]
+
+
+def join(rows: Sequence[mx.array]) -> mx.array:
+    """Return the rows of all sequences as those of one step."""
+    return rows[0] if len(rows) == 1 else mx.concatenate(list(rows), axis=1)
 
 
 def seen_before(offset: int, window: int | None) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,12 +18,12 @@ import numpy as np
 
 from edgepack.bundle.decoder import Attention, Convolution, Decoder, Delta, Layer, Mlp, Temperature
 from edgepack.bundle.rope import Rope
-from edgepack_runtimes.mlx.cache import LayerCache, StateCache, causal_mask, near_mask
+from edgepack_runtimes.mlx.cache import Cache, LayerCache, Mask, Part, causal_mask, join, near_mask, split
 from edgepack_runtimes.mlx.fusing import in_one_kernel
 from edgepack_runtimes.mlx.stateful import DeltaRule, ShortConvolution
 
-Mask = mx.array | Literal["causal"] | None
-Cache = LayerCache | StateCache
+Text = tuple[Sequence[int], Sequence[Cache]]
+"""Ids to append, and what each layer keeps of those before them."""
 
 
 class Transformer(nn.Module):
@@ -37,9 +37,10 @@ class Transformer(nn.Module):
         if not decoder.tied:
             self.lm_head = nn.Linear(decoder.hidden_size, decoder.n_vocab, bias=False)
 
-    def hidden(self, ids: Sequence[int], caches: Sequence[Cache]) -> mx.array:
-        """Append ids to the caches and return their normed states after the last layer."""
-        return self.model(mx.array([ids]), caches)
+    def hidden(self, texts: Sequence[Text]) -> mx.array:
+        """Append ids to each text's caches; return their normed states after the last layer, one text's after the
+        other's: [1, tokens of all, hidden size]."""
+        return self.model(texts)
 
     def logits(self, states: mx.array) -> mx.array:
         """Return the logits of states: float32 [1, n, n_vocab]."""
@@ -71,16 +72,24 @@ class Layers(nn.Module):
             self.per_layer_model_projection = nn.Linear(decoder.hidden_size, width, bias=False)
             self.per_layer_projection_norm = nn.RMSNorm(decoder.inputs, decoder.norm_eps)
 
-    def __call__(self, ids: mx.array, caches: Sequence[Cache]) -> mx.array:
+    def __call__(self, texts: Sequence[Text]) -> mx.array:
+        ids = mx.array([[token for tokens, _ in texts for token in tokens]])
         x = self.embed_tokens(ids)
         if self._scale != 1:
             # A Python number would be rounded to the type of x first.
             x = (x * mx.array(self._scale, mx.float32)).astype(x.dtype)
-        masks = {window: self._mask(ids.shape[1], caches[0].offset, window) for window in set(self._windows)}
+        spans, end = list[slice](), 0
+        for tokens, _ in texts:
+            spans.append(slice(end, end := end + len(tokens)))
+        masks = {
+            window: [self._mask(len(tokens), caches[0].offset, window) for tokens, caches in texts]
+            for window in set(self._windows)
+        }
         inputs = self._inputs(ids, x) if self._parts[1] else [None] * len(self.layers)
-        for layer, window, cache, own in zip(self.layers, self._windows, caches, inputs, strict=True):
-            x = layer(x, masks[window], cache, own)
-        for cache in caches:
+        for index, (layer, window, own) in enumerate(zip(self.layers, self._windows, inputs, strict=True)):
+            kept = [caches[index] for _, caches in texts]
+            x = layer(x, [*map(Part, spans, masks[window], kept)], own)
+        for cache in (cache for _, caches in texts for cache in caches):
             if isinstance(cache, LayerCache):
                 cache.claim()
         return cast(mx.array, self.norm(x))
@@ -143,19 +152,17 @@ class Block(nn.Module):
         if layer.scaled:
             self.layer_scalar = mx.ones((1,))
 
-    def __call__(self, x: mx.array, mask: Mask, cache: Cache, inputs: mx.array | None) -> mx.array:
-        x = self._mixed(x, mask, cache)
+    def __call__(self, x: mx.array, parts: Sequence[Part], inputs: mx.array | None) -> mx.array:
+        x = self._mixed(x, parts)
         if inputs is not None:
             inner = self._gated(self.per_layer_input_gate(x), inputs)
             x = x + self.post_per_layer_input_norm(self.per_layer_projection(inner))
         return x * self.layer_scalar if "layer_scalar" in self else x
 
-    def _mixed(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
+    def _mixed(self, x: mx.array, parts: Sequence[Part]) -> mx.array:
         entered = self.input_layernorm(x) if self._pre_norms else x
-        if isinstance(cache, StateCache):
-            mixed = (self.conv if "conv" in self else self.linear_attn)(entered, cache)
-        else:
-            mixed = self.self_attn(entered, mask, cache)
+        mixer = next(self[name] for name in ("self_attn", "conv", "linear_attn") if name in self)
+        mixed = mixer(entered, parts)
         if not self._post_norms:
             x = x + self._scaled(mixed)
             return x + self._scaled(self.mlp(self.post_attention_layernorm(x)))
@@ -206,9 +213,18 @@ class SelfAttention(nn.Module):
             if attention.owns:
                 self.k_norm = nn.RMSNorm(kv_size if whole else attention.head_dim, epsilon)
 
-    def __call__(self, x: mx.array, mask: Mask, cache: LayerCache) -> mx.array:
-        n = x.shape[1]
-        q, *own = self._project(x)
+    def __call__(self, x: mx.array, parts: Sequence[Part]) -> mx.array:
+        projected = zip(*(split(each, parts) for each in self._project(x)), strict=True)
+        result = join([self._attended(own, part) for own, part in zip(projected, parts, strict=True)])
+        if self._gated:
+            result = result * mx.sigmoid(self.gate_proj(x)).reshape(*result.shape[:3], -1)
+        return cast(mx.array, self.o_proj(result.reshape(1, x.shape[1], -1)))
+
+    def _attended(self, projected: Sequence[mx.array], part: Part) -> mx.array:
+        """Return what a sequence's tokens make of all that they see: [1, n, heads, head dimension]."""
+        (q, *own), mask, cache = projected, part.mask, part.cache
+        assert isinstance(cache, LayerCache)
+        n = q.shape[1]
         start = cache.offset if own else cache.offset - n  # whoever owns the cache has moved it
         q = self._headed(q, "q_norm")
         if self._rotation:
@@ -221,10 +237,7 @@ class SelfAttention(nn.Module):
             mixed = mx.fast.scaled_dot_product_attention(q, k, v, scale=self._scale, mask=mask)
         else:
             mixed = capped_attention(q, k, v, self._scale, self._softcap, mask)
-        result = mixed.transpose(0, 2, 1, 3)
-        if self._gated:
-            result = result * mx.sigmoid(self.gate_proj(x)).reshape(*result.shape[:3], -1)
-        return cast(mx.array, self.o_proj(result.reshape(1, n, -1)))
+        return mixed.transpose(0, 2, 1, 3)
 
     def _kept(self, own: Sequence[mx.array], cache: LayerCache) -> tuple[mx.array, mx.array]:
         """Return all keys and values that the step sees, its own among them."""

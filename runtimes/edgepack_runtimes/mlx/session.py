@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from threading import RLock, current_thread
 from typing import Any
 
@@ -24,42 +23,7 @@ from edgepack.errors import Cancelled, EngineError
 from edgepack.runtime import Options
 from edgepack_runtimes.marks import Marks
 from edgepack_runtimes.mlx.cache import LayerCache, StateCache
-from edgepack_runtimes.mlx.load import load_model
 from edgepack_runtimes.mlx.model import Transformer
-from edgepack_runtimes.mlx.payload import Payload, read_payload
-
-
-def open_session(variant: Path, decoder: Decoder, options: Options) -> MlxSession:
-    """Check and load a variant on the calling thread. Raises ``EngineError`` with the reason."""
-    payload = read_payload(variant, decoder)
-    device = mx.Device(mx.gpu if mx.metal.is_available() else mx.cpu)
-    try:
-        with mx.stream(device):
-            model = load_model(variant, payload, decoder, _float_type(payload, options, device))
-            mx.clear_cache()  # of what was read in 16 bits and is wider now
-            kind = HiddenSession if decoder.headless else MlxSession
-            return kind(model, decoder, options, _cache_type(decoder, options, payload), device)
-    except (RuntimeError, ValueError, MemoryError) as error:
-        if isinstance(error, EngineError):
-            raise
-        raise EngineError(f"mlx cannot load {variant}: {error}") from None
-
-
-def _float_type(payload: Payload, options: Options, device: mx.Device) -> mx.Dtype:
-    """Return the type of all that is not packed: the payload's, or float32 with a float32 cache.
-
-    On a GPU 16-bit weights keep their type under such a cache: widened, they would take twice the memory.
-    """
-    if options.kv_cache == "f32" and (payload.packings or device == mx.cpu):
-        return mx.float32
-    return {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}[payload.float_type]
-
-
-def _cache_type(decoder: Decoder, options: Options, payload: Payload) -> mx.Dtype:
-    """Return the KV cache's type. bfloat16 has the range of float32, which activations may need."""
-    if options.kv_cache == "f32":
-        return mx.float32
-    return mx.bfloat16 if payload.float_type == "BF16" or decoder.wide else mx.float16
 
 
 def _caches_of(decoder: Decoder, options: Options, cache_type: mx.Dtype) -> list[LayerCache | StateCache]:
@@ -96,10 +60,10 @@ class MlxSession:
         self._device = device
         self._facts = snapshot.facts("mlx", decoder, str(cache_type).removeprefix("mlx.core."))
         self._owner = current_thread()
-        self._layers = _caches_of(decoder, options, cache_type)
-        own = dict.fromkeys(self._layers)  # some layers read the cache of another
+        self.layers = _caches_of(decoder, options, cache_type)
+        own = dict.fromkeys(self.layers)  # some layers read the cache of another
         self._cache = [layer for layer in own if isinstance(layer, LayerCache)]
-        self._states = tuple(layer for layer in self._layers if isinstance(layer, StateCache))
+        self._states = tuple(layer for layer in self.layers if isinstance(layer, StateCache))
         self._marks: Marks[list[Mapping[str, mx.array]]] = Marks()
         mx.eval([(layer.keys, layer.values) for layer in self._cache])
         self._lock = RLock()  # re-entrant, because a signal handler may cancel while its own thread is inside
@@ -177,7 +141,20 @@ class MlxSession:
             for kept, found in zip(self._states, saved[len(self._cache) :], strict=True):
                 kept.fill(length, found)
         self._marks.clear()
-        self._mark()
+        self.mark()
+
+    def arrays(self) -> list[mx.array]:
+        """Return all that the layers keep."""
+        kept = [array for layer in self._cache for array in (layer.keys, layer.values)]
+        return kept + [array for layer in self._states for array in layer.state.values()]
+
+    def copy(self, other: MlxSession) -> None:
+        """Hold what another session of the same model and options holds."""
+        for cache, its in zip(self._cache, other._cache, strict=True):
+            cache.copy(its)
+        for kept, its_state in zip(self._states, other._states, strict=True):
+            kept.put(its_state.offset, its_state.state)
+        self._marks = other._marks.copied()
 
     def cancel(self) -> None:
         """Stop a forward that is running, at the end of its chunk. From any thread."""
@@ -189,7 +166,7 @@ class MlxSession:
         self._check_thread()
         if self._model is not None:
             self._model = None
-            self._layers, self._cache, self._states, self._marks = [], [], (), Marks()
+            self.layers, self._cache, self._states, self._marks = [], [], (), Marks()
             mx.clear_cache()
 
     def _last(self, ids: list[int]) -> NDArray[np.float32]:
@@ -203,9 +180,8 @@ class MlxSession:
         for start in range(0, len(ids), self._chunk):
             self._check_cancelled()
             chunk = ids[start : start + self._chunk]
-            hidden = self._model.hidden(chunk, self._layers)
-            states = [array for layer in self._states for array in layer.state.values()]
-            mx.eval(hidden, [(layer.keys, layer.values) for layer in self._cache], states)
+            hidden = self._model.hidden([(chunk, self.layers)])
+            mx.eval(hidden, self.arrays())
             if len(chunk) > 1:  # scores of a longer context would not fit in what those of this one leave
                 mx.clear_cache()
             yield hidden
@@ -218,7 +194,7 @@ class MlxSession:
     def _run(self, count: int, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         before = self.length
         if count > 1:  # a prompt, or guesses
-            self._mark()
+            self.mark()
         with self._lock:
             self._running, self._cancelled = True, False
         try:
@@ -233,10 +209,11 @@ class MlxSession:
             with self._lock:
                 self._running = False
         if count > 1:
-            self._mark()
+            self.mark()
         return logits
 
-    def _mark(self) -> None:
+    def mark(self) -> None:
+        """Keep the states that cannot be cut, to come back to this length."""
         if self._states and self.length and self.length not in self._marks:
             self._marks.keep(self.length, [layer.state for layer in self._states])
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from edgepack.bundle.decoder import Convolution, Delta
-from edgepack_runtimes.mlx.cache import StateCache
+from edgepack_runtimes.mlx.cache import Part, StateCache, join, split
 from edgepack_runtimes.mlx.fusing import in_one_kernel
 
 
@@ -21,9 +22,9 @@ class ShortConvolution(nn.Module):
         self.conv = Kernel(hidden, convolution.length, convolution.bias)
         self.out_proj = nn.Linear(hidden, hidden, convolution.bias)
 
-    def __call__(self, x: mx.array, cache: StateCache) -> mx.array:
+    def __call__(self, x: mx.array, parts: Sequence[Part]) -> mx.array:
         opening, closing, values = mx.split(self.in_proj(x), 3, axis=-1)
-        return cast(mx.array, self.out_proj(closing * self.conv(cache.append(opening * values))))
+        return cast(mx.array, self.out_proj(closing * convolved(self.conv, opening * values, parts)))
 
 
 class Kernel(nn.Module):
@@ -44,6 +45,15 @@ class Kernel(nn.Module):
         return mixed + self.bias if "bias" in self else mixed
 
 
+def convolved(kernel: Kernel, rows: mx.array, parts: Sequence[Part]) -> mx.array:
+    """Return the rows of each sequence, [1, n, channels], convolved with those before them, which its cache has."""
+    found = []
+    for own, part in zip(split(rows, parts), parts, strict=True):
+        assert isinstance(part.cache, StateCache)
+        found.append(kernel(part.cache.append(own)))
+    return join(found)
+
+
 class DeltaRule(nn.Module):
     """out(norm(S^T q) * silu(z)), where the layer's cache has S and the rows before. S is float32."""
 
@@ -60,9 +70,9 @@ class DeltaRule(nn.Module):
         self.norm = nn.RMSNorm(delta.value_dim, epsilon)
         self.out_proj = nn.Linear(delta.value_size, hidden, bias=False)
 
-    def __call__(self, x: mx.array, cache: StateCache) -> mx.array:
+    def __call__(self, x: mx.array, parts: Sequence[Part]) -> mx.array:
         n = x.shape[1]
-        mixed = self.conv1d(cache.append(self.in_proj_qkv(x)))
+        mixed = convolved(self.conv1d, self.in_proj_qkv(x), parts)
         q, k, v = mx.split((mixed * mx.sigmoid(mixed)).astype(mx.float32), self._ends, axis=-1)
         q, k = (_unit(part.reshape(1, n, *self._keys)) for part in (q, k))
         shared = self._values[0] // self._keys[0]
@@ -70,13 +80,15 @@ class DeltaRule(nn.Module):
         v = v.reshape(1, n, *self._values)
         a, b = self.in_proj_a(x).astype(mx.float32), self.in_proj_b(x).astype(mx.float32)
         decay = mx.exp(-mx.exp(self.A_log.astype(mx.float32)) * mx.logaddexp(a + self.dt_bias, mx.array(0.0)))
-        rate = mx.sigmoid(b)
-        state = cache.of("delta", mx.float32)
+        given = q, k, v, decay, mx.sigmoid(b)
         found = []
-        for i in range(n):
-            state, row = _corrected(state, q[:, i], k[:, i], v[:, i], decay[:, i], rate[:, i])
-            found.append(row)
-        cache.keep("delta", state)
+        for *own, part in zip(*(split(each, parts) for each in given), parts, strict=True):
+            assert isinstance(part.cache, StateCache)
+            state = part.cache.of("delta", mx.float32)
+            for i in range(own[0].shape[1]):
+                state, row = _corrected(state, *(each[:, i] for each in own))
+                found.append(row)
+            part.cache.keep("delta", state)
         z = self.in_proj_z(x).reshape(1, n, *self._values)
         normed = self.norm(mx.stack(found, axis=1).astype(x.dtype))
         return cast(mx.array, self.out_proj((normed * z * mx.sigmoid(z)).reshape(1, n, -1)))

@@ -146,13 +146,13 @@ class ParallelSession(Running):
         rows = {part.sequence: (part, logits) for part, logits in zip(parts, found, strict=True)}
         before = {each: self._texts[each].length for each in rows}
         prompts = [each for each, (part, _) in rows.items() if len(part.ids) > 1]  # or guesses
-        singles = {each: row for each, row in rows.items() if each not in prompts}
+        together = {each: row for each, row in rows.items() if self._together and each not in prompts}
         self._mark(prompts)
         with self._interruptible():
             try:
-                for span in spans(singles, self._may_rest):
-                    self._step_together(span, {each: singles[each] for each in span if each in singles})
-                for each in prompts:
+                for span in spans(together, self._may_rest):
+                    self._step_together(span, {each: together[each] for each in span if each in together})
+                for each in [each for each in rows if each not in together]:
                     self._append(*rows[each])
             except BaseException:
                 for each, length in before.items():
@@ -163,7 +163,7 @@ class ParallelSession(Running):
 
     def _may_rest(self, sequence: int) -> bool:
         """Whether a token can be computed for nothing: there is a place for it behind the last."""
-        return self._together and self._texts[sequence].length < self._options.context
+        return self._texts[sequence].length < self._options.context
 
     def _append(self, part: _Part, logits: Float32) -> None:
         """Append ids in chunks; a chunk before those whose logits are wanted computes none at all."""

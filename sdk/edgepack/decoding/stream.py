@@ -107,7 +107,8 @@ class Stream:
                 if not self._done and not self._desk.owner.is_here:
                     return  # a fork has the stream, but not the engine
                 result = self._conclude() if self._done else self._desk.owner.call(self._conclude, self.cancel)
-                self._keep(result)
+                if self._result is None:  # as it is where the desk closed it meanwhile
+                    self._keep(result)
             finally:
                 self._end()
 
@@ -161,12 +162,13 @@ class Stream:
             asked.settle(nothing)
 
     def _stop(self) -> None:
-        self.cancel()
-        self._desk.owner.call(self.close)
-        self._answer()
+        if not self._done:
+            self.cancel()
+            self._desk.owner.call(self.close)
+            self._answer()
 
     def _conclude(self) -> Result:
-        unread = self._cut or self._dropped or any(isinstance(piece, Chunk) for piece in self._ahead)
+        unread = self._cut or self._dropped or any(isinstance(piece, Chunk) for piece in tuple(self._ahead))
         return self._generation.result(self._read, cut=unread)
 
     # On the reader's

@@ -241,7 +241,11 @@ def _prompt(asked: CountRequest) -> tuple[list[_Fields], ChatOptions]:
             {"name": tool.name, "description": tool.description, "parameters": tool.input_schema}
             for tool in asked.tools
         ]
-    if (choice := asked.tool_choice) is not None:
+    choice = asked.tool_choice
+    if choice is not None and not asked.tools:
+        if choice.type not in ("auto", "none"):
+            raise UsageError("tool_choice was given without tools.", hint="Send the tools, or leave it out.")
+    elif choice is not None:
         if choice.disable_parallel_tool_use:
             options["parallel_tool_calls"] = False
         if choice.type == "tool":

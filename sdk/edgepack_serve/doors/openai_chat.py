@@ -115,9 +115,8 @@ class OpenAIChat:
             options["json_schema"] = bound
         if asked.tools:
             options["tools"] = asked.tools
-            options |= openai_forms.tool_options(asked.tool_choice, asked.parallel_tool_calls)  # type: ignore[typeddict-item]
-        elif asked.tool_choice not in (None, "auto", "none"):
-            raise UsageError("tool_choice was given without tools.", hint="Send the tools, or leave it out.")
+        told = openai_forms.tool_options(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
+        options |= told  # type: ignore[typeddict-item]
         return Asked(
             model=asked.model,
             messages=asked.messages,

@@ -126,8 +126,12 @@ def count_of(n: int) -> int:
     return n
 
 
-def tool_options(choice: object, parallel: bool | None) -> dict[str, object]:
-    """Return the options of the SDK that say which of the tools are called. Raises ``UsageError``."""
+def tool_options(tools: Sequence[Any] | None, choice: object, parallel: bool | None) -> dict[str, object]:
+    """Return the options of the SDK that say which of the tools are called, none without any. Raises ``UsageError``."""
+    if not tools:
+        if choice in (None, "auto", "none"):
+            return {}
+        raise UsageError("tool_choice was given without tools.", hint="Send the tools, or leave it out.")
     options: dict[str, object] = {} if parallel is None else {"parallel_tool_calls": parallel}
     if choice is None or choice in ("auto", "none", "required"):
         return options if choice is None else {**options, "tool_choice": choice}

@@ -172,7 +172,7 @@ def _options(asked: ResponsesRequest) -> ChatOptions:
             {"name": tool.name, "description": tool.description or "", "parameters": tool.parameters or _NOTHING}
             for tool in asked.tools
         ]
-        options |= openai_forms.tool_options(asked.tool_choice, asked.parallel_tool_calls)
+    options |= openai_forms.tool_options(asked.tools, asked.tool_choice, asked.parallel_tool_calls)
     found: ChatOptions = options
     return found
 

@@ -144,7 +144,7 @@ class Host:
         if model is not None:
             self._figures.count("unloads_total", model=hosted.name)
             log.info("unloaded", extra={"fields": {"model": hosted.name}})
-            await model.aclose()
+            await _closed(model)
 
     def _give_up(self, hosted: Hosted, model: Model) -> None:
         """Close a model whose engine failed: the next request loads it again."""
@@ -152,6 +152,13 @@ class Host:
             hosted.model = None
             self._figures.count("unloads_total", model=hosted.name)
             log.error("gave up", extra={"fields": {"model": hosted.name}})
-            task = asyncio.create_task(model.aclose())
+            task = asyncio.create_task(_closed(model))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+async def _closed(model: Model) -> None:
+    try:
+        await model.aclose()
+    except EngineError as error:  # it is not used any more
+        log.error("close", extra={"fields": {"error": str(error)}})

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from edgepack import Bundle, Model, load, open_bundle
-from edgepack.device.hardware import detect
-from edgepack.device.planning import Candidate, make_plan
-from edgepack.device.seconds import schemes
-from edgepack.device.tuning import read_tunings
-from edgepack.engines import probe_all
+from edgepack import Bundle, Candidate, Manifest, Model, load, open_bundle, plan
 from edgepack.errors import UsageError
 from edgepack.text import tool_formats
 from edgepack.text.opening import template_of
@@ -43,7 +37,6 @@ def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = (
 
 def opened(hosted: Hosted, asked: Settings) -> Model:
     """Load a model. Raises whatever ``edgepack.load`` raises."""
-    more: Any = {} if asked.parallel == 1 else {"sequences": asked.parallel}
     return load(
         hosted.where,
         asked.backend,
@@ -51,27 +44,28 @@ def opened(hosted: Hosted, asked: Settings) -> Model:
         asked.kv_cache,
         isolate=asked.isolate,
         policy=asked.policy,
+        sequences=sequences(hosted.manifest, asked),
         runtimes=asked.runtimes,
-        **more,
     )
+
+
+def sequences(manifest: Manifest, asked: Settings) -> int:
+    """Return how many requests of a model run at a time: one text after the other is embedded."""
+    return 1 if manifest.embedding is not None else asked.parallel
 
 
 def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
     """Return what a load would choose now. Engines are timed where there is a choice, as a load does, which takes a
     while. Raises as ``Plan.choice``."""
-    manifest, hardware = bundle.manifest, detect()
-    variants = [each for each in manifest.variants if asked.backend in (None, each.runtime)]
-    wanted, times = {each.runtime for each in variants}, schemes(manifest) if len(variants) > 1 else None
-    supports = probe_all(hardware, wanted, asked.runtimes, times)
-    return make_plan(
-        manifest,
-        hardware,
-        supports,
+    variants = [each for each in bundle.manifest.variants if asked.backend in (None, each.runtime)]
+    return plan(
+        bundle,
         context=asked.context,
         backend=asked.backend,
         kv_cache=asked.kv_cache,
-        tunings=read_tunings(bundle.id, hardware, supports),
-        small=None if bundle.draft is None else bundle.draft.manifest,
+        sequences=sequences(bundle.manifest, asked),
+        timed=len(variants) > 1,
+        runtimes=asked.runtimes,
     ).choice
 
 

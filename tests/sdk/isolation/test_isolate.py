@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import broken_runtimes
@@ -31,7 +32,7 @@ from edgepack.errors import (
 )
 from edgepack.fake import FakeRuntime
 from edgepack.isolation.isolate import IsolatedRuntime, IsolatedSession, isolated
-from edgepack.runtime import Options, Session, Snapshots
+from edgepack.runtime import Options, Sequences, Session, Snapshots, Step
 
 DECODER = describe(n_vocab=300)
 OPTIONS = Options(context=64, threads=1, kv_cache="f32", chunk=16)
@@ -111,6 +112,28 @@ def test_a_crash_is_an_error_and_the_next_call_works(opening: Open, expected: np
         assert session.length == 0
         with pytest.raises(ValueError, match="rewind to 1"):
             session.rewind(1)
+
+
+def test_a_process_that_ends_takes_all_sequences_with_it(site: Path, pipe: Pipe, tmp_path: Path) -> None:
+    options = replace(OPTIONS, sequences=3)
+    session = IsolatedRuntime("held").open(tmp_path / "q4", DECODER, options)
+    expected = FakeRuntime().open(Path(), DECODER, options)
+    assert isinstance(session, Sequences)
+    assert isinstance(expected, Sequences)
+    try:
+        steps = [Step(2, [1, 2, 3]), Step(0, [4])]
+        session.forward_batch(steps)
+        os.kill(pipe.pid(), signal.SIGKILL)
+        with pytest.raises(EngineCrashedError, match="SIGKILL"):
+            session.forward_batch([Step(2, [5]), Step(1, [6])])
+        assert [session.length_of(each) for each in range(3)] == [0, 0, 0]
+        found = session.forward_batch(steps)
+        assert [session.length_of(each) for each in range(3)] == [1, 0, 3]
+        for one, other in zip(found, expected.forward_batch(steps), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert session.copy(2, 1, 2) == session.length_of(1) == 2
+    finally:
+        session.close()
 
 
 @pytest.mark.parametrize("token", [HANG, HANG_HARD])

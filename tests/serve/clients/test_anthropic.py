@@ -103,6 +103,8 @@ def test_claude_raises_its_own_errors(claude: anthropic.Anthropic, served: Servi
         claude.messages.create(**asked, model="gguf", container="1")
     with pytest.raises(anthropic.BadRequestError, match="'seed'"):
         claude.messages.create(**asked, model="gguf", extra_body={"seed": 1})
+    with pytest.raises(anthropic.BadRequestError, match="tool_choice was given without tools"):
+        claude.messages.create(**asked, model="gguf", tool_choice={"type": "any"})
     image: Any = {"type": "image", "source": {"type": "url", "url": "http://example.org/a.png"}}
     with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\] is a block of the type 'image'"):
         claude.messages.create(model="gguf", max_tokens=8, messages=[{"role": "user", "content": [image]}])

@@ -128,6 +128,8 @@ def test_openai_raises_its_own_errors(open_ai: openai.OpenAI, served: Serving) -
         with pytest.raises(openai.BadRequestError, match=f"{field} cannot be honoured") as refused:
             open_ai.responses.create(model="gguf", input="Hello", **given)
         assert refused.value.param == field
+    with pytest.raises(openai.BadRequestError, match="tool_choice was given without tools"):
+        open_ai.responses.create(model="gguf", input="Hello", tool_choice="required")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{served.url}/v1", api_key="another", max_retries=0).models.list()
     with busy(served), pytest.raises(openai.RateLimitError):
