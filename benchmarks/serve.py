@@ -6,9 +6,9 @@
 Contenders: ``edgepack serve`` with the bundle's gguf variant, with ``--onnx`` also its onnx variant; llama.cpp's own
 llama-server and llama-cpp-python's server (PYTHON is the interpreter that has it), both with the very file of the gguf
 variant. Each has as many slots as the most clients, a context of ``--context`` tokens a slot, an f16 KV cache where it
-can, and as many threads as edgepack takes here. All run for the whole time, and one at a time has clients: in each
-round every number of clients asks every contender, in turns. A client sends one question after the other,
-``--questions`` in a run, each another one behind a system prompt that all share, and reads the stream.
+can, weights as they are stored, and as many threads as edgepack takes here. All run for the whole time, and one at a
+time has clients: in each round every number of clients asks every contender, in turns. A client sends one question
+after the other, ``--questions`` in a run, each another one behind a system prompt that all share, and reads the stream.
 
 Tokens are those of the usage that a server reports, over the time from the first question of a run to its last answer:
 medians of the rounds, with the least and the most. The first token is timed by the client: p50 and p95 of all
@@ -132,6 +132,7 @@ def contenders(asked: argparse.Namespace) -> Iterator[object]:
     )
     if asked.llama_server:
         port, settings = _free(), ["-np", slots, "-c", slots * asked.context, "-t", threads, "-tb", threads]
+        settings.append("--no-repack")  # weights as stored, as edgepack has them
         command = [asked.llama_server, "-m", file, "--port", port, "--host", "127.0.0.1", *settings]
         yield serving("llama-server", name, port, command, "/health")
     if asked.llama_cpp_python:

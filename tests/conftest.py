@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import settings
 from models import LLAMA3, make_llama
 
+from edgepack import open_bundle
+from edgepack.bundle import manifest
 from edgepack_packager.build import Built, Recipe, build
 
 # The gate tries the same examples each time; `pytest --hypothesis-profile=default` searches for new ones.
@@ -71,6 +75,17 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The demo model for all three targets, exact and in 4 bits."""
     out = tmp_path_factory.mktemp("demo") / "demo.edgepack"
     return build("demo", Recipe(("gguf", "mlx", "onnx"), ("f32", "q4")), out)
+
+
+@pytest.fixture(scope="session")
+def one_variant(demo_bundle: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo with one of its variants: a load that has a choice times the engines, for seconds on a busy machine."""
+    out, variant = tmp_path_factory.mktemp("one") / "demo.edgepack", "onnx-int4_mixed"
+    others = [each.id for each in demo_bundle.manifest.variants if each.id != variant]
+    shutil.copytree(demo_bundle.path, out, ignore=shutil.ignore_patterns("manifest.json", *others))
+    kept = [each for each in demo_bundle.manifest.variants if each.id == variant]
+    (out / "manifest.json").write_bytes(manifest.encode(msgspec.structs.replace(demo_bundle.manifest, variants=kept)))
+    return open_bundle(out).path
 
 
 @pytest.fixture(scope="session")

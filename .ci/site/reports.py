@@ -25,6 +25,7 @@ from edgepack.measuring.compare import Comparison
 from edgepack.measuring.doctor import DoctorReport
 from edgepack.measuring.evaluate import EvalReport
 from edgepack.measuring.rerun import Rerun
+from edgepack.measuring.served import ServedReport
 from edgepack.text.replay import Replay
 from edgepack.trust.admitting import Signer
 from edgepack.tuning.tune import TuneReport
@@ -228,6 +229,12 @@ def schema_of(command: str) -> dict[str, Any]:
     schema = msgspec.json.schema(kind, schema_hook=_other)
     if kind is Manifest:  # with which a bundle's receipt is shown
         schema["$defs"].update(msgspec.json.schema(Receipt)["$defs"])
+    if kind is BenchReport:  # or of a server
+        other = msgspec.json.schema(ServedReport, schema_hook=_other)
+        schema = {
+            "anyOf": [{"$ref": each["$ref"]} for each in (schema, other)],
+            "$defs": schema["$defs"] | other["$defs"],
+        }
     for name, found in schema.get("$defs", {}).items():
         if "description" in found:
             found["description"] = inspect.cleandoc(found["description"])

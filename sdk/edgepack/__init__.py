@@ -7,7 +7,8 @@ Where things are, from the ground up: ``errors``; ``bundle`` (what is on disk); 
 that follow from them); ``runtime``, the seam that engines stand behind, and ``snapshot``, the form of their saved
 caches; ``isolation`` (engines in processes of their own) and ``text`` (tokens, templates, tools); ``structured``
 (answers bound to a schema); ``decoding`` (one token after another); ``conversation`` and ``model``; ``engines`` (found
-and opened), ``loading`` (from a bundle to a model); ``measuring`` (speed, quality, sameness), ``tuning`` (the best
+and opened), ``loading`` (from a bundle to a model); ``language_model`` and ``connecting`` (the same calls here and on a
+server); ``measuring`` (speed, quality, sameness), ``tuning`` (the best
 settings here) and ``cli``. A room knows only what stands below it.
 """
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from edgepack.bundle.files import open_bundle as open_bundle
     from edgepack.bundle.manifest import Manifest as Manifest
     from edgepack.bundle.manifest import Variant as Variant
+    from edgepack.connecting import aconnect as aconnect
+    from edgepack.connecting import aopen as aopen
+    from edgepack.connecting import connect as connect
+    from edgepack.connecting import open as open
     from edgepack.conversation import Conversation as Conversation
     from edgepack.decoding.logprobs import Alternative as Alternative
     from edgepack.decoding.logprobs import TokenLogprob as TokenLogprob
@@ -75,6 +80,11 @@ if TYPE_CHECKING:
     from edgepack.errors import UnsupportedModelError as UnsupportedModelError
     from edgepack.errors import UsageError as UsageError
     from edgepack.fake import FakeRuntime as FakeRuntime
+    from edgepack.language_model import AnswerStream as AnswerStream
+    from edgepack.language_model import AsyncAnswerStream as AsyncAnswerStream
+    from edgepack.language_model import Dialogue as Dialogue
+    from edgepack.language_model import LanguageModel as LanguageModel
+    from edgepack.language_model import Served as Served
     from edgepack.loading import LoadOptions as LoadOptions
     from edgepack.loading import load as load
     from edgepack.loading import plan as plan
@@ -90,6 +100,7 @@ _NAMES = {
     "asynchronous": ("aload",),
     "bundle.files": ("Bundle", "open_bundle"),
     "bundle.manifest": ("Manifest", "Variant"),
+    "connecting": ("aconnect", "aopen", "connect", "open"),
     "conversation": ("Conversation",),
     "decoding.logprobs": ("Alternative", "TokenLogprob"),
     "decoding.options": ("ChatOptions", "GenerationOptions", "Tool"),
@@ -134,6 +145,7 @@ _NAMES = {
         "UsageError",
     ),
     "fake": ("FakeRuntime",),
+    "language_model": ("AnswerStream", "AsyncAnswerStream", "Dialogue", "LanguageModel", "Served"),
     "loading": ("LoadOptions", "load", "plan"),
     "model": ("Model",),
     "text.chat": ("ChatTemplate",),

@@ -224,6 +224,7 @@ class Conversation:
             return _Turn((*before, {**answer, "tool_calls": _calls(result)}))
         if isinstance(result.stop, str) or words.unfinished:  # the tokens spell what is not part of the text
             return _Turn((*before, answer))
+        assert result.repro is not None  # a model's own result has it
         whole = text if thought is None else spoken
         return _Turn((*before, answer), prompt.text + whole, (*result.repro.prompt_ids, *result.token_ids))
 

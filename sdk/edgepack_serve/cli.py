@@ -107,7 +107,15 @@ Idle = Annotated[
     ),
 ]  # fmt: skip
 Parallel = Annotated[
-    int, typer.Option(min=1, max=64, help="Requests of a model at the same time.", metavar="N", rich_help_panel=_MODELS)
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Requests of a model at the same time. Default: 4, or 2 or 1 where the memory holds no more.",
+        metavar="N",
+        show_default=False,
+        rich_help_panel=_MODELS,
+    ),
 ]
 Queue = Annotated[
     int,
@@ -152,7 +160,7 @@ def serve(
     origin: Origins = None,
     pin: Pins = None,
     idle: Idle = 900,
-    parallel: Parallel = 1,
+    parallel: Parallel = None,
     backend: Backend = None,
     context: Context = None,
     kv_cache: KvCache = None,

@@ -105,7 +105,7 @@ def an_answer_that_is_cut_where_its_length_ends(patch: pytest.MonkeyPatch) -> No
 
 @a_bound_answer_has_its_form_however_it_ends.broken_by
 def a_closing_that_is_not_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(constrain, "to_lark", lambda kind, value: 'start: "{" /[a-z]{0,40}/ "}"')
+    patch.setattr(constrain, "to_lark", lambda kind, value, *how: 'start: "{" /[a-z]{0,40}/ "}"')
 
 
 @promise
@@ -141,7 +141,7 @@ def a_refusal_in_the_middle(patch: pytest.MonkeyPatch) -> None:
     real = Model._grammar
 
     def grammar(self: Model, options: Any) -> Any:
-        self._desk.owner.call(lambda: self._desk.forward([1]))
+        self._desk.owner.call(lambda: self._desk.seat.forward([1]))
         return real(self, options)
 
     patch.setattr(Model, "_grammar", grammar)
@@ -221,7 +221,7 @@ def arguments_that_are_not_validated(patch: pytest.MonkeyPatch) -> None:
 
 @a_tool_call_is_parsed_and_its_arguments_are_valid.broken_by
 def tools_that_a_template_leaves_out(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Model, "_tools", lambda self, tools: None)
+    patch.setattr("edgepack.model.read_tools", lambda options, source: None)
 
 
 # Logprobs

@@ -12,7 +12,6 @@ from contract.case import LONG, Case, chunks_of, facts
 from contract.registry import promise
 from contract.text import PROMPTS
 from edgepack.decoding import generation
-from edgepack.decoding.desk import Desk
 from edgepack.decoding.generation import Generation, Request
 from edgepack.decoding.results import Result, Usage
 from edgepack.text.stop import StopMatcher
@@ -22,8 +21,8 @@ def changed_requests(patch: pytest.MonkeyPatch, change: Any) -> None:
     """Let a generation do something else than what was asked for."""
     real = Generation.__init__
 
-    def init(self: Generation, desk: Desk, tokenizer: Any, request: Request) -> None:
-        real(self, desk, tokenizer, change(request))
+    def init(self: Generation, tokenizer: Any, request: Request) -> None:
+        real(self, tokenizer, change(request))
 
     patch.setattr(Generation, "__init__", init)
 

@@ -10,6 +10,7 @@ import pytest
 from contract.case import Case, Logits
 from contract.ends import changed_requests, miscounted
 from contract.registry import promise
+from edgepack.decoding.seat import Asking
 from edgepack.decoding.steps import Steps
 from edgepack.errors import PromptTooLongError, UsageError
 from edgepack.text import prompts
@@ -155,10 +156,10 @@ def a_rolling_that_ends_at_the_context(patch: pytest.MonkeyPatch) -> None:
 
 @a_rolling_context_goes_on_and_counts_what_it_forgets.broken_by
 def a_rolling_that_forgets_the_newest(patch: pytest.MonkeyPatch) -> None:
-    def roll(self: Steps, held: Sequence[int], tokens: Sequence[int]) -> Logits:
-        self._desk.rewind(CONTEXT // 2)
+    def roll(self: Steps, held: Sequence[int], tokens: Sequence[int]) -> Asking[Logits]:
+        self._seat.rewind(CONTEXT // 2)
         self.rolled_off += CONTEXT // 2
-        return self._evaluate(tokens)
+        return (yield from self._evaluate(tokens))
 
     patch.setattr(Steps, "_roll", roll)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Barrier, BrokenBarrierError, Event, Thread, get_ident
@@ -19,7 +19,7 @@ from contract.text import PROMPTS, QUESTION
 from edgepack import loading
 from edgepack.decoding import desk
 from edgepack.decoding.desk import Desk
-from edgepack.decoding.stream import AsyncStream
+from edgepack.decoding.stream import AsyncStream, Stream
 from edgepack.decoding.turn import Turn
 from edgepack.errors import UsageError
 from edgepack.model import Model
@@ -97,10 +97,10 @@ def an_event_loop_goes_on_while_the_engine_works(case: Case) -> None:
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
 def a_loop_that_waits_for_the_engine(patch: pytest.MonkeyPatch) -> None:
-    async def acall(self: Desk, *work: Callable[[], Any]) -> Any:
-        return self.call(*work)
+    async def wait(self: Stream) -> None:
+        self._wait()
 
-    patch.setattr(Desk, "acall", acall)
+    patch.setattr(Stream, "_await", wait)
 
 
 @an_event_loop_goes_on_while_the_engine_works.broken_by
@@ -208,13 +208,13 @@ def who_gives_up_waiting_delays_nobody(case: Case) -> None:
 
 @who_gives_up_waiting_delays_nobody.broken_by
 def a_queue_that_is_lost_with_one_who_leaves_it(patch: pytest.MonkeyPatch) -> None:
-    real = Desk._give_up
+    real = Desk.leave
 
-    def give_up(self: Desk, turn: Turn) -> None:
+    def leave(self: Desk, turn: Turn) -> None:
         self._waiting.clear()
         real(self, turn)
 
-    patch.setattr(Desk, "_give_up", give_up)
+    patch.setattr(Desk, "leave", leave)
 
 
 @promise

@@ -13,6 +13,7 @@ import pytest
 from contract.case import CHUNK, LONG, Case, Watched, holds_what_it_should
 from contract.registry import promise
 from edgepack.decoding.desk import Desk
+from edgepack.decoding.seat import Seats
 from edgepack.decoding.steps import Steps
 from edgepack.decoding.stream import Stream
 from edgepack.decoding.turn import Turn
@@ -51,14 +52,14 @@ def goes_on(case: Case, model: Model, before: tuple[str, tuple[int, ...]]) -> No
 def long_text(case: Case) -> tuple[str, tuple[int, ...]]:
     """Return what the prompt LONG gives, from an empty cache."""
     result = case.model.generate(LONG, max_tokens=12)
-    case.model._desk.owner.call(lambda: case.model._desk.rewind(0))
+    case.model._desk.owner.call(lambda: case.model._desk.seat.rewind(0))
     case.watch.reset()
     return result.text, result.token_ids
 
 
 def forgotten(case: Case) -> None:
     """Empty the cache, so that the next prefill has all its steps."""
-    case.model._desk.owner.call(lambda: case.model._desk.rewind(0))
+    case.model._desk.owner.call(lambda: case.model._desk.seat.rewind(0))
     case.watch.reset()
 
 
@@ -198,7 +199,7 @@ async def cancelled_at(case: Case, number: int, times: int = 1) -> None:
 
 @a_cancelled_task_stops_the_engine.broken_by
 def a_task_that_leaves_its_work_behind(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Desk, "_give_up", lambda self, turn: None)
+    patch.setattr(Stream, "cancel", lambda self: None)
 
 
 @promise
@@ -245,7 +246,7 @@ def ctrl_c(case: Case) -> None:
 
 @a_ctrl_c_stops_the_engine.broken_by
 def a_wait_that_leaves_the_engine_running(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Desk, "_give_up", lambda self, turn: None)
+    patch.setattr(Stream, "cancel", lambda self: None)
 
 
 # The end of a model
@@ -299,7 +300,7 @@ def a_model_may_be_closed_in_every_order(case: Case) -> None:
 
 @a_model_may_be_closed_in_every_order.broken_by
 def a_close_that_only_looks_like_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Desk, "check", lambda self: None)
+    patch.setattr(Seats, "check", lambda self: None)
 
 
 @a_model_may_be_closed_in_every_order.broken_by

@@ -14,7 +14,7 @@ from contract.case import LONG, Case, Watched, WatchedRuntime
 from contract.registry import promise
 from contract.text import COPY, PROMPTS, QUESTION
 from edgepack import errors, loading, runtime
-from edgepack.decoding import desk, generation
+from edgepack.decoding import generation, seat
 from edgepack.decoding.options import ChatOptions, GenerationOptions, read_sampling
 from edgepack.decoding.repro import Repro
 from edgepack.decoding.results import Result
@@ -114,6 +114,8 @@ def every_option_is_honoured(case: Case) -> None:
     assert [name for name, works in shown.items() if not works] == []
     assert set(ChatOptions.__annotations__) - set(GenerationOptions.__annotations__) == {
         "tools",
+        "tool_choice",
+        "parallel_tool_calls",
         "variables",
         "date",
         "control_tokens",
@@ -135,9 +137,11 @@ def every_option_is_honoured(case: Case) -> None:
         {"date": "2026-01-01"},
         {"thinking": False},
         {"thinking_tokens": 3},
+        {"tool_choice": "required"},  # contract.bound calls a tool
+        {"parallel_tool_calls": False},
     )
     for refused in unread:  # the demo's template prints none of it; contract.thinking has one that does
-        with pytest.raises(ValueError, match=r"template|does not think"):
+        with pytest.raises(ValueError, match=r"template|does not think|without tools"):
             model.chat(QUESTION, **refused)
 
 
@@ -307,4 +311,4 @@ def an_isolated_engine_may_crash_and_the_next_call_works(case: Case) -> None:
 
 @an_isolated_engine_may_crash_and_the_next_call_works.broken_by
 def a_crash_that_ends_the_model(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(desk, "EngineCrashedError", errors.EngineTimeoutError)
+    patch.setattr(seat, "EngineCrashedError", errors.EngineTimeoutError)

@@ -17,6 +17,7 @@ from edgepack.decoding.generation import Generation
 from edgepack.decoding.lookup import Lookup
 from edgepack.decoding.pace import Pace
 from edgepack.decoding.sample import Sampler, Sampling
+from edgepack.decoding.seat import Asking
 from edgepack.decoding.steps import Steps
 from edgepack.text.detokenize import Detokenizer
 
@@ -102,9 +103,10 @@ def guesses_that_are_believed(patch: pytest.MonkeyPatch) -> None:
 
 @prompt_lookup_changes_the_work_and_not_the_text.broken_by
 def wrong_guesses_that_stay_in_the_cache(patch: pytest.MonkeyPatch) -> None:
-    def settle(self: Steps) -> None:
+    def settle(self: Steps) -> Asking[None]:
         self._guessed.clear()
         self._guess = 0
+        yield from ()
 
     patch.setattr(Steps, "settle", settle)
 

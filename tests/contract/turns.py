@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from edgepack import conversation
 from edgepack.conversation import Conversation
 from edgepack.decoding import generation
 from edgepack.decoding.cache import Cache
-from edgepack.decoding.desk import Desk
+from edgepack.decoding.seat import Asking, Seat
 from edgepack.decoding.steps import Steps
 from edgepack.errors import BundleError, UsageError
 from edgepack.text import respelling
@@ -205,18 +206,22 @@ def what_an_engine_could_not_keep_is_evaluated_again(case: Case) -> None:
 
 @what_an_engine_could_not_keep_is_evaluated_again.broken_by
 def a_rewind_that_is_taken_for_granted(patch: pytest.MonkeyPatch) -> None:
-    def rewind(self: Desk, length: int) -> int:
+    def rewind(self: Seat, length: int) -> int:
         if length < len(self.cache.tokens):
-            self.session.rewind(length)
+            self.seats.session.rewind(length)
             self.cache.cut(length)
         return length
 
-    patch.setattr(Desk, "rewind", rewind)
+    patch.setattr(Seat, "rewind", rewind)
 
 
 @what_an_engine_could_not_keep_is_evaluated_again.broken_by
 def guesses_that_take_more_with_them(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Steps, "_stand_after", lambda self, tokens: self._desk.rewind(len(tokens)))
+    def stand_after(self: Steps, tokens: Sequence[int]) -> Asking[None]:
+        self._seat.rewind(len(tokens))
+        yield from ()
+
+    patch.setattr(Steps, "_stand_after", stand_after)
 
 
 @promise
@@ -241,7 +246,7 @@ def a_saved_conversation_goes_on_elsewhere(case: Case) -> None:
 
 @a_saved_conversation_goes_on_elsewhere.broken_by
 def a_state_that_is_not_put_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Desk, "restore", lambda self, state, tokens, steps: None)
+    patch.setattr(Seat, "restore", lambda self, state, tokens, steps: None)
 
 
 @a_saved_conversation_goes_on_elsewhere.broken_by
@@ -344,11 +349,11 @@ def a_save_that_wants_all_or_nothing(patch: pytest.MonkeyPatch) -> None:
 
 @what_is_saved_after_undo_keeps_the_state_that_both_share.broken_by
 def a_save_that_cuts_the_cache(patch: pytest.MonkeyPatch) -> None:
-    real = Desk.snapshot
+    real = Seat.snapshot
 
-    def snapshot(self: Desk, length: int) -> bytes:
+    def snapshot(self: Seat, length: int) -> bytes:
         state = real(self, length)
         self.rewind(0)
         return state
 
-    patch.setattr(Desk, "snapshot", snapshot)
+    patch.setattr(Seat, "snapshot", snapshot)

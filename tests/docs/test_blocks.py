@@ -109,7 +109,7 @@ def command_lines(code: str) -> Iterator[list[str]]:
     """Yield the words of each edgepack command of a script, without its name and what a shell reads itself."""
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if "edgepack" in words:
+        if "edgepack" in words and words[0] != "llm":  # to which edgepack is the name of a model
             words = words[words.index("edgepack") + 1 :]
             ends = [at for at, word in enumerate(words) if word in {"&&", "||", "|", ">", ";", "<"}]
             yield words[: ends[0]] if ends else words

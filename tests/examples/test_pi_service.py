@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -14,12 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import Event, Thread
 from typing import Any, BinaryIO
 
 import programs
 import pytest
+import units
+from units import Systemd, listening
 
 from edgepack import Model, fake
 
@@ -28,33 +29,13 @@ HELLO = {"messages": [{"role": "user", "content": "What is a token?"}]}
 LONG = {**HELLO, "max_tokens": 4000}
 
 
-class Systemd:
-    """Hears the notifications of a service, as systemd does."""
-
-    def __init__(self, socket: socket.socket) -> None:
-        self.said: SimpleQueue[str] = SimpleQueue()
-        self._socket = socket
-        Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        while word := self._socket.recv(100).decode():
-            self.said.put(word)
-
-    def hear(self, word: str, seconds: float = 60) -> None:
-        """Wait for a notification. Raises ``queue.Empty`` where nothing is said for so long."""
-        while self.said.get(timeout=seconds) != word:
-            pass
-
-
 @pytest.fixture
 def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
     """Its watchdog waits 0.2 s."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    monkeypatch.setenv("WATCHDOG_USEC", "200000")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard, heard.dup() as saying:
-        heard.bind(str(tmp_path / "notify"))
-        yield Systemd(heard)
-        saying.sendto(b"", str(tmp_path / "notify"))
+    with listening(tmp_path) as (heard, variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield heard
 
 
 def connect(path: Path) -> BinaryIO:
@@ -109,7 +90,6 @@ def serve(model: Model, path: Path, client: Callable[[], object]) -> None:
 
 
 def test_it_runs_as_its_unit_says(one_variant: Path, systemd: Systemd, tmp_path: Path) -> None:
-    (start,) = [line.partition("=")[2] for line in UNIT.read_text().splitlines() if line.startswith("ExecStart=")]
     path = tmp_path / "llm.sock"
     places = {
         "/opt/edgepack/venv/bin/python": sys.executable,
@@ -117,7 +97,7 @@ def test_it_runs_as_its_unit_says(one_variant: Path, systemd: Systemd, tmp_path:
         "/opt/edgepack/model.edgepack": str(one_variant),
         "/run/edgepack/llm.sock": str(path),
     }
-    with subprocess.Popen([places[word] for word in shlex.split(start)], stderr=subprocess.PIPE) as program:
+    with subprocess.Popen([places[word] for word in units.command(UNIT)], stderr=subprocess.PIPE) as program:
         systemd.hear("READY=1")
         for _ in range(3):
             systemd.hear("WATCHDOG=1")
@@ -143,10 +123,8 @@ def test_a_socket_that_cannot_be_made_is_said(one_variant: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
 def test_systemd_understands_its_unit(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/edgepack/venv/bin/python", sys.executable))
-    ended = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
-    assert [line for line in ended.stderr.splitlines() if UNIT.name in line] == []
+    text = UNIT.read_text().replace("/opt/edgepack/venv/bin/python", sys.executable)
+    assert units.complaints({UNIT.name: text}, tmp_path) == []
 
 
 def test_what_is_wrong_is_said_and_the_next_line_answered(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def test_it_is_short_and_says_how_to_run_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "others"),
     [
+        ("anywhere.py", ["question"]),
         ("app.py", ["question"]),
         ("batch.py", ["input", "output"]),
         ("extract.py", ["input"]),

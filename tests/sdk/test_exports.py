@@ -22,6 +22,8 @@ from edgepack.cli.app import app_for
 
 NAMES = [
     "Alternative",
+    "AnswerStream",
+    "AsyncAnswerStream",
     "AsyncStream",
     "Bundle",
     "Candidate",
@@ -29,10 +31,12 @@ NAMES = [
     "ChatTemplate",
     "Chunk",
     "Conversation",
+    "Dialogue",
     "Draft",
     "FakeRuntime",
     "FinishReason",
     "GenerationOptions",
+    "LanguageModel",
     "LoadOptions",
     "Manifest",
     "Memory",
@@ -44,6 +48,7 @@ NAMES = [
     "Sampling",
     "Score",
     "Seconds",
+    "Served",
     "Setup",
     "Stream",
     "Timings",
@@ -56,8 +61,12 @@ NAMES = [
     "Usage",
     "Variant",
     "__version__",
+    "aconnect",
     "aload",
+    "aopen",
+    "connect",
     "load",
+    "open",
     "open_bundle",
     "plan",
 ]
@@ -242,7 +251,20 @@ def loaded_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-HEAVY = {"numpy", "tokenizers", "typer", "rich", "jinja2", "msgspec", "onnxruntime", "mlx", "mlx_lm", "onnx", "gguf"}
+HEAVY = {
+    "httpx",
+    "numpy",
+    "tokenizers",
+    "typer",
+    "rich",
+    "jinja2",
+    "msgspec",
+    "onnxruntime",
+    "mlx",
+    "mlx_lm",
+    "onnx",
+    "gguf",
+}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ import platform
 import re
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,16 @@ def find(name: str, within: Sequence[Path] | None = None) -> Path | None:
         if (reference := read(store, name)) is not None:
             return store / BUNDLES / reference.current
     return None
+
+
+def known() -> list[str]:
+    """Return the names that stand for a bundle, sorted. A store that cannot be read has none."""
+    found: set[str] = set()
+    for store in stores():
+        with suppress(OSError):
+            files = [file.removesuffix(".json") for file in os.listdir(store / NAMES) if file.endswith(".json")]
+            found |= {name for name in files if NAME.fullmatch(name)}
+    return sorted(found)
 
 
 def read(store: Path, name: str) -> Reference | None:

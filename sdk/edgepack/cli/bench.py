@@ -1,4 +1,4 @@
-"""``edgepack bench``: how fast a bundle answers on this machine."""
+"""``edgepack bench``: how fast a bundle answers on this machine, or a model on a server whoever asks it from here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import typer
 
 from edgepack.cli import plot as pictures
 from edgepack.cli.help import examples
-from edgepack.cli.options import MEASUREMENT, AsJson, Backend, BundlePath, Context, KvCache, Threads, Variant
+from edgepack.cli.options import MEASUREMENT, AsJson, Backend, BundleOrUrl, Context, KvCache, Threads, Variant
 from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
+    from edgepack.language_model import Served
     from edgepack.measuring.bench import BenchReport, Spread
     from edgepack.measuring.picture import Panel
+    from edgepack.measuring.served import ServedReport
 
 Prompt = Annotated[
     int,
@@ -41,9 +43,10 @@ Repeats = Annotated[int, typer.Option(min=1, help="Runs after the warm-up.", met
 @examples(
     "edgepack bench demo.edgepack",
     "edgepack bench demo.edgepack -b gguf --threads 2 --prompt-tokens 512 --json",
+    "edgepack bench http://127.0.0.1:8080",
 )
 def bench(
-    bundle: BundlePath,
+    bundle: BundleOrUrl,
     backend: Backend = None,
     variant: Variant = None,
     context: Context = None,
@@ -55,11 +58,19 @@ def bench(
     plot: pictures.Plot = None,
     json: AsJson = False,
 ) -> None:
-    """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows."""
+    """Measure loading, prefill, decoding and memory, and compare decoding with what the memory allows. Of a server:
+    what reaches this machine."""
     from edgepack.bundle.files import open_bundle
+    from edgepack.connecting import is_url
     from edgepack.loading import plan
     from edgepack.measuring.bench import Job, bench_apart
 
+    if is_url(bundle):
+        _check_for_server(
+            backend=backend, variant=variant, context=context, kv_cache=kv_cache, threads=threads, plot=plot
+        )
+        _bench_server(bundle, prompt_tokens, decode_tokens, repeats, json)
+        return
     pictures.check(plot)
     opened = open_bundle(bundle, verify="sizes")
     chosen = plan(opened, backend=backend, variant=variant, context=context, kv_cache=kv_cache).choice
@@ -74,7 +85,65 @@ def bench(
         show(report)
         if chosen.hint:
             say(out(), styled("dim", f"\n{chosen.hint}"))
-        next_step("edgepack", "tune", str(bundle))
+        next_step("edgepack", "tune", bundle)
+
+
+def _check_for_server(**given: object) -> None:
+    """Refuse by name what a server settles itself."""
+    from edgepack.errors import UsageError
+
+    if name := next((name for name, value in given.items() if value is not None), None):
+        raise UsageError(f"{name} was given, and what answers is a server.", hint=f"Leave out {name}.")
+
+
+def _bench_server(url: str, prompt_tokens: int, decode_tokens: int, repeats: int, json: bool) -> None:
+    from edgepack.connecting import connect
+    from edgepack.measuring.bench import WARM_UP
+    from edgepack.measuring.served import bench_served
+
+    with connect(url) as model, steps() as progress:
+        task = progress.add_task("Asking", total=WARM_UP + repeats)
+        report = bench_served(
+            model,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            repeats=repeats,
+            progress=lambda: progress.advance(task),
+        )
+    if json:
+        as_json(report.to_dict())
+    else:
+        show_served(report)
+
+
+def show_served(report: ServedReport) -> None:
+    """Print what a model on a server reached, one line for each figure."""
+    console = out()
+    say(console, styled("bold", described_server(report.served)))
+    say(
+        console,
+        f"prompt {report.prompt_tokens} tokens, answer {report.answer_tokens} tokens, as the server counts; "
+        f"median and standard deviation of {report.repeats} runs",
+    )
+    rows = table("", "median", "±", "", right=("median", "±"))
+    for name, spread, digits, unit in (
+        ("time to first token", report.ttft_s, 3, "s"),
+        ("time to answer", report.answer_s, 3, "s"),
+        ("prefill, by the server", report.prefill_tps, 1, "tokens/s"),
+        ("decode", report.decode_tps, 1, "tokens/s"),
+        ("between pieces, p50", report.between_p50_ms, 2, "ms"),
+        ("between pieces, p95", report.between_p95_ms, 2, "ms"),
+    ):
+        if spread is not None:
+            rows.add_row(name, *_digits(spread, digits), unit)
+    console.print()
+    console.print(rows)
+
+
+def described_server(served: Served) -> str:
+    """Return what is asked over a network, in a line."""
+    server = " ".join(filter(None, (served.server, served.version)))
+    return f"{served.model}, {server} at {served.url}"
 
 
 def show(report: BenchReport) -> None:

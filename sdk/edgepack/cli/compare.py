@@ -1,4 +1,4 @@
-"""``edgepack compare``: the answers of two bundles, or of two variants of one, side by side."""
+"""``edgepack compare``: the answers of two bundles, of two variants of one, or of models on servers, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgepack.cli.eval import described
+from edgepack.cli.bench import described_server
+from edgepack.cli.eval import described as described_bundle
 from edgepack.cli.help import examples
 from edgepack.cli.options import (
     ENGINE,
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgepack.decoding.results import Result
-    from edgepack.measuring.compare import Comparison, Pair, Prompt
+    from edgepack.language_model import LanguageModel
+    from edgepack.measuring.compare import Comparison, Pair, Prompt, Side
 
 _WIDEST = 120
 """Columns in which two answers stand side by side."""
 
-A = Annotated[Path, typer.Argument(metavar="A", help="A bundle's folder.", show_default=False)]
-B = Annotated[Path, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]
+A = Annotated[str, typer.Argument(metavar="A", help="A bundle's folder, or the URL of a server.", show_default=False)]
+B = Annotated[str, typer.Argument(metavar="B", help="Another's, or the same for two of its variants.")]
 Prompts = Annotated[
     Path,
     typer.Option(
@@ -66,7 +68,10 @@ Temperature = Annotated[
 Seed = Annotated[int, typer.Option(help="The seed of each answer.", metavar="N", rich_help_panel=SAMPLING)]
 
 
-@examples("edgepack compare demo.edgepack other.edgepack --prompts prompts.txt")
+@examples(
+    "edgepack compare demo.edgepack other.edgepack --prompts prompts.txt",
+    "edgepack compare demo.edgepack http://127.0.0.1:8000 --prompts prompts.txt",
+)
 def compare(
     a: A,
     b: B,
@@ -90,21 +95,28 @@ def compare(
     seed: Seed = 0,
     json: AsJson = False,
 ) -> None:
-    """Answer each prompt with two bundles, one after the other, and show both answers and their speed."""
+    """Answer each prompt with two bundles, or servers, one after the other, and show both answers and their speed."""
     from edgepack.bundle.files import open_bundle
     from edgepack.cli.textfile import argument, read
+    from edgepack.connecting import is_url
     from edgepack.errors import UsageError
-    from edgepack.isolation.isolate import available
-    from edgepack.loading import load
     from edgepack.measuring.compare import compare as ask
     from edgepack.measuring.compare import prints_day, read_prompts
 
     asked = read_prompts(read(prompts))
     if date is not None and raw:
         raise UsageError("--date was given for a prompt without a chat template.", hint="Leave out --date or --raw.")
-    if date is not None and not any(prints_day(open_bundle(each, verify="sizes").manifest) for each in (a, b)):
+    bundles = [each for each in (a, b) if not is_url(each)]
+    if (
+        date is not None
+        and len(bundles) == 2
+        and not any(prints_day(open_bundle(each, verify="sizes").manifest) for each in bundles)
+    ):
         raise UsageError("--date was given, and no chat template here prints a day.", hint="Leave it out.")
-    opening = partial(load, context=context, kv_cache=kv_cache, threads=threads, isolate=available())
+    loads = {"context": context, "kv_cache": kv_cache, "threads": threads}
+    if not bundles and (given := next((name for name, value in loads.items() if value is not None), None)):
+        raise UsageError(f"{given} was given, and what answers are servers.", hint=f"Leave out {given}.")
+    opening = partial(_opened, context=context, kv_cache=kv_cache, threads=threads)
     with steps() as progress:
         task = progress.add_task("Answering", total=2 * len(asked))
         comparison = ask(
@@ -129,7 +141,27 @@ def compare(
         as_json(comparison.to_dict())
     else:
         show(comparison)
-        next_step("edgepack", "bench", str(b))
+        next_step("edgepack", "bench", b)
+
+
+def _opened(
+    where: str, backend: str | None, variant: str | None, context: int | None, kv_cache: str | None, threads: int | None
+) -> LanguageModel:
+    from edgepack.connecting import is_url
+    from edgepack.connecting import open as open_model
+    from edgepack.isolation.isolate import available
+
+    if is_url(where):
+        return open_model(where, backend=backend, variant=variant)
+    return open_model(
+        where,
+        backend=backend,
+        variant=variant,
+        context=context,
+        kv_cache=kv_cache,
+        threads=threads,
+        isolate=available(),
+    )
 
 
 def show(comparison: Comparison) -> None:
@@ -139,7 +171,7 @@ def show(comparison: Comparison) -> None:
     console, a, b = out(), comparison.a, comparison.b
     console.width = min(console.width, _WIDEST)
     for name, side in (("A", a), ("B", b)):
-        say(console, Text(f"{name}: {described(side.setup)}", "bold"))
+        say(console, Text(f"{name}: {described(side)}", "bold"))
     for number, pair in enumerate(comparison.pairs, 1):
         console.print()
         console.rule(Text(f"{number}. {_words(pair.prompt)}", overflow="ellipsis"), align="left")
@@ -152,7 +184,17 @@ def show(comparison: Comparison) -> None:
     console.print()
     console.print(medians)
     console.print()
+    if a.served or b.served:
+        say(console, "texts are compared, and not tokens: a server's tokenizer is not known")
     say(console, f"{comparison.identical} of {len(comparison.pairs)} answers are the same")
+
+
+def described(side: Side) -> str:
+    """Return what one side is, in a line."""
+    if side.served is not None:
+        return described_server(side.served)
+    assert side.setup is not None  # it is one or the other
+    return described_bundle(side.setup)
 
 
 def _words(prompt: Prompt) -> str:

@@ -23,7 +23,8 @@ def line(result: Result) -> str:
 
 def rows(result: Result, context: int) -> list[tuple[str, str]]:
     """Return names and values of all figures. ``context`` is how many tokens the model was loaded for."""
-    usage, timings, sampling = result.usage, result.timings, result.sampling.to_dict()
+    usage, timings = result.usage, result.timings
+    sampling = {} if result.sampling is None else result.sampling.to_dict()
     cached = f", {usage.cached_tokens} of them cached" if usage.cached_tokens else ""
     cut = f", {usage.truncated_tokens} more left out" if usage.truncated_tokens else ""
     guessed = f"{usage.drafted_tokens} tokens, {usage.accepted_tokens} came true" if usage.drafted_tokens else ""

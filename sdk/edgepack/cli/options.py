@@ -41,6 +41,15 @@ BundlePath = Annotated[
         metavar="BUNDLE", help="The bundle's folder, or the name of one that is installed.", show_default=False
     ),
 ]
+BundleOrUrl = Annotated[
+    str,
+    typer.Argument(
+        metavar="BUNDLE|URL",
+        help="The bundle's folder, the name of one that is installed, or the URL of a server (its key: "
+        "EDGEPACK_API_KEY; one of its models: URL#MODEL).",
+        show_default=False,
+    ),
+]
 Backend = Annotated[
     str | None,
     typer.Option(

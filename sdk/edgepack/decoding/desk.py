@@ -288,7 +288,7 @@ class Desk:
         if self.parallel:
             holder = None if turn.holder is None else turn.holder()
             prompt = () if holder is None else holder._prompt
-            turn.seat = choose(free, prompt)
+            turn.seat = choose(free, [seat for seat in self.seats if not self._is_free(seat)], prompt)
             turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
         with self._lock:
             self._turns[turn.seat.number] = turn

@@ -18,9 +18,9 @@ from edgepack.decoding.sample import top_indices
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A token that could have stood in a place."""
+    """A token that could have stood in a place. ``token_id`` is None where a server does not tell it."""
 
-    token_id: int
+    token_id: int | None
     text: str
     logprob: float
 
@@ -29,10 +29,11 @@ class Alternative:
 class TokenLogprob:
     """A token and the likeliest ones in its place: ``best`` has the largest first and the lowest id first among equals.
 
-    The token itself is among ``best`` only where it is that likely.
+    The token itself is among ``best`` only where it is that likely. ``token_id`` is None where a server does not tell
+    it.
     """
 
-    token_id: int
+    token_id: int | None
     text: str
     logprob: float
     best: tuple[Alternative, ...]

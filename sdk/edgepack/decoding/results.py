@@ -22,7 +22,8 @@ class Usage:
 
     ``reasoning_tokens`` of the completion are its thought with the marks around it. ``cached_tokens`` of the prompt
     were in the KV cache already. ``truncated_tokens`` did not fit and were left out; they are not among the prompt's.
-    Of ``drafted_tokens``, guessed by prompt lookup or by a draft model, ``accepted_tokens`` came true.
+    Of ``drafted_tokens``, guessed by prompt lookup or by a draft model, ``accepted_tokens`` came true. ``counted`` is
+    False where a server did not say, as of an answer that was cancelled: then all of them are 0.
     """
 
     prompt_tokens: int
@@ -32,10 +33,14 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     reasoning_tokens: int = 0
+    counted: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; ``counted`` where it is False."""
+        plain = asdict(self)
+        if self.counted:
+            del plain["counted"]
+        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Chunk:
 
     Text may lag behind the tokens (an unfinished character, the possible beginning of a stop string), never the
     other way round. ``reasoning`` is what is new of the model's thought, "" for a piece without any. ``logprobs`` has
-    an entry for each token where they were asked for.
+    an entry for each token where they were asked for. A server may tell no tokens.
     """
 
     text: str
@@ -89,16 +94,19 @@ class Result:
     what the model asks the application to do; their words are not part of the text. ``reasoning`` is what the model
     thought before its answer, without marks, None where it did not think. ``logprobs`` has an entry for each
     of ``token_ids`` where they were asked for. ``repro`` is what it takes to get the same again.
+
+    Of a server's answer (``edgepack.connect``) there is what the server tells: ``sampling`` and ``repro`` are None,
+    since it settles and keeps those itself, and ``token_ids`` may be empty.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     stop: str | int | None
-    sampling: Sampling
+    sampling: Sampling | None
     usage: Usage
     timings: Timings
-    repro: Repro
+    repro: Repro | None
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     reasoning: str | None = None
@@ -118,10 +126,10 @@ class Result:
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,
             "stop": self.stop,
-            "sampling": self.sampling.to_dict(),
+            "sampling": None if self.sampling is None else self.sampling.to_dict(),
             "usage": self.usage.to_dict(),
             "timings": self.timings.to_dict(),
             "tool_calls": [call.to_dict() for call in self.tool_calls],
-            "repro": self.repro.to_dict(),
+            "repro": None if self.repro is None else self.repro.to_dict(),
         }
         return plain if self.logprobs is None else plain | {"logprobs": [each.to_dict() for each in self.logprobs]}

@@ -13,15 +13,21 @@ WORTH: Final = 64
 """Tokens from which on a beginning is copied from another sequence, or waited for, rather than evaluated again."""
 
 
-def choose(free: Sequence[Seat], prompt: Sequence[int]) -> Seat:
+NEAR: Final = 3
+"""How far apart two sequences may be to be computed together, see ``edgepack_runtimes.spans``."""
+
+
+def choose(free: Sequence[Seat], busy: Sequence[Seat], prompt: Sequence[int]) -> Seat:
     """Return the seat for a prompt, of those that are free, the longest unused first.
 
-    It is the one that holds most of the prompt, if half of what it holds is that: another's past is not taken for the
-    sake of a beginning that can be copied.
+    It is near one that is busy, where one is: engines compute together what lies side by side. Of these it is the one
+    that holds most of the prompt, if half of what it holds is that: another's past is not taken for the sake of a
+    beginning that can be copied.
     """
-    shared = {seat.number: seat.shares(prompt) for seat in free}
-    own = [seat for seat in free if 2 * shared[seat.number] >= max(1, len(seat.cache.tokens))]
-    return max(own, key=lambda seat: shared[seat.number]) if own else free[0]
+    near = [seat for seat in free if any(abs(seat.number - other.number) <= NEAR for other in busy)] or free
+    shared = {seat.number: seat.shares(prompt) for seat in near}
+    own = [seat for seat in near if 2 * shared[seat.number] >= max(1, len(seat.cache.tokens))]
+    return max(own, key=lambda seat: shared[seat.number]) if own else near[0]
 
 
 def source(seat: Seat, prompt: Sequence[int], turns: Sequence[Turn]) -> tuple[Turn, int] | None:

@@ -31,9 +31,10 @@ def check_arguments(
         raise UsageError(
             f"sequences cannot be {sequences!r}.", hint=f"It is a number of texts at a time, 1 to {MAX_SEQUENCES}."
         )
-    if sequences > 1 and manifest.embedding is not None:
+    if sequences > most_sequences(manifest):
+        does = "embeds" if manifest.embedding is not None else "runs as its exporter wrote it"
         raise UsageError(
-            f"{manifest.name} embeds, one text at a time: it has no {sequences} sequences.", hint="Leave sequences out."
+            f"{manifest.name} {does}, one text at a time: it has no {sequences} sequences.", hint="Leave sequences out."
         )
     held = {v.id: v.runtime for v in manifest.variants}
     if variant is not None and variant not in held:
@@ -48,6 +49,11 @@ def check_arguments(
         raise UsageError(
             f"{variant} runs on {held[variant]!r}, not on {backend!r}.", hint="Name one of the two, or a pair."
         )
+
+
+def most_sequences(manifest: Manifest) -> int:
+    """Return how many texts a model can hold at a time on some engine."""
+    return 1 if manifest.embedding is not None or manifest.decoder.exported else MAX_SEQUENCES
 
 
 def context_limit(manifest: Manifest) -> tuple[int, bool]:

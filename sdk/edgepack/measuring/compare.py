@@ -11,6 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgepack.errors import EdgepackError, UsageError
+from edgepack.language_model import Served
+from edgepack.model import Model
 from edgepack.prefix import common_length
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from edgepack.decoding.options import GenerationOptions
     from edgepack.decoding.repro import Setup
     from edgepack.decoding.results import Result
-    from edgepack.model import Model
+    from edgepack.language_model import LanguageModel
 
 Prompt = str | list[Any]
 """A text, or the messages of a conversation."""
@@ -28,18 +30,20 @@ _WARM_UP = "Hello"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One model and the medians of its answers; a figure that no answer reached is None, see ``Timings``.
+    """One model and the medians of its answers; a figure that no answer reached is None, see ``Timings``. Of a model on
+    a server ``served`` says where it is, and ``setup`` is None.
 
     ``chat`` says whether its chat template was used. Each model answers one short text before the prompts, which is
     not counted.
     """
 
-    setup: Setup
+    setup: Setup | None
     chat: bool
     load_s: float | None
     ttft_s: float | None
     prefill_tps: float | None
     decode_tps: float | None
+    served: Served | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,9 @@ class Pair:
     """Two answers to one prompt.
 
     ``identical``: the same text. ``common_tokens``: how many tokens the answers share from their beginning, None where
-    the bundles have different tokenizers; ``first_difference``: the tokens of both that come next, None for an answer
-    that has ended, and None instead of both where all tokens are the same or cannot be compared.
+    the bundles have different tokenizers, and beside a server, whose tokenizer is not known. ``first_difference``: the
+    tokens of both that come next, None for an answer that has ended, and None instead of both where all tokens are the
+    same or cannot be compared.
     """
 
     prompt: Prompt
@@ -104,8 +109,8 @@ def read_prompts(text: str) -> list[Prompt]:
 
 
 def compare(
-    open_a: Callable[[], Model],
-    open_b: Callable[[], Model],
+    open_a: Callable[[], LanguageModel],
+    open_b: Callable[[], LanguageModel],
     prompts: Sequence[Prompt],
     *,
     raw: bool = False,
@@ -113,17 +118,17 @@ def compare(
     options: GenerationOptions | None = None,
     progress: Callable[[], None] | None = None,
 ) -> Comparison:
-    """Ask two models the same, one after the other; each is loaded by its callable and closed.
+    """Ask two models the same, one after the other; each is opened by its callable and closed.
 
     A text is asked through the chat template where the bundle has one, unless ``raw``. ``date`` (YYYY-MM-DD) is the day
-    that is printed by a template which prints one. ``options`` are those of
-    ``Model.generate``; the temperature is 0, the seed 0 and ``reuse`` "exact" unless they say otherwise. ``progress``
-    is called after each answer. Raises as ``Model.generate`` and ``Model.chat``, with the number of the prompt.
+    that is printed by a template which prints one. ``options`` are those of ``Model.generate``; the temperature is 0,
+    the seed 0 and ``reuse`` "exact" unless they say otherwise. A server is asked for the temperature and ``options``
+    alone; what it cannot honour of them is an error. ``progress`` is called after each answer. Raises as
+    ``Model.generate`` and ``Model.chat``, with the number of the prompt.
     """
-    chosen: GenerationOptions = {"temperature": 0.0, "seed": 0, "reuse": "exact", **(options or {})}
-    report = progress or (lambda: None)
-    a = _ask(open_a, prompts, raw, date, chosen, report)
-    b = _ask(open_b, prompts, raw, date, chosen, report)
+    asked, report = options or {}, progress or (lambda: None)
+    a = _ask(open_a, prompts, raw, date, asked, report)
+    b = _ask(open_b, prompts, raw, date, asked, report)
     piece = b.piece if a.tokenizer == b.tokenizer else None
     pairs = (_pair(*each, piece) for each in zip(prompts, a.results, b.results, strict=True))
     return Comparison(a.side, b.side, tuple(pairs))
@@ -136,11 +141,20 @@ class _Asked:
     side: Side
     results: list[Result]
     tokenizer: str | None
-    piece: Callable[[int], str]
+    piece: Callable[[int], str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a model is asked: through a chat template or not, with the day that it prints, and with which options."""
+
+    chats: bool
+    date: str | None
+    options: GenerationOptions
 
 
 def _ask(
-    opening: Callable[[], Model],
+    opening: Callable[[], LanguageModel],
     prompts: Sequence[Prompt],
     raw: bool,
     date: str | None,
@@ -150,21 +164,26 @@ def _ask(
     results = []
     with opening() as model:
         model.generate(_WARM_UP, max_tokens=2)
+        way = _way(model, raw, date, options)
         for number, prompt in enumerate(prompts, 1):
             try:
-                results.append(_answer(model, prompt, raw, date, options))
+                results.append(_answer(model, prompt, raw, way))
             except EdgepackError as error:
                 raise type(error)(f"Prompt {number}: {error.message}", hint=error.hint) from error
             report()
     timings = [result.timings for result in results]
+    setup = model.setup
     side = Side(
-        setup=model.setup,
-        chat=_chats(model, raw),
+        setup=None if isinstance(setup, Served) else setup,
+        chat=way.chats,
         load_s=timings[0].load_s,
         ttft_s=_median([each.ttft_s for each in timings]),
         prefill_tps=_median([each.prefill_tps for each in timings]),
         decode_tps=_median([each.decode_tps for each in timings]),
+        served=setup if isinstance(setup, Served) else None,
     )
+    if not isinstance(model, Model):
+        return _Asked(side, results, None, None)
     digests = {file.path: file.sha256 for file in model.manifest.files}
     return _Asked(side, results, digests.get("tokenizer.json"), model.tokenizer.piece)
 
@@ -174,20 +193,25 @@ def prints_day(manifest: Manifest) -> bool:
     return manifest.chat is not None and manifest.chat.date is not None
 
 
-def _answer(model: Model, prompt: Prompt, raw: bool, date: str | None, options: GenerationOptions) -> Result:
-    day = date if prints_day(model.manifest) else None
+def _way(model: LanguageModel, raw: bool, date: str | None, options: GenerationOptions) -> _Way:
+    if isinstance(model, Model):
+        day = date if prints_day(model.manifest) else None
+        exact: GenerationOptions = {"temperature": 0.0, "seed": 0, "reuse": "exact", **options}
+        return _Way(model.manifest.chat is not None and not raw, day, exact)
+    asked: GenerationOptions = {"temperature": 0.0, **options}
+    if not asked["temperature"]:  # then a seed decides nothing, and some servers take none
+        asked.pop("seed", None)
+    return _Way(not raw, date, asked)
+
+
+def _answer(model: LanguageModel, prompt: Prompt, raw: bool, way: _Way) -> Result:
     if isinstance(prompt, str):
-        if not _chats(model, raw):
-            return model.generate(prompt, **options)
-        return model.chat([{"role": "user", "content": prompt}], date=day, **options)
+        if not way.chats:
+            return model.generate(prompt, **way.options)
+        return model.chat([{"role": "user", "content": prompt}], date=way.date, **way.options)
     if raw:
         raise UsageError("A conversation needs the chat template.", hint="Leave out raw, or give the text alone.")
-    return model.chat(prompt, date=day, **options)
-
-
-def _chats(model: Model, raw: bool) -> bool:
-    """Return whether a text is asked through the chat template."""
-    return model.manifest.chat is not None and not raw
+    return model.chat(prompt, date=way.date, **way.options)
 
 
 def _pair(prompt: Prompt, a: Result, b: Result, piece: Callable[[int], str] | None) -> Pair:

@@ -189,6 +189,14 @@ class Tools:
 
         return parse
 
+    def called(self, name: str, arguments: str, id: str | None, text: str) -> ToolCall:
+        """Return a call that a server has read from an answer: its ``arguments`` are JSON. Raises as ``parse``."""
+        try:
+            value = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise ToolCallError(f"The arguments of a call of {name[:64]!r} are no JSON.", text=text) from None
+        return self._call({"name": name, "arguments": value, "id": id}, text, untyped=False)
+
     def _call(self, value: object, text: str, untyped: bool) -> ToolCall:
         name = value.get("name") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(name, str):

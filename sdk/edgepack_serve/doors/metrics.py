@@ -24,11 +24,11 @@ class Metrics:
         return Response(self._figures.text(self._gauges()), media_type=CONTENT_TYPE)
 
     def _gauges(self) -> Iterator[Gauge]:
-        models, parallel = self._host.models.values(), self._host.settings.parallel
+        models = self._host.models.values()
         for each in models:
-            yield "requests_running", "Requests that are answered now.", {"model": each.name}, each.running(parallel)
+            yield "requests_running", "Requests that are answered now.", {"model": each.name}, each.running
         for each in models:
-            waiting = each.requests - each.running(parallel)
+            waiting = each.requests - each.running
             yield "requests_waiting", "Requests that wait for their turn.", {"model": each.name}, waiting
         for each in models:
             yield "model_loaded", "Whether a model is loaded.", {"model": each.name}, each.model is not None

@@ -31,7 +31,7 @@ class Status:
 
     def _one(self, hosted: Hosted) -> dict[str, Any]:
         choice, model, manifest = hosted.choice, hosted.model, hosted.manifest
-        running, chat = hosted.running(self._host.settings.parallel), manifest.chat
+        running, chat = hosted.running, manifest.chat
         return {
             "name": hosted.name,
             "state": hosted.state,
@@ -41,7 +41,7 @@ class Status:
             "engine": choice.engine,
             "device": choice.device if model is None else model.device,
             "context": choice.options.context if model is None else model.context,
-            "parallel": self._host.settings.parallel,
+            "parallel": hosted.parallel,
             "reason": choice.reason,
             "memory_bytes": choice.memory.total,
             "thinks": chat is not None and chat.thinking is not None,

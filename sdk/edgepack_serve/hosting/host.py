@@ -61,7 +61,7 @@ class Host:
         Raises ``RefusedError`` for a name that nothing has and where too many wait, and whatever ``load`` raises.
         """
         hosted = self.find(name)
-        hosted.admit(self.settings.parallel, self.settings.queue)
+        hosted.admit(self.settings.queue)
         began = monotonic()
         try:
             model = await self._loaded(hosted)

@@ -48,14 +48,20 @@ class Hosted:
         """Whether it is loaded."""
         return "loaded" if self.model is not None else "loading" if self.loading is not None else "idle"
 
-    def running(self, parallel: int) -> int:
-        """Return how many requests are answered now; the others wait."""
-        return min(self.requests, parallel)
+    @property
+    def parallel(self) -> int:
+        """How many requests can be answered at a time."""
+        return self.choice.options.sequences
 
-    def admit(self, parallel: int, queue: int) -> None:
+    @property
+    def running(self) -> int:
+        """How many requests are answered now; the others wait."""
+        return min(self.requests, self.parallel)
+
+    def admit(self, queue: int) -> None:
         """Count a request in. Raises ``RefusedError`` where too many wait already."""
-        if self.requests >= parallel + queue:
-            after = min(_PATIENCE, ceil(self.seconds * (1 + queue / parallel)))
+        if self.requests >= self.parallel + queue:
+            after = min(_PATIENCE, ceil(self.seconds * (1 + queue / self.parallel)))
             raise RefusedError(
                 429,
                 f"{self.requests} requests wait for {self.name} already.",

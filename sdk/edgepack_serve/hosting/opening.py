@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from edgepack import Bundle, Candidate, Manifest, Model, load, open_bundle, plan
+from edgepack import Bundle, Candidate, Model, load, open_bundle, plan
+from edgepack.device.limits import most_sequences
 from edgepack.errors import UsageError
 from edgepack.text import tool_formats
 from edgepack.text.opening import template_of
 from edgepack_serve.hosting.hosted import Hosted
 from edgepack_serve.hosting.settings import Settings
+
+_PARALLEL = (4, 2, 1)
+"""How many requests run at a time where nobody says it: the first that fits."""
 
 
 def hosted(words: Sequence[str], settings: Settings, pinned: Collection[str] = ()) -> list[Hosted]:
@@ -44,29 +48,31 @@ def opened(hosted: Hosted, asked: Settings) -> Model:
         asked.kv_cache,
         isolate=asked.isolate,
         policy=asked.policy,
-        sequences=sequences(hosted.manifest, asked),
+        sequences=hosted.parallel,
         runtimes=asked.runtimes,
     )
 
 
-def sequences(manifest: Manifest, asked: Settings) -> int:
-    """Return how many requests of a model run at a time: one text after the other is embedded."""
-    return 1 if manifest.embedding is not None else asked.parallel
-
-
 def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
     """Return what a load would choose now. Engines are timed where there is a choice, as a load does, which takes a
-    while. Raises as ``Plan.choice``."""
+    while. Where nobody says how many requests are to run at a time, it is the most of ``_PARALLEL`` that the model can
+    hold and the memory does. Raises as ``Plan.choice``."""
     variants = [each for each in bundle.manifest.variants if asked.backend in (None, each.runtime)]
-    return plan(
-        bundle,
-        context=asked.context,
-        backend=asked.backend,
-        kv_cache=asked.kv_cache,
-        sequences=sequences(bundle.manifest, asked),
-        timed=len(variants) > 1,
-        runtimes=asked.runtimes,
-    ).choice
+    most = most_sequences(bundle.manifest)
+    counts = [each for each in _PARALLEL if each <= most] if asked.parallel is None else [min(asked.parallel, most)]
+    for count in counts:
+        found = plan(
+            bundle,
+            context=asked.context,
+            backend=asked.backend,
+            kv_cache=asked.kv_cache,
+            sequences=count,
+            timed=len(variants) > 1,
+            runtimes=asked.runtimes,
+        )
+        if any(each.eligible for each in found.candidates):
+            break
+    return found.choice
 
 
 def _named(word: str) -> tuple[str, str]:

@@ -116,16 +116,28 @@ def test_conversations_keep_their_own_seats() -> None:
                 assert round_ == 0 or new < 60
 
 
-def test_a_seat_that_holds_a_prompts_past_goes_before_an_empty_one() -> None:
-    class Held(Seat):
-        def __init__(self, number: int, tokens: list[int]) -> None:
-            self.number, self.cache = number, Cache()
-            self.cache.append(tokens)
+def held(number: int, tokens: list[int]) -> Seat:
+    """Return a seat whose cache has these tokens."""
+    seat = object.__new__(Seat)
+    seat.number, seat.cache = number, Cache()
+    seat.cache.append(tokens)
+    return seat
 
-    past, other, empty = Held(0, [1, 2, 3, 4]), Held(1, [1, 2, 9, 9, 9, 9]), Held(2, [])
-    assert choose([empty, other, past], [1, 2, 3, 4, 5]) is past
-    assert choose([empty, other, past], [7]) is empty
-    assert choose([other, past], [7]) is other  # the longest unused
+
+def test_a_seat_that_holds_a_prompts_past_goes_before_an_empty_one() -> None:
+    past, other, empty = held(0, [1, 2, 3, 4]), held(1, [1, 2, 9, 9, 9, 9]), held(2, [])
+    assert choose([empty, other, past], [], [1, 2, 3, 4, 5]) is past
+    assert choose([empty, other, past], [], [7]) is empty
+    assert choose([other, past], [], [7]) is other  # the longest unused
+
+
+def test_who_comes_sits_near_those_who_are_there() -> None:
+    seats = [held(number, []) for number in range(8)]
+    assert choose([seats[1], seats[7], seats[0]], [seats[6]], [7]) is seats[7]
+    assert choose([seats[1], seats[0]], [seats[6]], [7]) is seats[1]
+    past = held(0, [1, 2, 3, 4])  # it is copied
+    assert choose([past, seats[5]], [seats[6]], [1, 2, 3, 4, 5]) is seats[5]
+    assert choose([past, seats[5]], [seats[2]], [1, 2, 3, 4, 5]) is past
 
 
 def test_a_stream_runs_ahead_and_a_slow_reader_holds_nobody_up() -> None:

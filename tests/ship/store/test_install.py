@@ -13,7 +13,7 @@ import pytest
 from small_bundle import add, receipt, variant, write, write_with_draft
 
 from edgepack.bundle.files import open_bundle
-from edgepack.bundle.installed import STORE, find
+from edgepack.bundle.installed import STORE, find, known
 from edgepack.bundle.manifest import File
 from edgepack.errors import BundleDamagedError, BundleNotFoundError, EngineError, StoreError, TrustError, UsageError
 from edgepack_ship.contents import Contents
@@ -50,6 +50,17 @@ def test_a_bundle_is_installed_and_found_by_its_name(
     there = open_bundle("small")
     assert (there.id, there.path, done.previous) == (made.id, done.path, None)
     assert list(store.staging.iterdir()) == []
+
+
+def test_the_names_of_all_stores_are_known(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, nothing = Store(tmp_path / "other"), tmp_path / "nothing"
+    put(store, bundle(tmp_path / "one"), name="b")
+    put(other, bundle(tmp_path / "two"), name="a")
+    put(other, bundle(tmp_path / "three"), name="b")
+    (store.folder / "names" / ".new.json").touch()
+    nothing.touch()
+    monkeypatch.setenv(STORE, os.pathsep.join(map(str, (store.folder, nothing, tmp_path / "nowhere", other.folder))))
+    assert known() == ["a", "b"]
 
 
 def test_its_own_name_is_taken_where_no_other_is_given(store: Store, tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ def _undo(chat: Chat, rest: str) -> RenderableType:
 
 def _redo(chat: Chat, rest: str) -> RenderableType:
     chat.redo()
-    greedy = chat.result is not None and chat.result.sampling.temperature == 0
+    sampling = None if chat.result is None else chat.result.sampling
+    greedy = sampling is not None and sampling.temperature == 0
     return "At temperature 0 every seed gives the same answer; /set temperature 0.7 would not." if greedy else ""
 
 
