@@ -122,7 +122,7 @@ def engines_of(pid: int) -> list[int]:
 def hosted_fake(name: str, model: Model, **fields: Any) -> Hosted:
     """Return what is known of a model before it is loaded, as the plan of a bundle gives it."""
     memory = Memory(0, 0, 0, 0, None)
-    options = Options(context=model.context, threads=1, kv_cache="f32")
+    options = Options(context=model.context, threads=1, kv_cache="f32", sequences=model.setup.sequences)
     choice = Candidate(
         "fake-f32", "fake", "cpu", 32.0, True, options, memory, model.context, "1", reason="it is asked for"
     )

