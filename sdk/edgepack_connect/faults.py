@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from edgepack.bundle.form import MAX_DEPTH, depth_of
 from edgepack.errors import EdgepackError, EngineError, EngineTimeoutError, PromptTooLongError, UsageError, brief
 
 T = TypeVar("T")
@@ -39,23 +40,30 @@ class _Said(msgspec.Struct):
 def decoded(data: bytes, form: type[T]) -> T:
     """Return what JSON says, in the form of a struct. Raises ``EngineError`` for anything else."""
     try:
-        return msgspec.json.decode(data, type=form)
+        return msgspec.json.decode(flat(data), type=form)
     except msgspec.ValidationError as error:
         raise EngineError(
             f"The server's answer has another form than it should: {brief(str(error), 200)}.", hint="Is it a model's?"
         ) from None
-    except (msgspec.DecodeError, RecursionError, ValueError):
+    except (msgspec.DecodeError, ValueError):
         raise EngineError(
             f"The server answers with what is no JSON: {brief(data[:200].decode(errors='replace'))!r}.",
             hint="Check the address.",
         ) from None
 
 
+def flat(data: bytes) -> bytes:
+    """Return JSON that a reader can follow on the stack that it has. Raises ``ValueError`` for more levels."""
+    if depth_of(data) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    return data
+
+
 def words_of(body: bytes) -> tuple[str, str]:
     """Return the sentence of an error and its code or type, "" where there is none."""
     try:
-        said = msgspec.json.decode(body, type=_Said)
-    except (msgspec.DecodeError, RecursionError, ValueError):
+        said = msgspec.json.decode(flat(body), type=_Said)
+    except (msgspec.DecodeError, ValueError):
         return "", ""
     return _words(said.error if isinstance(said.error, dict) else msgspec.structs.asdict(said))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from edgepack.errors import EdgepackError, EngineError, EngineTimeoutError, UsageError
 from edgepack_connect.address import Address
-from edgepack_connect.faults import refused, words_of
+from edgepack_connect.faults import flat, refused, words_of
 from edgepack_connect.patience import MAX_PROBE, MAX_REFUSAL, Patience
 
 _FAULTS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError, RuntimeError)
@@ -72,8 +72,8 @@ class Transport:
                 return None
             try:
                 async with asyncio.timeout(self._patience.probe):
-                    found = msgspec.json.decode(await self._whole(response, MAX_PROBE))
-            except (msgspec.DecodeError, RecursionError, ValueError):
+                    found = msgspec.json.decode(flat(await self._whole(response, MAX_PROBE)))
+            except (msgspec.DecodeError, ValueError):
                 return None
             except TimeoutError:
                 raise self._late() from None

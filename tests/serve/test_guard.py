@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
@@ -12,8 +13,9 @@ import pytest
 from serving import CHAT, HELLO, Serving, serving
 
 from edgepack import fake
+from edgepack.errors import UsageError
 from edgepack_serve.exchange import Terms
-from edgepack_serve.guard.bodies import Limits
+from edgepack_serve.guard.bodies import Limits, decoded
 from edgepack_serve.guard.names import Names
 
 TOKEN = "correct-horse-battery-staple"
@@ -303,3 +305,23 @@ def test_names_by_what_a_server_is_bound_to() -> None:
     assert not Names.of("192.168.1.5").knows("localhost")
     assert Names.of().knows("localhost")
     assert not Names.of().knows("evil.example")
+
+
+def test_levels_are_counted_and_not_followed() -> None:
+    """A reader that follows them needs stack for each, and a thread may have little."""
+    found: list[str] = []
+
+    def decode() -> None:
+        try:
+            decoded(b'{"n": ' + b"[" * 90_000, 64)
+        except UsageError as error:
+            found.append(error.message)
+
+    before = threading.stack_size(64 << 10)
+    try:
+        thread = threading.Thread(target=decode)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert found == ["The body has more than 64 levels."]

@@ -24,11 +24,16 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 def check(data: bytes) -> None:
     """Raise ``ValueError`` for nesting that a reader would have to follow, and for a name that stands twice."""
-    brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _NO_BRACKETS), np.uint8)
-    depths = np.cumsum(np.where(brackets & 0x7 == 0x3, 1, -1), dtype=np.int32)  # the low bits of "[" and "{"
-    if depths.max(initial=0) > MAX_DEPTH:
+    if depth_of(data) > MAX_DEPTH:
         raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     json.loads(data, object_pairs_hook=_once)
+
+
+def depth_of(data: bytes | bytearray) -> int:
+    """Return the levels of JSON, which may be none, without following them: readers that do may leave their stack."""
+    brackets = np.frombuffer(_STRING.sub(b"", data).translate(None, _NO_BRACKETS), np.uint8)
+    depths = np.cumsum(np.where(brackets & 0x7 == 0x3, 1, -1), dtype=np.int32)  # the low bits of "[" and "{"
+    return int(depths.max(initial=0))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:

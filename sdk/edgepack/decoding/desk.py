@@ -18,7 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from threading import RLock
+from threading import RLock, main_thread
 from time import monotonic
 from types import FrameType
 from typing import TypeVar
@@ -230,6 +230,8 @@ class Desk:
 
         Returns after how many seconds to look again, None where only a request or its end can change anything.
         """
+        if self.owner.rests and not main_thread().is_alive():
+            return None  # the interpreter ends: who waits for ever is quieter than who fails
         if self._waiting:
             self._pass_on()
         waiting = bool(self._waiting) and any(not each.over for each in tuple(self._waiting))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from starlette.types import Receive
 
+from edgepack.bundle.form import depth_of
 from edgepack.errors import UsageError
 from edgepack_serve.refusals import RefusedError
 
@@ -54,14 +55,14 @@ async def read(headers: Mapping[str, str], receive: Receive, limits: Limits) -> 
 
 def decoded(data: bytes | bytearray, levels: int) -> dict[str, Any]:
     """Return a JSON object. Raises ``UsageError`` for anything else, and for one of more levels."""
+    if depth_of(data) > levels:
+        raise UsageError(f"The body has more than {levels} levels.", hint="Send it flatter.")
     try:
         found = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        what = "has too many levels" if isinstance(error, RecursionError) else f"is not JSON: {error}"
-        raise UsageError(f"The body {what}.", hint="Send one JSON object in UTF-8.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The body is not JSON: {error}.", hint="Send one JSON object in UTF-8.") from None
     if not isinstance(found, dict):
         raise UsageError("The body is no JSON object.", hint='It is {"model": "...", ...}.')
-    _check_depth(found, levels)
     return found
 
 
@@ -85,17 +86,3 @@ def _too_large(limits: Limits) -> RefusedError:
         hint="Send less, or serve with --max-body.",
         headers=_CLOSE,
     )
-
-
-def _check_depth(value: dict[str, Any], levels: int) -> None:
-    """Go through one level after the other."""
-    level: list[Any] = [value]
-    for _ in range(levels):
-        inside: list[Any] = []
-        for each in level:
-            values: Iterable[Any] = each.values() if isinstance(each, dict) else each
-            inside += [part for part in values if isinstance(part, (dict, list))]
-        if not inside:
-            return
-        level = inside
-    raise UsageError(f"The body has more than {levels} levels.", hint="Send it flatter.")

@@ -146,7 +146,7 @@ def test_every_alarm_does(ask: Callable[[Model], None], patience: None) -> None:
 
 def a_turn_that_only_its_block_gives_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Turn, "has_ended", property(lambda self: self.over))
-    patch.setattr(desk_module, "_PATIENCE_S", float("inf"))
+    patch.setattr(desk_module, "_PATIENCE_S", 1e6)
 
 
 def a_condition_that_stays_locked(patch: pytest.MonkeyPatch) -> None:
@@ -166,11 +166,15 @@ def a_condition_that_stays_locked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(owner, "Outcome", Conditional)
 
 
-@pytest.mark.parametrize("fault", [a_turn_that_only_its_block_gives_back, a_condition_that_stays_locked])
-def test_a_planted_fault_is_found(fault: Callable[[pytest.MonkeyPatch], None], patience: None) -> None:
+@pytest.mark.parametrize(
+    ("fault", "ask"), [(a_turn_that_only_its_block_gives_back, leave), (a_condition_that_stays_locked, stream)]
+)
+def test_a_planted_fault_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None], ask: Callable[[Model], None], patience: None
+) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises((AssertionError, RuntimeError)):
         fault(patch)
-        storm(stream, step=1, wait_s=0.3)
+        storm(ask, step=1, wait_s=0.3)
 
 
 @pytest.fixture
