@@ -23,7 +23,7 @@ def test_a_bench_and_an_evaluation_are_drawn(
     demo_bundle: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle, bench, quality = str(demo_bundle.path), tmp_path / "bench.svg", tmp_path / "quality.svg"
-    assert main(["bench", bundle, *FEW, "--plot", str(bench)]) == 0
+    assert main(["bench", bundle, "--variant", "gguf-q4_k_m", *FEW, "--plot", str(bench)]) == 0
     assert {"tokens a second", "prefill", "decode", "between tokens, p95"} <= texts(bench)
     (tmp_path / "text.txt").write_text("What is edgepack? Edgepack is a tool that packs small language models.")
     names = [each.id for each in demo_bundle.manifest.variants]

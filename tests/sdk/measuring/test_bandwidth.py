@@ -22,6 +22,8 @@ STREAM = Path(__file__).with_name("stream.c")
 def test_it_is_as_high_as_that_of_a_program_in_c(tmp_path: Path, threads: int) -> None:
     program = tmp_path / "stream"
     subprocess.run(["gcc", "-O3", "-march=native", "-ffast-math", "-pthread", STREAM, "-o", program], check=True)
+    if read_bandwidth(threads, repeats=1) is None:
+        pytest.skip("other programs are busy")
     ratios = []
     for _ in range(5):  # in turns, since the machine is not the same from one second to the next
         ours = read_bandwidth(threads)
