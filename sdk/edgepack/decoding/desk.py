@@ -54,8 +54,10 @@ class Desk:
         self._waiting: deque[Turn] = deque()
         self._round = 0
         self._closing = False
+        self._opened = False
         # Re-entrant, because a signal handler may cancel while its own thread is inside.
         self._lock = RLock()
+        self._late = RLock()
         self.owner = Owner("edgepack", _weakly(weakref.WeakMethod(self._look)))
         opened: list[Session] = []
         drafts: list[Draft] = []
@@ -66,6 +68,7 @@ class Desk:
                 self.owner.call(lambda: drafts.append(drafting()))
             self.draft = drafts[0] if drafts else None
             self.seats = Seats(self.session, options, self.draft)
+            self._opened = True
             self._end = weakref.finalize(self, _shut_down, self.owner, self.session, self.draft)
         except BaseException:
             self.owner.stop(lambda: _close(*opened, *drafts))  # behind an opening that was interrupted
@@ -159,8 +162,7 @@ class Desk:
             return
         self.owner.wake()
         if self.owner.rests:  # it came too late to be seen there
-            with self._lock:
-                self._look()
+            self._look()
 
     def leave(self, turn: Turn) -> None:
         """Give a turn back, or give up waiting for it. Safe to call twice, at any moment."""
@@ -228,10 +230,19 @@ class Desk:
     def _look(self) -> float | None:
         """Between two pieces of work: hand free seats on, and evaluate a step of what is asked for.
 
-        Returns after how many seconds to look again, None where only a request or its end can change anything.
+        Returns after how many seconds to look again, None where only a request or its end can change anything. After
+        the owner's last look whoever comes too late looks, one at a time, and is refused.
         """
-        if self.owner.rests and not main_thread().is_alive():
+        if not self._opened:
+            return None  # the thread looks before there is anything to see
+        if not self.owner.rests:
+            return self._seen()
+        if not main_thread().is_alive():
             return None  # the interpreter ends: who waits for ever is quieter than who fails
+        with self._late:
+            return self._seen()
+
+    def _seen(self) -> float | None:
         if self._waiting:
             self._pass_on()
         waiting = bool(self._waiting) and any(not each.over for each in tuple(self._waiting))
