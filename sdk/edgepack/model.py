@@ -341,10 +341,8 @@ class Model(Embeds):
     # From options to a request
 
     def _later(self, making: Callable[[], Stream]) -> AsyncStream:
-        """Return a stream for an event loop: tokenising and rendering too are done on another thread.
-
-        It is the owner's, but where that computes for others meanwhile.
-        """
+        """Return a stream for an event loop: tokenising and rendering too are done on another thread, the owner's but
+        where that computes for others meanwhile."""
 
         async def make() -> Stream:
             self._desk.check()
