@@ -28,7 +28,7 @@ from edgepack.decoding.draft import Draft
 from edgepack.decoding.owner import Bell, Outcome, Owner
 from edgepack.decoding.seat import Ask, Logits, Seat, Seats
 from edgepack.decoding.seating import choose, is_prompt, source, together
-from edgepack.decoding.turn import Holder, Turn, nothing
+from edgepack.decoding.turn import Holder, Turn
 from edgepack.errors import Cancelled, EngineError, UsageError
 from edgepack.runtime import Options, Session
 
@@ -91,14 +91,13 @@ class Desk:
 
     # Turns
 
-    def call(self, work: Callable[[], T], cancel: Callable[[], None] = nothing) -> T:
+    def call(self, work: Callable[[], T]) -> T:
         """Do work on the owner's thread when its turn has come, and return what it returns. Raises as ``enter``.
 
-        Where the wait is interrupted, ``cancel`` is called and the engine stopped; the interruption goes on as soon as
-        the work has ended.
+        Where the wait is interrupted, the engine is stopped; the interruption goes on as soon as the work has ended.
         """
         outcome: Outcome[T] = Outcome()
-        turn = self._whole(outcome, work, cancel)
+        turn = self._whole(outcome, work)
         try:
             self._join(turn)
             return outcome.result()
@@ -109,11 +108,11 @@ class Desk:
                     outcome.wait()
             raise
 
-    async def acall(self, work: Callable[[], T], cancel: Callable[[], None] = nothing) -> T:
+    async def acall(self, work: Callable[[], T]) -> T:
         """``call``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
         bell = Bell()
         outcome: Outcome[T] = Outcome(bell.ring)
-        turn = self._whole(outcome, work, cancel)
+        turn = self._whole(outcome, work)
         try:
             self._join(turn)
             await asyncio.shield(bell.rung)
@@ -178,7 +177,7 @@ class Desk:
         """Raise ``EngineError`` where the session is closed or has failed."""
         self.seats.check()
 
-    def _whole(self, outcome: Outcome[T], work: Callable[[], T], cancel: Callable[[], None]) -> Turn:
+    def _whole(self, outcome: Outcome[T], work: Callable[[], T]) -> Turn:
         def begin(seat: Seat) -> None:
             if self.owner.rests:
                 self.owner.refuse(outcome)
@@ -186,7 +185,7 @@ class Desk:
                 outcome.settle(lambda: self._checked(work))
             turn.over = True
 
-        turn = Turn(begin, cancel)
+        turn = Turn(begin)
         return turn
 
     def _kept(self, holder: Holder, gate: Outcome[None], bell: Bell | None = None) -> Turn:
@@ -199,7 +198,7 @@ class Desk:
                 gate.settle(lambda: self._checked(lambda: there._start(seat)))
             turn.over = turn.over or (bell is not None and not bell.ring()) or self.owner.rests
 
-        turn = Turn(begin, holder=found)
+        turn = Turn(begin, held_by=found)
         return turn
 
     def _checked(self, work: Callable[[], T]) -> T:
@@ -210,7 +209,7 @@ class Desk:
         self.check()
         self.owner.check()
         held = None if self.parallel else self._turns[0]
-        holder = None if held is None or held.over or held.holder is None else held.holder()
+        holder = None if held is None or held.over else held.holder
         if holder is not None and holder._caller is not None and _calls_us(holder._caller):
             raise UsageError(
                 "Another stream of this model is still open.",
@@ -223,7 +222,6 @@ class Desk:
 
     def _give_up(self, turn: Turn) -> None:
         turn.over = True
-        turn.cancel()
         self.cancel(turn)
         self.owner.wake()
 
@@ -249,7 +247,7 @@ class Desk:
         asked: list[tuple[Turn, Ask]] = []
         again: float | None = None
         for turn in self._turns:
-            holder = None if turn is None or turn.over or turn.holder is None else turn.holder()
+            holder = None if turn is None or turn.over else turn.holder
             if turn is None or holder is None or (turn.awaits and not self._shared(turn, *turn.awaits)):
                 continue
             wait = _PATIENCE_S - (monotonic() - turn.used) if waiting else None
@@ -277,7 +275,7 @@ class Desk:
             found = [Cancelled("The model is closed.") if self._closing else error] * len(asked)
         for (turn, _), given in zip(asked, found, strict=True):
             turn.served = self._round
-            if turn.holder is not None and (holder := turn.holder()) is not None:
+            if (holder := turn.holder) is not None:
                 holder._tell(given)
 
     def _pass_on(self) -> None:
@@ -299,8 +297,7 @@ class Desk:
         """Give a turn one of the free seats, the longest unused first."""
         turn.seat = free[0]
         if self.parallel:
-            holder = None if turn.holder is None else turn.holder()
-            prompt = () if holder is None else holder._prompt
+            prompt = () if (holder := turn.holder) is None else holder._prompt
             turn.seat = choose(free, [seat for seat in self.seats if not self._is_free(seat)], prompt)
             turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
         with self._lock:
@@ -316,7 +313,7 @@ class Desk:
 
     def _shared(self, turn: Turn, other: Turn, length: int) -> bool:
         """Copy the beginning of a prompt that another turn has evaluated; say whether there is nothing to wait for."""
-        holder = None if turn.holder is None else turn.holder()
+        holder = turn.holder
         if holder is None or turn.seat is None or other.seat is None:
             return True
         there = other.seat.shares(holder._prompt)
@@ -349,10 +346,8 @@ class Desk:
         if self.parallel:
             self.session.cancel()
         for turn in self._turns:
-            if turn is not None and not turn.has_ended:
-                turn.cancel()
-                if turn.holder is not None and (holder := turn.holder()) is not None:
-                    holder._stop()
+            if turn is not None and not turn.has_ended and (holder := turn.holder) is not None:
+                holder._stop()
         self.owner.wake()
         if self._end.alive:
             _shut_down(self.owner, self.session, self.draft)

@@ -135,10 +135,6 @@ class Owner:
             self.refuse(outcome)
         return outcome
 
-    def later(self, job: Callable[[], None]) -> None:
-        """On the thread itself: do a job that never raises behind what is in the queue, after its end too."""
-        self._jobs.put(job)
-
     def refuse(self, outcome: Outcome[T]) -> None:
         """Let work that comes after the end fail.
 
@@ -164,16 +160,11 @@ class Owner:
                 outcome.wait()
             raise
 
-    async def acall(self, work: Callable[[], T], interrupt: Callable[[], None] = lambda: None) -> T:
-        """Do work on the thread while the event loop goes on; a cancelled task calls ``interrupt``."""
+    async def acall(self, work: Callable[[], T]) -> T:
+        """Do work on the thread while the event loop goes on; a task that is cancelled leaves it there."""
         bell = Bell()
         outcome = self.submit(work, bell.ring)
-        try:
-            await bell.rung
-        except BaseException:
-            if not outcome.known:
-                interrupt()
-            raise
+        await bell.rung
         return outcome.result()
 
     def stop(self, last: Callable[[], object] = lambda: None, timeout_s: float | None = None) -> None:

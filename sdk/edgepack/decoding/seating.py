@@ -11,8 +11,6 @@ from edgepack.prefix import common_length
 
 WORTH: Final = 64
 """Tokens from which on a beginning is copied from another sequence, or waited for, rather than evaluated again."""
-
-
 NEAR: Final = 3
 """How far apart two sequences may be to be computed together, see ``edgepack_runtimes.spans``."""
 
@@ -38,11 +36,10 @@ def source(seat: Seat, prompt: Sequence[int], turns: Sequence[Turn]) -> tuple[Tu
     best: tuple[Turn, int] | None = None
     most = seat.shares(prompt) + WORTH
     for turn in turns:
-        holder = None if turn.holder is None else turn.holder()
         if turn.seat is None or turn.seat is seat:
             continue
         there = turn.seat.shares(prompt)
-        if holder is not None and not turn.over:
+        if (holder := turn.holder) is not None and not turn.over:
             there = max(there, common_length(holder._prompt, prompt))
         if (length := min(there, len(prompt) - 1)) >= most:
             best, most = (turn, length), length + 1

@@ -13,7 +13,7 @@ from edgepack.decoding.generation import Generation
 from edgepack.decoding.owner import Bell, Outcome
 from edgepack.decoding.results import Chunk, Result
 from edgepack.decoding.seat import Ask, Logits, Seat
-from edgepack.decoding.turn import Turn, nothing
+from edgepack.decoding.turn import Turn
 from edgepack.errors import Cancelled, UsageError
 
 
@@ -22,10 +22,9 @@ class Stream:
 
     The texts of all chunks joined are the result's text (less its tool calls), and their ids its ids. The engine works
     only while a chunk is waited for, or another request is kept waiting by a stream that nobody reads; a model of
-    several sequences runs ahead of the reader. Leaving the
-    ``with`` block early ends the generation with the finish reason "cancelled" and frees the model; so does the end
-    of the stream itself, where its block was never left. ``cancel`` may come from any thread, everything else from one
-    at a time.
+    several sequences runs ahead of the reader. Leaving the ``with`` block early ends the generation with the finish
+    reason "cancelled" and frees the model; so does the end of the stream itself, where its block was never left.
+    ``cancel`` may come from any thread, everything else from one at a time.
     """
 
     def __init__(
@@ -132,9 +131,13 @@ class Stream:
     def _ask(self, unread: bool) -> Ask | None:
         if self._pending is not None and self._generation.cancelled:
             self._tell(Cancelled("The stream was cancelled."))
-        while self._pending is None and not self._done and (unread or self._asked is not None or self._desk.parallel):
+        while self._pending is None and not self._done and self._goes_on(unread):
             self._advance(None)
-        return self._pending if unread or self._asked is not None or self._desk.parallel else None
+        return self._pending if self._goes_on(unread) else None
+
+    def _goes_on(self, unread: bool) -> bool:
+        """Whether it is to go on: somebody waits, or nobody has to."""
+        return unread or self._asked is not None or self._desk.parallel
 
     def _tell(self, given: Logits | BaseException) -> None:
         self._pending = None
@@ -159,7 +162,7 @@ class Stream:
         """Tell who waits."""
         asked, self._asked = self._asked, None
         if asked is not None:
-            asked.settle(nothing)
+            asked.settle(lambda: None)
 
     def _stop(self) -> None:
         if not self._done:

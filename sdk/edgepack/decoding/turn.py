@@ -12,10 +12,6 @@ from typing import Protocol
 from edgepack.decoding.seat import Ask, Logits, Seat
 
 
-def nothing() -> None:
-    return None
-
-
 class Holder(Protocol):
     """A request that keeps its turn from one piece of work to the next, such as a stream."""
 
@@ -59,14 +55,13 @@ class Holder(Protocol):
 class Turn:
     """A request's place at the desk. ``begin`` is called on the owner's thread when its turn has come, with its seat.
 
-    The desk keeps no holder alive: ``holder`` is None for a request that ``begin`` serves whole. ``awaits`` are the
+    The desk keeps no holder alive: ``held_by`` is None for a request that ``begin`` serves whole. ``awaits`` are the
     turn that evaluates a beginning which this one shares, and how many tokens of it. ``served`` is the round in which a
     part of its prompt was evaluated last; ``answers`` says that all of it was.
     """
 
     begin: Callable[[Seat], None]
-    cancel: Callable[[], None] = nothing
-    holder: weakref.ReferenceType[Holder] | None = None
+    held_by: weakref.ReferenceType[Holder] | None = None
     seat: Seat | None = None
     awaits: tuple[Turn, int] | None = None
     served: int = 0
@@ -78,8 +73,12 @@ class Turn:
     @property
     def has_ended(self) -> bool:
         """Whether it was given back, or nobody can give it back any more."""
-        holder = None if self.holder is None else self.holder()
-        return self.over or (self.holder is not None and (holder is None or holder._over))
+        return self.over or (self.held_by is not None and ((holder := self.holder) is None or holder._over))
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who keeps it, None where it is served whole or nobody has its request any more."""
+        return None if self.held_by is None else self.held_by()
 
     def touch(self) -> None:
         """Note that its request uses it."""
