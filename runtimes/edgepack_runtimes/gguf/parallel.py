@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from edgepack.admission import admitted, admitted_steps, check_copy, check_sequence
+from edgepack.admission import admitted, check_copy, check_sequence
 from edgepack.errors import EngineError
 from edgepack.runtime import Step
 from edgepack_runtimes.gguf import abi
@@ -18,16 +16,9 @@ from edgepack_runtimes.gguf.ring import Bytes
 from edgepack_runtimes.gguf.state import read_rest, write_sequence
 from edgepack_runtimes.gguf.stepping import OUTPUTS, Stepping
 from edgepack_runtimes.marks import Marks
+from edgepack_runtimes.parts import Part, parts_of, rows_for, wanted
 from edgepack_runtimes.spans import spans
 from edgepack_runtimes.threads import Threads
-
-
-class _Part(NamedTuple):
-    """Ids to append to a sequence; the logits after those from index ``first`` on are wanted."""
-
-    sequence: int
-    ids: list[int]
-    first: int
 
 
 class _Piece(NamedTuple):
@@ -100,30 +91,19 @@ class ParallelSession(Stepping):
     def forward(self, tokens: Sequence[int]) -> Float32:
         """Append tokens to sequence 0 and return the logits after the last: float32 [n_vocab]."""
         ids = self._admit(tokens)
-        logits: Float32 = self._evaluate([_Part(0, ids, len(ids) - 1)])[0][0]
+        logits: Float32 = self._evaluate([Part(0, ids, len(ids) - 1)])[0][0]
         return logits
 
     def forward_all(self, tokens: Sequence[int]) -> Float32:
         """Append tokens to sequence 0 and return the logits after each: float32 [n_tokens, n_vocab]."""
-        return self._evaluate([_Part(0, self._admit(tokens), 0)])[0]
+        return self._evaluate([Part(0, self._admit(tokens), 0)])[0]
 
     def forward_batch(self, steps: Sequence[Step]) -> list[Float32]:
         """Append tokens to sequences; return float32 [n_vocab] for each step, with ``every`` [n_tokens, n_vocab]."""
         self._enter()
-        admitted = admitted_steps(
-            ((step.sequence, step.tokens) for step in steps),
-            n_vocab=self._n_vocab,
-            lengths=[text.length for text in self._texts],
-            context=self._context,
-            chunk=self._chunk,
-        )
-        found = self._evaluate(
-            [
-                _Part(step.sequence, ids, 0 if step.every else len(ids) - 1)
-                for step, ids in zip(steps, admitted, strict=True)
-            ]
-        )
-        return [rows if step.every else rows[0] for step, rows in zip(steps, found, strict=True)]
+        lengths = [text.length for text in self._texts]
+        parts = parts_of(steps, n_vocab=self._n_vocab, lengths=lengths, context=self._context, chunk=self._chunk)
+        return wanted(steps, self._evaluate(parts))
 
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens of sequence 0, and return how many are kept."""
@@ -165,11 +145,11 @@ class ParallelSession(Stepping):
         self._enter()
         return admitted(tokens, n_vocab=self._n_vocab, length=self._texts[0].length, context=self._context)
 
-    def _evaluate(self, parts: Sequence[_Part]) -> list[Float32]:
+    def _evaluate(self, parts: Sequence[Part]) -> list[Float32]:
         """Append ids; return for each part the logits from its ``first`` on: float32 [n, n_vocab]."""
         lengths = [text.length for text in self._texts]
         prompts = [part.sequence for part in parts if len(part.ids) > 1]  # or guesses
-        found = [np.empty((len(part.ids) - part.first, self._n_vocab), np.float32) for part in parts]
+        found = rows_for(parts, self._n_vocab)
         try:
             self._begin()
             with self._native.busy:
@@ -183,7 +163,7 @@ class ParallelSession(Stepping):
             raise
         return found
 
-    def _step(self, parts: Sequence[_Part], pieces: Sequence[_Piece], found: Sequence[Float32]) -> None:
+    def _step(self, parts: Sequence[Part], pieces: Sequence[_Piece], found: Sequence[Float32]) -> None:
         """Append what is evaluated together, and put the logits where they belong.
 
         llama.cpp computes together what follows each other, by the number and in the batch.
@@ -253,7 +233,7 @@ class ParallelSession(Stepping):
             text.marks.keep(text.length, state)
 
 
-def _packed(parts: Sequence[_Part], chunk: int, sequences: int) -> Iterator[list[_Piece]]:
+def _packed(parts: Sequence[Part], chunk: int, sequences: int) -> Iterator[list[_Piece]]:
     """Yield what is evaluated together: at most a chunk and a token of each sequence, the shortest parts first."""
     room, outputs = chunk + sequences, min(chunk, OUTPUTS) + sequences
     pieces, tokens, rows = list[_Piece](), 0, 0

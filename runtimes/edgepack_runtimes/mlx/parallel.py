@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from threading import RLock
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
-from edgepack.admission import admitted_steps, check_copy, check_sequence
+from edgepack.admission import check_copy, check_sequence
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import Cancelled, EngineError
 from edgepack.runtime import Options, Step
 from edgepack_runtimes.mlx.model import Transformer
 from edgepack_runtimes.mlx.session import MlxSession
-
-Float32 = NDArray[np.float32]
-
-
-class _Part(NamedTuple):
-    """Ids to append to a text; the logits after those from index ``first`` on are wanted."""
-
-    text: MlxSession
-    ids: list[int]
-    first: int
+from edgepack_runtimes.parts import Float32, Part, parts_of, rows_for, wanted
 
 
 class ParallelSession:
@@ -70,19 +59,14 @@ class ParallelSession:
 
     def forward_batch(self, steps: Sequence[Step]) -> list[Float32]:
         """Append tokens to sequences; return float32 [n_vocab] for each step, with ``every`` [n_tokens, n_vocab]."""
-        admitted = admitted_steps(
-            ((step.sequence, step.tokens) for step in steps),
+        parts = parts_of(
+            steps,
             n_vocab=self._decoder.n_vocab,
             lengths=[text.length for text in self._texts],
             context=self._options.context,
             chunk=self._options.chunk,
         )
-        parts = [
-            _Part(self._texts[step.sequence], ids, 0 if step.every else len(ids) - 1)
-            for step, ids in zip(steps, admitted, strict=True)
-        ]
-        found = self._evaluate(parts)
-        return [rows if step.every else rows[0] for step, rows in zip(steps, found, strict=True)]
+        return wanted(steps, self._evaluate(parts))
 
     def rewind_sequence(self, sequence: int, length: int) -> int:
         """Forget all but the first ``length`` tokens of a sequence, and return how many are kept."""
@@ -108,11 +92,11 @@ class ParallelSession:
             text.close()
         self._model = None
 
-    def _evaluate(self, parts: Sequence[_Part]) -> list[Float32]:
+    def _evaluate(self, parts: Sequence[Part]) -> list[Float32]:
         """Append ids; return for each part the logits from its ``first`` on: float32 [n, n_vocab]."""
-        before = [part.text.length for part in parts]
-        found = [np.empty((len(part.ids) - part.first, self._decoder.n_vocab), np.float32) for part in parts]
-        prompts = [part.text for part in parts if len(part.ids) > 1]  # or guesses
+        before = {part.sequence: self.length_of(part.sequence) for part in parts}
+        found = rows_for(parts, self._decoder.n_vocab)
+        prompts = [self._texts[part.sequence] for part in parts if len(part.ids) > 1]  # or guesses
         for text in prompts:
             text.mark()
         with self._lock:
@@ -124,8 +108,8 @@ class ParallelSession:
                     self._step([parts[place] for place in places], [found[place] for place in places])
                 self._check_cancelled()
         except Cancelled:
-            for part, length in zip(parts, before, strict=True):
-                part.text.rewind(length)
+            for sequence, length in before.items():
+                self._texts[sequence].rewind(length)
             raise
         except (RuntimeError, ValueError, MemoryError) as error:
             raise EngineError(f"mlx failed on {len(parts)} sequences: {error}") from error
@@ -136,7 +120,7 @@ class ParallelSession:
             text.mark()
         return found
 
-    def _packed(self, parts: Sequence[_Part]) -> Iterator[list[int]]:
+    def _packed(self, parts: Sequence[Part]) -> Iterator[list[int]]:
         """Yield which parts are evaluated together: at most a chunk and a token of each, the shortest first."""
         together, tokens = list[int](), 0
         for place, part in sorted(enumerate(parts), key=lambda each: len(each[1].ids)):
@@ -147,15 +131,16 @@ class ParallelSession:
             tokens += len(part.ids)
         yield together
 
-    def _step(self, parts: Sequence[_Part], found: Sequence[Float32]) -> None:
+    def _step(self, parts: Sequence[Part], found: Sequence[Float32]) -> None:
         model = self._model
         assert model is not None  # its texts say so when it is closed
-        hidden = model.hidden([(part.ids, part.text.layers) for part in parts])
-        mx.eval(hidden, [part.text.arrays() for part in parts])
-        wanted, end = list[int](), 0
+        texts = [self._texts[part.sequence] for part in parts]
+        hidden = model.hidden([(part.ids, text.layers) for part, text in zip(parts, texts, strict=True)])
+        mx.eval(hidden, [text.arrays() for text in texts])
+        places, end = list[int](), 0
         for part in parts:
-            wanted += range(end + part.first, end := end + len(part.ids))
-        logits = np.array(model.logits(hidden[:, mx.array(wanted)])[0])
+            places += range(end + part.first, end := end + len(part.ids))
+        logits = np.array(model.logits(hidden[:, mx.array(places)])[0])
         if end > len(parts):  # scores of a longer context would not fit in what those of this one leave
             mx.clear_cache()
         start = 0

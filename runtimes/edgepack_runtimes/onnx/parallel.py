@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.admission import admitted, admitted_steps, check_copy, check_sequence
+from edgepack.admission import admitted, check_copy, check_sequence
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import Cancelled
 from edgepack.runtime import Options, Step
@@ -20,15 +19,8 @@ from edgepack_runtimes.onnx.check import check
 from edgepack_runtimes.onnx.signature import caches_of, check_signature, state_names
 from edgepack_runtimes.onnx.stepping import Float32, Running
 from edgepack_runtimes.onnx.wire import GRAPH_FILE
+from edgepack_runtimes.parts import Part, parts_of, rows_for, wanted
 from edgepack_runtimes.spans import spans
-
-
-class _Part(NamedTuple):
-    """Ids to append to a sequence; the logits after those from index ``first`` on are wanted."""
-
-    sequence: int
-    ids: list[int]
-    first: int
 
 
 @dataclass(slots=True)
@@ -81,29 +73,24 @@ class ParallelSession(Running):
     def forward(self, tokens: Sequence[int]) -> Float32:
         """Append tokens to sequence 0 and return the logits after the last: float32 [n_vocab]."""
         ids = self._admit(tokens)
-        logits: Float32 = self._evaluate([_Part(0, ids, len(ids) - 1)])[0][0]
+        logits: Float32 = self._evaluate([Part(0, ids, len(ids) - 1)])[0][0]
         return logits
 
     def forward_all(self, tokens: Sequence[int]) -> Float32:
         """Append tokens to sequence 0 and return the logits after each: float32 [n_tokens, n_vocab]."""
-        return self._evaluate([_Part(0, self._admit(tokens), 0)])[0]
+        return self._evaluate([Part(0, self._admit(tokens), 0)])[0]
 
     def forward_batch(self, steps: Sequence[Step]) -> list[Float32]:
         """Append tokens to sequences; return float32 [n_vocab] for each step, with ``every`` [n_tokens, n_vocab]."""
         self._check_use()
-        admitted = admitted_steps(
-            ((step.sequence, step.tokens) for step in steps),
+        parts = parts_of(
+            steps,
             n_vocab=self._decoder.n_vocab,
             lengths=[text.length for text in self._texts],
             context=self._options.context,
             chunk=self._options.chunk,
         )
-        parts = [
-            _Part(step.sequence, ids, 0 if step.every else len(ids) - 1)
-            for step, ids in zip(steps, admitted, strict=True)
-        ]
-        found = self._evaluate(parts)
-        return [rows if step.every else rows[0] for step, rows in zip(steps, found, strict=True)]
+        return wanted(steps, self._evaluate(parts))
 
     def rewind(self, length: int) -> int:
         """Forget all but the first ``length`` tokens of sequence 0, and return how many are kept."""
@@ -140,9 +127,9 @@ class ParallelSession(Running):
         self._check_use()
         return admitted(tokens, n_vocab=self._decoder.n_vocab, length=self.length, context=self._options.context)
 
-    def _evaluate(self, parts: Sequence[_Part]) -> list[Float32]:
+    def _evaluate(self, parts: Sequence[Part]) -> list[Float32]:
         """Append ids; return for each part the logits from its ``first`` on: float32 [n, n_vocab]."""
-        found = [np.empty((len(part.ids) - part.first, self._decoder.n_vocab), np.float32) for part in parts]
+        found = rows_for(parts, self._decoder.n_vocab)
         rows = {part.sequence: (part, logits) for part, logits in zip(parts, found, strict=True)}
         before = {each: self._texts[each].length for each in rows}
         prompts = [each for each, (part, _) in rows.items() if len(part.ids) > 1]  # or guesses
@@ -165,7 +152,7 @@ class ParallelSession(Running):
         """Whether a token can be computed for nothing: there is a place for it behind the last."""
         return self._texts[sequence].length < self._options.context
 
-    def _append(self, part: _Part, logits: Float32) -> None:
+    def _append(self, part: Part, logits: Float32) -> None:
         """Append ids in chunks; a chunk before those whose logits are wanted computes none at all."""
         for begin in range(0, len(part.ids), len(self._ids)):
             ids = part.ids[begin : begin + len(self._ids)]
@@ -178,7 +165,7 @@ class ParallelSession(Running):
             self._step(rows, self._ids[: len(ids)], self._mask[:length], logits[at : at + len(ids) - silent])
             self._keep({part.sequence: length})
 
-    def _step_together(self, rows: range, parts: dict[int, tuple[_Part, Float32]]) -> None:
+    def _step_together(self, rows: range, parts: dict[int, tuple[Part, Float32]]) -> None:
         """Append one token to each of some sequences of a range, and compute one for nothing in those that rest."""
         if len(rows) == 1:
             self._append(*parts[rows.start])
@@ -191,8 +178,8 @@ class ParallelSession(Running):
         logits = np.empty((len(rows), self._decoder.n_vocab), np.float32)
         self._start[0] = 0
         self._step(rows, self._tokens[: len(rows)], mask, logits)
-        for row, (_, wanted) in parts.items():
-            wanted[0] = logits[row - rows.start]
+        for row, (_, target) in parts.items():
+            target[0] = logits[row - rows.start]
         self._keep({row: self._texts[row].length + 1 for row in parts})
 
     def _step(self, rows: range, ids: NDArray[np.int64], mask: NDArray[np.int64], logits: Float32) -> None:
