@@ -244,7 +244,7 @@ class Model(Embeds):
 
     def count_tokens(self, messages: Messages, **options: Unpack[ChatOptions]) -> int:
         """Return how many tokens the prompt of messages has. Arguments and errors as in ``chat``."""
-        return len(self.stream_chat(messages, **options)._generation._request.prompt)
+        return len(self.stream_chat(messages, **options)._generation.prompt)
 
     def resume(self, path: str | Path) -> Conversation:
         """Return a conversation that was saved with ``Conversation.save``. The engine's state is put back where it fits

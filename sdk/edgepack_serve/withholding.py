@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgepack import Chunk, Model, Result
+from edgepack.prefix import overlap
 from edgepack.text.thoughts import marks_of
 from edgepack.text.tool_formats import format_of
 
@@ -49,6 +50,4 @@ class Withholding:
         if (at := text.find(self._opening)) >= 0:
             self._holds = True
             return text[:at]
-        most = min(len(self._opening) - 1, len(text))
-        cut = next((size for size in range(most, 0, -1) if self._opening.startswith(text[-size:])), 0)
-        return text[: len(text) - cut]
+        return text[: len(text) - overlap(text, self._opening)]
