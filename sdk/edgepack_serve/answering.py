@@ -6,9 +6,12 @@ Whoever waits may be cancelled at any moment: the engine stops then, in the midd
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgepack import Cancelled, Chunk, Model, Result
 from edgepack.decoding.options import ChatOptions
@@ -27,6 +30,12 @@ _AHEAD = 16  # pieces of several answers that wait for a reader
 async def whole(model: Model, asked: Asked) -> list[Result]:
     """Return the answers to a request. Raises ``EdgepackError``."""
     return await _together([_answer(model, asked, choice) for choice in range(asked.n)])
+
+
+async def embedded(model: Model, given: str | Sequence[str], prompt: str | None) -> tuple[NDArray[np.float32], int]:
+    """Return the vector of each text, float32 [n, size], in their order, and how many tokens the texts have."""
+    texts = [given] if isinstance(given, str) else given
+    return await model.aembed(texts, prompt), sum(len(model.tokenize(text)) for text in texts)
 
 
 async def pieces(model: Model, asked: Asked) -> AsyncGenerator[Piece]:

@@ -12,7 +12,7 @@ from edgepack.cli.options import MEASUREMENT, AsJson, Backend, BundleOrUrl, Cont
 from edgepack.cli.screen import as_json, next_step, out, say, steps, styled, table
 
 if TYPE_CHECKING:
-    from edgepack.language_model import Served
+    from edgepack.language_model import LanguageModel, Served
     from edgepack.measuring.bench import BenchReport, Spread
     from edgepack.measuring.picture import Panel
     from edgepack.measuring.served import ServedReport
@@ -62,14 +62,18 @@ def bench(
     what reaches this machine."""
     from edgepack.bundle.files import open_bundle
     from edgepack.connecting import is_url
+    from edgepack.connecting import open as open_model
+    from edgepack.errors import UsageError
     from edgepack.loading import plan
     from edgepack.measuring.bench import Job, bench_apart
 
     if is_url(bundle):
-        _check_for_server(
-            backend=backend, variant=variant, context=context, kv_cache=kv_cache, threads=threads, plot=plot
-        )
-        _bench_server(bundle, prompt_tokens, decode_tokens, repeats, json)
+        if plot is not None:
+            raise UsageError("--plot was given, and what answers is a server.", hint="Leave it out.")
+        with open_model(
+            bundle, backend=backend, variant=variant, context=context, kv_cache=kv_cache, threads=threads
+        ) as model:
+            _bench_server(model, prompt_tokens, decode_tokens, repeats, json)
         return
     pictures.check(plot)
     opened = open_bundle(bundle, verify="sizes")
@@ -88,20 +92,11 @@ def bench(
         next_step("edgepack", "tune", bundle)
 
 
-def _check_for_server(**given: object) -> None:
-    """Refuse by name what a server settles itself."""
-    from edgepack.errors import UsageError
-
-    if name := next((name for name, value in given.items() if value is not None), None):
-        raise UsageError(f"{name} was given, and what answers is a server.", hint=f"Leave out {name}.")
-
-
-def _bench_server(url: str, prompt_tokens: int, decode_tokens: int, repeats: int, json: bool) -> None:
-    from edgepack.connecting import connect
+def _bench_server(model: LanguageModel, prompt_tokens: int, decode_tokens: int, repeats: int, json: bool) -> None:
     from edgepack.measuring.bench import WARM_UP
     from edgepack.measuring.served import bench_served
 
-    with connect(url) as model, steps() as progress:
+    with steps() as progress:
         task = progress.add_task("Asking", total=WARM_UP + repeats)
         report = bench_served(
             model,

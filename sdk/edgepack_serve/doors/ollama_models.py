@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from edgepack import EdgepackError, Model
 from edgepack.errors import UsageError
+from edgepack_serve.answering import embedded
 from edgepack_serve.asked import Body
 from edgepack_serve.doors import fields, ollama_forms
 from edgepack_serve.exchange import Reply, Terms, exchanged
@@ -140,9 +141,7 @@ class OllamaEmbed:
 
     async def answer(self, model: Model, asked: OllamaEmbedRequest) -> Mapping[str, object]:
         """Return the vectors, in the order of the texts."""
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        vectors = await model.aembed(texts, asked.prompt)
-        tokens = sum(len(model.tokenize(text)) for text in texts)
+        vectors, tokens = await embedded(model, asked.input, asked.prompt)
         return {"model": asked.model, "embeddings": [row.tolist() for row in vectors], "prompt_eval_count": tokens}
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgepack import EdgepackError, Model
+from edgepack_serve.answering import embedded
 from edgepack_serve.asked import Body
 from edgepack_serve.doors import fields, openai_forms
 
@@ -41,8 +42,7 @@ class OpenAIEmbeddings:
 
     async def answer(self, model: Model, asked: EmbeddingRequest) -> Mapping[str, object]:
         """Return the vectors, in the order of the texts."""
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        vectors = await model.aembed(texts, asked.prompt)
+        vectors, tokens = await embedded(model, asked.input, asked.prompt)
         base64 = asked.encoding_format == "base64"
         data: list[dict[str, Any]] = [
             {
@@ -52,7 +52,6 @@ class OpenAIEmbeddings:
             }
             for index, row in enumerate(vectors)
         ]
-        tokens = sum(len(model.tokenize(text)) for text in texts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "model": asked.model, "data": data, "usage": usage}
 
