@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 
 import pytest
 
@@ -21,6 +23,8 @@ from edgepack.errors import EngineError, UsageError
 from edgepack.fake import FakeSession
 
 PROMPTS = ["a", "bc" * 100, "def", "x" * 500, "y" * 129, "q", "z" * 40, "a" * 128]
+LONG = 1_000_000
+"""Tokens of a text that does not end before somebody ends it, on whatever machine."""
 
 
 @contextmanager
@@ -163,29 +167,29 @@ def test_who_waits_is_served_when_one_ends() -> None:
 
 
 def test_a_cancel_ends_one_and_none_of_the_others() -> None:
-    with fake.model(sequences=3) as model, model.stream("x", max_tokens=3000) as stream:
+    with fake.model(sequences=3, context=LONG) as model, model.stream("x", max_tokens=LONG - 100) as stream:
         other = ThreadPoolExecutor(1).submit(lambda: model.generate("y", max_tokens=200))
         next(stream)
         stream.cancel()
-        assert sum(1 for _ in stream) < 2999
+        assert sum(1 for _ in stream) < LONG - 101
         assert stream.result.finish_reason == "cancelled"
         assert other.result(60).finish_reason == "length"
 
 
 def test_leaving_early_frees_the_seat() -> None:
-    with fake.model(sequences=2) as model:
+    with fake.model(sequences=2, context=LONG) as model:
         for _ in range(5):
-            with model.stream("x", max_tokens=3000) as stream:
+            with model.stream("x", max_tokens=LONG - 100) as stream:
                 next(stream)
             assert stream.result.finish_reason == "cancelled"
         assert model.generate("x", max_tokens=2).finish_reason == "length"
 
     async def leave() -> None:
-        with fake.model(sequences=2, context=200_000) as model:
-            async with model.astream("x", max_tokens=3000) as stream:
+        with fake.model(sequences=2, context=LONG) as model:
+            async with model.astream("x", max_tokens=LONG - 100) as stream:
                 await anext(stream)
             before = model._desk._round
-            task = asyncio.create_task(model.agenerate("x", max_tokens=190_000))
+            task = asyncio.create_task(model.agenerate("x", max_tokens=LONG - 100))
             while model._desk._round < before + 3:
                 await asyncio.sleep(0)
             task.cancel()
@@ -210,25 +214,30 @@ def test_a_failure_is_told_to_all_that_it_meets() -> None:
 
 
 def test_a_close_ends_what_runs_and_refuses_what_waits() -> None:
-    inside = threading.Event()
+    asked, inside, steps = threading.Event(), threading.Event(), count()
 
     def before_step(session: FakeSession) -> None:
-        inside.set()
+        if next(steps) == 0:  # of one text: the others can only wait
+            assert asked.wait(60)
+        else:  # of two
+            inside.set()
+            assert session._cancelled.wait(60)
 
     def ask() -> str:
         try:
-            return model.generate("x", max_tokens=3900).finish_reason
+            return model.generate("x", max_tokens=50).finish_reason
         except EngineError as error:
             return error.message
 
-    model = fake.model(says="ab" * 1900, sequences=2, before_step=before_step)
+    model = fake.model(says="ab" * 100, sequences=2, before_step=before_step)
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask) for _ in range(4)]
+        told = [pool.submit(ask) for _ in range(4)]
+        while len(model._desk._waiting) < 3:
+            time.sleep(0.001)
+        asked.set()
         assert inside.wait(60)
-        while len(model._desk._waiting) > 2:
-            pass
         model.close()
-        found = sorted(each.result(60) for each in asked)
+        found = sorted(each.result(60) for each in told)
     assert found == ["The model is closed."] * 2 + ["cancelled"] * 2
 
 
