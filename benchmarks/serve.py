@@ -1,17 +1,18 @@
 """Servers of one model beside each other: total tokens a second, time to the first token, and memory, by clients.
 
     python benchmarks/serve.py BUNDLE [--onnx] [--llama-server FILE] [--llama-cpp-python PYTHON]
-        [--clients 1 2 4 8] [--rounds 3] [--answer 64]
+        [--clients 1 2 4 8] [--rounds 3] [--seconds 10] [--answer 64]
 
 Contenders: ``edgepack serve`` with the bundle's gguf variant, with ``--onnx`` also its onnx variant; llama.cpp's own
 llama-server and llama-cpp-python's server (PYTHON is the interpreter that has it), both with the very file of the gguf
 variant. Each has as many slots as the most clients, a context of ``--context`` tokens a slot, an f16 KV cache where it
 can, weights as they are stored, and as many threads as edgepack takes here. All run for the whole time, and one at a
-time has clients: in each round every number of clients asks every contender, in turns. A client sends one question
-after the other, ``--questions`` in a run, each another one behind a system prompt that all share, and reads the stream.
+time has clients: in each round every number of clients asks every contender, in turns. A client asks one question after
+the other for ``--seconds``, each another one behind a system prompt that all share, and reads the stream.
 
-Tokens are those of the usage that a server reports, over the time from the first question of a run to its last answer:
-medians of the rounds, with the least and the most. The first token is timed by the client: p50 and p95 of all
+Tokens are those of the usage that a server reports, spread evenly over the time from a question to the end of its
+answer, and counted as far as that lies in those seconds: so all clients ask all the time, however long answers are.
+Medians of the rounds, with the least and the most. The first token is timed by the client: p50 and p95 of all
 questions. Memory is the largest resident set of the server's processes (VmHWM), in MiB. The last column is the speed
 over that of one client.
 """
@@ -31,6 +32,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
 from urllib.error import URLError
@@ -45,10 +47,16 @@ TOPICS = ("the sea", "old clocks", "bees", "the moon", "bread", "bridges", "glas
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a client saw of an answer: seconds to its first token, and how many it had."""
+    """What a client saw of an answer: when it asked, when the first token and the last came, and how many there were."""
 
-    first_s: float
+    began: float
+    first: float
+    ended: float
     tokens: int
+
+    def until(self, end: float) -> float:
+        """Return the tokens that came before a time, as if all took as long."""
+        return self.tokens * (min(self.ended, end) - self.began) / (self.ended - self.began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +91,26 @@ async def ask(server: Server, number: int, answer: int) -> Answered:
             continue
         event = json.loads(line[6:])
         if not first and any(each["delta"].get("content") for each in event.get("choices", ())):
-            first = time.perf_counter() - began
+            first = time.perf_counter()
         if event.get("usage"):
             tokens = event["usage"]["completion_tokens"]
     writer.close()
-    return Answered(first, tokens)
+    ended = time.perf_counter()
+    return Answered(began, first or ended, ended, tokens)
 
 
 async def run(server: Server, clients: int, asked: argparse.Namespace, begin: int) -> tuple[float, list[Answered]]:
-    """Return the tokens a second of so many clients together, and what each of their questions took."""
+    """Return the tokens a second of so many clients together, and what their questions took."""
+    numbers, end = count(begin), time.perf_counter() + asked.seconds
 
-    async def client(number: int) -> list[Answered]:
-        numbers = range(begin + number * asked.questions, begin + (number + 1) * asked.questions)
-        return [await ask(server, each, asked.answer) for each in numbers]
+    async def client() -> list[Answered]:
+        found = []
+        while time.perf_counter() < end:
+            found.append(await ask(server, next(numbers), asked.answer))
+        return found
 
-    began = time.perf_counter()
-    found = [each for answers in await asyncio.gather(*map(client, range(clients))) for each in answers]
-    return sum(each.tokens for each in found) / (time.perf_counter() - began), found
+    found = [each for answers in await asyncio.gather(*(client() for _ in range(clients))) for each in answers]
+    return sum(each.until(end) for each in found) / asked.seconds, found
 
 
 @contextmanager
@@ -150,7 +161,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp-python", type=Path)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--answer", type=int, default=64)
     parser.add_argument("--context", type=int, default=1024)
     asked = parser.parse_args()
@@ -168,7 +179,7 @@ def main() -> None:
                     begin = 1000 * number + 100 * clients
                     speed, found = asyncio.run(run(server, clients, asked, begin))
                     speeds[server.name, clients].append(speed)
-                    firsts[server.name, clients] += [each.first_s for each in found]
+                    firsts[server.name, clients] += [each.first - each.began for each in found]
                     peaks[server.name, clients] = server.peak_mib()
     print("| server | clients | tokens/s | first token p50, s | p95, s | MiB | to one client |")
     print("|---|--:|--:|--:|--:|--:|--:|")

@@ -27,7 +27,7 @@ from edgepack.decoding.cache import Cache
 from edgepack.decoding.draft import Draft
 from edgepack.decoding.owner import Bell, Outcome, Owner
 from edgepack.decoding.seat import Ask, Logits, Seat, Seats
-from edgepack.decoding.seating import choose, is_prompt, source, together
+from edgepack.decoding.seating import choose, is_prompt, loses, source, together
 from edgepack.decoding.turn import Holder, Turn
 from edgepack.errors import Cancelled, EngineError, UsageError
 from edgepack.runtime import Options, Session
@@ -299,9 +299,20 @@ class Desk:
         if self.parallel:
             prompt = () if (holder := turn.holder) is None else holder._prompt
             turn.seat = choose(free, [seat for seat in self.seats if not self._is_free(seat)], prompt)
+            if turn.seat is not free[0] and loses(turn.seat, prompt):
+                self._move(turn.seat, free[0])
             turn.awaits = source(turn.seat, prompt, [each for each in self._turns if each is not None])
         with self._lock:
             self._turns[turn.seat.number] = turn
+
+    def _move(self, seat: Seat, other: Seat) -> None:
+        """Let another seat hold what a free one holds, with the turn that left it there."""
+        with suppress(EngineError):  # which the next step meets again
+            other.take(seat, len(seat.cache.tokens))
+            if (last := self._turns[seat.number]) is not None:
+                last.seat = other
+            with self._lock:
+                self._turns[other.number] = last
 
     def _is_free(self, seat: Seat) -> bool:
         turn = self._turns[seat.number]

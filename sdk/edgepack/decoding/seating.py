@@ -18,14 +18,22 @@ NEAR: Final = 3
 def choose(free: Sequence[Seat], busy: Sequence[Seat], prompt: Sequence[int]) -> Seat:
     """Return the seat for a prompt, of those that are free, the longest unused first.
 
-    It is near one that is busy, where one is: engines compute together what lies side by side. Of these it is the one
-    that holds most of the prompt, if half of what it holds is that: another's past is not taken for the sake of a
-    beginning that can be copied.
+    Engines compute together what lies side by side. So it is near one that is busy, where one is: of these the one that
+    holds most of the prompt, if half of what it holds is that, as another's past is not taken for the sake of a
+    beginning that can be copied. Else the one with which those that are busy lie closest together.
     """
-    near = [seat for seat in free if any(abs(seat.number - other.number) <= NEAR for other in busy)] or free
+    numbers = [seat.number for seat in busy]
+    near = [seat for seat in free if any(abs(seat.number - each) <= NEAR for each in numbers)] or free
     shared = {seat.number: seat.shares(prompt) for seat in near}
     own = [seat for seat in near if 2 * shared[seat.number] >= max(1, len(seat.cache.tokens))]
-    return max(own, key=lambda seat: shared[seat.number]) if own else near[0]
+    if own or not busy:
+        return max(own, key=lambda seat: shared[seat.number]) if own else near[0]
+    return min(near, key=lambda seat: (_width(*numbers, seat.number), min(abs(seat.number - each) for each in numbers)))
+
+
+def loses(seat: Seat, prompt: Sequence[int]) -> bool:
+    """Say whether a prompt takes from a seat what is worth a copy."""
+    return len(seat.cache.tokens) >= seat.shares(prompt) + WORTH
 
 
 def source(seat: Seat, prompt: Sequence[int], turns: Sequence[Turn]) -> tuple[Turn, int] | None:
@@ -63,3 +71,7 @@ def together(asked: Sequence[tuple[Turn, Ask]], chunk: int) -> list[tuple[Turn, 
 def is_prompt(ask: Ask) -> bool:
     """Say whether a step is of a prompt, and not a token of an answer, or guesses of it."""
     return len(ask.tokens) > 1 and not ask.every
+
+
+def _width(*numbers: int) -> int:
+    return max(numbers) - min(numbers)

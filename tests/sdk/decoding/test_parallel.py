@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 
 import pytest
 
@@ -144,6 +142,28 @@ def test_who_comes_sits_near_those_who_are_there() -> None:
     assert choose([past, seats[5]], [seats[2]], [1, 2, 3, 4, 5]) is past
 
 
+def test_those_who_run_lie_close_together() -> None:
+    seats = [held(number, [number] * 9) for number in range(8)]
+    free = [seats[each] for each in (7, 0, 5, 3)]
+    assert choose(free, [seats[2], seats[4]], [9]) is seats[3]
+    assert choose(free[:3], [seats[3], seats[4]], [9]) is seats[5]
+    assert choose([seats[5], seats[0]], [seats[2], seats[3]], [9]) is seats[5]  # the longest unused
+    assert choose([seats[3], seats[1]], [seats[0], seats[7]], [9]) is seats[1]
+
+
+def test_a_past_in_the_way_moves_to_the_seat_that_was_unused_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    pasts = [letter * 200 for letter in "abc"]
+    with fake.model(sequences=4, context=LONG) as model:
+        for past in pasts:
+            model.generate(past, max_tokens=1)
+        with model.stream(pasts[1] + "x", max_tokens=LONG - 300) as stream, watched(monkeypatch) as steps:
+            next(stream)
+            model.generate("y" * 200, max_tokens=1)
+            assert any(len(step) == 2 and abs(step[0][0] - step[1][0]) == 1 for step in steps)
+            found = [model.generate(past + "z", max_tokens=1).usage for past in (pasts[0], pasts[2])]
+        assert [each.prompt_tokens - each.cached_tokens for each in found] == [1, 1]
+
+
 def test_a_stream_runs_ahead_and_a_slow_reader_holds_nobody_up() -> None:
     with fake.model(says="abcdefgh", sequences=2) as model:
         with model.stream("x") as slow:
@@ -214,14 +234,11 @@ def test_a_failure_is_told_to_all_that_it_meets() -> None:
 
 
 def test_a_close_ends_what_runs_and_refuses_what_waits() -> None:
-    asked, inside, steps = threading.Event(), threading.Event(), count()
+    inside = threading.Event()
 
     def before_step(session: FakeSession) -> None:
-        if next(steps) == 0:  # of one text: the others can only wait
-            assert asked.wait(60)
-        else:  # of two
-            inside.set()
-            assert session._cancelled.wait(60)
+        inside.set()
+        assert session._cancelled.wait(60)
 
     def ask() -> str:
         try:
@@ -230,11 +247,12 @@ def test_a_close_ends_what_runs_and_refuses_what_waits() -> None:
             return error.message
 
     model = fake.model(says="ab" * 100, sequences=2, before_step=before_step)
+    free = held_up(model)
     with ThreadPoolExecutor(4) as pool:
         told = [pool.submit(ask) for _ in range(4)]
-        while len(model._desk._waiting) < 3:
-            time.sleep(0.001)
-        asked.set()
+        while len(model._desk._waiting) < 4:
+            pass
+        free()
         assert inside.wait(60)
         model.close()
         found = sorted(each.result(60) for each in told)
