@@ -20,12 +20,12 @@ from edgepack_serve.doors.anthropic import AnthropicCount, AnthropicMessages
 from edgepack_serve.doors.document import Document
 from edgepack_serve.doors.health import Health
 from edgepack_serve.doors.metrics import Metrics
+from edgepack_serve.doors.models import Models
 from edgepack_serve.doors.ollama import OllamaChat, OllamaGenerate
 from edgepack_serve.doors.ollama_models import OllamaEmbed, OllamaModels, OllamaShow
 from edgepack_serve.doors.openai_chat import OpenAIChat
 from edgepack_serve.doors.openai_completions import OpenAICompletions
 from edgepack_serve.doors.openai_embeddings import OpenAIEmbeddings
-from edgepack_serve.doors.openai_models import OpenAIModels
 from edgepack_serve.doors.openai_responses import OpenAIResponses
 from edgepack_serve.doors.page import Page
 from edgepack_serve.doors.status import Status
@@ -69,7 +69,7 @@ class Guards:
 
 def make_app(host: Host, underway: Underway, figures: Figures, guards: Guards, terms: Terms) -> ASGIApp:
     """Return the application that serves the models of a host."""
-    models, page, health = OpenAIModels(host, int(time())), Page(), Health(underway)
+    models, page, health = Models(host, int(time())), Page(), Health(underway)
     tags = OllamaModels(host, int(time()))
     asked: dict[str, tuple[str, Callable[[Request], Any]]] = {
         "/v1/models": ("The models that are served.", models.all),

@@ -21,7 +21,7 @@ from edgepack_serve.asked import Asked, Body, Dialect, Head, Question, Writer
 from edgepack_serve.guard import bodies
 from edgepack_serve.hosting.host import Host
 from edgepack_serve.records import Record, log
-from edgepack_serve.refusals import RefusedError, status_of
+from edgepack_serve.refusals import RefusedError, headers_of, status_of
 from edgepack_serve.underway import Underway
 
 
@@ -150,8 +150,7 @@ async def _failed(
         record.outcome = "cut"
         await reply.cut(error)
         return
-    more = error.headers if isinstance(error, RefusedError) else {}
-    await reply.json(fault(error, status), status, more)
+    await reply.json(fault(error, status), status, headers_of(error))
 
 
 class Reply:

@@ -43,6 +43,17 @@ def status_of(error: BaseException) -> int:
             return 500
 
 
+def headers_of(error: BaseException) -> Mapping[str, str]:
+    """Return the headers of that answer. Official clients ask again after a 500, unless one says that it is no use."""
+    match error:
+        case RefusedError():
+            return error.headers
+        case errors.ToolCallError():
+            return {"x-should-retry": "false"}
+        case _:
+            return {}
+
+
 def code_of(error: BaseException) -> str | None:
     """Return the code that programs read, None where there is none for it."""
     match error:

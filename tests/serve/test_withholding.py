@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,10 @@ def test_text_that_can_be_no_call_is_streamed_as_it_comes() -> None:
 
 def test_a_call_of_no_tool_is_an_error_that_says_so() -> None:
     with serving(saying(CALL.replace("weather", "whether"))) as served:
-        status, answer = served.post(CHAT, {**HELLO, "tools": TOOLS, "max_tokens": 500})
-    assert status == 500
+        response = served.ask("POST", CHAT, {**HELLO, "tools": TOOLS, "max_tokens": 500})
+        answer = json.loads(response.read())
+    assert response.status == 500
+    assert response.getheader("x-should-retry") == "false"
     assert answer["error"]["code"] == "invalid_tool_call"
     assert "'whether', which is no tool" in answer["error"]["message"]
 

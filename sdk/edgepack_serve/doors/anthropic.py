@@ -145,7 +145,7 @@ class AnthropicMessages:
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
         """Return an error in Anthropic's form."""
-        return _fault(error, status)
+        return fault(error, status)
 
 
 class AnthropicCount:
@@ -167,7 +167,7 @@ class AnthropicCount:
 
     def fault(self, error: EdgepackError, status: int) -> Mapping[str, object]:
         """Return an error in Anthropic's form."""
-        return _fault(error, status)
+        return fault(error, status)
 
 
 class _MessageWriter:
@@ -209,7 +209,7 @@ class _MessageWriter:
         yield _event("message_stop", {})
 
     def fault(self, error: EdgepackError) -> Iterable[bytes]:
-        yield _event("error", _fault(error, status_of(error)))
+        yield _event("error", fault(error, status_of(error)))
 
     def alive(self) -> Iterable[bytes]:
         yield _event("ping", {})
@@ -304,7 +304,8 @@ def _usage(result: Result) -> _Fields:
     }
 
 
-def _fault(error: EdgepackError, status: int) -> _Fields:
+def fault(error: EdgepackError, status: int) -> _Fields:
+    """Return the body of an error in Anthropic's form."""
     kind = _TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": str(error)}}
 

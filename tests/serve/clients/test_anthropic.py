@@ -40,6 +40,15 @@ def test_claude_holds_a_conversation(claude: anthropic.Anthropic, engine: str) -
     assert went_on.usage.output_tokens > 0
 
 
+@all_models
+def test_claude_lists_the_models(claude: anthropic.Anthropic, engine: str) -> None:
+    found = claude.models.retrieve(engine)
+    assert (found.type, found.id, found.created_at.tzinfo is not None) == ("model", engine, True)
+    assert found in list(claude.models.list())
+    with pytest.raises(anthropic.NotFoundError, match="another"):
+        claude.models.retrieve("another")
+
+
 @engines
 def test_claude_calls_a_tool_and_hears_what_it_gave(claude: anthropic.Anthropic, engine: str) -> None:
     tool: Any = {"name": "weather", "description": FUNCTION["description"], "input_schema": SCHEMA}
