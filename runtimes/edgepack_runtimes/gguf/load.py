@@ -13,7 +13,7 @@ from edgepack.bundle.decoder import Decoder
 from edgepack.device.memory import Q8_BLOCK, ROOM, cells_of
 from edgepack.errors import EngineError, UsageError
 from edgepack.runtime import KvCache, Options
-from edgepack_runtimes.gguf import abi, header, log, own
+from edgepack_runtimes.gguf import abi, header, log, own, repacked
 from edgepack_runtimes.gguf.check import check
 from edgepack_runtimes.gguf.hidden import AtOnceSession, HiddenSession
 from edgepack_runtimes.gguf.library import BUILD, Library
@@ -44,7 +44,8 @@ def open_session(library: Library, path: Path, decoder: Decoder, options: Option
     architecture = check(parsed, decoder, path)
     native = library.native
     chunk = options.context if decoder.at_once else min(options.chunk, options.context)
-    params = _model_params(library, parsed, architecture, decoder, options.repack)
+    repack = _repack(library, parsed, options.repack)
+    params = _model_params(library, architecture, decoder, repack=repack)
     with log.errors() as errors, log.lines() as lines:
         model = native.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
@@ -137,13 +138,22 @@ def _check_options(options: Options, decoder: Decoder, library: Library) -> None
         )
 
 
-def _model_params(
-    library: Library, parsed: header.Header, architecture: str, decoder: Decoder, repack: bool | None
-) -> abi.ModelParams:
+def _repack(library: Library, parsed: header.Header, asked: bool | None) -> bool:
+    """Return whether weights are rearranged: as asked, or by rule where the engine can. Raises ``UsageError`` where it
+    is asked to and cannot."""
+    wanted = header.main_type(parsed) in _REPACKED if asked is None else asked
+    if not wanted or not (reason := repacked.reason(library.engine)):
+        return wanted
+    if asked:
+        raise UsageError(reason, hint="Leave repack out, or give repack=False: the weights are then used as stored.")
+    return False
+
+
+def _model_params(library: Library, architecture: str, decoder: Decoder, *, repack: bool) -> abi.ModelParams:
     params: abi.ModelParams = library.native.llama_model_default_params()
     params.n_gpu_layers = -1 if library.devices() != ("cpu",) else 0
     params.load_mode = abi.LOAD_MODE_MMAP
-    params.use_extra_bufts = header.main_type(parsed) in _REPACKED if repack is None else repack
+    params.use_extra_bufts = repack
     # The seam carries token ids, so the engine's own tokenizer would only cost: half a second and 60 MB at a
     # vocabulary of 128k, and a refusal where it does not know the pre-tokenizer.
     overrides = (abi.KeyOverride * 3)()

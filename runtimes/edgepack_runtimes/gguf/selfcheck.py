@@ -8,9 +8,8 @@ A proof is remembered until the library, this code or the machine changes.
 from __future__ import annotations
 
 import os
-import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.isolation import probing, process
 from edgepack.runtime import Options
-from edgepack_runtimes.gguf import abi, library, log
+from edgepack_runtimes.gguf import abi, library, log, made
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.scratch import held
 
@@ -93,13 +92,13 @@ def examine(engine: library.Engine) -> Verdict:
 
 
 @contextmanager
-def _file(data: bytes) -> Iterator[Path | None]:
-    """Yield the path of a file with the data; None where the system has no place for it at all, which must keep nobody
+def _file(pieces: Iterable[bytes]) -> Iterator[Path | None]:
+    """Yield the path of a file of the pieces; None where the system has no place for it at all, which must keep nobody
     from a model that could be loaded."""
     with ExitStack() as stack:
         path = None
         with suppress(OSError):
-            path = stack.enter_context(held([data]))
+            path = stack.enter_context(held(pieces))
         yield path
 
 
@@ -169,38 +168,14 @@ def _nmse(found: NDArray[np.float32], expected: NDArray[np.float64]) -> float:
     return float(((found - expected) ** 2).sum() / (expected**2).sum())
 
 
-def _tiny_model(table: NDArray[np.float32]) -> bytes:
+def _tiny_model(table: NDArray[np.float32]) -> list[bytes]:
     """Return a GGUF file: one block whose matrices are zero, norms of one, and the table as tied embedding."""
-    one, square = np.ones(32, np.float32), np.zeros((32, 32), np.float32)
-    tensors = {"token_embd.weight": table, "output_norm.weight": one}
-    tensors |= {f"blk.0.{name}_norm.weight": one for name in ("attn", "ffn")}
-    tensors |= {
-        f"blk.0.{name}.weight": square
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    }
-    numbers = {
-        "context_length": 64,
-        "embedding_length": 32,
-        "block_count": 1,
-        "feed_forward_length": 32,
-        "attention.head_count": 1,
-        "vocab_size": 256,
-    }
-    keys = [_string("general.architecture") + struct.pack("<I", 8) + _string("llama")]
-    keys += [_string("tokenizer.ggml.model") + struct.pack("<I", 8) + _string("no_vocab")]
-    keys += [_string(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]
-    keys += [_string("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, _DECODER.norm_eps)]
-    rows, data = [], b""
-    for name, values in tensors.items():
-        shape = struct.pack(f"<I{values.ndim}Q", values.ndim, *reversed(values.shape))
-        rows.append(_string(name) + shape + struct.pack("<IQ", 0, len(data)))
-        data += values.astype("<f4").tobytes()  # every size is a multiple of the alignment, 32
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys + rows)
-    return head + bytes(-len(head) % 32) + data
 
+    def filled(name: str, shape: Sequence[int]) -> tuple[int, list[bytes]]:
+        values = table if name == "embedding" else np.full(shape, len(shape) == 1)
+        return abi.GGML_TYPE_IDS["f32"], [values.astype("<f4").tobytes()]
 
-def _string(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
+    return made.model(_DECODER, filled)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ processor's caches, and so a step of an answer reads it from memory, as it does 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -19,6 +18,7 @@ from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack.runtime import Options, Session
 from edgepack_runtimes import rounds
+from edgepack_runtimes.gguf import made
 from edgepack_runtimes.gguf.library import Library
 from edgepack_runtimes.gguf.load import open_session
 from edgepack_runtimes.rates import FAR, LEAST_S, Times, attention, beside, mixed
@@ -195,54 +195,10 @@ def _seconds(session: Session, tokens: int, length: int) -> float:
 
 
 def _model(kind: Kind, decoder: Decoder) -> list[bytes]:
-    """Return the pieces of a GGUF file of the decoder, tied, its matrices of one kind."""
-    keys = [_text("general.architecture") + struct.pack("<I", 8) + _text("llama")]
-    keys += [_text("tokenizer.ggml.model") + struct.pack("<I", 8) + _text("no_vocab")]
-    numbers = {
-        "context_length": decoder.context,
-        "embedding_length": decoder.hidden_size,
-        "block_count": decoder.n_layers,
-        "feed_forward_length": decoder.layer(0).mlp.size,
-        "attention.head_count": decoder.attentions[0].n_heads,
-        "attention.head_count_kv": decoder.attentions[0].n_kv_heads,
-        "vocab_size": decoder.n_vocab,
-    }
-    keys += [_text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in numbers.items()]
-    keys += [_text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, decoder.norm_eps)]
-    rows, data, place = [], list[bytes](), 0
-    for name, shape in decoder.tensors():
+    """Return the pieces of a GGUF file of the decoder, its matrices of one kind."""
+
+    def filled(_: str, shape: Sequence[int]) -> tuple[int, list[bytes]]:
         number, block, size, filling = kind if len(shape) > 1 else _KINDS["f32"]
-        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        extents = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        rows.append(_text(_name(name)) + extents + struct.pack("<IQ", number, place))
-        length = count // block * size
-        data += [*repeated(filling, length), bytes(-length % 32)]
-        place += length + -length % 32
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(rows), len(keys)) + b"".join(keys + rows)
-    return [head + bytes(-len(head) % 32), *data]
+        return number, repeated(filling, math.prod(shape) // block * size)
 
-
-_NAMES: Final = {
-    "embedding": "token_embd",
-    "norm": "output_norm",
-    "attention.norm": "attn_norm",
-    "attention.q": "attn_q",
-    "attention.k": "attn_k",
-    "attention.v": "attn_v",
-    "attention.o": "attn_output",
-    "mlp.norm": "ffn_norm",
-    "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up",
-    "mlp.down": "ffn_down",
-}
-
-
-def _name(canonical: str) -> str:
-    if not canonical.startswith("layers."):
-        return f"{_NAMES[canonical]}.weight"
-    _, layer, rest = canonical.split(".", 2)
-    return f"blk.{layer}.{_NAMES[rest]}.weight"
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
+    return made.model(decoder, filled)
