@@ -84,6 +84,7 @@ def make_embedding(
     *,
     pooling: str = "lasttoken",
     normalize: bool = True,
+    begins: bool = False,
     ends: bool = True,
     prompts: Mapping[str, str] = PROMPTS,
     default: str | None = None,
@@ -94,7 +95,8 @@ def make_embedding(
 ) -> Path:
     """Write a checkpoint into ``folder`` and return the folder.
 
-    Its tensors are called as ``architectures`` has them, without a head; ``ends``: each text ends with <|endoftext|>.
+    Its tensors are called as ``architectures`` has them, without a head; ``begins``: each text begins with
+    <|im_start|>; ``ends``: it ends with <|endoftext|>.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bare = not str(fields["architectures"][0]).endswith("ForCausalLM")
@@ -108,8 +110,10 @@ def make_embedding(
     write_text_side(folder, fields["vocab_size"], add_bos=False)
     names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(folder / "tokenizer_config.json", names)
+    if begins:
+        write_json(folder / "tokenizer_config.json", {**names, "bos_token": "<|im_start|>"})
     if ends:
-        _end_texts(folder)
+        _mark_texts(folder, begins)
     kinds = ["Transformer", "Pooling", *["Dense"] * len(dense), *(["Normalize"] if normalize else [])]
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
     modules = [
@@ -143,18 +147,20 @@ def _write_dense(folder: Path, rows: int, columns: int, seed: int) -> None:
     write_json(folder / "config.json", said)
 
 
-def _end_texts(folder: Path) -> None:
-    """Have each text end with <|endoftext|>, as Qwen3-Embedding's tokenizer.json has it."""
+def _mark_texts(folder: Path, begins: bool) -> None:
+    """Have each text end with <|endoftext|>, as Qwen3-Embedding's tokenizer.json has it, and begin with <|im_start|>
+    where it ``begins``: embeddinggemma's has both."""
     path = folder / "tokenizer.json"
     said = json.loads(path.read_text("utf-8"))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    end = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
-    a, b = ({"Sequence": {"id": each, "type_id": 0}} for each in "AB")
+    begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<|im_start|>", "<|endoftext|>"))
+    first, second = ([*([begin] if begins else []), {"Sequence": {"id": each, "type_id": 0}}, end] for each in "AB")
+    ids = {"<|endoftext|>": 0, **({"<|im_start|>": 1} if begins else {})}
     template = {
         "type": "TemplateProcessing",
-        "single": [a, end],
-        "pair": [a, end, b, end],
-        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        "single": first,
+        "pair": [*first, *second],
+        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in ids.items()},
     }
     said["post_processor"] = {"type": "Sequence", "processors": [byte_level, template]}
     write_json(path, said)
@@ -174,3 +180,8 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
     "gemma": partial(make_embedding, pooling="mean_tokens", fields=GEMMA, seed=10, dense=(160, 64)),
 }
 """A model for each way of pooling, by a name."""
+
+LIMITS: Mapping[str, float] = {"gguf": 1e-9, "mlx": 1e-10, "onnx": 1e-10}
+"""Of vectors that are not far apart: ggml rounds its angles, and reads gelu from a table, see GgufTarget.nmse."""
+
+WITH_GELU: Mapping[str, float] = {**LIMITS, "gguf": 1e-6}

@@ -78,6 +78,9 @@ def read(folder: Path, hidden_size: int, ends: tuple[int, ...]) -> tuple[Embeddi
     modules = _modules(folder)
     pooling = _pooling(folder / modules[1][1] / CONFIG, hidden_size)
     dense = [_dense(folder / place) for kind, place in modules if kind == "Dense"]
+    for kind, place in modules:
+        if kind == "Normalize":
+            _nothing_else(_of_a_vector(_optional(folder / place, CONFIG)), f"{place}/{CONFIG}")
     said = {name: value for name, value in _optional(folder, SETTINGS).items() if name not in _OF_OTHER_PROGRAMS}
     prompts, default = said.pop("prompts", None) or {}, said.pop("default_prompt_name", None)
     similarity = said.pop("similarity_fn_name", None) or "cosine"
@@ -153,15 +156,18 @@ def _dense(folder: Path) -> Float32:
         raise _unknown(place, "bias", True)
     if str(activation := said.pop("activation_function", None)).rpartition(".")[2] != "Identity":
         raise _unknown(place, "activation_function", activation)
-    for name in ("module_input_name", "module_output_name"):
-        if said.get(name) == "sentence_embedding":
-            del said[name]
-    _nothing_else(said, place)
+    _nothing_else(_of_a_vector(said), place)
     with closing(SafetensorsFile(folder / WEIGHTS)) as file:
         shapes = {name: entry.shape for name, entry in file.entries.items()}
         if shapes != {"linear.weight": shape}:
             raise _wrong(f"{folder.name}/{WEIGHTS}", "its tensors", shapes, f"linear.weight of {shape}")
         return file.rows("linear.weight", 0, shapes["linear.weight"][0])
+
+
+def _of_a_vector(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the file of a module says beside this: it takes the vector of the text, and gives it back."""
+    ours = ("module_input_name", "sentence_embedding"), ("module_output_name", "sentence_embedding")
+    return {name: value for name, value in said.items() if (name, value) not in ours}
 
 
 def _optional(folder: Path, name: str) -> dict[str, Any]:

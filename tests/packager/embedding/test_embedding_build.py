@@ -13,7 +13,7 @@ import golden_models
 import msgspec
 import numpy as np
 import pytest
-from embedding_models import MODELS, PROMPTS, QWEN3, TEXTS, hidden_size, make_embedding
+from embedding_models import LIMITS, MODELS, PROMPTS, QWEN3, TEXTS, WITH_GELU, hidden_size, make_embedding
 from text_side import write_json
 from variants import nmse
 
@@ -46,9 +46,6 @@ from edgepack_packager.text import embedded, sentence_transformers
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "embeddings.npz"
 BACKENDS = ("gguf", "mlx", "onnx")
-# Of vectors that are not far apart: ggml rounds its angles, and reads gelu from a table, see GgufTarget.nmse.
-LIMITS = {"gguf": 1e-9, "mlx": 1e-10, "onnx": 1e-10}
-WITH_GELU = {**LIMITS, "gguf": 1e-6}
 
 
 @pytest.fixture(scope="module")

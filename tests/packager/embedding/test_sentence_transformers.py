@@ -177,3 +177,14 @@ def test_other_dense_modules_are_refused(file: str, change: Change, said: str, t
     path.write_text(json.dumps(found))
     with pytest.raises(SourceError, match=said):
         sentence_transformers.read(tmp_path, 96, ())
+
+
+def test_a_norm_is_one_of_the_vector(tmp_path: Path) -> None:
+    folder = make_embedding(tmp_path)
+    (folder / "2_Normalize").mkdir()
+    said = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+    (folder / "2_Normalize" / "config.json").write_text(json.dumps(said))
+    assert sentence_transformers.read(folder, 64, ())[0].normalized
+    (folder / "2_Normalize" / "config.json").write_text(json.dumps({**said, "module_input_name": "token_embeddings"}))
+    with pytest.raises(SourceError, match=r"2_Normalize/config\.json: module_input_name is 'token_embeddings'"):
+        sentence_transformers.read(folder, 64, ())
