@@ -3,6 +3,8 @@ folder: loaded in float32 on the processor, and otherwise as it is by itself."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embedding_models import GEMMA, LIMITS, MODELS, TEXTS, WITH_GELU, make_embedding
+from embedding_models import GEMMA, LIMITS, MODELS, PROMPTS, QWEN3, TEXTS, WITH_GELU, make_embedding
 from numpy.typing import NDArray
 from text_side import write_json
 from variants import nmse
@@ -220,3 +222,20 @@ def test_an_empty_text_without_marks_is_refused(tmp_path: Path) -> None:
         peers.expected([""], None)
     with peers.load("mlx") as model, pytest.raises(UsageError, match="is empty"):
         model.embed("")
+
+
+@pytest.mark.shared
+def test_a_published_tokenizer_reads_the_same(shared: Path, tmp_path: Path) -> None:
+    """That of Qwen3 with the mark that Qwen3-Embedding's puts behind a text, by the class that its files name."""
+    folder = make_embedding(tmp_path / "source", fields={**QWEN3, "vocab_size": 151936, "hidden_size": 32})
+    marks = json.loads((folder / "tokenizer.json").read_text("utf-8"))["post_processor"]
+    said = json.loads((shared / "tokenizers" / "qwen3" / "tokenizer.json").read_text("utf-8"))
+    end = next(each["id"] for each in said["added_tokens"] if each["content"] == "<|endoftext|>")
+    marks["processors"][1]["special_tokens"]["<|endoftext|>"]["ids"] = [end]
+    write_json(folder / "tokenizer.json", {**said, "post_processor": marks})
+    shutil.copy(shared / "tokenizers" / "qwen3" / "tokenizer_config.json", folder)
+    peers = peers_of("last", folder, tmp_path / "out.edgepack", "mlx")
+    assert type(peers.library.tokenizer).__name__ == "Qwen2Tokenizer"
+    with peers.load("mlx") as model:
+        for prompt in PROMPTS:
+            hold(model.embed(peers.asked, prompt), peers.expected(peers.asked, prompt, batch=1), 1e-10, 1e-10)
