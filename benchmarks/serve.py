@@ -47,7 +47,7 @@ TOPICS = ("the sea", "old clocks", "bees", "the moon", "bread", "bridges", "glas
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a client saw of an answer: when it asked, when the first token came and the last, and how many there were."""
+    """What a client saw of an answer: when it asked, when the first token came and the last, and how many came."""
 
     began: float
     first: float
