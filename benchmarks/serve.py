@@ -3,18 +3,19 @@
     python benchmarks/serve.py BUNDLE [--onnx] [--llama-server FILE] [--llama-cpp-python PYTHON]
         [--clients 1 2 4 8] [--rounds 3] [--seconds 10] [--answer 64]
 
-Contenders: ``edgepack serve`` with the bundle's gguf variant, with ``--onnx`` also its onnx variant; llama.cpp's own
-llama-server and llama-cpp-python's server (PYTHON is the interpreter that has it), both with the very file of the gguf
-variant. Each has as many slots as the most clients, a context of ``--context`` tokens a slot, an f16 KV cache where it
-can, weights as they are stored, and as many threads as edgepack takes here. All run for the whole time, and one at a
-time has clients: in each round every number of clients asks every contender, in turns. A client asks one question after
-the other for ``--seconds``, each another one behind a system prompt that all share, and reads the stream.
+Contenders: ``edgepack serve`` with the one gguf variant of the bundle, with ``--onnx`` also its onnx variant;
+llama.cpp's llama-server and llama-cpp-python's server (PYTHON is the interpreter that has it), both with the very file
+of the gguf variant. Each has as many slots as the most clients, a context of ``--context`` tokens a slot, an f16 KV
+cache where it can, weights as they are stored where it can, and as many threads as edgepack takes here;
+llama-cpp-python's has one slot. All run for the whole time, and one at a time has clients: in each round every number
+of clients asks every contender, in turns. A client asks one question after the other for ``--seconds``, each another
+one behind a system prompt that all share, and reads the stream.
 
-Tokens are those of the usage that a server reports, spread evenly over the time from a question to the end of its
-answer, and counted as far as that lies in those seconds: so all clients ask all the time, however long answers are.
-Medians of the rounds, with the least and the most. The first token is timed by the client: p50 and p95 of all
-questions. Memory is the largest resident set of the server's processes (VmHWM), in MiB. The last column is the speed
-over that of one client.
+Tokens are those of the usage that a server reports (llama-cpp-python's reports none of a stream: there, the pieces of
+text), spread evenly over the time from a question to the end of its answer, and counted as far as that lies in those
+seconds: so all clients ask all the time, however long answers are. Medians of the rounds, with the least and the most.
+The first token is timed by the client: p50 and p95 of all questions. Memory is the largest resident set of the server's
+processes (VmHWM), in MiB. The last column is the speed over that of one client.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ async def ask(server: Server, number: int, answer: int) -> Answered:
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
     wanted = {"model": server.model, "messages": messages, "max_tokens": answer, "temperature": 0.0, "stream": True}
     body = json.dumps(wanted | {"stream_options": {"include_usage": True}}).encode()
-    began, first, tokens = time.perf_counter(), 0.0, 0
+    began, first, tokens, pieces = time.perf_counter(), 0.0, 0, 0
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -90,13 +91,13 @@ async def ask(server: Server, number: int, answer: int) -> Answered:
         if not line.startswith(b"data: {"):
             continue
         event = json.loads(line[6:])
-        if not first and any(each["delta"].get("content") for each in event.get("choices", ())):
-            first = time.perf_counter()
+        if any(each["delta"].get("content") for each in event.get("choices", ())):
+            first, pieces = first or time.perf_counter(), pieces + 1
         if event.get("usage"):
             tokens = event["usage"]["completion_tokens"]
     writer.close()
     ended = time.perf_counter()
-    return Answered(began, first or ended, ended, tokens)
+    return Answered(began, first or ended, ended, tokens or pieces)
 
 
 async def run(server: Server, clients: int, asked: argparse.Namespace, begin: int) -> tuple[float, list[Answered]]:
@@ -138,16 +139,17 @@ def contenders(asked: argparse.Namespace) -> Iterator[object]:
         port = _free()
         command = [*served, "--backend", backend, "--context", asked.context, "--port", port]
         yield serving(f"edgepack, {backend}", name, port, command, "/readyz")
-    file = next(
-        bundle.variant_path(each.id) / "model.gguf" for each in bundle.manifest.variants if each.runtime == "gguf"
-    )
+    ids = [each.id for each in bundle.manifest.variants if each.runtime == "gguf"]
+    if len(ids) != 1:  # else the plan chooses, and not always the same
+        raise SystemExit(f"{asked.bundle} has {len(ids)} gguf variants. Make one of one: edgepack split --variant ID.")
+    file = bundle.variant_path(ids[0]) / "model.gguf"
     if asked.llama_server:
         port, settings = _free(), ["-np", slots, "-c", slots * asked.context, "-t", threads, "-tb", threads]
         settings.append("--no-repack")  # weights as stored, as edgepack has them
         command = [asked.llama_server, "-m", file, "--port", port, "--host", "127.0.0.1", *settings]
         yield serving("llama-server", name, port, command, "/health")
     if asked.llama_cpp_python:
-        port, settings = _free(), ["--n_ctx", asked.context, "--n_threads", threads]
+        port, settings = _free(), ["--n_ctx", asked.context, "--n_threads", threads, "--interrupt_requests", "false"]
         command = [asked.llama_cpp_python, "-m", "llama_cpp.server", "--model", file, "--port", port, *settings]
         yield serving("llama-cpp-python", name, port, command, "/v1/models")
 
