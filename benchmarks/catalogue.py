@@ -9,7 +9,7 @@ TOKENIZERS names them; what is in neither gets a small byte-level one. Layers ar
 to the first that have every kind where no pattern repeats, at least two. Each build is the command line as a user types
 it, with its defaults. Its bundle is verified, and the bytes of its weights are compared with what ``fit`` says of the
 same layers of what the catalogue carries. A line of JSON for each goes to SCRATCH/builds.jsonl, and a build that
-went well is not repeated; --table says them in Markdown.
+went well is not repeated, nor one of the files of another alias; --table says them in Markdown.
 """
 
 from __future__ import annotations
@@ -173,17 +173,25 @@ def main() -> None:
         return
     done = {row["alias"] for row in rows if row["exit"] == 0}
     places = [folder for folder in (asked.tokenizers, asked.shared / "tokenizers") if folder]
-    folder, made = asked.scratch / "model", None
+    folder = asked.scratch / "model"
+    built: list[tuple[Model, str]] = []
     for entry in sorted(catalog.entries(), key=lambda entry: (entry.parameters, entry.alias)):
-        if entry.alias in done or (asked.only and entry.alias not in asked.only):
+        if asked.only and entry.alias not in (*asked.only, *done):
             continue
         model = model_of(entry, asked.shared, places)
-        if model != made:
+        same = next((alias for other, alias in built if other == model), None)
+        if entry.alias in done:
+            built.append((model, entry.alias))
+            continue
+        if same:
+            row = {"alias": entry.alias, "exit": 0, "same": same}
+        else:
             shutil.rmtree(folder, ignore_errors=True)
-            with ProcessPoolExecutor(1, get_context("spawn")) as other:  # whose memory is not counted as the build's
-                other.submit(write_model, model, folder).result()
-            made = model
-        row = _build(entry, model, folder, asked.scratch, asked.recipe)
+            with ProcessPoolExecutor(1, get_context("spawn")) as child:  # whose memory is not counted as the build's
+                child.submit(write_model, model, folder).result()
+            row = _build(entry, model, folder, asked.scratch, asked.recipe)
+        if row["exit"] == 0:
+            built.append((model, entry.alias))
         print(json.dumps(row), flush=True)
         with open(log, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -343,7 +351,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str], scratch: Path) 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what was built, in Markdown: a row for each kind of tokenizer, and what all of them took."""
     last = list({row["alias"]: row for row in rows}.values())
-    built = [row for row in last if row["exit"] == 0 and row["sound"]]
+    same = [row for row in last if "same" in row]
+    built = [row for row in last if row not in same and row["exit"] == 0 and row["sound"]]
     variants = [value for row in built for value in row.values() if isinstance(value, dict)]
     exact = sum(each["bytes"] == each["predicted"] for each in variants)
     slowest, largest = (max(built, key=lambda row: row[figure]) for figure in ("cpu_s", "peak_mib"))
@@ -352,6 +361,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     published = sum(row["config"] is not None for row in built)
     lines = {
         "aliases built, proven and verified": f"{len(built)} of {len(catalog.entries())}",
+        "aliases of which the files here are those of one of these": len(same),
         "variants": f"{len(variants)}, of which {exact} have the bytes that `fit` says",
         "config: a published file, or a sibling's with the published sizes": published,
         "config: what the catalogue carries": len(built) - published,
@@ -361,7 +371,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         "most CPU seconds": f"{slowest['cpu_s']} ({slowest['alias']})",
         "largest resident memory of a process, MiB": f"{largest['peak_mib']} ({largest['alias']})",
     }
-    failed = ", ".join(row["alias"] for row in last if row not in built)
+    failed = ", ".join(row["alias"] for row in last if row not in built and row not in same)
     if failed:
         lines["failed"] = failed
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines.items())])
