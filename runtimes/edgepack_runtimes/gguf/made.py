@@ -6,7 +6,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from edgepack.bundle.decoder import Decoder
+from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
+from edgepack.bundle.rope import Rope
 
 _ALIGNMENT: Final = 32
 _NAMES: Final = {
@@ -22,6 +23,26 @@ _NAMES: Final = {
     "mlp.up": "ffn_up",
     "mlp.down": "ffn_down",
 }
+
+
+def llama(
+    *, n_heads: int, n_kv_heads: int, head_dim: int, mlp: int, n_layers: int = 1, n_vocab: int = 256, context: int = 64
+) -> Decoder:
+    """Return a Llama whose head is its embedding, and whose heads are as wide together as its states."""
+    rope = Rope(theta=10000.0, dim=head_dim)
+    attention = Attention(n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, rope=rope)
+    return Decoder(
+        family="llama",
+        architecture="LlamaForCausalLM",
+        n_layers=n_layers,
+        hidden_size=n_heads * head_dim,
+        n_vocab=n_vocab,
+        context=context,
+        trained_context=context,
+        norm_eps=1e-5,
+        kinds=(Layer(mixer=attention, mlp=Mlp(size=mlp)),),
+        tied=True,
+    )
 
 
 def model(decoder: Decoder, filled: Callable[[str, Sequence[int]], tuple[int, list[bytes]]]) -> list[bytes]:

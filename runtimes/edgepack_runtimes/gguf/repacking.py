@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
-from edgepack.bundle.rope import Rope
 from edgepack.errors import EngineError
 from edgepack.isolation import process
 from edgepack.runtime import Options
@@ -30,22 +27,7 @@ _NMSE: Final = 1e-3
 _Q4_0: Final = 2  # enum ggml_type
 _BLOCK: Final = np.dtype([("scale", "<f2"), ("codes", "u1", 16)])  # of 32 weights
 # Every width is one that llama.cpp has another form for, on x86 and on ARM.
-_DECODER: Final = Decoder(
-    family="llama",
-    architecture="LlamaForCausalLM",
-    n_layers=1,
-    hidden_size=256,
-    n_vocab=256,
-    context=64,
-    trained_context=64,
-    norm_eps=1e-5,
-    kinds=(
-        Layer(
-            mixer=Attention(n_heads=4, n_kv_heads=4, head_dim=64, rope=Rope(theta=10000.0, dim=64)), mlp=Mlp(size=512)
-        ),
-    ),
-    tied=True,
-)
+_DECODER: Final = made.llama(n_heads=4, n_kv_heads=4, head_dim=64, mlp=512)
 _STEP: Final = 37
 """The tokens of the first step: two tiles and more of a processor that multiplies tiles, and more than whole fours."""
 
@@ -76,8 +58,8 @@ def main() -> int:
 
 def _logits(loaded: library.Library, path: Path, *, repack: bool) -> NDArray[np.float64]:
     """Return the logits of a prompt and of one more token: kernels differ between several tokens and one."""
-    options = Options(context=64, threads=1, kv_cache="f32", chunk=_STEP)
-    session = open_session(loaded, path, _DECODER, replace(options, repack=repack))
+    options = Options(context=64, threads=1, kv_cache="f32", chunk=_STEP, repack=repack)
+    session = open_session(loaded, path, _DECODER, options)
     try:
         return session.forward_all(range(_STEP + 1)).astype(np.float64)
     finally:

@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepack import threads
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
-from edgepack.bundle.rope import Rope
 from edgepack.device.state import circumstances, recall, remember, stamps
 from edgepack.errors import EngineError, EngineMissingError
 from edgepack.isolation import probing, process
@@ -34,22 +32,7 @@ from edgepack_runtimes.scratch import held
 _TIMEOUT_S: Final = 60
 # A wrong binding gives garbage; accelerators that multiply in tf32 or f16 give 1e-7, processors 3e-15.
 _NMSE: Final = 1e-5
-_DECODER: Final = Decoder(
-    family="llama",
-    architecture="LlamaForCausalLM",
-    n_layers=1,
-    hidden_size=32,
-    n_vocab=256,
-    context=64,
-    trained_context=64,
-    norm_eps=1e-5,
-    kinds=(
-        Layer(
-            mixer=Attention(n_heads=1, n_kv_heads=1, head_dim=32, rope=Rope(theta=10000.0, dim=32)), mlp=Mlp(size=32)
-        ),
-    ),
-    tied=True,
-)
+_DECODER: Final = made.llama(n_heads=1, n_kv_heads=1, head_dim=32, mlp=32)
 
 
 @dataclass(frozen=True, slots=True)

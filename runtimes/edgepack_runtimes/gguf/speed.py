@@ -12,8 +12,7 @@ from functools import partial
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
-from edgepack.bundle.rope import Rope
+from edgepack.bundle.decoder import Decoder
 from edgepack.device.engine import Rate, Speed
 from edgepack.device.memory import CHUNK
 from edgepack.runtime import Options, Session
@@ -149,19 +148,14 @@ def _weights(decoder: Decoder) -> int:
 
 def _decoder(hidden: int, intermediate: int, layers: int, rows: int) -> Decoder:
     heads = hidden // 64
-    rope = Rope(theta=10000.0, dim=64)
-    attention = Attention(n_heads=heads, n_kv_heads=max(1, heads // 4), head_dim=64, rope=rope)
-    return Decoder(
-        family="llama",
-        architecture="LlamaForCausalLM",
+    return made.llama(
+        n_heads=heads,
+        n_kv_heads=max(1, heads // 4),
+        head_dim=64,
+        mlp=intermediate,
         n_layers=layers,
-        hidden_size=hidden,
         n_vocab=rows,
         context=10 * CHUNK,
-        trained_context=10 * CHUNK,
-        norm_eps=1e-5,
-        kinds=(Layer(mixer=attention, mlp=Mlp(size=intermediate)),),
-        tied=True,
     )
 
 
