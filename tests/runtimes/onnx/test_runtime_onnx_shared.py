@@ -7,7 +7,7 @@ operator.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import onnx
 import pytest
 import variants
 from decoders import relayered, remixed
+from levels import logits_with_levels_of
 from models import make_model
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -39,7 +40,6 @@ from edgepack_runtimes.onnx.check import check
 
 # Longer than any window here, and not a multiple of one.
 POSITIONS = 300
-# None of the first 90 has a key so close to the edge of a level of q8 that the order of a sum decides it.
 IDS = [int(token) for token in np.random.default_rng(3).integers(0, 384, POSITIONS)]
 
 ODD: dict[str, Any] = {
@@ -59,6 +59,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
 BLOCKS = ("int8", "int4", "int4_mixed")
 ASYMMETRIC = "int4_b64_asym"
 HALF, BYTES = (OnnxTarget().with_kv_cache(kind) for kind in ("f16", "q8"))
+Scales = Mapping[str, Float32]
 start = partial(variants.start, "onnx", context=320)
 
 
@@ -80,10 +81,15 @@ def expected(weights: Weights) -> Float32:
 
 
 @pytest.fixture(scope="module")
-def folder(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scales(weights: Weights) -> Scales:
+    return reference.cache_scales(weights, IDS[:90])
+
+
+@pytest.fixture(scope="module")
+def folder(weights: Weights, scales: Scales, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant in f32 for each type of KV cache, and those of blocks."""
     out = tmp_path_factory.mktemp("variants")
-    model = Model("tiny", weights.decoder, "f32", cache_scales=reference.cache_scales(weights, IDS[:90]))
+    model = Model("tiny", weights.decoder, "f32", cache_scales=scales)
     requests = [Request(target, "f32", "f32") for target in (OnnxTarget(), HALF, BYTES)]
     write(weights, [*requests, *(Request(OnnxTarget(), each, each) for each in (*BLOCKS, ASYMMETRIC))], out, model)
     return out
@@ -145,15 +151,17 @@ def test_a_cache_of_f16_is_what_rounding_in_the_attention_gives(
 
 
 @pytest.mark.parametrize("chunk", [512, 16])
-def test_a_cache_of_q8_keeps_what_the_rule_says(folder: Path, weights: Weights, chunk: int) -> None:
+def test_a_cache_of_q8_keeps_what_the_rule_says(folder: Path, weights: Weights, scales: Scales, chunk: int) -> None:
     reader = BYTES.read(folder / "onnx-f32-kv8", weights.decoder)
-    kept = reference.logits(weights, IDS[:90], cache=reader.cache("q8"))
+    rule = reader.cache("q8")
     reader.close()
-    limit = 1e-3 * nmse(kept, reference.logits(weights, IDS[:90]))
+    assert rule
     session = start(folder / "onnx-f32-kv8", weights.decoder, kv_cache="q8", chunk=chunk)
-    assert nmse(session.forward_all(IDS[:90]), kept) < limit
+    found = session.forward_all(IDS[:90])
+    assert nmse(found, logits_with_levels_of(session, weights, IDS[:90], rule, scales)) <= 1e-10
     session.rewind(40)
-    assert nmse(stepped(session, IDS[40:90]), kept[40:]) < limit
+    steps = stepped(session, IDS[40:90])
+    assert nmse(steps, logits_with_levels_of(session, weights, IDS[:90], rule, scales)[40:]) <= 1e-10
     session.close()
 
 

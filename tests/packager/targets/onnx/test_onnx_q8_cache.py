@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from decoders import RandomWeights, describe
 from gguf_decoders import GEMMA2, GEMMA3, rope
+from levels import logits_with_levels_of
 from variants import nmse, token_ids
 
 from edgepack.bundle.decoder import Decoder
 from edgepack.errors import BuildError, EngineError
 from edgepack.runtime import Options, Session, find
 from edgepack_packager import reference
+from edgepack_packager.checkpoint.weights import Float32
 from edgepack_packager.targets import Model, Request
 from edgepack_packager.targets.onnx import OnnxTarget
 from edgepack_packager.write import write
@@ -29,6 +31,7 @@ DECODERS: dict[str, Decoder] = {
     "windows, norms of q and k": describe(**GEMMA3),
 }
 Open = Callable[..., Session]
+Scales = Mapping[str, Float32]
 
 
 @pytest.fixture(scope="module", params=DECODERS)
@@ -38,14 +41,18 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 
 @pytest.fixture(scope="module")
 def ids(decoder: Decoder) -> list[int]:
-    # None of whose keys lies so close to the edge of a level that the order of a sum decides it.
     return [int(token) for token in np.random.default_rng(6).integers(0, decoder.n_vocab, 90)]
 
 
 @pytest.fixture(scope="module")
-def folder(decoder: Decoder, ids: list[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scales(decoder: Decoder, ids: list[int]) -> Scales:
+    return reference.cache_scales(RandomWeights(decoder), ids)
+
+
+@pytest.fixture(scope="module")
+def folder(decoder: Decoder, scales: Scales, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, weights = tmp_path_factory.mktemp("q8"), RandomWeights(decoder)
-    model = Model("tiny", decoder, "f32", cache_scales=reference.cache_scales(weights, ids))
+    model = Model("tiny", decoder, "f32", cache_scales=scales)
     write(weights, [Request(TARGET, "f32", "f32"), Request(TARGET, "q4", "int4")], out, model)
     return out
 
@@ -55,19 +62,19 @@ def opened(folder: Path, decoder: Decoder, **changes: Any) -> Any:
     return find("onnx").open(folder / "onnx-f32-kv8", decoder, Options(**options))
 
 
-def test_the_engine_keeps_what_the_rule_says(folder: Path, decoder: Decoder, ids: list[int]) -> None:
+def test_the_engine_keeps_what_the_rule_says(folder: Path, decoder: Decoder, ids: list[int], scales: Scales) -> None:
     weights, reader = RandomWeights(decoder), TARGET.read(folder / "onnx-f32-kv8", decoder)
-    exact = reference.logits(weights, ids)
-    kept = reference.logits(weights, ids, cache=reader.cache("q8"))
+    rule = reader.cache("q8")
     reader.close()
+    assert rule
     session = opened(folder, decoder)
     found = session.forward_all(ids)
-    assert nmse(found, kept) < 1e-3 * nmse(found, exact)
-    assert nmse(found, exact) < 1e-3
+    assert nmse(found, logits_with_levels_of(session, weights, ids, rule, scales)) <= 1e-10
+    assert 1e-7 < nmse(found, reference.logits(weights, ids)) < 1e-3
     session.rewind(40)
     state = session.snapshot()
     steps = np.stack([session.forward([token]) for token in ids[40:50]])
-    assert nmse(steps, kept[40:50]) < 1e-3 * nmse(found, exact)
+    assert nmse(steps, logits_with_levels_of(session, weights, ids[:50], rule, scales)[40:]) <= 1e-10
     session.restore(state)
     assert np.array_equal(steps, np.stack([session.forward([token]) for token in ids[40:50]]))
     session.close()
