@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgepack.cli.help import examples
-from edgepack.cli.options import Backend, Context, KvCache, PolicyFile
+from edgepack.cli.options import Backend, Context, KvCache, PolicyFile, Threads, Variant
 from edgepack.cli.run_options import Isolate
 from edgepack.errors import UsageError
 from edgepack.extras import needed
@@ -162,8 +162,10 @@ def serve(
     idle: Idle = 900,
     parallel: Parallel = None,
     backend: Backend = None,
+    variant: Variant = None,
     context: Context = None,
     kv_cache: KvCache = None,
+    threads: Threads = None,
     isolate: Isolate = False,
     policy: PolicyFile = None,
     queue: Queue = 32,
@@ -192,8 +194,10 @@ def serve(
     token, certificate = tokens.read(token_file), _certificate(tls_cert, tls_key)
     settings = Settings(
         backend=backend,
+        variant=variant,
         context=context,
         kv_cache=kv_cache,
+        threads=threads,
         policy=policy,
         isolate=isolate,
         parallel=parallel,

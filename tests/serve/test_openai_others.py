@@ -12,6 +12,7 @@ import pytest
 from serving import CHAT, Serving, serving, serving_bundles
 
 from edgepack import errors, fake
+from edgepack_packager.build import Built
 from edgepack_serve.hosting.opening import hosted
 from edgepack_serve.hosting.settings import Settings
 
@@ -104,3 +105,12 @@ def test_bundles_by_the_names_of_a_command_line(one_variant: Path, gguf_variant:
     assert names == {"onnx": "demo", "gguf": "other"}
     with pytest.raises(errors.UsageError, match="Two bundles are called demo"):
         hosted([str(one_variant), str(gguf_variant)], Settings())
+
+
+@pytest.mark.parametrize("variant", ["gguf-q4_k_m", "onnx-int4_mixed"])
+def test_a_variant_is_served_where_one_is_named(tool_bundle: Built, variant: str) -> None:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "What is edgepack?"}], "temperature": 0}
+    with serving_bundles(tool_bundle.path, settings=Settings(variant=variant, threads=1)) as served:
+        assert served.post(CHAT, asked)[1]["system_fingerprint"].endswith(variant)
+    with pytest.raises(errors.UsageError, match="onnx-int3"):
+        hosted([str(tool_bundle.path)], Settings(variant="onnx-int3"))

@@ -46,6 +46,8 @@ def opened(hosted: Hosted, asked: Settings) -> Model:
         asked.backend,
         asked.context,
         asked.kv_cache,
+        variant=asked.variant,
+        threads=asked.threads,
         isolate=asked.isolate,
         policy=asked.policy,
         sequences=hosted.parallel,
@@ -57,7 +59,11 @@ def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
     """Return what a load would choose now. Engines are timed where there is a choice, as a load does, which takes a
     while. Where nobody says how many requests are to run at a time, it is the most of ``_PARALLEL`` that the model can
     hold and the memory does. Raises as ``Plan.choice``."""
-    variants = [each for each in bundle.manifest.variants if asked.backend in (None, each.runtime)]
+    variants = [
+        each
+        for each in bundle.manifest.variants
+        if asked.backend in (None, each.runtime) and asked.variant in (None, each.id)
+    ]
     most = most_sequences(bundle.manifest)
     counts = [each for each in _PARALLEL if each <= most] if asked.parallel is None else [min(asked.parallel, most)]
     for count in counts:
@@ -65,6 +71,7 @@ def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
             bundle,
             context=asked.context,
             backend=asked.backend,
+            variant=asked.variant,
             kv_cache=asked.kv_cache,
             sequences=count,
             timed=len(variants) > 1,

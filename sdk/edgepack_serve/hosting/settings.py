@@ -15,8 +15,10 @@ class Settings:
     after its last request, None: never. ``runtimes`` replaces the installed ones, for tests."""
 
     backend: str | None = None
+    variant: str | None = None
     context: int | None = None
     kv_cache: str | None = None
+    threads: int | None = None
     policy: Path | None = None
     isolate: bool = False
     parallel: int | None = None
