@@ -1,7 +1,8 @@
 """Which tools an answer is to call: what ``tool_choice`` says, and the schema that binds an answer to such a call.
 
-Only a format whose calls are JSON can be bound, because then what the schema allows and what is read as a valid call
-are the same texts. The mark before the JSON is written for the model, token by token, so that it may be a special one.
+What is bound is JSON, because then what the schema allows and what is read as a valid call are the same texts. The mark
+before the JSON is written for the model, token by token, so that it may be a special one. A call that a format does not
+write as JSON is bound as the object that is read as a call in every format.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepack.errors import UsageError
-from edgepack.text.tool_formats import FORMATS, Format
+from edgepack.text.tool_formats import Format, Wording
 
+_PLAIN = Wording("")
 _WORDS = "Choose one of: auto, none, required, the name of a tool."
 
 
@@ -48,22 +50,12 @@ def read_choice(value: object, names: Collection[str]) -> Choice:
 def binding(choice: Choice, form: Format, functions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return ``opening`` and ``json_schema``: what stands before the JSON of a call, and the schema of that.
 
-    ``functions`` are the definitions of the tools. Raises ``UsageError`` for a format that no schema binds.
+    ``functions`` are the definitions of the tools.
     """
     called = [each for each in functions if each["name"] in (choice.names or ())]
-    wording = form.wording
-    if wording is None:
-        known = dict.fromkeys(each.name for each in FORMATS if each.wording is not None)
-        raise UsageError(
-            f"tool_choice asks for a call, and those of {form.name} are no JSON that a schema could bind.",
-            hint=f"Leave it out, and ask for the call in words. Bound are those of {', '.join(known)}.",
-        )
+    # Where the name stands before the JSON, it is written for the model, and so there can be but one.
+    wording = form.wording if form.wording is not None and (form.wording.key or len(called) == 1) else _PLAIN
     if not wording.key:
-        if len(called) > 1:
-            raise UsageError(
-                f"tool_choice asks for a call of any tool, and calls of {form.name} are bound to one tool at a time.",
-                hint="Name the tool that is to be called.",
-            )
         schema = _moved(called[0]["parameters"], "#")
         return {"opening": wording.before.replace("{name}", called[0]["name"]), "json_schema": schema}
     places = [f"#/$defs/{index}" for index in range(len(called))]

@@ -52,7 +52,7 @@ class Format:
     ``bare``: the character that an answer without the opening mark begins with when it is nothing but calls, None
     where the mark is always text. ``separator`` joins several objects after one mark.
     ``in_system``: the template takes the definitions from the field ``tools`` of a system message, as text.
-    ``wording``: how one call is written, None where it is no JSON that a schema could bind.
+    ``wording``: how one call is written, None where it is not JSON.
     """
 
     name: str

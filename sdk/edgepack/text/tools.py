@@ -137,7 +137,7 @@ class Tools:
     def binding(self, options: Mapping[str, Any], template_source: str) -> Mapping[str, Any]:
         """Return the options of an answer with what binds it to a call, where the choice asks for one.
 
-        Raises ``UsageError`` for what would bind the answer as well, and for a format that no schema binds.
+        Raises ``UsageError`` for what would bind the answer as well.
         """
         if self._choice.names is None:
             return options

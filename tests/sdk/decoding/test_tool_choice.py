@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgepack import Model, fake, fake_facts
-from edgepack.errors import EdgepackError, SchemaError, UsageError
+from edgepack.errors import SchemaError, UsageError
 from edgepack.text.added import Added
 from edgepack.text.tables import Tables
 from edgepack.text.tool_formats import FORMATS, Format
@@ -37,7 +36,6 @@ TOOLS: list[dict[str, Any]] = [
     {"name": "weather", "parameters": PLACE},
     {"type": "function", "function": {"name": "plant.tree", "parameters": TREE}},
 ]
-BOUND = [form for form in FORMATS if form.wording is not None]
 HOT = {"temperature": 2.0, "top_k": 0, "top_p": 1.0}
 
 
@@ -51,11 +49,10 @@ def thinker(form: Format, thinks: str) -> Model:
     return taught(form, thinks=thinks, says="No call.")
 
 
-@pytest.mark.parametrize("form", BOUND, ids=lambda form: f"{form.name} {form.markers[0]}")
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name} {form.markers[0]}")
 def test_an_answer_that_has_to_be_a_call_is_one(form: Format) -> None:
-    alone = form.wording is not None and not form.wording.key
     with taught(form) as model:
-        for choice, seeds in (("weather", 2), ({"name": "plant.tree"}, 1), *([] if alone else [("required", 6)])):
+        for choice, seeds in (("weather", 2), ({"name": "plant.tree"}, 1), ("required", 6)):
             seen = set()
             for seed in range(seeds):
                 result = model.chat(HI, tools=TOOLS, tool_choice=choice, seed=seed, max_tokens=2000, **HOT)
@@ -71,7 +68,7 @@ def test_an_answer_that_has_to_be_a_call_is_one(form: Format) -> None:
 
 @pytest.mark.parametrize("thinks", ["A thought.", ""], ids=["thinks", "answers at once"])
 def test_the_thought_before_a_call_is_free(thinks: str) -> None:
-    with thinker(BOUND[0], thinks) as model:
+    with thinker(FORMATS[0], thinks) as model:
         result = model.chat(HI, tools=TOOLS, tool_choice="weather", max_tokens=300)
         assert [call.name for call in result.tool_calls] == ["weather"]
         assert (result.reasoning or "") == thinks
@@ -104,7 +101,7 @@ def _spans(tables: Tables) -> Sequence[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", ["Mistral", "Granite", "Phi-4-mini"])
 def test_a_mark_that_is_a_special_token_is_written_as_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    form = next(each for each in BOUND if each.name == name)
+    form = next(each for each in FORMATS if each.name == name)
     tables = named(form.opening)
     monkeypatch.setattr(fake_facts, "tables", lambda: tables)
     with taught(form) as model:
@@ -116,7 +113,7 @@ def test_a_mark_that_is_a_special_token_is_written_as_one(name: str, monkeypatch
 
 def test_none_shows_the_tools_and_calls_nothing() -> None:
     said = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 1}}\n</tool_call>'
-    with taught(BOUND[0], says=said) as model:
+    with taught(FORMATS[0], says=said) as model:
         free = model.chat(HI, tools=TOOLS)
         assert [call.name for call in free.tool_calls] == ["weather"]
         assert model.chat(HI, tools=TOOLS, tool_choice="auto").tool_calls == free.tool_calls
@@ -129,7 +126,7 @@ def test_the_first_call_alone() -> None:
     calls = [
         f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}", "days": 1}}}}</tool_call>' for city in "AB"
     ]
-    with taught(BOUND[0], says="\n".join(calls)) as model:
+    with taught(FORMATS[0], says="\n".join(calls)) as model:
         assert [call.arguments["city"] for call in model.chat(HI, tools=TOOLS).tool_calls] == ["A", "B"]
         one = model.chat(HI, tools=TOOLS, parallel_tool_calls=False)
         assert [call.arguments["city"] for call in one.tool_calls] == ["A"]
@@ -141,7 +138,7 @@ def test_the_first_call_alone() -> None:
 def test_what_the_length_cuts_is_no_call() -> None:
     begun = '<tool_call>\n{"name": "say", "arguments": {"x": "'
     say = {"name": "say", "parameters": {"type": "object", "properties": {"x": {"type": "string"}}}}
-    with taught(BOUND[0], says=begun + "a" * 500) as model:
+    with taught(FORMATS[0], says=begun + "a" * 500) as model:
         with pytest.raises(SchemaError, match="what stands before it 12"):
             model.chat(HI, tools=TOOLS, tool_choice="weather", max_tokens=20)
         result = model.chat(HI, tools=[say], tool_choice="say", max_tokens=80)
@@ -162,7 +159,7 @@ def test_what_the_length_cuts_is_no_call() -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_refused(options: Any, reason: str) -> None:
-    with taught(BOUND[0]) as model:
+    with taught(FORMATS[0]) as model:
         with pytest.raises(UsageError, match=reason) as caught:
             model.chat(HI, **options)
         assert caught.value.hint
@@ -170,19 +167,5 @@ def test_what_cannot_be_honoured_is_refused(options: Any, reason: str) -> None:
 
 def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place() -> None:
     broken = {"name": "f", "parameters": {"type": "object", "properties": {"x": {"not": {"type": "null"}}}}}
-    with taught(BOUND[0]) as model, pytest.raises(SchemaError, match=r"tool_choice: a call cannot be bound: .*not"):
+    with taught(FORMATS[0]) as model, pytest.raises(SchemaError, match=r"tool_choice: a call cannot be bound: .*not"):
         model.chat(HI, tools=[broken], tool_choice="required")
-
-
-@pytest.mark.parametrize("form", [form for form in FORMATS if form.wording is None], ids=lambda form: form.markers[0])
-def test_a_format_that_no_schema_binds_is_named(form: Format) -> None:
-    with taught(form, says="Hello.") as model:
-        assert model.chat(HI, tools=TOOLS, tool_choice="auto").text == "Hello."
-        with pytest.raises(EdgepackError, match=re.escape(form.name)):
-            model.chat(HI, tools=TOOLS, tool_choice="required")
-
-
-def test_a_format_whose_name_stands_apart_is_bound_to_one_tool() -> None:
-    form = next(each for each in BOUND if each.name == "Ministral 3")
-    with taught(form) as model, pytest.raises(UsageError, match="one tool at a time"):
-        model.chat(HI, tools=TOOLS, tool_choice="required")
