@@ -205,14 +205,22 @@ def test_a_template_that_is_silent_is_sealed_without_alone(source: Path, tmp_pat
 
 
 class Stages(Silent):
-    """The stages of a build, and how many threads BLAS has in each."""
+    """The stages of a build, and how many threads BLAS has in each.
+
+    It is the one that numpy has loaded. Where scipy is installed, numba loads scipy's as well, which nothing here uses.
+    """
 
     def __init__(self) -> None:
         self.blas: dict[str, set[int]] = {}
+        self._loaded = set(_blas())
 
     def stage(self, title: str, total: int) -> None:
-        libraries = threadpoolctl.threadpool_info()
-        self.blas[title] = {each["num_threads"] for each in libraries if each["user_api"] == "blas"}
+        self.blas[title] = {threads for path, threads in _blas().items() if path in self._loaded}
+
+
+def _blas() -> dict[str, int]:
+    libraries = threadpoolctl.threadpool_info()
+    return {each["filepath"]: each["num_threads"] for each in libraries if each["user_api"] == "blas"}
 
 
 def test_no_stage_has_threads_of_blas_that_spin(source: Path, tmp_path: Path) -> None:
