@@ -5,8 +5,31 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+# Linux counts what was resident where a process was started as its own, so one starts it that has next to nothing.
+_STARTER = """
+import os, sys
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ), 0)
+with open(sys.argv[1], "w") as file:
+    file.write(str(usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1)))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def most_resident(command: Sequence[str], log: Path, **options: Any) -> int:
+    """Run a command, its output in ``log``, and return the KiB of the largest of its processes. It has to end well."""
+    told = log.with_suffix(".kib")
+    with open(log, "wb") as said:
+        starter = [sys.executable, "-c", _STARTER, str(told), *command]
+        done = subprocess.run(starter, stdout=said, stderr=said, check=False, **options)
+    assert done.returncode == 0, log.read_text()
+    return int(told.read_text())
 
 
 def held() -> tuple[int, int, int, int]:

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 import small_bundle
+from footprint import held
 from sweeps import damaged, swept
 
 from edgepack.bundle.files import open_bundle
@@ -107,7 +108,7 @@ def test_no_difference_is_more_than_an_error(tmp_path: Path, portion: Portion) -
     plain = delta.read_bytes()
     place = tmp_path / "place"
     place.mkdir()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held()[3]
     given = {path.name for path in new.rglob("*")}
 
     def applied(number: int) -> None:

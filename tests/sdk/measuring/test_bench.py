@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,11 @@ def test_a_whole_bench(tmp_path: Path) -> None:
     assert report.options.threads == 1
     with pytest.raises(UsageError):
         bench(bundle, chosen, repeats=0, runtimes=runtimes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the system tells it in another way")
+def test_the_memory_of_whoever_starts_a_process_is_not_its_own() -> None:
+    told = "from edgepack.measuring.bench import peak_rss; print(peak_rss())"
+    held = b"1" * 300_000_000
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert 5_000_000 < int(done.stdout) < len(held)

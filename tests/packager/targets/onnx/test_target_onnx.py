@@ -608,37 +608,42 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 STREAM = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 import onnx
 from edgepack.bundle.decoder import Attention, Decoder, Layer, Mlp
 from edgepack.bundle.rope import Rope
+from edgepack.measuring.bench import peak_rss
 from edgepack_packager.targets import Model, find
 from edgepack_packager.checkpoint.weights import blocks
 attention = Attention(n_heads=16, n_kv_heads=4, head_dim=64, rope=Rope(theta=10000.0, dim=64))
-decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_vocab=32000,
-                  context=131072, norm_eps=1e-5, trained_context=131072, tied=True,
-                  kinds=(Layer(mixer=attention, mlp=Mlp(size=4096)),))
-shapes = dict(decoder.tensors())
 noise = np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
-writer = find("onnx").open(Path(sys.argv[1]), Model("stream", decoder, "bf16"), "int4")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for name, start, stop in blocks(decoder):
-    shape = (stop - start, *shapes[name][1:])
-    writer.write(name, start, noise[: np.prod(shape)].reshape(shape))
-writer.finish()
-unit = 1 if sys.platform == "darwin" else 1024
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+def stream(name, n_vocab, size):
+    decoder = Decoder(family="llama", architecture="LlamaForCausalLM", n_layers=4, hidden_size=1024, n_vocab=n_vocab,
+                      context=131072, norm_eps=1e-5, trained_context=131072, tied=True,
+                      kinds=(Layer(mixer=attention, mlp=Mlp(size=size)),))
+    shapes = dict(decoder.tensors())
+    (place := Path(sys.argv[1]) / name).mkdir()
+    writer = find("onnx").open(place, Model(name, decoder, "bf16"), "int4")
+    for name, start, stop in blocks(decoder):
+        shape = (stop - start, *shapes[name][1:])
+        writer.write(name, start, noise[: np.prod(shape)].reshape(shape))
+    writer.finish()
+stream("small", 32, 32)
+before = peak_rss()
+stream("large", 32000, 4096)
+print(peak_rss() - before)
 """
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    """375 MB of float32 pass through; what the writer holds is a few blocks' worth of codes and of rope tables."""
+    """375 MB of float32 pass through, after 44 of a small model, for which the kernels were loaded and the rope tables
+    made; what the writer holds more is a few blocks' worth of codes."""
     done = subprocess.run(
         [sys.executable, "-c", STREAM, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
     )
-    assert int(done.stdout) < 64e6
+    assert int(done.stdout) < 16e6
 
 
 # onnxruntime-genai ---------------------------------------------------------------------------------------------------
