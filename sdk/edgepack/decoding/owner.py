@@ -208,6 +208,15 @@ class Bell:
             return False
         return True
 
+    async def last(self, outcome: Outcome[T]) -> None:
+        """Wait until an outcome is known that tells by this bell, in a task that was cancelled.
+
+        The ring itself may be lost: where a signal's handler raises as the loop is about to tell the task, the loop
+        ends, and cancels its tasks.
+        """
+        while not outcome.known:
+            await asyncio.wait([self.rung], timeout=_LOOK_S)
+
     def _end(self) -> None:
         if not self.rung.done():
             self.rung.set_result(None)

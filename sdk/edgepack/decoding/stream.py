@@ -213,13 +213,14 @@ class Stream:
     async def _await(self) -> None:
         """``_wait``, while the event loop goes on. A task that is cancelled again waits no longer for the end."""
         bell = Bell()
-        if self._asking(bell.ring) is not None:
+        outcome = self._asking(bell.ring)
+        if outcome is not None:
             try:
                 await asyncio.shield(bell.rung)
             except BaseException as error:
                 self.cancel()
                 if isinstance(error, asyncio.CancelledError):
-                    await bell.rung
+                    await bell.last(outcome)
                 raise
 
     def _take(self) -> Chunk | BaseException | None:

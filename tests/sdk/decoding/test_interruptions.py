@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ import pytest
 from edgepack import Model, fake
 from edgepack.decoding import desk as desk_module
 from edgepack.decoding import owner
-from edgepack.decoding.owner import Outcome
+from edgepack.decoding.owner import Bell, Outcome
 from edgepack.decoding.turn import Turn
 from edgepack.fake import FakeSession
 
@@ -142,6 +143,31 @@ def test_an_alarm_leaves_the_model_as_it_was(ask: Callable[[Model], None], patie
 @pytest.mark.parametrize("ask", [generate, stream, leave, converse, evaluate, tasks], ids=lambda ask: ask.__name__)
 def test_every_alarm_does(ask: Callable[[Model], None], patience: None) -> None:
     storm(ask, step=5 if ask is tasks else 1)
+
+
+def embed(model: Model) -> None:
+    asyncio.run(model.aembed(["abcd", "efgh"]))
+
+
+@pytest.mark.parametrize("ring", range(8))
+@pytest.mark.parametrize(("made", "ask"), [(fake.model, tasks), (fake.embedding_model, embed)], ids=["tasks", "embed"])
+def test_a_task_ends_whose_wake_an_alarm_has_taken(
+    made: Callable[[], Model], ask: Callable[[Model], None], ring: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings, end = itertools.count(), Bell._end
+
+    def torn(bell: Bell) -> None:
+        if next(rings) == ring:
+            raise Alarm
+        end(bell)
+
+    monkeypatch.setattr(Bell, "_end", torn)
+    with made() as model:
+        for _ in range(2):  # the second time, nothing is torn
+            asking = Thread(target=ask, args=[model], daemon=True)
+            asking.start()
+            asking.join(20)
+            assert not asking.is_alive()
 
 
 def a_turn_that_only_its_block_gives_back(patch: pytest.MonkeyPatch) -> None:
