@@ -204,23 +204,23 @@ def test_a_template_that_is_silent_is_sealed_without_alone(source: Path, tmp_pat
             model.chat([{"role": "user", "content": "Hi"}])
 
 
-class Stages(Silent):
-    """The stages of a build, and how many threads BLAS has in each.
+NUMPYS = """
+import numpy, threadpoolctl
+print(*(each["filepath"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"), sep="\\n")
+"""
 
-    It is the one that numpy has loaded. Where scipy is installed, numba loads scipy's as well, which nothing here uses.
-    """
+
+class Stages(Silent):
+    """The stages of a build, and how many threads numpy's BLAS has in each. Where scipy is installed, numba loads
+    scipy's as well, which nothing here uses."""
 
     def __init__(self) -> None:
         self.blas: dict[str, set[int]] = {}
-        self._loaded = set(_blas())
+        self._paths = subprocess.check_output([sys.executable, "-c", NUMPYS], text=True).splitlines()
 
     def stage(self, title: str, total: int) -> None:
-        self.blas[title] = {threads for path, threads in _blas().items() if path in self._loaded}
-
-
-def _blas() -> dict[str, int]:
-    libraries = threadpoolctl.threadpool_info()
-    return {each["filepath"]: each["num_threads"] for each in libraries if each["user_api"] == "blas"}
+        libraries = threadpoolctl.threadpool_info()
+        self.blas[title] = {each["num_threads"] for each in libraries if each["filepath"] in self._paths}
 
 
 def test_no_stage_has_threads_of_blas_that_spin(source: Path, tmp_path: Path) -> None:
