@@ -97,7 +97,6 @@ def load(
     variant, runtimes, verify = options.get("variant"), options.get("runtimes"), _verify(options.get("verify"))
     opened = _open(bundle, options.get("id"))
     admitted, warm = admit_bundle(opened, options.get("policy")), options.get("warm")
-    asked = [v for v in opened.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
     chosen = _plan(
         opened,
         context=context,
@@ -109,10 +108,16 @@ def load(
         warm=True if admitted and warm is None else warm,
         sequences=options.get("sequences"),
         runtimes=runtimes,
-        timed=len(asked) > 1,
+        timed=has_choice(opened, backend, variant),
     ).choice
     threads, isolate = options.get("threads"), options.get("isolate", False)
     return open_candidate(opened, chosen, threads=threads, isolate=isolate, verify=verify, runtimes=runtimes)
+
+
+def has_choice(bundle: Bundle, backend: str | None, variant: str | None) -> bool:
+    """Whether a load with these arguments has several variants to choose from: only then are engines timed for it."""
+    asked = [v for v in bundle.manifest.variants if backend in (None, v.runtime) and variant in (None, v.id)]
+    return len(asked) > 1
 
 
 def plan(

@@ -120,7 +120,7 @@ class Desk:
             if not outcome.known:
                 self._give_up(turn)
                 if turn.begun and isinstance(error, asyncio.CancelledError):
-                    await bell.last(outcome)
+                    await bell.until_known(outcome)
             raise
         return outcome.result()
 

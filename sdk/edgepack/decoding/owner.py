@@ -208,7 +208,7 @@ class Bell:
             return False
         return True
 
-    async def last(self, outcome: Outcome[T]) -> None:
+    async def until_known(self, outcome: Outcome[T]) -> None:
         """Wait until an outcome is known that tells by this bell, in a task that was cancelled.
 
         The ring itself may be lost: where a signal's handler raises as the loop is about to tell the task, the loop

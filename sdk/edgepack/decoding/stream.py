@@ -220,7 +220,7 @@ class Stream:
             except BaseException as error:
                 self.cancel()
                 if isinstance(error, asyncio.CancelledError):
-                    await bell.last(outcome)
+                    await bell.until_known(outcome)
                 raise
 
     def _take(self) -> Chunk | BaseException | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgepack import Bundle, Candidate, Model, load, open_bundle, plan
 from edgepack.device.limits import most_sequences
 from edgepack.errors import UsageError
+from edgepack.loading import has_choice
 from edgepack.text import tool_formats
 from edgepack.text.opening import template_of
 from edgepack_serve.hosting.hosted import Hosted
@@ -59,11 +60,6 @@ def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
     """Return what a load would choose now. Engines are timed where there is a choice, as a load does, which takes a
     while. Where nobody says how many requests are to run at a time, it is the most of ``_PARALLEL`` that the model can
     hold and the memory does. Raises as ``Plan.choice``."""
-    variants = [
-        each
-        for each in bundle.manifest.variants
-        if asked.backend in (None, each.runtime) and asked.variant in (None, each.id)
-    ]
     most = most_sequences(bundle.manifest)
     counts = [each for each in _PARALLEL if each <= most] if asked.parallel is None else [min(asked.parallel, most)]
     for count in counts:
@@ -74,7 +70,7 @@ def _chosen(bundle: Bundle, asked: Settings) -> Candidate:
             variant=asked.variant,
             kv_cache=asked.kv_cache,
             sequences=count,
-            timed=len(variants) > 1,
+            timed=has_choice(bundle, asked.backend, asked.variant),
             runtimes=asked.runtimes,
         )
         if any(each.eligible for each in found.candidates):

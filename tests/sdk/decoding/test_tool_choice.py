@@ -122,6 +122,12 @@ def test_none_shows_the_tools_and_calls_nothing() -> None:
         assert silent.repro.prompt_ids == free.repro.prompt_ids
 
 
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: f"{form.name} {form.markers[0]}")
+def test_auto_leaves_a_text_as_it_is(form: Format) -> None:
+    with taught(form, says="Hello.") as model:
+        assert model.chat(HI, tools=TOOLS, tool_choice="auto").text == "Hello."
+
+
 def test_the_first_call_alone() -> None:
     calls = [
         f'<tool_call>{{"name": "weather", "arguments": {{"city": "{city}", "days": 1}}}}</tool_call>' for city in "AB"
